@@ -1,0 +1,83 @@
+//! The words of Longshore as types: names, ids, units, digests, the manifest of an app.
+//!
+//! Everything that comes from outside is parsed into one of these once, at the rim; a value of one
+//! of these types is valid. The crate does no I/O, knows no clock and no other crate of ours.
+//! Test: `cargo nextest run -p longshore-types`.
+
+#![deny(missing_docs)]
+
+pub mod digest;
+pub mod egress;
+pub mod ids;
+pub mod image_reference;
+pub mod instance;
+pub mod manifest;
+pub mod time;
+pub mod token;
+pub mod units;
+
+pub use digest::Digest;
+pub use egress::{EgressRule, IpNet, Protocol};
+pub use ids::{
+    AppName, Generation, HostName, InstanceId, LocationName, NodeName, ProjectName, ReleaseNumber,
+    Repository,
+};
+pub use image_reference::{ImageReference, Tag};
+pub use instance::{ExitReason, InstancePhase};
+pub use manifest::{
+    Health, HealthKind, Manifest, ManifestProblem, ProcessOverrides, Resources, RestartPolicy,
+};
+pub use time::{Duration, Timestamp};
+pub use units::{ByteCount, MilliCpu, Port};
+
+/// A text that could not be parsed into one of our types: what was given and what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{value:?} is not a valid {what}: {allowed}")]
+pub struct ParseError {
+    /// The kind of thing that was expected, for instance `app name`.
+    pub what: &'static str,
+    /// The text as given.
+    pub value: String,
+    /// What would have been accepted, as a phrase.
+    pub allowed: &'static str,
+}
+
+impl ParseError {
+    pub(crate) fn new(what: &'static str, value: impl Into<String>, allowed: &'static str) -> Self {
+        Self {
+            what,
+            value: value.into(),
+            allowed,
+        }
+    }
+}
+
+/// Gives a type that parses from text the serde, `TryFrom<String>` and `Into<String>` impls, so that
+/// a value read from a wire or a store has passed the same check as one typed by a user.
+macro_rules! text_type {
+    ($name:ty) => {
+        impl TryFrom<String> for $name {
+            type Error = $crate::ParseError;
+            fn try_from(value: String) -> Result<Self, Self::Error> {
+                value.parse()
+            }
+        }
+        impl From<$name> for String {
+            fn from(value: $name) -> String {
+                value.to_string()
+            }
+        }
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+pub(crate) use text_type;

@@ -1,0 +1,148 @@
+//! The manifest of an app, `longshore.toml`, once it has been checked.
+//!
+//! A document (TOML from a file, JSON from the API) is first read into a [`serde_json::Value`] and
+//! then walked by [`Manifest::from_document`], which reports every problem at once and suggests the
+//! nearest known key for an unknown one; serde alone would stop at the first.
+
+mod parse;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AppName, ByteCount, Duration, EgressRule, HostName, ImageReference, MilliCpu, Port, ProjectName,
+};
+
+pub use parse::ManifestProblem;
+
+/// What a user asks for when deploying an app. Every field is valid by itself and with the others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The name of the app.
+    pub app: AppName,
+    /// The owner of the app.
+    pub project: ProjectName,
+    /// The image as the user wrote it; a release pins it by digest.
+    pub image: ImageReference,
+    /// How many instances should run.
+    pub count: u32,
+    /// The most instances that may ever run, replacements and rollouts included.
+    pub max: u32,
+    /// The port on which the instances answer HTTP, if they do.
+    pub port: Option<Port>,
+    /// Host names that lead to the app, beside the one that every app gets.
+    pub hosts: Vec<HostName>,
+    /// What each instance may use.
+    pub resources: Resources,
+    /// What is run instead of what the image says.
+    pub process: ProcessOverrides,
+    /// How health is judged; absent when there is no port and no check was asked for.
+    pub health: Option<Health>,
+    /// What the instances may reach beyond the public internet.
+    pub egress_allow: Vec<EgressRule>,
+    /// What happens when an instance ends by itself.
+    pub restart: RestartPolicy,
+}
+
+/// What one instance may use. The limits are enforced by the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Processor time.
+    pub cpu: MilliCpu,
+    /// Memory, page cache of its own files included.
+    pub memory: ByteCount,
+    /// Processes and threads.
+    pub pids: u32,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self {
+            cpu: MilliCpu(1000),
+            memory: ByteCount::mib(256),
+            pids: 512,
+        }
+    }
+}
+
+/// Overrides of the image's configuration. `None` leaves the image's value.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ProcessOverrides {
+    /// Instead of the image's entrypoint; also drops the image's command, as docker does.
+    pub entrypoint: Option<Vec<String>>,
+    /// Instead of the image's command.
+    pub command: Option<Vec<String>>,
+    /// `user`, `user:group`, `uid` or `uid:gid`.
+    pub user: Option<String>,
+    /// The absolute working directory.
+    pub workdir: Option<String>,
+    /// The signal that asks it to stop, such as `SIGTERM`.
+    pub stop_signal: Option<String>,
+    /// How long it may take to stop before it is killed.
+    pub stop_grace: Duration,
+    /// Environment variables added to the image's, or replacing them.
+    pub env: BTreeMap<String, String>,
+}
+
+impl ProcessOverrides {
+    /// The grace that an app gets when it asks for none, as docker's.
+    pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
+}
+
+/// How the health of an instance is judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// What is tried.
+    pub kind: HealthKind,
+    /// The port that is tried.
+    pub port: Port,
+    /// The time between tries of a healthy instance. A starting one is tried more often.
+    pub interval: Duration,
+    /// How long one try may take.
+    pub timeout: Duration,
+    /// How many failures in a row make a healthy instance unhealthy; twice as many end it.
+    pub failures: u32,
+    /// How long a started instance may take until its first success, before it is ended.
+    pub start_deadline: Duration,
+}
+
+impl Health {
+    /// A TCP check of `port` with the default times.
+    pub fn tcp(port: Port) -> Self {
+        Self {
+            kind: HealthKind::Tcp,
+            port,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            failures: 3,
+            start_deadline: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What a health check tries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum HealthKind {
+    /// A TCP connection is accepted.
+    Tcp,
+    /// `GET path` answers with a status from 200 to 399.
+    Http {
+        /// The path, beginning with `/`.
+        path: String,
+    },
+}
+
+/// What happens when an instance ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// It is started again.
+    #[default]
+    Always,
+    /// It is started again unless it exited with status 0.
+    OnFailure,
+    /// It stays ended.
+    Never,
+}

@@ -1,0 +1,478 @@
+//! From a document to a [`Manifest`], with every problem reported at once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Health, HealthKind, Manifest, ProcessOverrides, Resources, RestartPolicy};
+use crate::{ByteCount, MilliCpu, ParseError, Port};
+
+/// One thing that is wrong with a document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestProblem {
+    /// The dotted path of the key, such as `resources.memory`.
+    pub field: String,
+    /// The value as given, in JSON; empty when the key is missing.
+    pub value: String,
+    /// What is allowed, as a phrase.
+    pub allowed: String,
+}
+
+impl fmt::Display for ManifestProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.value.as_str() {
+            "" => write!(f, "{}: {}", self.field, self.allowed),
+            value => write!(f, "{} = {value}: {}", self.field, self.allowed),
+        }
+    }
+}
+
+/// The most instances one app may ask for; a guard against a slip of the finger.
+const MAX_COUNT: u32 = 10_000;
+
+const TOP_KEYS: &[&str] = &[
+    "app",
+    "project",
+    "image",
+    "count",
+    "max",
+    "port",
+    "hosts",
+    "restart",
+    "env",
+    "resources",
+    "process",
+    "health",
+    "egress",
+];
+
+impl Manifest {
+    /// Checks a whole document and gives the manifest, or everything that is wrong with it.
+    pub fn from_document(document: &Value) -> Result<Self, Vec<ManifestProblem>> {
+        let mut problems = Vec::new();
+        let Some(root) = document.as_object() else {
+            problems.push(problem(
+                "(document)",
+                document,
+                "a table of keys and values",
+            ));
+            return Err(problems);
+        };
+        let mut top = Table {
+            prefix: "",
+            map: Some(root),
+            problems: &mut problems,
+        };
+        top.refuse_unknown(TOP_KEYS);
+        let app = top.required("app");
+        let image = top.required("image");
+        let project = top.text("project");
+        let count = top.number("count", 0, MAX_COUNT).unwrap_or(1);
+        let max = top.number("max", 1, MAX_COUNT * 2);
+        let port = top.number("port", 1, 65535).and_then(port_of);
+        let hosts = top.list("hosts");
+        let restart = top.choice("restart", &RESTART_CHOICES).unwrap_or_default();
+        let env = env_of(&mut top.table("env"));
+        let resources = resources_of(&mut top.table("resources"));
+        let process = process_of(&mut top.table("process"), env);
+        let health = health_of(&mut top.table("health"), port);
+        let mut egress = top.table("egress");
+        egress.refuse_unknown(&["allow"]);
+        let egress_allow = egress.list("allow");
+        let max = max.unwrap_or_else(|| (count * 2).max(2));
+        if max < count {
+            problems.push(problem(
+                "max",
+                &Value::from(max),
+                &format!("at least count, {count}"),
+            ));
+        }
+        match (app, image, problems.is_empty()) {
+            (Some(app), Some(image), true) => Ok(Self {
+                app,
+                project: project.unwrap_or_default(),
+                image,
+                count,
+                max,
+                port,
+                hosts,
+                resources,
+                process,
+                health,
+                egress_allow,
+                restart,
+            }),
+            _ => Err(problems),
+        }
+    }
+}
+
+const RESTART_CHOICES: [(&str, RestartPolicy); 3] = [
+    ("always", RestartPolicy::Always),
+    ("on-failure", RestartPolicy::OnFailure),
+    ("never", RestartPolicy::Never),
+];
+
+fn port_of(number: u32) -> Option<Port> {
+    u16::try_from(number).ok().and_then(Port::new)
+}
+
+fn env_of(table: &mut Table<'_>) -> BTreeMap<String, String> {
+    let Some(map) = table.map else {
+        return BTreeMap::new();
+    };
+    let mut env = BTreeMap::new();
+    for (key, value) in map {
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            Value::Bool(flag) => flag.to_string(),
+            _ => {
+                table.refuse(key, value, "a text, a number, true or false");
+                continue;
+            }
+        };
+        if key.is_empty() || key.contains(['=', '\0']) || text.contains('\0') {
+            table.refuse(
+                key,
+                value,
+                "a name without '=' and a value without a zero byte",
+            );
+        } else {
+            env.insert(key.clone(), text);
+        }
+    }
+    env
+}
+
+fn resources_of(table: &mut Table<'_>) -> Resources {
+    table.refuse_unknown(&["cpu", "memory", "pids"]);
+    let defaults = Resources::default();
+    let cpu: Option<MilliCpu> = table.text("cpu");
+    let memory: Option<ByteCount> = table.text("memory");
+    if let Some(memory) = memory.filter(|memory| *memory < ByteCount::mib(4)) {
+        table.refuse("memory", &Value::from(memory.to_string()), "at least 4MiB");
+    }
+    Resources {
+        cpu: cpu.unwrap_or(defaults.cpu),
+        memory: memory.unwrap_or(defaults.memory),
+        pids: table.number("pids", 1, 4_194_304).unwrap_or(defaults.pids),
+    }
+}
+
+fn process_of(table: &mut Table<'_>, env: BTreeMap<String, String>) -> ProcessOverrides {
+    table.refuse_unknown(&[
+        "entrypoint",
+        "command",
+        "user",
+        "workdir",
+        "stop_signal",
+        "stop_grace",
+    ]);
+    let workdir: Option<String> = table.text("workdir");
+    if let Some(path) = workdir.as_ref().filter(|path| !path.starts_with('/')) {
+        table.refuse("workdir", &Value::from(path.as_str()), "an absolute path");
+    }
+    ProcessOverrides {
+        entrypoint: table.optional_list("entrypoint"),
+        command: table.optional_list("command"),
+        user: table.text("user"),
+        workdir,
+        stop_signal: table
+            .text::<SignalName>("stop_signal")
+            .map(|signal| signal.0),
+        stop_grace: table
+            .text("stop_grace")
+            .unwrap_or(ProcessOverrides::DEFAULT_STOP_GRACE),
+        env,
+    }
+}
+
+/// The name of a signal with its `SIG`.
+struct SignalName(String);
+
+/// The signals that may ask a process to stop, and what else images are seen to use.
+const SIGNALS: &[&str] = &[
+    "SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGKILL",
+    "SIGABRT", "SIGALRM", "SIGCONT", "SIGPWR",
+];
+
+impl FromStr for SignalName {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let upper = text.to_ascii_uppercase();
+        let full = if upper.starts_with("SIG") {
+            upper
+        } else {
+            format!("SIG{upper}")
+        };
+        let realtime =
+            full.starts_with("SIGRTMIN+") && full[9..].parse::<u8>().is_ok_and(|n| n <= 15);
+        if SIGNALS.contains(&full.as_str()) || realtime {
+            Ok(Self(full))
+        } else {
+            Err(ParseError::new(
+                "signal",
+                text,
+                "a name such as SIGTERM, SIGINT, SIGQUIT or SIGRTMIN+3",
+            ))
+        }
+    }
+}
+
+fn health_of(table: &mut Table<'_>, app_port: Option<Port>) -> Option<Health> {
+    table.refuse_unknown(&[
+        "kind",
+        "path",
+        "port",
+        "interval",
+        "timeout",
+        "failures",
+        "start_deadline",
+    ]);
+    let port = table
+        .number("port", 1, 65535)
+        .and_then(port_of)
+        .or(app_port);
+    let asked = table.map.is_some();
+    let Some(port) = port else {
+        if asked {
+            table.missing(
+                "port",
+                "a health check needs a port: set port or health.port",
+            );
+        }
+        return None;
+    };
+    let path: Option<String> = table.text("path");
+    if let Some(path) = path
+        .as_ref()
+        .filter(|path| !path.starts_with('/') || path.contains(char::is_whitespace))
+    {
+        table.refuse(
+            "path",
+            &Value::from(path.as_str()),
+            "a path beginning with '/', without blanks",
+        );
+    }
+    let http = table
+        .choice("kind", &[("http", true), ("tcp", false)])
+        .unwrap_or(path.is_some());
+    if let (false, Some(path)) = (http, &path) {
+        table.refuse(
+            "path",
+            &Value::from(path.as_str()),
+            "only with kind = \"http\"",
+        );
+    }
+    let defaults = Health::tcp(port);
+    let kind = if http {
+        HealthKind::Http {
+            path: path.unwrap_or_else(|| "/".to_owned()),
+        }
+    } else {
+        HealthKind::Tcp
+    };
+    Some(Health {
+        kind,
+        port,
+        interval: table.text("interval").unwrap_or(defaults.interval),
+        timeout: table.text("timeout").unwrap_or(defaults.timeout),
+        failures: table
+            .number("failures", 1, 100)
+            .unwrap_or(defaults.failures),
+        start_deadline: table
+            .text("start_deadline")
+            .unwrap_or(defaults.start_deadline),
+    })
+}
+
+fn problem(field: &str, value: &Value, allowed: &str) -> ManifestProblem {
+    ManifestProblem {
+        field: field.to_owned(),
+        value: value.to_string(),
+        allowed: allowed.to_owned(),
+    }
+}
+
+/// One table of the document, or none where the key is absent; collects what is wrong.
+struct Table<'a> {
+    prefix: &'static str,
+    map: Option<&'a Map<String, Value>>,
+    problems: &'a mut Vec<ManifestProblem>,
+}
+
+impl<'a> Table<'a> {
+    fn path(&self, key: &str) -> String {
+        if self.prefix.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.prefix)
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.map
+            .and_then(|map| map.get(key))
+            .filter(|value| !value.is_null())
+    }
+
+    fn refuse(&mut self, key: &str, value: &Value, allowed: &str) {
+        self.problems.push(problem(&self.path(key), value, allowed));
+    }
+
+    fn missing(&mut self, key: &str, allowed: &str) {
+        let field = self.path(key);
+        self.problems.push(ManifestProblem {
+            field,
+            value: String::new(),
+            allowed: allowed.to_owned(),
+        });
+    }
+
+    fn refuse_unknown(&mut self, known: &[&str]) {
+        for (key, value) in self.map.into_iter().flatten() {
+            if known.contains(&key.as_str()) {
+                continue;
+            }
+            let nearest = known
+                .iter()
+                .map(|name| (strsim::damerau_levenshtein(name, key), *name))
+                .min()
+                .filter(|(distance, name)| *distance <= 1 + name.len() / 3);
+            let allowed = match nearest {
+                Some((_, name)) => format!("unknown key; did you mean {name:?}?"),
+                None => format!("unknown key; known keys: {}", known.join(", ")),
+            };
+            self.refuse(key, value, &allowed);
+        }
+    }
+
+    fn table(&mut self, key: &'static str) -> Table<'_> {
+        let value = self.get(key);
+        if let Some(value) = value.filter(|value| !value.is_object()) {
+            self.refuse(key, value, "a table");
+        }
+        Table {
+            prefix: key,
+            map: value.and_then(Value::as_object),
+            problems: self.problems,
+        }
+    }
+
+    /// A value that is written as text; numbers are taken by their digits, so `cpu = 0.5` works.
+    fn text<T: FromText>(&mut self, key: &str) -> Option<T> {
+        let value = self.get(key)?;
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            _ => {
+                self.refuse(key, value, "a text");
+                return None;
+            }
+        };
+        T::from_text(&text)
+            .map_err(|allowed| self.refuse(key, value, &allowed))
+            .ok()
+    }
+
+    fn required<T: FromText>(&mut self, key: &str) -> Option<T> {
+        if self.get(key).is_none() {
+            self.missing(key, "is required");
+        }
+        self.text(key)
+    }
+
+    fn number(&mut self, key: &str, min: u32, max: u32) -> Option<u32> {
+        let value = self.get(key)?;
+        let number = value
+            .as_u64()
+            .and_then(|n| u32::try_from(n).ok())
+            .filter(|n| (min..=max).contains(n));
+        if number.is_none() {
+            self.refuse(key, value, &format!("a whole number from {min} to {max}"));
+        }
+        number
+    }
+
+    fn choice<T: Clone>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
+        let value = self.get(key)?;
+        let found = choices
+            .iter()
+            .find(|(name, _)| value.as_str() == Some(name));
+        if found.is_none() {
+            let names: Vec<_> = choices
+                .iter()
+                .map(|(name, _)| format!("{name:?}"))
+                .collect();
+            self.refuse(key, value, &format!("one of {}", names.join(", ")));
+        }
+        found.map(|(_, choice)| choice.clone())
+    }
+
+    fn list<T: FromText>(&mut self, key: &str) -> Vec<T> {
+        self.optional_list(key).unwrap_or_default()
+    }
+
+    fn optional_list<T: FromText>(&mut self, key: &str) -> Option<Vec<T>> {
+        let value = self.get(key)?;
+        let Some(items) = value.as_array() else {
+            self.refuse(key, value, "a list of texts");
+            return None;
+        };
+        let mut list = Vec::with_capacity(items.len());
+        for (idx, item) in items.iter().enumerate() {
+            let parsed = item
+                .as_str()
+                .ok_or_else(|| "a text".to_owned())
+                .and_then(T::from_text);
+            match parsed {
+                Ok(parsed) => list.push(parsed),
+                Err(allowed) => self.refuse(&format!("{key}[{idx}]"), item, &allowed),
+            }
+        }
+        Some(list)
+    }
+}
+
+/// What a text of a document can be parsed into; the error is what is allowed.
+trait FromText: Sized {
+    fn from_text(text: &str) -> Result<Self, String>;
+}
+
+impl FromText for String {
+    fn from_text(text: &str) -> Result<Self, String> {
+        if text.contains('\0') {
+            Err("a text without a zero byte".to_owned())
+        } else {
+            Ok(text.to_owned())
+        }
+    }
+}
+
+macro_rules! from_text {
+    ($($name:ty),*) => {$(
+        impl FromText for $name {
+            fn from_text(text: &str) -> Result<Self, String> {
+                text.parse().map_err(|error: ParseError| error.allowed.to_owned())
+            }
+        }
+    )*};
+}
+from_text!(
+    crate::AppName,
+    crate::ProjectName,
+    crate::ImageReference,
+    crate::HostName,
+    crate::EgressRule,
+    crate::Duration,
+    ByteCount,
+    MilliCpu,
+    SignalName
+);
+
+#[cfg(test)]
+mod tests;

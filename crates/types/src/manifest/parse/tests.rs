@@ -1,0 +1,94 @@
+use serde_json::json;
+
+use super::*;
+
+fn problems(document: Value) -> Vec<String> {
+    Manifest::from_document(&document)
+        .unwrap_err()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+#[test]
+fn the_smallest_manifest_gets_the_defaults() {
+    let manifest =
+        Manifest::from_document(&json!({"app": "web", "image": "default/web:1"})).unwrap();
+    assert_eq!(
+        (manifest.count, manifest.max, manifest.project.as_str()),
+        (1, 2, "default")
+    );
+    assert_eq!(manifest.resources, Resources::default());
+    assert_eq!(
+        (manifest.health, manifest.restart),
+        (None, RestartPolicy::Always)
+    );
+}
+
+#[test]
+fn a_port_brings_a_tcp_check_and_a_path_an_http_check() {
+    let base = json!({"app": "web", "image": "web", "port": 80});
+    let manifest = Manifest::from_document(&base).unwrap();
+    assert_eq!(manifest.health, Some(Health::tcp(Port::new(80).unwrap())));
+    let mut with_path = base;
+    with_path["health"] = json!({"path": "/up"});
+    let health = Manifest::from_document(&with_path).unwrap().health.unwrap();
+    assert_eq!(
+        health.kind,
+        HealthKind::Http {
+            path: "/up".to_owned()
+        }
+    );
+}
+
+#[test]
+fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
+    let found = problems(json!({
+        "app": "Web", "imagee": "x", "count": -1, "port": 0, "hosts": ["ok.example", "a b"],
+        "resources": {"memory": "12 potatoes", "cpu": "fast", "pid": 3},
+        "process": {"stop_signal": "SIGNOPE", "workdir": "relative"},
+        "health": {"kind": "grpc"}, "egress": {"allow": ["10.0.0.1/8"]},
+        "restart": "sometimes", "env": {"A=B": "x"},
+    }));
+    for part in [
+        "app = \"Web\": use 1 to 40",
+        "imagee = \"x\": unknown key; did you mean \"image\"?",
+        "image: is required",
+        "count = -1: a whole number from 0 to 10000",
+        "port = 0: a whole number from 1 to 65535",
+        "hosts[1] = \"a b\"",
+        "resources.memory = \"12 potatoes\"",
+        "resources.cpu = \"fast\"",
+        "resources.pid = 3: unknown key; did you mean \"pids\"?",
+        "process.stop_signal = \"SIGNOPE\"",
+        "process.workdir = \"relative\": an absolute path",
+        "health.port: a health check needs a port",
+        "egress.allow[0] = \"10.0.0.1/8\"",
+        "restart = \"sometimes\": one of \"always\", \"on-failure\", \"never\"",
+        "env.A=B = \"x\"",
+    ] {
+        assert!(
+            found.iter().any(|line| line.contains(part)),
+            "missing {part:?} in {found:#?}"
+        );
+    }
+    assert_eq!(found.len(), 15, "{found:#?}");
+}
+
+#[test]
+fn max_is_never_below_count() {
+    let found = problems(json!({"app": "web", "image": "web", "count": 5, "max": 4}));
+    assert_eq!(found, ["max = 4: at least count, 5"]);
+}
+
+#[test]
+fn a_stored_manifest_reads_back() {
+    let document = json!({
+        "app": "web", "image": "web", "port": 80, "env": {"A": 1}, "health": {"path": "/"},
+        "resources": {"cpu": 0.5, "memory": "64MiB"}, "process": {"stop_signal": "int"},
+    });
+    let manifest = Manifest::from_document(&document).unwrap();
+    let text = serde_json::to_string(&manifest).unwrap();
+    assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), manifest);
+    assert_eq!(manifest.process.stop_signal.as_deref(), Some("SIGINT"));
+}

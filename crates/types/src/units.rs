@@ -1,0 +1,219 @@
+//! Units, so that no bare number crosses an interface.
+
+use std::fmt;
+use std::num::NonZeroU16;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ParseError;
+
+/// A number of bytes. Written with a binary or decimal unit: `256MiB`, `1GB`; plain digits are bytes.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct ByteCount(pub u64);
+
+impl ByteCount {
+    /// `count` times 1024 x 1024 bytes.
+    pub const fn mib(count: u64) -> Self {
+        Self(count << 20)
+    }
+
+    /// `count` times 1024 x 1024 x 1024 bytes.
+    pub const fn gib(count: u64) -> Self {
+        Self(count << 30)
+    }
+}
+
+const BYTE_UNITS: [(&str, u64); 8] = [
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("kB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("B", 1),
+];
+
+impl FromStr for ByteCount {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let refuse = || {
+            ParseError::new(
+                "size",
+                text,
+                "a whole number and B, kB, KiB, MB, MiB, GB, GiB or TiB",
+            )
+        };
+        let trimmed = text.trim();
+        let split = trimmed
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(trimmed.len());
+        let (digits, unit) = trimmed.split_at(split);
+        let unit = unit.trim_start();
+        let factor = if unit.is_empty() {
+            1
+        } else {
+            BYTE_UNITS
+                .iter()
+                .find(|(name, _)| *name == unit)
+                .ok_or_else(refuse)?
+                .1
+        };
+        let number: u64 = digits.parse().map_err(|_| refuse())?;
+        number.checked_mul(factor).map(Self).ok_or_else(refuse)
+    }
+}
+
+impl fmt::Display for ByteCount {
+    /// The largest binary unit that keeps one decimal honest: `1.5 GiB`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        let text = match units.iter().find(|(_, shift)| self.0 >= 1 << shift) {
+            None => format!("{} B", self.0),
+            Some((unit, shift)) if self.0 % (1 << shift) == 0 => {
+                format!("{} {unit}", self.0 >> shift)
+            }
+            Some((unit, shift)) => {
+                let tenths = u128::from(self.0) * 10 / (1 << shift);
+                format!("{}.{} {unit}", tenths / 10, tenths % 10)
+            }
+        };
+        f.pad(&text)
+    }
+}
+
+/// Processor time, in thousandths of one core.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct MilliCpu(pub u32);
+
+impl FromStr for MilliCpu {
+    type Err = ParseError;
+    /// Accepts cores (`0.5`, `2`) and thousandths (`500m`).
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let refuse = || {
+            ParseError::new(
+                "cpu",
+                text,
+                "cores such as 0.5 or 2, or thousandths such as 500m",
+            )
+        };
+        let milli = if let Some(milli) = text.strip_suffix('m') {
+            milli.parse().map_err(|_| refuse())?
+        } else {
+            let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+            let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+            if whole.is_empty() || fraction.len() > 3 || !digits(whole) || !digits(fraction) {
+                return Err(refuse());
+            }
+            let whole: u32 = whole.parse().map_err(|_| refuse())?;
+            let fraction: u32 = format!("{fraction:0<3}").parse().map_err(|_| refuse())?;
+            whole
+                .checked_mul(1000)
+                .and_then(|w| w.checked_add(fraction))
+                .ok_or_else(refuse)?
+        };
+        if milli == 0 {
+            Err(refuse())
+        } else {
+            Ok(Self(milli))
+        }
+    }
+}
+
+impl fmt::Display for MilliCpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, fraction) = (self.0 / 1000, self.0 % 1000);
+        let text = if fraction == 0 {
+            whole.to_string()
+        } else {
+            format!("{whole}.{fraction:03}")
+                .trim_end_matches('0')
+                .to_owned()
+        };
+        f.pad(&text)
+    }
+}
+
+/// A TCP or UDP port, 1 to 65535.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Port(NonZeroU16);
+
+impl Port {
+    /// The port with this number, unless it is 0.
+    pub fn new(number: u16) -> Option<Self> {
+        NonZeroU16::new(number).map(Self)
+    }
+
+    /// The number.
+    pub fn get(self) -> u16 {
+        self.0.get()
+    }
+}
+
+impl FromStr for Port {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        text.parse()
+            .map(Self)
+            .map_err(|_| ParseError::new("port", text, "1 to 65535"))
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("12", 12),
+            ("1KiB", 1024),
+            ("256MiB", 256 << 20),
+            ("1 GB", 1_000_000_000),
+        ] {
+            assert_eq!(text.parse::<ByteCount>().unwrap().0, bytes, "{text}");
+        }
+        for bad in ["", "MiB", "-1", "1.5GiB", "1 mib", "99999999999TiB"] {
+            assert!(bad.parse::<ByteCount>().is_err(), "{bad}");
+        }
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (256 << 20, "256 MiB"),
+        ] {
+            assert_eq!(ByteCount(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn cpus() {
+        for (text, milli, back) in [
+            ("0.5", 500, "0.5"),
+            ("2", 2000, "2"),
+            ("250m", 250, "0.25"),
+            ("1.125", 1125, "1.125"),
+        ] {
+            let cpu: MilliCpu = text.parse().unwrap();
+            assert_eq!((cpu.0, cpu.to_string().as_str()), (milli, back));
+        }
+        for bad in ["", "0", ".5", "0.0001", "-1", "1e3", "m"] {
+            assert!(bad.parse::<MilliCpu>().is_err(), "{bad}");
+        }
+    }
+}
