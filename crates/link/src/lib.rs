@@ -1,1 +1,28 @@
-//! To be written.
+//! How the roles of Longshore talk: HTTP over TCP or Unix sockets, JSON, streams of JSON lines.
+//!
+//! - [`Endpoint`]: an address of a service. [`Listener`]: where a service listens, bound by itself
+//!   or inherited from the supervisor, which keeps it open while the service is restarted.
+//! - [`Client`]: calls with a time limit, and watches that notice a silent peer.
+//! - [`Refusal`]: a [`longshore_api::Problem`] as an answer. [`json_lines`]: a stream as an answer.
+//! - [`Service`]: the tasks of a role, ended together.
+//!
+//! The crate knows nothing of what is said; that is `longshore-api`.
+//! Test: `cargo nextest run -p longshore-link`.
+
+#![deny(missing_docs)]
+
+mod client;
+mod clock;
+mod endpoint;
+mod listener;
+mod refusal;
+mod service;
+mod stream;
+
+pub use client::{CallError, Client, LineStream};
+pub use clock::now;
+pub use endpoint::Endpoint;
+pub use listener::{FDS_VARIABLE, ListenError, Listener};
+pub use refusal::{Body, Refusal};
+pub use service::{Service, ServiceError};
+pub use stream::{json_lines, relay, watch_lines};

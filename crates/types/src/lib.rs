@@ -6,6 +6,7 @@
 
 #![deny(missing_docs)]
 
+pub mod decision;
 pub mod digest;
 pub mod egress;
 pub mod ids;
@@ -16,6 +17,7 @@ pub mod time;
 pub mod token;
 pub mod units;
 
+pub use decision::{Candidate, Decision};
 pub use digest::Digest;
 pub use egress::{EgressRule, IpNet, Protocol};
 pub use ids::{
@@ -25,7 +27,8 @@ pub use ids::{
 pub use image_reference::{ImageReference, Tag};
 pub use instance::{ExitReason, InstancePhase};
 pub use manifest::{
-    Health, HealthKind, Manifest, ManifestProblem, ProcessOverrides, Resources, RestartPolicy,
+    Health, HealthKind, Manifest, ManifestProblem, ProcessOverrides, Release, Resources,
+    RestartPolicy,
 };
 pub use time::{Duration, Timestamp};
 pub use units::{ByteCount, MilliCpu, Port};

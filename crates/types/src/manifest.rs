@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, ByteCount, Duration, EgressRule, HostName, ImageReference, MilliCpu, Port, ProjectName,
+    AppName, ByteCount, Digest, Duration, EgressRule, HostName, ImageReference, MilliCpu, Port,
+    ProjectName, ReleaseNumber, Timestamp,
 };
 
 pub use parse::ManifestProblem;
@@ -43,6 +44,20 @@ pub struct Manifest {
     pub egress_allow: Vec<EgressRule>,
     /// What happens when an instance ends by itself.
     pub restart: RestartPolicy,
+}
+
+/// An immutable record of what was deployed: a manifest and the digest its image had then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// The number within the app.
+    pub number: ReleaseNumber,
+    /// What the user asked for. Its `count` and `max` are what was deployed, not what `scale` made
+    /// of it since.
+    pub manifest: Manifest,
+    /// The digest of the image's manifest or index.
+    pub image_digest: Digest,
+    /// When it was made, by the clock of the global plane.
+    pub created_at: Timestamp,
 }
 
 /// What one instance may use. The limits are enforced by the kernel.

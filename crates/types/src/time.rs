@@ -80,7 +80,7 @@ impl fmt::Display for Duration {
         let millis = self.0.as_millis();
         let text = match UNITS
             .iter()
-            .find(|(_, factor)| millis % u128::from(*factor) == 0)
+            .find(|(_, factor)| millis.is_multiple_of(u128::from(*factor)))
         {
             _ if millis == 0 => "0s".to_owned(),
             Some((unit, factor)) => format!("{}{unit}", millis / u128::from(*factor)),

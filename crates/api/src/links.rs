@@ -1,0 +1,146 @@
+//! The internal links. Each is a pair of plain HTTP exchanges that the lower role opens:
+//!
+//! - a **watch** down: `GET`, answered by a stream of JSON lines. Each line is the whole present
+//!   state (level-triggered: a line that was missed does not matter), sent again when it changed.
+//! - a **report** up: `POST` of the whole observed state, sent when it changed and at least every
+//!   few seconds as a heartbeat, acknowledging the last generation that was taken over.
+//!
+//! Rejected: one bidirectional gRPC stream per link. It would need a second schema language and
+//! conversions for the same types, cannot be read with curl, and its only gain, one connection
+//! instead of two, HTTP/2 gives as well.
+
+mod node;
+mod routes;
+
+use longshore_types::{
+    AppName, Decision, Generation, InstanceId, LocationName, NodeName, ProjectName, Release,
+    ReleaseNumber, Timestamp, token::Rights,
+};
+use serde::{Deserialize, Serialize};
+
+pub use node::{
+    Assignment, AssignmentSet, Capacity, Intent, LogLine, NodeReport, ObservedInstance, Stage,
+    StartPath,
+};
+pub use node::{ExecFrame, ExecRequest, LogStream};
+pub use routes::{Endpoint, Route, RouteAck, RoutingTable};
+
+/// What the global scheduler gives a location for one app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allotment {
+    /// The release that should run; instances of other releases are replaced by it step by step.
+    pub release: Release,
+    /// How many instances should run.
+    pub count: u32,
+    /// The most that may ever run there, replacements and rollouts included.
+    pub budget: u32,
+    /// Raised at each change of this allotment.
+    pub generation: Generation,
+    /// Why this location.
+    pub decision: Decision,
+}
+
+impl Allotment {
+    /// The owner of the app.
+    pub fn project(&self) -> &ProjectName {
+        &self.release.manifest.project
+    }
+
+    /// The app.
+    pub fn app(&self) -> &AppName {
+        &self.release.manifest.app
+    }
+}
+
+/// All allotments of a location. An app that is missing here must not run there any more.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AllotmentSet {
+    /// Raised at each change of the set; a location refuses an older one.
+    pub generation: Generation,
+    /// One per app.
+    pub allotments: Vec<Allotment>,
+}
+
+/// What a location reports to the global plane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocationReport {
+    /// The location.
+    pub location: LocationName,
+    /// Where its HTTP interface for logs and exec is reached, as an endpoint of `longshore-link`.
+    pub gate: String,
+    /// The generation of the allotments it carries out.
+    pub acknowledged: Generation,
+    /// When the report was made, by the location's clock.
+    pub at: Timestamp,
+    /// Its nodes.
+    pub nodes: Vec<NodeSummary>,
+    /// Its instances.
+    pub instances: Vec<InstanceStatus>,
+    /// What it cannot carry out.
+    pub shortfalls: Vec<Shortfall>,
+}
+
+/// A node as its location sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSummary {
+    /// The node.
+    pub node: NodeName,
+    /// False when it has not reported for a while.
+    pub reachable: bool,
+    /// When it last reported, by the location's clock.
+    pub reported_at: Timestamp,
+    /// What it has in all.
+    pub capacity: Capacity,
+    /// What its instances have been promised.
+    pub promised: Capacity,
+    /// The version of Longshore it runs.
+    pub version: String,
+}
+
+/// An instance as its location sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    /// The owner of the app.
+    pub project: ProjectName,
+    /// The app.
+    pub app: AppName,
+    /// The release.
+    pub release: ReleaseNumber,
+    /// The node it is assigned to.
+    pub node: NodeName,
+    /// What the node says of it.
+    pub observed: ObservedInstance,
+    /// True from when requests no longer go to it until it is gone.
+    pub draining: bool,
+    /// When it was assigned.
+    pub created_at: Timestamp,
+    /// Why this node.
+    pub decision: Decision,
+}
+
+/// A part of an allotment that a location cannot carry out now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortfall {
+    /// The owner of the app.
+    pub project: ProjectName,
+    /// The app.
+    pub app: AppName,
+    /// How many instances found no place.
+    pub missing: u32,
+    /// Why, with every node that was considered.
+    pub decision: Decision,
+}
+
+/// An order to a location to stop one instance; its place is filled again as the allotment says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopInstance {
+    /// The instance.
+    pub instance: InstanceId,
+}
+
+/// Every token that the registry has to know, by the hexadecimal SHA-256 of its text.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TokenTable {
+    /// Hash and rights.
+    pub tokens: std::collections::BTreeMap<String, Rights>,
+}

@@ -1,0 +1,199 @@
+//! The link between a location and its nodes.
+
+use std::net::Ipv4Addr;
+
+use longshore_types::{
+    ByteCount, Digest, ExitReason, Generation, InstanceId, InstancePhase, MilliCpu, NodeName,
+    Release, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+/// What a location gives a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The instance.
+    pub instance: InstanceId,
+    /// What it runs.
+    pub release: Release,
+    /// Whether it should run or end.
+    pub intent: Intent,
+    /// Raised at each change of this assignment.
+    pub generation: Generation,
+}
+
+/// What should become of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Intent {
+    /// It should run, and be started again by its restart policy.
+    Run,
+    /// It should end, with its grace, and stay ended.
+    Stop,
+}
+
+/// All assignments of a node. An instance that is missing here is to be ended and removed with all
+/// that it used.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AssignmentSet {
+    /// Raised at each change of the set; a node refuses an older one.
+    pub generation: Generation,
+    /// One per instance.
+    pub assignments: Vec<Assignment>,
+}
+
+/// An amount of what instances use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Processor time. A node offers its cores times its overcommit factor.
+    pub cpu: MilliCpu,
+    /// Memory.
+    pub memory: ByteCount,
+}
+
+/// What a node reports to its location.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// The node.
+    pub node: NodeName,
+    /// Where its HTTP interface for logs and exec is reached, as an endpoint of `longshore-link`.
+    pub gate: String,
+    /// The version of Longshore it runs.
+    pub version: String,
+    /// What it offers to instances in all.
+    pub capacity: Capacity,
+    /// The generation of the assignments it carries out; absent until it has heard from its
+    /// location since it started.
+    pub acknowledged: Option<Generation>,
+    /// The images that are complete on it, by the digest a release pins.
+    pub images: Vec<Digest>,
+    /// Every instance it has.
+    pub instances: Vec<ObservedInstance>,
+    /// Where the node runs on the same kernel as the ingress that asks, instance addresses can be
+    /// dialled directly. This names that kernel (boot id and network namespace).
+    pub network: String,
+}
+
+/// An instance as its node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedInstance {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The generation of the assignment that this speaks of.
+    pub generation: Generation,
+    /// Where it is in its life.
+    pub phase: InstancePhase,
+    /// A phrase on the phase when there is more to say, such as the cause of a failed start.
+    pub note: Option<String>,
+    /// Its address, which means something only on its node.
+    pub address: Option<Ipv4Addr>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Why it last ended.
+    pub last_exit: Option<ExitReason>,
+    /// When its process last began.
+    pub started_at: Option<Timestamp>,
+    /// When its health check last passed for the first time since then.
+    pub ready_at: Option<Timestamp>,
+    /// How its image came, for the last start.
+    pub path: Option<StartPath>,
+    /// How long each stage of the last start took, in order.
+    pub stages: Vec<Stage>,
+}
+
+impl ObservedInstance {
+    /// An instance that the node has not begun with.
+    pub fn pending(instance: InstanceId, generation: Generation) -> Self {
+        Self {
+            instance,
+            generation,
+            phase: InstancePhase::Pending,
+            note: None,
+            address: None,
+            restarts: 0,
+            last_exit: None,
+            started_at: None,
+            ready_at: None,
+            path: None,
+            stages: Vec::new(),
+        }
+    }
+}
+
+/// Which way a start took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartPath {
+    /// The image was complete on the node.
+    Cached,
+    /// The image was pulled from the registry, or the part of it that was missing.
+    Pulled,
+}
+
+/// One stage of a start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Its name: `pull`, `unpack`, `network`, `create`, `ready`...
+    pub name: String,
+    /// How long it took, in microseconds.
+    pub micros: u64,
+}
+
+/// Which stream of a process a text came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// One line of an instance's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When it was read from the process.
+    pub at: Timestamp,
+    /// Where from.
+    pub stream: LogStream,
+    /// The text without its line end; bytes that are not UTF-8 are replaced.
+    pub text: String,
+}
+
+/// A command to run in an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// The program and its arguments; at least one.
+    pub command: Vec<String>,
+    /// `user[:group]` instead of the instance's.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The working directory instead of the instance's.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// Variables added to the instance's environment, `NAME=value`.
+    #[serde(default)]
+    pub env: Vec<String>,
+}
+
+/// One frame of the answer to an [`ExecRequest`], sent as JSON lines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecFrame {
+    /// Bytes that the command wrote, in base 64.
+    Output {
+        /// Where to.
+        stream: LogStream,
+        /// What, in base 64.
+        data: String,
+    },
+    /// The command ended; the last frame. 128 + signal when a signal ended it.
+    Exit {
+        /// Its status.
+        code: i32,
+    },
+    /// The command could not be run, or was lost; the last frame.
+    Failed {
+        /// Why.
+        message: String,
+    },
+}

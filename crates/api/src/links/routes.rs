@@ -1,0 +1,48 @@
+//! The link between a location and its ingresses.
+
+use std::net::SocketAddr;
+
+use longshore_types::{AppName, HostName, InstanceId, NodeName, ProjectName};
+use serde::{Deserialize, Serialize};
+
+/// All that an ingress has to know, whole.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RoutingTable {
+    /// Raised at each change; an ingress acknowledges it once no new request goes by an older one.
+    pub revision: u64,
+    /// One per app with a port.
+    pub routes: Vec<Route>,
+}
+
+/// How the requests for one app are answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// The owner of the app.
+    pub project: ProjectName,
+    /// The app.
+    pub app: AppName,
+    /// The host names that lead to it.
+    pub hosts: Vec<HostName>,
+    /// The healthy instances, none of them draining.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A healthy instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its node, through whose gate it is reached.
+    pub node: NodeName,
+    /// Its address on its node.
+    pub address: SocketAddr,
+}
+
+/// An ingress tells its location which table it routes by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteAck {
+    /// A name that the ingress chose for itself when it started.
+    pub ingress: String,
+    /// The revision.
+    pub revision: u64,
+}

@@ -1,0 +1,132 @@
+//! Errors as RFC 9457 problem documents.
+
+use std::fmt;
+
+use longshore_types::{ManifestProblem, ParseError};
+use serde::{Deserialize, Serialize};
+
+/// The media type of a problem document.
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+/// The stable code of a kind of error. Clients and scripts branch on it, never on texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProblemCode {
+    /// A value in the request is not allowed; `problems` names each one.
+    InvalidRequest,
+    /// No token, or one that is not known.
+    Unauthenticated,
+    /// The token lacks the right.
+    Forbidden,
+    /// What the path names does not exist.
+    NotFound,
+    /// The state of what the path names does not allow this now.
+    Conflict,
+    /// The body is larger than allowed.
+    TooLarge,
+    /// The image named in the manifest is not in the registry.
+    ImageNotFound,
+    /// A part of the platform that is needed cannot be reached now; trying again can help.
+    Unavailable,
+    /// Longshore's own fault; the log of the service has the details.
+    Internal,
+    /// A code that this version does not know, from a newer peer.
+    #[serde(other)]
+    Unknown,
+}
+
+impl ProblemCode {
+    /// The HTTP status that goes with the code.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::InvalidRequest | Self::ImageNotFound => 422,
+            Self::Unauthenticated => 401,
+            Self::Forbidden => 403,
+            Self::NotFound => 404,
+            Self::Conflict => 409,
+            Self::TooLarge => 413,
+            Self::Unavailable => 503,
+            Self::Internal | Self::Unknown => 500,
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "The request is not valid",
+            Self::Unauthenticated => "A valid token is needed",
+            Self::Forbidden => "The token does not allow this",
+            Self::NotFound => "Not found",
+            Self::Conflict => "Not possible in the present state",
+            Self::TooLarge => "The request is too large",
+            Self::ImageNotFound => "The image is not in the registry",
+            Self::Unavailable => "A needed service cannot be reached",
+            Self::Internal | Self::Unknown => "Internal error",
+        }
+    }
+}
+
+/// A problem document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The stable code.
+    pub code: ProblemCode,
+    /// A short text that is the same for every problem of this code.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened here, for a person.
+    pub detail: String,
+    /// Every value that was not allowed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<ManifestProblem>,
+}
+
+impl Problem {
+    /// A problem of this code with a text for a person.
+    pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            title: code.title().to_owned(),
+            status: code.status(),
+            detail: detail.into(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// A request with values that are not allowed.
+    pub fn invalid(problems: Vec<ManifestProblem>) -> Self {
+        let count = problems.len();
+        let noun = if count == 1 { "value is" } else { "values are" };
+        let detail = format!("{count} {noun} not allowed");
+        Self {
+            problems,
+            ..Self::new(ProblemCode::InvalidRequest, detail)
+        }
+    }
+
+    /// One value of a request that is not allowed.
+    pub fn invalid_field(field: &str, error: &ParseError) -> Self {
+        Self::invalid(vec![ManifestProblem {
+            field: field.to_owned(),
+            value: format!("{:?}", error.value),
+            allowed: error.allowed.to_owned(),
+        }])
+    }
+
+    /// Something of this kind and name does not exist.
+    pub fn not_found(kind: &str, name: impl fmt::Display) -> Self {
+        Self::new(ProblemCode::NotFound, format!("there is no {kind} {name}"))
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)?;
+        for problem in &self.problems {
+            write!(f, "\n  {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problem {}

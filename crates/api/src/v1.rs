@@ -1,0 +1,196 @@
+//! The public API under `/v1`, called with `Authorization: Bearer <token>`.
+//!
+//! | method and path | body | answer |
+//! | --- | --- | --- |
+//! | `GET /v1/health` (no token) | | [`HealthView`] |
+//! | `GET /v1/projects/{project}/apps` | | list of [`AppView`] |
+//! | `PUT /v1/projects/{project}/apps/{app}` | [`DeployRequest`] | [`DeployResponse`] |
+//! | `GET /v1/projects/{project}/apps/{app}` | | [`AppView`] |
+//! | `DELETE /v1/projects/{project}/apps/{app}` | | `204` |
+//! | `POST /v1/projects/{project}/apps/{app}/scale` | [`ScaleRequest`] | [`AppView`] |
+//! | `GET /v1/projects/{project}/apps/{app}/releases` | | list of [`ReleaseView`] |
+//! | `GET /v1/projects/{project}/instances?app=` | | list of [`InstanceView`] |
+//! | `GET /v1/projects/{project}/instances/{instance}` | | [`InstanceView`] |
+//! | `GET /v1/projects/{project}/instances/{instance}/explain` | | [`Explanation`] |
+//! | `POST /v1/projects/{project}/instances/{instance}/stop` | | `202` |
+//! | `GET /v1/projects/{project}/instances/{instance}/logs?tail=&follow=` | | JSON lines of [`crate::links::LogLine`] |
+//! | `POST /v1/projects/{project}/instances/{instance}/exec` | [`crate::links::ExecRequest`] | JSON lines of [`crate::links::ExecFrame`] |
+//! | `GET /v1/projects/{project}/watch` | | JSON lines of [`ProjectView`], one at each change |
+//! | `GET /v1/locations` | | list of [`LocationView`] |
+//! | `GET /v1/tokens`, `POST /v1/tokens`, `DELETE /v1/tokens/{name}` | [`TokenRequest`] | [`TokenView`], [`TokenCreated`] |
+//!
+//! Blank lines in streams of JSON lines are heartbeats. Errors are [`crate::Problem`] documents.
+
+use longshore_types::{
+    AppName, Decision, Digest, Generation, HostName, InstanceId, LocationName, Manifest, NodeName,
+    ProjectName, ReleaseNumber, Timestamp, token::Rights,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::links::{NodeSummary, ObservedInstance, Shortfall};
+
+/// Whether the platform answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthView {
+    /// The version of the server.
+    pub version: String,
+    /// The host and port of the registry for clients, when there is one.
+    pub registry: Option<String>,
+    /// The host and port of the ingress for clients on this machine, when there is one.
+    pub ingress: Option<String>,
+}
+
+/// A deploy of an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployRequest {
+    /// `longshore.toml` as JSON, unchecked: the server checks it and names every problem.
+    pub manifest: serde_json::Value,
+}
+
+/// The outcome of a deploy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployResponse {
+    /// The release that should now run.
+    pub release: ReleaseView,
+    /// False when the same manifest and digest were deployed already, so nothing happens.
+    pub changed: bool,
+}
+
+/// A new count of instances.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScaleRequest {
+    /// How many instances should run; 0 stops them all and keeps the app.
+    pub count: u32,
+}
+
+/// A release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseView {
+    /// Its number within the app.
+    pub number: ReleaseNumber,
+    /// What was asked for.
+    pub manifest: Manifest,
+    /// What the image was then.
+    pub image_digest: Digest,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// An app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppView {
+    /// The owner.
+    pub project: ProjectName,
+    /// The name.
+    pub app: AppName,
+    /// The release that should run.
+    pub release: ReleaseNumber,
+    /// The image of that release.
+    pub image: String,
+    /// How many instances should run.
+    pub count: u32,
+    /// How many instances of that release are healthy and not draining.
+    pub ready: u32,
+    /// How many instances of other releases are left, and of this one beyond `count`.
+    pub outdated: u32,
+    /// Where the app is reached.
+    pub hosts: Vec<HostName>,
+    /// In one word: `running`, `rolling`, `waiting`, `stopped` or `removing`.
+    pub state: String,
+    /// Why it is not running yet, when something is known.
+    pub note: Option<String>,
+    /// Raised at each change of what should run.
+    pub generation: Generation,
+}
+
+/// An instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceView {
+    /// The owner of the app.
+    pub project: ProjectName,
+    /// The app.
+    pub app: AppName,
+    /// The release.
+    pub release: ReleaseNumber,
+    /// Where it is.
+    pub location: LocationName,
+    /// On which machine.
+    pub node: NodeName,
+    /// What the node says of it.
+    pub observed: ObservedInstance,
+    /// True from when requests no longer go to it until it is gone.
+    pub draining: bool,
+    /// When it was assigned.
+    pub created_at: Timestamp,
+}
+
+impl InstanceView {
+    /// The id.
+    pub fn id(&self) -> &InstanceId {
+        &self.observed.instance
+    }
+}
+
+/// Why an instance is where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The instance.
+    pub instance: InstanceView,
+    /// Why this location: the decision of the global scheduler.
+    pub location: Decision,
+    /// Why this node: the decision of the location scheduler.
+    pub node: Decision,
+}
+
+/// Everything of a project that `watch` shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectView {
+    /// Its apps.
+    pub apps: Vec<AppView>,
+    /// Its instances.
+    pub instances: Vec<InstanceView>,
+}
+
+/// A location.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocationView {
+    /// The name.
+    pub location: LocationName,
+    /// False when it has not reported for a while.
+    pub reachable: bool,
+    /// Its nodes.
+    pub nodes: Vec<NodeSummary>,
+    /// How many instances it has.
+    pub instances: u32,
+    /// What it cannot carry out.
+    pub shortfalls: Vec<Shortfall>,
+}
+
+/// A token to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRequest {
+    /// A name that tells the token from others: the grammar of app names.
+    pub name: AppName,
+    /// What its bearer may do.
+    pub rights: Rights,
+}
+
+/// A token that was just made. Its text is shown this once; only its hash is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenCreated {
+    /// The name.
+    pub name: AppName,
+    /// The text to be kept secret.
+    pub token: String,
+}
+
+/// A token as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenView {
+    /// The name.
+    pub name: AppName,
+    /// What its bearer may do.
+    pub rights: Rights,
+    /// When it was made.
+    pub created_at: Timestamp,
+}

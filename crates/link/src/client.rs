@@ -1,0 +1,391 @@
+//! Calls to other services.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, StreamExt};
+use http::{Method, Request, Response, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::legacy::{Client as HttpClient, ResponseFuture};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use longshore_api::Problem;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::Endpoint;
+use crate::stream::HEARTBEAT;
+
+/// How long a call may take until its answer begins and, when it is not a stream, ends.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest answer that is read whole.
+const MAX_ANSWER: usize = 64 << 20;
+/// The longest line of a stream: a whole state of a location.
+const MAX_LINE: usize = 64 << 20;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Nobody answers there.
+    #[error("cannot reach {endpoint}")]
+    Unreachable {
+        /// Where.
+        endpoint: Endpoint,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No answer in time, or a stream without a sign of life.
+    #[error("no answer from {endpoint} in time")]
+    TimedOut {
+        /// Where.
+        endpoint: Endpoint,
+    },
+    /// The service refused, and says why.
+    #[error("{0}")]
+    Refused(Problem),
+    /// The answer is not what was expected.
+    #[error("{endpoint} gave an answer that cannot be understood: {detail}")]
+    Malformed {
+        /// Where.
+        endpoint: Endpoint,
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+impl CallError {
+    /// True when the same call may succeed later without anything else being changed.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::TimedOut { .. } => true,
+            Self::Refused(problem) => problem.status >= 500,
+            Self::Malformed { .. } => false,
+        }
+    }
+}
+
+/// A client of one service. Cheap to clone; connections are kept and shared.
+#[derive(Debug, Clone)]
+pub struct Client {
+    endpoint: Endpoint,
+    token: Option<String>,
+    http: HttpClient<Connector, Full<Bytes>>,
+}
+
+impl Client {
+    /// A client of the service at `endpoint`. Connects when first used.
+    pub fn new(endpoint: Endpoint) -> Self {
+        let connector = Connector(endpoint.clone());
+        let http = HttpClient::builder(TokioExecutor::new()).build(connector);
+        Self {
+            endpoint,
+            token: None,
+            http,
+        }
+    }
+
+    /// The same client, showing `token` with every call.
+    #[must_use]
+    pub fn with_token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// Where the service is.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// `GET path`, answered in JSON.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
+        self.call(Method::GET, path, None::<&()>).await
+    }
+
+    /// A call with an optional JSON body, answered in JSON. An empty answer reads as `null`.
+    pub async fn call<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T, CallError> {
+        let exchange = async {
+            let answer = self.send(method, path, body).await?;
+            let bytes = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+            let bytes = bytes.map_err(|error| self.malformed(error))?.to_bytes();
+            let text: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+            serde_json::from_slice(text).map_err(|error| self.malformed(error))
+        };
+        self.in_time(exchange).await
+    }
+
+    /// A call whose answer is read by the caller as it comes.
+    pub async fn send<B: Serialize + Sync>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<Response<Incoming>, CallError> {
+        let body = match body {
+            Some(body) => serde_json::to_vec(body)
+                .map_err(|error| self.malformed(error))?
+                .into(),
+            None => Bytes::new(),
+        };
+        let answer = self.in_time(async {
+            self.request(method, path, body)?
+                .await
+                .map_err(|error| CallError::Unreachable {
+                    endpoint: self.endpoint.clone(),
+                    source: error.into(),
+                })
+        });
+        let answer = answer.await?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        Err(self
+            .in_time(async { Ok(self.refusal(answer).await) })
+            .await
+            .unwrap_or_else(|error| error))
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<ResponseFuture, CallError> {
+        let uri = Uri::builder()
+            .scheme("http")
+            .authority(self.endpoint.authority())
+            .path_and_query(path)
+            .build()
+            .map_err(|error| self.malformed(error))?;
+        let mut request = Request::builder().method(method).uri(uri);
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request
+            .body(Full::new(body))
+            .map_err(|error| self.malformed(error))?;
+        Ok(self.http.request(request))
+    }
+
+    async fn refusal(&self, answer: Response<Incoming>) -> CallError {
+        let status = answer.status();
+        let body = match Limited::new(answer.into_body(), MAX_ANSWER).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => return self.malformed(error),
+        };
+        match serde_json::from_slice(&body) {
+            Ok(problem) => CallError::Refused(problem),
+            Err(_) => self.malformed(format!("status {status} without a problem document")),
+        }
+    }
+
+    /// `GET path`, answered by a stream of JSON lines.
+    pub async fn watch<T: DeserializeOwned + Send + 'static>(
+        &self,
+        path: &str,
+    ) -> Result<LineStream<T>, CallError> {
+        self.lines(Method::GET, path, None::<&()>).await
+    }
+
+    /// A call answered by a stream of JSON lines. The stream ends with the answer, or with an error
+    /// when the service falls silent or the connection breaks.
+    pub async fn lines<B: Serialize + Sync, T: DeserializeOwned + Send + 'static>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<LineStream<T>, CallError> {
+        let answer = self.send(method, path, body).await?;
+        let endpoint = self.endpoint.clone();
+        let reader = LineReader {
+            body: answer.into_body(),
+            buffer: BytesMut::new(),
+            endpoint,
+        };
+        let lines = stream::try_unfold(reader, |mut reader| async move {
+            while let Some(line) = reader.next_line().await? {
+                if !line.trim_ascii().is_empty() {
+                    let value =
+                        serde_json::from_slice(&line).map_err(|error| reader.malformed(error))?;
+                    return Ok(Some((value, reader)));
+                }
+            }
+            Ok(None)
+        });
+        Ok(lines.boxed())
+    }
+
+    fn malformed(&self, detail: impl ToString) -> CallError {
+        CallError::Malformed {
+            endpoint: self.endpoint.clone(),
+            detail: detail.to_string(),
+        }
+    }
+
+    async fn in_time<T>(
+        &self,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        match tokio::time::timeout(CALL_TIMEOUT, call).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(CallError::TimedOut {
+                endpoint: self.endpoint.clone(),
+            }),
+        }
+    }
+}
+
+/// The values of a stream of JSON lines.
+pub type LineStream<T> = stream::BoxStream<'static, Result<T, CallError>>;
+
+/// Cuts a body into lines.
+struct LineReader {
+    body: Incoming,
+    buffer: BytesMut,
+    endpoint: Endpoint,
+}
+
+impl LineReader {
+    /// The next line with its end; `None` at the end of the body. What follows the last line end
+    /// is a torn line and is dropped.
+    async fn next_line(&mut self) -> Result<Option<BytesMut>, CallError> {
+        let mut searched = 0;
+        loop {
+            if let Some(end) = self.buffer[searched..]
+                .iter()
+                .position(|byte| *byte == b'\n')
+            {
+                return Ok(Some(self.buffer.split_to(searched + end + 1)));
+            }
+            searched = self.buffer.len();
+            if searched > MAX_LINE {
+                return Err(self.malformed("a line is longer than 64 MiB"));
+            }
+            let frame = tokio::time::timeout(3 * HEARTBEAT, self.body.frame());
+            match frame.await {
+                Err(_) => {
+                    return Err(CallError::TimedOut {
+                        endpoint: self.endpoint.clone(),
+                    });
+                }
+                Ok(None) => return Ok(None),
+                Ok(Some(Ok(frame))) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.buffer.extend_from_slice(data);
+                    }
+                }
+                Ok(Some(Err(error))) => {
+                    let endpoint = self.endpoint.clone();
+                    return Err(CallError::Unreachable {
+                        endpoint,
+                        source: error.into(),
+                    });
+                }
+            }
+        }
+    }
+
+    fn malformed(&self, detail: impl ToString) -> CallError {
+        CallError::Malformed {
+            endpoint: self.endpoint.clone(),
+            detail: detail.to_string(),
+        }
+    }
+}
+
+/// Dials one endpoint, whatever the URI says.
+#[derive(Debug, Clone)]
+struct Connector(Endpoint);
+
+impl tower_service::Service<Uri> for Connector {
+    type Response = Dialled;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Dialled>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let endpoint = self.0.clone();
+        Box::pin(async move {
+            Ok(match endpoint {
+                Endpoint::Unix(path) => {
+                    Dialled::Unix(TokioIo::new(UnixStream::connect(path).await?))
+                }
+                Endpoint::Tcp(authority) => {
+                    let stream = TcpStream::connect(authority).await?;
+                    stream.set_nodelay(true)?;
+                    Dialled::Tcp(TokioIo::new(stream))
+                }
+            })
+        })
+    }
+}
+
+/// A connection of either kind.
+enum Dialled {
+    Unix(TokioIo<UnixStream>),
+    Tcp(TokioIo<TcpStream>),
+}
+
+impl Connection for Dialled {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+/// Calls the same method of whichever connection it is.
+macro_rules! either {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Dialled::Unix($stream) => $call,
+            Dialled::Tcp($stream) => $call,
+        }
+    };
+}
+
+impl hyper::rt::Read for Dialled {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        either!(self, stream => Pin::new(stream).poll_read(cx, buffer))
+    }
+}
+
+impl hyper::rt::Write for Dialled {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, stream => Pin::new(stream).poll_write(cx, data))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests;

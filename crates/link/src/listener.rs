@@ -1,0 +1,156 @@
+//! Where a service listens.
+//!
+//! The supervisor binds the sockets of all roles once and hands each to its role as a descriptor
+//! named in an environment variable. A role that dies and is started again finds the same socket
+//! with the connections that came meanwhile waiting in its backlog, so nobody is refused.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use axum::Router;
+use tokio_util::sync::CancellationToken;
+
+use crate::Endpoint;
+
+/// The environment variable that names inherited sockets: `name=descriptor`, joined by commas.
+pub const FDS_VARIABLE: &str = "LONGSHORE_FDS";
+
+/// Why a service cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address is in use.
+    #[error("{endpoint} is already in use by another process; choose another address for {name}")]
+    InUse {
+        /// What would have listened.
+        name: String,
+        /// Where.
+        endpoint: Endpoint,
+    },
+    /// The socket could not be made.
+    #[error("cannot listen on {endpoint} for {name}")]
+    Bind {
+        /// What would have listened.
+        name: String,
+        /// Where.
+        endpoint: Endpoint,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A bound socket that is not served yet.
+#[derive(Debug)]
+pub enum Listener {
+    /// A Unix socket; its file is removed and made anew at each bind.
+    Unix(std::os::unix::net::UnixListener, PathBuf),
+    /// A TCP socket.
+    Tcp(std::net::TcpListener),
+}
+
+impl Listener {
+    /// Takes the socket that the supervisor passed under `name`, else binds `endpoint`.
+    pub fn inherit_or_bind(name: &str, endpoint: &Endpoint) -> Result<Self, ListenError> {
+        match inherited().get(name) {
+            Some(fd) => Self::from_inherited(*fd, endpoint).map_err(|source| ListenError::Bind {
+                name: name.to_owned(),
+                endpoint: endpoint.clone(),
+                source,
+            }),
+            None => Self::bind(name, endpoint),
+        }
+    }
+
+    /// Binds `endpoint`; `name` is for the error.
+    pub fn bind(name: &str, endpoint: &Endpoint) -> Result<Self, ListenError> {
+        let bound = match endpoint {
+            Endpoint::Unix(path) => bind_unix(path),
+            Endpoint::Tcp(authority) => std::net::TcpListener::bind(authority).map(Self::Tcp),
+        };
+        bound.and_then(Self::nonblocking).map_err(|source| {
+            let (name, endpoint) = (name.to_owned(), endpoint.clone());
+            match source.kind() {
+                io::ErrorKind::AddrInUse => ListenError::InUse { name, endpoint },
+                _ => ListenError::Bind {
+                    name,
+                    endpoint,
+                    source,
+                },
+            }
+        })
+    }
+
+    /// Takes over a descriptor that this process owns by inheritance.
+    fn from_inherited(fd: RawFd, endpoint: &Endpoint) -> io::Result<Self> {
+        // SAFETY: the supervisor opened the descriptor for this process alone and named it once.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        match endpoint {
+            Endpoint::Unix(path) => Self::Unix(fd.into(), path.clone()),
+            Endpoint::Tcp(_) => Self::Tcp(fd.into()),
+        }
+        .nonblocking()
+    }
+
+    fn nonblocking(self) -> io::Result<Self> {
+        match &self {
+            Self::Unix(listener, _) => listener.set_nonblocking(true)?,
+            Self::Tcp(listener) => listener.set_nonblocking(true)?,
+        }
+        Ok(self)
+    }
+
+    /// The endpoint that is listened on, with the port that the kernel chose for port 0.
+    pub fn endpoint(&self) -> io::Result<Endpoint> {
+        Ok(match self {
+            Self::Unix(_, path) => Endpoint::Unix(path.clone()),
+            Self::Tcp(listener) => Endpoint::Tcp(listener.local_addr()?.to_string()),
+        })
+    }
+
+    /// Serves `router` until `shutdown`, then lets running requests finish. Streams that never
+    /// end must watch `shutdown` themselves, as those of [`crate::json_lines`] do.
+    pub async fn serve(self, router: Router, shutdown: CancellationToken) -> io::Result<()> {
+        let done = shutdown.cancelled_owned();
+        match self {
+            Self::Unix(listener, _) => {
+                let listener = tokio::net::UnixListener::from_std(listener)?;
+                axum::serve(listener, router)
+                    .with_graceful_shutdown(done)
+                    .await
+            }
+            Self::Tcp(listener) => {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
+                    // Small answers go out at once; a failure only costs latency.
+                    let _ = stream.set_nodelay(true);
+                });
+                axum::serve(listener, router)
+                    .with_graceful_shutdown(done)
+                    .await
+            }
+        }
+    }
+}
+
+fn bind_unix(path: &PathBuf) -> io::Result<Listener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    Ok(Listener::Unix(
+        std::os::unix::net::UnixListener::bind(path)?,
+        path.clone(),
+    ))
+}
+
+/// The descriptors that the environment names.
+fn inherited() -> BTreeMap<String, RawFd> {
+    let text = std::env::var(FDS_VARIABLE).unwrap_or_default();
+    let pair = |entry: &str| {
+        let (name, fd) = entry.split_once('=')?;
+        Some((name.to_owned(), fd.parse().ok()?))
+    };
+    text.split(',').filter_map(pair).collect()
+}

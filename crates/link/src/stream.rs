@@ -1,0 +1,77 @@
+//! Streams of JSON lines as answers.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream::{self, Stream, StreamExt};
+use http::header;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How often an idle stream sends a blank line, so that a reader can tell a quiet peer from a lost
+/// one. [`crate::Client::watch`] gives up after three missing ones.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// Answers with `items` as JSON lines, blank lines between them when idle, until `items` ends or
+/// `shutdown`.
+pub fn json_lines<T: Serialize + Send>(
+    items: impl Stream<Item = T> + Send + 'static,
+    shutdown: CancellationToken,
+) -> Response {
+    let lines = stream::unfold(Some(Box::pin(items)), |state| async {
+        let mut items = state?;
+        match tokio::time::timeout(HEARTBEAT, items.next()).await {
+            Err(_idle) => Some((Bytes::from_static(b"\n"), Some(items))),
+            Ok(None) => None,
+            Ok(Some(item)) => {
+                let mut line = serde_json::to_vec(&item)
+                    .expect("wire types have string keys and no failing serializers");
+                line.push(b'\n');
+                Some((line.into(), Some(items)))
+            }
+        }
+    });
+    let lines = lines
+        .take_until(shutdown.cancelled_owned())
+        .map(Ok::<_, Infallible>);
+    let headers = [
+        (header::CONTENT_TYPE, "application/jsonl"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (headers, axum::body::Body::from_stream(lines)).into_response()
+}
+
+/// The values of a `watch` channel as they change, the present one first, those in between left
+/// out. Ends when the sender is gone.
+pub fn watch_lines<T: Send + Sync + 'static>(
+    mut receiver: watch::Receiver<Arc<T>>,
+) -> impl Stream<Item = Arc<T>> + Send + 'static {
+    receiver.mark_changed();
+    stream::unfold(receiver, |mut receiver| async {
+        receiver.changed().await.ok()?;
+        let value = receiver.borrow_and_update().clone();
+        Some((value, receiver))
+    })
+}
+
+/// Passes an answer of another service on as it comes, until it ends or `shutdown`.
+pub fn relay(answer: http::Response<Incoming>, shutdown: CancellationToken) -> Response {
+    let (parts, body) = answer.into_parts();
+    let body = body
+        .into_data_stream()
+        .take_until(shutdown.cancelled_owned());
+    let mut response = Response::new(axum::body::Body::from_stream(body));
+    *response.status_mut() = parts.status;
+    if let Some(kind) = parts.headers.get(header::CONTENT_TYPE) {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, kind.clone());
+    }
+    response
+}
