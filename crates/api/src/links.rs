@@ -13,13 +13,13 @@ mod node;
 mod routes;
 
 use longshore_types::{
-    AppName, Decision, Generation, InstanceId, LocationName, NodeName, ProjectName, Release,
+    AppName, Capacity, Decision, Generation, InstanceId, LocationName, NodeName, ProjectName, Release,
     ReleaseNumber, Timestamp, token::Rights,
 };
 use serde::{Deserialize, Serialize};
 
 pub use node::{
-    Assignment, AssignmentSet, Capacity, Intent, LogLine, NodeReport, ObservedInstance, Stage,
+    Assignment, AssignmentSet, Intent, LogLine, NodeReport, ObservedInstance, Stage,
     StartPath,
 };
 pub use node::{ExecFrame, ExecRequest, LogStream};

@@ -1,1 +1,16 @@
-//! To be written.
+//! The pure deciders: a snapshot, a clock value and a seed in; a plan with reasons out.
+//!
+//! - [`global`]: which locations run how many instances of an app.
+//! - [`location`]: which node runs an instance, and which instance of an old release goes next.
+//! - [`restart`]: when an instance that ended is started again.
+//!
+//! No I/O, no clock, no randomness but the seed, no iteration in hash order: the same input gives
+//! the same plan anywhere, so decisions can be replayed, simulated and tested by property.
+//! Test: `cargo nextest run -p longshore-planning`.
+
+#![deny(missing_docs)]
+
+pub mod global;
+pub mod location;
+pub mod restart;
+mod seeded;

@@ -31,7 +31,7 @@ pub use manifest::{
     RestartPolicy,
 };
 pub use time::{Duration, Timestamp};
-pub use units::{ByteCount, MilliCpu, Port};
+pub use units::{ByteCount, Capacity, MilliCpu, Port};
 
 /// A text that could not be parsed into one of our types: what was given and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

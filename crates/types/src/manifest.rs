@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, ByteCount, Digest, Duration, EgressRule, HostName, ImageReference, MilliCpu, Port,
+    AppName, ByteCount, Capacity, Digest, Duration, EgressRule, HostName, ImageReference, MilliCpu, Port,
     ProjectName, ReleaseNumber, Timestamp,
 };
 
@@ -69,6 +69,13 @@ pub struct Resources {
     pub memory: ByteCount,
     /// Processes and threads.
     pub pids: u32,
+}
+
+impl Resources {
+    /// What a scheduler sets aside for one instance.
+    pub fn capacity(&self) -> Capacity {
+        Capacity { cpu: self.cpu, memory: self.memory }
+    }
 }
 
 impl Default for Resources {

@@ -141,6 +141,40 @@ impl fmt::Display for MilliCpu {
     }
 }
 
+/// An amount of what instances use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Processor time. A node offers its cores times its overcommit factor.
+    pub cpu: MilliCpu,
+    /// Memory.
+    pub memory: ByteCount,
+}
+
+impl Capacity {
+    /// This and `other` together, at most what the types can hold.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            cpu: MilliCpu(self.cpu.0.saturating_add(other.cpu.0)),
+            memory: ByteCount(self.memory.0.saturating_add(other.memory.0)),
+        }
+    }
+
+    /// What is left of this when `other` is taken, nothing where `other` is more.
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
+        Self {
+            cpu: MilliCpu(self.cpu.0.saturating_sub(other.cpu.0)),
+            memory: ByteCount(self.memory.0.saturating_sub(other.memory.0)),
+        }
+    }
+
+    /// True when `other` fits into this.
+    pub fn holds(self, other: Self) -> bool {
+        self.cpu >= other.cpu && self.memory >= other.memory
+    }
+}
+
 /// A TCP or UDP port, 1 to 65535.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use longshore_types::{
-    ByteCount, Digest, ExitReason, Generation, InstanceId, InstancePhase, MilliCpu, NodeName,
-    Release, Timestamp,
+    Capacity, Digest, ExitReason, Generation, InstanceId, InstancePhase, NodeName, Release,
+    Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -39,15 +39,6 @@ pub struct AssignmentSet {
     pub generation: Generation,
     /// One per instance.
     pub assignments: Vec<Assignment>,
-}
-
-/// An amount of what instances use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Capacity {
-    /// Processor time. A node offers its cores times its overcommit factor.
-    pub cpu: MilliCpu,
-    /// Memory.
-    pub memory: ByteCount,
 }
 
 /// What a node reports to its location.

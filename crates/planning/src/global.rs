@@ -1,0 +1,227 @@
+//! Which locations run how many instances of an app.
+//!
+//! The planner sees locations as a whole, never nodes. It keeps what is placed where it is, adds
+//! where most is free, takes away where most runs, and never hands out budgets whose sum exceeds
+//! the app's `max`.
+
+use longshore_types::{
+    AppName, Candidate, Capacity, Decision, LocationName, ProjectName, Timestamp,
+};
+
+/// An app that should run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedApp {
+    /// Its owner.
+    pub project: ProjectName,
+    /// Its name.
+    pub app: AppName,
+    /// How many instances should run in the world.
+    pub count: u32,
+    /// The most that may ever run in the world.
+    pub max: u32,
+    /// What one instance needs.
+    pub each: Capacity,
+    /// What it has been given so far.
+    pub shares: Vec<Share>,
+}
+
+/// What a location has been given of an app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// The location.
+    pub location: LocationName,
+    /// How many should run there.
+    pub count: u32,
+    /// The most that may run there.
+    pub budget: u32,
+    /// The largest budget that the location may still be going by: a lowered one counts only once
+    /// the location has acknowledged it.
+    pub budget_in_force: u32,
+    /// Why it was given this.
+    pub decision: Decision,
+}
+
+/// A location as the global scheduler sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocationState {
+    /// The location.
+    pub name: LocationName,
+    /// True when it reported lately.
+    pub reachable: bool,
+    /// What is free there, what is already on its way there deducted.
+    pub free: Capacity,
+}
+
+/// Plans the shares of one app, the locations it no longer needs left out. When nothing can take
+/// an instance, the best reachable location gets it all the same and lets it wait there; with no
+/// reachable location at all the shares stay as they are.
+pub fn plan_shares(now: Timestamp, app: &WantedApp, locations: &[LocationState]) -> Vec<Share> {
+    let mut shares = app.shares.clone();
+    let placed: u32 = shares.iter().map(|share| share.count).sum();
+    if placed > app.count {
+        take_away(&mut shares, placed - app.count, locations);
+    }
+    for _ in placed..app.count {
+        add_one(now, app, &mut shares, locations);
+    }
+    shares.retain(|share| share.count > 0);
+    share_budgets(app, &mut shares);
+    shares
+}
+
+/// Takes instances away one by one where most run, from unreachable locations last: those cannot
+/// be told.
+fn take_away(shares: &mut [Share], surplus: u32, locations: &[LocationState]) {
+    let reachable = |name: &LocationName| {
+        locations
+            .iter()
+            .any(|location| location.name == *name && location.reachable)
+    };
+    for _ in 0..surplus {
+        let most = shares
+            .iter_mut()
+            .filter(|share| share.count > 0)
+            .max_by_key(|share| (reachable(&share.location), share.count));
+        if let Some(share) = most {
+            share.count -= 1;
+        }
+    }
+}
+
+fn add_one(now: Timestamp, app: &WantedApp, shares: &mut Vec<Share>, locations: &[LocationState]) {
+    let added = |name: &LocationName| -> u32 {
+        let before = app.shares.iter().find(|share| share.location == *name);
+        let after = shares.iter().find(|share| share.location == *name);
+        after
+            .map_or(0, |s| s.count)
+            .saturating_sub(before.map_or(0, |s| s.count))
+    };
+    let mut candidates: Vec<Candidate> = locations
+        .iter()
+        .map(|location| judge(app, location, added(&location.name)))
+        .collect();
+    candidates.sort_by(|a, b| b.score.cmp(&a.score).then_with(|| a.name.cmp(&b.name)));
+    // A reachable but full location is better than none: the instance waits there for room.
+    let chosen = candidates
+        .iter()
+        .find(|candidate| candidate.score.is_some())
+        .or_else(|| {
+            let open = |name: &str| {
+                locations
+                    .iter()
+                    .any(|l| l.reachable && l.name.as_str() == name)
+            };
+            candidates.iter().find(|candidate| open(&candidate.name))
+        });
+    let Some(chosen) = chosen else { return };
+    let why = match (chosen.score, locations.len()) {
+        (None, _) => format!("no location has room; waits here: {}", chosen.why),
+        (Some(_), 1) => "the only location".to_owned(),
+        (Some(_), _) => format!("best of {} locations: {}", locations.len(), chosen.why),
+    };
+    let name = chosen.name.clone();
+    let decision = Decision {
+        at: now,
+        chosen: Some(name.clone()),
+        why,
+        candidates,
+    };
+    match shares
+        .iter_mut()
+        .find(|share| share.location.as_str() == name)
+    {
+        Some(share) => {
+            share.count += 1;
+            share.decision = decision;
+        }
+        None => {
+            let location = locations
+                .iter()
+                .find(|location| location.name.as_str() == name);
+            let Some(location) = location else { return };
+            shares.push(Share {
+                location: location.name.clone(),
+                count: 1,
+                budget: 0,
+                budget_in_force: 0,
+                decision,
+            });
+        }
+    }
+}
+
+/// Scores by the share of memory that would stay free: instances spread, and full places refuse.
+fn judge(app: &WantedApp, location: &LocationState, added: u32) -> Candidate {
+    let name = location.name.to_string();
+    if !location.reachable {
+        let why = "refused: it has not reported lately".to_owned();
+        return Candidate {
+            name,
+            score: None,
+            why,
+        };
+    }
+    let mut free = location.free;
+    for _ in 0..added {
+        free = free.minus(app.each);
+    }
+    if !free.holds(app.each) {
+        let why = format!(
+            "refused: {} cpu and {} are free, {} cpu and {} are needed",
+            free.cpu, free.memory, app.each.cpu, app.each.memory
+        );
+        return Candidate {
+            name,
+            score: None,
+            why,
+        };
+    }
+    let left = free.minus(app.each);
+    let score = i64::try_from(left.memory.0 >> 20).unwrap_or(i64::MAX);
+    Candidate {
+        name,
+        score: Some(score),
+        why: format!("{} stay free", left.memory),
+    }
+}
+
+/// Gives every location its count and shares what `max` leaves above that, without ever handing out
+/// more than `max` in all, budgets that may still be in force elsewhere included.
+fn share_budgets(app: &WantedApp, shares: &mut [Share]) {
+    let in_force_elsewhere: u32 = app
+        .shares
+        .iter()
+        .filter(|old| shares.iter().all(|share| share.location != old.location))
+        .map(|old| old.budget_in_force)
+        .sum();
+    let counts: u32 = shares.iter().map(|share| share.count).sum();
+    let mut spare = app
+        .max
+        .saturating_sub(in_force_elsewhere)
+        .saturating_sub(counts);
+    let mut open = u32::try_from(shares.len()).unwrap_or(u32::MAX);
+    for share in shares.iter_mut() {
+        let extra = spare.div_ceil(open.max(1));
+        spare -= extra;
+        open -= 1;
+        share.budget = share.count + extra;
+    }
+    // A budget may grow only into what no other location still has.
+    let in_force: u32 = shares
+        .iter()
+        .map(|share| share.budget_in_force)
+        .sum::<u32>();
+    let mut room = app
+        .max
+        .saturating_sub(in_force_elsewhere)
+        .saturating_sub(in_force);
+    for share in shares.iter_mut() {
+        let growth = share.budget.saturating_sub(share.budget_in_force).min(room);
+        room -= growth;
+        share.budget = share.budget.min(share.budget_in_force + growth);
+        share.budget_in_force = share.budget_in_force.max(share.budget);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! Which node runs an instance, and which instance goes next.
+//!
+//! [`plan`] is run again and again on what is observed; each plan is a small step that is right by
+//! itself. A new release replaces the old one instance by instance: one more instance than wanted
+//! is started (when the budget allows), and an old one is drained once enough others are ready.
+
+mod choose;
+mod replace;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use longshore_types::{
+    AppName, Capacity, Decision, Digest, InstanceId, NodeName, ProjectName, ReleaseNumber,
+    Timestamp,
+};
+
+/// Everything a location's plan depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The clock value.
+    pub now: Timestamp,
+    /// For the ids of new instances.
+    pub seed: u64,
+    /// What should run, one entry per app.
+    pub wanted: Vec<WantedApp>,
+    /// What there is.
+    pub instances: Vec<PlacedInstance>,
+    /// Where it could be.
+    pub nodes: Vec<NodeState>,
+}
+
+/// An app that should run here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedApp {
+    /// Its owner.
+    pub project: ProjectName,
+    /// Its name.
+    pub app: AppName,
+    /// The release that should run.
+    pub release: ReleaseNumber,
+    /// The image of that release.
+    pub image: Digest,
+    /// How many instances should run.
+    pub count: u32,
+    /// The most that may ever run.
+    pub budget: u32,
+    /// What one instance needs.
+    pub each: Capacity,
+}
+
+/// An instance that was assigned to a node and is not gone yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacedInstance {
+    /// Its id.
+    pub id: InstanceId,
+    /// The owner of its app.
+    pub project: ProjectName,
+    /// Its app.
+    pub app: AppName,
+    /// Its release.
+    pub release: ReleaseNumber,
+    /// Its node.
+    pub node: NodeName,
+    /// What it was promised.
+    pub each: Capacity,
+    /// How far it is.
+    pub standing: Standing,
+    /// When it was assigned.
+    pub created_at: Timestamp,
+}
+
+/// How far an instance is, as far as plans care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Its node was not heard of for so long that it counts as lost. It may still run.
+    Lost,
+    /// It is on its way, or unhealthy, or between two restarts.
+    NotReady,
+    /// It serves.
+    Ready,
+    /// It is being drained or stopped.
+    Leaving,
+}
+
+/// A node as its location sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeState {
+    /// The node.
+    pub name: NodeName,
+    /// True when it reported lately.
+    pub reachable: bool,
+    /// What it offers in all.
+    pub capacity: Capacity,
+    /// The images that are complete on it.
+    pub images: BTreeSet<Digest>,
+}
+
+/// One step towards what is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Assign a new instance to a node.
+    Place {
+        /// The id of the new instance.
+        instance: InstanceId,
+        /// The owner of the app.
+        project: ProjectName,
+        /// The app.
+        app: AppName,
+        /// The node.
+        node: NodeName,
+        /// Why this node.
+        decision: Decision,
+    },
+    /// Send no more requests to an instance and then stop it.
+    Drain {
+        /// The instance.
+        instance: InstanceId,
+        /// Why.
+        why: String,
+    },
+}
+
+/// A part of what is wanted that found no place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortfall {
+    /// The owner of the app.
+    pub project: ProjectName,
+    /// The app.
+    pub app: AppName,
+    /// How many instances found no place.
+    pub missing: u32,
+    /// Why, with every node that was considered.
+    pub decision: Decision,
+}
+
+/// The steps to take now, and what cannot be done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// The steps, in order.
+    pub actions: Vec<Action>,
+    /// What found no place.
+    pub shortfalls: Vec<Shortfall>,
+}
+
+/// Plans the next steps of a location.
+pub fn plan(snapshot: &Snapshot) -> Plan {
+    let mut plan = Plan::default();
+    let mut room = choose::Room::new(snapshot);
+    let mut by_app: BTreeMap<(&ProjectName, &AppName), Vec<&PlacedInstance>> = BTreeMap::new();
+    for instance in &snapshot.instances {
+        by_app
+            .entry((&instance.project, &instance.app))
+            .or_default()
+            .push(instance);
+    }
+    for wanted in &snapshot.wanted {
+        let instances = by_app
+            .remove(&(&wanted.project, &wanted.app))
+            .unwrap_or_default();
+        let step = replace::step(wanted, &instances);
+        plan.actions.extend(step.drain);
+        room.place(wanted, step.start, &mut plan);
+    }
+    // What is left belongs to apps that should not run here at all.
+    for instance in by_app.into_values().flatten() {
+        if instance.standing != Standing::Leaving {
+            let why = "the app was removed from here".to_owned();
+            plan.actions.push(Action::Drain {
+                instance: instance.id.clone(),
+                why,
+            });
+        }
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,287 @@
+use longshore_types::{ByteCount, MilliCpu};
+use proptest::prelude::*;
+
+use super::*;
+
+const EACH: Capacity = Capacity {
+    cpu: MilliCpu(100),
+    memory: ByteCount::mib(100),
+};
+
+fn image() -> Digest {
+    Digest::from_sha256([7; 32])
+}
+
+fn wanted(release: u64, count: u32, budget: u32) -> WantedApp {
+    WantedApp {
+        project: ProjectName::default(),
+        app: "web".parse().unwrap(),
+        release: ReleaseNumber(release),
+        image: image(),
+        count,
+        budget,
+        each: EACH,
+    }
+}
+
+fn node(name: &str, room_for: u64) -> NodeState {
+    let memory = ByteCount::mib(100 * room_for);
+    let capacity = Capacity {
+        cpu: MilliCpu(1_000_000),
+        memory,
+    };
+    NodeState {
+        name: name.parse().unwrap(),
+        reachable: true,
+        capacity,
+        images: BTreeSet::new(),
+    }
+}
+
+/// A location that carries out its plans as a real one would, with instances that become ready and
+/// vanish when they are told to.
+struct World {
+    snapshot: Snapshot,
+}
+
+impl World {
+    fn new(nodes: Vec<NodeState>) -> Self {
+        let snapshot = Snapshot {
+            now: Timestamp(1),
+            seed: 42,
+            wanted: vec![],
+            instances: vec![],
+            nodes,
+        };
+        Self { snapshot }
+    }
+
+    fn want(&mut self, wanted: WantedApp) {
+        self.snapshot.wanted = vec![wanted];
+    }
+
+    fn apply(&mut self) -> Plan {
+        let plan = plan(&self.snapshot);
+        self.snapshot.now = Timestamp(self.snapshot.now.0 + 1);
+        self.snapshot.seed += 1;
+        for action in &plan.actions {
+            match action {
+                Action::Drain { instance, .. } => self.set(instance, Standing::Leaving),
+                Action::Place {
+                    instance,
+                    project,
+                    app,
+                    node,
+                    ..
+                } => {
+                    let release = self.snapshot.wanted[0].release;
+                    self.snapshot.instances.push(PlacedInstance {
+                        id: instance.clone(),
+                        project: project.clone(),
+                        app: app.clone(),
+                        release,
+                        node: node.clone(),
+                        each: EACH,
+                        standing: Standing::NotReady,
+                        created_at: self.snapshot.now,
+                    });
+                }
+            }
+        }
+        plan
+    }
+
+    fn set(&mut self, id: &InstanceId, standing: Standing) {
+        for instance in self.snapshot.instances.iter_mut().filter(|i| i.id == *id) {
+            instance.standing = standing;
+        }
+    }
+
+    /// What is on its way becomes ready; what is leaving is gone.
+    fn let_time_pass(&mut self) {
+        self.snapshot
+            .instances
+            .retain(|i| i.standing != Standing::Leaving);
+        for instance in &mut self.snapshot.instances {
+            if instance.standing == Standing::NotReady {
+                instance.standing = Standing::Ready;
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..200 {
+            if self.apply().actions.is_empty()
+                && self.n(Standing::NotReady) == 0
+                && self.n(Standing::Leaving) == 0
+            {
+                return;
+            }
+            self.let_time_pass();
+        }
+        panic!("does not settle: {:#?}", self.snapshot);
+    }
+
+    fn n(&self, standing: Standing) -> usize {
+        self.snapshot
+            .instances
+            .iter()
+            .filter(|i| i.standing == standing)
+            .count()
+    }
+
+    fn ready_of(&self, release: u64) -> usize {
+        let ready = |i: &&PlacedInstance| i.standing == Standing::Ready && i.release.0 == release;
+        self.snapshot.instances.iter().filter(ready).count()
+    }
+}
+
+#[test]
+fn a_first_deploy_starts_everything_at_once_and_spreads() {
+    let mut world = World::new(vec![node("n1", 10), node("n2", 10)]);
+    world.want(wanted(1, 4, 8));
+    let plan = world.apply();
+    assert_eq!(plan.actions.len(), 4);
+    let on = |name: &str| {
+        world
+            .snapshot
+            .instances
+            .iter()
+            .filter(|i| i.node.as_str() == name)
+            .count()
+    };
+    assert_eq!((on("n1"), on("n2")), (2, 2));
+    assert!(world.apply().actions.is_empty());
+}
+
+#[test]
+fn a_new_release_replaces_the_old_one_by_one_and_never_serves_with_fewer() {
+    let mut world = World::new(vec![node("n1", 20)]);
+    world.want(wanted(1, 3, 6));
+    world.settle();
+    world.want(wanted(2, 3, 6));
+    for _ in 0..50 {
+        world.apply();
+        assert!(world.n(Standing::Ready) >= 3, "{:#?}", world.snapshot);
+        assert!(world.n(Standing::NotReady) <= 1);
+        world.let_time_pass();
+    }
+    assert_eq!((world.ready_of(2), world.ready_of(1)), (3, 0));
+}
+
+#[test]
+fn a_new_release_that_never_becomes_ready_leaves_the_old_one_serving() {
+    let mut world = World::new(vec![node("n1", 20)]);
+    world.want(wanted(1, 2, 4));
+    world.settle();
+    world.want(wanted(2, 2, 4));
+    for _ in 0..10 {
+        world.apply();
+    }
+    assert_eq!((world.ready_of(1), world.n(Standing::NotReady)), (2, 1));
+}
+
+#[test]
+fn a_budget_without_room_replaces_by_going_one_down() {
+    let mut world = World::new(vec![node("n1", 20)]);
+    world.want(wanted(1, 2, 2));
+    world.settle();
+    world.want(wanted(2, 2, 2));
+    for _ in 0..30 {
+        world.apply();
+        assert!(world.snapshot.instances.len() <= 2);
+        assert!(world.n(Standing::Ready) >= 1);
+        world.let_time_pass();
+    }
+    assert_eq!(world.ready_of(2), 2);
+}
+
+#[test]
+fn what_does_not_fit_is_a_shortfall_that_names_every_node() {
+    let mut world = World::new(vec![node("n1", 1), node("n2", 0)]);
+    world.want(wanted(1, 3, 6));
+    let plan = world.apply();
+    assert_eq!(plan.actions.len(), 1);
+    let shortfall = &plan.shortfalls[0];
+    assert_eq!(shortfall.missing, 2);
+    let whys: Vec<_> = shortfall
+        .decision
+        .candidates
+        .iter()
+        .map(|c| c.why.as_str())
+        .collect();
+    assert!(
+        whys.len() == 2 && whys.iter().all(|why| why.contains("100 MiB are needed")),
+        "{whys:?}"
+    );
+}
+
+#[test]
+fn a_lost_instance_is_replaced_inside_the_budget_and_drained_when_it_returns() {
+    let mut world = World::new(vec![node("n1", 10), node("n2", 10)]);
+    world.want(wanted(1, 2, 3));
+    world.settle();
+    let lost = world.snapshot.instances[0].id.clone();
+    world.set(&lost, Standing::Lost);
+    world.settle();
+    assert_eq!((world.n(Standing::Ready), world.n(Standing::Lost)), (2, 1));
+    world.set(&lost, Standing::Ready);
+    world.settle();
+    assert_eq!(world.snapshot.instances.len(), 2);
+}
+
+#[test]
+fn an_app_that_is_not_wanted_is_drained() {
+    let mut world = World::new(vec![node("n1", 10)]);
+    world.want(wanted(1, 2, 4));
+    world.settle();
+    world.snapshot.wanted.clear();
+    world.settle();
+    assert!(world.snapshot.instances.is_empty());
+}
+
+proptest! {
+    /// Safety at every step: never over a node, never over the budget, never fewer ready than
+    /// before or wanted. Progress: every wish is reached when instances become ready.
+    #[test]
+    fn plans_are_safe_and_get_there(
+        rooms in prop::collection::vec(0..6_u64, 1..4),
+        wishes in prop::collection::vec((0..6_u32, 0..4_u32, any::<bool>()), 1..6),
+        chaos in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+    ) {
+        let nodes: Vec<_> =
+            rooms.iter().enumerate().map(|(idx, room)| node(&format!("n{idx}"), *room)).collect();
+        let total: u64 = rooms.iter().sum();
+        let mut world = World::new(nodes);
+        let mut release = 1;
+        let mut chaos = chaos.into_iter();
+        for (count, extra, new_release) in wishes {
+            release += u64::from(new_release);
+            world.want(wanted(release, count, count + extra));
+            for _ in 0..60 {
+                let before = world.n(Standing::Ready);
+                let occupied = world.snapshot.instances.len();
+                world.apply();
+                let placed = world.snapshot.instances.len() - occupied;
+                prop_assert!(placed == 0 || world.snapshot.instances.len() <= (count + extra) as usize);
+                if extra > 0 {
+                    prop_assert!(world.n(Standing::Ready) >= before.min(count as usize));
+                }
+                for node in &world.snapshot.nodes {
+                    let on = world.snapshot.instances.iter().filter(|i| i.node == node.name).count();
+                    prop_assert!(on as u64 * 100 <= node.capacity.memory.0 >> 20);
+                }
+                world.let_time_pass();
+                if let (Some(index), false) = (chaos.next(), world.snapshot.instances.is_empty()) {
+                    let idx = index.index(world.snapshot.instances.len());
+                    world.snapshot.instances[idx].standing = Standing::NotReady;
+                }
+            }
+            // A surge needs room for one more; without it an old release may have to stay.
+            if total > u64::from(count + 1) {
+                prop_assert_eq!(world.ready_of(release), count as usize);
+                prop_assert_eq!(world.snapshot.instances.len(), count as usize);
+            }
+        }
+    }
+}
