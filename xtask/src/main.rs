@@ -1,1 +1,50 @@
-fn main() {}
+//! `cargo xtask`: what the project does with itself. CI runs these commands and nothing else, so a
+//! failure there can be repeated here with the same words.
+//!
+//! Logic lives in Rust rather than in shell scripts or a justfile: it is type-checked, tested, and
+//! needs no further program on a fresh machine. It stays quick to compile, because every other
+//! command waits for it: no async runtime, no crate of the product.
+
+mod command;
+mod layers;
+mod metadata;
+mod minimal_debian;
+mod packages;
+mod stages;
+mod test;
+mod tidy;
+mod verify;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Tests, checks and measurements of Longshore"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what the tests need, check everything and run every test
+    Test(test::Options),
+    /// Formatting, lints, licences, tidiness and layers; no tests
+    Verify,
+    /// Fail when a crate depends on one of its own layer or above
+    CheckLayers,
+    /// Fail on files that are too long, notes without an issue and paths of one machine
+    Tidy,
+}
+
+fn main() -> anyhow::Result<()> {
+    std::env::set_current_dir(command::repository_root())?;
+    match Arguments::parse().verb {
+        Verb::Test(options) => test::run_all(&options),
+        Verb::Verify => verify::run_all(&mut stages::Stages::new()),
+        Verb::CheckLayers => layers::run(),
+        Verb::Tidy => tidy::run(),
+    }
+}
