@@ -15,12 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["longshore-planning"],
     &["longshore-api"],
     &["longshore-link"],
-    &[
-        "longshore-store",
-        "longshore-image",
-        "longshore-runtime",
-        "longshore-network",
-    ],
+    &["longshore-store", "longshore-image", "longshore-runtime", "longshore-network"],
     &[
         "longshore-global",
         "longshore-location",
@@ -39,10 +34,7 @@ pub fn run() -> Result<()> {
     if faults.is_empty() {
         return Ok(());
     }
-    bail!(
-        "crates depend on what is not below them:\n{}",
-        faults.join("\n")
-    );
+    bail!("crates depend on what is not below them:\n{}", faults.join("\n"));
 }
 
 fn layer_of(name: &str) -> Option<usize> {
@@ -54,17 +46,10 @@ fn faults(packages: &[Package]) -> Vec<String> {
     let mut faults = Vec::new();
     for package in packages {
         let Some(layer) = layer_of(&package.name) else {
-            faults.push(format!(
-                "  {}: has no layer; give it one in xtask",
-                package.name
-            ));
+            faults.push(format!("  {}: has no layer; give it one in xtask", package.name));
             continue;
         };
-        for dependency in package
-            .dependencies
-            .iter()
-            .filter(|other| other.path.is_some())
-        {
+        for dependency in package.dependencies.iter().filter(|other| other.path.is_some()) {
             // A dependency without a layer is a member and reported as such.
             if layer_of(&dependency.name).is_some_and(|below| below >= layer) {
                 faults.push(format!("  {} -> {}", package.name, dependency.name));
@@ -80,20 +65,12 @@ mod tests {
     use crate::metadata::Dependency;
 
     fn package(name: &str, ours: &[&str]) -> Package {
-        let dependency = |name: &str, path: Option<String>| Dependency {
-            name: name.to_owned(),
-            path,
-        };
-        let mut dependencies: Vec<_> = ours
-            .iter()
-            .map(|name| dependency(name, Some(format!("crates/{name}"))))
-            .collect();
+        let dependency =
+            |name: &str, path: Option<String>| Dependency { name: name.to_owned(), path };
+        let mut dependencies: Vec<_> =
+            ours.iter().map(|name| dependency(name, Some(format!("crates/{name}")))).collect();
         dependencies.push(dependency("serde", None));
-        Package {
-            name: name.to_owned(),
-            manifest_path: String::new(),
-            dependencies,
-        }
+        Package { name: name.to_owned(), manifest_path: String::new(), dependencies }
     }
 
     #[test]
@@ -105,11 +82,7 @@ mod tests {
             ("longshore-node", &["longshore-image", "longshore-link"], 0),
             ("longshore-node", &["longshore-location"], 1),
             ("longshore-image", &["longshore-network"], 1),
-            (
-                "longshore-store",
-                &["longshore-global", "longshore-types"],
-                1,
-            ),
+            ("longshore-store", &["longshore-global", "longshore-types"], 1),
             ("longshore", &["longshore-global", "longshore-node"], 0),
             ("longshore-new", &["longshore-types"], 1),
         ] {

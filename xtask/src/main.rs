@@ -18,10 +18,7 @@ mod verify;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    about = "Tests, checks and measurements of Longshore"
-)]
+#[command(name = "cargo xtask", about = "Tests, checks and measurements of Longshore")]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,

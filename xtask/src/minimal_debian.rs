@@ -8,15 +8,13 @@
 //! paths, so what is built there is what the later stages test; nothing is compiled twice.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use longshore_e2e::debian::{self, SUITE};
 
-use crate::command::{program, repository_root, run, target_dir};
-
-/// The release of Debian that the README promises.
-const SUITE: &str = "bookworm";
+use crate::command::{program, repository_root, target_dir};
 
 /// What the README asks for beside what debootstrap installs by itself; `libc6-dev` comes with gcc
 /// when apt installs it, but debootstrap leaves recommended packages out.
@@ -62,12 +60,7 @@ impl MinimalDebian {
             fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
         }
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let partial = dir.join("partial");
-        let mirror = mirror(Path::new("/etc/apt"))?;
-        let include = format!("--include={PACKAGES}");
-        let mut debootstrap = program("debootstrap", [include.as_str(), SUITE]);
-        run(debootstrap.arg(&partial).arg(mirror))?;
-        fs::rename(&partial, &root).context("cannot put the finished root in its place")?;
+        debian::debootstrap(&root, &[], PACKAGES)?;
         Ok(Self { root })
     }
 
@@ -80,18 +73,8 @@ impl MinimalDebian {
             .map(|dir| dir.display().to_string())
             .join("\n");
         let path = format!("{}/bin:/usr/sbin:/usr/bin:/sbin:/bin", cargo_home.display());
-        let mut command = program(
-            "unshare",
-            [
-                "--mount",
-                "--propagation",
-                "private",
-                "sh",
-                "-c",
-                ENTER,
-                "enter",
-            ],
-        );
+        let mut command =
+            program("unshare", ["--mount", "--propagation", "private", "sh", "-c", ENTER, "enter"]);
         command
             .arg(&self.root)
             .args(arguments)
@@ -113,75 +96,4 @@ fn home() -> Result<PathBuf> {
 
 fn env_path(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from)
-}
-
-/// The mirror that this machine's apt uses for [`SUITE`].
-fn mirror(apt: &Path) -> Result<String> {
-    let mut files = vec![apt.join("sources.list")];
-    if let Ok(entries) = fs::read_dir(apt.join("sources.list.d")) {
-        files.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
-    }
-    files.sort();
-    for file in &files {
-        let Ok(text) = fs::read_to_string(file) else {
-            continue;
-        };
-        let mirror = if file
-            .extension()
-            .is_some_and(|extension| extension == "sources")
-        {
-            mirror_in_stanzas(&text)
-        } else {
-            mirror_in_lines(&text)
-        };
-        if let Some(mirror) = mirror {
-            return Ok(mirror);
-        }
-    }
-    bail!("no source of Debian's {SUITE} in {}", apt.display());
-}
-
-/// From the one-line format: `deb [options] URI suite components`.
-fn mirror_in_lines(text: &str) -> Option<String> {
-    text.lines().find_map(|line| {
-        let words: Vec<&str> = line.strip_prefix("deb ")?.split_whitespace().collect();
-        let uri = words.iter().position(|word| word.contains("://"))?;
-        (*words.get(uri + 1)? == SUITE).then(|| words[uri].to_owned())
-    })
-}
-
-/// From the stanza format: `URIs:` and `Suites:` fields.
-fn mirror_in_stanzas(text: &str) -> Option<String> {
-    text.split("\n\n").find_map(|stanza| {
-        let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name));
-        let offers = field("Suites:")?
-            .split_whitespace()
-            .any(|suite| suite == SUITE);
-        let uri = field("URIs:")?.split_whitespace().next()?;
-        offers.then(|| uri.to_owned())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_mirror_is_read_from_either_format() {
-        let lines = "# comment\ndeb-src http://a.test/debian bookworm main\n\
-            deb [signed-by=/x] http://b.test/security bookworm-security main\n\
-            deb [signed-by=/x] http://c.test/debian bookworm main contrib\n";
-        assert_eq!(mirror_in_lines(lines).unwrap(), "http://c.test/debian");
-        let stanzas = "Types: deb\nURIs: http://a.test/security\nSuites: bookworm-security\n\n\
-            Types: deb\n# comment\nURIs: http://b.test/debian\nSuites: bookworm bookworm-updates\n";
-        assert_eq!(mirror_in_stanzas(stanzas).unwrap(), "http://b.test/debian");
-        assert_eq!(
-            mirror_in_lines("deb http://c.test/debian trixie main"),
-            None
-        );
-        assert_eq!(
-            mirror_in_stanzas("URIs: http://c.test/\nSuites: trixie"),
-            None
-        );
-    }
 }

@@ -6,21 +6,12 @@ use crate::command::{output, program, run, succeeds};
 
 /// Each package and what the tests use it for.
 const PACKAGES: &[(&str, &str)] = &[
-    (
-        "attr",
-        "setfattr and getfattr, for layers with extended attributes",
-    ),
+    ("attr", "setfattr and getfattr, for layers with extended attributes"),
     ("busybox-static", "the program in the small test images"),
     ("ca-certificates", "cargo's downloads"),
     ("containernetworking-plugins", "networks for podman"),
-    (
-        "debootstrap",
-        "the minimal Debian that builds, and the nginx image",
-    ),
-    (
-        "docker.io",
-        "the client that most people push with; a peer that is measured",
-    ),
+    ("debootstrap", "the minimal Debian that builds, and the nginx image"),
+    ("docker.io", "the client that most people push with; a peer that is measured"),
     ("git", "the list of files to check"),
     ("iproute2", "looking at links and namespaces for leaks"),
     ("iptables", "a dockerd beside ours that drops FORWARD"),
@@ -33,38 +24,24 @@ const PACKAGES: &[(&str, &str)] = &[
 
 /// Installs the packages that are missing, and touches nothing when none is.
 pub fn install_missing() -> Result<()> {
-    let missing: Vec<&str> = PACKAGES
-        .iter()
-        .map(|(name, _)| *name)
-        .filter(|name| !is_installed(name))
-        .collect();
+    let missing: Vec<&str> =
+        PACKAGES.iter().map(|(name, _)| *name).filter(|name| !is_installed(name)).collect();
     if missing.is_empty() {
         eprintln!("all {} packages are installed", PACKAGES.len());
         return Ok(());
     }
     if !succeeds(&mut program("apt-get", ["--version"])) {
-        bail!(
-            "apt-get is not here; install these yourself: {}",
-            missing.join(" ")
-        );
+        bail!("apt-get is not here; install these yourself: {}", missing.join(" "));
     }
     for (name, purpose) in PACKAGES.iter().filter(|(name, _)| missing.contains(name)) {
         eprintln!("{name} is missing: {purpose}");
     }
     run(&mut program("apt-get", ["update", "-q"]))?;
-    let mut install = program(
-        "apt-get",
-        ["install", "-q", "-y", "--no-install-recommends"],
-    );
-    run(install
-        .args(missing)
-        .env("DEBIAN_FRONTEND", "noninteractive"))
+    let mut install = program("apt-get", ["install", "-q", "-y", "--no-install-recommends"]);
+    run(install.args(missing).env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
 fn is_installed(name: &str) -> bool {
-    output(&mut program(
-        "dpkg-query",
-        ["-W", "-f", "${db:Status-Status}", name],
-    ))
-    .is_ok_and(|status| status == "installed")
+    output(&mut program("dpkg-query", ["-W", "-f", "${db:Status-Status}", name]))
+        .is_ok_and(|status| status == "installed")
 }

@@ -23,10 +23,7 @@ struct Done {
 impl Stages {
     /// None yet.
     pub fn new() -> Self {
-        Self {
-            began: Instant::now(),
-            done: Vec::new(),
-        }
+        Self { began: Instant::now(), done: Vec::new() }
     }
 
     /// Runs one stage; its budget is in seconds.
@@ -61,11 +58,7 @@ impl Stages {
 }
 
 fn remark(took: Duration, budget: Duration) -> &'static str {
-    if took > budget {
-        "  over its budget"
-    } else {
-        ""
-    }
+    if took > budget { "  over its budget" } else { "" }
 }
 
 fn minutes(time: Duration) -> String {

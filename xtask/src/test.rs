@@ -44,9 +44,7 @@ pub fn run_all(options: &Options) -> Result<()> {
     })?;
     stages.run("demo in minimal debian", 30, || {
         let binary = release_binary();
-        let binary = binary
-            .to_str()
-            .context("the target directory is not UTF-8")?;
+        let binary = binary.to_str().context("the target directory is not UTF-8")?;
         run(&mut debian.command(&[binary, "demo", "--once"])?)
     })?;
     verify::run_all(&mut stages)?;
@@ -63,13 +61,7 @@ pub fn run_all(options: &Options) -> Result<()> {
 
 fn run_tests(options: &Options, counts: &mut Counts) -> Result<()> {
     let mut command = if succeeds(&mut cargo(["nextest", "--version"])) {
-        cargo([
-            "nextest",
-            "run",
-            "--workspace",
-            "--locked",
-            "--no-fail-fast",
-        ])
+        cargo(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
     } else {
         // Compiling nextest takes longer than all of our tests; its gain is one process per test.
         eprintln!("cargo-nextest is not installed; using cargo test, which runs fewer at once");
@@ -78,9 +70,7 @@ fn run_tests(options: &Options, counts: &mut Counts) -> Result<()> {
         plain
     };
     let n_kills = if options.long { N_KILLS_LONG } else { N_KILLS };
-    command
-        .env("LONGSHORE_BIN", release_binary())
-        .env("LONGSHORE_KILLS", n_kills.to_string());
+    command.env("LONGSHORE_BIN", release_binary()).env("LONGSHORE_KILLS", n_kills.to_string());
     if let Some(seed) = options.seed {
         command.env("LONGSHORE_SEED", seed.to_string());
     }
@@ -97,11 +87,7 @@ struct Counts {
 
 impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            passed,
-            failed,
-            skipped,
-        } = self;
+        let Self { passed, failed, skipped } = self;
         write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
     }
 }
@@ -111,17 +97,12 @@ impl Counts {
     fn add(&mut self, command: &mut Command) -> Result<()> {
         // Both runners print their counts on different streams; the shell joins them in order.
         let mut joined = Command::new("sh");
-        joined
-            .args(["-c", "exec \"$@\" 2>&1", "sh"])
-            .arg(command.get_program());
+        joined.args(["-c", "exec \"$@\" 2>&1", "sh"]).arg(command.get_program());
         joined.args(command.get_args());
         for (name, value) in command.get_envs() {
             joined.env(name, value.unwrap_or_default());
         }
-        let mut child = joined
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot run the tests")?;
+        let mut child = joined.stdout(Stdio::piped()).spawn().context("cannot run the tests")?;
         let output = child.stdout.take().expect("its output is piped");
         for line in BufReader::new(output).lines() {
             let line = line.context("cannot read what the tests print")?;
@@ -138,9 +119,7 @@ impl Counts {
     /// Adds a summary line of nextest (`27 tests run: 26 passed (1 slow), 1 failed, 2 skipped`) or
     /// of cargo's own runner (`test result: ok. 3 passed; 0 failed; 1 ignored; ...`).
     fn read(&mut self, line: &str) {
-        let summary = line
-            .split_once(" tests run: ")
-            .or_else(|| line.split_once(" test run: "));
+        let summary = line.split_once(" tests run: ").or_else(|| line.split_once(" test run: "));
         let Some((_, counts)) = summary.or_else(|| line.split_once("test result: ")) else {
             return;
         };
@@ -173,11 +152,7 @@ mod tests {
         ] {
             counts.read(line);
         }
-        let expected = Counts {
-            passed: 27,
-            failed: 3,
-            skipped: 3,
-        };
+        let expected = Counts { passed: 27, failed: 3, skipped: 3 };
         assert_eq!(counts, expected);
         assert_eq!(counts.to_string(), "27 passed, 3 failed, 3 skipped");
     }

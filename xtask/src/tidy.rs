@@ -18,13 +18,7 @@ pub fn run() -> Result<()> {
     let root = repository_root();
     let listed = output(&mut program(
         "git",
-        [
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ],
+        ["ls-files", "-z", "--cached", "--others", "--exclude-standard"],
     ))?;
     let mut faults = Vec::new();
     for name in listed.split('\0').filter(|name| !name.is_empty()) {
@@ -37,10 +31,7 @@ pub fn run() -> Result<()> {
         let text = std::fs::read_to_string(&package.manifest_path)
             .with_context(|| format!("cannot read {}", package.manifest_path))?;
         if !text.contains("[lints]\nworkspace = true") {
-            faults.push(format!(
-                "{}: does not inherit the workspace's lints",
-                package.name
-            ));
+            faults.push(format!("{}: does not inherit the workspace's lints", package.name));
         }
     }
     if faults.is_empty() {
@@ -69,11 +60,7 @@ fn check_file(name: &str, text: &str, root: &Path, faults: &mut Vec<String>) {
 /// What is wrong with a line, if anything.
 fn line_fault(line: &str, is_rust: bool, root: &Path) -> Option<&'static str> {
     // Spelled in two parts, so that this file passes its own check.
-    let notes = [
-        concat!("TO", "DO"),
-        concat!("FIX", "ME"),
-        concat!("XX", "X"),
-    ];
+    let notes = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
     if notes.iter().any(|note| has_word(line, note)) && !names_issue(line) {
         return Some("a note without the number of an issue, such as (#12)");
     }
@@ -87,10 +74,7 @@ fn line_fault(line: &str, is_rust: bool, root: &Path) -> Option<&'static str> {
     if here.len() > 1 && line.contains(&*here) || homes.iter().any(|home| line.contains(home)) {
         return Some("a path of one machine");
     }
-    let credits = [
-        concat!("co-authored", "-by:"),
-        concat!("generated ", "with"),
-    ];
+    let credits = [concat!("co-authored", "-by:"), concat!("generated ", "with")];
     let lower = line.to_ascii_lowercase();
     credits
         .iter()
@@ -99,15 +83,12 @@ fn line_fault(line: &str, is_rust: bool, root: &Path) -> Option<&'static str> {
 }
 
 fn has_word(line: &str, word: &str) -> bool {
-    line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-        .any(|part| part == word)
+    line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|part| part == word)
 }
 
 /// True when `#` and a digit follow each other somewhere in the line.
 fn names_issue(line: &str) -> bool {
-    line.as_bytes()
-        .windows(2)
-        .any(|pair| pair[0] == b'#' && pair[1].is_ascii_digit())
+    line.as_bytes().windows(2).any(|pair| pair[0] == b'#' && pair[1].is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -138,18 +119,8 @@ mod tests {
         let mut faults = Vec::new();
         let root = Path::new("/srv/checkout");
         check_file("crates/a/src/util.rs", "", root, &mut faults);
-        check_file(
-            "crates/a/src/long.rs",
-            &"\n".repeat(MAX_LINES + 1),
-            root,
-            &mut faults,
-        );
-        check_file(
-            "docs/long.md",
-            &"\n".repeat(MAX_LINES + 1),
-            root,
-            &mut faults,
-        );
+        check_file("crates/a/src/long.rs", &"\n".repeat(MAX_LINES + 1), root, &mut faults);
+        check_file("docs/long.md", &"\n".repeat(MAX_LINES + 1), root, &mut faults);
         assert_eq!(faults.len(), 2, "{faults:?}");
     }
 }

@@ -8,9 +8,7 @@ use crate::{layers, tidy};
 
 /// Runs all checks, the quick ones first.
 pub fn run_all(stages: &mut Stages) -> Result<()> {
-    stages.run("format", 10, || {
-        run(&mut cargo(["fmt", "--all", "--check"]))
-    })?;
+    stages.run("format", 10, || run(&mut cargo(["fmt", "--all", "--check"])))?;
     stages.run("tidy", 5, tidy::run)?;
     stages.run("layers", 5, layers::run)?;
     stages.run("lints", 300, || {

@@ -1,0 +1,1 @@
+//! What Longshore promises, tried on the release binary. One file per promise.

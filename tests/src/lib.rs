@@ -1,0 +1,29 @@
+//! Drives the release binary from outside, as a user, a registry client and an unlucky machine do.
+//!
+//! Nothing here links the product: it starts `longshore up`, speaks to what it publishes and looks
+//! at the kernel for what it leaves behind. The benchmarks of `cargo xtask bench` use the same
+//! harness, so that what is measured is what is tested.
+//!
+//! - [`Platform`]: one `longshore up` in a directory of its own, gone without a trace at the end.
+//! - [`Traffic`]: requests that go on while something else happens.
+//! - [`image`]: test images, made here; nothing is pulled from a public registry.
+//! - [`Dockerd`]: a docker daemon with its own state, for Debian's docker client.
+//!
+//! Tests: `cargo nextest run -p longshore-e2e`, after `cargo build --release`. They need root.
+
+pub mod cli;
+pub mod debian;
+pub mod dockerd;
+pub mod http;
+pub mod image;
+pub mod leaks;
+pub mod platform;
+pub mod process;
+pub mod traffic;
+pub mod wait;
+
+pub use cli::Finished;
+pub use dockerd::Dockerd;
+pub use platform::{Platform, UpOptions};
+pub use traffic::Traffic;
+pub use wait::{eventually, holds};

@@ -1,0 +1,39 @@
+//! Waiting for something to become true. The only place of the tests that sleeps.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// The time between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long anything may take on a machine under load. A test that waits this long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Looks again until there is an answer; the error names what was waited for, and the last cause.
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let outcome = look();
+        if let Ok(Some(found)) = outcome {
+            return Ok(found);
+        }
+        if Instant::now() > deadline {
+            match outcome.err() {
+                Some(cause) => return Err(cause.context(format!("{what}: not in {PATIENCE:?}"))),
+                None => bail!("{what}: not in {PATIENCE:?}"),
+            }
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Looks for the whole of `period` and fails at the first look that does: for what must not happen.
+pub fn holds(period: Duration, mut look: impl FnMut() -> Result<()>) -> Result<()> {
+    let end = Instant::now() + period;
+    while Instant::now() < end {
+        look()?;
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
