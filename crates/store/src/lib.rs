@@ -1,1 +1,34 @@
-//! To be written.
+//! Longshore's state: a key-value store with etcd's semantics behind one trait.
+//!
+//! [`Store`] is what services use, as `Arc<dyn Store>`: revisions, conditional transactions,
+//! leases, watches that resume, compaction. [`RedbStore`] is the embedded implementation, one file
+//! with nothing to install; etcd is to be the other, and [`conformance`] is the list of what both
+//! must do. [`record`] gives stored values a version.
+//!
+//! The crate knows nothing of apps or locations: who owns a key decides what is in it.
+//! Test: `cargo nextest run -p longshore-store`.
+
+#![deny(missing_docs)]
+
+pub mod conformance;
+pub mod record;
+
+mod embedded;
+mod error;
+mod key;
+mod key_value;
+mod store;
+mod transaction;
+mod watch;
+
+pub use embedded::{OpenStoreError, RedbOptions, RedbStore};
+pub use error::StoreError;
+pub use key::{Key, MAX_KEY_BYTES, Prefix};
+pub use key_value::{Event, KeyValue, LeaseId, Revision};
+pub use record::{Record, RecordError};
+pub use store::{Backend, Listing, Page, Store};
+pub use transaction::{
+    CheckedTransaction, Compare, MAX_OPERATIONS, MAX_REQUEST_BYTES, Op, OpResponse, Relation,
+    Target, Transaction, TransactionResult,
+};
+pub use watch::{Watch, WatchBatch};

@@ -1,0 +1,82 @@
+//! Watches: a position in the history that moves on.
+//!
+//! A watch is pulled, never pushed to. It asks for what follows its position: from memory when it
+//! has kept up, else from disk. So catching up and going live are the same step, and there is no
+//! seam between them at which an event could be lost or told twice.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+
+use futures_util::stream::{self, Stream};
+use tokio::sync::watch;
+
+use crate::error::StoreError;
+use crate::key_value::Revision;
+use crate::watch::WatchBatch;
+
+use super::Shared;
+use super::recent::Stretch;
+
+/// A watch under way.
+struct Follower {
+    shared: Weak<Shared>,
+    newest: watch::Receiver<Revision>,
+    prefix: Arc<str>,
+    /// The first revision not read yet.
+    next: Revision,
+    /// Read and not yet given out.
+    ready: VecDeque<WatchBatch>,
+}
+
+/// The changes under `prefix` from revision `from` on. It does not keep the store open.
+pub fn follow(
+    shared: &Arc<Shared>,
+    prefix: &str,
+    from: Revision,
+) -> impl Stream<Item = Result<WatchBatch, StoreError>> + Send + use<> {
+    let follower = Follower {
+        shared: Arc::downgrade(shared),
+        newest: shared.newest.subscribe(),
+        prefix: prefix.into(),
+        next: from,
+        ready: VecDeque::new(),
+    };
+    stream::unfold(Some(follower), |follower| async {
+        let mut follower = follower?;
+        match follower.next_batch().await {
+            Ok(batch) => Some((Ok(batch), Some(follower))),
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+}
+
+impl Follower {
+    async fn next_batch(&mut self) -> Result<WatchBatch, StoreError> {
+        loop {
+            if let Some(batch) = self.ready.pop_front() {
+                return Ok(batch);
+            }
+            let newest = *self.newest.borrow_and_update();
+            if self.next <= newest {
+                let Stretch { batches, next } = self.read().await?;
+                self.ready.extend(batches);
+                self.next = next;
+                continue;
+            }
+            let changed = self.newest.changed().await;
+            let shared = self.shared.upgrade().ok_or(StoreError::Closed)?;
+            shared.check_usable()?;
+            // The sender is in `shared`, so this only fails together with the upgrade above.
+            changed.map_err(|_| StoreError::Closed)?;
+        }
+    }
+
+    async fn read(&self) -> Result<Stretch, StoreError> {
+        let shared = self.shared.upgrade().ok_or(StoreError::Closed)?;
+        if let Some(stretch) = shared.recent.read(self.next, &self.prefix) {
+            return Ok(stretch);
+        }
+        let (from, prefix) = (self.next, Arc::clone(&self.prefix));
+        shared.snapshot(move |snapshot| snapshot.history(from, &prefix)).await
+    }
+}

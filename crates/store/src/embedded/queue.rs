@@ -1,0 +1,194 @@
+//! What waits for the writer: every request that changes the store.
+//!
+//! This is the group commit: while the writer waits for the disk, requests gather here, and it takes
+//! them all as its next batch. The queue is bounded; who finds it full waits for room.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::error::StoreError;
+use crate::key_value::{LeaseId, Revision};
+use crate::transaction::{CheckedTransaction, TransactionResult};
+
+/// The most requests that wait; further ones wait before the queue.
+const MAX_WAITING: usize = 1024;
+/// The most requests in a batch, so that the first does not wait for very many others.
+const MAX_BATCH: usize = 256;
+/// The most bytes in a batch, beyond the first request.
+const MAX_BATCH_BYTES: usize = 8 << 20;
+
+/// Where the answer to a request goes.
+pub type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// A request to the writer.
+#[derive(Debug)]
+pub enum Request {
+    Commit {
+        transaction: CheckedTransaction,
+        reply: Reply<TransactionResult>,
+    },
+    Grant {
+        ttl: Duration,
+        reply: Reply<LeaseId>,
+    },
+    Revoke {
+        lease: LeaseId,
+        reply: Reply<()>,
+    },
+    /// Compacts a stretch towards `to` and answers whether it got there.
+    Compact {
+        to: Revision,
+        reply: Reply<bool>,
+    },
+}
+
+impl Request {
+    fn n_bytes(&self) -> usize {
+        match self {
+            Self::Commit { transaction, .. } => transaction.n_bytes(),
+            Self::Grant { .. } | Self::Revoke { .. } | Self::Compact { .. } => 0,
+        }
+    }
+}
+
+/// The requests that wait.
+#[derive(Debug)]
+pub struct Queue {
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+    room: Semaphore,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    requests: VecDeque<Request>,
+    closed: bool,
+}
+
+/// The queue takes no more requests.
+#[derive(Debug)]
+pub struct QueueClosed;
+
+impl Queue {
+    pub fn new() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            arrived: Condvar::new(),
+            room: Semaphore::new(MAX_WAITING),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a request, once there is room.
+    pub async fn push(&self, request: Request) -> Result<(), QueueClosed> {
+        self.room.acquire().await.map_err(|_| QueueClosed)?.forget();
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(QueueClosed);
+        }
+        waiting.requests.push_back(request);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// The next batch: as soon as there is one, or an empty one at `deadline`. `None` when the queue
+    /// is closed and empty.
+    pub fn take(&self, deadline: Option<Instant>) -> Option<Vec<Request>> {
+        let mut waiting = self.lock();
+        while waiting.requests.is_empty() {
+            if waiting.closed {
+                return None;
+            }
+            let Some(deadline) = deadline else {
+                waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            waiting =
+                self.arrived.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let mut batch = Vec::new();
+        let mut n_bytes = 0;
+        while batch.len() < MAX_BATCH
+            && n_bytes < MAX_BATCH_BYTES
+            && let Some(request) = waiting.requests.pop_front()
+        {
+            n_bytes += request.n_bytes();
+            batch.push(request);
+        }
+        self.room.add_permits(batch.len());
+        Some(batch)
+    }
+
+    /// Takes no more requests; those that wait can still be taken.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.room.close();
+        self.arrived.notify_one();
+    }
+
+    /// Drops the requests that wait, which tells those who made them.
+    pub fn clear(&self) {
+        self.lock().requests.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn compact(to: u64) -> (Request, oneshot::Receiver<Result<bool, StoreError>>) {
+        let (reply, answer) = oneshot::channel();
+        let to = Revision(to);
+        (Request::Compact { to, reply }, answer)
+    }
+
+    #[tokio::test]
+    async fn what_gathers_is_one_batch_in_order() {
+        let queue = Queue::new();
+        let mut answers = Vec::new();
+        for to in 0..300 {
+            let (request, answer) = compact(to);
+            queue.push(request).await.unwrap();
+            answers.push(answer);
+        }
+        let sizes: Vec<_> = (0..2).map(|_| queue.take(None).unwrap().len()).collect();
+        assert_eq!(sizes, [256, 44]);
+        assert!(queue.take(Some(Instant::now())).unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_makes_the_next_one_wait() {
+        let queue = Arc::new(Queue::new());
+        for to in 0..1024 {
+            queue.push(compact(to).0).await.unwrap();
+        }
+        let mut late = Box::pin(queue.push(compact(9999).0));
+        assert!(futures_util::poll!(&mut late).is_pending());
+        queue.take(None).unwrap();
+        late.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_closed_queue_gives_out_what_waits_and_takes_no_more() {
+        let queue = Queue::new();
+        queue.push(compact(1).0).await.unwrap();
+        let (second, answer) = compact(2);
+        queue.close();
+        queue.push(second).await.unwrap_err();
+        answer.await.unwrap_err();
+        assert_eq!(queue.take(None).unwrap().len(), 1);
+        assert!(queue.take(None).is_none());
+    }
+}
