@@ -1,0 +1,195 @@
+//! Manifests and tags, pushed, pulled and deleted.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::response::Response;
+use longshore_types::{Digest, Repository, Tag};
+use sha2::{Digest as _, Sha256};
+
+use crate::Registry;
+use crate::manifest::{MAX_MANIFEST, Manifest, Reference};
+use crate::refusal::{Code, Refusal};
+use crate::server::{CONTENT_DIGEST, empty, is_known_to_client, set, text};
+use crate::storage::{Storage, StorageError, StoredManifest};
+use crate::uploads::read_whole;
+
+/// How a client names a manifest.
+#[derive(Debug, Clone)]
+enum Name {
+    Digest(Digest),
+    Tag(Tag),
+}
+
+impl Name {
+    /// Only a digest can contain a colon.
+    fn parse(text: &str) -> Result<Self, (Code, longshore_types::ParseError)> {
+        if text.contains(':') {
+            let digest = text.parse().map(Self::Digest);
+            digest.map_err(|error| (Code::DigestInvalid, error))
+        } else {
+            let tag = text.parse().map(Self::Tag);
+            tag.map_err(|error| (Code::ManifestInvalid, error))
+        }
+    }
+}
+
+pub(crate) async fn answer(
+    registry: &Arc<Registry>,
+    repository: Repository,
+    reference: &str,
+    parts: &Parts,
+    body: &mut Body,
+) -> Result<Response, Refusal> {
+    let name = match Name::parse(reference) {
+        Ok(name) => name,
+        // What cannot be a tag is not there; only a push must be told that it never can be.
+        Err((Code::ManifestInvalid, _)) if parts.method != Method::PUT => {
+            return Err(Refusal::manifest_unknown(&repository, reference));
+        }
+        Err((code, error)) => return Err(Refusal::bad(code, error)),
+    };
+    match parts.method {
+        Method::PUT => put(registry, repository, name, parts, body).await,
+        Method::DELETE => delete(registry, repository, name, reference).await,
+        _ => get(registry, repository, name, reference, parts).await,
+    }
+}
+
+async fn get(
+    registry: &Arc<Registry>,
+    repository: Repository,
+    name: Name,
+    reference: &str,
+    parts: &Parts,
+) -> Result<Response, Refusal> {
+    let of = repository.clone();
+    let found = registry.blocking(move |storage| find(storage, &of, &name)).await?;
+    let (digest, manifest) =
+        found.ok_or_else(|| Refusal::manifest_unknown(&repository, reference))?;
+    let etag = format!("\"{digest}\"");
+    let mut response = if is_known_to_client(parts, &etag) {
+        empty(StatusCode::NOT_MODIFIED)
+    } else {
+        let length = manifest.bytes.len();
+        let body = match parts.method {
+            Method::HEAD => Body::empty(),
+            _ => Body::from(manifest.bytes),
+        };
+        let mut response = Response::new(body);
+        set(&mut response, CONTENT_LENGTH, length);
+        set(&mut response, CONTENT_TYPE, manifest.media_type);
+        response
+    };
+    set(&mut response, ETAG, etag);
+    set(&mut response, CONTENT_DIGEST, digest);
+    // Without it a browser, told nothing else, may take text that a user pushed for a page.
+    response
+        .headers_mut()
+        .insert(axum::http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    Ok(response)
+}
+
+fn find(
+    storage: &Storage,
+    repository: &Repository,
+    name: &Name,
+) -> Result<Option<(Digest, StoredManifest)>, StorageError> {
+    let digest = match name {
+        Name::Digest(digest) => Some(*digest),
+        Name::Tag(tag) => storage.tag(repository, tag)?,
+    };
+    let Some(digest) = digest else {
+        return Ok(None);
+    };
+    let manifest = storage.manifest(repository, &digest)?;
+    Ok(manifest.map(|manifest| (digest, manifest)))
+}
+
+async fn put(
+    registry: &Arc<Registry>,
+    repository: Repository,
+    name: Name,
+    parts: &Parts,
+    body: &mut Body,
+) -> Result<Response, Refusal> {
+    let bytes = read_whole(registry, body, MAX_MANIFEST).await?;
+    let manifest = Manifest::parse(text(parts, CONTENT_TYPE), &bytes)
+        .map_err(|error| Refusal::bad(Code::ManifestInvalid, error))?;
+    let digest = Digest::from_sha256(Sha256::digest(&bytes).into());
+    if let Name::Digest(claimed) = &name
+        && *claimed != digest
+    {
+        let message = format!("the manifest's digest is {digest}, not {claimed}");
+        return Err(Refusal::bad(Code::DigestInvalid, message));
+    }
+    let to = repository.clone();
+    registry.blocking(move |storage| keep(storage, &to, &name, &digest, (manifest, bytes))).await?;
+    let mut response = empty(StatusCode::CREATED);
+    let location = format!("/v2/{repository}/manifests/{digest}");
+    set(&mut response, LOCATION, location);
+    set(&mut response, CONTENT_DIGEST, digest);
+    Ok(response)
+}
+
+fn keep(
+    storage: &Storage,
+    repository: &Repository,
+    name: &Name,
+    digest: &Digest,
+    (manifest, bytes): (Manifest, Vec<u8>),
+) -> Result<(), Refusal> {
+    let _unchanged = storage.lock_repository(repository);
+    for blob in &manifest.blobs {
+        check(blob, "blob", storage.blob_size(repository, &blob.digest)?)?;
+    }
+    for child in &manifest.manifests {
+        let size = storage.manifest_size(repository, &child.digest)?;
+        check(child, "manifest", size)?;
+    }
+    let stored = StoredManifest { media_type: manifest.kind.media_type().to_owned(), bytes };
+    storage.put_manifest(repository, digest, &stored)?;
+    if let Name::Tag(tag) = name {
+        storage.put_tag(repository, tag, digest)?;
+    }
+    Ok(())
+}
+
+/// A wrong size is refused too: those who pull reserve space and set limits by it.
+fn check(reference: &Reference, what: &str, size: Option<u64>) -> Result<(), Refusal> {
+    let Reference { digest, size: said } = reference;
+    match size {
+        None => Err(Refusal::bad(
+            Code::ManifestBlobUnknown,
+            format!("{what} {digest} must be pushed to this repository first"),
+        )),
+        Some(size) if size != *said => Err(Refusal::bad(
+            Code::SizeInvalid,
+            format!("{what} {digest} has {size} bytes, not {said}"),
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+async fn delete(
+    registry: &Arc<Registry>,
+    repository: Repository,
+    name: Name,
+    reference: &str,
+) -> Result<Response, Refusal> {
+    let of = repository.clone();
+    let existed = registry
+        .blocking(move |storage| match name {
+            Name::Digest(digest) => storage.delete_manifest(&of, &digest),
+            Name::Tag(tag) => storage.delete_tag(&of, &tag),
+        })
+        .await?;
+    if existed {
+        Ok(empty(StatusCode::ACCEPTED))
+    } else {
+        Err(Refusal::manifest_unknown(&repository, reference))
+    }
+}

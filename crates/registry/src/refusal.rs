@@ -1,0 +1,171 @@
+//! Refusals as OCI distribution writes them: a status, a code and a text.
+
+use std::fmt::Display;
+
+use axum::body::Body;
+use axum::http::header::{ALLOW, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use longshore_types::token::RegistryAction;
+use longshore_types::{Digest, Repository};
+use serde::Serialize;
+
+use crate::StorageError;
+
+/// The codes of the specification; `Unknown` is what its predecessor has for failures of the
+/// registry itself, and clients show the text beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub(crate) enum Code {
+    BlobUnknown,
+    BlobUploadInvalid,
+    BlobUploadUnknown,
+    Denied,
+    DigestInvalid,
+    ManifestBlobUnknown,
+    ManifestInvalid,
+    ManifestUnknown,
+    NameInvalid,
+    NameUnknown,
+    PaginationNumberInvalid,
+    SizeInvalid,
+    Unauthorized,
+    Unknown,
+    Unsupported,
+}
+
+/// An answer that says no.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    code: Code,
+    message: String,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), headers: Vec::new() }
+    }
+
+    pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// A request that no change on the server would make right.
+    pub(crate) fn bad(code: Code, message: impl Display) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message.to_string())
+    }
+
+    /// True when the reason is a full disk.
+    pub(crate) fn is_full_disk(&self) -> bool {
+        self.status == StatusCode::INSUFFICIENT_STORAGE
+    }
+
+    /// True when the client stopped in the middle of its request.
+    pub(crate) fn is_stalled_body(&self) -> bool {
+        self.status == StatusCode::REQUEST_TIMEOUT
+    }
+
+    pub(crate) fn unauthorized() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            Code::Unauthorized,
+            "a Longshore token is needed: as the password of any user name, or as a bearer token",
+        )
+        .with(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Basic realm="longshore""#))
+    }
+
+    pub(crate) fn denied(action: RegistryAction, repository: &Repository) -> Self {
+        let action = match action {
+            RegistryAction::Pull => "pull from",
+            RegistryAction::Push => "push to",
+            RegistryAction::Delete => "delete from",
+        };
+        Self::new(
+            StatusCode::FORBIDDEN,
+            Code::Denied,
+            format!("the token has no right to {action} {repository}"),
+        )
+    }
+
+    pub(crate) fn method(method: &Method, allowed: &'static str) -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            Code::Unsupported,
+            format!("{method} does nothing here; use {allowed}"),
+        )
+        .with(ALLOW, HeaderValue::from_static(allowed))
+    }
+
+    pub(crate) fn blob_unknown(repository: &Repository, digest: &Digest) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            Code::BlobUnknown,
+            format!("{repository} has no blob {digest}"),
+        )
+    }
+
+    pub(crate) fn manifest_unknown(repository: &Repository, reference: impl Display) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            Code::ManifestUnknown,
+            format!("{repository} has no manifest {reference}"),
+        )
+    }
+
+    pub(crate) fn upload_unknown(repository: &Repository, upload: impl Display) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            Code::BlobUploadUnknown,
+            format!("{repository} has no upload {upload}; begin a new one"),
+        )
+    }
+}
+
+impl From<StorageError> for Refusal {
+    /// Logs the cause, of which the client is told only what it can act on.
+    fn from(error: StorageError) -> Self {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::error!(%error, cause, "the registry's disk refused an operation");
+        if error.is_full() {
+            Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                Code::Unknown,
+                "the registry's disk is full",
+            )
+        } else {
+            Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                Code::Unknown,
+                "the registry's disk refused an operation; the registry's log has the cause",
+            )
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Errors<'a> {
+    errors: [OneError<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct OneError<'a> {
+    code: Code,
+    message: &'a str,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = serde_json::to_vec(&Errors {
+            errors: [OneError { code: self.code, message: &self.message }],
+        })
+        .expect("two texts are valid JSON");
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}

@@ -1,0 +1,132 @@
+//! The registry as a value: its options, its storage, the uploads in progress.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use longshore_types::ByteCount;
+
+use crate::access::Authorizer;
+use crate::storage::{Storage, StorageError};
+use crate::uploads::Uploads;
+
+/// How often uploads that nobody continues are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// What a registry is opened with.
+#[derive(Clone)]
+pub struct RegistryOptions {
+    /// The directory that holds everything; made when missing.
+    pub root: PathBuf,
+    /// Who knows the rights of tokens.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// How long a client may send nothing in the middle of a body. Default: 30 s.
+    pub body_stall: Duration,
+    /// The largest blob that is taken. Default: 256 GiB.
+    pub max_blob: ByteCount,
+    /// After how long without a byte an upload is dropped. Default: 24 h.
+    pub upload_age: Duration,
+}
+
+impl RegistryOptions {
+    /// Options with their defaults.
+    pub fn new(root: impl Into<PathBuf>, authorizer: Arc<dyn Authorizer>) -> Self {
+        Self {
+            root: root.into(),
+            authorizer,
+            body_stall: Duration::from_secs(30),
+            max_blob: ByteCount(256 << 30),
+            upload_age: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// Why a registry cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenRegistryError {
+    /// Another process serves this directory.
+    #[error("{} is in use by another registry", root.display())]
+    InUse {
+        /// The directory.
+        root: PathBuf,
+    },
+    /// The directory could not be prepared.
+    #[error("cannot open the registry in {}", root.display())]
+    Storage {
+        /// The directory.
+        root: PathBuf,
+        /// What failed.
+        #[source]
+        source: StorageError,
+    },
+}
+
+/// An open registry; it holds its directory until it is dropped.
+pub struct Registry {
+    pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) body_stall: Duration,
+    pub(crate) max_blob: ByteCount,
+    pub(crate) uploads: Uploads,
+    upload_age: Duration,
+    storage: Arc<Storage>,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("storage", &self.storage).finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    /// Opens the registry in a directory and removes what a crash left there. Blocks for as long as
+    /// the disk takes.
+    pub fn open(options: RegistryOptions) -> Result<Self, OpenRegistryError> {
+        let RegistryOptions { root, authorizer, body_stall, max_blob, upload_age } = options;
+        let storage = match Storage::open(&root, upload_age) {
+            Ok(storage) => Arc::new(storage),
+            Err(error) if error.is_locked() => return Err(OpenRegistryError::InUse { root }),
+            Err(source) => return Err(OpenRegistryError::Storage { root, source }),
+        };
+        Ok(Self {
+            authorizer,
+            body_stall,
+            max_blob,
+            uploads: Uploads::default(),
+            upload_age,
+            storage,
+        })
+    }
+
+    /// Drops uploads that nobody continues, now and each hour; never ends. Run beside the server and
+    /// dropped with it.
+    pub async fn maintain(&self) {
+        let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+        loop {
+            ticks.tick().await;
+            let age = self.upload_age;
+            self.uploads.forget_idle();
+            match self.blocking(move |storage| storage.sweep_uploads(age)).await {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(removed, "dropped uploads that nobody continued"),
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(%error, cause, "cannot look for old uploads; trying again later");
+                }
+            }
+        }
+    }
+
+    /// Runs what may wait for the disk away from the threads that serve connections.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Storage) -> T + Send + 'static,
+    ) -> T {
+        let storage = self.storage.clone();
+        match tokio::task::spawn_blocking(move || work(&storage)).await {
+            Ok(done) => done,
+            // Ends this request as if the panic had happened in it.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}

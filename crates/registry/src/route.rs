@@ -1,0 +1,133 @@
+//! From a path to what it names.
+//!
+//! Repository names contain slashes and may contain our own words (`a/blobs/b`), so a path is read
+//! from its end; a router that reads from the front cannot express that.
+
+use axum::http::{Method, StatusCode};
+use longshore_types::Repository;
+use longshore_types::token::RegistryAction::{self, Delete, Pull, Push};
+use percent_encoding::percent_decode_str;
+
+use crate::refusal::{Code, Refusal};
+
+/// What a path names. References and digests are still as the client wrote them.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// `/v2/`
+    Base,
+    /// `/v2/_catalog`
+    Catalog,
+    /// `/v2/<name>/...`
+    In(Repository, Target),
+}
+
+/// What a path names within a repository.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// `tags/list`
+    Tags,
+    /// `manifests/<tag or digest>`
+    Manifest(String),
+    /// `blobs/<digest>`
+    Blob(String),
+    /// `blobs/uploads/`
+    Uploads,
+    /// `blobs/uploads/<id>`
+    Upload(String),
+}
+
+impl Route {
+    pub(crate) fn parse(path: &str) -> Result<Self, Refusal> {
+        let path = percent_decode_str(path).decode_utf8().map_err(|_| no_such_endpoint())?;
+        let rest = path.strip_prefix("/v2").ok_or_else(no_such_endpoint)?;
+        let rest = match rest {
+            "" | "/" => return Ok(Self::Base),
+            "/_catalog" => return Ok(Self::Catalog),
+            rest => rest.strip_prefix('/').ok_or_else(no_such_endpoint)?,
+        };
+        let parts: Vec<&str> = rest.split('/').collect();
+        let (name, target) = match parts.as_slice() {
+            [name @ .., "tags", "list"] => (name, Target::Tags),
+            [name @ .., "manifests", reference] => (name, Target::Manifest((*reference).into())),
+            [name @ .., "blobs", "uploads"] | [name @ .., "blobs", "uploads", ""] => {
+                (name, Target::Uploads)
+            }
+            [name @ .., "blobs", "uploads", id] => (name, Target::Upload((*id).into())),
+            [name @ .., "blobs", digest] => (name, Target::Blob((*digest).into())),
+            _ => return Err(no_such_endpoint()),
+        };
+        let repository =
+            name.join("/").parse().map_err(|error| Refusal::bad(Code::NameInvalid, error))?;
+        Ok(Self::In(repository, target))
+    }
+}
+
+impl Target {
+    /// The right that a request needs.
+    pub(crate) fn action(&self, method: &Method) -> Result<RegistryAction, Refusal> {
+        let (allowed, action) = match self {
+            Self::Tags => ("GET", (method == Method::GET).then_some(Pull)),
+            Self::Uploads => ("POST", (method == Method::POST).then_some(Push)),
+            Self::Upload(_) => (
+                "GET, PATCH, PUT, DELETE",
+                [Method::GET, Method::PATCH, Method::PUT, Method::DELETE]
+                    .contains(method)
+                    .then_some(Push),
+            ),
+            Self::Blob(_) => ("GET, HEAD, DELETE", stored(method)),
+            Self::Manifest(_) if method == Method::PUT => ("", Some(Push)),
+            Self::Manifest(_) => ("GET, HEAD, PUT, DELETE", stored(method)),
+        };
+        action.ok_or_else(|| Refusal::method(method, allowed))
+    }
+}
+
+fn stored(method: &Method) -> Option<RegistryAction> {
+    match *method {
+        Method::GET | Method::HEAD => Some(Pull),
+        Method::DELETE => Some(Delete),
+        _ => None,
+    }
+}
+
+fn no_such_endpoint() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, Code::Unsupported, "the registry has no such endpoint")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_read_from_their_end() {
+        use Target::*;
+        let of = |name: &str, target| Some(Route::In(name.parse().unwrap(), target));
+        for (path, expected) in [
+            ("/v2", Some(Route::Base)),
+            ("/v2/", Some(Route::Base)),
+            ("/v2/_catalog", Some(Route::Catalog)),
+            ("/v2/a/tags/list", of("a", Tags)),
+            ("/v2/a/b/c/manifests/1", of("a/b/c", Manifest("1".into()))),
+            ("/v2/a/manifests/sha256%3Aab", of("a", Manifest("sha256:ab".into()))),
+            ("/v2/a/blobs/sha256:ab", of("a", Blob("sha256:ab".into()))),
+            ("/v2/a/blobs/uploads", of("a", Uploads)),
+            ("/v2/a/blobs/uploads/", of("a", Uploads)),
+            ("/v2/a/blobs/uploads/7", of("a", Upload("7".into()))),
+            ("/v2/a/blobs/b/blobs/c", of("a/blobs/b", Blob("c".into()))),
+            ("/v2/a/manifests/blobs/uploads/", of("a/manifests", Uploads)),
+            ("/", None),
+            ("/v1/", None),
+            ("/v2x", None),
+            ("/v2/a", None),
+            ("/v2/tags/list", None),
+            ("/v2/a/../manifests/1", None),
+            ("/v2/a%2f..%2fb/manifests/1", None),
+            ("/v2/a//b/manifests/1", None),
+            ("/v2/A/manifests/1", None),
+            ("/v2/_blobs/manifests/1", None),
+            ("/v2/%ff/manifests/1", None),
+        ] {
+            assert_eq!(Route::parse(path).ok(), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! From a request to the function that answers it: who is asking, what is named, is it allowed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt as _;
+use longshore_types::Repository;
+use longshore_types::token::RegistryAction;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::refusal::{Code, Refusal};
+use crate::route::{Route, Target};
+use crate::{Registry, access, blobs, listings, manifests, uploads};
+
+pub(crate) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
+/// How much of a body is read after its request was refused, and for how long. A server that closes
+/// a connection with bytes unread makes the client's kernel drop the answer, so that the client
+/// reports a broken pipe in place of our reason.
+const DRAIN_BYTES: usize = 64 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// The endpoints of the registry, below `/v2/`.
+pub fn router(registry: Arc<Registry>) -> Router {
+    Router::new().fallback(serve).with_state(registry)
+}
+
+async fn serve(State(registry): State<Arc<Registry>>, request: Request) -> Response {
+    let (parts, mut body) = request.into_parts();
+    let mut response = match answer(&registry, &parts, &mut body).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            tracing::debug!(method = %parts.method, path = parts.uri.path(), ?refusal, "refused");
+            if !refusal.is_stalled_body() {
+                drain(&mut body).await;
+            }
+            refusal.into_response()
+        }
+    };
+    response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    response
+}
+
+async fn answer(
+    registry: &Arc<Registry>,
+    parts: &Parts,
+    body: &mut Body,
+) -> Result<Response, Refusal> {
+    let rights = access::rights(&*registry.authorizer, &parts.headers)?;
+    let (repository, target) = match Route::parse(parts.uri.path())? {
+        Route::Base if [Method::GET, Method::HEAD].contains(&parts.method) => {
+            return Ok(json(&serde_json::json!({})));
+        }
+        Route::Catalog if parts.method == Method::GET => {
+            return listings::catalog(registry, query(parts)?, rights).await;
+        }
+        Route::Base => return Err(Refusal::method(&parts.method, "GET, HEAD")),
+        Route::Catalog => return Err(Refusal::method(&parts.method, "GET")),
+        Route::In(repository, target) => (repository, target),
+    };
+    let action = target.action(&parts.method)?;
+    if !rights.allows(&repository, action) {
+        return Err(Refusal::denied(action, &repository));
+    }
+    match target {
+        Target::Tags => listings::tags(registry, repository, query(parts)?).await,
+        Target::Manifest(reference) => {
+            manifests::answer(registry, repository, &reference, parts, body).await
+        }
+        Target::Blob(digest) => blobs::answer(registry, repository, &digest, parts).await,
+        Target::Uploads => {
+            let mut start: uploads::Start = query(parts)?;
+            start.from.take_if(|from| !may_pull(&rights, from));
+            uploads::start(registry, repository, start, body).await
+        }
+        Target::Upload(id) => uploads::answer(registry, repository, &id, parts, body).await,
+    }
+}
+
+/// A mount from where the token may not pull is answered like one from where the blob is not, so
+/// that it tells nothing; the client then sends the bytes, which shows that it has them.
+fn may_pull(rights: &longshore_types::token::Rights, from: &str) -> bool {
+    from.parse::<Repository>().is_ok_and(|from| rights.allows(&from, RegistryAction::Pull))
+}
+
+/// Reads the query of a request.
+pub(crate) fn query<T: DeserializeOwned>(parts: &Parts) -> Result<T, Refusal> {
+    match Query::try_from_uri(&parts.uri) {
+        Ok(Query(value)) => Ok(value),
+        Err(error) => Err(Refusal::bad(Code::Unsupported, error)),
+    }
+}
+
+/// A header's value, when it is there and is text.
+pub(crate) fn text(parts: &Parts, name: HeaderName) -> Option<&str> {
+    parts.headers.get(name)?.to_str().ok()
+}
+
+/// True when the client says that it has what this entity tag names.
+pub(crate) fn is_known_to_client(parts: &Parts, etag: &str) -> bool {
+    text(parts, header::IF_NONE_MATCH).is_some_and(|known| {
+        known.split(',').any(|known| {
+            let known = known.trim();
+            known == "*" || known.strip_prefix("W/").unwrap_or(known) == etag
+        })
+    })
+}
+
+/// An answer without a body.
+pub(crate) fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// A 200 with a JSON body.
+pub(crate) fn json(value: &impl Serialize) -> Response {
+    let body = serde_json::to_vec(value).expect("our answers are plain data");
+    let mut response = Response::new(Body::from(body));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Sets a header whose value was made from validated names, digests and numbers.
+pub(crate) fn set(response: &mut Response, name: HeaderName, value: impl ToString) {
+    response.headers_mut().insert(name, visible(value));
+}
+
+/// A header's value made from validated names, digests and numbers.
+pub(crate) fn visible(value: impl ToString) -> HeaderValue {
+    HeaderValue::try_from(value.to_string()).expect("names, digests and numbers are visible ASCII")
+}
+
+async fn drain(body: &mut Body) {
+    let mut left = DRAIN_BYTES;
+    let all = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let read = frame.data_ref().map_or(0, bytes::Bytes::len);
+            match left.checked_sub(read) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    // Past the limit the connection is closed, as it would be without a drain.
+    let _ = tokio::time::timeout(DRAIN_TIME, all).await;
+}

@@ -1,0 +1,165 @@
+//! What the registry keeps on disk, and in which order, so that a crash at any moment leaves
+//! nothing half done.
+//!
+//! ```text
+//! blobs/sha256/ab/<hex>                 the bytes of blobs and manifests, once each
+//! repositories/<name>/_blobs/<hex>      empty: the repository has this blob
+//! repositories/<name>/_manifests/<hex>  JSON: the repository has this manifest, of this media type
+//! repositories/<name>/_tags/<tag>       the digest that the tag names
+//! uploads/<id>/{repository,data}        an upload that is not finished
+//! tmp/<id>                              a file about to be renamed into place; emptied at start
+//! ```
+//!
+//! Directory contents are the truth; there is no database that could disagree with them. A part of a
+//! repository's name never begins with `_`, so names and our directories cannot collide.
+//!
+//! A repository has a blob when **both** its link and the bytes exist. The link is written before
+//! the bytes are renamed into place, and on deletion the bytes go before the link. So bytes always
+//! have a link, a crash leaves at most an empty link without bytes (which means nothing), and bytes
+//! that did not make it are still an upload, which a client may finish or the sweep removes.
+//!
+//! Embedded files were preferred to a table in redb because every state can be seen and repaired
+//! with `ls`, and because a blob's rename and its link would be two commits in any case.
+//!
+//! All functions here block; they are called through `Registry::blocking`.
+
+mod durable;
+mod links;
+mod uploads;
+
+use std::fs::{self, File};
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use longshore_types::{Digest, Repository};
+use rustix::fs::FlockOperation;
+
+use durable::During as _;
+pub(crate) use links::StoredManifest;
+pub(crate) use uploads::{UploadHash, UploadId};
+
+/// The disk refused an operation.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}", path.display())]
+pub struct StorageError {
+    action: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl StorageError {
+    /// A complete blob could not be read.
+    pub(crate) fn reading(digest: &Digest, source: io::Error) -> Self {
+        Self { action: "read", path: digest.hex().into(), source }
+    }
+
+    /// True when the disk, or the quota on it, is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
+    /// True when another process holds the directory.
+    pub fn is_locked(&self) -> bool {
+        self.source.kind() == io::ErrorKind::WouldBlock
+    }
+}
+
+/// The directory of a registry, held by this process alone.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    root: PathBuf,
+    /// Serialise, per digest, making a link with removing the last one.
+    digests: Stripes,
+    /// Serialise, per repository, checking what a manifest refers to with removing that.
+    repositories: Stripes,
+    /// Held for the life of the process; the kernel gives it back however that ends.
+    _lock: OwnedFd,
+}
+
+impl Storage {
+    /// Takes the directory, makes what is missing in it and removes what a crash left.
+    pub(crate) fn open(root: &Path, upload_age: Duration) -> Result<Self, StorageError> {
+        fs::create_dir_all(root).during("make", root)?;
+        let lock_path = root.join("lock");
+        let lock = File::create(&lock_path).during("make", &lock_path)?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(io::Error::from)
+            .during("lock", &lock_path)?;
+        let storage = Self {
+            root: root.to_owned(),
+            digests: Stripes::default(),
+            repositories: Stripes::default(),
+            _lock: lock.into(),
+        };
+        storage.empty_tmp()?;
+        for name in ["repositories", "uploads"] {
+            durable::ensure_dir(root, &root.join(name))?;
+        }
+        // All 256 at once, so that no commit of a blob has to make and sync one.
+        let shards = root.join("blobs/sha256");
+        durable::ensure_dir(root, &shards)?;
+        for shard in 0..=u8::MAX {
+            let path = shards.join(format!("{shard:02x}"));
+            if !path.exists() {
+                fs::create_dir(&path).during("make", &path)?;
+            }
+        }
+        durable::sync_dir(&shards)?;
+        storage.sweep_uploads(upload_age)?;
+        Ok(storage)
+    }
+
+    fn empty_tmp(&self) -> Result<(), StorageError> {
+        let tmp = self.tmp();
+        match fs::remove_dir_all(&tmp) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).during("empty", &tmp)
+            }
+            _ => fs::create_dir(&tmp).during("make", &tmp),
+        }
+    }
+
+    /// Where the bytes of a blob lie once it is complete.
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.root.join("blobs/sha256").join(&hex[..2]).join(hex)
+    }
+
+    fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// While this is held, nothing that a manifest of the repository refers to is removed.
+    pub(crate) fn lock_repository(&self, repository: &Repository) -> MutexGuard<'_, ()> {
+        self.repositories.lock(repository)
+    }
+}
+
+/// Locks by key: as many as stripes can be held at once, without a table that grows.
+#[derive(Debug)]
+struct Stripes {
+    locks: [Mutex<()>; 64],
+    hasher: RandomState,
+}
+
+impl Default for Stripes {
+    fn default() -> Self {
+        Self { locks: std::array::from_fn(|_| Mutex::new(())), hasher: RandomState::new() }
+    }
+}
+
+impl Stripes {
+    fn lock(&self, key: impl Hash) -> MutexGuard<'_, ()> {
+        let stripe = self.hasher.hash_one(key) as usize % self.locks.len();
+        // The lock guards files, not memory: a panic leaves nothing to distrust.
+        self.locks[stripe].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

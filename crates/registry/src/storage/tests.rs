@@ -1,0 +1,163 @@
+use std::fs;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+use super::*;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn open(root: &Path) -> Storage {
+    Storage::open(root, DAY).unwrap()
+}
+
+fn repository(name: &str) -> Repository {
+    name.parse().unwrap()
+}
+
+fn digest_of(bytes: &[u8]) -> Digest {
+    Digest::from_sha256(Sha256::digest(bytes).into())
+}
+
+fn push(storage: &Storage, name: &str, bytes: &'static [u8]) -> Digest {
+    let upload = storage.begin_upload(&repository(name)).unwrap();
+    let mut hash = storage.resume_upload(upload).unwrap();
+    hash.append(&[Bytes::from_static(bytes)]).unwrap();
+    storage.finish_upload(&repository(name), upload, &hash).unwrap();
+    hash.digest()
+}
+
+/// Every file and directory below `path`, without the shards of blobs.
+fn tree(path: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut unseen = vec![path.to_owned()];
+    while let Some(dir) = unseen.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap().path();
+            if entry.is_dir() {
+                unseen.push(entry);
+            } else {
+                let below = entry.strip_prefix(path).unwrap();
+                found.push(below.display().to_string());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn one_process_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path());
+    assert!(Storage::open(dir.path(), DAY).unwrap_err().is_locked());
+    drop(first);
+    open(dir.path());
+}
+
+#[test]
+fn bytes_are_kept_once_and_until_the_last_link_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = open(dir.path());
+    let digest = push(&storage, "a/one", b"bytes");
+    assert_eq!(push(&storage, "a/two", b"bytes"), digest);
+    let (one, two, three) = (repository("a/one"), repository("a/two"), repository("a/two/three"));
+    assert!(storage.mount_blob(&two, &three, &digest).unwrap());
+    assert_eq!(storage.blob_size(&three, &digest).unwrap(), Some(5));
+    assert!(!storage.mount_blob(&repository("none"), &one, &digest).unwrap());
+    for (name, left) in [(&one, true), (&three, true), (&two, false)] {
+        assert!(storage.delete_blob(name, &digest).unwrap());
+        assert_eq!(storage.blob_size(name, &digest).unwrap(), None);
+        assert!(!storage.delete_blob(name, &digest).unwrap());
+        assert_eq!(storage.blob_path(&digest).exists(), left, "{name}");
+    }
+    assert_eq!(tree(dir.path()), ["lock"]);
+}
+
+#[test]
+fn deleting_a_manifest_deletes_its_tags_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = open(dir.path());
+    let name = repository("a/b");
+    let put = |bytes: &[u8], tag: &str| {
+        let manifest = StoredManifest { media_type: "t".to_owned(), bytes: bytes.to_owned() };
+        let digest = digest_of(bytes);
+        storage.put_manifest(&name, &digest, &manifest).unwrap();
+        storage.put_tag(&name, &tag.parse().unwrap(), &digest).unwrap();
+        digest
+    };
+    let (first, second) = (put(b"1", "one"), put(b"2", "two"));
+    put(b"1", "uno");
+    assert_eq!(storage.catalog().unwrap(), std::slice::from_ref(&name));
+    assert_eq!(storage.tags(&name).unwrap().unwrap(), ["one", "two", "uno"]);
+    assert!(storage.delete_manifest(&name, &first).unwrap());
+    assert_eq!(storage.tags(&name).unwrap().unwrap(), ["two"]);
+    assert_eq!(storage.tag(&name, &"two".parse().unwrap()).unwrap(), Some(second));
+    assert!(storage.manifest(&name, &first).unwrap().is_none());
+    assert!(!storage.blob_path(&first).exists());
+    assert!(storage.delete_manifest(&name, &second).unwrap());
+    assert!(storage.catalog().unwrap().is_empty());
+    assert_eq!(storage.tags(&name).unwrap().unwrap(), [""; 0]);
+    assert_eq!(storage.tags(&repository("a")).unwrap(), None);
+}
+
+/// Every state in which a crash can leave a push or a deletion, made by hand.
+#[test]
+fn a_crash_between_two_steps_leaves_nothing_half_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = open(dir.path());
+    let name = repository("a/b");
+    let digest = digest_of(b"bytes");
+    let link = dir.path().join("repositories/a/b/_blobs").join(digest.hex());
+
+    // The link is there and the bytes are not: before the rename, or after the bytes were removed.
+    fs::create_dir_all(link.parent().unwrap()).unwrap();
+    fs::write(&link, "").unwrap();
+    assert_eq!(storage.blob_size(&name, &digest).unwrap(), None);
+    assert!(storage.open_blob(&name, &digest).unwrap().is_none());
+    assert!(!storage.mount_blob(&name, &repository("c"), &digest).unwrap());
+    assert!(!storage.delete_blob(&name, &digest).unwrap());
+    fs::write(&link, "").unwrap();
+    assert_eq!(push(&storage, "a/b", b"bytes"), digest);
+    assert_eq!(storage.blob_size(&name, &digest).unwrap(), Some(5));
+
+    // A manifest's link without its bytes, and a tag without its manifest.
+    let manifest = digest_of(b"m");
+    let links = dir.path().join("repositories/a/b/_manifests");
+    fs::create_dir_all(&links).unwrap();
+    fs::write(links.join(manifest.hex()), r#"{"version":1,"media_type":"t"}"#).unwrap();
+    assert!(storage.manifest(&name, &manifest).unwrap().is_none());
+    assert_eq!(storage.manifest_size(&name, &manifest).unwrap(), None);
+
+    // A file on its way to its place.
+    fs::write(dir.path().join("tmp/half"), "ha").unwrap();
+    drop(storage);
+    open(dir.path());
+    assert!(!dir.path().join("tmp/half").exists());
+}
+
+#[test]
+fn uploads_are_resumed_and_swept_by_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = repository("a/b");
+    let storage = open(dir.path());
+    let upload = storage.begin_upload(&name).unwrap();
+    storage.resume_upload(upload).unwrap().append(&[Bytes::from_static(b"by")]).unwrap();
+    drop(storage);
+
+    let storage = open(dir.path());
+    assert!(storage.has_upload(&name, upload).unwrap());
+    assert!(!storage.has_upload(&repository("a/c"), upload).unwrap());
+    let mut hash = storage.resume_upload(upload).unwrap();
+    assert_eq!(hash.length(), 2);
+    hash.append(&[Bytes::from_static(b"t"), Bytes::from_static(b"es")]).unwrap();
+    assert_eq!(hash.digest(), digest_of(b"bytes"));
+
+    assert_eq!(storage.sweep_uploads(DAY).unwrap(), 0);
+    // One that a crash left half made has no data file.
+    fs::create_dir(dir.path().join("uploads/half")).unwrap();
+    assert_eq!(storage.sweep_uploads(Duration::ZERO).unwrap(), 2);
+    assert!(!storage.has_upload(&name, upload).unwrap());
+    storage.remove_upload(upload).unwrap();
+}

@@ -1,0 +1,107 @@
+//! The registry as a process of its own, killed in the middle of a push.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use super::*;
+
+const ROOT: &str = "LONGSHORE_TEST_REGISTRY_ROOT";
+
+/// Not a test by itself: what the tests below start as a process of its own.
+#[tokio::test]
+async fn serves_when_started_as_a_child() {
+    let Some(root) = std::env::var_os(ROOT) else {
+        return;
+    };
+    let server = serve(options(Path::new(&root))).await;
+    println!("\nlistening on {}", server.address);
+    std::future::pending::<()>().await;
+}
+
+struct Process {
+    child: Child,
+    address: String,
+}
+
+impl Process {
+    fn start(root: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "crash::serves_when_started_as_a_child", "--nocapture"])
+            .env(ROOT, root)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let address = BufReader::new(child.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok)
+            .find_map(|line| line.strip_prefix("listening on ").map(str::to_owned));
+        let address = address.expect("the child says where it listens");
+        Self { child, address }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Already dead where a test killed it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_push_goes_on_after_kill_9() {
+    let root = tempfile::tempdir().unwrap();
+    let http = http_client();
+    let bytes: Vec<u8> = (0..6_000_000_u32).map(|n| (n % 249) as u8).collect();
+    let send = async |process: &Process, method: &str, path: &str, body: Vec<u8>| {
+        let url = format!("http://{}{path}", process.address);
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let request = http.request(method, url).bearer_auth(ADMIN).body(body);
+        Answer::read(request.send().await.unwrap()).await
+    };
+
+    let mut process = Process::start(root.path());
+    let begun = send(&process, "POST", "/v2/a/b/blobs/uploads/", Vec::new()).await;
+    let upload = begun.header("location").to_owned();
+    let answer = send(&process, "PATCH", &upload, bytes[..2_000_000].to_vec()).await;
+    assert_eq!(answer.status, 202);
+    // A chunk that never ends, so that the kill finds it in flight.
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(1);
+    let chunk = futures_util::stream::unfold(receiver, async |mut receiver| {
+        receiver.recv().await.map(|item| (item, receiver))
+    });
+    let in_flight = http
+        .patch(format!("http://{}{upload}", process.address))
+        .bearer_auth(ADMIN)
+        .body(reqwest::Body::wrap_stream(Box::pin(chunk)))
+        .send();
+    let in_flight = tokio::spawn(in_flight);
+    for part in bytes[2_000_000..5_000_000].chunks(500_000) {
+        sender.send(Ok(part.to_vec())).await.unwrap();
+    }
+    process.kill();
+    assert!(in_flight.await.unwrap().is_err());
+    drop(sender);
+
+    let mut process = Process::start(root.path());
+    let status = send(&process, "GET", &upload, Vec::new()).await;
+    let last: usize = status.header("range").strip_prefix("0-").unwrap().parse().unwrap();
+    assert!((1_999_999..5_000_000).contains(&last), "{last}");
+    let path = format!("{upload}?digest={}", digest(&bytes));
+    let finished = send(&process, "PUT", &path, bytes[last + 1..].to_vec()).await;
+    assert_eq!(finished.status, 201, "{}", finished.text());
+    process.kill();
+
+    // What was acknowledged outlives the next kill, and nothing else is left.
+    let process = Process::start(root.path());
+    let blob = send(&process, "GET", finished.header("location"), Vec::new()).await;
+    assert_eq!(blob.body, bytes);
+    let uploads = std::fs::read_dir(root.path().join("uploads")).unwrap();
+    assert_eq!(uploads.count(), 0);
+}

@@ -1,0 +1,68 @@
+//! A registry in this process, on a free port, with four tokens.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use longshore_registry::{Registry, RegistryOptions, TokenTable, router};
+use longshore_types::token::{RegistryAction, RegistryRight, Rights};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+
+/// May do everything.
+pub const ADMIN: &str = "admin-token";
+/// May only pull, from everywhere.
+pub const READER: &str = "reader-token";
+/// May pull from and push to the project `team`.
+pub const TEAM: &str = "team-token";
+/// Is known and may do nothing.
+pub const NOBODY: &str = "nobody-token";
+
+pub struct Server {
+    pub address: SocketAddr,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+pub fn options(root: &Path) -> RegistryOptions {
+    let right = |repositories: &str, actions: &[RegistryAction]| Rights {
+        admin: false,
+        registry: vec![RegistryRight {
+            repositories: repositories.to_owned(),
+            actions: actions.to_vec(),
+        }],
+    };
+    let admin = Rights { admin: true, registry: Vec::new() };
+    let tokens: BTreeMap<_, _> = [
+        (ADMIN, admin),
+        (READER, right("*", &[RegistryAction::Pull])),
+        (TEAM, right("team/*", &[RegistryAction::Pull, RegistryAction::Push])),
+        (NOBODY, Rights::default()),
+    ]
+    .into_iter()
+    .map(|(token, rights)| (hex(token.as_bytes()), rights))
+    .collect();
+    let (_sender, receiver) = watch::channel(Arc::new(tokens));
+    RegistryOptions::new(root, Arc::new(TokenTable::new(receiver)))
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    longshore_types::Digest::from_sha256(Sha256::digest(bytes).into()).hex()
+}
+
+pub async fn serve(options: RegistryOptions) -> Server {
+    let registry = Registry::open(options).expect("the registry opens");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("a bound socket");
+    let app = router(Arc::new(registry));
+    let task = tokio::spawn(async move {
+        axum::serve(listener, app).await.expect("serves for ever");
+    });
+    Server { address, task }
+}
