@@ -64,11 +64,7 @@ pub enum Retry {
 impl SourceError {
     /// An error with its text for a reader (without the cause's text) and whether to try again.
     pub fn new(message: impl Into<String>, retry: Retry) -> Self {
-        Self {
-            message: message.into(),
-            retry,
-            source: None,
-        }
+        Self { message: message.into(), retry, source: None }
     }
 
     /// The same with the error that caused it.

@@ -1,0 +1,217 @@
+//! What an image says about how to run it: our validated view of the OCI and docker image config.
+//!
+//! Builders disagree about which fields may be missing or `null`, so everything but the platform and
+//! the DiffIDs is optional here. Fields that we do not use are not read.
+
+use std::collections::BTreeMap;
+
+use longshore_types::{Digest, ParseError, Port, Protocol};
+use serde::Deserialize;
+
+/// How an image wants to be run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImageConfig {
+    /// What is always run, before `cmd`; empty when the image does not say.
+    pub entrypoint: Vec<String>,
+    /// Arguments, or the command when there is no entrypoint; empty when the image does not say.
+    pub cmd: Vec<String>,
+    /// Environment in the image's order, the last one of a name winning.
+    pub env: Vec<(String, String)>,
+    /// `user`, `uid`, `user:group` or `uid:gid`; `None` is root.
+    pub user: Option<String>,
+    /// Directory to start in, absolute; `/` when the image does not say.
+    pub working_dir: String,
+    /// Name or number of the signal that asks the process to stop, as written.
+    pub stop_signal: Option<String>,
+    /// Ports that the image says it listens on, for information.
+    pub exposed_ports: Vec<(Port, Protocol)>,
+}
+
+/// A parsed image config: how to run the image and what its layers must unpack to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ConfigFile {
+    pub run: ImageConfig,
+    /// Digests of the uncompressed layers, lowest first.
+    pub diff_ids: Vec<Digest>,
+}
+
+/// Why an image config is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It is not JSON of the expected shape.
+    #[error("it is not an image config")]
+    Json(#[from] serde_json::Error),
+    /// It is for other machines.
+    #[error("the image is for {found}, this node is {host}")]
+    Platform {
+        /// The image's, as `os/architecture`.
+        found: String,
+        /// Ours.
+        host: String,
+    },
+    /// Its layers are not described by DiffIDs.
+    #[error("its rootfs has the type {0:?}, not \"layers\"")]
+    RootFs(String),
+    /// A DiffID is not a digest that we know.
+    #[error("the DiffID of a layer")]
+    DiffId(#[from] ParseError),
+    /// A field has a value that cannot be used.
+    #[error("{field} has the value {value:?}; allowed is {allowed}")]
+    Field {
+        /// The field's name in the config.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What would have been accepted, as a phrase.
+        allowed: &'static str,
+    },
+}
+
+/// The name that OCI gives this machine's architecture.
+pub(crate) fn host_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "x86" => "386",
+        "aarch64" => "arm64",
+        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+        "loongarch64" => "loong64",
+        same => same, // arm, riscv64 and s390x have one name in both worlds.
+    }
+}
+
+#[derive(Deserialize)]
+struct WireConfig {
+    architecture: Option<String>,
+    os: Option<String>,
+    config: Option<WireRun>,
+    rootfs: WireRootFs,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase")]
+struct WireRun {
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    env: Option<Vec<String>>,
+    user: Option<String>,
+    working_dir: Option<String>,
+    stop_signal: Option<String>,
+    exposed_ports: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+#[derive(Deserialize)]
+struct WireRootFs {
+    r#type: Option<String>,
+    diff_ids: Option<Vec<String>>,
+}
+
+impl ConfigFile {
+    /// Parses a config and checks that this machine can run it.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
+        let wire: WireConfig = serde_json::from_slice(bytes)?;
+        check_platform(wire.os.as_deref(), wire.architecture.as_deref())?;
+        if let Some(kind) = wire.rootfs.r#type.filter(|kind| kind != "layers") {
+            return Err(ConfigError::RootFs(kind));
+        }
+        let diff_ids = wire.rootfs.diff_ids.unwrap_or_default();
+        let diff_ids = diff_ids.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+        let run = wire.config.unwrap_or_default().validate()?;
+        Ok(Self { run, diff_ids })
+    }
+}
+
+/// An empty platform is taken for ours: old builders leave it out.
+fn check_platform(os: Option<&str>, architecture: Option<&str>) -> Result<(), ConfigError> {
+    let (host_os, host_arch) = ("linux", host_architecture());
+    let or = |value: Option<&str>, host: &str| match value {
+        None | Some("") => host.to_owned(),
+        Some(value) => value.to_owned(),
+    };
+    let found = format!("{}/{}", or(os, host_os), or(architecture, host_arch));
+    let host = format!("{host_os}/{host_arch}");
+    if found == host { Ok(()) } else { Err(ConfigError::Platform { found, host }) }
+}
+
+impl WireRun {
+    fn validate(self) -> Result<ImageConfig, ConfigError> {
+        let present = |text: &String| !text.is_empty();
+        let entrypoint = self.entrypoint.unwrap_or_default();
+        let cmd = self.cmd.unwrap_or_default();
+        for argument in entrypoint.iter().chain(&cmd) {
+            refuse_nul("Entrypoint or Cmd", argument)?;
+        }
+        let working_dir = self.working_dir.filter(present).unwrap_or_else(|| "/".to_owned());
+        refuse_nul("WorkingDir", &working_dir)?;
+        let user = self.user.filter(present);
+        refuse_nul("User", user.as_deref().unwrap_or_default())?;
+        Ok(ImageConfig {
+            entrypoint,
+            cmd,
+            env: parse_env(&self.env.unwrap_or_default())?,
+            user,
+            // Docker resolves a relative one against the root as well.
+            working_dir: match working_dir.starts_with('/') {
+                true => working_dir,
+                false => format!("/{working_dir}"),
+            },
+            stop_signal: self.stop_signal.filter(present),
+            exposed_ports: parse_ports(self.exposed_ports.unwrap_or_default())?,
+        })
+    }
+}
+
+fn refuse_nul(field: &'static str, value: &str) -> Result<(), ConfigError> {
+    if value.contains('\0') {
+        return Err(ConfigError::Field {
+            field,
+            value: value.to_owned(),
+            allowed: "text without NUL",
+        });
+    }
+    Ok(())
+}
+
+fn parse_env(lines: &[String]) -> Result<Vec<(String, String)>, ConfigError> {
+    let mut env: Vec<(String, String)> = Vec::with_capacity(lines.len());
+    for line in lines {
+        refuse_nul("Env", line)?;
+        let Some((name, value)) = line.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(ConfigError::Field {
+                field: "Env",
+                value: line.clone(),
+                allowed: "NAME=value",
+            });
+        };
+        match env.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => value.clone_into(known),
+            None => env.push((name.to_owned(), value.to_owned())),
+        }
+    }
+    Ok(env)
+}
+
+fn parse_ports(
+    ports: BTreeMap<String, serde_json::Value>,
+) -> Result<Vec<(Port, Protocol)>, ConfigError> {
+    let parse = |text: &str| {
+        let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => return None,
+        };
+        Some((port.parse().ok()?, protocol))
+    };
+    ports
+        .into_keys()
+        // sctp and port ranges are legal and of no use to us; the list is for information.
+        .filter(|text| !text.ends_with("/sctp") && !text.contains('-'))
+        .map(|text| {
+            parse(&text).ok_or(ConfigError::Field {
+                field: "ExposedPorts",
+                value: text,
+                allowed: "PORT/tcp or PORT/udp",
+            })
+        })
+        .collect()
+}

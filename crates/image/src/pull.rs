@@ -1,0 +1,381 @@
+//! Brings an image from a source to the disk.
+//!
+//! Manifest, config, then the layers, two at a time: each is fetched by this task and unpacked by a
+//! thread of its own that takes the bytes from a bounded queue, so a slow disk slows the network down
+//! and not the memory up. One pull of an image or layer runs at a time; others wait for it and find
+//! the result. Nothing limits how long a pull takes, but a source that sends nothing for a while is
+//! asked again from where it stopped.
+//!
+//! Dropping the future stops the pull: the threads see their queue closed and remove what they made.
+
+mod fetch;
+mod layer;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, TryStreamExt};
+use longshore_types::{ByteCount, Digest, Repository};
+
+use crate::attributes::{LayerView, lost_attributes, visible_layers, write_directories};
+use crate::config::{ConfigError, ConfigFile};
+use crate::limits::LimitExceeded;
+use crate::manifest::{Descriptor, Document, ManifestError};
+use crate::source::{Retry, Source, SourceError};
+use crate::store::{Image, ImageStore, Inner, Staging, StoreIoError, StoredImage};
+use crate::unpack::{LayerIdentity, LayerReport, UnpackError};
+
+use fetch::Fetcher;
+use layer::{LayerOutcome, fetch_layer};
+
+/// Layers that one pull fetches and unpacks at the same time.
+const LAYERS_AT_ONCE: usize = 2;
+
+/// What a pull tells while it runs. Sizes are of the bytes as the registry stores them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PullEvent {
+    /// Manifest and config are here: what there is to do.
+    Resolved {
+        /// Layers of the image, those on the disk already included.
+        layers: usize,
+        /// Their sizes together.
+        bytes: ByteCount,
+    },
+    /// A layer was on the disk already, or another pull brought it.
+    LayerReused {
+        /// The layer's blob.
+        blob: Digest,
+    },
+    /// More of a layer is here.
+    LayerProgress {
+        /// The layer's blob.
+        blob: Digest,
+        /// Bytes so far.
+        fetched: ByteCount,
+        /// Bytes in all.
+        total: ByteCount,
+    },
+    /// A layer is unpacked, checked and on the disk.
+    LayerDone {
+        /// The layer's blob.
+        blob: Digest,
+        /// Length of its uncompressed archive.
+        unpacked: ByteCount,
+    },
+}
+
+/// What a pull did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PullReport {
+    /// Layers of the image.
+    pub layers: usize,
+    /// Of these, the ones that were on the disk already or that another pull brought.
+    pub reused_layers: usize,
+    /// Bytes of layers that came from the source.
+    pub bytes_fetched: ByteCount,
+    /// What they unpacked to, as archives.
+    pub bytes_unpacked: ByteCount,
+    /// Devices and fifos in the image that were not made, reused layers included.
+    pub dropped_devices: u64,
+    /// Time spent waiting for layers' bytes, summed over layers.
+    pub fetch: Duration,
+    /// Time spent decompressing, checking, writing and syncing layers, summed over layers.
+    pub unpack: Duration,
+    /// From the call to the image being on the disk.
+    pub elapsed: Duration,
+}
+
+/// Why an image could not be pulled.
+#[derive(Debug, thiserror::Error)]
+pub enum PullImageError {
+    /// The source did not hand over the manifest or index.
+    #[error("fetching the manifest {digest}")]
+    FetchManifest {
+        /// Of the manifest.
+        digest: Digest,
+        /// The source's answer.
+        #[source]
+        source: SourceError,
+    },
+    /// The manifest or index is refused.
+    #[error("the manifest {digest}")]
+    Manifest {
+        /// Of the manifest.
+        digest: Digest,
+        /// What is wrong with it.
+        #[source]
+        source: ManifestError,
+    },
+    /// The source did not hand over the config.
+    #[error("fetching the image config {digest}")]
+    FetchConfig {
+        /// Of the config.
+        digest: Digest,
+        /// The source's answer.
+        #[source]
+        source: SourceError,
+    },
+    /// The config is refused.
+    #[error("the image config {digest}")]
+    Config {
+        /// Of the config.
+        digest: Digest,
+        /// What is wrong with it.
+        #[source]
+        source: ConfigError,
+    },
+    /// A manifest or config is not what its digest or size says.
+    #[error("the {what} {expected} came as {found_bytes} bytes with the digest {found}")]
+    Mismatch {
+        /// `manifest` or `config`.
+        what: &'static str,
+        /// The digest that was asked for.
+        expected: Digest,
+        /// The digest of what came.
+        found: Digest,
+        /// Its length.
+        found_bytes: u64,
+    },
+    /// Manifest and config contradict each other.
+    #[error("the manifest has {layers} layers, the config describes {diff_ids}")]
+    LayerCount {
+        /// In the manifest.
+        layers: usize,
+        /// In the config.
+        diff_ids: usize,
+    },
+    /// The image is too large in some way.
+    #[error("the image {digest} asks for too much")]
+    Limit {
+        /// As it was asked for.
+        digest: Digest,
+        /// Which limit.
+        #[source]
+        source: LimitExceeded,
+    },
+    /// The source did not hand over a layer.
+    #[error("fetching the layer {blob}")]
+    FetchLayer {
+        /// The layer's blob.
+        blob: Digest,
+        /// The source's answer.
+        #[source]
+        source: SourceError,
+    },
+    /// A layer could not be unpacked.
+    #[error("unpacking the layer {blob}")]
+    UnpackLayer {
+        /// The layer's blob.
+        blob: Digest,
+        /// What is wrong.
+        #[source]
+        source: UnpackError,
+    },
+    /// The store's disk refused.
+    #[error("storing the image {digest}")]
+    Store {
+        /// As it was asked for.
+        digest: Digest,
+        /// The disk's answer.
+        #[source]
+        source: StoreIoError,
+    },
+    /// The process is shutting down.
+    #[error("the pull was interrupted")]
+    Interrupted,
+}
+
+impl PullImageError {
+    /// Whether pulling again can succeed without anyone changing the image.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::FetchManifest { source, .. }
+            | Self::FetchConfig { source, .. }
+            | Self::FetchLayer { source, .. } => source.retry(),
+            Self::UnpackLayer { source, .. } => source.retry(),
+            Self::Mismatch { .. } | Self::Store { .. } | Self::Interrupted => Retry::CanHelp,
+            Self::Manifest { .. }
+            | Self::Config { .. }
+            | Self::LayerCount { .. }
+            | Self::Limit { .. } => Retry::Pointless,
+        }
+    }
+}
+
+/// Where a pull's events go.
+pub type Progress<'a> = &'a (dyn Fn(PullEvent) + Send + Sync);
+
+/// What manifest and config say, checked.
+struct Resolved {
+    manifest: Digest,
+    config: ConfigFile,
+    config_text: String,
+    layers: Vec<LayerIdentity>,
+}
+
+impl ImageStore {
+    /// Makes sure that the image with this digest (of a manifest or index) is on the disk.
+    ///
+    /// Sizes and digests of everything are checked; on error nothing of the image is visible, but
+    /// layers that were finished stay for the next attempt. Must be called from a tokio runtime.
+    pub async fn pull(
+        &self,
+        source: Arc<dyn Source>,
+        repository: &Repository,
+        digest: &Digest,
+        progress: Progress<'_>,
+    ) -> Result<(Image, PullReport), PullImageError> {
+        let started = Instant::now();
+        let flight = self.inner.flight(digest);
+        let _alone = flight.lock().await;
+        if let Some(image) = self.image(digest) {
+            let layers = image.layers.len();
+            let report = PullReport {
+                layers,
+                reused_layers: layers,
+                elapsed: started.elapsed(),
+                ..PullReport::default()
+            };
+            return Ok((image, report));
+        }
+        let fetcher = Fetcher::new(source.as_ref(), repository, &self.inner.limits);
+        let resolved = resolve(&fetcher, digest).await?;
+        progress(PullEvent::Resolved {
+            layers: resolved.layers.len(),
+            bytes: ByteCount(resolved.layers.iter().map(|layer| layer.size.0).sum()),
+        });
+        let _pins = self.inner.pin(&resolved.config.diff_ids);
+        let outcomes: Vec<LayerOutcome> =
+            futures_util::stream::iter(resolved.layers.iter().copied())
+                .map(|layer| fetch_layer(&self.inner, &fetcher, layer, progress))
+                .buffer_unordered(LAYERS_AT_ONCE)
+                .try_collect()
+                .await?;
+        let mut report = summarise(&outcomes);
+        self.commit(*digest, resolved, outcomes).await?;
+        report.elapsed = started.elapsed();
+        let image = self.image(digest).ok_or(PullImageError::Interrupted)?;
+        Ok((image, report))
+    }
+
+    /// Writes the image's record once all its layers are there.
+    async fn commit(
+        &self,
+        digest: Digest,
+        resolved: Resolved,
+        outcomes: Vec<LayerOutcome>,
+    ) -> Result<(), PullImageError> {
+        let store = Arc::clone(&self.inner);
+        let reports = outcomes.into_iter().map(|done| (done.diff_id, done.report)).collect();
+        blocking(move || commit(&store, digest, resolved, &reports))
+            .await?
+            .map_err(|source| PullImageError::Store { digest, source })
+    }
+}
+
+/// Runs what may block on a thread for that; a panic there goes on here.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, PullImageError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(PullImageError::Interrupted),
+        },
+    }
+}
+
+async fn resolve(fetcher: &Fetcher<'_>, digest: &Digest) -> Result<Resolved, PullImageError> {
+    let mut manifest = *digest;
+    let mut document = fetcher.manifest(&manifest, None).await?;
+    if let Document::Index(chosen) = document {
+        manifest = chosen.digest;
+        document = fetcher.manifest(&manifest, Some(chosen.size)).await?;
+    }
+    let Document::Manifest { config, layers } = document else {
+        // An index names only manifests, and the type that a source states is checked against it.
+        return Err(PullImageError::Manifest {
+            digest: manifest,
+            source: ManifestError::MediaType("an index inside an index".to_owned()),
+        });
+    };
+    let allowed = fetcher.limits.layers;
+    LimitExceeded::check("layers", layers.len() as u64, allowed as u64)
+        .map_err(|source| PullImageError::Limit { digest: *digest, source })?;
+    let (config, config_text) = fetcher.config(&config).await?;
+    if config.diff_ids.len() != layers.len() {
+        return Err(PullImageError::LayerCount {
+            layers: layers.len(),
+            diff_ids: config.diff_ids.len(),
+        });
+    }
+    let identity = |(layer, diff_id): (&Descriptor, &Digest)| LayerIdentity {
+        blob: layer.digest,
+        size: layer.size,
+        diff_id: *diff_id,
+    };
+    Ok(Resolved {
+        manifest,
+        layers: layers.iter().zip(&config.diff_ids).map(identity).collect(),
+        config,
+        config_text,
+    })
+}
+
+fn commit(
+    store: &Arc<Inner>,
+    digest: Digest,
+    resolved: Resolved,
+    reports: &HashMap<Digest, LayerReport>,
+) -> Result<(), StoreIoError> {
+    let visible_layers = visible_layers(&resolved.config.diff_ids, reports);
+    let views = visible_layers
+        .iter()
+        .map(|diff_id| {
+            let path = store.layer_path(diff_id).join("fs");
+            let root = std::fs::File::open(&path).map_err(StoreIoError::of("opening", &path))?;
+            Ok(LayerView {
+                root: root.into(),
+                implicit_directories: &reports[diff_id].implicit_directories,
+            })
+        })
+        .collect::<Result<Vec<_>, StoreIoError>>()?;
+    let target = store.attributes_path(&digest);
+    let lost = lost_attributes(&views).map_err(StoreIoError::of("merging layers for", &target))?;
+    if !lost.is_empty() {
+        let staging = Staging::new(store)?;
+        write_directories(staging.path(), &lost)
+            .map_err(StoreIoError::of("writing", staging.path()))?;
+        store.trash(&target)?; // Of an attempt that ended before its record was written.
+        staging.commit(&target)?;
+    }
+    store.commit_image(StoredImage {
+        digest,
+        manifest: resolved.manifest,
+        config: resolved.config,
+        config_text: resolved.config_text,
+        visible_layers,
+        has_attributes: !lost.is_empty(),
+    })
+}
+
+fn summarise(outcomes: &[LayerOutcome]) -> PullReport {
+    let mut report = PullReport { layers: outcomes.len(), ..PullReport::default() };
+    for outcome in outcomes {
+        report.dropped_devices += outcome.report.dropped_devices;
+        match &outcome.fetched {
+            None => report.reused_layers += 1,
+            Some(fetched) => {
+                report.bytes_fetched.0 += fetched.bytes.0;
+                report.bytes_unpacked.0 += outcome.report.unpacked.0;
+                report.fetch += fetched.waiting;
+                report.unpack += fetched.working;
+            }
+        }
+    }
+    report
+}

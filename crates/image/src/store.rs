@@ -1,0 +1,203 @@
+//! The images on a node's disk.
+//!
+//! ```text
+//! lock               held while a store is open: one process per directory
+//! layers/<DiffID>/   fs/ (a lower directory of overlayfs) and report.json
+//! images/<digest>.json
+//! attributes/<digest>/  directory attributes of an image that no single layer can hold
+//! staging/ trash/    emptied when the store is opened
+//! ```
+//!
+//! The directory is the truth; there is no database beside it. A layer is written to `staging`, synced
+//! and renamed to its name; an image's record is renamed into place after all its layers. So whatever
+//! has a name is whole and on the disk, and a crash leaves only what the next opening throws away.
+//! Layers are named by the digest of their uncompressed archive and shared by all images.
+
+mod collect;
+mod open;
+mod record;
+mod staging;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use longshore_types::Digest;
+use rustix::fd::OwnedFd;
+
+use crate::config::ImageConfig;
+use crate::limits::Limits;
+
+pub use collect::{CollectError, Collected};
+pub use open::OpenStoreError;
+pub(crate) use record::{StoredImage, report_text};
+pub(crate) use staging::Staging;
+
+/// The images of a node. Cheap to clone; all clones are one store.
+#[derive(Clone)]
+pub struct ImageStore {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// An image that is whole and on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The digest by which it was pulled: of a manifest or an index.
+    pub digest: Digest,
+    /// The digest of the manifest that an index led to on this machine, else `digest` again.
+    pub manifest: Digest,
+    /// How it wants to be run.
+    pub config: ImageConfig,
+    /// Lower directories for overlayfs, lowest first; empty for an image without layers.
+    pub layers: Vec<PathBuf>,
+}
+
+pub(crate) struct Inner {
+    root: PathBuf,
+    pub limits: Limits,
+    state: Mutex<State>,
+    flights: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    n_staged: AtomicU64,
+    /// Held by who deletes the files in the trash.
+    trash_lock: Mutex<()>,
+    /// Locked for as long as the store is open; the kernel lets go when the process dies.
+    _lock: OwnedFd,
+}
+
+#[derive(Default)]
+struct State {
+    images: BTreeMap<Digest, StoredImage>,
+    /// Layers that pulls in progress need, with how many need each.
+    pins: HashMap<Digest, usize>,
+}
+
+impl ImageStore {
+    /// The image with this digest, when it is here.
+    pub fn image(&self, digest: &Digest) -> Option<Image> {
+        let state = self.inner.state();
+        let stored = state.images.get(digest)?;
+        Some(self.inner.image(stored))
+    }
+
+    /// Every image, by digest.
+    pub fn list_images(&self) -> Vec<Image> {
+        let state = self.inner.state();
+        let images = state.images.values();
+        images.map(|stored| self.inner.image(stored)).collect()
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The state is changed in single steps, so a panic elsewhere leaves it whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn image(&self, stored: &StoredImage) -> Image {
+        let mut layers: Vec<PathBuf> = stored
+            .visible_layers
+            .iter()
+            .map(|diff_id| self.layer_path(diff_id).join("fs"))
+            .collect();
+        if stored.has_attributes {
+            layers.push(self.attributes_path(&stored.digest));
+        }
+        Image {
+            digest: stored.digest,
+            manifest: stored.manifest,
+            config: stored.config.run.clone(),
+            layers,
+        }
+    }
+
+    fn directory(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    pub fn layer_path(&self, diff_id: &Digest) -> PathBuf {
+        self.directory("layers").join(diff_id.hex())
+    }
+
+    pub fn attributes_path(&self, image: &Digest) -> PathBuf {
+        self.directory("attributes").join(image.hex())
+    }
+
+    fn record_path(&self, image: &Digest) -> PathBuf {
+        self.directory("images").join(format!("{}.json", image.hex()))
+    }
+
+    /// Whether a layer is whole and on the disk.
+    pub fn has_layer(&self, diff_id: &Digest) -> bool {
+        self.layer_path(diff_id).is_dir()
+    }
+
+    /// The lock that lets one pull at a time fetch what has this digest; the others wait and then find
+    /// it there.
+    pub fn flight(&self, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.retain(|_, flight| flight.strong_count() > 0);
+        if let Some(flight) = flights.get(digest).and_then(Weak::upgrade) {
+            return flight;
+        }
+        let flight = Arc::default();
+        flights.insert(*digest, Arc::downgrade(&flight));
+        flight
+    }
+
+    /// Keeps layers from being collected until the guard is dropped.
+    pub fn pin(self: &Arc<Self>, diff_ids: &[Digest]) -> Pins {
+        let mut state = self.state();
+        for diff_id in diff_ids {
+            *state.pins.entry(*diff_id).or_default() += 1;
+        }
+        Pins { store: Arc::clone(self), diff_ids: diff_ids.to_vec() }
+    }
+}
+
+/// Layers that must not be collected for as long as this lives.
+pub(crate) struct Pins {
+    store: Arc<Inner>,
+    diff_ids: Vec<Digest>,
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let mut state = self.store.state();
+        for diff_id in &self.diff_ids {
+            if let Some(count) = state.pins.get_mut(diff_id) {
+                *count -= 1;
+                if *count == 0 {
+                    state.pins.remove(diff_id);
+                }
+            }
+        }
+    }
+}
+
+/// A file system operation of the store that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {path:?}", path = .path.display())]
+pub struct StoreIoError {
+    action: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl StoreIoError {
+    pub(crate) fn of(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self { action, path, source }
+    }
+}
+
+/// Puts a directory's entries on the disk.
+fn sync_directory(path: &Path) -> Result<(), StoreIoError> {
+    std::fs::File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(StoreIoError::of("syncing", path))
+}

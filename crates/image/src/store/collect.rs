@@ -1,0 +1,122 @@
+//! Removing images and the layers that no image needs any more.
+//!
+//! Whatever goes is renamed to `trash` first, which takes it out of sight in one step; deleting the
+//! files can then take its time, and a crash on the way leaves nothing that has a name.
+
+use std::collections::{BTreeSet, HashSet};
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use longshore_types::Digest;
+
+use super::open::remove;
+use super::{ImageStore, Inner, State, StoreIoError, sync_directory};
+
+/// Why images or layers could not be removed.
+#[derive(Debug, thiserror::Error)]
+#[error("collecting images")]
+pub struct CollectError(#[from] StoreIoError);
+
+/// What a collection removed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Collected {
+    /// Images, by digest.
+    pub images: Vec<Digest>,
+    /// Layers, by DiffID.
+    pub layers: Vec<Digest>,
+}
+
+impl ImageStore {
+    /// Removes one image's record; true when there was one. Its layers go with the next
+    /// [`ImageStore::collect`]. The caller makes sure that nothing runs from it.
+    pub fn remove_image(&self, digest: &Digest) -> Result<bool, CollectError> {
+        let mut state = self.inner.state();
+        Ok(self.inner.forget(&mut state, digest)?)
+    }
+
+    /// Removes every image whose digest is not in `keep`, and every layer that neither an image nor
+    /// a pull in progress needs. Blocks while files are deleted.
+    ///
+    /// `keep` must name every image that something runs from: a mounted layer would lose its files.
+    pub fn collect(&self, keep: &BTreeSet<Digest>) -> Result<Collected, CollectError> {
+        let mut collected = Collected::default();
+        {
+            // Held while things are renamed, so that a pull cannot begin to use a layer meanwhile.
+            let mut state = self.inner.state();
+            let images: Vec<Digest> = state.images.keys().copied().collect();
+            for digest in images.into_iter().filter(|digest| !keep.contains(digest)) {
+                self.inner.forget(&mut state, &digest)?;
+                collected.images.push(digest);
+            }
+            collected.layers = self.inner.trash_unused_layers(&state)?;
+        }
+        self.inner.empty_trash()?;
+        Ok(collected)
+    }
+}
+
+impl Inner {
+    /// Removes an image's record, then what belongs to it alone.
+    fn forget(&self, state: &mut State, digest: &Digest) -> Result<bool, StoreIoError> {
+        let Some(image) = state.images.get(digest) else {
+            return Ok(false);
+        };
+        let path = self.record_path(digest);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            result => result.map_err(StoreIoError::of("removing", &path))?,
+        }
+        sync_directory(&self.directory("images"))?;
+        if image.has_attributes {
+            self.trash(&self.attributes_path(digest))?;
+        }
+        state.images.remove(digest);
+        Ok(true)
+    }
+
+    fn trash_unused_layers(&self, state: &State) -> Result<Vec<Digest>, StoreIoError> {
+        let images = state.images.values();
+        let used: HashSet<Digest> = images
+            .flat_map(|image| image.visible_layers.iter().copied())
+            .chain(state.pins.keys().copied())
+            .collect();
+        let directory = self.directory("layers");
+        let mut trashed = Vec::new();
+        let listing =
+            std::fs::read_dir(&directory).map_err(StoreIoError::of("listing", &directory))?;
+        for entry in listing {
+            let path = entry.map_err(StoreIoError::of("listing", &directory))?.path();
+            let name = path.file_name().and_then(std::ffi::OsStr::to_str);
+            let diff_id = name.and_then(|name| Digest::from_hex(name).ok());
+            if diff_id.is_some_and(|diff_id| used.contains(&diff_id)) {
+                continue;
+            }
+            self.trash(&path)?;
+            trashed.extend(diff_id);
+        }
+        trashed.sort();
+        Ok(trashed)
+    }
+
+    pub(crate) fn trash(&self, path: &Path) -> Result<(), StoreIoError> {
+        let number = self.n_staged.fetch_add(1, Ordering::Relaxed);
+        let target = self.directory("trash").join(number.to_string());
+        match std::fs::rename(path, &target) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result.map_err(StoreIoError::of("discarding", path)),
+        }
+    }
+
+    fn empty_trash(&self) -> Result<(), StoreIoError> {
+        // Two at once would each find things gone that they had just seen.
+        let _alone = self.trash_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let trash = self.directory("trash");
+        for entry in std::fs::read_dir(&trash).map_err(StoreIoError::of("listing", &trash))? {
+            let path = entry.map_err(StoreIoError::of("listing", &trash))?.path();
+            remove(&path)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,74 @@
+//! Things that are being made and have no name yet.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Inner, StoreIoError, sync_directory};
+
+/// A directory in `staging`, removed with all that is in it unless it was given a name.
+pub(crate) struct Staging {
+    path: PathBuf,
+}
+
+impl Staging {
+    pub fn new(store: &Arc<Inner>) -> Result<Self, StoreIoError> {
+        let number = store.n_staged.fetch_add(1, Ordering::Relaxed);
+        let path = store.directory("staging").join(number.to_string());
+        std::fs::create_dir(&path).map_err(StoreIoError::of("creating", &path))?;
+        Ok(Self { path })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes a directory inside and opens it.
+    pub fn create_directory(&self, name: &str) -> Result<OwnedFd, StoreIoError> {
+        let path = self.path.join(name);
+        std::fs::create_dir(&path)
+            .and_then(|()| File::open(&path))
+            .map(OwnedFd::from)
+            .map_err(StoreIoError::of("creating", &path))
+    }
+
+    /// Writes a file inside.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, StoreIoError> {
+        let path = self.path.join(name);
+        File::create(&path)
+            .and_then(|mut file| {
+                file.write_all(bytes)?;
+                file.sync_all()
+            })
+            .map_err(StoreIoError::of("writing", &path))?;
+        Ok(path)
+    }
+
+    /// Puts everything inside on the disk and renames it to `target`. When `target` is there already
+    /// it stays: what has a name is whole, and the same name means the same contents.
+    pub fn commit(self, target: &Path) -> Result<(), StoreIoError> {
+        let directory = File::open(&self.path).map_err(StoreIoError::of("opening", &self.path))?;
+        rustix::fs::syncfs(&directory)
+            .map_err(|errno| StoreIoError::of("syncing", &self.path)(errno.into()))?;
+        match std::fs::rename(&self.path, target) {
+            Err(_) if target.is_dir() => return Ok(()),
+            result => result.map_err(StoreIoError::of("renaming to", target))?,
+        }
+        sync_directory(target.parent().expect("names of the store lie in its directories"))
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                // The next opening of the store removes it.
+                tracing::warn!(path = %self.path.display(), %error, "cannot remove a staged directory");
+            }
+            _ => {}
+        }
+    }
+}

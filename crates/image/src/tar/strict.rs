@@ -1,0 +1,261 @@
+//! What the header parser lets pass and other tar programs read differently.
+//!
+//! Scanners, builders and nodes must see the same files in a layer. The parser is right about
+//! well-formed archives; for malformed ones it has its own idea, as every program has: it drops the
+//! high bytes of large binary numbers, stops silently at a pax record without a length, lets the last
+//! of several sparse maps win. Each of these is looked for here on the raw bytes and refused.
+
+use std::collections::HashSet;
+
+use tar_core::parse::ParsedEntry;
+use tar_core::{EntryType, Header, PaxExtensions};
+
+use super::BLOCK;
+use super::entry::SparseMap;
+
+/// A header that has no single meaning.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Ambiguity {
+    /// A numeric field that is not plain octal nor a binary number of 64 bits.
+    #[error("the header's {0} is not a plain number")]
+    Number(&'static str),
+    /// Something lies between the records of a pax header.
+    #[error("the records of a pax header do not fill it exactly")]
+    PaxRecords,
+    /// A pax value that is not what its key asks for.
+    #[error("the pax value of {key:?} is not allowed: {value:?}")]
+    PaxValue {
+        /// The key.
+        key: String,
+        /// The value, made printable.
+        value: String,
+    },
+    /// Two pax records of the same key.
+    #[error("the pax key {0:?} is given twice")]
+    PaxTwice(String),
+    /// A global pax header that some programs apply and others do not.
+    #[error("a global pax header sets {0:?}")]
+    PaxGlobal(String),
+    /// A global header between an entry and its own headers.
+    #[error("a global pax header stands inside another entry's headers")]
+    GlobalInside,
+    /// Some programs would skip the bytes, others read them as the next header.
+    #[error("an entry of type {0:?} claims to have contents")]
+    ContentsWithoutFile(char),
+    /// A sparse map that does not describe the file.
+    #[error("the map of a sparse file is wrong: {0}")]
+    SparseMap(&'static str),
+}
+
+/// The fields of an entry that are read here and not by the parser.
+pub(super) struct Fields {
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: (i64, u32),
+}
+
+/// Checks a global pax header. Comments (git writes one) are harmless; anything that names an
+/// attribute is applied by GNU tar and Python, and ignored by the Go programs.
+pub(super) fn check_global(consumed: usize, pax: &[u8]) -> Result<(), Ambiguity> {
+    let own_size = BLOCK + (pax.len() as u64).next_multiple_of(BLOCK);
+    if consumed as u64 != own_size {
+        return Err(Ambiguity::GlobalInside);
+    }
+    for (key, _) in pax_records(pax)? {
+        if key != b"comment" {
+            return Err(Ambiguity::PaxGlobal(printable(key)));
+        }
+    }
+    Ok(())
+}
+
+/// Checks the headers of one entry, `consumed`, against what the parser made of them.
+pub(super) fn check_entry(
+    consumed: &[u8],
+    entry: &ParsedEntry<'_>,
+    sparse: Option<&SparseMap>,
+) -> Result<Fields, Ambiguity> {
+    check_sizes(consumed)?;
+    let raw = entry.header.as_ustar();
+    check_number("owner", &raw.uid)?;
+    check_number("group", &raw.gid)?;
+    check_number("mode", &raw.mode)?;
+    let mut mtime = (header_time(&raw.mtime)?.unwrap_or(entry.mtime as i64), 0);
+    let (mut sized_by_pax, mut sparse_by_pax) = (false, false);
+    for (key, value) in pax_records(entry.pax.unwrap_or_default())? {
+        check_pax_value(key, value)?;
+        match key {
+            b"mtime" => mtime = pax_time(value).ok_or_else(|| bad_value(key, value))?,
+            b"size" => sized_by_pax = true,
+            _ => sparse_by_pax |= key.starts_with(b"GNU.sparse."),
+        }
+    }
+    match sparse {
+        None if sparse_by_pax => return Err(Ambiguity::SparseMap("there is none")),
+        Some(_) if sized_by_pax => return Err(Ambiguity::SparseMap("the size is given twice")),
+        _ => {}
+    }
+    check_contents(entry, sparse)?;
+    Ok(Fields {
+        uid: id(entry.uid).ok_or(Ambiguity::Number("owner"))?,
+        gid: id(entry.gid).ok_or(Ambiguity::Number("group"))?,
+        mtime,
+    })
+}
+
+/// Walks the extension headers before an entry and the entry's own: a size that two programs read
+/// differently makes them disagree on everything after it.
+fn check_sizes(consumed: &[u8]) -> Result<(), Ambiguity> {
+    let mut rest = consumed;
+    while let Some(block) = rest.first_chunk::<{ BLOCK as usize }>() {
+        let header = Header::from_bytes(block);
+        rest = &rest[block.len()..];
+        if header.is_empty() {
+            continue;
+        }
+        check_number("size", &header.as_ustar().size)?;
+        let is_extension = (header.is_gnu() || header.is_ustar())
+            && matches!(
+                header.entry_type(),
+                EntryType::GnuLongName | EntryType::GnuLongLink | EntryType::XHeader
+            );
+        if !is_extension {
+            return Ok(());
+        }
+        let size = header.entry_size().map_err(|_| Ambiguity::Number("size"))?;
+        let padded = size.next_multiple_of(BLOCK) as usize;
+        rest = rest.get(padded..).ok_or(Ambiguity::Number("size"))?;
+    }
+    Ok(())
+}
+
+/// Plain octal digits, or a binary number whose bytes above 64 bits are zero.
+fn check_number(what: &'static str, field: &[u8]) -> Result<(), Ambiguity> {
+    let plain = if field[0] & 0x80 == 0 {
+        !field.contains(&b'+')
+    } else {
+        let n_high = field.len().saturating_sub(8);
+        field[0] == 0x80 && field[1..].iter().take(n_high.saturating_sub(1)).all(|&b| b == 0)
+    };
+    if plain { Ok(()) } else { Err(Ambiguity::Number(what)) }
+}
+
+/// The time of a header when it is binary, which may be negative; `None` when it is octal.
+fn header_time(field: &[u8; 12]) -> Result<Option<i64>, Ambiguity> {
+    if field[0] & 0x80 == 0 {
+        return check_number("time", field).map(|()| None);
+    }
+    // The first bit marks the number as binary; the second is its sign.
+    let first = field[0] & 0x7f;
+    let start = if first & 0x40 == 0 { i128::from(first) } else { i128::from(first) - 0x80 };
+    let value = field[1..].iter().fold(start, |value, &byte| value << 8 | i128::from(byte));
+    i64::try_from(value).map(Some).map_err(|_| Ambiguity::Number("time"))
+}
+
+/// The records of a pax header, each key once.
+fn pax_records(pax: &[u8]) -> Result<Vec<(&[u8], &[u8])>, Ambiguity> {
+    let mut records = Vec::new();
+    let mut keys = HashSet::new();
+    let mut end = 0;
+    for record in PaxExtensions::new(pax) {
+        let record = record.map_err(|_| Ambiguity::PaxRecords)?;
+        let (key, value) = (record.key_bytes(), record.value_bytes());
+        // A record is `length key=value\n`; the parser hides the length, so it is looked for between
+        // the end of the record before and this key.
+        let key_start = key.as_ptr().addr() - pax.as_ptr().addr();
+        let length = pax[end..key_start].strip_suffix(b" ").unwrap_or_default();
+        if !length.iter().all(u8::is_ascii_digit) || length.starts_with(b"0") {
+            return Err(Ambiguity::PaxRecords);
+        }
+        end = key_start + key.len() + value.len() + 2;
+        // Format 0.0 of sparse files is the one thing that repeats keys.
+        let may_repeat = matches!(key, b"GNU.sparse.offset" | b"GNU.sparse.numbytes");
+        if !keys.insert(key) && !may_repeat {
+            return Err(Ambiguity::PaxTwice(printable(key)));
+        }
+        records.push((key, value));
+    }
+    // The parser's iterator just ends at a record whose length it cannot read.
+    if end == pax.len() { Ok(records) } else { Err(Ambiguity::PaxRecords) }
+}
+
+fn check_pax_value(key: &[u8], value: &[u8]) -> Result<(), Ambiguity> {
+    let is_number = || !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let is_u64 = || is_number() && value.len() <= 19;
+    let valid = match key {
+        b"path" | b"linkpath" | b"GNU.sparse.name" => !value.is_empty() && !value.contains(&0),
+        b"size" | b"uid" | b"gid" => is_u64(),
+        b"GNU.sparse.map" => true, // The parser is strict about this one.
+        _ if key.starts_with(b"GNU.sparse.") => is_u64(),
+        _ => match key.strip_prefix(b"SCHILY.xattr.") {
+            Some(name) => (1..=255).contains(&name.len()) && !name.contains(&0),
+            None => true,
+        },
+    };
+    if valid { Ok(()) } else { Err(bad_value(key, value)) }
+}
+
+fn bad_value(key: &[u8], value: &[u8]) -> Ambiguity {
+    Ambiguity::PaxValue { key: printable(key), value: printable(&value[..value.len().min(200)]) }
+}
+
+/// `-12.345` as seconds and the nanoseconds above them.
+fn pax_time(value: &[u8]) -> Option<(i64, u32)> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let negative = whole.starts_with('-');
+    if !digits(whole.strip_prefix('-').unwrap_or(whole)) || !digits(fraction) {
+        return None;
+    }
+    let seconds: i64 = whole.parse().ok()?;
+    let nanos: u32 = format!("{fraction:0<9}")[..9].parse().ok()?;
+    match (negative, nanos) {
+        (true, 1..) => Some((seconds.checked_sub(1)?, 1_000_000_000 - nanos)),
+        _ => Some((seconds, nanos)),
+    }
+}
+
+/// Only files have contents, and a sparse file has exactly what its map says.
+fn check_contents(entry: &ParsedEntry<'_>, sparse: Option<&SparseMap>) -> Result<(), Ambiguity> {
+    let is_file = matches!(
+        entry.entry_type,
+        EntryType::Regular | EntryType::Continuous | EntryType::GnuSparse
+    );
+    if !is_file && entry.size != 0 {
+        let kind = char::from(entry.entry_type.to_byte());
+        return Err(Ambiguity::ContentsWithoutFile(kind));
+    }
+    let Some(map) = sparse else { return Ok(()) };
+    let refuse = |what| Err(Ambiguity::SparseMap(what));
+    if !is_file {
+        return refuse("the entry is not a file");
+    }
+    let (mut end, mut stored) = (0_u64, 0_u64);
+    for region in &map.regions {
+        if region.offset < end {
+            return refuse("its regions overlap or are out of order");
+        }
+        let Some(next) = region.offset.checked_add(region.length) else {
+            return refuse("a region ends beyond any file");
+        };
+        end = next;
+        stored += region.length;
+    }
+    if end > map.real_size {
+        return refuse("a region lies behind the end of the file");
+    }
+    if stored != entry.size {
+        return refuse("its regions do not add up to what is stored");
+    }
+    Ok(())
+}
+
+/// An owner that Linux can store; the highest number means "leave it".
+fn id(value: u64) -> Option<u32> {
+    u32::try_from(value).ok().filter(|&id| id != u32::MAX)
+}
+
+fn printable(bytes: &[u8]) -> String {
+    super::entry::printable(bytes)
+}

@@ -1,0 +1,498 @@
+//! The tree of one layer on disk, changed only through file descriptors below its root.
+//!
+//! Names come from a stranger. Every lookup of a directory is one `openat2` with `RESOLVE_IN_ROOT`:
+//! the kernel itself treats the root of the layer as `/`, so neither `..` nor a symbolic link, relative
+//! or absolute, leads out. The last part of a path is never followed. A directory that is reached
+//! through a symbolic link of the same layer is used, inside the root, as docker and containerd do;
+//! what the link reaches in a lower layer cannot be known here, so such an entry is refused.
+//!
+//! Whiteouts are kept as overlayfs wants them: a character device 0/0 for a name that is gone, the
+//! xattr `trusted.overlay.opaque` on a directory that hides the ones below it. Both speak of lower
+//! layers only, whatever their order among the layer's own entries.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, XattrFlags,
+};
+use rustix::io::Errno;
+
+use super::{EntryProblem, UnpackError};
+use crate::limits::{LimitExceeded, Limits};
+use crate::tar::{EntryPath, Xattr};
+
+/// The xattr by which overlayfs knows a directory that hides what lies below it.
+pub(crate) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
+
+/// What a directory has that no entry describes: the same on every node.
+pub(crate) const IMPLICIT_MODE: u32 = 0o755;
+
+/// Most bytes of paths of directories that no entry describes. They are listed in a layer's report.
+const IMPLICIT_PATH_BYTES: u64 = 16 << 20;
+
+/// A lookup that met a rename elsewhere on the machine is repeated at most this often.
+const LOOKUP_ATTEMPTS: usize = 1000;
+
+pub(super) struct Tree {
+    root: Rc<Directory>,
+    /// Every directory of the tree by inode number; all were made by this struct.
+    notes: HashMap<u64, Note>,
+    n_made: u64,
+    /// The directory that the last entry was put into: most entries go where the last one went.
+    recent: Option<(Vec<u8>, Rc<Directory>)>,
+    /// Names that a whiteout spoke of, as hashes of (directory, name): a set of names of a hostile
+    /// layer could fill the memory.
+    whited_out: HashSet<u64>,
+    hash: RandomState,
+    max_depth: u32,
+    max_made: u64,
+}
+
+pub(super) struct Directory {
+    fd: OwnedFd,
+    inode: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Note {
+    /// Tells this directory from an earlier one that had the same inode number.
+    serial: u64,
+    depth: u32,
+    mtime: (i64, u32),
+    origin: Origin,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// An entry describes it.
+    Entry,
+    /// It had to be there for an entry below it.
+    Implicit,
+}
+
+/// Owner, mode, xattrs and time, as they will be set; the xattrs are filtered.
+pub(super) struct Attributes<'a> {
+    pub uid: u32,
+    pub gid: u32,
+    pub mode: u32,
+    pub mtime: (i64, u32),
+    pub xattrs: Vec<&'a Xattr>,
+}
+
+impl Tree {
+    /// Takes an empty directory as the root.
+    pub fn new(root: OwnedFd, limits: &Limits) -> Result<Self, UnpackError> {
+        let inode = rustix::fs::fstat(&root).map_err(failed("looking at", b""))?.st_ino;
+        let mut tree = Self {
+            root: Rc::new(Directory { fd: root, inode }),
+            notes: HashMap::new(),
+            n_made: 0,
+            recent: None,
+            whited_out: HashSet::new(),
+            hash: RandomState::new(),
+            max_depth: limits.depth,
+            max_made: limits.entries,
+        };
+        let root = Rc::clone(&tree.root);
+        tree.adopt(&root, 0, b"")?;
+        Ok(tree)
+    }
+
+    /// Makes a directory, or gives an existing one new attributes and keeps what is in it.
+    pub fn directory(
+        &mut self,
+        path: &EntryPath,
+        attributes: &Attributes<'_>,
+    ) -> Result<(), UnpackError> {
+        let directory = match path.split() {
+            None => Rc::clone(&self.root),
+            Some((above, name)) => {
+                let parent = self.ensure_directory(above)?;
+                self.ensure_child(&parent, name, path.as_bytes(), Replace::Anything)?
+            }
+        };
+        let note = self.note_mut(directory.inode);
+        note.mtime = attributes.mtime;
+        if std::mem::replace(&mut note.origin, Origin::Entry) == Origin::Entry {
+            clear_xattrs(&directory.fd).map_err(failed("clearing xattrs of", path.as_bytes()))?;
+        }
+        set_attributes(&directory.fd, attributes, path)
+    }
+
+    /// Makes an empty file in place of whatever has its name.
+    pub fn file(&mut self, path: &EntryPath) -> Result<OwnedFd, UnpackError> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.put(path, "creating", |parent, name| {
+            rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)
+        })
+    }
+
+    /// Makes a symbolic link in place of whatever has its name.
+    pub fn symlink(
+        &mut self,
+        path: &EntryPath,
+        target: &[u8],
+        attributes: &Attributes<'_>,
+    ) -> Result<(), UnpackError> {
+        self.put(path, "making the symbolic link", |parent, name| {
+            rustix::fs::symlinkat(target, parent, name)?;
+            let (uid, gid) = owner(attributes);
+            rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+            let times = timestamps(attributes.mtime);
+            rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+        })
+    }
+
+    /// Gives an earlier file or symbolic link a second name.
+    pub fn hard_link(&mut self, path: &EntryPath, target: &EntryPath) -> Result<(), UnpackError> {
+        let refuse = |problem: fn(String) -> EntryProblem| {
+            UnpackError::entry(path, problem(target.printable()))
+        };
+        let missing = || refuse(|target| EntryProblem::LinkTargetMissing { target });
+        let wrong = || refuse(|target| EntryProblem::LinkTargetNotFile { target });
+        let (above, target_name) = target.split().ok_or_else(wrong)?;
+        let target_parent = self.open(above).map_err(|_| missing())?;
+        let target_stat = stat(&target_parent, target_name).map_err(|_| missing())?;
+        match FileType::from_raw_mode(target_stat.st_mode) {
+            FileType::RegularFile | FileType::Symlink => {}
+            FileType::CharacterDevice => return Err(missing()),
+            _ => return Err(wrong()),
+        }
+        let (above, name) =
+            path.split().ok_or_else(|| UnpackError::entry(path, EntryProblem::RootNotDirectory))?;
+        let parent = self.ensure_directory(above)?;
+        if stat(&parent.fd, name).is_ok_and(|there| there.st_ino == target_stat.st_ino) {
+            return Ok(());
+        }
+        self.put(path, "linking", |parent, name| {
+            rustix::fs::linkat(&target_parent, target_name, parent, name, AtFlags::empty())
+        })
+    }
+
+    /// Hides `name` of lower layers. What this layer itself has of that name stays.
+    pub fn whiteout(&mut self, above: &[u8], name: &[u8]) -> Result<(), UnpackError> {
+        let parent = self.ensure_directory(above)?;
+        let key = self.whiteout_key(&parent, name);
+        self.whited_out.insert(key);
+        match stat(&parent.fd, name) {
+            Ok(there) if FileType::from_raw_mode(there.st_mode) == FileType::Directory => {
+                let directory = open_child(&parent.fd, name).map_err(failed("opening", name))?;
+                set_opaque(&directory).map_err(failed("making opaque", name))
+            }
+            Ok(_) => Ok(()),
+            Err(Errno::NOENT) => rustix::fs::mknodat(
+                &parent.fd,
+                name,
+                FileType::CharacterDevice,
+                Mode::empty(),
+                rustix::fs::makedev(0, 0),
+            )
+            .map_err(failed("making the whiteout", name)),
+            Err(errno) => Err(failed("looking at", name)(errno)),
+        }
+    }
+
+    /// Hides everything that lower layers have in a directory.
+    pub fn opaque(&mut self, path: &[u8]) -> Result<(), UnpackError> {
+        let directory = self.ensure_directory(path)?;
+        set_opaque(&directory.fd).map_err(failed("making opaque", path))
+    }
+
+    /// Sets the times of directories, which every change inside them moved, and gives the paths of
+    /// those that no entry describes.
+    pub fn finish(self) -> Result<Vec<Vec<u8>>, UnpackError> {
+        let mut implicit = Vec::new();
+        let mut path = Vec::new();
+        self.finish_directory(&self.root.fd, self.root.inode, &mut path, &mut implicit)?;
+        Ok(implicit)
+    }
+
+    fn finish_directory(
+        &self,
+        fd: &OwnedFd,
+        inode: u64,
+        path: &mut Vec<u8>,
+        implicit: &mut Vec<Vec<u8>>,
+    ) -> Result<(), UnpackError> {
+        let here = path.len();
+        for name in child_directories(fd).map_err(failed("listing", path))? {
+            path.extend(b"/".iter().skip(usize::from(here == 0)).chain(&name));
+            let child = open_child(fd, &name).map_err(failed("opening", path))?;
+            let inode = rustix::fs::fstat(&child).map_err(failed("looking at", path))?.st_ino;
+            self.finish_directory(&child, inode, path, implicit)?;
+            path.truncate(here);
+        }
+        let note = &self.notes[&inode];
+        if note.origin == Origin::Implicit {
+            implicit.push(path.clone());
+            let n_bytes: usize = implicit.iter().map(Vec::len).sum();
+            LimitExceeded::check(
+                "bytes of paths of directories without entries",
+                n_bytes as u64,
+                IMPLICIT_PATH_BYTES,
+            )?;
+        }
+        rustix::fs::futimens(fd, &timestamps(note.mtime))
+            .map_err(failed("setting the time of", path))
+    }
+
+    /// Opens a directory of the tree, following links inside the root.
+    fn open(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let path = if path.is_empty() { b"." } else { path };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        let mut result = Err(Errno::AGAIN);
+        // The kernel gives EAGAIN when anything anywhere was renamed while it resolved a `..`.
+        for _ in 0..LOOKUP_ATTEMPTS {
+            result = rustix::fs::openat2(&self.root.fd, path, flags, Mode::empty(), resolve);
+            if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
+                break;
+            }
+        }
+        result
+    }
+
+    /// The directory at a path; missing ones are made, without a description.
+    fn ensure_directory(&mut self, path: &[u8]) -> Result<Rc<Directory>, UnpackError> {
+        if let Some((recent, directory)) = &self.recent
+            && recent == path
+        {
+            return Ok(Rc::clone(directory));
+        }
+        let directory = match self.open(path) {
+            Ok(fd) => {
+                let inode = rustix::fs::fstat(&fd).map_err(failed("looking at", path))?.st_ino;
+                Rc::new(Directory { fd, inode })
+            }
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                let slash = path.iter().rposition(|&byte| byte == b'/');
+                let (above, name) = match slash {
+                    Some(slash) => (&path[..slash], &path[slash + 1..]),
+                    None => (&b""[..], path),
+                };
+                let parent = self.ensure_directory(above)?;
+                self.ensure_child(&parent, name, path, Replace::WhiteoutOnly)?
+            }
+            Err(Errno::LOOP) => return Err(UnpackError::entry(path, EntryProblem::ParentLoop)),
+            Err(errno) => return Err(failed("opening", path)(errno)),
+        };
+        self.recent = Some((path.to_vec(), Rc::clone(&directory)));
+        Ok(directory)
+    }
+
+    /// The directory `name` in `parent`, made when it is not there.
+    fn ensure_child(
+        &mut self,
+        parent: &Directory,
+        name: &[u8],
+        path: &[u8],
+        replace: Replace,
+    ) -> Result<Rc<Directory>, UnpackError> {
+        let depth = self.notes[&parent.inode].depth + 1;
+        if depth > self.max_depth {
+            let allowed = self.max_depth;
+            return Err(UnpackError::entry(path, EntryProblem::Deep { allowed }));
+        }
+        let mode = Mode::from_raw_mode(IMPLICIT_MODE);
+        let mut is_new = true;
+        match rustix::fs::mkdirat(&parent.fd, name, mode) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                let there = stat(&parent.fd, name).map_err(failed("looking at", path))?;
+                match (FileType::from_raw_mode(there.st_mode), replace) {
+                    (FileType::Directory, _) => is_new = false,
+                    (FileType::CharacterDevice, _) | (_, Replace::Anything) => {
+                        self.remove(parent, name, path)?;
+                        rustix::fs::mkdirat(&parent.fd, name, mode)
+                            .map_err(failed("making the directory", path))?;
+                    }
+                    (FileType::Symlink, Replace::WhiteoutOnly) => {
+                        return Err(UnpackError::entry(path, EntryProblem::ParentDangling));
+                    }
+                    (_, Replace::WhiteoutOnly) => {
+                        return Err(UnpackError::entry(path, EntryProblem::ParentNotDirectory));
+                    }
+                }
+            }
+            Err(errno) => return Err(failed("making the directory", path)(errno)),
+        }
+        let fd = open_child(&parent.fd, name).map_err(failed("opening", path))?;
+        let inode = rustix::fs::fstat(&fd).map_err(failed("looking at", path))?.st_ino;
+        let directory = Rc::new(Directory { fd, inode });
+        if is_new {
+            self.adopt(&directory, depth, path)?;
+            if self.whited_out.contains(&self.whiteout_key(parent, name)) {
+                set_opaque(&directory.fd).map_err(failed("making opaque", path))?;
+            }
+        }
+        Ok(directory)
+    }
+
+    /// Notes a directory just made and gives it what a directory without an entry has.
+    fn adopt(&mut self, directory: &Directory, depth: u32, path: &[u8]) -> Result<(), UnpackError> {
+        self.n_made += 1;
+        LimitExceeded::check("directories", self.n_made, self.max_made)?;
+        rustix::fs::fchmod(&directory.fd, Mode::from_raw_mode(IMPLICIT_MODE))
+            .map_err(failed("setting the mode of", path))?;
+        let root = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
+        rustix::fs::fchown(&directory.fd, Some(root.0), Some(root.1))
+            .map_err(failed("setting the owner of", path))?;
+        let note = Note { serial: self.n_made, depth, mtime: (0, 0), origin: Origin::Implicit };
+        self.notes.insert(directory.inode, note);
+        Ok(())
+    }
+
+    /// Runs `make` for the last part of a path; what is in its way is removed first.
+    fn put<T>(
+        &mut self,
+        path: &EntryPath,
+        action: &'static str,
+        make: impl Fn(&OwnedFd, &[u8]) -> Result<T, Errno>,
+    ) -> Result<T, UnpackError> {
+        let (above, name) =
+            path.split().ok_or_else(|| UnpackError::entry(path, EntryProblem::RootNotDirectory))?;
+        let parent = self.ensure_directory(above)?;
+        match make(&parent.fd, name) {
+            Err(Errno::EXIST) => {
+                self.remove(&parent, name, path.as_bytes())?;
+                make(&parent.fd, name)
+            }
+            result => result,
+        }
+        .map_err(failed(action, path.as_bytes()))
+    }
+
+    /// Removes whatever has a name, with all that is in it.
+    fn remove(&mut self, parent: &Directory, name: &[u8], path: &[u8]) -> Result<(), UnpackError> {
+        self.recent = None;
+        match rustix::fs::unlinkat(&parent.fd, name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => remove_tree(&parent.fd, name),
+            result => result.map_err(io::Error::from),
+        }
+        .map_err(|source| UnpackError::write("replacing", path, source))
+    }
+
+    fn whiteout_key(&self, parent: &Directory, name: &[u8]) -> u64 {
+        self.hash.hash_one((self.notes[&parent.inode].serial, name))
+    }
+
+    fn note_mut(&mut self, inode: u64) -> &mut Note {
+        self.notes.get_mut(&inode).expect("every directory of the tree was noted when it was made")
+    }
+}
+
+/// What may be removed to make a directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Replace {
+    /// Anything that is not a directory: the entry says that it is one, and later entries win.
+    Anything,
+    /// A whiteout alone: the directory is only implied by an entry below it.
+    WhiteoutOnly,
+}
+
+/// Sets everything but the time of a directory, which is set last.
+fn set_attributes(
+    fd: &OwnedFd,
+    attributes: &Attributes<'_>,
+    path: &EntryPath,
+) -> Result<(), UnpackError> {
+    let path = path.as_bytes();
+    let (uid, gid) = owner(attributes);
+    // Changing the owner drops setuid and capabilities, so it comes first.
+    rustix::fs::fchown(fd, uid, gid).map_err(failed("setting the owner of", path))?;
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(attributes.mode))
+        .map_err(failed("setting the mode of", path))?;
+    for xattr in &attributes.xattrs {
+        rustix::fs::fsetxattr(fd, xattr.name.as_slice(), &xattr.value, XattrFlags::empty())
+            .map_err(failed("setting an xattr of", path))?;
+    }
+    Ok(())
+}
+
+/// Sets the attributes of a file whose contents are written.
+pub(super) fn finish_file(
+    fd: &OwnedFd,
+    attributes: &Attributes<'_>,
+    path: &EntryPath,
+) -> Result<(), UnpackError> {
+    set_attributes(fd, attributes, path)?;
+    rustix::fs::futimens(fd, &timestamps(attributes.mtime))
+        .map_err(failed("setting the time of", path.as_bytes()))
+}
+
+/// The error of a system call, with what was being done to which path.
+fn failed(action: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> UnpackError {
+    let path = path.to_vec();
+    move |errno| UnpackError::write(action, &path, errno.into())
+}
+
+fn owner(attributes: &Attributes<'_>) -> (Option<rustix::fs::Uid>, Option<rustix::fs::Gid>) {
+    (
+        Some(rustix::fs::Uid::from_raw(attributes.uid)),
+        Some(rustix::fs::Gid::from_raw(attributes.gid)),
+    )
+}
+
+fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanos.into() };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+fn stat(parent: &OwnedFd, name: &[u8]) -> Result<Stat, Errno> {
+    rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn open_child(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
+fn set_opaque(directory: &OwnedFd) -> Result<(), Errno> {
+    rustix::fs::fsetxattr(directory, OPAQUE_XATTR, b"y", XattrFlags::empty())
+}
+
+/// Removes the xattrs that an earlier entry of the same directory set.
+fn clear_xattrs(directory: &OwnedFd) -> Result<(), Errno> {
+    let mut names = vec![0; rustix::fs::flistxattr_query(directory)?];
+    let n_bytes = rustix::fs::flistxattr(directory, &mut names[..])?;
+    for name in names[..n_bytes].split(|&byte| byte == 0) {
+        if super::is_allowed_xattr(name) {
+            rustix::fs::fremovexattr(directory, name)?;
+        }
+    }
+    Ok(())
+}
+
+fn child_directories(directory: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        let is_directory = match entry.file_type() {
+            FileType::Directory => true,
+            FileType::Unknown => {
+                FileType::from_raw_mode(stat(directory, name)?.st_mode) == FileType::Directory
+            }
+            _ => false,
+        };
+        if is_directory && name != b"." && name != b".." {
+            names.push(name.to_vec());
+        }
+    }
+    Ok(names)
+}
+
+/// Removes a directory with all that is in it. Its depth is bounded, and so the open descriptors.
+fn remove_tree(parent: &OwnedFd, name: &[u8]) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let parent: BorrowedFd<'_> = rustix::fd::AsFd::as_fd(parent);
+    // The standard library removes by descriptors below the path that it is given, without following
+    // links; the path leads through our own descriptor.
+    let path = format!("/proc/self/fd/{}", parent.as_raw_fd());
+    std::fs::remove_dir_all(std::path::Path::new(&path).join(std::ffi::OsStr::from_bytes(name)))
+}
