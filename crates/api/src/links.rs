@@ -13,7 +13,7 @@ mod node;
 mod routes;
 
 use longshore_types::{
-    AppName, Capacity, Decision, Generation, InstanceId, LocationName, NodeName, ProjectName, Release,
+    AppName, Capacity, Decision, Generation, HostName, InstanceId, LocationName, NodeName, ProjectName, Release,
     ReleaseNumber, Timestamp, token::Rights,
 };
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,8 @@ pub struct Allotment {
     pub count: u32,
     /// The most that may ever run there, replacements and rollouts included.
     pub budget: u32,
+    /// The host names that lead to the app.
+    pub hosts: Vec<HostName>,
     /// Raised at each change of this allotment.
     pub generation: Generation,
     /// Why this location.

@@ -1,1 +1,156 @@
-//! To be written.
+//! The global control plane: the API, the releases, the global scheduler.
+//!
+//! What users ask for is in the store; what locations report is in memory. One task mirrors the
+//! store into a [`catalog::Catalog`]; the planner and every read work on that, so a location or a
+//! client never waits on the store, and many servers on one store (issue 5) see the same.
+//!
+//! - `api`: the public REST API.
+//! - `links`: what locations and the registry call.
+//! - `records`: what is stored, and under which keys.
+//! - `catalog`: the mirror of the store. `reports`: what locations say.
+//! - `scheduler`: carries out `longshore_planning::global`.
+//!
+//! It must not know of nodes beyond what locations report, nor of containers.
+
+mod api;
+mod catalog;
+mod images;
+mod links;
+mod records;
+mod reports;
+mod scheduler;
+mod tokens;
+mod views;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
+use longshore_store::{OpenStoreError, RecordError, RedbStore, Store, StoreError};
+use tokio_util::sync::CancellationToken;
+
+use catalog::{Catalog, Mirror};
+use images::ImageResolver;
+use reports::Reports;
+
+/// What the global control plane needs.
+#[derive(Debug)]
+pub struct Options {
+    /// Where its store lies.
+    pub data_dir: PathBuf,
+    /// Where users call.
+    pub api: Listener,
+    /// Where locations and the registry call.
+    pub link: Listener,
+    /// Where the registry answers.
+    pub registry: Endpoint,
+    /// The registry's host and port as users write it in image names.
+    pub registry_public: String,
+    /// The ingress's host and port as users on this machine reach it.
+    pub ingress_public: String,
+    /// Apps get `<app>.<domain>`, those of other projects than `default` `<app>.<project>.<domain>`.
+    pub domain: String,
+    /// Holds the text of the token that may do everything.
+    pub admin_token_file: PathBuf,
+    /// Holds the text of the token by which the platform's own roles pull images.
+    pub system_token_file: PathBuf,
+}
+
+/// Why the control plane ended.
+#[derive(Debug, thiserror::Error)]
+pub enum GlobalError {
+    /// The data directory cannot be made.
+    #[error("cannot make the data directory {path}")]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A token file cannot be read.
+    #[error("cannot read the token file {path}")]
+    TokenFile {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store cannot be opened.
+    #[error("cannot open the global store")]
+    OpenStore(#[from] OpenStoreError),
+    /// The store cannot be used.
+    #[error("the global store failed")]
+    Store(#[source] StoreError),
+    /// A stored record cannot be understood.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A task of the service failed.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
+/// Everything that the handlers and tasks share.
+struct Plane {
+    store: Arc<dyn Store>,
+    catalog: Mirror,
+    reports: Reports,
+    images: ImageResolver,
+    public: PublicNames,
+    shutdown: CancellationToken,
+}
+
+/// How users reach the parts of the platform.
+struct PublicNames {
+    registry: String,
+    ingress: String,
+    domain: String,
+}
+
+impl Plane {
+    fn catalog(&self) -> Arc<Catalog> {
+        self.catalog.now()
+    }
+}
+
+/// Runs the control plane until `shutdown`.
+pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), GlobalError> {
+    let path = options.data_dir.clone();
+    std::fs::create_dir_all(&path).map_err(|source| GlobalError::DataDir { path, source })?;
+    let store = RedbStore::open(&options.data_dir.join("store.redb"))?;
+    let store: Arc<dyn Store> = Arc::new(store);
+    let admin_token = read_token(options.admin_token_file)?;
+    let system_token = read_token(options.system_token_file)?;
+    tokens::ensure_built_in(store.as_ref(), &admin_token, &system_token).await?;
+
+    let service = Service::new(shutdown);
+    let catalog = Mirror::start(Arc::clone(&store), &service).await?;
+    let plane = Arc::new(Plane {
+        store,
+        catalog,
+        reports: Reports::default(),
+        images: ImageResolver::new(
+            Client::new(options.registry).with_token(system_token),
+            options.registry_public.clone(),
+        ),
+        public: PublicNames {
+            registry: options.registry_public,
+            ingress: options.ingress_public,
+            domain: options.domain,
+        },
+        shutdown: service.shutdown(),
+    });
+    service.spawn("scheduler", scheduler::run(Arc::clone(&plane)));
+    let links = links::router(Arc::clone(&plane));
+    service.spawn("links", options.link.serve(links, service.shutdown()));
+    service.spawn("api", options.api.serve(api::router(plane), service.shutdown()));
+    Ok(service.run().await?)
+}
+
+fn read_token(path: PathBuf) -> Result<String, GlobalError> {
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(source) => Err(GlobalError::TokenFile { path, source }),
+    }
+}

@@ -50,6 +50,14 @@ pub enum CallError {
     /// The service refused, and says why.
     #[error("{0}")]
     Refused(Problem),
+    /// An error without a problem document, from a service that is not one of ours.
+    #[error("{endpoint} answered with status {status}")]
+    Status {
+        /// Where.
+        endpoint: Endpoint,
+        /// The HTTP status.
+        status: u16,
+    },
     /// The answer is not what was expected.
     #[error("{endpoint} gave an answer that cannot be understood: {detail}")]
     Malformed {
@@ -66,6 +74,7 @@ impl CallError {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } => true,
             Self::Refused(problem) => problem.status >= 500,
+            Self::Status { status, .. } => *status >= 500,
             Self::Malformed { .. } => false,
         }
     }
@@ -189,7 +198,10 @@ impl Client {
         };
         match serde_json::from_slice(&body) {
             Ok(problem) => CallError::Refused(problem),
-            Err(_) => self.malformed(format!("status {status} without a problem document")),
+            Err(_) => CallError::Status {
+                endpoint: self.endpoint.clone(),
+                status: status.as_u16(),
+            },
         }
     }
 

@@ -1,1 +1,87 @@
-//! To be written.
+//! A location: its scheduler, its links to nodes and ingresses, its gate for logs and exec.
+//!
+//! One task, the [`keeper`], owns the state: it takes over what comes in (allotments, reports,
+//! acknowledgements, orders), plans, writes what changed to the location's own store, and only
+//! then publishes it to nodes, ingresses and the global plane. A location goes on with what it has
+//! when the global plane is away, and after a restart with what it stored.
+//!
+//! - `keeper`: the one owner of the state. `state`: that state and its transitions, without I/O.
+//! - `records`: what is stored. `uplink`: the link to the global plane.
+//! - `server`: what nodes, ingresses and the global plane call.
+
+mod keeper;
+mod records;
+mod server;
+mod state;
+mod uplink;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
+use longshore_store::{OpenStoreError, RecordError, RedbStore, StoreError};
+use longshore_types::LocationName;
+use tokio_util::sync::CancellationToken;
+
+use keeper::Keeper;
+
+/// What a location needs.
+#[derive(Debug)]
+pub struct Options {
+    /// Its name.
+    pub name: LocationName,
+    /// Where its store lies.
+    pub data_dir: PathBuf,
+    /// Where nodes, ingresses and the global plane call.
+    pub link: Listener,
+    /// Where the global plane is.
+    pub global: Endpoint,
+}
+
+/// Why a location ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LocationError {
+    /// The data directory cannot be made.
+    #[error("cannot make the data directory {path}")]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store cannot be opened.
+    #[error("cannot open the location's store")]
+    OpenStore(#[from] OpenStoreError),
+    /// The store cannot be used.
+    #[error("the location's store failed")]
+    Store(#[from] StoreError),
+    /// A stored record cannot be understood.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The link cannot be named.
+    #[error("cannot tell on which address the location listens")]
+    Listen(#[source] std::io::Error),
+    /// A task of the service failed.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
+/// Runs a location until `shutdown`.
+pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), LocationError> {
+    let path = options.data_dir.clone();
+    std::fs::create_dir_all(&path).map_err(|source| LocationError::DataDir { path, source })?;
+    let store = Arc::new(RedbStore::open(&options.data_dir.join("store.redb"))?);
+    let gate = options.link.endpoint().map_err(LocationError::Listen)?;
+
+    let service = Service::new(shutdown);
+    let (keeper, handle) = Keeper::restore(options.name.clone(), gate, store).await?;
+    service.spawn("keeper", keeper.run(service.shutdown()));
+    let global = Client::new(options.global);
+    let receive = uplink::receive(global.clone(), options.name.clone(), handle.clone());
+    service.spawn_until_shutdown("allotments", receive);
+    service.spawn_until_shutdown("reports", uplink::report(global, options.name, handle.clone()));
+    let router = server::router(handle, service.shutdown());
+    service.spawn("link", options.link.serve(router, service.shutdown()));
+    Ok(service.run().await?)
+}

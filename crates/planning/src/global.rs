@@ -73,9 +73,7 @@ pub fn plan_shares(now: Timestamp, app: &WantedApp, locations: &[LocationState])
 /// be told.
 fn take_away(shares: &mut [Share], surplus: u32, locations: &[LocationState]) {
     let reachable = |name: &LocationName| {
-        locations
-            .iter()
-            .any(|location| location.name == *name && location.reachable)
+        locations.iter().any(|location| location.name == *name && location.reachable)
     };
     for _ in 0..surplus {
         let most = shares
@@ -92,27 +90,16 @@ fn add_one(now: Timestamp, app: &WantedApp, shares: &mut Vec<Share>, locations: 
     let added = |name: &LocationName| -> u32 {
         let before = app.shares.iter().find(|share| share.location == *name);
         let after = shares.iter().find(|share| share.location == *name);
-        after
-            .map_or(0, |s| s.count)
-            .saturating_sub(before.map_or(0, |s| s.count))
+        after.map_or(0, |s| s.count).saturating_sub(before.map_or(0, |s| s.count))
     };
-    let mut candidates: Vec<Candidate> = locations
-        .iter()
-        .map(|location| judge(app, location, added(&location.name)))
-        .collect();
+    let mut candidates: Vec<Candidate> =
+        locations.iter().map(|location| judge(app, location, added(&location.name))).collect();
     candidates.sort_by(|a, b| b.score.cmp(&a.score).then_with(|| a.name.cmp(&b.name)));
     // A reachable but full location is better than none: the instance waits there for room.
-    let chosen = candidates
-        .iter()
-        .find(|candidate| candidate.score.is_some())
-        .or_else(|| {
-            let open = |name: &str| {
-                locations
-                    .iter()
-                    .any(|l| l.reachable && l.name.as_str() == name)
-            };
-            candidates.iter().find(|candidate| open(&candidate.name))
-        });
+    let chosen = candidates.iter().find(|candidate| candidate.score.is_some()).or_else(|| {
+        let open = |name: &str| locations.iter().any(|l| l.reachable && l.name.as_str() == name);
+        candidates.iter().find(|candidate| open(&candidate.name))
+    });
     let Some(chosen) = chosen else { return };
     let why = match (chosen.score, locations.len()) {
         (None, _) => format!("no location has room; waits here: {}", chosen.why),
@@ -120,24 +107,14 @@ fn add_one(now: Timestamp, app: &WantedApp, shares: &mut Vec<Share>, locations: 
         (Some(_), _) => format!("best of {} locations: {}", locations.len(), chosen.why),
     };
     let name = chosen.name.clone();
-    let decision = Decision {
-        at: now,
-        chosen: Some(name.clone()),
-        why,
-        candidates,
-    };
-    match shares
-        .iter_mut()
-        .find(|share| share.location.as_str() == name)
-    {
+    let decision = Decision { at: now, chosen: Some(name.clone()), why, candidates };
+    match shares.iter_mut().find(|share| share.location.as_str() == name) {
         Some(share) => {
             share.count += 1;
             share.decision = decision;
         }
         None => {
-            let location = locations
-                .iter()
-                .find(|location| location.name.as_str() == name);
+            let location = locations.iter().find(|location| location.name.as_str() == name);
             let Some(location) = location else { return };
             shares.push(Share {
                 location: location.name.clone(),
@@ -155,11 +132,7 @@ fn judge(app: &WantedApp, location: &LocationState, added: u32) -> Candidate {
     let name = location.name.to_string();
     if !location.reachable {
         let why = "refused: it has not reported lately".to_owned();
-        return Candidate {
-            name,
-            score: None,
-            why,
-        };
+        return Candidate { name, score: None, why };
     }
     let mut free = location.free;
     for _ in 0..added {
@@ -170,19 +143,11 @@ fn judge(app: &WantedApp, location: &LocationState, added: u32) -> Candidate {
             "refused: {} cpu and {} are free, {} cpu and {} are needed",
             free.cpu, free.memory, app.each.cpu, app.each.memory
         );
-        return Candidate {
-            name,
-            score: None,
-            why,
-        };
+        return Candidate { name, score: None, why };
     }
     let left = free.minus(app.each);
     let score = i64::try_from(left.memory.0 >> 20).unwrap_or(i64::MAX);
-    Candidate {
-        name,
-        score: Some(score),
-        why: format!("{} stay free", left.memory),
-    }
+    Candidate { name, score: Some(score), why: format!("{} stay free", left.memory) }
 }
 
 /// Gives every location its count and shares what `max` leaves above that, without ever handing out
@@ -195,10 +160,7 @@ fn share_budgets(app: &WantedApp, shares: &mut [Share]) {
         .map(|old| old.budget_in_force)
         .sum();
     let counts: u32 = shares.iter().map(|share| share.count).sum();
-    let mut spare = app
-        .max
-        .saturating_sub(in_force_elsewhere)
-        .saturating_sub(counts);
+    let mut spare = app.max.saturating_sub(in_force_elsewhere).saturating_sub(counts);
     let mut open = u32::try_from(shares.len()).unwrap_or(u32::MAX);
     for share in shares.iter_mut() {
         let extra = spare.div_ceil(open.max(1));
@@ -207,14 +169,8 @@ fn share_budgets(app: &WantedApp, shares: &mut [Share]) {
         share.budget = share.count + extra;
     }
     // A budget may grow only into what no other location still has.
-    let in_force: u32 = shares
-        .iter()
-        .map(|share| share.budget_in_force)
-        .sum::<u32>();
-    let mut room = app
-        .max
-        .saturating_sub(in_force_elsewhere)
-        .saturating_sub(in_force);
+    let in_force: u32 = shares.iter().map(|share| share.budget_in_force).sum::<u32>();
+    let mut room = app.max.saturating_sub(in_force_elsewhere).saturating_sub(in_force);
     for share in shares.iter_mut() {
         let growth = share.budget.saturating_sub(share.budget_in_force).min(room);
         room -= growth;

@@ -148,15 +148,10 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     let mut room = choose::Room::new(snapshot);
     let mut by_app: BTreeMap<(&ProjectName, &AppName), Vec<&PlacedInstance>> = BTreeMap::new();
     for instance in &snapshot.instances {
-        by_app
-            .entry((&instance.project, &instance.app))
-            .or_default()
-            .push(instance);
+        by_app.entry((&instance.project, &instance.app)).or_default().push(instance);
     }
     for wanted in &snapshot.wanted {
-        let instances = by_app
-            .remove(&(&wanted.project, &wanted.app))
-            .unwrap_or_default();
+        let instances = by_app.remove(&(&wanted.project, &wanted.app)).unwrap_or_default();
         let step = replace::step(wanted, &instances);
         plan.actions.extend(step.drain);
         room.place(wanted, step.start, &mut plan);
@@ -165,10 +160,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     for instance in by_app.into_values().flatten() {
         if instance.standing != Standing::Leaving {
             let why = "the app was removed from here".to_owned();
-            plan.actions.push(Action::Drain {
-                instance: instance.id.clone(),
-                why,
-            });
+            plan.actions.push(Action::Drain { instance: instance.id.clone(), why });
         }
     }
     plan

@@ -50,10 +50,7 @@ mod tests {
 
     #[test]
     fn the_policy_decides_with_the_reason() {
-        let (well, badly) = (
-            ExitReason::Exited { code: 0 },
-            ExitReason::Exited { code: 1 },
-        );
+        let (well, badly) = (ExitReason::Exited { code: 0 }, ExitReason::Exited { code: 1 });
         for (policy, reason, again) in [
             (RestartPolicy::Always, &well, true),
             (RestartPolicy::OnFailure, &well, false),
@@ -74,16 +71,11 @@ mod tests {
         for _ in 0..10 {
             let reason = ExitReason::OutOfMemory;
             let (restart, next) = plan_restart(RestartPolicy::Always, &reason, QUICK, quick_ends);
-            let Restart::After(wait) = restart else {
-                panic!("must restart")
-            };
+            let Restart::After(wait) = restart else { panic!("must restart") };
             waits.push(wait.0.as_millis());
             quick_ends = next;
         }
-        assert_eq!(
-            waits,
-            [250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000]
-        );
+        assert_eq!(waits, [250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000]);
         let long = Duration::from_secs(60);
         let (restart, _) = plan_restart(RestartPolicy::Always, &ExitReason::OutOfMemory, long, 9);
         assert_eq!(restart, Restart::After(FIRST_WAIT));

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, ByteCount, Capacity, Digest, Duration, EgressRule, HostName, ImageReference, MilliCpu, Port,
-    ProjectName, ReleaseNumber, Timestamp,
+    AppName, ByteCount, Capacity, Digest, Duration, EgressRule, HostName, ImageReference, MilliCpu,
+    Port, ProjectName, ReleaseNumber, Timestamp,
 };
 
 pub use parse::ManifestProblem;
@@ -28,8 +28,9 @@ pub struct Manifest {
     pub image: ImageReference,
     /// How many instances should run.
     pub count: u32,
-    /// The most instances that may ever run, replacements and rollouts included.
-    pub max: u32,
+    /// The most instances that may ever run, replacements and rollouts included, when the user set
+    /// a limit; see [`Manifest::max_for`].
+    pub max: Option<u32>,
     /// The port on which the instances answer HTTP, if they do.
     pub port: Option<Port>,
     /// Host names that lead to the app, beside the one that every app gets.
@@ -44,6 +45,14 @@ pub struct Manifest {
     pub egress_allow: Vec<EgressRule>,
     /// What happens when an instance ends by itself.
     pub restart: RestartPolicy,
+}
+
+impl Manifest {
+    /// The most instances that may ever run when `count` should: the user's limit, else twice the
+    /// count, so that a rollout and the replacement of a lost location have room.
+    pub fn max_for(&self, count: u32) -> u32 {
+        self.max.unwrap_or_else(|| count.saturating_mul(2).max(2))
+    }
 }
 
 /// An immutable record of what was deployed: a manifest and the digest its image had then.
@@ -74,7 +83,10 @@ pub struct Resources {
 impl Resources {
     /// What a scheduler sets aside for one instance.
     pub fn capacity(&self) -> Capacity {
-        Capacity { cpu: self.cpu, memory: self.memory }
+        Capacity {
+            cpu: self.cpu,
+            memory: self.memory,
+        }
     }
 }
 

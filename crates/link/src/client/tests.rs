@@ -47,7 +47,10 @@ async fn calls_over_tcp_and_unix_sockets() {
         assert!(matches!(&refused, CallError::Refused(p) if p.code == ProblemCode::NotFound));
         assert!(!refused.retryable());
         let bare = client.get::<()>("/bare").await.unwrap_err();
-        assert!(matches!(bare, CallError::Malformed { .. }), "{bare}");
+        assert!(
+            matches!(bare, CallError::Status { status: 418, .. }),
+            "{bare}"
+        );
         let bad = client
             .call::<_, u32>(Method::POST, "/double", Some(&"x"))
             .await

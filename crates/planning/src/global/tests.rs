@@ -4,41 +4,21 @@ use proptest::prelude::*;
 use super::*;
 
 fn capacity(mib: u64) -> Capacity {
-    Capacity {
-        cpu: MilliCpu(100),
-        memory: ByteCount::mib(mib),
-    }
+    Capacity { cpu: MilliCpu(100), memory: ByteCount::mib(mib) }
 }
 
 fn location(idx: usize, reachable: bool, free_mib: u64) -> LocationState {
-    let free = Capacity {
-        cpu: MilliCpu(1_000_000),
-        memory: ByteCount::mib(free_mib),
-    };
-    LocationState {
-        name: format!("loc{idx}").parse().unwrap(),
-        reachable,
-        free,
-    }
+    let free = Capacity { cpu: MilliCpu(1_000_000), memory: ByteCount::mib(free_mib) };
+    LocationState { name: format!("loc{idx}").parse().unwrap(), reachable, free }
 }
 
 fn app(count: u32, max: u32, shares: Vec<Share>) -> WantedApp {
     let (project, app) = (ProjectName::default(), "web".parse().unwrap());
-    WantedApp {
-        project,
-        app,
-        count,
-        max,
-        each: capacity(100),
-        shares,
-    }
+    WantedApp { project, app, count, max, each: capacity(100), shares }
 }
 
 fn counts(shares: &[Share]) -> Vec<(String, u32, u32)> {
-    shares
-        .iter()
-        .map(|s| (s.location.to_string(), s.count, s.budget))
-        .collect()
+    shares.iter().map(|s| (s.location.to_string(), s.count, s.budget)).collect()
 }
 
 #[test]
@@ -53,10 +33,7 @@ fn a_full_world_lets_the_instance_wait_where_it_is_reachable() {
     let locations = [location(1, false, 1000), location(2, true, 50)];
     let shares = plan_shares(Timestamp(5), &app(1, 2, vec![]), &locations);
     assert_eq!(counts(&shares), [("loc2".to_owned(), 1, 2)]);
-    assert!(
-        shares[0].decision.why.contains("no location has room"),
-        "{shares:?}"
-    );
+    assert!(shares[0].decision.why.contains("no location has room"), "{shares:?}");
 }
 
 #[test]

@@ -31,28 +31,17 @@ impl<'a> Room<'a> {
         let mut nodes: Vec<_> = snapshot
             .nodes
             .iter()
-            .map(|node| NodeRoom {
-                node,
-                free: node.capacity,
-                apps: BTreeMap::new(),
-            })
+            .map(|node| NodeRoom { node, free: node.capacity, apps: BTreeMap::new() })
             .collect();
         nodes.sort_by(|a, b| a.node.name.cmp(&b.node.name));
         // Leaving and lost instances still hold what they were promised: they may be running.
         for instance in &snapshot.instances {
-            if let Some(room) = nodes
-                .iter_mut()
-                .find(|room| room.node.name == instance.node)
-            {
+            if let Some(room) = nodes.iter_mut().find(|room| room.node.name == instance.node) {
                 let key = (instance.project.to_string(), instance.app.to_string());
                 room.take(key, instance.each);
             }
         }
-        Self {
-            now: snapshot.now,
-            ids: Seeded(snapshot.seed),
-            nodes,
-        }
+        Self { now: snapshot.now, ids: Seeded(snapshot.seed), nodes }
     }
 
     /// Places `n_instances` of an app, or as many as fit.
@@ -60,10 +49,7 @@ impl<'a> Room<'a> {
         for placed in 0..n_instances {
             let decision = self.decide(wanted);
             let chosen = decision.chosen.as_deref();
-            let found = self
-                .nodes
-                .iter_mut()
-                .find(|room| Some(room.node.name.as_str()) == chosen);
+            let found = self.nodes.iter_mut().find(|room| Some(room.node.name.as_str()) == chosen);
             let Some(room) = found else {
                 plan.shortfalls.push(Shortfall {
                     project: wanted.project.clone(),
@@ -73,27 +59,18 @@ impl<'a> Room<'a> {
                 });
                 return;
             };
-            room.take(
-                (wanted.project.to_string(), wanted.app.to_string()),
-                wanted.each,
-            );
+            room.take((wanted.project.to_string(), wanted.app.to_string()), wanted.each);
             let node: NodeName = room.node.name.clone();
             let instance = InstanceId::mint(&wanted.app, self.ids.next());
             let (project, app) = (wanted.project.clone(), wanted.app.clone());
-            plan.actions.push(Action::Place {
-                instance,
-                project,
-                app,
-                node,
-                decision,
-            });
+            plan.actions.push(Action::Place { instance, project, app, node, decision });
         }
     }
 
     fn decide(&self, wanted: &WantedApp) -> Decision {
         let mut candidates: Vec<_> = self.nodes.iter().map(|room| room.judge(wanted)).collect();
         // The sort is stable and the nodes are in order of their names, so ties are settled.
-        candidates.sort_by(|a, b| b.score.cmp(&a.score));
+        candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.score));
         let best = candidates.first().filter(|best| best.score.is_some());
         let why = match (best, self.nodes.len()) {
             (Some(_), 1) => "the only node".to_owned(),
@@ -102,12 +79,7 @@ impl<'a> Room<'a> {
             (None, _) => "no node has room".to_owned(),
         };
         let chosen = best.map(|best| best.name.clone());
-        Decision {
-            at: self.now,
-            chosen,
-            why,
-            candidates,
-        }
+        Decision { at: self.now, chosen, why, candidates }
     }
 }
 
@@ -121,22 +93,14 @@ impl NodeRoom<'_> {
         let name = self.node.name.to_string();
         if !self.node.reachable {
             let why = "refused: it has not reported lately".to_owned();
-            return Candidate {
-                name,
-                score: None,
-                why,
-            };
+            return Candidate { name, score: None, why };
         }
         if !self.free.holds(wanted.each) {
             let why = format!(
                 "refused: {} cpu and {} are free, {} cpu and {} are needed",
                 self.free.cpu, self.free.memory, wanted.each.cpu, wanted.each.memory
             );
-            return Candidate {
-                name,
-                score: None,
-                why,
-            };
+            return Candidate { name, score: None, why };
         }
         let key = (wanted.project.to_string(), wanted.app.to_string());
         let same_app = self.apps.get(&key).copied().unwrap_or(0);
@@ -145,19 +109,8 @@ impl NodeRoom<'_> {
         let free_mib = i64::try_from(left.memory.0 >> 20).unwrap_or(i64::MAX / 2);
         let bonus = if has_image { IMAGE_BONUS } else { 0 };
         let score = free_mib.min(SPREAD_PENALTY) + bonus - i64::from(same_app) * SPREAD_PENALTY;
-        let image = if has_image {
-            "has the image"
-        } else {
-            "must pull the image"
-        };
-        let why = format!(
-            "{} stay free, {image}, {same_app} of this app there",
-            left.memory
-        );
-        Candidate {
-            name,
-            score: Some(score),
-            why,
-        }
+        let image = if has_image { "has the image" } else { "must pull the image" };
+        let why = format!("{} stay free, {image}, {same_app} of this app there", left.memory);
+        Candidate { name, score: Some(score), why }
     }
 }

@@ -26,10 +26,7 @@ pub(super) fn step(wanted: &WantedApp, instances: &[&PlacedInstance]) -> Step {
     current.sort_by_key(|instance| (instance.standing, std::cmp::Reverse(instance.created_at)));
     let surplus = count(current.iter()).saturating_sub(wanted.count);
     for instance in current.drain(..surplus as usize) {
-        drain.push(drained(
-            instance,
-            format!("{} instances are wanted", wanted.count),
-        ));
+        drain.push(drained(instance, format!("{} instances are wanted", wanted.count)));
     }
 
     // Old instances go when they are not needed to keep `count` ready, unready ones at once.
@@ -41,10 +38,7 @@ pub(super) fn step(wanted: &WantedApp, instances: &[&PlacedInstance]) -> Step {
     for instance in &old {
         let goes = instance.standing == Standing::NotReady || spare > 0;
         if goes {
-            drain.push(drained(
-                instance,
-                format!("replaced by release {}", wanted.release),
-            ));
+            drain.push(drained(instance, format!("replaced by release {}", wanted.release)));
             if instance.standing == Standing::Ready {
                 spare -= 1;
             }
@@ -56,34 +50,24 @@ pub(super) fn step(wanted: &WantedApp, instances: &[&PlacedInstance]) -> Step {
     let live = count(current.iter()) + kept_old;
     let missing = wanted.count.saturating_sub(count(current.iter()));
     let room = (wanted.count + if kept_old > 0 { SURGE } else { 0 }).saturating_sub(live);
-    let start = missing
-        .min(room)
-        .min(wanted.budget.saturating_sub(occupied));
+    let start = missing.min(room).min(wanted.budget.saturating_sub(occupied));
     // With a budget that leaves no room for one more, one old instance has to go first.
     let stuck = start == 0 && missing > 0 && kept_old > 0 && drain.is_empty();
-    let one_is_on_its_way = current
-        .iter()
-        .any(|instance| instance.standing != Standing::Ready)
-        || instances
-            .iter()
-            .any(|instance| instance.standing == Standing::Leaving);
-    if stuck && wanted.budget <= occupied && !one_is_on_its_way {
-        if let Some(instance) = old.first() {
-            let why = format!(
-                "makes room for release {}: max allows no more",
-                wanted.release
-            );
-            drain.push(drained(instance, why));
-        }
+    let one_is_on_its_way = current.iter().any(|instance| instance.standing != Standing::Ready)
+        || instances.iter().any(|instance| instance.standing == Standing::Leaving);
+    if stuck
+        && wanted.budget <= occupied
+        && !one_is_on_its_way
+        && let Some(instance) = old.first()
+    {
+        let why = format!("makes room for release {}: max allows no more", wanted.release);
+        drain.push(drained(instance, why));
     }
     Step { drain, start }
 }
 
 fn drained(instance: &PlacedInstance, why: String) -> Action {
-    Action::Drain {
-        instance: instance.id.clone(),
-        why,
-    }
+    Action::Drain { instance: instance.id.clone(), why }
 }
 
 fn count<T>(items: impl Iterator<Item = T>) -> u32 {

@@ -3,10 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const EACH: Capacity = Capacity {
-    cpu: MilliCpu(100),
-    memory: ByteCount::mib(100),
-};
+const EACH: Capacity = Capacity { cpu: MilliCpu(100), memory: ByteCount::mib(100) };
 
 fn image() -> Digest {
     Digest::from_sha256([7; 32])
@@ -26,16 +23,8 @@ fn wanted(release: u64, count: u32, budget: u32) -> WantedApp {
 
 fn node(name: &str, room_for: u64) -> NodeState {
     let memory = ByteCount::mib(100 * room_for);
-    let capacity = Capacity {
-        cpu: MilliCpu(1_000_000),
-        memory,
-    };
-    NodeState {
-        name: name.parse().unwrap(),
-        reachable: true,
-        capacity,
-        images: BTreeSet::new(),
-    }
+    let capacity = Capacity { cpu: MilliCpu(1_000_000), memory };
+    NodeState { name: name.parse().unwrap(), reachable: true, capacity, images: BTreeSet::new() }
 }
 
 /// A location that carries out its plans as a real one would, with instances that become ready and
@@ -46,13 +35,8 @@ struct World {
 
 impl World {
     fn new(nodes: Vec<NodeState>) -> Self {
-        let snapshot = Snapshot {
-            now: Timestamp(1),
-            seed: 42,
-            wanted: vec![],
-            instances: vec![],
-            nodes,
-        };
+        let snapshot =
+            Snapshot { now: Timestamp(1), seed: 42, wanted: vec![], instances: vec![], nodes };
         Self { snapshot }
     }
 
@@ -67,13 +51,7 @@ impl World {
         for action in &plan.actions {
             match action {
                 Action::Drain { instance, .. } => self.set(instance, Standing::Leaving),
-                Action::Place {
-                    instance,
-                    project,
-                    app,
-                    node,
-                    ..
-                } => {
+                Action::Place { instance, project, app, node, .. } => {
                     let release = self.snapshot.wanted[0].release;
                     self.snapshot.instances.push(PlacedInstance {
                         id: instance.clone(),
@@ -99,9 +77,7 @@ impl World {
 
     /// What is on its way becomes ready; what is leaving is gone.
     fn let_time_pass(&mut self) {
-        self.snapshot
-            .instances
-            .retain(|i| i.standing != Standing::Leaving);
+        self.snapshot.instances.retain(|i| i.standing != Standing::Leaving);
         for instance in &mut self.snapshot.instances {
             if instance.standing == Standing::NotReady {
                 instance.standing = Standing::Ready;
@@ -123,11 +99,7 @@ impl World {
     }
 
     fn n(&self, standing: Standing) -> usize {
-        self.snapshot
-            .instances
-            .iter()
-            .filter(|i| i.standing == standing)
-            .count()
+        self.snapshot.instances.iter().filter(|i| i.standing == standing).count()
     }
 
     fn ready_of(&self, release: u64) -> usize {
@@ -142,14 +114,8 @@ fn a_first_deploy_starts_everything_at_once_and_spreads() {
     world.want(wanted(1, 4, 8));
     let plan = world.apply();
     assert_eq!(plan.actions.len(), 4);
-    let on = |name: &str| {
-        world
-            .snapshot
-            .instances
-            .iter()
-            .filter(|i| i.node.as_str() == name)
-            .count()
-    };
+    let on =
+        |name: &str| world.snapshot.instances.iter().filter(|i| i.node.as_str() == name).count();
     assert_eq!((on("n1"), on("n2")), (2, 2));
     assert!(world.apply().actions.is_empty());
 }
@@ -204,12 +170,7 @@ fn what_does_not_fit_is_a_shortfall_that_names_every_node() {
     assert_eq!(plan.actions.len(), 1);
     let shortfall = &plan.shortfalls[0];
     assert_eq!(shortfall.missing, 2);
-    let whys: Vec<_> = shortfall
-        .decision
-        .candidates
-        .iter()
-        .map(|c| c.why.as_str())
-        .collect();
+    let whys: Vec<_> = shortfall.decision.candidates.iter().map(|c| c.why.as_str()).collect();
     assert!(
         whys.len() == 2 && whys.iter().all(|why| why.contains("100 MiB are needed")),
         "{whys:?}"

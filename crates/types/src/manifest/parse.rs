@@ -82,8 +82,7 @@ impl Manifest {
         let mut egress = top.table("egress");
         egress.refuse_unknown(&["allow"]);
         let egress_allow = egress.list("allow");
-        let max = max.unwrap_or_else(|| (count * 2).max(2));
-        if max < count {
+        if let Some(max) = max.filter(|max| *max < count) {
             problems.push(problem(
                 "max",
                 &Value::from(max),

@@ -1,0 +1,251 @@
+//! Apps: deploy, scale, remove, look.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use futures_util::stream::{self, StreamExt};
+use http::StatusCode;
+use longshore_api::v1::{AppView, DeployRequest, DeployResponse, ReleaseView, ScaleRequest};
+use longshore_api::{Problem, ProblemCode};
+use longshore_link::{Body, Refusal, json_lines, now, watch_lines};
+use longshore_store::{Compare, Relation, Revision, Transaction};
+use longshore_types::{Generation, Manifest, ManifestProblem, ProjectName, Release, ReleaseNumber};
+
+use super::{parse, store_failed};
+use crate::catalog::{AppKey, Catalog};
+use crate::records::{AppRecord, Key, ReleaseRecord, encode};
+use crate::{Plane, views};
+
+/// How often a write is tried again when another one came in between.
+const TRIES: u32 = 8;
+
+type Shared = State<Arc<Plane>>;
+
+fn app_key(project: &str, app: &str) -> Result<AppKey, Refusal> {
+    Ok((parse("project", project)?, parse("app", app)?))
+}
+
+pub async fn list(
+    State(plane): Shared,
+    Path(project): Path<String>,
+) -> Result<Json<Vec<AppView>>, Refusal> {
+    let project: ProjectName = parse("project", &project)?;
+    Ok(Json(view(&plane, &project).apps))
+}
+
+fn view(plane: &Plane, project: &ProjectName) -> longshore_api::v1::ProjectView {
+    views::project(&plane.catalog(), &plane.reports.now(), project, &plane.public.domain)
+}
+
+pub async fn show(
+    State(plane): Shared,
+    Path((project, app)): Path<(String, String)>,
+) -> Result<Json<AppView>, Refusal> {
+    let key = app_key(&project, &app)?;
+    show_app(&plane, &key).map(Json)
+}
+
+fn show_app(plane: &Plane, key: &AppKey) -> Result<AppView, Refusal> {
+    views::app(&plane.catalog(), &plane.reports.now(), key, &plane.public.domain)
+        .ok_or_else(|| Problem::not_found("app", &key.1).into())
+}
+
+pub async fn releases(
+    State(plane): Shared,
+    Path((project, app)): Path<(String, String)>,
+) -> Result<Json<Vec<ReleaseView>>, Refusal> {
+    let key = app_key(&project, &app)?;
+    let catalog = plane.catalog();
+    if !catalog.apps.contains_key(&key) {
+        return Err(Problem::not_found("app", &key.1).into());
+    }
+    Ok(Json(catalog.releases_of(&key).map(|release| views::release(release)).collect()))
+}
+
+pub async fn deploy(
+    State(plane): Shared,
+    Path((project, app)): Path<(String, String)>,
+    Body(request): Body<DeployRequest>,
+) -> Result<Json<DeployResponse>, Refusal> {
+    let key = app_key(&project, &app)?;
+    let manifest = Manifest::from_document(&request.manifest).map_err(Problem::invalid)?;
+    let mut misplaced = Vec::new();
+    for (field, given, in_path) in [
+        ("app", manifest.app.as_str(), key.1.as_str()),
+        ("project", manifest.project.as_str(), key.0.as_str()),
+    ] {
+        if given != in_path {
+            let allowed = format!("the same as in the path, {in_path:?}");
+            let (field, value) = (field.to_owned(), format!("{given:?}"));
+            misplaced.push(ManifestProblem { field, value, allowed });
+        }
+    }
+    if !misplaced.is_empty() {
+        return Err(Problem::invalid(misplaced).into());
+    }
+    refuse_taken_hosts(&plane.catalog(), &key, &manifest)?;
+    let image_digest = plane.images.resolve(&manifest.image).await?;
+    for _ in 0..TRIES {
+        let catalog = plane.catalog();
+        let before = catalog.apps.get(&key);
+        let number = next_number(&catalog, &key);
+        let release =
+            Release { number, manifest: manifest.clone(), image_digest, created_at: now() };
+        if before.is_some_and(|before| before.record.removing) {
+            return Err(being_removed(&key));
+        }
+        if let Some(current) = catalog.current_release(&key)
+            && current.manifest == manifest
+            && current.image_digest == image_digest
+        {
+            let release = views::release(current);
+            return Ok(Json(DeployResponse { release, changed: false }));
+        }
+        let record = AppRecord {
+            release: number,
+            count: manifest.count,
+            generation: before.map_or(Generation(1), |before| before.record.generation.next()),
+            removing: false,
+        };
+        let release_key = Key::Release(key.0.clone(), key.1.clone(), number).to_string();
+        let change = put_app(&key, before.map(|before| before.revision), &record)
+            .when(Compare::absent(&release_key))
+            .put(release_key, encode(&ReleaseRecord(release.clone())));
+        if commit(&plane, change).await? {
+            let release = views::release(&release);
+            return Ok(Json(DeployResponse { release, changed: true }));
+        }
+    }
+    Err(too_busy(&key))
+}
+
+/// A host name leads to one app.
+fn refuse_taken_hosts(catalog: &Catalog, key: &AppKey, manifest: &Manifest) -> Result<(), Refusal> {
+    let mut taken = Vec::new();
+    for other in catalog.apps.keys().filter(|other| *other != key) {
+        let Some(release) = catalog.current_release(other) else { continue };
+        for (idx, host) in manifest.hosts.iter().enumerate() {
+            if release.manifest.hosts.contains(host) {
+                let allowed =
+                    format!("a name that no other app has; {} of {} has it", other.1, other.0);
+                let (field, value) = (format!("hosts[{idx}]"), format!("\"{host}\""));
+                taken.push(ManifestProblem { field, value, allowed });
+            }
+        }
+    }
+    if taken.is_empty() { Ok(()) } else { Err(Problem::invalid(taken).into()) }
+}
+
+fn next_number(catalog: &Catalog, key: &AppKey) -> ReleaseNumber {
+    catalog.releases_of(key).last().map_or(ReleaseNumber(1), |release| release.number.next())
+}
+
+/// Puts an app's record on the condition that it has not changed since `revision`.
+fn put_app(key: &AppKey, revision: Option<Revision>, record: &AppRecord) -> Transaction {
+    let key = Key::App(key.0.clone(), key.1.clone()).to_string();
+    let unchanged = match revision {
+        Some(revision) => Compare::mod_revision(&key, Relation::Equal, revision),
+        None => Compare::absent(&key),
+    };
+    Transaction::new().when(unchanged).put(key, encode(record))
+}
+
+/// Commits and waits until the catalog shows it; false when a condition did not hold.
+async fn commit(plane: &Plane, change: Transaction) -> Result<bool, Refusal> {
+    let result = plane.store.commit(change).await.map_err(store_failed)?;
+    plane.catalog.reached(result.revision).await;
+    Ok(result.succeeded)
+}
+
+/// Changes an app's record; `change` is called again when another write came in between.
+async fn update(
+    plane: &Plane,
+    key: &AppKey,
+    change: impl Fn(&Catalog, &mut AppRecord) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    for _ in 0..TRIES {
+        let catalog = plane.catalog();
+        let before = catalog.apps.get(key).ok_or_else(|| Problem::not_found("app", &key.1))?;
+        let mut record = before.record.clone();
+        change(&catalog, &mut record)?;
+        if record == before.record {
+            return Ok(());
+        }
+        record.generation = record.generation.next();
+        if commit(plane, put_app(key, Some(before.revision), &record)).await? {
+            return Ok(());
+        }
+    }
+    Err(too_busy(key))
+}
+
+fn being_removed(key: &AppKey) -> Refusal {
+    let detail = format!("app {} is being removed; deploy it again once it is gone", key.1);
+    Problem::new(ProblemCode::Conflict, detail).into()
+}
+
+fn too_busy(key: &AppKey) -> Refusal {
+    let detail = format!("app {} was changed by others again and again; nothing was done", key.1);
+    Problem::new(ProblemCode::Conflict, detail).into()
+}
+
+pub async fn scale(
+    State(plane): Shared,
+    Path((project, app)): Path<(String, String)>,
+    Body(request): Body<ScaleRequest>,
+) -> Result<Json<AppView>, Refusal> {
+    let key = app_key(&project, &app)?;
+    let refuse = |allowed: String| {
+        let (field, value) = ("count".to_owned(), request.count.to_string());
+        Refusal(Problem::invalid(vec![ManifestProblem { field, value, allowed }]))
+    };
+    if request.count > 10_000 {
+        return Err(refuse("a whole number from 0 to 10000".to_owned()));
+    }
+    update(&plane, &key, |catalog, record| {
+        if record.removing {
+            return Err(being_removed(&key));
+        }
+        let max = catalog.current_release(&key).and_then(|release| release.manifest.max);
+        if let Some(max) = max.filter(|max| *max < request.count) {
+            return Err(refuse(format!("at most max of the manifest, {max}")));
+        }
+        record.count = request.count;
+        Ok(())
+    })
+    .await?;
+    show_app(&plane, &key).map(Json)
+}
+
+pub async fn remove(
+    State(plane): Shared,
+    Path((project, app)): Path<(String, String)>,
+) -> Result<StatusCode, Refusal> {
+    let key = app_key(&project, &app)?;
+    update(&plane, &key, |_, record| {
+        record.removing = true;
+        Ok(())
+    })
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The whole project, again at each change.
+pub async fn watch(State(plane): Shared, Path(project): Path<String>) -> Result<Response, Refusal> {
+    let project: ProjectName = parse("project", &project)?;
+    let catalog = watch_lines(plane.catalog.subscribe()).map(|_| ());
+    let reports = watch_lines(plane.reports.subscribe()).map(|_| ());
+    let shutdown = plane.shutdown.clone();
+    let mut last = None;
+    let states = stream::select(catalog, reports).filter_map(move |()| {
+        let state = view(&plane, &project);
+        let news = last.as_ref() != Some(&state);
+        if news {
+            last = Some(state.clone());
+        }
+        std::future::ready(news.then_some(state))
+    });
+    Ok(json_lines(states, shutdown))
+}

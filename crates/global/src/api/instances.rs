@@ -1,0 +1,164 @@
+//! Instances: look, explain, stop, logs, exec.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use http::{Method, StatusCode};
+use longshore_api::links::{ExecRequest, InstanceStatus, StopInstance};
+use longshore_api::v1::{Explanation, InstanceView};
+use longshore_api::{Problem, ProblemCode};
+use longshore_link::{Body, CallError, Client, Refusal, relay};
+use longshore_types::{AppName, InstanceId, ManifestProblem, ProjectName};
+use serde::{Deserialize, Serialize};
+
+use super::parse;
+use crate::reports::Received;
+use crate::{Plane, views};
+
+type Shared = State<Arc<Plane>>;
+
+#[derive(Debug, Deserialize)]
+pub struct Filter {
+    app: Option<String>,
+}
+
+pub async fn list(
+    State(plane): Shared,
+    Path(project): Path<String>,
+    Query(filter): Query<Filter>,
+) -> Result<Json<Vec<InstanceView>>, Refusal> {
+    let project: ProjectName = parse("project", &project)?;
+    let app: Option<AppName> = filter.app.map(|app| parse("app", &app)).transpose()?;
+    let key = app.map(|app| (project.clone(), app));
+    if let Some(key) = key.as_ref().filter(|key| !plane.catalog().apps.contains_key(*key)) {
+        return Err(Problem::not_found("app", &key.1).into());
+    }
+    let reports = plane.reports.now();
+    let all = views::instances(&reports, &project);
+    Ok(Json(all.filter(|i| key.as_ref().is_none_or(|key| key.1 == i.app)).collect()))
+}
+
+/// The instance that a path names.
+fn find(plane: &Plane, project: &str, id: &str) -> Result<(Received, InstanceStatus), Refusal> {
+    let project: ProjectName = parse("project", project)?;
+    let id: InstanceId = parse("instance", id)?;
+    plane.reports.find(&project, &id).ok_or_else(|| Problem::not_found("instance", id).into())
+}
+
+pub async fn show(
+    State(plane): Shared,
+    Path((project, id)): Path<(String, String)>,
+) -> Result<Json<InstanceView>, Refusal> {
+    let (received, status) = find(&plane, &project, &id)?;
+    Ok(Json(views::instance(&received.report.location, &status)))
+}
+
+pub async fn explain(
+    State(plane): Shared,
+    Path((project, id)): Path<(String, String)>,
+) -> Result<Json<Explanation>, Refusal> {
+    let (received, status) = find(&plane, &project, &id)?;
+    let location = &received.report.location;
+    let key = (location.clone(), status.project.clone(), status.app.clone());
+    let catalog = plane.catalog();
+    let allotment = catalog.allotments.get(&key).ok_or_else(|| {
+        let detail = format!("{id} is leaving: {} is no longer wanted in {location}", status.app);
+        Problem::new(ProblemCode::Conflict, detail)
+    })?;
+    Ok(Json(Explanation {
+        instance: views::instance(location, &status),
+        location: allotment.record.decision.clone(),
+        node: status.decision,
+    }))
+}
+
+/// A client of the HTTP interface of the location that reported an instance.
+fn gate(received: &Received) -> Result<Client, Refusal> {
+    let gate = &received.report.gate;
+    let endpoint = gate.parse().map_err(|error: String| {
+        tracing::error!(gate, error, "a location reported a gate that is not an endpoint");
+        Problem::new(ProblemCode::Internal, "the location cannot be reached")
+    })?;
+    Ok(Client::new(endpoint))
+}
+
+fn gate_failed(error: CallError) -> Refusal {
+    match error {
+        CallError::Refused(problem) => problem.into(),
+        error => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot ask a location");
+            let detail = "the location of the instance cannot be reached now; try again";
+            Problem::new(ProblemCode::Unavailable, detail).into()
+        }
+    }
+}
+
+pub async fn stop(
+    State(plane): Shared,
+    Path((project, id)): Path<(String, String)>,
+) -> Result<StatusCode, Refusal> {
+    let (received, status) = find(&plane, &project, &id)?;
+    let order = StopInstance { instance: status.observed.instance };
+    let location = gate(&received)?;
+    let answer = location.call::<_, ()>(Method::POST, "/gate/stop", Some(&order));
+    answer.await.map_err(gate_failed)?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub struct LogsQuery {
+    tail: Option<String>,
+    follow: Option<String>,
+}
+
+pub async fn logs(
+    State(plane): Shared,
+    Path((project, id)): Path<(String, String)>,
+    Query(query): Query<LogsQuery>,
+) -> Result<Response, Refusal> {
+    let (received, status) = find(&plane, &project, &id)?;
+    let tail: Option<u64> = match &query.tail {
+        None => None,
+        Some(text) => {
+            Some(text.parse().map_err(|_| invalid("tail", text, "a whole number of lines"))?)
+        }
+    };
+    let follow = match query.follow.as_deref() {
+        None | Some("false") => false,
+        Some("true" | "") => true,
+        Some(other) => return Err(invalid("follow", other, "true or false")),
+    };
+    let mut path = format!("/gate/nodes/{}/instances/{id}/logs?follow={follow}", status.node);
+    if let Some(tail) = tail {
+        path.push_str(&format!("&tail={tail}"));
+    }
+    let location = gate(&received)?;
+    let answer = location.send(Method::GET, &path, None::<&()>);
+    Ok(relay(answer.await.map_err(gate_failed)?, plane.shutdown.clone()))
+}
+
+fn invalid(field: &str, value: &str, allowed: &str) -> Refusal {
+    let problem = ManifestProblem {
+        field: field.to_owned(),
+        value: format!("{value:?}"),
+        allowed: allowed.to_owned(),
+    };
+    Problem::invalid(vec![problem]).into()
+}
+
+pub async fn exec(
+    State(plane): Shared,
+    Path((project, id)): Path<(String, String)>,
+    Body(request): Body<ExecRequest>,
+) -> Result<Response, Refusal> {
+    let (received, status) = find(&plane, &project, &id)?;
+    if request.command.is_empty() {
+        return Err(invalid("command", "[]", "a program and its arguments"));
+    }
+    let path = format!("/gate/nodes/{}/instances/{id}/exec", status.node);
+    let location = gate(&received)?;
+    let answer = location.send(Method::POST, &path, Some(&request));
+    Ok(relay(answer.await.map_err(gate_failed)?, plane.shutdown.clone()))
+}

@@ -1,0 +1,172 @@
+//! The mirror of the store in memory.
+//!
+//! One task lists the store once and then follows its watch; everything else reads the
+//! [`Catalog`] it publishes. Whoever wrote waits for the mirror to reach the revision of the write
+//! ([`Mirror::reached`]), so that it reads what it wrote.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use longshore_link::Service;
+use longshore_store::{Event, KeyValue, Page, RecordError, Revision, Store};
+use longshore_types::{AppName, LocationName, ProjectName, Release, ReleaseNumber};
+use tokio::sync::watch;
+
+use crate::GlobalError;
+use crate::records::{
+    AllotmentRecord, AppRecord, Key, LocationRecord, ReleaseRecord, TokenRecord, decode,
+};
+
+/// An app's owner and name.
+pub type AppKey = (ProjectName, AppName);
+
+/// A record and the revision of its last change.
+#[derive(Debug, Clone)]
+pub struct Stored<T> {
+    /// What is stored.
+    pub record: T,
+    /// When it last changed.
+    pub revision: Revision,
+}
+
+/// Everything that is stored, as of one revision.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    /// Everything up to this revision is in here.
+    pub revision: Revision,
+    pub apps: BTreeMap<AppKey, Stored<AppRecord>>,
+    pub releases: BTreeMap<(ProjectName, AppName, ReleaseNumber), Arc<Release>>,
+    pub allotments: BTreeMap<(LocationName, ProjectName, AppName), Stored<AllotmentRecord>>,
+    /// The revision of the last change to any allotment of a location, removals included.
+    pub allotments_changed: BTreeMap<LocationName, Revision>,
+    pub tokens: BTreeMap<AppName, TokenRecord>,
+    pub tokens_changed: Revision,
+    pub locations: BTreeMap<LocationName, LocationRecord>,
+}
+
+impl Catalog {
+    /// The release that should run of an app.
+    pub fn current_release(&self, app: &AppKey) -> Option<&Arc<Release>> {
+        let number = self.apps.get(app)?.record.release;
+        self.releases.get(&(app.0.clone(), app.1.clone(), number))
+    }
+
+    /// The releases of an app, oldest first.
+    pub fn releases_of(&self, app: &AppKey) -> impl Iterator<Item = &Arc<Release>> {
+        let first = (app.0.clone(), app.1.clone(), ReleaseNumber(0));
+        let last = (app.0.clone(), app.1.clone(), ReleaseNumber(u64::MAX));
+        self.releases.range(first..=last).map(|(_, release)| release)
+    }
+
+    fn put(&mut self, stored: &KeyValue) -> Result<(), RecordError> {
+        let revision = stored.mod_revision;
+        match Key::parse(&stored.key) {
+            Some(Key::App(project, app)) => {
+                self.apps.insert((project, app), Stored { record: decode(stored)?, revision });
+            }
+            Some(Key::Release(project, app, number)) => {
+                let ReleaseRecord(release) = decode(stored)?;
+                self.releases.insert((project, app, number), Arc::new(release));
+            }
+            Some(Key::Allotment(location, project, app)) => {
+                self.allotments_changed.insert(location.clone(), revision);
+                let stored = Stored { record: decode(stored)?, revision };
+                self.allotments.insert((location, project, app), stored);
+            }
+            Some(Key::Token(name)) => {
+                self.tokens_changed = revision;
+                self.tokens.insert(name, decode(stored)?);
+            }
+            Some(Key::Location(name)) => {
+                self.locations.insert(name, decode(stored)?);
+            }
+            None => tracing::warn!(key = stored.key, "ignoring a stored key of an unknown kind"),
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &str, revision: Revision) {
+        match Key::parse(key) {
+            Some(Key::App(project, app)) => {
+                self.apps.remove(&(project, app));
+            }
+            Some(Key::Release(project, app, number)) => {
+                self.releases.remove(&(project, app, number));
+            }
+            Some(Key::Allotment(location, project, app)) => {
+                self.allotments_changed.insert(location.clone(), revision);
+                self.allotments.remove(&(location, project, app));
+            }
+            Some(Key::Token(name)) => {
+                self.tokens_changed = revision;
+                self.tokens.remove(&name);
+            }
+            Some(Key::Location(name)) => {
+                self.locations.remove(&name);
+            }
+            None => {}
+        }
+    }
+}
+
+/// The published mirror.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    catalog: watch::Receiver<Arc<Catalog>>,
+}
+
+impl Mirror {
+    /// Reads the whole store, then follows it as a task of `service`.
+    pub async fn start(store: Arc<dyn Store>, service: &Service) -> Result<Self, GlobalError> {
+        let listing = store.list("/", Page::default()).await.map_err(GlobalError::Store)?;
+        let mut catalog = Catalog { revision: listing.revision, ..Catalog::default() };
+        for stored in &listing.items {
+            catalog.put(stored)?;
+        }
+        // A removal before this start left no trace; the present revision is later than any.
+        for changed in catalog.allotments_changed.values_mut() {
+            *changed = listing.revision;
+        }
+        catalog.tokens_changed = listing.revision;
+        let mut events =
+            store.watch("/", listing.revision.next()).await.map_err(GlobalError::Store)?;
+        let (sender, receiver) = watch::channel(Arc::new(catalog));
+        let shutdown = service.shutdown();
+        service.spawn("mirror", async move {
+            while let Some(Some(batch)) = shutdown.run_until_cancelled(events.next()).await {
+                let batch = batch.map_err(GlobalError::Store)?;
+                let mut catalog = Catalog::clone(&sender.borrow());
+                for event in &batch.events {
+                    match event {
+                        Event::Put(stored) => catalog.put(stored)?,
+                        Event::Delete { key, .. } => catalog.delete(key, batch.revision),
+                    }
+                }
+                catalog.revision = batch.revision;
+                sender.send_replace(Arc::new(catalog));
+            }
+            Ok::<_, GlobalError>(())
+        });
+        Ok(Self { catalog: receiver })
+    }
+
+    /// The catalog now.
+    pub fn now(&self) -> Arc<Catalog> {
+        Arc::clone(&self.catalog.borrow())
+    }
+
+    /// Tells of changes.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Catalog>> {
+        self.catalog.clone()
+    }
+
+    /// Waits until everything up to `revision` is in the catalog, and gives that.
+    pub async fn reached(&self, revision: Revision) -> Arc<Catalog> {
+        let mut catalog = self.catalog.clone();
+        match catalog.wait_for(|catalog| catalog.revision >= revision).await {
+            Ok(catalog) => Arc::clone(&catalog),
+            // The mirror ended because the service does; the last state is the best there is.
+            Err(_) => self.now(),
+        }
+    }
+}

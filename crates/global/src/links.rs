@@ -1,0 +1,98 @@
+//! What locations and the registry call. Only they can: the socket is theirs.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use futures_util::StreamExt;
+use longshore_api::links::{Allotment, AllotmentSet, LocationReport, TokenTable};
+use longshore_api::{Problem, ProblemCode};
+use longshore_link::{Body, Refusal, json_lines, now, watch_lines};
+use longshore_store::{Compare, Transaction};
+use longshore_types::{Generation, LocationName};
+
+use crate::catalog::Catalog;
+use crate::records::{Key, LocationRecord, encode};
+use crate::{Plane, views};
+
+pub fn router(plane: Arc<Plane>) -> Router {
+    Router::new()
+        .route("/link/locations/{location}/allotments", get(allotments))
+        .route("/link/locations/{location}/report", post(report))
+        .route("/link/registry/tokens", get(tokens))
+        .layer(axum::extract::DefaultBodyLimit::max(64 << 20))
+        .with_state(plane)
+}
+
+/// The allotments of a location, again at each change.
+async fn allotments(
+    State(plane): State<Arc<Plane>>,
+    Path(location): Path<LocationName>,
+) -> Response {
+    let mut last = None;
+    let shutdown = plane.shutdown.clone();
+    let sets = watch_lines(plane.catalog.subscribe()).filter_map(move |catalog| {
+        let set = allotment_set(&catalog, &location, &plane.public.domain);
+        let news = (last != Some(set.generation)).then(|| set.clone());
+        last = Some(set.generation);
+        std::future::ready(news)
+    });
+    json_lines(sets, shutdown)
+}
+
+fn allotment_set(catalog: &Catalog, location: &LocationName, domain: &str) -> AllotmentSet {
+    let of_location = catalog.allotments.iter().filter(|((of, _, _), _)| of == location);
+    let allotments = of_location.filter_map(|((_, project, app), stored)| {
+        let record = &stored.record;
+        let key = (project.clone(), app.clone(), record.release);
+        let release = catalog.releases.get(&key)?;
+        Some(Allotment {
+            release: release.as_ref().clone(),
+            count: record.count,
+            budget: record.budget,
+            hosts: views::hosts(&release.manifest, domain),
+            generation: record.generation,
+            decision: record.decision.clone(),
+        })
+    });
+    let allotments = allotments.collect();
+    let changed = catalog.allotments_changed.get(location).copied().unwrap_or_default();
+    AllotmentSet { generation: Generation(changed.0), allotments }
+}
+
+async fn report(
+    State(plane): State<Arc<Plane>>,
+    Path(location): Path<LocationName>,
+    Body(report): Body<LocationReport>,
+) -> Result<axum::Json<()>, Refusal> {
+    if report.location != location {
+        let detail = format!("a report of {} came over the link of {location}", report.location);
+        return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
+    }
+    if !plane.catalog().locations.contains_key(&location) {
+        let key = Key::Location(location).to_string();
+        let record = LocationRecord { joined_at: now() };
+        let change = Transaction::new().when(Compare::absent(&key)).put(key, encode(&record));
+        plane.store.commit(change).await.map_err(crate::api::store_failed)?;
+    }
+    plane.reports.receive(report);
+    Ok(axum::Json(()))
+}
+
+/// Every token that the registry has to know, again at each change.
+async fn tokens(State(plane): State<Arc<Plane>>) -> Response {
+    let mut last = None;
+    let tables = watch_lines(plane.catalog.subscribe()).filter_map(move |catalog| {
+        let news = last != Some(catalog.tokens_changed);
+        last = Some(catalog.tokens_changed);
+        let table = || {
+            let tokens = catalog.tokens.values();
+            let tokens = tokens.map(|token| (token.hash.clone(), token.rights.clone())).collect();
+            TokenTable { tokens }
+        };
+        std::future::ready(news.then(table))
+    });
+    json_lines(tables, plane.shutdown.clone())
+}

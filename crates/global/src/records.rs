@@ -1,0 +1,170 @@
+//! What is stored, and under which keys. Every key below `/projects` names its project.
+
+use bytes::Bytes;
+use longshore_store::{KeyValue, Record, RecordError};
+use longshore_types::{
+    AppName, Decision, Generation, LocationName, ProjectName, Release, ReleaseNumber, Timestamp,
+    token::Rights,
+};
+use serde::{Deserialize, Serialize};
+
+/// What is wanted of an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppRecord {
+    /// The release that should run.
+    pub release: ReleaseNumber,
+    /// How many instances should run: the manifest's count until `scale` changes it.
+    pub count: u32,
+    /// Raised at each change.
+    pub generation: Generation,
+    /// True from when the user removed the app until nothing of it is left.
+    pub removing: bool,
+}
+
+/// What a location was given of an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllotmentRecord {
+    /// The release that should run.
+    pub release: ReleaseNumber,
+    /// How many instances should run.
+    pub count: u32,
+    /// The most that may run.
+    pub budget: u32,
+    /// The largest budget that the location may still go by.
+    pub budget_in_force: u32,
+    /// Raised at each change.
+    pub generation: Generation,
+    /// Why this location.
+    pub decision: Decision,
+}
+
+/// A token, known by its hash alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// The hexadecimal SHA-256 of its text.
+    pub hash: String,
+    /// What its bearer may do.
+    pub rights: Rights,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// True for the tokens that `longshore up` makes and every start renews.
+    pub built_in: bool,
+}
+
+/// A location that has joined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocationRecord {
+    /// When it first reported.
+    pub joined_at: Timestamp,
+}
+
+/// What a key names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// `/projects/{project}/apps/{app}`
+    App(ProjectName, AppName),
+    /// `/projects/{project}/releases/{app}/{number}`
+    Release(ProjectName, AppName, ReleaseNumber),
+    /// `/allotments/{location}/{project}/{app}`
+    Allotment(LocationName, ProjectName, AppName),
+    /// `/tokens/{name}`
+    Token(AppName),
+    /// `/locations/{location}`
+    Location(LocationName),
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::App(project, app) => write!(f, "/projects/{project}/apps/{app}"),
+            // Zero-padded, so that a listing comes in the order of the numbers.
+            Self::Release(project, app, number) => {
+                write!(f, "/projects/{project}/releases/{app}/{:020}", number.0)
+            }
+            Self::Allotment(location, project, app) => {
+                write!(f, "/allotments/{location}/{project}/{app}")
+            }
+            Self::Token(name) => write!(f, "/tokens/{name}"),
+            Self::Location(name) => write!(f, "/locations/{name}"),
+        }
+    }
+}
+
+impl Key {
+    /// The key that a text names; `None` for what this version does not know.
+    pub fn parse(text: &str) -> Option<Self> {
+        let parts: Vec<&str> = text.split('/').skip(1).collect();
+        Some(match parts.as_slice() {
+            ["projects", project, "apps", app] => {
+                Self::App(project.parse().ok()?, app.parse().ok()?)
+            }
+            ["projects", project, "releases", app, number] => {
+                let number = ReleaseNumber(number.parse().ok()?);
+                Self::Release(project.parse().ok()?, app.parse().ok()?, number)
+            }
+            ["allotments", location, project, app] => {
+                Self::Allotment(location.parse().ok()?, project.parse().ok()?, app.parse().ok()?)
+            }
+            ["tokens", name] => Self::Token(name.parse().ok()?),
+            ["locations", name] => Self::Location(name.parse().ok()?),
+            _ => return None,
+        })
+    }
+}
+
+/// A release as it is stored: the domain type itself, which is plain data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ReleaseRecord(pub Release);
+
+impl Record for AppRecord {
+    const KIND: &'static str = "app";
+}
+
+impl Record for ReleaseRecord {
+    const KIND: &'static str = "release";
+}
+
+impl Record for AllotmentRecord {
+    const KIND: &'static str = "allotment";
+}
+
+impl Record for TokenRecord {
+    const KIND: &'static str = "token";
+}
+
+impl Record for LocationRecord {
+    const KIND: &'static str = "location";
+}
+
+/// A value as it is stored, with its version.
+pub fn encode<T: Record>(record: &T) -> Bytes {
+    longshore_store::record::encode(record)
+        .expect("our records have string keys and no failing serializers")
+}
+
+/// The value of a stored record.
+pub fn decode<T: Record>(stored: &KeyValue) -> Result<T, RecordError> {
+    stored.decode()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_round_trip() {
+        for text in [
+            "/projects/default/apps/web",
+            "/projects/default/releases/web/00000000000000000012",
+            "/allotments/ams/default/web",
+            "/tokens/ci",
+            "/locations/ams",
+        ] {
+            assert_eq!(Key::parse(text).unwrap().to_string(), text);
+        }
+        for unknown in ["", "/", "/projects/default", "/projects/A/apps/web", "/else/x"] {
+            assert_eq!(Key::parse(unknown), None, "{unknown}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What locations report: kept in memory, the last report of each.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use longshore_api::links::{InstanceStatus, LocationReport};
+use longshore_types::{InstanceId, LocationName, ProjectName};
+use tokio::sync::watch;
+
+/// A location that did not report for this long counts as unreachable. Locations report at least
+/// every five seconds, so three reports in a row must be lost.
+const SILENT_AFTER: Duration = Duration::from_secs(16);
+
+/// The last report of a location.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// What it said.
+    pub report: Arc<LocationReport>,
+    /// When it came, by this process's monotonic clock.
+    pub at: Instant,
+}
+
+impl Received {
+    /// True when the location reported lately.
+    pub fn reachable(&self) -> bool {
+        self.at.elapsed() < SILENT_AFTER
+    }
+}
+
+/// The last report of each location.
+pub type ByLocation = BTreeMap<LocationName, Received>;
+
+/// Keeps the reports and tells of changes.
+#[derive(Debug)]
+pub struct Reports {
+    by_location: watch::Sender<Arc<ByLocation>>,
+}
+
+impl Default for Reports {
+    fn default() -> Self {
+        Self { by_location: watch::channel(Arc::default()).0 }
+    }
+}
+
+impl Reports {
+    /// Takes a report over, in place of the location's last one. Subscribers are told only when
+    /// it says something new.
+    pub fn receive(&self, report: LocationReport) {
+        let received = Received { report: Arc::new(report), at: Instant::now() };
+        self.by_location.send_if_modified(|by_location| {
+            let name = received.report.location.clone();
+            let before = by_location.get(&name);
+            let news = before.is_none_or(|before| {
+                !before.reachable() || !same_but_for_time(&before.report, &received.report)
+            });
+            Arc::make_mut(by_location).insert(name, received);
+            news
+        });
+    }
+
+    /// All reports now.
+    pub fn now(&self) -> Arc<ByLocation> {
+        Arc::clone(&self.by_location.borrow())
+    }
+
+    /// Tells of changes.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<ByLocation>> {
+        self.by_location.subscribe()
+    }
+
+    /// An instance of a project and the report that tells of it.
+    pub fn find(
+        &self,
+        project: &ProjectName,
+        id: &InstanceId,
+    ) -> Option<(Received, InstanceStatus)> {
+        self.now().values().find_map(|received| {
+            let is_it = |s: &&InstanceStatus| s.project == *project && s.observed.instance == *id;
+            let status = received.report.instances.iter().find(is_it)?;
+            Some((received.clone(), status.clone()))
+        })
+    }
+}
+
+fn same_but_for_time(a: &LocationReport, b: &LocationReport) -> bool {
+    let timeless = |report: &LocationReport| {
+        let mut report = report.clone();
+        report.at = Default::default();
+        for node in &mut report.nodes {
+            node.reported_at = Default::default();
+        }
+        report
+    };
+    timeless(a) == timeless(b)
+}

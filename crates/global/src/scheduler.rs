@@ -1,0 +1,214 @@
+//! Carries out the plans of the global scheduler: from what is wanted and reported to allotments.
+//!
+//! A reconciler: it takes no orders, looks at the present state whenever something changed, and
+//! writes what differs, conditional on the app not having changed meanwhile.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use longshore_link::now;
+use longshore_planning::global::{LocationState, Share, WantedApp, plan_shares};
+use longshore_store::{Compare, Relation, Transaction};
+use longshore_types::{Capacity, LocationName};
+
+use crate::catalog::{AppKey, Catalog, Stored};
+use crate::records::{AllotmentRecord, AppRecord, Key, encode};
+use crate::reports::ByLocation;
+use crate::{GlobalError, Plane};
+
+/// How often to look without a change: reachability fades without one.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Runs until shutdown.
+pub async fn run(plane: Arc<Plane>) -> Result<(), GlobalError> {
+    let mut catalog = plane.catalog.subscribe();
+    let mut reports = plane.reports.subscribe();
+    loop {
+        catalog.mark_unchanged();
+        reports.mark_unchanged();
+        let wrote = reconcile(&plane).await?;
+        if wrote {
+            continue;
+        }
+        tokio::select! {
+            () = plane.shutdown.cancelled() => return Ok(()),
+            Ok(()) = catalog.changed() => {}
+            Ok(()) = reports.changed() => {}
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+    }
+}
+
+/// Brings every app's allotments in line; true when something was written.
+async fn reconcile(plane: &Plane) -> Result<bool, GlobalError> {
+    let catalog = plane.catalog();
+    let reports = plane.reports.now();
+    let mut wrote = false;
+    for (key, app) in &catalog.apps {
+        let change = if app.record.removing {
+            removal(&catalog, &reports, key)
+        } else {
+            allotments(&catalog, &reports, key, app)
+        };
+        let Some(change) = change else { continue };
+        let unchanged = Compare::mod_revision(
+            Key::App(key.0.clone(), key.1.clone()).to_string(),
+            Relation::Equal,
+            app.revision,
+        );
+        let result =
+            plane.store.commit(change.when(unchanged)).await.map_err(GlobalError::Store)?;
+        plane.catalog.reached(result.revision).await;
+        wrote = true;
+    }
+    Ok(wrote)
+}
+
+/// The next step in removing an app: take the allotments away, and once every location has
+/// acknowledged that and reports no instance any more, forget the app and its releases.
+fn removal(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Option<Transaction> {
+    let mut held =
+        catalog.allotments.keys().filter(|(_, p, a)| (p, a) == (&key.0, &key.1)).peekable();
+    if held.peek().is_some() {
+        let take = |change: Transaction, (location, project, app): &(LocationName, _, _)| {
+            change.delete(
+                Key::Allotment(location.clone(), Clone::clone(project), Clone::clone(app))
+                    .to_string(),
+            )
+        };
+        return Some(held.fold(Transaction::new(), take));
+    }
+    let gone = catalog.allotments_changed.iter().all(|(location, changed)| {
+        reports.get(location).is_some_and(|received| {
+            let report = &received.report;
+            report.acknowledged.0 >= changed.0
+                && report.instances.iter().all(|s| (&s.project, &s.app) != (&key.0, &key.1))
+        })
+    });
+    if !gone {
+        return None;
+    }
+    // The oldest releases first: a transaction holds 128 operations, the rest goes next time.
+    let mut releases: Vec<_> = catalog.releases_of(key).take(100).collect();
+    let last = catalog.releases_of(key).count() == releases.len();
+    let mut change = Transaction::new();
+    for release in releases.drain(..) {
+        let key = Key::Release(key.0.clone(), key.1.clone(), release.number);
+        change = change.delete(key.to_string());
+    }
+    if last {
+        change = change.delete(Key::App(key.0.clone(), key.1.clone()).to_string());
+    }
+    Some(change)
+}
+
+/// The change that brings the allotments of an app in line with what is wanted, if one is needed.
+fn allotments(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    key: &AppKey,
+    app: &Stored<AppRecord>,
+) -> Option<Transaction> {
+    let release = catalog.current_release(key)?;
+    let held: BTreeMap<&LocationName, &Stored<AllotmentRecord>> = catalog
+        .allotments
+        .iter()
+        .filter(|((_, project, name), _)| (project, name) == (&key.0, &key.1))
+        .map(|((location, _, _), stored)| (location, stored))
+        .collect();
+    let in_force = |location: &LocationName, stored: &Stored<AllotmentRecord>| {
+        let acknowledged =
+            reports.get(location).is_some_and(|r| r.report.acknowledged.0 >= stored.revision.0);
+        if acknowledged { stored.record.budget } else { stored.record.budget_in_force }
+    };
+    let shares = held.iter().map(|(location, stored)| Share {
+        location: (*location).clone(),
+        count: stored.record.count,
+        budget: stored.record.budget,
+        budget_in_force: in_force(location, stored),
+        decision: stored.record.decision.clone(),
+    });
+    let wanted = WantedApp {
+        project: key.0.clone(),
+        app: key.1.clone(),
+        count: app.record.count,
+        max: release.manifest.max_for(app.record.count),
+        each: release.manifest.resources.capacity(),
+        shares: shares.collect(),
+    };
+    let shares = plan_shares(now(), &wanted, &locations(catalog, reports));
+    let mut change = None;
+    for share in &shares {
+        let before = held.get(&share.location).map(|stored| &stored.record);
+        let record = AllotmentRecord {
+            release: app.record.release,
+            count: share.count,
+            budget: share.budget,
+            budget_in_force: share.budget_in_force,
+            generation: before.map_or(Default::default(), |before| before.generation),
+            decision: share.decision.clone(),
+        };
+        put_if_changed(&mut change, key, &share.location, before, record);
+    }
+    // A location that gets nothing keeps an allotment of nothing, so that the budget it may still
+    // be going by stays accounted for.
+    for (location, stored) in &held {
+        if shares.iter().all(|share| share.location != **location) {
+            let before = &stored.record;
+            let in_force = in_force(location, stored);
+            let record = AllotmentRecord {
+                release: app.record.release,
+                count: 0,
+                budget: 0,
+                budget_in_force: in_force,
+                ..before.clone()
+            };
+            put_if_changed(&mut change, key, location, Some(before), record);
+        }
+    }
+    change
+}
+
+fn put_if_changed(
+    change: &mut Option<Transaction>,
+    key: &AppKey,
+    location: &LocationName,
+    before: Option<&AllotmentRecord>,
+    mut record: AllotmentRecord,
+) {
+    if before == Some(&record) {
+        return;
+    }
+    record.generation = record.generation.next();
+    let key = Key::Allotment(location.clone(), key.0.clone(), key.1.clone()).to_string();
+    *change = Some(change.take().unwrap_or_default().put(key, encode(&record)));
+}
+
+/// The locations with what is free there: what their nodes offer less all that was allotted, which
+/// also counts what a location has not reported yet.
+fn locations(catalog: &Catalog, reports: &ByLocation) -> Vec<LocationState> {
+    let allotted = |location: &LocationName| {
+        let mut sum = Capacity::default();
+        for ((of, project, app), stored) in &catalog.allotments {
+            let key = (project.clone(), app.clone());
+            let Some(release) = catalog.current_release(&key).filter(|_| of == location) else {
+                continue;
+            };
+            for _ in 0..stored.record.count {
+                sum = sum.plus(release.manifest.resources.capacity());
+            }
+        }
+        sum
+    };
+    reports
+        .values()
+        .map(|received| {
+            let nodes = received.report.nodes.iter().filter(|node| node.reachable);
+            let offered = nodes.fold(Capacity::default(), |sum, node| sum.plus(node.capacity));
+            let name = received.report.location.clone();
+            let free = offered.minus(allotted(&name));
+            LocationState { name, reachable: received.reachable(), free }
+        })
+        .collect()
+}

@@ -1,0 +1,62 @@
+//! Tokens: random texts of which only hashes are kept.
+
+use std::fmt::Write as _;
+use std::io::Read;
+
+use longshore_link::now;
+use longshore_store::{Store, Transaction};
+use longshore_types::token::{RegistryAction, RegistryRight, Rights};
+use sha2::{Digest as _, Sha256};
+
+use crate::GlobalError;
+use crate::records::{Key, TokenRecord, encode};
+
+/// Marks a text as a token of ours, for people and for secret scanners.
+const PREFIX: &str = "lsh_";
+
+/// The name under which the token of `admin-token` is kept.
+pub const ADMIN: &str = "admin";
+/// The name under which the token of the platform's own roles is kept.
+pub const SYSTEM: &str = "system";
+
+/// The hexadecimal SHA-256 of a token's text. A token has 256 random bits, so a plain hash is as
+/// good as a slow one.
+pub fn hash(token: &str) -> String {
+    hex(&Sha256::digest(token.as_bytes()))
+}
+
+/// Makes the text of a new token.
+pub fn generate() -> std::io::Result<String> {
+    let mut random = [0; 32];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
+    Ok(format!("{PREFIX}{}", hex(&random)))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // Writing to a String cannot fail.
+        text
+    })
+}
+
+/// Stores the two tokens that every platform has, with the texts of their files.
+pub async fn ensure_built_in(
+    store: &dyn Store,
+    admin: &str,
+    system: &str,
+) -> Result<(), GlobalError> {
+    let pull_everything =
+        RegistryRight { repositories: "*".to_owned(), actions: vec![RegistryAction::Pull] };
+    let wanted = [
+        (ADMIN, admin, Rights { admin: true, registry: vec![] }),
+        (SYSTEM, system, Rights { admin: false, registry: vec![pull_everything] }),
+    ];
+    for (name, text, rights) in wanted {
+        let name = name.parse().expect("the names of built-in tokens follow the grammar");
+        let key = Key::Token(name).to_string();
+        let record = TokenRecord { hash: hash(text), rights, created_at: now(), built_in: true };
+        let put = Transaction::new().put(key, encode(&record));
+        store.commit(put).await.map_err(GlobalError::Store)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! What users see, made from what is wanted and what is reported.
+
+use longshore_api::links::{InstanceStatus, LocationReport};
+use longshore_api::v1::{AppView, InstanceView, LocationView, ProjectView, ReleaseView};
+use longshore_types::{HostName, InstancePhase, LocationName, Manifest, ProjectName, Release};
+
+use crate::catalog::{AppKey, Catalog};
+use crate::reports::{ByLocation, Received};
+
+pub fn release(release: &Release) -> ReleaseView {
+    let Release { number, manifest, image_digest, created_at } = release.clone();
+    ReleaseView { number, manifest, image_digest, created_at }
+}
+
+/// The host names that lead to an app: the one that every app gets, then its own.
+pub fn hosts(manifest: &Manifest, domain: &str) -> Vec<HostName> {
+    let name = if manifest.project == ProjectName::default() {
+        format!("{}.{domain}", manifest.app)
+    } else {
+        format!("{}.{}.{domain}", manifest.app, manifest.project)
+    };
+    let own = name.parse().ok();
+    own.into_iter().chain(manifest.hosts.iter().cloned()).collect()
+}
+
+pub fn instance(location: &LocationName, status: &InstanceStatus) -> InstanceView {
+    InstanceView {
+        project: status.project.clone(),
+        app: status.app.clone(),
+        release: status.release,
+        location: location.clone(),
+        node: status.node.clone(),
+        observed: status.observed.clone(),
+        draining: status.draining,
+        created_at: status.created_at,
+    }
+}
+
+/// The instances of a project, of one app or of all, oldest first.
+pub fn instances<'a>(
+    reports: &'a ByLocation,
+    project: &'a ProjectName,
+) -> impl Iterator<Item = InstanceView> + 'a {
+    reports.values().flat_map(move |received| {
+        let report = &received.report;
+        let of_project = report.instances.iter().filter(move |s| s.project == *project);
+        of_project.map(|status| instance(&report.location, status))
+    })
+}
+
+pub fn app(catalog: &Catalog, reports: &ByLocation, key: &AppKey, domain: &str) -> Option<AppView> {
+    let wanted = &catalog.apps.get(key)?.record;
+    let current = catalog.current_release(key)?;
+    let statuses = || {
+        let all = reports.values().flat_map(|received| &received.report.instances);
+        all.filter(|status| status.project == key.0 && status.app == key.1)
+    };
+    let is_current = |status: &&InstanceStatus| status.release == wanted.release;
+    let is_ready = |status: &&InstanceStatus| {
+        !status.draining && status.observed.phase == InstancePhase::Healthy
+    };
+    let ready = count(statuses().filter(is_current).filter(is_ready));
+    let live_current = count(statuses().filter(is_current).filter(|status| !status.draining));
+    let outdated = count(statuses()) - live_current.min(wanted.count);
+    let state = match (wanted.removing, wanted.count, outdated, ready) {
+        (true, ..) => "removing",
+        (false, 0, 0, _) => "stopped",
+        (false, count, 0, ready) if ready >= count => "running",
+        (false, _, outdated, _) if outdated > 0 => "rolling",
+        _ => "waiting",
+    };
+    let settled = matches!(state, "running" | "stopped");
+    let note = if settled { None } else { note(reports, key, statuses().filter(is_current)) };
+    Some(AppView {
+        project: key.0.clone(),
+        app: key.1.clone(),
+        release: wanted.release,
+        image: current.manifest.image.to_string(),
+        count: wanted.count,
+        ready,
+        outdated,
+        hosts: hosts(&current.manifest, domain),
+        state: state.to_owned(),
+        note,
+        generation: wanted.generation,
+    })
+}
+
+/// The first thing that is known to stand in the way of an app.
+fn note<'a>(
+    reports: &ByLocation,
+    key: &AppKey,
+    mut current: impl Iterator<Item = &'a InstanceStatus>,
+) -> Option<String> {
+    let shortfall = reports.values().find_map(|received| {
+        let list = &received.report.shortfalls;
+        let found = list.iter().find(|s| s.project == key.0 && s.app == key.1)?;
+        let first = found.decision.candidates.first();
+        let because = first.map(|c| format!(" ({}: {})", c.name, c.why)).unwrap_or_default();
+        Some(format!("{} not placed: {}{because}", found.missing, found.decision.why))
+    });
+    shortfall
+        .or_else(|| {
+            current.find_map(|status| {
+                let note = status.observed.note.as_ref()?;
+                Some(format!("{}: {note}", status.observed.instance))
+            })
+        })
+        .or_else(|| {
+            let anyone = reports.values().any(Received::reachable);
+            (!anyone).then(|| "no location has reported".to_owned())
+        })
+}
+
+fn count<T>(items: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(items.count()).unwrap_or(u32::MAX)
+}
+
+pub fn project(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    project: &ProjectName,
+    domain: &str,
+) -> ProjectView {
+    let keys = catalog.apps.keys().filter(|(owner, _)| owner == project);
+    ProjectView {
+        apps: keys.filter_map(|key| app(catalog, reports, key, domain)).collect(),
+        instances: instances(reports, project).collect(),
+    }
+}
+
+pub fn location(received: &Received) -> LocationView {
+    let report: &LocationReport = &received.report;
+    LocationView {
+        location: report.location.clone(),
+        reachable: received.reachable(),
+        nodes: report.nodes.clone(),
+        instances: count(report.instances.iter()),
+        shortfalls: report.shortfalls.clone(),
+    }
+}

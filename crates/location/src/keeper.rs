@@ -1,0 +1,287 @@
+//! The one owner of a location's state.
+//!
+//! Everything that happens comes as an [`Event`] through one queue. The keeper takes all that are
+//! waiting, reconciles once, stores what changed in one go, and only then publishes: nobody is
+//! ever told what a restart would forget.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use longshore_api::links::{
+    AllotmentSet, AssignmentSet, LocationReport, NodeReport, RouteAck, RoutingTable,
+};
+use longshore_link::{Endpoint, now};
+use longshore_store::{MAX_OPERATIONS, Page, Store, Transaction};
+use longshore_types::{Generation, InstanceId, LocationName, NodeName};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::LocationError;
+use crate::records::{
+    ALLOTMENTS, ALLOTMENTS_GENERATION, AllotmentRecord, GenerationRecord, INSTANCES,
+    InstanceRecord, allotment_key, instance_key,
+};
+use crate::state::{Changes, Moment, State};
+
+/// How many events may wait. Senders wait when it is full: reports come again anyway.
+const QUEUE: usize = 256;
+/// How often to look without an event: nodes fall silent, drained instances wait.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Something that happened.
+pub enum Event {
+    /// The global plane sent the allotments.
+    Allotments(AllotmentSet),
+    /// A node reported.
+    Report(NodeReport),
+    /// An ingress routes by a table.
+    Ack(RouteAck),
+    /// A user wants an instance to be stopped; answered with whether there is one.
+    Stop(InstanceId, oneshot::Sender<bool>),
+}
+
+/// What others see of a location.
+#[derive(Clone)]
+pub struct Handle {
+    pub events: mpsc::Sender<Event>,
+    /// What each node is told.
+    pub assignments: watch::Receiver<Arc<BTreeMap<NodeName, Arc<AssignmentSet>>>>,
+    /// What ingresses are told; nothing until the location has settled.
+    pub routes: watch::Receiver<Arc<Option<RoutingTable>>>,
+    /// What the global plane is told; nothing until the location has settled.
+    pub report: watch::Receiver<Arc<Option<LocationReport>>>,
+}
+
+/// The owner of the state.
+pub struct Keeper {
+    state: State,
+    store: Arc<dyn Store>,
+    gate: String,
+    events: mpsc::Receiver<Event>,
+    assignments: watch::Sender<Arc<BTreeMap<NodeName, Arc<AssignmentSet>>>>,
+    routes: watch::Sender<Arc<Option<RoutingTable>>>,
+    report: watch::Sender<Arc<Option<LocationReport>>>,
+    /// The generation of the assignment sets: the store's revision, which never goes back.
+    generation: Generation,
+}
+
+fn moment() -> Moment {
+    Moment { instant: Instant::now(), wall: now() }
+}
+
+impl Keeper {
+    /// The keeper of what is stored, and the handle by which others reach it.
+    pub async fn restore(
+        name: LocationName,
+        gate: Endpoint,
+        store: Arc<dyn Store>,
+    ) -> Result<(Self, Handle), LocationError> {
+        let acknowledged = match store.get(ALLOTMENTS_GENERATION).await? {
+            Some(stored) => stored.decode::<GenerationRecord>()?.0,
+            None => Generation::default(),
+        };
+        let mut allotments = Vec::new();
+        for stored in store.list(ALLOTMENTS, Page::default()).await?.items {
+            allotments.push(stored.decode::<AllotmentRecord>()?.0);
+        }
+        let listing = store.list(INSTANCES, Page::default()).await?;
+        let mut instances = Vec::new();
+        for stored in &listing.items {
+            instances.push(stored.decode::<InstanceRecord>()?);
+        }
+        let moment = moment();
+        let state = State::new(name, acknowledged, allotments, instances, moment);
+        let (events_sender, events) = mpsc::channel(QUEUE);
+        let gate = gate.to_string();
+        let (assignments, assignments_seen) = watch::channel(Arc::default());
+        let (routes, routes_seen) = watch::channel(Arc::default());
+        let (report, report_seen) = watch::channel(Arc::default());
+        let generation = Generation(listing.revision.0);
+        let handle = Handle {
+            events: events_sender,
+            assignments: assignments_seen,
+            routes: routes_seen,
+            report: report_seen,
+        };
+        let mut keeper =
+            Self { state, store, gate, events, assignments, routes, report, generation };
+        keeper.publish(moment);
+        Ok((keeper, handle))
+    }
+
+    /// Runs until shutdown or until the store fails.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), LocationError> {
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                _ = tokio::time::timeout(INTERVAL, self.events.recv_many(&mut batch, QUEUE)) => {}
+            }
+            let mut changes = Changes::default();
+            let mut answers = Vec::new();
+            for event in batch.drain(..) {
+                self.take(event, &mut changes, &mut answers).await?;
+            }
+            // A plan can make the next one possible: stop when nothing changes any more.
+            while self.state.settled(moment()) {
+                let moment = moment();
+                let planned = self.state.reconcile(moment.wall.0 ^ self.generation.0 << 20, moment);
+                changes.put.extend(planned.put);
+                changes.delete.extend(planned.delete);
+                if changes.is_empty() {
+                    break;
+                }
+                self.save(std::mem::take(&mut changes)).await?;
+                self.publish(moment);
+            }
+            self.save(changes).await?;
+            self.publish(moment());
+            for (answer, found) in answers {
+                // Whoever asked may have gone away; what was asked is done all the same.
+                let _ = answer.send(found);
+            }
+        }
+    }
+
+    async fn take(
+        &mut self,
+        event: Event,
+        changes: &mut Changes,
+        answers: &mut Vec<(oneshot::Sender<bool>, bool)>,
+    ) -> Result<(), LocationError> {
+        match event {
+            Event::Allotments(set) if !self.state.accepts(&set) => {
+                let ours = self.state.acknowledged;
+                tracing::warn!(%ours, theirs = %set.generation, "refusing an older set of allotments");
+            }
+            Event::Allotments(set) => {
+                self.save_allotments(&set).await?;
+                self.state.take_allotments(set);
+            }
+            Event::Report(report) => self.state.take_report(report, moment()),
+            Event::Ack(ack) => self.state.take_ack(ack),
+            Event::Stop(instance, answer) => {
+                let found = self.state.drain(&instance, "stopped by a user", changes);
+                answers.push((answer, found));
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores a set of allotments; its generation last, so that a set that was stored only in part
+    /// is asked for again.
+    async fn save_allotments(&mut self, set: &AllotmentSet) -> Result<(), LocationError> {
+        let before = &self.state.allotments;
+        let keep: BTreeSet<_> = set.allotments.iter().map(allotment_key).collect();
+        let gone = before.values().map(allotment_key).filter(|key| !keep.contains(key));
+        let changed = set.allotments.iter().filter(|allotment| {
+            let key = (allotment.project().clone(), allotment.app().clone());
+            before.get(&key) != Some(allotment)
+        });
+        let mut writes = Vec::new();
+        for allotment in changed {
+            let record = AllotmentRecord(allotment.clone());
+            writes
+                .push((allotment_key(allotment), Some(longshore_store::record::encode(&record)?)));
+        }
+        writes.extend(gone.map(|key| (key, None)));
+        let generation = longshore_store::record::encode(&GenerationRecord(set.generation))?;
+        writes.push((ALLOTMENTS_GENERATION.to_owned(), Some(generation)));
+        self.write(writes).await
+    }
+
+    async fn save(&mut self, changes: Changes) -> Result<(), LocationError> {
+        let mut writes = Vec::new();
+        for instance in changes.put.difference(&changes.delete) {
+            if let Some(record) = self.state.instances.get(instance) {
+                let value = longshore_store::record::encode(record)?;
+                writes.push((instance_key(instance), Some(value)));
+            }
+        }
+        writes.extend(changes.delete.iter().map(|instance| (instance_key(instance), None)));
+        self.write(writes).await
+    }
+
+    /// Writes in as few transactions as the limits of the store allow. What comes later in the
+    /// list is never stored without what comes before.
+    async fn write(
+        &mut self,
+        writes: Vec<(String, Option<bytes::Bytes>)>,
+    ) -> Result<(), LocationError> {
+        const SAFE_BYTES: usize = 1 << 20;
+        let mut transaction = Transaction::new();
+        let (mut n_writes, mut n_bytes) = (0, 0);
+        for (key, value) in writes {
+            let size = key.len() + value.as_ref().map_or(0, |value| value.len());
+            if n_writes == MAX_OPERATIONS || (n_writes > 0 && n_bytes + size > SAFE_BYTES) {
+                self.commit(std::mem::take(&mut transaction)).await?;
+                (n_writes, n_bytes) = (0, 0);
+            }
+            transaction = match value {
+                Some(value) => transaction.put(key, value),
+                None => transaction.delete(key),
+            };
+            n_writes += 1;
+            n_bytes += size;
+        }
+        if n_writes > 0 {
+            self.commit(transaction).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self, transaction: Transaction) -> Result<(), LocationError> {
+        let result = self.store.commit(transaction).await?;
+        self.generation = Generation(result.revision.0);
+        Ok(())
+    }
+
+    /// Tells everyone what they have not been told yet.
+    fn publish(&mut self, moment: Moment) {
+        self.publish_assignments();
+        if !self.state.settled(moment) {
+            return;
+        }
+        let changed = self.state.renew_table(moment);
+        if changed || self.routes.borrow().is_none() {
+            self.routes.send_replace(Arc::new(Some(self.state.table.clone())));
+        }
+        let report = self.state.report(&self.gate, moment);
+        self.report.send_if_modified(|published| {
+            let news = published.as_ref().as_ref().is_none_or(|before| !same_news(before, &report));
+            *published = Arc::new(Some(report));
+            news
+        });
+    }
+
+    fn publish_assignments(&mut self) {
+        let generation = self.generation;
+        let by_node = self.state.assignments();
+        self.assignments.send_if_modified(|published| {
+            let mut next = BTreeMap::clone(published);
+            let mut changed = false;
+            for (node, assignments) in by_node {
+                let known = next.get(&node).is_some_and(|set| set.assignments == assignments);
+                if !known {
+                    changed = true;
+                    next.insert(node, Arc::new(AssignmentSet { generation, assignments }));
+                }
+            }
+            if changed {
+                *published = Arc::new(next);
+            }
+            changed
+        });
+    }
+}
+
+/// True when two reports differ in nothing but the times at which they were made.
+fn same_news(before: &LocationReport, after: &LocationReport) -> bool {
+    let mut before = before.clone();
+    before.at = after.at;
+    for (node, newer) in before.nodes.iter_mut().zip(&after.nodes) {
+        node.reported_at = newer.reported_at;
+    }
+    before == *after
+}

@@ -1,0 +1,148 @@
+//! What nodes, ingresses and the global plane call.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use futures_util::StreamExt;
+use http::Method;
+use longshore_api::links::{ExecRequest, NodeReport, RouteAck, StopInstance};
+use longshore_api::{Problem, ProblemCode};
+use longshore_link::{Body, CallError, Client, Refusal, json_lines, relay, watch_lines};
+use longshore_types::{InstanceId, NodeName};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::keeper::{Event, Handle};
+
+/// What the handlers share.
+struct Server {
+    handle: Handle,
+    shutdown: CancellationToken,
+    /// Which gate each node reported last, and a client of it.
+    gates: std::sync::Mutex<std::collections::BTreeMap<NodeName, (String, Client)>>,
+}
+
+type Shared = State<Arc<Server>>;
+
+pub fn router(handle: Handle, shutdown: CancellationToken) -> Router {
+    let server = Arc::new(Server { handle, shutdown, gates: Default::default() });
+    Router::new()
+        .route("/link/nodes/{node}/assignments", get(assignments))
+        .route("/link/nodes/{node}/report", post(report))
+        .route("/link/routes", get(routes))
+        .route("/link/routes/ack", post(ack))
+        .route("/gate/stop", post(stop))
+        .route("/gate/nodes/{node}/instances/{instance}/logs", get(logs))
+        .route("/gate/nodes/{node}/instances/{instance}/exec", post(exec))
+        .layer(axum::extract::DefaultBodyLimit::max(64 << 20))
+        .with_state(server)
+}
+
+async fn assignments(State(server): Shared, Path(node): Path<NodeName>) -> Response {
+    let mut last = None;
+    let sets = watch_lines(server.handle.assignments.clone()).filter_map(move |by_node| {
+        // A node that is not known yet is told nothing: an empty set would end its instances.
+        let set = by_node.get(&node).filter(|set| last != Some(set.generation)).cloned();
+        last = set.as_ref().map(|set| set.generation).or(last);
+        std::future::ready(set)
+    });
+    json_lines(sets, server.shutdown.clone())
+}
+
+async fn tell(server: &Server, event: Event) -> Result<(), Refusal> {
+    let ending = |_| Problem::new(ProblemCode::Unavailable, "the location is shutting down");
+    Ok(server.handle.events.send(event).await.map_err(ending)?)
+}
+
+async fn report(
+    State(server): Shared,
+    Path(node): Path<NodeName>,
+    Body(report): Body<NodeReport>,
+) -> Result<axum::Json<()>, Refusal> {
+    if report.node != node {
+        let detail = format!("a report of {} came over the link of {node}", report.node);
+        return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
+    }
+    match report.gate.parse() {
+        Ok(endpoint) => {
+            let mut gates = server.gates.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let known = gates.get(&node).is_some_and(|(gate, _)| *gate == report.gate);
+            if !known {
+                gates.insert(node, (report.gate.clone(), Client::new(endpoint)));
+            }
+        }
+        Err(detail) => return Err(Problem::new(ProblemCode::InvalidRequest, detail).into()),
+    }
+    tell(&server, Event::Report(report)).await.map(axum::Json)
+}
+
+async fn routes(State(server): Shared) -> Response {
+    let tables = watch_lines(server.handle.routes.clone());
+    let tables = tables.filter_map(|table| std::future::ready(table.as_ref().clone()));
+    json_lines(tables, server.shutdown.clone())
+}
+
+async fn ack(State(server): Shared, Body(ack): Body<RouteAck>) -> Result<axum::Json<()>, Refusal> {
+    tell(&server, Event::Ack(ack)).await.map(axum::Json)
+}
+
+async fn stop(
+    State(server): Shared,
+    Body(order): Body<StopInstance>,
+) -> Result<axum::Json<()>, Refusal> {
+    let (sender, answer) = oneshot::channel();
+    tell(&server, Event::Stop(order.instance.clone(), sender)).await?;
+    match answer.await {
+        Ok(true) => Ok(axum::Json(())),
+        Ok(false) => Err(Problem::not_found("instance", &order.instance).into()),
+        Err(_) => {
+            Err(Problem::new(ProblemCode::Unavailable, "the location is shutting down").into())
+        }
+    }
+}
+
+fn gate(server: &Server, node: &NodeName) -> Result<Client, Refusal> {
+    let gates = server.gates.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let client = gates.get(node).map(|(_, client)| client.clone());
+    let unknown = || {
+        let detail = format!("node {node} has not reported since the location was started");
+        Refusal(Problem::new(ProblemCode::Unavailable, detail))
+    };
+    client.ok_or_else(unknown)
+}
+
+fn gate_failed(node: &NodeName, error: CallError) -> Refusal {
+    match error {
+        CallError::Refused(problem) => problem.into(),
+        error => {
+            tracing::warn!(%node, error = &error as &dyn std::error::Error, "cannot ask a node");
+            let detail = format!("node {node} cannot be reached now; try again");
+            Problem::new(ProblemCode::Unavailable, detail).into()
+        }
+    }
+}
+
+async fn logs(
+    State(server): Shared,
+    Path((node, instance)): Path<(NodeName, InstanceId)>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refusal> {
+    let path = format!("/instances/{instance}/logs?{}", query.unwrap_or_default());
+    let answer = gate(&server, &node)?.send(Method::GET, &path, None::<&()>).await;
+    let answer = answer.map_err(|error| gate_failed(&node, error))?;
+    Ok(relay(answer, server.shutdown.clone()))
+}
+
+async fn exec(
+    State(server): Shared,
+    Path((node, instance)): Path<(NodeName, InstanceId)>,
+    Body(request): Body<ExecRequest>,
+) -> Result<Response, Refusal> {
+    let path = format!("/instances/{instance}/exec");
+    let answer = gate(&server, &node)?.send(Method::POST, &path, Some(&request)).await;
+    let answer = answer.map_err(|error| gate_failed(&node, error))?;
+    Ok(relay(answer, server.shutdown.clone()))
+}

@@ -1,0 +1,168 @@
+//! The state of a location and its transitions. No I/O: time is given, effects are returned.
+
+mod publish;
+mod reconcile;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use longshore_api::links::{
+    Allotment, AllotmentSet, NodeReport, ObservedInstance, RouteAck, RoutingTable, Shortfall,
+};
+use longshore_types::{AppName, Generation, InstanceId, LocationName, NodeName, ProjectName};
+
+use crate::records::InstanceRecord;
+
+/// A node that did not report for this long gets nothing new. Nodes report at least every five
+/// seconds, so three reports in a row must be lost.
+pub const SILENT_AFTER: Duration = Duration::from_secs(16);
+/// The instances of a node that did not report for this long are replaced elsewhere.
+pub const LOST_AFTER: Duration = Duration::from_secs(60);
+/// How long an ingress may take to acknowledge a table before instances are stopped without its
+/// word: by then it is dead or cut off, and its requests fail whatever is done.
+pub const ACK_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a location that was just started waits for its nodes to report. Until then nothing is
+/// planned, routed or reported: what is not known yet would look as if it were not there.
+pub const SETTLE: Duration = Duration::from_secs(10);
+
+/// A point in time, on the monotonic clock, with the wall clock's reading for records.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// For spans.
+    pub instant: Instant,
+    /// For people.
+    pub wall: longshore_types::Timestamp,
+}
+
+/// Everything a location knows.
+#[derive(Debug)]
+pub struct State {
+    pub name: LocationName,
+    /// When this process began: silence before that is not a node's fault.
+    pub began: Instant,
+    /// The allotments by app, as stored.
+    pub allotments: BTreeMap<(ProjectName, AppName), Allotment>,
+    /// The generation of the set that is stored.
+    pub acknowledged: Generation,
+    /// The instances, as stored.
+    pub instances: BTreeMap<InstanceId, InstanceRecord>,
+    /// The last report of each node.
+    pub nodes: BTreeMap<NodeName, ReportedNode>,
+    /// What found no place in the last plan.
+    pub shortfalls: Vec<Shortfall>,
+    /// The table that was last published.
+    pub table: RoutingTable,
+    /// When that was.
+    pub table_since: Instant,
+    /// Which revision each ingress routes by. One that does not keep up is forgotten.
+    pub ingresses: BTreeMap<String, u64>,
+    /// For each draining instance the first table without it, and when that was published.
+    pub excluded: BTreeMap<InstanceId, (u64, Instant)>,
+}
+
+/// The last report of a node.
+#[derive(Debug, Clone)]
+pub struct ReportedNode {
+    /// What it said.
+    pub report: NodeReport,
+    /// When it came.
+    pub at: Instant,
+    /// The same, for people.
+    pub at_wall: longshore_types::Timestamp,
+    /// Its instances by id.
+    pub observed: BTreeMap<InstanceId, ObservedInstance>,
+}
+
+/// What has to be stored before a change may be published.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Instances that were made or changed.
+    pub put: BTreeSet<InstanceId>,
+    /// Instances that are gone.
+    pub delete: BTreeSet<InstanceId>,
+}
+
+impl Changes {
+    /// True when there is nothing to store.
+    pub fn is_empty(&self) -> bool {
+        self.put.is_empty() && self.delete.is_empty()
+    }
+}
+
+impl State {
+    /// The state of a location that stored this.
+    pub fn new(
+        name: LocationName,
+        acknowledged: Generation,
+        allotments: impl IntoIterator<Item = Allotment>,
+        instances: impl IntoIterator<Item = InstanceRecord>,
+        moment: Moment,
+    ) -> Self {
+        let by_app = |a: Allotment| ((a.project().clone(), a.app().clone()), a);
+        Self {
+            name,
+            began: moment.instant,
+            allotments: allotments.into_iter().map(by_app).collect(),
+            acknowledged,
+            instances: instances.into_iter().map(|i| (i.instance.clone(), i)).collect(),
+            nodes: BTreeMap::new(),
+            shortfalls: Vec::new(),
+            // Revisions must grow across restarts: ingresses refuse an older table.
+            table: RoutingTable { revision: moment.wall.0, routes: Vec::new() },
+            table_since: moment.instant,
+            ingresses: BTreeMap::new(),
+            excluded: BTreeMap::new(),
+        }
+    }
+
+    /// Takes over the allotments that the global plane sent, once they are stored. Gives false for
+    /// a set that is older than what there is.
+    pub fn accepts(&self, set: &AllotmentSet) -> bool {
+        set.generation >= self.acknowledged
+    }
+
+    /// Takes over a set that was accepted and stored.
+    pub fn take_allotments(&mut self, set: AllotmentSet) {
+        self.acknowledged = set.generation;
+        let by_app = |a: Allotment| ((a.project().clone(), a.app().clone()), a);
+        self.allotments = set.allotments.into_iter().map(by_app).collect();
+    }
+
+    /// Takes over what a node says.
+    pub fn take_report(&mut self, report: NodeReport, moment: Moment) {
+        let observed = report.instances.iter().map(|o| (o.instance.clone(), o.clone())).collect();
+        let reported = ReportedNode { at: moment.instant, at_wall: moment.wall, observed, report };
+        self.nodes.insert(reported.report.node.clone(), reported);
+    }
+
+    /// Takes over which table an ingress routes by.
+    pub fn take_ack(&mut self, ack: RouteAck) {
+        let newest = self.ingresses.entry(ack.ingress).or_default();
+        *newest = ack.revision.max(*newest);
+    }
+
+    /// What the node of an instance says of it, when it has said something of its present
+    /// generation or of an earlier one.
+    pub fn observed(&self, record: &InstanceRecord) -> Option<&ObservedInstance> {
+        self.nodes.get(&record.node)?.observed.get(&record.instance)
+    }
+
+    /// True once every node that has instances reported, or the time for that is over.
+    pub fn settled(&self, moment: Moment) -> bool {
+        moment.instant.saturating_duration_since(self.began) >= SETTLE
+            || self.instances.values().all(|record| self.nodes.contains_key(&record.node))
+    }
+
+    fn silent_for(&self, node: &NodeName, moment: Moment) -> Duration {
+        let heard = self.nodes.get(node).map_or(self.began, |reported| reported.at);
+        moment.instant.saturating_duration_since(heard)
+    }
+
+    fn reachable(&self, node: &NodeName, moment: Moment) -> bool {
+        self.nodes.contains_key(node) && self.silent_for(node, moment) < SILENT_AFTER
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! What the state looks like to nodes, ingresses and the global plane.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use longshore_api::links::{
+    Assignment, Endpoint, InstanceStatus, LocationReport, NodeSummary, ObservedInstance, Route,
+    RoutingTable,
+};
+use longshore_types::{Capacity, InstancePhase, NodeName};
+
+use super::{Moment, State};
+use crate::records::InstanceRecord;
+
+impl State {
+    /// What each node is told.
+    pub fn assignments(&self) -> BTreeMap<NodeName, Vec<Assignment>> {
+        let mut by_node: BTreeMap<_, Vec<_>> =
+            self.nodes.keys().map(|node| (node.clone(), Vec::new())).collect();
+        for record in self.instances.values() {
+            by_node.entry(record.node.clone()).or_default().push(Assignment {
+                instance: record.instance.clone(),
+                release: record.release.clone(),
+                intent: record.intent,
+                generation: record.generation,
+            });
+        }
+        by_node
+    }
+
+    /// Renews the routing table; true when it changed. Remembers from which revision on a draining
+    /// instance is out of it.
+    pub fn renew_table(&mut self, moment: Moment) -> bool {
+        let routes: Vec<Route> = self.allotments.values().filter_map(|a| self.route(a)).collect();
+        let changed = routes != self.table.routes;
+        if changed {
+            self.table = RoutingTable { revision: self.table.revision + 1, routes };
+            self.table_since = moment.instant;
+        }
+        let (revision, since) = (self.table.revision, moment.instant);
+        let draining = self.instances.values().filter(|record| record.draining.is_some());
+        for record in draining {
+            self.excluded.entry(record.instance.clone()).or_insert((revision, since));
+        }
+        changed
+    }
+
+    fn route(&self, allotment: &longshore_api::links::Allotment) -> Option<Route> {
+        allotment.release.manifest.port?;
+        let endpoints = self.instances.values().filter_map(|record| {
+            let manifest = &record.release.manifest;
+            let is_apps =
+                manifest.project == *allotment.project() && manifest.app == *allotment.app();
+            if !is_apps || record.draining.is_some() {
+                return None;
+            }
+            let observed = self.observed(record)?;
+            let ready = observed.phase == InstancePhase::Healthy;
+            let address = observed.address.filter(|_| ready)?;
+            Some(Endpoint {
+                instance: record.instance.clone(),
+                node: record.node.clone(),
+                address: SocketAddr::from((address, manifest.port?.get())),
+            })
+        });
+        Some(Route {
+            project: allotment.project().clone(),
+            app: allotment.app().clone(),
+            hosts: allotment.hosts.clone(),
+            endpoints: endpoints.collect(),
+        })
+    }
+
+    /// What the global plane is told.
+    pub fn report(&self, gate: &str, moment: Moment) -> LocationReport {
+        let promised = |node: &NodeName| {
+            let on_node = self.instances.values().filter(|record| record.node == *node);
+            on_node.fold(Capacity::default(), |sum, record| {
+                sum.plus(record.release.manifest.resources.capacity())
+            })
+        };
+        let nodes = self.nodes.values().map(|reported| NodeSummary {
+            node: reported.report.node.clone(),
+            reachable: self.reachable(&reported.report.node, moment),
+            reported_at: reported.at_wall,
+            capacity: reported.report.capacity,
+            promised: promised(&reported.report.node),
+            version: reported.report.version.clone(),
+        });
+        LocationReport {
+            location: self.name.clone(),
+            gate: gate.to_owned(),
+            acknowledged: self.acknowledged,
+            at: moment.wall,
+            nodes: nodes.collect(),
+            instances: self.instances.values().map(|record| self.status(record)).collect(),
+            shortfalls: self.shortfalls.clone(),
+        }
+    }
+
+    fn status(&self, record: &InstanceRecord) -> InstanceStatus {
+        let pending = || ObservedInstance::pending(record.instance.clone(), record.generation);
+        let mut observed = self.observed(record).cloned().unwrap_or_else(pending);
+        if observed.note.is_none() {
+            observed.note.clone_from(&record.draining);
+        }
+        InstanceStatus {
+            project: record.release.manifest.project.clone(),
+            app: record.release.manifest.app.clone(),
+            release: record.release.number,
+            node: record.node.clone(),
+            observed,
+            draining: record.draining.is_some(),
+            created_at: record.created_at,
+            decision: record.decision.clone(),
+        }
+    }
+}

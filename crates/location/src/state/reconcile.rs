@@ -1,0 +1,160 @@
+//! From what is to what is wanted: plans carried out in memory, draining instances moved along.
+
+use longshore_api::links::{Intent, Shortfall};
+use longshore_planning::location::{
+    self as planner, Action, NodeState, PlacedInstance, Snapshot, Standing, WantedApp,
+};
+use longshore_types::{Generation, InstancePhase};
+
+use super::{ACK_WAIT, Changes, LOST_AFTER, Moment, State};
+use crate::records::InstanceRecord;
+
+impl State {
+    /// One round: forget what is gone, stop what is drained, then plan. `seed` gives new ids.
+    pub fn reconcile(&mut self, seed: u64, moment: Moment) -> Changes {
+        let mut changes = Changes::default();
+        self.forget_gone(&mut changes);
+        self.stop_drained(&mut changes, moment);
+        let plan = planner::plan(&self.snapshot(seed, moment));
+        for action in plan.actions {
+            self.carry_out(action, &mut changes, moment);
+        }
+        let shortfall = |s: planner::Shortfall| Shortfall {
+            project: s.project,
+            app: s.app,
+            missing: s.missing,
+            decision: s.decision,
+        };
+        self.shortfalls = plan.shortfalls.into_iter().map(shortfall).collect();
+        changes
+    }
+
+    /// Marks an instance as draining by a user's order; false when there is none.
+    pub fn drain(
+        &mut self,
+        instance: &longshore_types::InstanceId,
+        why: &str,
+        changes: &mut Changes,
+    ) -> bool {
+        let Some(record) = self.instances.get_mut(instance) else { return false };
+        if record.draining.is_none() {
+            record.draining = Some(why.to_owned());
+            changes.put.insert(instance.clone());
+        }
+        true
+    }
+
+    /// An instance is gone when its node says that it ended under the order to stop.
+    fn forget_gone(&mut self, changes: &mut Changes) {
+        let gone: Vec<_> = self
+            .instances
+            .values()
+            .filter(|record| record.intent == Intent::Stop)
+            .filter(|record| {
+                self.observed(record).is_some_and(|observed| {
+                    observed.phase == InstancePhase::Exited
+                        && observed.generation >= record.generation
+                })
+            })
+            .map(|record| record.instance.clone())
+            .collect();
+        for instance in gone {
+            self.instances.remove(&instance);
+            self.excluded.remove(&instance);
+            changes.delete.insert(instance);
+        }
+    }
+
+    /// Tells the node of a draining instance to stop it once no ingress sends requests there.
+    fn stop_drained(&mut self, changes: &mut Changes, moment: Moment) {
+        let waited = moment.instant.saturating_duration_since(self.table_since) >= ACK_WAIT;
+        if waited {
+            let newest = self.table.revision;
+            self.ingresses.retain(|_, revision| *revision >= newest);
+        }
+        for record in self.instances.values_mut() {
+            if record.draining.is_none() || record.intent == Intent::Stop {
+                continue;
+            }
+            let Some((revision, since)) = self.excluded.get(&record.instance) else { continue };
+            let all_know = !self.ingresses.is_empty()
+                && self.ingresses.values().all(|routed_by| routed_by >= revision);
+            let waited = moment.instant.saturating_duration_since(*since) >= ACK_WAIT;
+            if all_know || waited {
+                record.intent = Intent::Stop;
+                record.generation = record.generation.next();
+                changes.put.insert(record.instance.clone());
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: Action, changes: &mut Changes, moment: Moment) {
+        match action {
+            Action::Drain { instance, why } => {
+                self.drain(&instance, &why, changes);
+            }
+            Action::Place { instance, project, app, node, decision } => {
+                let Some(allotment) = self.allotments.get(&(project, app)) else { return };
+                let record = InstanceRecord {
+                    instance: instance.clone(),
+                    release: allotment.release.clone(),
+                    node,
+                    decision,
+                    intent: Intent::Run,
+                    generation: Generation(1),
+                    draining: None,
+                    created_at: moment.wall,
+                };
+                self.instances.insert(instance.clone(), record);
+                changes.put.insert(instance);
+            }
+        }
+    }
+
+    fn snapshot(&self, seed: u64, moment: Moment) -> Snapshot {
+        let wanted = self.allotments.values().map(|allotment| WantedApp {
+            project: allotment.project().clone(),
+            app: allotment.app().clone(),
+            release: allotment.release.number,
+            image: allotment.release.image_digest,
+            count: allotment.count,
+            budget: allotment.budget,
+            each: allotment.release.manifest.resources.capacity(),
+        });
+        let instances = self.instances.values().map(|record| PlacedInstance {
+            id: record.instance.clone(),
+            project: record.release.manifest.project.clone(),
+            app: record.release.manifest.app.clone(),
+            release: record.release.number,
+            node: record.node.clone(),
+            each: record.release.manifest.resources.capacity(),
+            standing: self.standing(record, moment),
+            created_at: record.created_at,
+        });
+        let nodes = self.nodes.values().map(|reported| NodeState {
+            name: reported.report.node.clone(),
+            reachable: self.reachable(&reported.report.node, moment),
+            capacity: reported.report.capacity,
+            images: reported.report.images.iter().copied().collect(),
+        });
+        Snapshot {
+            now: moment.wall,
+            seed,
+            wanted: wanted.collect(),
+            instances: instances.collect(),
+            nodes: nodes.collect(),
+        }
+    }
+
+    fn standing(&self, record: &InstanceRecord, moment: Moment) -> Standing {
+        if record.draining.is_some() {
+            Standing::Leaving
+        } else if self.silent_for(&record.node, moment) >= LOST_AFTER {
+            Standing::Lost
+        } else if self.observed(record).is_some_and(|o| o.phase == InstancePhase::Healthy) {
+            Standing::Ready
+        } else {
+            Standing::NotReady
+        }
+    }
+}

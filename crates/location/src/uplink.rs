@@ -1,0 +1,77 @@
+//! The link to the global plane: allotments down, reports up. Both go on for ever; while the
+//! global plane is away the location works with what it has.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use http::Method;
+use longshore_api::links::AllotmentSet;
+use longshore_link::{CallError, Client};
+use longshore_types::LocationName;
+
+use crate::keeper::{Event, Handle};
+
+/// A report goes out at least this often.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The first and the longest wait before trying again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+
+/// Receives allotments.
+pub async fn receive(global: Client, location: LocationName, handle: Handle) {
+    let path = format!("/link/locations/{location}/allotments");
+    let mut wait = RETRY.0;
+    loop {
+        let outcome = receive_until_broken(&global, &path, &handle, &mut wait).await;
+        if let Err(error) = outcome {
+            tracing::debug!(error = &error as &dyn std::error::Error, "no allotments for now");
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RETRY.1);
+    }
+}
+
+async fn receive_until_broken(
+    global: &Client,
+    path: &str,
+    handle: &Handle,
+    wait: &mut Duration,
+) -> Result<(), CallError> {
+    let mut sets = global.watch::<AllotmentSet>(path).await?;
+    while let Some(set) = sets.next().await {
+        *wait = RETRY.0;
+        if handle.events.send(Event::Allotments(set?)).await.is_err() {
+            return Ok(()); // The keeper ended, and the service with it.
+        }
+    }
+    Ok(())
+}
+
+/// Sends reports.
+pub async fn report(global: Client, location: LocationName, handle: Handle) {
+    let path = format!("/link/locations/{location}/report");
+    let mut reports = handle.report;
+    let mut wait = RETRY.0;
+    loop {
+        // Cloned out at once: the borrow must not be held while sending.
+        let report = reports.borrow_and_update().as_ref().clone();
+        let outcome = match report {
+            Some(mut report) => {
+                report.at = longshore_link::now();
+                global.call::<_, ()>(Method::POST, &path, Some(&report)).await
+            }
+            None => Ok(()),
+        };
+        match outcome {
+            Ok(()) => {
+                wait = RETRY.0;
+                // An error means that the keeper ended, and the service with it.
+                let _ = tokio::time::timeout(HEARTBEAT, reports.changed()).await;
+            }
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a report failed");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY.1);
+            }
+        }
+    }
+}
