@@ -1,1 +1,35 @@
 //! What Longshore promises, tried on the release binary. One file per promise.
+//!
+//! Every test starts a platform of its own and ends with [`Platform::finish`], which fails when
+//! anything is left on the machine. One test binary, so that it is linked once.
+//!
+//! [`Platform::finish`]: longshore_e2e::Platform::finish
+
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod deploy;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod image_in;
+#[cfg(test)]
+mod instances;
+#[cfg(test)]
+mod scene;
+#[cfg(test)]
+mod ten_agents;
+#[cfg(test)]
+mod two_commands;
+
+#[test]
+fn every_file_is_a_module() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e");
+    let main = std::fs::read_to_string(here.join("main.rs")).unwrap();
+    for entry in std::fs::read_dir(here).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let module = name.trim_end_matches(".rs");
+        let listed = module == "main" || main.contains(&format!("mod {module};"));
+        assert!(listed, "{name} is not listed in main.rs, so its tests never run");
+    }
+}

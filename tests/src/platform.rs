@@ -16,9 +16,13 @@ use tempfile::TempDir;
 
 use crate::cli::Finished;
 use crate::http::{Request, Response};
+use crate::image::{Layout, checked};
 use crate::leaks::{self, Marks};
 use crate::process::{Process, signal};
 use crate::wait::eventually;
+
+/// Debian's own programs and no others.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How a platform is started.
 #[derive(Debug, Clone, Default)]
@@ -99,7 +103,7 @@ impl Platform {
             fs::remove_file(&published)?;
         }
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        let mut command = self.command(&self.up_arguments(instances));
+        let mut command = self.command(&self.up_arguments(instances)?);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.supervisor = Some(command.spawn().context("cannot start longshore up")?);
         eventually("the platform publishes where it is reached", || {
@@ -112,28 +116,30 @@ impl Platform {
         let token = fs::read_to_string(self.data_dir().join("admin-token"))?;
         token.trim().clone_into(&mut self.token);
         eventually("the API answers", || {
-            let response = Request::get("api", "/v1/health").send(self.api_address()?)?;
+            let response = Request::get("api", "/v1/health").send(self.remote().address()?)?;
             Ok((response.status == 200).then_some(()))
         })
     }
 
-    fn up_arguments(&self, instances: Instances) -> Vec<String> {
-        let data_dir = self.data_dir();
-        let mut arguments = vec!["up".to_owned(), "--data-dir".to_owned()];
-        arguments.push(data_dir.display().to_string());
-        let api = self.endpoints.api.trim_start_matches("http://");
-        let listeners = [
-            ("--api", api),
-            ("--registry", &self.endpoints.registry),
-            ("--ingress", &self.endpoints.ingress),
-        ];
-        for (name, address) in listeners {
-            arguments.extend([name.to_owned(), address.to_owned()]);
-        }
-        if instances == Instances::Stop {
-            arguments.push("--stop-instances".to_owned());
-        }
-        arguments
+    /// Writes the config file for the next start, and gives the arguments.
+    fn up_arguments(&self, instances: Instances) -> Result<Vec<String>> {
+        let config = self.dir().join("up.toml");
+        let text = format!(
+            "data_dir = {:?}\nrun_dir = {:?}\napi_listen = {:?}\nregistry_listen = {:?}\n\
+             ingress_listen = {:?}\nstop_instances = {}\n",
+            self.data_dir(),
+            self.dir().join("run"),
+            self.endpoints.api.trim_start_matches("http://"),
+            self.endpoints.registry,
+            self.endpoints.ingress,
+            instances == Instances::Stop,
+        );
+        fs::write(&config, text)?;
+        Ok(["up", "--config"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([config.display().to_string()])
+            .collect())
     }
 
     /// Asks the supervisor to end, and waits until it has.
@@ -213,11 +219,6 @@ impl Platform {
         Some(text.trim().to_owned())
     }
 
-    fn api_address(&self) -> Result<SocketAddr> {
-        let text = self.endpoints.api.trim_start_matches("http://");
-        text.parse().with_context(|| format!("{text:?} is no address"))
-    }
-
     /// Where the ingress listens.
     pub fn ingress_address(&self) -> SocketAddr {
         let text = &self.endpoints.ingress;
@@ -237,6 +238,33 @@ impl Platform {
     }
 }
 
+/// The API of a platform and the token of its administrator.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    api: String,
+    token: String,
+}
+
+impl Remote {
+    /// Where the API listens.
+    pub fn address(&self) -> Result<SocketAddr> {
+        let text = &self.api;
+        text.parse().with_context(|| format!("{text:?} is no address"))
+    }
+
+    /// Calls the API.
+    pub fn call_raw(&self, method: &str, path: &str, body: Option<Value>) -> Result<Response> {
+        let body = body.map(|body| body.to_string().into_bytes());
+        let request = Request {
+            method,
+            token: Some(&self.token),
+            body: body.as_deref(),
+            ..Request::get("api", path)
+        };
+        request.send(self.address()?)
+    }
+}
+
 /// What a user does.
 impl Platform {
     /// The CLI with these arguments, in a home of its own.
@@ -246,7 +274,7 @@ impl Platform {
             .args(arguments.iter().map(AsRef::as_ref))
             .current_dir(self.dir.path())
             .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("PATH", PATH)
             .env("HOME", self.dir.path().join("home"))
             .env("RUST_BACKTRACE", "1");
         command
@@ -266,6 +294,32 @@ impl Platform {
         Finished::new(arguments, output)
     }
 
+    /// Pushes an image to the platform's registry with skopeo.
+    pub fn push(&self, image: &Layout, reference: &str) -> Result<()> {
+        let target = format!("docker://{}/{reference}", self.endpoints.registry);
+        let credentials = format!("anyone:{}", self.token);
+        let mut skopeo = self.tool("skopeo");
+        skopeo.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]).args([
+            "--dest-creds",
+            &credentials,
+            &image.source(),
+            &target,
+        ]);
+        checked(&mut skopeo)
+    }
+
+    /// Another program, in the same home.
+    pub fn tool(&self, name: &str) -> Command {
+        let mut command = Command::new(name);
+        command
+            .current_dir(self.dir())
+            .env_clear()
+            .env("PATH", PATH)
+            .env("HOME", self.dir().join("home"))
+            .stdin(Stdio::null());
+        command
+    }
+
     /// Calls the API and reads the answer as JSON.
     pub fn call<T: DeserializeOwned>(
         &self,
@@ -283,14 +337,15 @@ impl Platform {
 
     /// Calls the API.
     pub fn call_raw(&self, method: &str, path: &str, body: Option<Value>) -> Result<Response> {
-        let body = body.map(|body| body.to_string().into_bytes());
-        let request = Request {
-            method,
-            token: Some(&self.token),
-            body: body.as_deref(),
-            ..Request::get("api", path)
-        };
-        request.send(self.api_address()?)
+        self.remote().call_raw(method, path, body)
+    }
+
+    /// The API for a thread of its own.
+    pub fn remote(&self) -> Remote {
+        Remote {
+            api: self.endpoints.api.trim_start_matches("http://").to_owned(),
+            token: self.token.clone(),
+        }
     }
 
     /// Asks the ingress for a page.

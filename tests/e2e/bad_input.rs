@@ -1,0 +1,126 @@
+//! Wrong input at each verb: the error names the field, the value and what is allowed, the exit
+//! code tells the kind, and nothing has changed.
+
+use std::fs;
+
+use longshore_e2e::Platform;
+use serde_json::Value;
+
+use crate::scene::{web, with_web};
+
+/// A command line, its exit code, and what its error names.
+type Row = (&'static str, i32, &'static [&'static str]);
+
+const USAGE: i32 = 2;
+const INVALID: i32 = 3;
+const NOT_FOUND: i32 = 4;
+const DENIED: i32 = 5;
+const UNAVAILABLE: i32 = 6;
+
+const ROWS: &[Row] = &[
+    ("", USAGE, &["Usage"]),
+    ("deploi", USAGE, &["deploi", "deploy"]),
+    ("deploy --file missing.toml", INVALID, &["missing.toml"]),
+    ("deploy --file broken.toml", INVALID, &["broken.toml", "line 2"]),
+    (
+        "deploy --file wrong.toml",
+        INVALID,
+        &[
+            "imagee",
+            "did you mean \"image\"",
+            "count = -1",
+            "resources.memory = \"12 apples\"",
+            "KiB",
+        ],
+    ),
+    ("deploy --file absent.toml", INVALID, &["default/absent:1"]),
+    ("deploy --file web.toml --timeout soon", USAGE, &["soon", "timeout"]),
+    ("deploy --file web.toml --project Wrong", USAGE, &["Wrong", "project"]),
+    ("scale web", USAGE, &["web"]),
+    ("scale web=many", USAGE, &["many"]),
+    ("scale absent=1", NOT_FOUND, &["absent"]),
+    ("ps Wrong", USAGE, &["Wrong"]),
+    ("ps absent", NOT_FOUND, &["absent"]),
+    ("releases absent", NOT_FOUND, &["absent"]),
+    ("rm absent", NOT_FOUND, &["absent"]),
+    ("stop absent", NOT_FOUND, &["absent"]),
+    ("stop Wrong!", INVALID, &["Wrong!"]),
+    ("logs absent", NOT_FOUND, &["absent"]),
+    ("logs web --tail few", USAGE, &["few", "--tail"]),
+    ("exec web-00000000 -- true", NOT_FOUND, &["web-00000000"]),
+    ("exec Wrong! -- true", USAGE, &["Wrong!"]),
+    ("explain absent", NOT_FOUND, &["absent"]),
+    ("image rm default/absent:1", NOT_FOUND, &["default/absent"]),
+    ("image inspect default/absent:1", NOT_FOUND, &["default/absent"]),
+    ("image pack /no/such/program --push default/x:1", INVALID, &["/no/such/program"]),
+    ("image pack web.toml --push default/x:1", INVALID, &["web.toml"]),
+    ("token create Wrong --admin", USAGE, &["Wrong"]),
+    ("token create none", USAGE, &["rights"]),
+    ("token create bad --pull ../x", USAGE, &["../x"]),
+    ("token rm absent", NOT_FOUND, &["absent"]),
+    ("apps --token lsh_wrong", DENIED, &["token"]),
+    ("apps --api http://127.0.0.1:1", UNAVAILABLE, &["127.0.0.1:1"]),
+    ("apps --api https://example.com", INVALID, &["https://example.com"]),
+    ("up --api-listen 192.0.2.1:1", INVALID, &["192.0.2.1:1", "loopback"]),
+    ("up --config wrong-up.toml", INVALID, &["data_dri", "data_dir", "cpu_overcommit = 0.5"]),
+];
+
+fn write_files(platform: &Platform) {
+    for (name, text) in [
+        ("broken.toml", "app = \"web\"\nimage = \n"),
+        (
+            "wrong.toml",
+            "app = \"web\"\nimagee = \"x\"\ncount = -1\n[resources]\nmemory = \"12 apples\"\n",
+        ),
+        ("absent.toml", "app = \"web\"\nimage = \"default/absent:1\"\n"),
+        ("web.toml", "app = \"web\"\nimage = \"default/web:1\"\ncount = 3\n"),
+        ("wrong-up.toml", "data_dri = \"/x\"\ncpu_overcommit = 0.5\n"),
+    ] {
+        fs::write(platform.dir().join(name), text).unwrap();
+    }
+}
+
+/// Everything that a user can see, without what changes by itself.
+fn everything(platform: &Platform) -> Vec<Value> {
+    ["apps", "apps/web/releases", "instances"]
+        .map(|path| platform.call("GET", &format!("/v1/projects/default/{path}"), None).unwrap())
+        .into_iter()
+        .chain([platform.call("GET", "/v1/tokens", None).unwrap()])
+        .collect()
+}
+
+#[test]
+fn wrong_input_is_explained_and_changes_nothing() {
+    let platform = with_web();
+    platform.deploy(&web("web", 1)).unwrap();
+    write_files(&platform);
+    let before = everything(&platform);
+    for (line, code, texts) in ROWS {
+        let arguments: Vec<&str> = line.split_whitespace().collect();
+        platform.run(&arguments).fails(*code, texts);
+    }
+    assert_eq!(everything(&platform), before);
+    platform.finish();
+}
+
+#[test]
+fn the_api_explains_wrong_requests() {
+    let platform = with_web();
+    let manifest = serde_json::json!({"manifest": {"app": "web", "image": 7, "cuont": 1}});
+    let path = "/v1/projects/default/apps/web";
+    for (method, path, body, status, texts) in [
+        ("PUT", path, Some(manifest), 422, &["invalid-request", "image", "did you mean"][..]),
+        ("PUT", path, Some(serde_json::json!({})), 422, &["manifest"]),
+        ("GET", path, None, 404, &["not-found", "web"]),
+        ("GET", "/v1/projects/Wrong/apps", None, 422, &["Wrong"]),
+        ("GET", "/v1/nothing", None, 404, &["not-found"]),
+    ] {
+        let response = platform.call_raw(method, path, body).unwrap();
+        let text = response.text();
+        assert_eq!(response.status, status, "{method} {path}: {text}");
+        for part in texts {
+            assert!(text.contains(part), "{method} {path}: no {part} in {text}");
+        }
+    }
+    platform.finish();
+}

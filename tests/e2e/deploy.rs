@@ -1,0 +1,171 @@
+//! An image that was pushed is deployed, reached by host name, replaced without a failed request
+//! and removed without a trace.
+
+use std::collections::BTreeSet;
+
+use longshore_api::v1::InstanceView;
+use longshore_e2e::dockerd::Firewall;
+use longshore_e2e::{Dockerd, eventually, image};
+use longshore_types::InstanceId;
+use serde_json::json;
+
+use crate::scene::{busybox, but, host, page, traffic, web, with_web};
+
+fn ids(instances: &[InstanceView]) -> BTreeSet<InstanceId> {
+    instances.iter().map(|instance| instance.id().clone()).collect()
+}
+
+#[test]
+fn scaling_changes_only_the_number_of_instances() {
+    let platform = with_web();
+    platform.deploy(&web("web", 2)).unwrap();
+    assert_eq!(page(&platform, "web"), "one");
+    let two = ids(&platform.instances("web").unwrap());
+    assert_eq!(two.len(), 2);
+
+    platform.run(&["scale", "web=3"]).ok();
+    platform.wait_until_settled("web").unwrap();
+    let three = ids(&platform.instances("web").unwrap());
+    assert!(three.len() == 3 && three.is_superset(&two), "{two:?} {three:?}");
+
+    platform.run(&["scale", "web=1"]).ok();
+    let left = eventually("one instance is left", || {
+        let left = ids(&platform.instances("web")?);
+        Ok((left.len() == 1).then_some(left))
+    });
+    assert!(left.unwrap().is_subset(&three));
+    assert_eq!(page(&platform, "web"), "one");
+
+    platform.run(&["scale", "web=0"]).ok();
+    eventually("none is left", || Ok(platform.instances("web")?.is_empty().then_some(()))).unwrap();
+    assert_eq!(platform.get(&host("web"), "/").unwrap().status, 503);
+    platform.finish();
+}
+
+#[test]
+fn a_new_release_replaces_the_old_one_without_a_failed_request() {
+    let platform = with_web();
+    platform.deploy(&web("web", 2)).unwrap();
+    let old = ids(&platform.instances("web").unwrap());
+    let traffic = traffic(&platform, "web");
+
+    platform.push(&busybox(&platform, "two"), "default/web:2").unwrap();
+    let manifest = but(web("web", 2), &json!({"image": "default/web:2"}));
+    let response = platform.deploy(&manifest).unwrap();
+    assert!(response.changed);
+    eventually("the old instances are gone", || {
+        let now = platform.instances("web")?;
+        Ok(ids(&now).is_disjoint(&old).then_some(()))
+    })
+    .unwrap();
+
+    assert!(traffic.answered() > 0);
+    assert_eq!(traffic.stop(), Vec::<String>::new());
+    assert_eq!(page(&platform, "web"), "two");
+    platform.finish();
+}
+
+#[test]
+fn the_same_manifest_and_digest_change_nothing() {
+    let platform = with_web();
+    let first = platform.deploy(&web("web", 2)).unwrap();
+    let before = platform.instances("web").unwrap();
+
+    let again = platform.deploy(&web("web", 2)).unwrap();
+    assert!(first.changed && !again.changed);
+    assert_eq!(first.release.number, again.release.number);
+    let after = platform.instances("web").unwrap();
+    let started = |instances: &[InstanceView]| -> BTreeSet<_> {
+        let each = instances.iter();
+        each.map(|one| (one.id().clone(), one.observed.started_at, one.observed.restarts)).collect()
+    };
+    assert_eq!(started(&before), started(&after));
+    platform.finish();
+}
+
+#[test]
+fn a_tag_that_moved_does_not_change_what_runs() {
+    let platform = with_web();
+    platform.deploy(&web("web", 1)).unwrap();
+    platform.push(&busybox(&platform, "moved"), "default/web:1").unwrap();
+    let instance = platform.instances("web").unwrap().remove(0);
+
+    // Its replacement still runs the digest that the release was pinned to.
+    platform.run(&["stop", instance.id().as_str()]).ok();
+    let next = platform.wait_for_instance("web", "took its place", |next| {
+        next.id() != instance.id() && next.observed.ready_at.is_some()
+    });
+    next.unwrap();
+    eventually("the old one is gone", || Ok((platform.instances("web")?.len() == 1).then_some(())))
+        .unwrap();
+    assert_eq!(page(&platform, "web"), "one");
+
+    // Deploying again takes the tag as it is now.
+    assert!(platform.deploy(&web("web", 1)).unwrap().changed);
+    assert_eq!(page(&platform, "web"), "moved");
+    platform.finish();
+}
+
+#[test]
+fn an_app_that_is_removed_leaves_nothing() {
+    let platform = with_web();
+    platform.deploy(&web("web", 2)).unwrap();
+    platform.deploy(&web("other", 1)).unwrap();
+    platform.remove("web").unwrap();
+    assert_eq!(platform.get(&host("web"), "/").unwrap().status, 404);
+    platform.run(&["ps", "web"]).fails(4, &["web"]);
+    assert_eq!(page(&platform, "other"), "one");
+    platform.finish();
+}
+
+#[test]
+fn every_instance_is_explained() {
+    let platform = with_web();
+    platform.deploy(&web("web", 1)).unwrap();
+    let instance = platform.instances("web").unwrap().remove(0);
+    let text = platform.run(&["explain", instance.id().as_str()]).ok();
+    for part in [instance.location.as_str(), instance.node.as_str()] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    platform.finish();
+}
+
+#[test]
+fn nginx_from_docker_and_skopeo_is_reached_by_host_name() {
+    let platform = longshore_e2e::Platform::start().unwrap();
+    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-images");
+    let nginx = image::nginx(&cache).unwrap();
+    platform.push(&nginx, "default/nginx:skopeo").unwrap();
+
+    let docker = Dockerd::start(Firewall::Untouched).unwrap();
+    let registry = &platform.endpoints().registry;
+    let reference = format!("{registry}/default/nginx:docker");
+    let mut load = platform.tool("skopeo");
+    let daemon = format!("docker-daemon:{reference}");
+    load.args(["--insecure-policy", "copy", "--quiet", "--dest-daemon-host"]);
+    image::checked(load.args([&docker.host(), &nginx.source(), &daemon])).unwrap();
+    let token = platform.token();
+    docker.docker(&["login", "--username", "anyone", "--password", token, registry]).unwrap();
+    docker.docker(&["push", "--quiet", &reference]).unwrap();
+    drop(docker);
+
+    for tag in ["skopeo", "docker"] {
+        let app = format!("nginx-{tag}");
+        let manifest = json!({
+            "app": app,
+            "image": format!("default/nginx:{tag}"),
+            "count": 2,
+            "port": 80,
+            "hosts": [format!("{tag}.example.com")],
+            "resources": {"memory": "64MiB", "cpu": "0.25"},
+            "health": {"kind": "http", "path": "/"},
+        });
+        platform.deploy(&manifest).unwrap();
+        for name in [host(&app), format!("{tag}.example.com")] {
+            let response = platform.get(&name, "/").unwrap();
+            assert_eq!(response.status, 200, "{name}: {}", response.text());
+            assert!(response.text().contains("Welcome to nginx"), "{}", response.text());
+        }
+    }
+    platform.finish();
+}

@@ -1,0 +1,204 @@
+//! The life of an instance: its logs, its end and the reason, its limits and what it cannot do.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use longshore_e2e::{Platform, eventually};
+use longshore_types::{ExitReason, InstancePhase};
+use serde_json::json;
+
+use crate::scene::{but, host, page, script, web, with_web};
+
+#[test]
+fn logs_are_followed_while_they_are_written() {
+    let platform = with_web();
+    let text = "echo first; echo wrong >&2; while sleep 0.1; do echo again; done";
+    platform.deploy(&script("talker", text)).unwrap();
+    let mut command = platform.command(&["logs", "--follow", "talker"]);
+    let mut follower = command
+        .env("LONGSHORE_API", &platform.endpoints().api)
+        .env("LONGSHORE_TOKEN", platform.token())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let mut seen: Vec<String> = Vec::new();
+    // Ends with the test's own time limit when nothing comes.
+    for line in lines {
+        seen.push(line.unwrap());
+        let has = |text: &str| seen.iter().any(|line| line.contains(text));
+        if has("first") && has("! wrong") && seen.iter().filter(|l| l.contains("again")).count() > 2
+        {
+            break;
+        }
+    }
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+
+    let tail = platform.run(&["logs", "--tail", "1", "talker"]).ok();
+    assert_eq!(tail.lines().count(), 1, "{tail}");
+    platform.finish();
+}
+
+#[test]
+fn exec_gives_output_and_exit_code() {
+    let platform = with_web();
+    platform.deploy(&web("web", 1)).unwrap();
+    let instance = platform.instances("web").unwrap().remove(0);
+    let id = instance.id().as_str();
+    let script = "echo out; echo err >&2; pwd; echo $EXTRA; id -u; exit 7";
+    let options = ["exec", "--user", "web", "--workdir", "/www", "--env", "EXTRA=more", id, "--"];
+    let finished = platform.run(&[&options[..], &["/bin/sh", "-c", script]].concat());
+    assert_eq!(finished.code, Some(7), "{finished}");
+    assert_eq!(finished.stdout, "out\n/www\nmore\n1000\n");
+    assert_eq!(finished.stderr, "err\n");
+    platform.run(&["exec", id, "--", "/no/such/program"]).fails(1, &["/no/such/program"]);
+    platform.finish();
+}
+
+#[test]
+fn a_stopped_instance_gets_its_signal_and_is_replaced() {
+    let platform = with_web();
+    // A shell runs a trap between commands, so it must not wait in one long one.
+    let text = "trap 'echo asked to stop; exit 0' TERM; echo ready; while :; do sleep 0.1; done";
+    platform.deploy(&script("polite", text)).unwrap();
+    let first = platform.instances("polite").unwrap().remove(0);
+    let mut command = platform.command(&["logs", "--follow", first.id().as_str()]);
+    let follower = command
+        .env("LONGSHORE_API", &platform.endpoints().api)
+        .env("LONGSHORE_TOKEN", platform.token())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    platform.run(&["stop", first.id().as_str()]).ok();
+    let next = platform.wait_for_instance("polite", "took its place", |next| {
+        next.id() != first.id() && next.observed.phase == InstancePhase::Healthy
+    });
+    next.unwrap();
+    // The log ends with the instance.
+    let output = follower.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("asked to stop"), "{text}");
+    platform.finish();
+}
+
+#[test]
+fn running_out_of_memory_is_the_reason() {
+    let platform = with_web();
+    let hog = json!({
+        "process": {"command": ["/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"]},
+        "restart": "never",
+    });
+    platform.deploy_only(&but(script("hog", ""), &hog)).unwrap();
+    let ended = platform
+        .wait_for_instance("hog", "ended", |instance| instance.observed.last_exit.is_some())
+        .unwrap();
+    assert_eq!(ended.observed.last_exit, Some(ExitReason::OutOfMemory));
+    let shown = platform.run(&["ps", "hog"]).ok();
+    assert!(shown.contains("out of memory"), "{shown}");
+    platform.finish();
+}
+
+#[test]
+fn an_instance_that_ends_is_started_again_after_a_wait() {
+    let platform = with_web();
+    platform.deploy_only(&script("short", "echo here; exit 3")).unwrap();
+    let again = platform
+        .wait_for_instance("short", "was started twice", |instance| instance.observed.restarts >= 2)
+        .unwrap();
+    assert_eq!(again.observed.last_exit, Some(ExitReason::Exited { code: 3 }));
+    let waits = platform.wait_for_instance("short", "waits", |instance| {
+        instance.id() == again.id() && instance.observed.phase == InstancePhase::Backoff
+    });
+    waits.unwrap();
+    platform.finish();
+}
+
+#[test]
+fn limits_hold() {
+    let platform = with_web();
+    let limits = json!({"resources": {"memory": "32MiB", "cpu": "0.25", "pids": 8}});
+    platform.deploy(&but(web("web", 1), &limits)).unwrap();
+    let id = platform.instances("web").unwrap().remove(0).id().clone();
+    let forks = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 5 & done; echo all";
+    let finished = platform.run(&["exec", id.as_str(), "--", "/bin/sh", "-c", forks]);
+    assert!(!finished.stdout.contains("all"), "{finished}");
+    assert!(finished.stderr.contains("fork"), "{finished}");
+    assert_eq!(page(&platform, "web"), "one");
+    platform.finish();
+}
+
+fn read(platform: &Platform, id: &str, script: &str) -> String {
+    platform.run(&["exec", id, "--", "/bin/sh", "-c", script]).stdout
+}
+
+#[test]
+fn the_first_process_has_every_protection() {
+    let platform = with_web();
+    platform.deploy(&web("web", 1)).unwrap();
+    let id = platform.instances("web").unwrap().remove(0).id().clone();
+    // Of the first process and of one that exec started.
+    for process in ["1", "self"] {
+        let status = read(&platform, id.as_str(), &format!("cat /proc/{process}/status"));
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
+        };
+        assert_eq!(field("Seccomp:"), "2", "{process}");
+        assert_eq!(field("NoNewPrivs:"), "1", "{process}");
+        let bounding = u64::from_str_radix(&field("CapBnd:"), 16).unwrap();
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+            let set = u64::from_str_radix(&field(set), 16).unwrap();
+            assert_eq!(set & !bounding, 0, "{process}: {status}");
+        }
+        for (name, bit) in [("CAP_SYS_ADMIN", 21), ("CAP_MKNOD", 27), ("CAP_NET_ADMIN", 12)] {
+            assert_eq!(bounding >> bit & 1, 0, "{process} has {name}");
+        }
+    }
+    platform.finish();
+}
+
+#[test]
+fn an_instance_cannot_reach_the_machine() {
+    let platform = with_web();
+    platform.deploy(&web("web", 1)).unwrap();
+    let id = platform.instances("web").unwrap().remove(0).id().clone();
+    let sneaked = platform.dir().join("sneaked").display().to_string();
+    for script in [
+        "busybox mount -t tmpfs tmpfs /tmp".to_owned(),
+        "busybox unshare -m true".to_owned(),
+        "busybox mknod /tmp/disk b 254 0 && cat /tmp/disk".to_owned(),
+        "ls -l /dev | busybox grep '^b'".to_owned(),
+        "echo 1 > /proc/sys/kernel/panic".to_owned(),
+        "echo b > /proc/sysrq-trigger".to_owned(),
+        "cat /proc/kcore".to_owned(),
+        "busybox reboot -f".to_owned(),
+        "busybox hostname changed".to_owned(),
+        format!("echo x > {sneaked}"),
+    ] {
+        let finished = platform.run(&["exec", id.as_str(), "--", "/bin/sh", "-c", &script]);
+        assert_ne!(finished.code, Some(0), "{script}: {finished}");
+    }
+    assert!(!std::path::Path::new(&sneaked).exists());
+    platform.finish();
+}
+
+#[test]
+fn an_instance_that_fails_its_check_gets_no_requests_and_is_restarted() {
+    let platform = with_web();
+    let check = json!({"health": {"kind": "http", "path": "/", "interval": "1s", "failures": 1}});
+    platform.deploy(&but(web("web", 2), &check)).unwrap();
+    let sick = platform.instances("web").unwrap().remove(0);
+    read(&platform, sick.id().as_str(), "busybox rm /www/index.html");
+    platform
+        .wait_for_instance("web", "was ended for its health", |instance| {
+            instance.id() == sick.id() && instance.observed.last_exit == Some(ExitReason::Unhealthy)
+        })
+        .unwrap();
+    eventually("only healthy instances answer", || {
+        let response = platform.get(&host("web"), "/")?;
+        Ok((response.status == 200).then_some(()))
+    })
+    .unwrap();
+    platform.finish();
+}

@@ -1,0 +1,67 @@
+//! What most tests begin with: a platform that has an image, and manifests for it.
+
+use longshore_e2e::image::{self, BUSYBOX_PORT, Layout};
+use longshore_e2e::{Platform, Traffic};
+use serde_json::{Value, json};
+
+/// A platform whose registry has `default/web:1`, a busybox that serves the page `one`.
+pub fn with_web() -> Platform {
+    let platform = Platform::start().unwrap();
+    let image = busybox(&platform, "one");
+    platform.push(&image, "default/web:1").unwrap();
+    platform
+}
+
+/// A busybox image that serves `page`, made in the platform's directory.
+pub fn busybox(platform: &Platform, page: &str) -> Layout {
+    image::busybox(platform.dir(), &format!("image-{page}"), page).unwrap()
+}
+
+/// An app of that image that serves it.
+pub fn web(app: &str, count: u32) -> Value {
+    json!({
+        "app": app,
+        "image": "default/web:1",
+        "count": count,
+        "port": BUSYBOX_PORT,
+        "resources": {"memory": "32MiB", "cpu": "0.25"},
+        "health": {"kind": "http", "path": "/", "interval": "1s"},
+        "process": {"stop_grace": "1s"},
+    })
+}
+
+/// An app of that image without a port, which runs a shell script.
+pub fn script(app: &str, text: &str) -> Value {
+    json!({
+        "app": app,
+        "image": "default/web:1",
+        "resources": {"memory": "32MiB", "cpu": "0.25"},
+        "process": {"command": ["/bin/sh", "-c", text], "stop_grace": "1s"},
+    })
+}
+
+/// The manifest with keys set to other values.
+pub fn but(mut manifest: Value, changes: &Value) -> Value {
+    for (key, value) in changes.as_object().unwrap() {
+        manifest[key] = value.clone();
+    }
+    manifest
+}
+
+/// The host name that an app has without asking for one.
+pub fn host(app: &str) -> String {
+    format!("{app}.localhost")
+}
+
+/// What the ingress answers for an app.
+#[track_caller]
+pub fn page(platform: &Platform, app: &str) -> String {
+    let response = platform.get(&host(app), "/").unwrap();
+    assert_eq!(response.status, 200, "{}", response.text());
+    response.text()
+}
+
+/// Requests to an app through the ingress that go on.
+pub fn traffic(platform: &Platform, app: &str) -> Traffic {
+    Traffic::start(platform.ingress_address(), &host(app))
+}

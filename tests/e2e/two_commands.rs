@@ -1,0 +1,72 @@
+//! The README's first command, and what `up` says when something stands in its way.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use longshore_e2e::Platform;
+use longshore_e2e::leaks::{self, Marks};
+use longshore_e2e::platform::binary;
+
+fn longshore(home: &Path, arguments: &[&str]) -> Output {
+    Command::new(binary().unwrap())
+        .args(arguments)
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("HOME", home)
+        .current_dir(home)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn the_demo_shows_everything_and_leaves_nothing() {
+    let dir = tempfile::Builder::new().prefix("lst-").tempdir().unwrap();
+    let data_dir = dir.path().join("data");
+    let arguments = ["demo", "--once", "--data-dir", data_dir.to_str().unwrap()];
+    let output = longshore(dir.path(), &arguments);
+    let text =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    assert!(output.status.success(), "{text}");
+    for stage in ["push", "pull", "unpack", "create", "ready"] {
+        assert!(text.contains(stage), "no {stage} in {text}");
+    }
+    let left: Vec<_> =
+        fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    let marks = Marks { dir: dir.path().display().to_string(), agent: None };
+    assert_eq!(leaks::find(&marks), Vec::<String>::new());
+}
+
+#[test]
+fn the_readme_names_both_commands() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let ci = fs::read_to_string(root.join(".ci/run")).unwrap();
+    assert!(readme.contains("cargo run --release -- demo"));
+    assert!(readme.contains("cargo xtask test") && ci.contains("cargo xtask test"));
+}
+
+#[test]
+fn up_says_in_plain_words_what_is_missing() {
+    let platform = Platform::start().unwrap();
+    let data_dir = platform.data_dir();
+    let data_dir = data_dir.to_str().unwrap();
+    // A second one on the same directory would fight over it.
+    platform.run(&["up", "--data-dir", data_dir]).fails(1, &[data_dir]);
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let other = platform.dir().join("other");
+    let arguments = ["up", "--data-dir", other.to_str().unwrap(), "--api-listen", &taken];
+    platform.run(&arguments).fails(1, &[&taken, "in use"]);
+
+    let mut nobody = platform.tool("setpriv");
+    nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    let output = nobody.arg(binary().unwrap()).args(["up", "--data-dir", "/tmp/never"]).output();
+    let output = output.unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("root"), "{output:?}");
+    platform.finish();
+}
