@@ -4,6 +4,7 @@ pub mod compression;
 pub mod config;
 pub mod limits;
 pub mod manifest;
+pub mod mount;
 pub mod pull;
 pub mod source;
 pub mod store;

@@ -1,0 +1,407 @@
+//! A client of OCI registries.
+//!
+//! Written over reqwest and not `oci-client`, which DESIGN names for foreign registries: that crate
+//! takes the blobs it pushes in chunks from memory, asks nobody how much of an interrupted upload
+//! arrived, retries nothing, and has no limit on silence. A push that survives a registry killed in
+//! its middle is a promise of ours, so the upload had to be ours; what is left of the protocol is
+//! smaller than the adapter would be. Our registry takes a token as it is. A registry that wants the
+//! token exchanged at another address is for the issue that brings foreign registries.
+//!
+//! There is no limit on how long a transfer takes, only on how long nothing moves ([`STALL`]).
+
+mod error;
+mod upload;
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use longshore_types::{Digest, Repository};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LINK, LOCATION, RANGE};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::source::{BlobStream, FetchedManifest, Retry, Source, SourceError};
+
+pub use error::RegistryClientError;
+pub use upload::BlobSource;
+
+/// How long nothing may move before a request is given up.
+pub const STALL: Duration = Duration::from_secs(60);
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// The largest manifest that is read, in bytes.
+const MAX_MANIFEST: usize = 4 << 20;
+
+const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// A manifest as a registry sent it, with the digest of its bytes.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    /// The digest of `bytes`, computed here.
+    pub digest: Digest,
+    /// The stated media type.
+    pub media_type: String,
+    /// The exact bytes.
+    pub bytes: Bytes,
+}
+
+/// Whether a registry mounted a blob from another repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mounted {
+    /// The repository has the blob now.
+    Yes,
+    /// It must be pushed.
+    No,
+}
+
+/// Speaks with one registry. Cloning shares its connections.
+#[derive(Debug, Clone)]
+pub struct RegistryClient {
+    http: reqwest::Client,
+    base: Url,
+    token: Option<String>,
+}
+
+impl RegistryClient {
+    /// A client of the registry at `base_url` (`http://host:port` or `https://host`); the token is
+    /// sent with each request.
+    pub fn new(base_url: &str, token: Option<String>) -> Result<Self, RegistryClientError> {
+        let refuse = || RegistryClientError::Url {
+            url: base_url.to_owned(),
+        };
+        let base = Url::parse(base_url).map_err(|_| refuse())?;
+        let mut builder = reqwest::Client::builder().connect_timeout(CONNECT);
+        // Only the first call of a process can set it, and all set the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        match base.scheme() {
+            "https" if base.has_host() => {}
+            // A machine without any CA certificate must still be able to speak to our own registry.
+            "http" if base.has_host() => builder = builder.tls_certs_only([]),
+            _ => return Err(refuse()),
+        }
+        let http = builder.build().map_err(RegistryClientError::Build)?;
+        Ok(Self { http, base, token })
+    }
+
+    /// Checks that the registry is there and knows the token.
+    pub async fn ping(&self) -> Result<(), RegistryClientError> {
+        let request = self.request(Method::GET, self.path("/v2/"));
+        self.send("log in", request).await.map(drop)
+    }
+
+    /// The digest that a tag names; `None` when there is no such tag.
+    pub async fn resolve(
+        &self,
+        repository: &Repository,
+        reference: &str,
+    ) -> Result<Option<Digest>, RegistryClientError> {
+        // By the bytes and not by a header that registries may leave out.
+        match self.manifest(repository, reference).await {
+            Ok(manifest) => Ok(Some(manifest.digest)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A manifest by tag or digest. With a digest, the bytes are checked against it.
+    pub async fn manifest(
+        &self,
+        repository: &Repository,
+        reference: &str,
+    ) -> Result<Manifest, RegistryClientError> {
+        let url = self.path(&format!("/v2/{repository}/manifests/{reference}"));
+        let request = self.request(Method::GET, url).header(ACCEPT, MANIFEST_TYPES);
+        let response = self.send("read the manifest", request).await?;
+        let media_type = header(response.headers(), CONTENT_TYPE.as_str())
+            .unwrap_or_default()
+            .to_owned();
+        let mut body = body(response);
+        let mut bytes = BytesMut::new();
+        while let Some(part) = body.try_next().await? {
+            bytes.extend_from_slice(&part);
+            if bytes.len() > MAX_MANIFEST {
+                return Err(RegistryClientError::Answer("a manifest over 4 MiB"));
+            }
+        }
+        let bytes = bytes.freeze();
+        let digest = Digest::from_sha256(Sha256::digest(&bytes).into());
+        match reference.parse::<Digest>() {
+            Ok(wanted) if wanted != digest => Err(RegistryClientError::Digest {
+                wanted,
+                found: digest,
+            }),
+            _ => Ok(Manifest {
+                digest,
+                media_type,
+                bytes,
+            }),
+        }
+    }
+
+    /// The bytes of a blob from offset `from` on. The caller checks size and digest.
+    pub async fn blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        from: u64,
+    ) -> Result<
+        impl futures_util::Stream<Item = Result<Bytes, RegistryClientError>> + Send + 'static,
+        RegistryClientError,
+    > {
+        let url = self.path(&format!("/v2/{repository}/blobs/{digest}"));
+        let mut request = self.request(Method::GET, url);
+        if from > 0 {
+            request = request.header(RANGE, format!("bytes={from}-"));
+        }
+        let response = self.send("read the blob", request).await?;
+        // A registry may ignore the range and send all; then what we have is skipped.
+        let mut skip = match response.status() {
+            StatusCode::PARTIAL_CONTENT => 0,
+            _ => from,
+        };
+        let wanted = body(response).map_ok(move |mut part: Bytes| {
+            let skipped = usize::try_from(skip).map_or(part.len(), |skip| skip.min(part.len()));
+            skip -= skipped as u64;
+            part.split_off(skipped)
+        });
+        Ok(wanted)
+    }
+
+    /// The size of a blob in bytes, when the repository has it.
+    pub async fn blob_size(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<u64>, RegistryClientError> {
+        let url = self.path(&format!("/v2/{repository}/blobs/{digest}"));
+        let request = self.request(Method::HEAD, url);
+        match self.send("look for the blob", request).await {
+            Ok(response) => header(response.headers(), "content-length")
+                .and_then(|length| length.parse().ok())
+                .map(Some)
+                .ok_or(RegistryClientError::Answer("a blob without its length")),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a blob over from another repository of the same registry, without sending it.
+    pub async fn mount(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        from: &Repository,
+    ) -> Result<Mounted, RegistryClientError> {
+        let mut url = self.path(&format!("/v2/{repository}/blobs/uploads/"));
+        url.query_pairs_mut()
+            .append_pair("mount", &digest.to_string())
+            .append_pair("from", from.as_str());
+        let request = self.request(Method::POST, url);
+        let response = self.send("mount the blob", request).await?;
+        if response.status() == StatusCode::CREATED {
+            return Ok(Mounted::Yes);
+        }
+        // The registry began an upload in its place, which nobody will use.
+        let upload = self.location(&response)?;
+        let request = self.request(Method::DELETE, upload);
+        match self.send("cancel the upload", request).await {
+            Ok(_) => {}
+            // Some registries cannot; it will grow old there.
+            Err(error) => tracing::debug!(%error, "an unused upload stays"),
+        }
+        Ok(Mounted::No)
+    }
+
+    /// Stores a manifest under a tag or its digest; what it refers to must be there.
+    pub async fn push_manifest(
+        &self,
+        repository: &Repository,
+        reference: &str,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<(), RegistryClientError> {
+        let url = self.path(&format!("/v2/{repository}/manifests/{reference}"));
+        let request = self
+            .request(Method::PUT, url)
+            .header(CONTENT_TYPE, media_type)
+            .body(bytes);
+        self.send("push the manifest", request).await.map(drop)
+    }
+
+    /// The tags of a repository, in the registry's order.
+    pub async fn tags(&self, repository: &Repository) -> Result<Vec<String>, RegistryClientError> {
+        #[derive(Deserialize)]
+        struct Page {
+            tags: Option<Vec<String>>,
+        }
+        let mut url = self.path(&format!("/v2/{repository}/tags/list"));
+        let mut tags = Vec::new();
+        loop {
+            let request = self.request(Method::GET, url.clone());
+            let response = self.send("list the tags", request).await?;
+            let next = next_page(response.headers(), &url);
+            let page: Page = json(response).await?;
+            tags.extend(page.tags.unwrap_or_default());
+            match next {
+                Some(next) => url = next,
+                None => return Ok(tags),
+            }
+        }
+    }
+
+    /// The repositories from which the token may pull.
+    pub async fn repositories(&self) -> Result<Vec<Repository>, RegistryClientError> {
+        #[derive(Deserialize)]
+        struct Page {
+            repositories: Vec<Repository>,
+        }
+        let mut url = self.path("/v2/_catalog");
+        let mut repositories = Vec::new();
+        loop {
+            let request = self.request(Method::GET, url.clone());
+            let response = self.send("list the repositories", request).await?;
+            let next = next_page(response.headers(), &url);
+            let page: Page = json(response).await?;
+            repositories.extend(page.repositories);
+            match next {
+                Some(next) => url = next,
+                None => return Ok(repositories),
+            }
+        }
+    }
+
+    /// Deletes a tag, or a manifest with all its tags when given a digest.
+    pub async fn delete_manifest(
+        &self,
+        repository: &Repository,
+        reference: &str,
+    ) -> Result<(), RegistryClientError> {
+        let url = self.path(&format!("/v2/{repository}/manifests/{reference}"));
+        let request = self.request(Method::DELETE, url);
+        self.send("delete the manifest", request).await.map(drop)
+    }
+
+    fn path(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(path);
+        url
+    }
+
+    fn request(&self, method: Method, url: Url) -> RequestBuilder {
+        // A registry may send us to another host for the bytes; the token is not for that one.
+        let ours = url.origin() == self.base.origin();
+        let request = self.http.request(method, url);
+        match &self.token {
+            Some(token) if ours => request.bearer_auth(token),
+            _ => request,
+        }
+    }
+
+    /// Sends a request without a body, or with a small one, and refuses a refusal.
+    async fn send(
+        &self,
+        action: &'static str,
+        request: RequestBuilder,
+    ) -> Result<Response, RegistryClientError> {
+        match tokio::time::timeout(STALL, request.send()).await {
+            Err(_) => Err(RegistryClientError::Stalled { action }),
+            Ok(Err(source)) => Err(RegistryClientError::Send { action, source }),
+            Ok(Ok(response)) if is_good(response.status()) => Ok(response),
+            Ok(Ok(response)) => Err(RegistryClientError::refused(action, response).await),
+        }
+    }
+
+    /// Where the registry says that an upload goes on.
+    fn location(&self, response: &Response) -> Result<Url, RegistryClientError> {
+        header(response.headers(), LOCATION.as_str())
+            .and_then(|location| response.url().join(location).ok())
+            .ok_or(RegistryClientError::Answer("an upload without a Location"))
+    }
+}
+
+impl Source for RegistryClient {
+    fn manifest<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: &'a Digest,
+    ) -> BoxFuture<'a, Result<FetchedManifest, SourceError>> {
+        Box::pin(async move {
+            let manifest = self.manifest(repository, &digest.to_string()).await?;
+            Ok(FetchedManifest {
+                media_type: manifest.media_type,
+                bytes: manifest.bytes,
+            })
+        })
+    }
+
+    fn blob<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: &'a Digest,
+        from: u64,
+    ) -> BoxFuture<'a, Result<BlobStream, SourceError>> {
+        Box::pin(async move {
+            let stream = self.blob(repository, digest, from).await?;
+            Ok(stream.map_err(SourceError::from).boxed())
+        })
+    }
+}
+
+impl From<RegistryClientError> for SourceError {
+    fn from(error: RegistryClientError) -> Self {
+        let retry = match error.is_retryable() {
+            true => Retry::CanHelp,
+            false => Retry::Pointless,
+        };
+        Self::new("the registry", retry).caused_by(error)
+    }
+}
+
+fn is_good(status: StatusCode) -> bool {
+    status.is_success()
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// A body that fails when nothing comes for [`STALL`].
+fn body(
+    response: Response,
+) -> impl futures_util::Stream<Item = Result<Bytes, RegistryClientError>> + Send + Unpin + 'static {
+    const ACTION: &str = "read the answer";
+    let bytes = Box::pin(response.bytes_stream());
+    let parts = futures_util::stream::try_unfold(bytes, async |mut bytes| {
+        match tokio::time::timeout(STALL, bytes.next()).await {
+            Err(_) => Err(RegistryClientError::Stalled { action: ACTION }),
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(part))) => Ok(Some((part, bytes))),
+            Ok(Some(Err(source))) => Err(RegistryClientError::Send {
+                action: ACTION,
+                source,
+            }),
+        }
+    });
+    Box::pin(parts)
+}
+
+async fn json<T: serde::de::DeserializeOwned>(
+    response: Response,
+) -> Result<T, RegistryClientError> {
+    let bytes: BytesMut = body(response).try_collect().await?;
+    serde_json::from_slice(&bytes).map_err(|_| RegistryClientError::Answer("a malformed list"))
+}
+
+/// The address in `Link: <...>; rel="next"`.
+fn next_page(headers: &HeaderMap, here: &Url) -> Option<Url> {
+    let link = header(headers, LINK.as_str())?;
+    let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
+    let is_next = parameters.contains("rel=\"next\"") || parameters.contains("rel=next");
+    is_next.then(|| here.join(target).ok()).flatten()
+}

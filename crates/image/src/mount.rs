@@ -1,0 +1,385 @@
+//! Root file systems of instances: an image's layers below, a writable directory above.
+//!
+//! Through the mount API of file descriptors where the kernel has its `lowerdir+` (6.7), else through
+//! mount(2), whose options must fit one page: there layers are named by descriptors, which are short
+//! whatever the data directory is called, and hold no character that the option's syntax would take
+//! for its own. Never through mount(8).
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
+};
+
+/// Lower directories that overlayfs stacks at most (`OVL_MAX_STACK`).
+pub const MAX_LAYERS: usize = 500;
+
+/// Most bytes of options for mount(2): a page, with its NUL.
+const MOUNT_OPTIONS_MAX: usize = 4095;
+
+/// Why a root file system could not be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountRootfsError {
+    /// More layers than overlayfs takes.
+    #[error("the image has {found} layers, overlayfs stacks at most {allowed}")]
+    TooManyLayers {
+        /// Layers of the image.
+        found: usize,
+        /// What this kernel's interface takes.
+        allowed: usize,
+    },
+    /// Something else is mounted there.
+    #[error("{target:?} is already a mount point", target = .0.display())]
+    Occupied(PathBuf),
+    /// The kernel has no overlayfs.
+    #[error("the kernel has no overlay file system (modprobe overlay)")]
+    NoOverlay,
+    /// The system refused.
+    #[error("{action} {path:?}", path = .path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why a root file system could not be unmounted, or mounts not be listed.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {path:?}", path = .path.display())]
+pub struct UnmountError {
+    action: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(Errno) -> MountRootfsError {
+    let failed = failed_io(action, path);
+    move |errno| failed(errno.into())
+}
+
+fn failed_io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> MountRootfsError {
+    let path = path.to_owned();
+    move |source| MountRootfsError::Io { action, path, source }
+}
+
+/// Mounts the union of `layers` (lowest first, may be empty) at `target`, writable.
+///
+/// What is written goes to `base/upper`; `base` must lie on one file system and be used for this
+/// mount only. `base` and `target` are made when they are not there; both belong in a directory that
+/// only root may enter. Devices in the tree do nothing (`nodev`). When the same root file system is
+/// mounted there already, nothing is done.
+pub fn mount_rootfs(
+    layers: &[PathBuf],
+    base: &Path,
+    target: &Path,
+) -> Result<(), MountRootfsError> {
+    let (upper, work, empty) = (base.join("upper"), base.join("work"), base.join("empty"));
+    for path in [base, &work, target] {
+        create_directory(path, 0o700)?;
+    }
+    if let Some(mounted) = top_mount_at(target)? {
+        return match mounted.is_overlay_over(&upper) {
+            true => Ok(()),
+            false => Err(MountRootfsError::Occupied(target.to_owned())),
+        };
+    }
+    create_upper(&upper, layers.last())?;
+    // Overlayfs wants one lower directory at least.
+    let no_layers = [empty];
+    let layers = match layers {
+        [] => {
+            create_directory(&no_layers[0], 0o755)?;
+            &no_layers[..]
+        }
+        layers => layers,
+    };
+    if layers.len() > MAX_LAYERS {
+        let found = layers.len();
+        return Err(MountRootfsError::TooManyLayers { found, allowed: MAX_LAYERS });
+    }
+    match mount_by_descriptors(layers, &upper, &work, target)? {
+        Outcome::Mounted => Ok(()),
+        Outcome::Unsupported => mount_by_options(layers, &upper, &work, target),
+    }
+}
+
+fn create_directory(path: &Path, mode: u32) -> Result<(), MountRootfsError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(failed_io("creating", path))
+}
+
+/// The upper directory is the root that the container sees, so a new one gets the attributes of the
+/// topmost layer's root. Made under another name first: a crash must not leave one without them.
+fn create_upper(upper: &Path, top: Option<&PathBuf>) -> Result<(), MountRootfsError> {
+    if upper.is_dir() {
+        return Ok(());
+    }
+    let new = upper.with_extension("new");
+    create_directory(&new, 0o755)?;
+    let (mode, uid, gid) = match top {
+        None => (0o755, 0, 0),
+        Some(top) => {
+            let metadata = top.metadata().map_err(failed_io("looking at", top))?;
+            (metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
+        }
+    };
+    std::os::unix::fs::chown(&new, Some(uid), Some(gid))
+        .and_then(|()| std::fs::set_permissions(&new, PermissionsExt::from_mode(mode)))
+        .and_then(|()| std::fs::rename(&new, upper))
+        .map_err(failed_io("preparing", &new))
+}
+
+enum Outcome {
+    Mounted,
+    /// This kernel has not got the interface.
+    Unsupported,
+}
+
+fn mount_by_descriptors(
+    layers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    target: &Path,
+) -> Result<Outcome, MountRootfsError> {
+    let context = match rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
+        Ok(context) => context,
+        Err(Errno::NOSYS) => return Ok(Outcome::Unsupported),
+        Err(Errno::NODEV) => return Err(MountRootfsError::NoOverlay),
+        Err(errno) => return Err(failed("opening an overlay for", target)(errno)),
+    };
+    let mut held = Vec::new();
+    let set = |key: &str, path: &Path, held: &mut Vec<OwnedFd>| {
+        let short = short_path(path, held)?;
+        rustix::mount::fsconfig_set_string(context.as_fd(), key, short.as_os_str())
+            .map_err(failed("setting an overlay option to", path))
+    };
+    for (idx, layer) in layers.iter().rev().enumerate() {
+        match set("lowerdir+", layer, &mut held) {
+            Err(MountRootfsError::Io { source, .. })
+                if idx == 0 && source.raw_os_error() == Some(Errno::INVAL.raw_os_error()) =>
+            {
+                return Ok(Outcome::Unsupported);
+            }
+            result => result?,
+        }
+    }
+    set("upperdir", upper, &mut held)?;
+    set("workdir", work, &mut held)?;
+    for (key, value) in OPTIONS {
+        rustix::mount::fsconfig_set_string(context.as_fd(), key, value)
+            .map_err(failed("setting an overlay option for", target))?;
+    }
+    rustix::mount::fsconfig_create(context.as_fd())
+        .map_err(|errno| with_log(&context, "creating the overlay for", target, errno))?;
+    let mount = rustix::mount::fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_NODEV,
+    )
+    .map_err(failed("mounting the overlay for", target))?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(mount.as_fd(), "", CWD, target, flags)
+        .map_err(failed("moving the overlay to", target))?;
+    Ok(Outcome::Mounted)
+}
+
+/// `index` guards against one upper directory in two mounts by failing with EBUSY while an unmounted
+/// one is still in use somewhere; our upper directories have one mount each.
+const OPTIONS: [(&str, &str); 1] = [("index", "off")];
+
+/// The kernel's own words about a failed mount, which it keeps for the context's owner to read.
+fn with_log(
+    context: &OwnedFd,
+    action: &'static str,
+    target: &Path,
+    errno: Errno,
+) -> MountRootfsError {
+    let mut message = [0; 1024];
+    let error = io::Error::from(errno);
+    let error = match rustix::io::read(context, &mut message[..]) {
+        Ok(n_bytes) => {
+            let text = String::from_utf8_lossy(&message[..n_bytes]);
+            io::Error::new(error.kind(), format!("{error}: {}", text.trim()))
+        }
+        Err(_) => error, // Older kernels keep no words.
+    };
+    failed_io(action, target)(error)
+}
+
+/// A string option holds at most 255 bytes; a longer path is named by a descriptor.
+fn short_path(path: &Path, held: &mut Vec<OwnedFd>) -> Result<PathBuf, MountRootfsError> {
+    if path.as_os_str().len() <= 255 && !path.as_os_str().as_bytes().contains(&b'\\') {
+        return Ok(path.to_owned());
+    }
+    path_by_descriptor(path, held)
+}
+
+fn path_by_descriptor(path: &Path, held: &mut Vec<OwnedFd>) -> Result<PathBuf, MountRootfsError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory =
+        rustix::fs::open(path, flags, Mode::empty()).map_err(failed("opening", path))?;
+    let short = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+    held.push(directory);
+    Ok(short)
+}
+
+fn mount_by_options(
+    layers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    target: &Path,
+) -> Result<(), MountRootfsError> {
+    let mut held = Vec::new();
+    let mut options = OsString::from("lowerdir=");
+    let mut n_fitting = 0;
+    for (idx, layer) in layers.iter().rev().enumerate() {
+        if idx > 0 {
+            options.push(":");
+        }
+        options.push(path_by_descriptor(layer, &mut held)?);
+        n_fitting += usize::from(options.len() + 100 < MOUNT_OPTIONS_MAX);
+    }
+    for (key, path) in [(",upperdir=", upper), (",workdir=", work)] {
+        options.push(key);
+        options.push(path_by_descriptor(path, &mut held)?);
+    }
+    for (key, value) in OPTIONS {
+        options.push(format!(",{key}={value}"));
+    }
+    if options.len() > MOUNT_OPTIONS_MAX {
+        return Err(MountRootfsError::TooManyLayers { found: layers.len(), allowed: n_fitting });
+    }
+    let options = CString::new(options.into_vec()).expect("descriptor paths hold no NUL");
+    match rustix::mount::mount("overlay", target, "overlay", MountFlags::NODEV, &*options) {
+        Ok(()) => Ok(()),
+        Err(Errno::NODEV) => Err(MountRootfsError::NoOverlay),
+        Err(errno) => Err(failed("mounting the overlay at", target)(errno)),
+    }
+}
+
+/// Unmounts whatever is mounted at `target`; nothing mounted is fine. What is still in use is
+/// detached: it disappears from here at once and goes when its last user does.
+pub fn unmount_rootfs(target: &Path) -> Result<(), UnmountError> {
+    loop {
+        match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {
+            Ok(()) => continue, // Another may lie below it.
+            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(Errno::BUSY) => {}
+            Err(errno) => {
+                return Err(UnmountError {
+                    action: "unmounting",
+                    path: target.to_owned(),
+                    source: errno.into(),
+                });
+            }
+        }
+        match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(errno) => {
+                return Err(UnmountError {
+                    action: "detaching",
+                    path: target.to_owned(),
+                    source: errno.into(),
+                });
+            }
+        }
+    }
+}
+
+/// Mount points at or below `directory` in this mount namespace, in the kernel's order.
+pub fn mounts_under(directory: &Path) -> Result<Vec<PathBuf>, UnmountError> {
+    let failed = |source| UnmountError {
+        action: "listing mounts under",
+        path: directory.to_owned(),
+        source,
+    };
+    // The kernel lists real paths.
+    let directory = match directory.canonicalize() {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mounts = read_mounts().map_err(failed)?;
+    let points = mounts.into_iter().map(|mount| mount.point);
+    Ok(points.filter(|point| point.starts_with(&directory)).collect())
+}
+
+struct MountInfo {
+    point: PathBuf,
+    kind: Vec<u8>,
+    options: Vec<u8>,
+}
+
+impl MountInfo {
+    /// A long path was given to the kernel as a descriptor, and is listed as that; who mounts at a
+    /// target of ours is us.
+    fn is_overlay_over(&self, upper: &Path) -> bool {
+        let wanted = [b"upperdir=", upper.as_os_str().as_bytes()].concat();
+        let is_ours =
+            |option: &[u8]| option == wanted || option.starts_with(b"upperdir=/proc/self/fd/");
+        self.kind == b"overlay"
+            && self.options.split(|&byte| byte == b',').any(|option| is_ours(&unescape(option)))
+    }
+
+    /// A line of `/proc/self/mountinfo`: ids, root, point, options, optional fields, `-`, type,
+    /// source, super block options.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|&byte| byte == b' ');
+        let point = fields.nth(4)?;
+        let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+        let (kind, _source, options) = (fields.next()?, fields.next()?, fields.next()?);
+        Some(Self {
+            point: PathBuf::from(OsStr::from_bytes(&unescape(point))),
+            kind: kind.to_vec(),
+            options: options.to_vec(),
+        })
+    }
+}
+
+fn read_mounts() -> io::Result<Vec<MountInfo>> {
+    let text = std::fs::read("/proc/self/mountinfo")?;
+    Ok(text.split(|&byte| byte == b'\n').filter_map(MountInfo::parse).collect())
+}
+
+fn top_mount_at(target: &Path) -> Result<Option<MountInfo>, MountRootfsError> {
+    let real = target.canonicalize().map_err(failed_io("resolving", target))?;
+    let mounts = read_mounts().map_err(failed_io("listing mounts at", target))?;
+    Ok(mounts.into_iter().rev().find(|mount| mount.point == real))
+}
+
+/// The kernel writes blanks and the like as `\040`.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, tail @ ..] = rest {
+        match rest {
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..] => {
+                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = tail;
+            }
+            _ => {
+                plain.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    plain
+}
