@@ -22,6 +22,8 @@ const CLIENT: &str = "/usr/bin/docker";
 pub enum Firewall {
     /// Nothing: enough to build, push and pull.
     Untouched,
+    /// Everything as it likes, its usual bridge included: for a network namespace of its own.
+    Default,
     /// Its rules, FORWARD with the policy DROP among them, as on a machine that runs docker. The
     /// bridge that it shall use is named; the caller made it.
     Docker {
@@ -67,6 +69,7 @@ impl Dockerd {
             .stderr(log);
         match firewall {
             Firewall::Untouched => command.args(["--bridge=none", "--iptables=false"]),
+            Firewall::Default => &mut command,
             Firewall::Docker { bridge } => command.arg(format!("--bridge={bridge}")),
         };
         let daemon = command

@@ -5,6 +5,7 @@
 //! needs no further program on a fresh machine. It stays quick to compile, because every other
 //! command waits for it: no async runtime, no crate of the product.
 
+mod bench;
 mod command;
 mod layers;
 mod metadata;
@@ -28,6 +29,9 @@ struct Arguments {
 enum Verb {
     /// Install what the tests need, check everything and run every test
     Test(test::Options),
+    /// Measure, with the peers' figures beside ours
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Formatting, lints, licences, tidiness and layers; no tests
     Verify,
     /// Fail when a crate depends on one of its own layer or above
@@ -40,6 +44,7 @@ fn main() -> anyhow::Result<()> {
     std::env::set_current_dir(command::repository_root())?;
     match Arguments::parse().verb {
         Verb::Test(options) => test::run_all(&options),
+        Verb::Bench(bench) => bench::run(&bench),
         Verb::Verify => verify::run_all(&mut stages::Stages::new()),
         Verb::CheckLayers => layers::run(),
         Verb::Tidy => tidy::run(),
