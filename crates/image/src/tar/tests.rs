@@ -10,6 +10,21 @@ pub(crate) struct Archive {
     bytes: Vec<u8>,
 }
 
+impl std::fmt::Debug for Archive {
+    /// Type, name and link target of every block that looks like a header.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let headers = self.bytes.chunks(512).filter(|block| block[257..262] == *b"ustar");
+        let text = |field: &[u8]| String::from_utf8_lossy(field).trim_end_matches('\0').to_owned();
+        f.debug_list()
+            .entries(
+                headers.map(|block| {
+                    (char::from(block[156]), text(&block[..100]), text(&block[157..257]))
+                }),
+            )
+            .finish()
+    }
+}
+
 /// A header with its fields at their places; the checksum is computed when it is appended.
 #[derive(Clone)]
 pub(crate) struct RawHeader(pub [u8; 512]);
@@ -118,10 +133,6 @@ impl Archive {
     /// The bytes with the two blocks that end an archive.
     pub fn finish(mut self) -> Vec<u8> {
         self.bytes.extend([0; 1024]);
-        self.bytes
-    }
-
-    pub fn unfinished(self) -> Vec<u8> {
         self.bytes
     }
 }

@@ -293,11 +293,7 @@ impl Tree {
         path: &[u8],
         replace: Replace,
     ) -> Result<Rc<Directory>, UnpackError> {
-        let depth = self.notes[&parent.inode].depth + 1;
-        if depth > self.max_depth {
-            let allowed = self.max_depth;
-            return Err(UnpackError::entry(path, EntryProblem::Deep { allowed }));
-        }
+        let depth = self.check_depth(parent, path)? + 1;
         let mode = Mode::from_raw_mode(IMPLICIT_MODE);
         let mut is_new = true;
         match rustix::fs::mkdirat(&parent.fd, name, mode) {
@@ -333,6 +329,17 @@ impl Tree {
         Ok(directory)
     }
 
+    /// The depth of a directory, when more may be put into it. Links make paths shorter than the way
+    /// to what they name, so the length of the path is not enough.
+    fn check_depth(&self, parent: &Directory, path: &[u8]) -> Result<u32, UnpackError> {
+        let depth = self.notes[&parent.inode].depth;
+        if depth > self.max_depth {
+            let allowed = self.max_depth;
+            return Err(UnpackError::entry(path, EntryProblem::Deep { allowed }));
+        }
+        Ok(depth)
+    }
+
     /// Notes a directory just made and gives it what a directory without an entry has.
     fn adopt(&mut self, directory: &Directory, depth: u32, path: &[u8]) -> Result<(), UnpackError> {
         self.n_made += 1;
@@ -357,6 +364,7 @@ impl Tree {
         let (above, name) =
             path.split().ok_or_else(|| UnpackError::entry(path, EntryProblem::RootNotDirectory))?;
         let parent = self.ensure_directory(above)?;
+        self.check_depth(&parent, path.as_bytes())?;
         match make(&parent.fd, name) {
             Err(Errno::EXIST) => {
                 self.remove(&parent, name, path.as_bytes())?;
