@@ -1,0 +1,211 @@
+//! The location as its neighbours see it: a global plane, a node and an ingress that speak the real
+//! protocols, played by the test.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::{get, post};
+use futures_util::StreamExt;
+use http::Method;
+use longshore_api::links::{
+    Allotment, AllotmentSet, Assignment, AssignmentSet, Intent, LocationReport, NodeReport,
+    ObservedInstance, RouteAck, RoutingTable, StopInstance,
+};
+use longshore_link::{
+    Body, CallError, Client, Endpoint, LineStream, Listener, json_lines, watch_lines,
+};
+use longshore_location::Options;
+use longshore_types::{
+    ByteCount, Capacity, Decision, Digest, Generation, InstancePhase, Manifest, MilliCpu, Release,
+    ReleaseNumber, Timestamp,
+};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A location in this process and the global plane above it.
+struct World {
+    location: Client,
+    allot: watch::Sender<Arc<AllotmentSet>>,
+    reports: watch::Receiver<Option<LocationReport>>,
+    shutdown: CancellationToken,
+    done: JoinHandle<()>,
+}
+
+impl World {
+    async fn start(dir: &Path) -> Self {
+        let shutdown = CancellationToken::new();
+        let (allot, allotted) = watch::channel(Arc::new(AllotmentSet::default()));
+        let (report, reports) = watch::channel(None);
+        let until = shutdown.clone();
+        let sets = get(move || async move { json_lines(watch_lines(allotted), until) });
+        let take = post(move |Body(said): Body<LocationReport>| async move {
+            report.send_replace(Some(said));
+            axum::Json(())
+        });
+        let global = Router::new()
+            .route("/link/locations/ams/allotments", sets)
+            .route("/link/locations/ams/report", take);
+        let global_at = Endpoint::Unix(dir.join("global.sock"));
+        let listener = Listener::bind("global", &global_at).unwrap();
+        tokio::spawn(listener.serve(global, shutdown.clone()));
+        let link = Endpoint::Unix(dir.join("location.sock"));
+        let options = Options {
+            name: "ams".parse().unwrap(),
+            data_dir: dir.join("data"),
+            link: Listener::bind("location", &link).unwrap(),
+            global: global_at,
+        };
+        let until = shutdown.clone();
+        let done =
+            tokio::spawn(async move { longshore_location::run(options, until).await.unwrap() });
+        Self { location: Client::new(link), allot, reports, shutdown, done }
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.done.await.unwrap();
+    }
+
+    async fn node_says(&self, assignments: &[Assignment]) {
+        let observe = |assignment: &Assignment| ObservedInstance {
+            phase: match assignment.intent {
+                Intent::Run => InstancePhase::Healthy,
+                Intent::Stop => InstancePhase::Exited,
+            },
+            address: Some(Ipv4Addr::new(100, 64, 0, 2)),
+            ..ObservedInstance::pending(assignment.instance.clone(), assignment.generation)
+        };
+        let report = NodeReport {
+            node: "n1".parse().unwrap(),
+            gate: "unix:/nowhere/gate.sock".to_owned(),
+            version: "1".to_owned(),
+            capacity: Capacity { cpu: MilliCpu(8000), memory: ByteCount::gib(8) },
+            acknowledged: None,
+            images: vec![],
+            instances: assignments.iter().map(observe).collect(),
+            network: String::new(),
+        };
+        let path = "/link/nodes/n1/report";
+        self.location.call::<_, ()>(Method::POST, path, Some(&report)).await.unwrap();
+    }
+
+    async fn watch<T: DeserializeOwned + Send + 'static>(&self, path: &str) -> LineStream<T> {
+        self.location.watch(path).await.unwrap()
+    }
+
+    async fn reported(&mut self, holds: impl Fn(&LocationReport) -> bool) -> LocationReport {
+        let found = self.reports.wait_for(|report| report.as_ref().is_some_and(&holds));
+        let found = tokio::time::timeout(Duration::from_secs(20), found).await;
+        found.expect("in time").unwrap().clone().expect("checked by the condition")
+    }
+}
+
+async fn until<T>(lines: &mut LineStream<T>, holds: impl Fn(&T) -> bool) -> T {
+    let search = async {
+        loop {
+            let line = lines.next().await.expect("the watch goes on").unwrap();
+            if holds(&line) {
+                return line;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), search).await.expect("in time")
+}
+
+fn set(generation: u64, count: u32) -> Arc<AllotmentSet> {
+    let document = json!({"app": "web", "image": "default/web:1", "port": 80, "count": count});
+    let release = Release {
+        number: ReleaseNumber(1),
+        manifest: Manifest::from_document(&document).unwrap(),
+        image_digest: Digest::from_sha256([1; 32]),
+        created_at: Timestamp(0),
+    };
+    let allotment = Allotment {
+        release,
+        count,
+        budget: 4,
+        hosts: vec!["web.localhost".parse().unwrap()],
+        generation: Generation(generation),
+        decision: Decision {
+            at: Timestamp(0),
+            chosen: Some("ams".to_owned()),
+            why: "the only location".to_owned(),
+            candidates: vec![],
+        },
+    };
+    Arc::new(AllotmentSet { generation: Generation(generation), allotments: vec![allotment] })
+}
+
+#[tokio::test]
+async fn allotments_become_assignments_routes_and_reports_and_outlive_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::start(dir.path()).await;
+    world.node_says(&[]).await;
+    world.allot.send_replace(set(5, 2));
+    let mut sets = world.watch::<AssignmentSet>("/link/nodes/n1/assignments").await;
+    let assigned = until(&mut sets, |set| set.assignments.len() == 2).await;
+    world.node_says(&assigned.assignments).await;
+    let mut tables = world.watch::<RoutingTable>("/link/routes").await;
+    let table =
+        until(&mut tables, |t| t.routes.first().is_some_and(|r| r.endpoints.len() == 2)).await;
+    assert_eq!(table.routes[0].hosts[0].as_str(), "web.localhost");
+    let report =
+        world.reported(|r| r.acknowledged == Generation(5) && r.instances.len() == 2).await;
+    assert_eq!(report.instances[0].decision.why, "the only node");
+    world.stop().await;
+
+    // The global plane of the second start knows nothing newer: what was stored goes on.
+    let world = World::start(dir.path()).await;
+    let mut sets = world.watch::<AssignmentSet>("/link/nodes/n1/assignments").await;
+    let again = until(&mut sets, |_| true).await;
+    assert_eq!(again.assignments, assigned.assignments);
+    assert!(again.generation >= assigned.generation);
+    let mut tables = world.watch::<RoutingTable>("/link/routes").await;
+    world.node_says(&again.assignments).await;
+    let first = until(&mut tables, |_| true).await;
+    assert_eq!(first.routes, table.routes, "nobody is unrouted while the location settles");
+    assert!(first.revision > table.revision);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_drains_first_and_the_place_is_filled_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::start(dir.path()).await;
+    world.node_says(&[]).await;
+    world.allot.send_replace(set(5, 1));
+    let mut sets = world.watch::<AssignmentSet>("/link/nodes/n1/assignments").await;
+    let assigned = until(&mut sets, |set| set.assignments.len() == 1).await;
+    world.node_says(&assigned.assignments).await;
+    let mut tables = world.watch::<RoutingTable>("/link/routes").await;
+    let table = until(&mut tables, |t| t.routes.iter().any(|r| !r.endpoints.is_empty())).await;
+    let ack = |revision| RouteAck { ingress: "i".to_owned(), revision };
+    let path = "/link/routes/ack";
+    world.location.call::<_, ()>(Method::POST, path, Some(&ack(table.revision))).await.unwrap();
+
+    let first = assigned.assignments[0].instance.clone();
+    let order = StopInstance { instance: first.clone() };
+    world.location.call::<_, ()>(Method::POST, "/gate/stop", Some(&order)).await.unwrap();
+    let without =
+        |t: &RoutingTable| t.routes.iter().flat_map(|r| &r.endpoints).all(|e| e.instance != first);
+    let table = until(&mut tables, without).await;
+    world.location.call::<_, ()>(Method::POST, path, Some(&ack(table.revision))).await.unwrap();
+    let stopping = |set: &AssignmentSet| {
+        set.assignments.iter().any(|a| a.instance == first && a.intent == Intent::Stop)
+    };
+    let assigned = until(&mut sets, stopping).await;
+    world.node_says(&assigned.assignments).await;
+    let replaced =
+        |set: &AssignmentSet| set.assignments.len() == 1 && set.assignments[0].instance != first;
+    until(&mut sets, replaced).await;
+    let unknown = StopInstance { instance: "web-00000000".parse().unwrap() };
+    let refused = world.location.call::<_, ()>(Method::POST, "/gate/stop", Some(&unknown)).await;
+    assert!(matches!(refused, Err(CallError::Refused(p)) if p.status == 404));
+    world.stop().await;
+}
