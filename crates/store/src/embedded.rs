@@ -81,6 +81,15 @@ impl RedbStore {
     /// Opens the store with options other than the default.
     pub fn open_with(path: &Path, options: &RedbOptions) -> Result<Self, OpenStoreError> {
         let database = open::open(path, options.cache_bytes)?;
+        Self::start(path, database, options.keep_revisions)
+    }
+
+    /// Starts the writer of a store that has been opened; `path` is for the errors.
+    fn start(
+        path: &Path,
+        database: Database,
+        keep_revisions: Option<u64>,
+    ) -> Result<Self, OpenStoreError> {
         let unreadable = |source: StoreError| OpenStoreError::Read {
             path: path.to_owned(),
             source: source.into(),
@@ -95,7 +104,7 @@ impl RedbStore {
             newest: watch::Sender::new(newest),
             failure: OnceLock::new(),
         });
-        let writer = writer::spawn(Arc::clone(&shared), options.keep_revisions)
+        let writer = writer::spawn(Arc::clone(&shared), keep_revisions)
             .map_err(|source| OpenStoreError::Open { path: path.to_owned(), source })?;
         Ok(Self { shared, writer: Some(writer) })
     }
@@ -116,8 +125,7 @@ impl Drop for RedbStore {
                 "the store's file was not closed properly, the next opening will repair it"
             );
         }
-        // Wakes the watches, which then end.
-        self.shared.newest.send_modify(|_| ());
+        self.shared.fail(&StoreError::Closed);
     }
 }
 
@@ -145,7 +153,7 @@ struct Shared {
     recent: Recent,
     /// The newest revision that is on disk and in `recent`.
     newest: watch::Sender<Revision>,
-    /// Set once, when the disk has failed.
+    /// Set once, when the disk has failed or the store is closed.
     failure: OnceLock<StoreError>,
 }
 

@@ -259,6 +259,21 @@ impl Transaction {
         self.otherwise(Op::Get { key: key.into() })
     }
 
+    /// The conditions.
+    pub fn conditions(&self) -> &[Compare] {
+        &self.conditions
+    }
+
+    /// The operations for when all conditions hold.
+    pub fn then_ops(&self) -> &[Op] {
+        &self.then
+    }
+
+    /// The operations for when a condition does not hold.
+    pub fn otherwise_ops(&self) -> &[Op] {
+        &self.otherwise
+    }
+
     /// Checks keys, limits and duplicate writes: what an implementation is handed has passed.
     pub(crate) fn check(self) -> Result<CheckedTransaction, StoreError> {
         let lists = [

@@ -10,7 +10,7 @@ struct Embedded(tempfile::TempDir);
 
 impl Subject for Embedded {
     fn open(&mut self) -> BoxFuture<'_, Arc<dyn Store>> {
-        let store = RedbStore::open(&self.0.path().join("store.redb")).unwrap();
+        let store = RedbStore::open(&self.0.path().join("store.redb")).expect("a store opens");
         std::future::ready(Arc::new(store) as Arc<dyn Store>).boxed()
     }
 }

@@ -57,22 +57,24 @@ impl Follower {
                 return Ok(batch);
             }
             let newest = *self.newest.borrow_and_update();
+            // Asked after the line above, so that a failure from now on ends the wait below.
+            self.shared()?.check_usable()?;
             if self.next <= newest {
                 let Stretch { batches, next } = self.read().await?;
                 self.ready.extend(batches);
                 self.next = next;
-                continue;
+            } else {
+                self.newest.changed().await.map_err(|_| StoreError::Closed)?;
             }
-            let changed = self.newest.changed().await;
-            let shared = self.shared.upgrade().ok_or(StoreError::Closed)?;
-            shared.check_usable()?;
-            // The sender is in `shared`, so this only fails together with the upgrade above.
-            changed.map_err(|_| StoreError::Closed)?;
         }
     }
 
+    fn shared(&self) -> Result<Arc<Shared>, StoreError> {
+        self.shared.upgrade().ok_or(StoreError::Closed)
+    }
+
     async fn read(&self) -> Result<Stretch, StoreError> {
-        let shared = self.shared.upgrade().ok_or(StoreError::Closed)?;
+        let shared = self.shared()?;
         if let Some(stretch) = shared.recent.read(self.next, &self.prefix) {
             return Ok(stretch);
         }

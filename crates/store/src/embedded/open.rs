@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
-use redb::{Builder, Database, ReadableTable, WriteTransaction};
+use redb::{Builder, Database, ReadableDatabase, StorageBackend};
 
 use super::tables::{
     CURRENT, FORMAT_VERSION, LEASE_KEYS, LEASES, LOG, META, META_FORMAT, META_NEXT_LEASE,
@@ -79,8 +79,19 @@ pub fn open(path: &Path, cache_bytes: usize) -> Result<Database, OpenStoreError>
         file.set_len(0).map_err(unusable)?;
     }
     sync_directory_of(path).map_err(unusable)?;
-    let database = FileBackend::new(file)
-        .and_then(|backend| Builder::new().set_cache_size(cache_bytes).create_with_backend(backend))
+    let backend = FileBackend::new(file).map_err(|error| unreadable(path)(error.into()))?;
+    open_backend(path, backend, cache_bytes)
+}
+
+/// Opens the store that `backend` keeps; `path` is for the errors.
+pub fn open_backend(
+    path: &Path,
+    backend: impl StorageBackend,
+    cache_bytes: usize,
+) -> Result<Database, OpenStoreError> {
+    let database = Builder::new()
+        .set_cache_size(cache_bytes)
+        .create_with_backend(backend)
         .map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => {
                 OpenStoreError::Held { path: path.to_owned() }
@@ -136,47 +147,55 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
 
 fn ensure_format(path: &Path, database: &Database) -> Result<(), OpenStoreError> {
     let failed = |source: redb::Error| unreadable(path)(source.into());
-    let transaction = database.begin_write().map_err(|error| failed(error.into()))?;
-    let is_empty =
-        transaction.list_tables().map_err(|error| failed(error.into()))?.next().is_none();
-    if is_empty {
-        initialise(&transaction).map_err(failed)?;
-        return transaction.commit().map_err(|error| failed(error.into()));
-    }
-    let found = format_of(&transaction);
-    transaction.abort().map_err(|error| failed(error.into()))?;
-    match found.map_err(failed)? {
-        Some(FORMAT_VERSION) => Ok(()),
-        Some(found) if found > FORMAT_VERSION => {
+    match format_of(database).map_err(failed)? {
+        Format::Empty => initialise(database).map_err(failed),
+        Format::Version(FORMAT_VERSION) => Ok(()),
+        Format::Version(found) if found > FORMAT_VERSION => {
             Err(OpenStoreError::Newer { path: path.to_owned(), found, supported: FORMAT_VERSION })
         }
-        Some(_) | None => Err(OpenStoreError::NotAStore { path: path.to_owned() }),
+        Format::Version(_) | Format::Foreign => {
+            Err(OpenStoreError::NotAStore { path: path.to_owned() })
+        }
     }
 }
 
-/// The format version in the file, or `None` when another program made it.
-fn format_of(transaction: &WriteTransaction) -> Result<Option<u64>, redb::Error> {
+/// What a database holds.
+enum Format {
+    Empty,
+    Version(u64),
+    /// Tables of another program.
+    Foreign,
+}
+
+fn format_of(database: &Database) -> Result<Format, redb::Error> {
+    let transaction = database.begin_read()?;
+    if transaction.list_tables()?.next().is_none() {
+        return Ok(Format::Empty);
+    }
     let meta = match transaction.open_table(META) {
         Ok(meta) => meta,
         Err(redb::TableError::Storage(error)) => return Err(error.into()),
-        Err(_) => return Ok(None),
+        Err(_) => return Ok(Format::Foreign),
     };
-    let found = meta.get(META_FORMAT)?.map(|found| found.value());
-    Ok(found)
+    let version = meta.get(META_FORMAT)?.map(|version| version.value());
+    Ok(version.map_or(Format::Foreign, Format::Version))
 }
 
-fn initialise(transaction: &WriteTransaction) -> Result<(), redb::Error> {
-    let mut meta = transaction.open_table(META)?;
-    meta.insert(META_FORMAT, FORMAT_VERSION)?;
-    meta.insert(META_REVISION, FIRST_REVISION)?;
-    meta.insert(META_NEXT_LEASE, 1)?;
-    // Reading needs no "if the table exists" when all of them always do.
-    transaction.open_table(CURRENT)?;
-    transaction.open_table(TOMBSTONES)?;
-    transaction.open_table(LOG)?;
-    transaction.open_table(LEASES)?;
-    transaction.open_table(LEASE_KEYS)?;
-    Ok(())
+fn initialise(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(META_FORMAT, FORMAT_VERSION)?;
+        meta.insert(META_REVISION, FIRST_REVISION)?;
+        meta.insert(META_NEXT_LEASE, 1)?;
+        // Reading needs no "if the table exists" when all of them always do.
+        transaction.open_table(CURRENT)?;
+        transaction.open_table(TOMBSTONES)?;
+        transaction.open_table(LOG)?;
+        transaction.open_table(LEASES)?;
+        transaction.open_table(LEASE_KEYS)?;
+    }
+    Ok(transaction.commit()?)
 }
 
 fn unreadable(path: &Path) -> impl FnOnce(Box<dyn Error + Send + Sync>) -> OpenStoreError {

@@ -1,1 +1,323 @@
+//! What is particular to the embedded store: its file, its one writer, its failing disk.
 
+mod disk;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use redb::ReadableDatabase;
+
+use crate::error::StoreError;
+use crate::key_value::{Event, Revision};
+use crate::store::{Page, Store};
+use crate::transaction::{Compare, Transaction};
+
+use self::disk::Disk;
+use super::{RedbOptions, RedbStore, open, tables};
+
+const TTL: Duration = Duration::from_secs(3600);
+
+fn store_path(directory: &tempfile::TempDir) -> std::path::PathBuf {
+    directory.path().join("store.redb")
+}
+
+fn on_disk(disk: &Disk) -> RedbStore {
+    let path = Path::new("a test's disk");
+    let database = open::open_backend(path, disk.clone(), 1 << 20).unwrap();
+    RedbStore::start(path, database, None).unwrap()
+}
+
+fn put(key: &str, value: impl Into<bytes::Bytes>) -> Transaction {
+    Transaction::new().put(key, value)
+}
+
+fn opening_error(path: &Path) -> String {
+    RedbStore::open(path).unwrap_err().to_string().replace(&path.display().to_string(), "PATH")
+}
+
+#[test]
+fn a_store_is_held_by_one_and_readable_by_its_owner() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let path = store_path(&directory);
+    let store = RedbStore::open(&path).unwrap();
+    assert_eq!(opening_error(&path), "the store at PATH is in use by another process");
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    drop(store);
+    RedbStore::open(&path).unwrap();
+}
+
+#[test]
+fn what_is_no_store_of_ours_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = store_path(&directory);
+
+    fs::write(&path, "some notes, longer than a magic number").unwrap();
+    assert_eq!(opening_error(&path), "could not read the store at PATH");
+    assert!(fs::read(&path).unwrap().starts_with(b"some notes"));
+    fs::remove_file(&path).unwrap();
+
+    let foreign = redb::Database::create(&path).unwrap();
+    let transaction = foreign.begin_write().unwrap();
+    let recipes = redb::TableDefinition::<u64, u64>::new("recipes");
+    transaction.open_table(recipes).unwrap().insert(1, 1).unwrap();
+    transaction.commit().unwrap();
+    drop(foreign);
+    assert_eq!(opening_error(&path), "PATH is not a Longshore store");
+
+    let missing = directory.path().join("missing/store.redb");
+    assert_eq!(opening_error(&missing), "could not open the store at PATH");
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = store_path(&directory);
+    drop(RedbStore::open(&path).unwrap());
+    let database = redb::Database::create(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(tables::META).unwrap().insert(tables::META_FORMAT, 2).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    assert_eq!(
+        opening_error(&path),
+        "the store at PATH has format version 2, written by a newer release; this one reads up \
+         to version 1"
+    );
+}
+
+/// What redb leaves when it is killed while it makes a file: the size, part of the first page, and
+/// no magic number.
+#[tokio::test]
+async fn a_file_whose_making_was_cut_short_is_made_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = store_path(&directory);
+    drop(RedbStore::open(&path).unwrap());
+    let whole = fs::read(&path).unwrap();
+    let mut cut = vec![0; whole.len()];
+    for header_written in [false, true] {
+        if header_written {
+            cut[9..320].copy_from_slice(&whole[9..320]);
+        }
+        fs::write(&path, &cut).unwrap();
+        let store = RedbStore::open(&path).unwrap();
+        store.commit(put("/a", "1")).await.unwrap();
+    }
+    // With anything behind the first page it is damage, and nothing is thrown away.
+    cut[5000] = 1;
+    fs::write(&path, &cut).unwrap();
+    assert_eq!(opening_error(&path), "could not read the store at PATH");
+    assert_eq!(fs::read(&path).unwrap(), cut);
+}
+
+#[tokio::test]
+async fn history_is_compacted_by_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = RedbOptions { keep_revisions: Some(10), ..RedbOptions::default() };
+    let store = RedbStore::open_with(&store_path(&directory), &options).unwrap();
+    let mut newest = Revision(0);
+    for _ in 0..20 {
+        let commits = (0..50).map(|_| store.commit(put("/k", "x")));
+        newest = join_all(commits).await.pop().unwrap().unwrap().revision;
+    }
+    // Ten are kept, and few more.
+    store.list("/", Page::at(Revision(newest.0 - 10))).await.unwrap();
+    let error = store.list("/", Page::at(Revision(newest.0 - 200))).await.unwrap_err();
+    assert!(matches!(error, StoreError::Compacted { .. }), "{error}");
+    let rows = store.shared.with_database(|database| {
+        let transaction = database.begin_read().unwrap();
+        let log = transaction.open_table(tables::LOG).unwrap();
+        Ok(redb::ReadableTableMetadata::len(&log).unwrap())
+    });
+    assert!(rows.unwrap() <= 200, "old changes are still in the log");
+}
+
+#[tokio::test]
+async fn compacting_leaves_one_row_per_key_and_none_per_deletion() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = RedbStore::open(&store_path(&directory)).unwrap();
+    let keys: Vec<_> = (0..20).map(|i| format!("/k/{i}")).collect();
+    for round in 0..100 {
+        for key in &keys[..if round % 10 == 9 { 20 } else { 5 }] {
+            store.commit(put(key, "x")).await.unwrap();
+        }
+        store.commit(Transaction::new().delete_prefix("/k/1")).await.unwrap();
+    }
+    let newest = store.commit(put("/last", "x")).await.unwrap().revision;
+    store.compact(newest).await.unwrap();
+    let counts = store.shared.with_database(|database| {
+        let transaction = database.begin_read().unwrap();
+        let count = |rows: Result<u64, redb::StorageError>| rows.unwrap();
+        use redb::ReadableTableMetadata;
+        Ok((
+            count(transaction.open_table(tables::CURRENT).unwrap().len()),
+            count(transaction.open_table(tables::LOG).unwrap().len()),
+            count(transaction.open_table(tables::TOMBSTONES).unwrap().len()),
+        ))
+    });
+    // /k/0 to /k/9 but /k/1, and /last.
+    assert_eq!(counts.unwrap(), (10, 10, 0));
+}
+
+#[tokio::test]
+async fn a_watch_that_compaction_overtakes_is_told_so_and_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = RedbStore::open(&store_path(&directory)).unwrap();
+    let start = store.commit(put("/k", "start")).await.unwrap().revision;
+    let mut watch = store.watch("/", start).await.unwrap();
+    let first = watch.next().await.unwrap().unwrap();
+    assert!(matches!(&first.events[..], [Event::Put(kv)] if kv.value == "start"));
+    // Six times a mebibyte is more than is kept in memory.
+    let mut newest = start;
+    for _ in 0..6 {
+        newest = store.commit(put("/k", vec![0; 1 << 20])).await.unwrap().revision;
+    }
+    store.compact(newest).await.unwrap();
+    let error = watch.next().await.unwrap().unwrap_err();
+    assert!(
+        matches!(error, StoreError::Compacted { requested, at }
+            if (requested, at) == (start.next(), newest)),
+        "{error}"
+    );
+    assert!(watch.next().await.is_none());
+}
+
+#[tokio::test]
+async fn closing_finishes_what_was_asked_and_ends_watches() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = store_path(&directory);
+    let store = RedbStore::open(&path).unwrap();
+    let mut watch = store.watch("/", Revision(0)).await.unwrap();
+    let mut commits: Vec<_> = (0..20).map(|i| store.commit(put(&format!("/{i}"), ""))).collect();
+    for commit in &mut commits {
+        // Asked for, but not waited for.
+        let _ = futures_util::poll!(commit);
+    }
+    drop(commits);
+    drop(store);
+    let error = loop {
+        if let Err(error) = watch.next().await.unwrap() {
+            break error;
+        }
+    };
+    assert!(matches!(error, StoreError::Closed), "{error}");
+    assert!(watch.next().await.is_none());
+    let store = RedbStore::open(&path).unwrap();
+    assert_eq!(store.list("/", Page::default()).await.unwrap().items.len(), 20);
+}
+
+#[tokio::test]
+async fn a_lease_has_its_full_time_again_after_a_reopening() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = store_path(&directory);
+    let store = RedbStore::open(&path).unwrap();
+    let lease = store.grant_lease(TTL).await.unwrap();
+    let granted_for = store.shared.lease_clock().next_deadline().unwrap();
+    drop(store);
+    let reopened = Instant::now();
+    let store = RedbStore::open(&path).unwrap();
+    let deadline = store.shared.lease_clock().next_deadline().unwrap();
+    assert!(deadline >= reopened + TTL && deadline > granted_for);
+    store.keep_alive(lease).await.unwrap();
+    assert!(store.shared.lease_clock().next_deadline().unwrap() > deadline);
+}
+
+#[tokio::test]
+async fn one_wait_for_the_disk_serves_all_commits_that_gathered() {
+    let disk = Disk::new();
+    let store = on_disk(&disk);
+    let gate = disk.stop_syncs();
+    let first = store.commit(put("/first", ""));
+    tokio::pin!(first);
+    assert!(futures_util::poll!(&mut first).is_pending());
+    disk.until_a_sync_waits();
+    let mut others: Vec<_> = (0..100).map(|i| store.commit(put(&format!("/{i}"), ""))).collect();
+    for other in &mut others {
+        assert!(futures_util::poll!(other).is_pending());
+    }
+    let before = disk.n_syncs();
+    drop(gate);
+    let first = first.await.unwrap().revision;
+    let others = join_all(others).await;
+    // One for each of the two batches, and some when the file grows.
+    let n_syncs = disk.n_syncs() - before;
+    assert!(n_syncs <= 5, "101 commits took {n_syncs} syncs");
+    // Each has its own revision all the same.
+    for (i, other) in others.into_iter().enumerate() {
+        assert_eq!(other.unwrap().revision.0, first.0 + 1 + i as u64);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_refused_one_by_one() {
+    let disk = Disk::new();
+    let store = on_disk(&disk);
+    let lease = store.grant_lease(TTL).await.unwrap();
+    let gate = disk.stop_syncs();
+    let first = store.commit(put("/a", "1"));
+    tokio::pin!(first);
+    assert!(futures_util::poll!(&mut first).is_pending());
+    disk.until_a_sync_waits();
+    let absent = |key: &str| Compare::absent(key);
+    let mut create_b = store.commit(put("/b", "1").when(absent("/b")));
+    let mut create_b_again = store.commit(put("/b", "2").when(absent("/b")));
+    let mut revoke = store.revoke_lease(lease);
+    let mut late = store.commit(put("/c", "1").put_leased("/d", "1", lease));
+    let mut last = store.commit(put("/e", "1"));
+    assert!(futures_util::poll!(&mut create_b).is_pending());
+    assert!(futures_util::poll!(&mut create_b_again).is_pending());
+    assert!(futures_util::poll!(&mut revoke).is_pending());
+    assert!(futures_util::poll!(&mut late).is_pending());
+    assert!(futures_util::poll!(&mut last).is_pending());
+    drop(gate);
+    let first = first.await.unwrap().revision;
+    let created = create_b.await.unwrap();
+    assert_eq!((created.succeeded, created.revision), (true, first.next()));
+    let again = create_b_again.await.unwrap();
+    assert_eq!((again.succeeded, again.revision), (false, first.next()));
+    revoke.await.unwrap();
+    let late = late.await.unwrap_err();
+    assert!(matches!(late, StoreError::LeaseNotFound { .. }), "{late}");
+    assert_eq!(last.await.unwrap().revision, first.next().next());
+    let keys = store.list("/", Page::default()).await.unwrap().items;
+    let keys: Vec<_> = keys.iter().map(|kv| kv.key.as_str()).collect();
+    assert_eq!(keys, ["/a", "/b", "/e"]);
+}
+
+#[tokio::test]
+async fn a_failed_disk_fails_everything_until_the_store_is_opened_anew() {
+    let disk = Disk::new();
+    let store = on_disk(&disk);
+    let lease = store.grant_lease(TTL).await.unwrap();
+    let kept = store.commit(put("/kept", "1")).await.unwrap().revision;
+    let mut watch = store.watch("/", kept.next()).await.unwrap();
+
+    disk.fail(true);
+    let commits = join_all((0..10).map(|i| store.commit(put(&format!("/{i}"), "")))).await;
+    for commit in commits {
+        assert!(matches!(commit, Err(StoreError::Storage { .. })), "{commit:?}");
+    }
+    let told = watch.next().await.unwrap();
+    assert!(matches!(told, Err(StoreError::Storage { .. })), "{told:?}");
+    disk.fail(false);
+    let refusals = [
+        store.commit(put("/later", "1")).await.err(),
+        store.get("/kept").await.err(),
+        store.watch("/", Revision(0)).await.err(),
+        store.keep_alive(lease).await.err(),
+        store.grant_lease(TTL).await.err(),
+    ];
+    for refusal in refusals {
+        assert!(matches!(refusal, Some(StoreError::Storage { .. })), "{refusal:?}");
+    }
+    drop(store);
+
+    let store = on_disk(&disk);
+    let kv = store.get("/kept").await.unwrap().unwrap();
+    assert_eq!(kv.mod_revision, kept);
+    store.keep_alive(lease).await.unwrap();
+    store.commit(put("/later", "1")).await.unwrap();
+}

@@ -97,7 +97,7 @@ impl Work {
         let mut batch = Batch::begin(&transaction)?;
         for lease in expired {
             // It may have been revoked in the batch before this one, after it had run out.
-            batch.revoke(*lease)?.unwrap_or_else(|_already_gone| ());
+            batch.revoke(*lease)?.unwrap_or(());
         }
         for request in requests {
             self.apply(&mut batch, request)?;

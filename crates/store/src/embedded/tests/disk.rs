@@ -1,0 +1,118 @@
+//! A disk in memory that can be held up and made to fail.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+use redb::StorageBackend;
+
+/// The disk; clones are the same disk.
+#[derive(Debug, Clone, Default)]
+pub struct Disk(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    content: Vec<u8>,
+    n_syncs: usize,
+    n_waiting: usize,
+    stopped: bool,
+    failing: bool,
+}
+
+/// Lets syncs go on when it is dropped.
+pub struct Gate<'a>(&'a Disk);
+
+impl Drop for Gate<'_> {
+    fn drop(&mut self) {
+        self.0.state().stopped = false;
+        self.0.0.changed.notify_all();
+    }
+}
+
+impl Disk {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().expect("no test panics while it holds the disk")
+    }
+
+    /// How many syncs have ended.
+    pub fn n_syncs(&self) -> usize {
+        self.state().n_syncs
+    }
+
+    /// Holds up every sync from now on.
+    pub fn stop_syncs(&self) -> Gate<'_> {
+        self.state().stopped = true;
+        Gate(self)
+    }
+
+    /// Waits until a sync is being held up.
+    pub fn until_a_sync_waits(&self) {
+        let state = self.state();
+        let waiting = self.0.changed.wait_while(state, |state| state.n_waiting == 0);
+        drop(waiting.expect("no test panics while it holds the disk"));
+    }
+
+    /// Whether every write and sync fails from now on.
+    pub fn fail(&self, failing: bool) {
+        self.state().failing = failing;
+    }
+}
+
+fn range(state: &State, offset: u64, n_bytes: usize) -> io::Result<std::ops::Range<usize>> {
+    let start = usize::try_from(offset).map_err(io::Error::other)?;
+    let end = start + n_bytes;
+    (end <= state.content.len())
+        .then_some(start..end)
+        .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+fn check(state: &State) -> io::Result<()> {
+    if state.failing { Err(io::Error::other("the disk fails as told")) } else { Ok(()) }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state().content.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let state = self.state();
+        out.copy_from_slice(&state.content[range(&state, offset, out.len())?]);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.state();
+        check(&state)?;
+        state.content.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.n_waiting += 1;
+        self.0.changed.notify_all();
+        let released = self.0.changed.wait_while(state, |state| state.stopped);
+        let mut state = released.expect("no test panics while it holds the disk");
+        state.n_waiting -= 1;
+        state.n_syncs += 1;
+        check(&state)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut state = self.state();
+        check(&state)?;
+        let range = range(&state, offset, data.len())?;
+        state.content[range].copy_from_slice(data);
+        Ok(())
+    }
+}
