@@ -215,3 +215,89 @@ fn parse_ports(
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(config: serde_json::Value) -> Result<ImageConfig, ConfigError> {
+        let file = json!({ "rootfs": { "diff_ids": [] }, "config": config });
+        ConfigFile::parse(file.to_string().as_bytes()).map(|file| file.run)
+    }
+
+    #[test]
+    fn a_full_config() {
+        let config = parse(json!({
+            "Entrypoint": ["/entry"], "Cmd": ["a", ""], "User": "1000:www", "WorkingDir": "srv",
+            "Env": ["PATH=/bin", "EMPTY=", "EQ=a=b", "PATH=/sbin"], "StopSignal": "SIGQUIT",
+            "ExposedPorts": { "80/tcp": {}, "53/udp": {}, "81": {}, "9/sctp": {}, "1-2/tcp": {} },
+            "Volumes": null, "Labels": { "a": "b" }, "Healthcheck": {}, "OnBuild": null,
+        }))
+        .unwrap();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let port = |number, protocol| (Port::new(number).unwrap(), protocol);
+        let expected = ImageConfig {
+            entrypoint: vec!["/entry".to_owned()],
+            cmd: vec!["a".to_owned(), String::new()],
+            env: vec![pair("PATH", "/sbin"), pair("EMPTY", ""), pair("EQ", "a=b")],
+            user: Some("1000:www".to_owned()),
+            working_dir: "/srv".to_owned(),
+            stop_signal: Some("SIGQUIT".to_owned()),
+            exposed_ports: vec![
+                port(53, Protocol::Udp),
+                port(80, Protocol::Tcp),
+                port(81, Protocol::Tcp),
+            ],
+        };
+        assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn what_is_missing_null_or_empty_has_its_default() {
+        let empty = ImageConfig { working_dir: "/".to_owned(), ..ImageConfig::default() };
+        for config in [
+            json!(null),
+            json!({}),
+            json!({
+                "Entrypoint": null, "Cmd": null, "Env": null, "User": null, "WorkingDir": null,
+                "StopSignal": null, "ExposedPorts": null,
+            }),
+            json!({ "Entrypoint": [], "User": "", "WorkingDir": "", "StopSignal": "" }),
+        ] {
+            assert_eq!(parse(config).unwrap(), empty);
+        }
+        let bare = ConfigFile::parse(br#"{ "rootfs": { "diff_ids": null } }"#).unwrap();
+        assert_eq!((bare.run, bare.diff_ids), (empty, Vec::new()));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_by_name() {
+        for (config, field) in [
+            (json!({ "Env": ["NOVALUE"] }), "Env"),
+            (json!({ "Env": ["=x"] }), "Env"),
+            (json!({ "Cmd": ["a\0b"] }), "Entrypoint or Cmd"),
+            (json!({ "User": "\0" }), "User"),
+            (json!({ "WorkingDir": "/\0" }), "WorkingDir"),
+            (json!({ "ExposedPorts": { "0/tcp": {} } }), "ExposedPorts"),
+            (json!({ "ExposedPorts": { "http": {} } }), "ExposedPorts"),
+        ] {
+            match parse(config) {
+                Err(ConfigError::Field { field: found, .. }) => assert_eq!(found, field),
+                other => panic!("{field}: {other:?}"),
+            }
+        }
+        let file = |text: &str| ConfigFile::parse(text.as_bytes());
+        assert!(matches!(file("{}"), Err(ConfigError::Json(_))));
+        assert!(matches!(file(r#"{"rootfs":{"type":"zfs"}}"#), Err(ConfigError::RootFs(_))));
+        assert!(matches!(
+            file(r#"{"rootfs":{"diff_ids":["sha512:1"]}}"#),
+            Err(ConfigError::DiffId(_))
+        ));
+        assert!(matches!(
+            file(r#"{"os":"windows","rootfs":{}}"#),
+            Err(ConfigError::Platform { .. })
+        ));
+    }
+}

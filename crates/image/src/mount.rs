@@ -6,7 +6,7 @@
 //! for its own. Never through mount(8).
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;

@@ -7,7 +7,7 @@
 mod entries;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tree;
 
 use std::io::{self, BufRead};
@@ -168,10 +168,12 @@ impl UnpackError {
     /// and a disk may be emptied, but what the image itself says stays.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::BlobDigest { .. }
-            | Self::BlobSize { .. }
-            | Self::Write { .. }
-            | Self::Abandoned => Retry::CanHelp,
+            Self::BlobDigest { .. } | Self::BlobSize { .. } | Self::Abandoned => Retry::CanHelp,
+            // The kernel finds something wrong with what the layer asks for: a capability, a name.
+            Self::Write { source, .. } if source.kind() == io::ErrorKind::InvalidInput => {
+                Retry::Pointless
+            }
+            Self::Write { .. } => Retry::CanHelp,
             Self::DiffId { .. }
             | Self::Decompress(_)
             | Self::Archive(_)

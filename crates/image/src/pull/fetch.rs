@@ -16,11 +16,11 @@ use crate::source::{BlobStream, FetchedManifest, Retry, Source, SourceError};
 /// How often in a row a source may fail without sending anything.
 const ATTEMPTS: u32 = 5;
 
-/// A source that sends nothing for this long is asked again.
-const STALL: Duration = Duration::from_secs(60);
+/// A source that sends nothing for this long is asked again. Tests wait for it in real time.
+const STALL: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 60 });
 
 /// Before the second attempt; doubles with each.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 200 });
 
 /// A source and what to ask it for.
 pub(super) struct Fetcher<'a> {

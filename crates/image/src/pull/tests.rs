@@ -1,1 +1,438 @@
+//! Whole pulls from a source in memory.
 
+mod crash;
+mod fake;
+mod images;
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crate::limits::Limits;
+use crate::tar::tests::{Archive, RawHeader};
+use crate::unpack::tests::digest_of;
+use fake::{FakeSource, Fault};
+use images::ImageParts;
+
+use super::*;
+
+fn open(root: &Path) -> ImageStore {
+    ImageStore::open(root, Limits::default()).unwrap()
+}
+
+fn repository() -> Repository {
+    "default/web".parse().unwrap()
+}
+
+async fn pull(
+    store: &ImageStore,
+    source: &Arc<FakeSource>,
+    digest: &Digest,
+) -> Result<(Image, PullReport), PullImageError> {
+    store.pull(Arc::clone(source) as _, &repository(), digest, &|_| ()).await
+}
+
+/// A source with one image.
+pub(crate) fn published() -> (Arc<dyn Source>, Digest) {
+    let source = Arc::new(FakeSource::default());
+    let digest = three_layers().publish(&source);
+    (source, digest)
+}
+
+pub(crate) async fn pull_from(
+    store: &ImageStore,
+    source: &Arc<dyn Source>,
+    digest: &Digest,
+) -> Image {
+    store.pull(Arc::clone(source), &repository(), digest, &|_| ()).await.unwrap().0
+}
+
+/// What lies in a directory of the store, by name.
+fn entries(root: &Path, name: &str) -> Vec<String> {
+    let listing = std::fs::read_dir(root.join(name)).unwrap();
+    let mut names: Vec<String> =
+        listing.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn assert_no_leftovers(root: &Path) {
+    assert_eq!(entries(root, "staging"), [""; 0]);
+    assert_eq!(entries(root, "trash"), [""; 0]);
+}
+
+fn three_layers() -> ImageParts {
+    ImageParts::default()
+        .gzip(
+            Archive::default()
+                .directory("./")
+                .directory("etc")
+                .file("etc/a", b"1")
+                .file("gone", b""),
+        )
+        .zstd(Archive::default().file("etc/b", b"2").file(".wh.gone", b""))
+        .plain(Archive::default().file("etc/c", &[3; 300_000]))
+}
+
+#[tokio::test]
+async fn an_image_of_every_compression() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let source = Arc::new(FakeSource::default());
+    let digest = three_layers().publish(&source);
+    let events = Mutex::new(Vec::new());
+    let progress = |event| events.lock().unwrap().push(event);
+    let (image, report) =
+        store.pull(Arc::clone(&source) as _, &repository(), &digest, &progress).await.unwrap();
+    assert_eq!((report.layers, report.reused_layers), (3, 0));
+    assert!(report.bytes_unpacked > report.bytes_fetched);
+    assert_eq!((image.digest, image.manifest, image.layers.len()), (digest, digest, 3));
+    assert_eq!(image.config.cmd, ["/bin/sh"]);
+    for (layer, file) in image.layers.iter().zip(["etc/a", "etc/b", "etc/c"]) {
+        assert!(layer.join(file).is_file());
+    }
+    assert_no_leftovers(root.path());
+    let events = events.into_inner().unwrap();
+    assert!(
+        matches!(events[0], PullEvent::Resolved { layers: 3, bytes } if bytes == report.bytes_fetched)
+    );
+    let done = events.iter().filter(|event| matches!(event, PullEvent::LayerDone { .. })).count();
+    assert_eq!(done, 3);
+
+    let (again, report) = pull(&store, &source, &digest).await.unwrap();
+    assert_eq!((again, report.reused_layers), (image.clone(), 3));
+    drop(store);
+    let store = open(root.path());
+    assert_eq!(store.image(&digest), Some(image.clone()));
+    assert_eq!(store.list_images(), [image]);
+}
+
+#[tokio::test]
+async fn an_index_leads_to_the_image_for_this_machine() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let source = Arc::new(FakeSource::default());
+    let manifest = three_layers().publish(&source);
+    let index = source.publish_index(&manifest);
+    let (image, _) = pull(&store, &source, &index).await.unwrap();
+    assert_eq!((image.digest, image.manifest), (index, manifest));
+    assert_eq!(store.image(&index), Some(image));
+    assert_eq!(store.image(&manifest), None);
+    let (_, report) = pull(&store, &source, &manifest).await.unwrap();
+    assert_eq!(report.reused_layers, 3);
+}
+
+#[tokio::test]
+async fn layers_are_shared_and_fetched_once() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let source = Arc::new(FakeSource::default());
+    let base = || ImageParts::default().gzip(Archive::default().file("base", &[1; 100_000]));
+    let digests = [
+        base().gzip(Archive::default().file("a", b"")).publish(&source),
+        base().gzip(Archive::default().file("b", b"")).publish(&source),
+        // The same layer twice: overlayfs would refuse the directory twice.
+        base()
+            .gzip(Archive::default().file("b", b""))
+            .gzip(Archive::default().file("base", &[1; 100_000]))
+            .publish(&source),
+    ];
+    let pulls = (0..12).map(|n| pull(&store, &source, &digests[n % 3]));
+    let results: Vec<_> = futures_util::future::join_all(pulls).await;
+    for (n, result) in results.into_iter().enumerate() {
+        assert_eq!(result.unwrap().0.layers.len(), 2, "{n}");
+    }
+    assert_eq!(entries(root.path(), "layers").len(), 3);
+    assert_eq!(source.n_layer_requests(), 3);
+    assert_no_leftovers(root.path());
+}
+
+/// What is wrong with the image or the source, and what the pull says.
+#[tokio::test]
+async fn nothing_of_a_broken_image_becomes_visible() {
+    type Break = fn(&FakeSource, &ImageParts, &Digest);
+    type Expect = fn(&PullImageError) -> bool;
+    let damage: Break = |source, parts, _| source.replace_blob(&parts.blob(1), |b| b[20] ^= 1);
+    let cases: [(&str, Break, Expect, Retry); 12] = [
+        (
+            "layer damaged",
+            damage,
+            |e| {
+                matches!(
+                    e,
+                    PullImageError::UnpackLayer { source: UnpackError::BlobDigest { .. }, .. }
+                )
+            },
+            Retry::CanHelp,
+        ),
+        (
+            "layer cut",
+            |s, p, _| s.replace_blob(&p.blob(0), |b| b.truncate(99)),
+            |e| {
+                matches!(
+                    e,
+                    PullImageError::UnpackLayer { source: UnpackError::BlobSize { .. }, .. }
+                )
+            },
+            Retry::CanHelp,
+        ),
+        (
+            "layer too long",
+            |s, p, _| s.replace_blob(&p.blob(2), |b| b.push(0)),
+            |e| {
+                matches!(
+                    e,
+                    PullImageError::UnpackLayer { source: UnpackError::BlobSize { .. }, .. }
+                )
+            },
+            Retry::CanHelp,
+        ),
+        (
+            "layer missing",
+            |s, p, _| s.remove_blob(&p.blob(1)),
+            |e| matches!(e, PullImageError::FetchLayer { .. }),
+            Retry::Pointless,
+        ),
+        (
+            "config damaged",
+            |s, p, _| s.replace_blob(&p.config_digest(), |b| b[0] = b' '),
+            |e| matches!(e, PullImageError::Mismatch { what: "config", .. }),
+            Retry::CanHelp,
+        ),
+        (
+            "config too long",
+            |s, p, _| s.replace_blob(&p.config_digest(), |b| b.push(b' ')),
+            |e| matches!(e, PullImageError::Mismatch { what: "config", .. }),
+            Retry::CanHelp,
+        ),
+        (
+            "config missing",
+            |s, p, _| s.remove_blob(&p.config_digest()),
+            |e| matches!(e, PullImageError::FetchConfig { .. }),
+            Retry::Pointless,
+        ),
+        (
+            "manifest damaged",
+            |s, _, d| s.replace_manifest(d, |b| b.push(b' ')),
+            |e| matches!(e, PullImageError::Mismatch { what: "manifest", .. }),
+            Retry::CanHelp,
+        ),
+        (
+            "manifest missing",
+            |s, _, d| s.remove_manifest(d),
+            |e| matches!(e, PullImageError::FetchManifest { .. }),
+            Retry::Pointless,
+        ),
+        (
+            "manifest huge",
+            |s, _, d| s.replace_manifest(d, |b| b.resize(5 << 20, b' ')),
+            |e| matches!(e, PullImageError::Limit { .. }),
+            Retry::Pointless,
+        ),
+        (
+            "manifest of another type",
+            |s, _, d| s.restate_manifest(d, "application/vnd.oci.image.index.v1+json"),
+            |e| matches!(e, PullImageError::Manifest { .. }),
+            Retry::Pointless,
+        ),
+        (
+            "source that never gets better",
+            |s, p, _| s.fault(&p.blob(1), Fault::AlwaysBreaks),
+            |e| matches!(e, PullImageError::FetchLayer { .. }),
+            Retry::CanHelp,
+        ),
+    ];
+    for (name, break_it, expected, retry) in cases {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let source = Arc::new(FakeSource::default());
+        let parts = three_layers();
+        let digest = parts.clone().publish(&source);
+        break_it(&source, &parts, &digest);
+        let error = pull(&store, &source, &digest).await.unwrap_err();
+        assert!(expected(&error), "{name}: {error:?}");
+        assert_eq!(error.retry(), retry, "{name}");
+        assert_eq!(store.image(&digest), None, "{name}");
+        assert_eq!(entries(root.path(), "images"), [""; 0], "{name}");
+        eventually(|| entries(root.path(), "staging").is_empty()).await;
+        // And the same image without the fault.
+        let source = Arc::new(FakeSource::default());
+        three_layers().publish(&source);
+        pull(&store, &source, &digest).await.unwrap();
+    }
+}
+
+/// Waits for something that a thread does on its own.
+pub(super) async fn eventually(is_so: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "it did not happen in 20 seconds");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn contradictions_of_manifest_and_config_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let source = Arc::new(FakeSource::default());
+    let layer = || Archive::default().file("a", b"");
+    let publish = |parts: ImageParts| parts.publish(&source);
+    let fewer = publish(ImageParts::default().gzip(layer()).diff_ids(&[]));
+    let error = pull(&store, &source, &fewer).await.unwrap_err();
+    assert!(matches!(error, PullImageError::LayerCount { layers: 1, diff_ids: 0 }));
+    let other = publish(ImageParts::default().gzip(layer()).diff_ids(&[digest_of(b"x")]));
+    let error = pull(&store, &source, &other).await.unwrap_err();
+    assert!(
+        matches!(error, PullImageError::UnpackLayer { source: UnpackError::DiffId { .. }, .. }),
+        "{error:?}"
+    );
+    let many = (0..500).fold(ImageParts::default(), |parts, _| parts.gzip(layer()));
+    let error = pull(&store, &source, &publish(many)).await.unwrap_err();
+    assert!(matches!(error, PullImageError::Limit { .. }), "{error:?}");
+    let foreign = publish(ImageParts::default().architecture("z80"));
+    let error = pull(&store, &source, &foreign).await.unwrap_err();
+    assert!(matches!(error, PullImageError::Config { .. }), "{error:?}");
+    assert_eq!(entries(root.path(), "images"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_broken_stream_is_resumed_where_it_broke() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let source = Arc::new(FakeSource::default());
+    let parts = three_layers();
+    let digest = parts.clone().publish(&source);
+    for (n, fault) in
+        [Fault::BreaksEvery(10_000), Fault::StallsEvery(200_000)].into_iter().enumerate()
+    {
+        source.fault(&parts.blob(2 * n), fault);
+    }
+    source.fault(&parts.config_digest(), Fault::BreaksEvery(100));
+    let (_, report) = pull(&store, &source, &digest).await.unwrap();
+    assert_eq!(report.reused_layers, 0);
+    assert_eq!(source.n_bytes_given(&parts.blob(2)), parts.blob_size(2), "no byte twice");
+}
+
+#[tokio::test]
+async fn a_dropped_pull_leaves_nothing_and_can_be_repeated() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let source = Arc::new(FakeSource::default());
+    let parts = three_layers();
+    let digest = parts.clone().publish(&source);
+    source.fault(&parts.blob(2), Fault::HangsAt(100_000));
+    let staged_a_file = || {
+        let staged = entries(root.path(), "staging");
+        staged.iter().any(|name| root.path().join("staging").join(name).join("fs/etc/c").exists())
+    };
+    tokio::select! {
+        result = pull(&store, &source, &digest) => panic!("{result:?}"),
+        () = eventually(staged_a_file) => {}
+    }
+    eventually(|| entries(root.path(), "staging").is_empty()).await;
+    source.heal();
+    let (image, _) = pull(&store, &source, &digest).await.unwrap();
+    assert_eq!(image.layers.len(), 3);
+}
+
+#[tokio::test]
+async fn collecting_spares_what_a_pull_is_about_to_need() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let source = Arc::new(FakeSource::default());
+    let old = ImageParts::default().gzip(Archive::default().file("old", b"")).publish(&source);
+    pull(&store, &source, &old).await.unwrap();
+    let parts = three_layers();
+    let digest = parts.clone().publish(&source);
+    source.fault(&parts.blob(2), Fault::HangsAt(100_000));
+    let collect = async {
+        eventually(|| entries(root.path(), "layers").len() == 3).await;
+        let store = store.clone();
+        let collected =
+            tokio::task::spawn_blocking(move || store.collect(&Default::default())).await.unwrap();
+        source.heal();
+        collected.unwrap()
+    };
+    let (collected, pulled) = tokio::join!(collect, pull(&store, &source, &digest));
+    assert_eq!((collected.images, collected.layers.len()), (vec![old], 1));
+    assert_eq!(pulled.unwrap().1.reused_layers, 0);
+    let kept = store.collect(&[digest].into()).unwrap();
+    assert_eq!(kept, Default::default());
+    assert!(store.remove_image(&digest).unwrap());
+    assert!(!store.remove_image(&digest).unwrap());
+    assert_eq!(store.collect(&Default::default()).unwrap().layers.len(), 3);
+    assert_eq!(entries(root.path(), "layers"), [""; 0]);
+    assert_no_leftovers(root.path());
+}
+
+/// What a container sees: layers from a pull, mounted.
+#[tokio::test]
+async fn a_pulled_image_mounts_as_its_layers_say() {
+    let scratch = crate::mount::tests::Scratch::new();
+    let store = open(&scratch.path().join("store"));
+    let source = Arc::new(FakeSource::default());
+    let directory = |name: &str, mode| RawHeader::new(b'5', name.as_bytes()).mode(mode).clone();
+    let shared = || Archive::default().file("tmp/deep/er/file", b"upper").file("replaced/new", b"");
+    let base = Archive::default()
+        .raw(&directory("./", 0o711), b"")
+        .pax(&[("SCHILY.xattr.user.note", b"kept")])
+        .raw(directory("tmp", 0o1777).owner(5, 6).mtime(1_234_567), b"")
+        .raw(&directory("tmp/deep", 0o700), b"")
+        .raw(&directory("replaced", 0o700), b"")
+        .file("gone", b"")
+        .file("hidden/old", b"");
+    let parts = ImageParts::default()
+        .gzip(base)
+        .gzip(Archive::default().file(".wh.replaced", b"").file(".wh.gone", b""))
+        .gzip(shared())
+        .gzip(Archive::default().file("hidden/.wh..wh..opq", b"").file("hidden/new", b""));
+    let digest = parts.publish(&source);
+    let (image, _) = pull(&store, &source, &digest).await.unwrap();
+    assert_eq!(image.layers.len(), 5);
+    let (base, target) = (scratch.path().join("base"), scratch.path().join("rootfs"));
+    crate::mount::mount_rootfs(&image.layers, &base, &target).unwrap();
+    let mut nodes = crate::unpack::tests::listing::list(&target);
+    nodes.retain(|_, node| node.kind == 'd');
+    let seen: Vec<_> = nodes
+        .iter()
+        .map(|(path, node)| (String::from_utf8_lossy(path).into_owned(), node.mode, node.uid))
+        .collect();
+    let expected = [
+        ("", 0o711, 0),
+        ("hidden", 0o755, 0),
+        ("replaced", 0o755, 0),
+        ("tmp", 0o1777, 5),
+        ("tmp/deep", 0o700, 0),
+        ("tmp/deep/er", 0o755, 0),
+    ];
+    assert_eq!(seen, expected.map(|(path, mode, uid)| (path.to_owned(), mode, uid)));
+    let tmp = &nodes[&b"tmp"[..]];
+    assert_eq!(tmp.mtime, (1_234_567, 0));
+    assert_eq!(tmp.xattrs[&b"user.note"[..]], b"kept");
+    assert!(target.join("tmp/deep/er/file").is_file() && target.join("hidden/new").is_file());
+    assert!(!target.join("gone").exists() && !target.join("hidden/old").exists());
+
+    // The same layer in an image where nothing below describes anything needs no help.
+    let alone = ImageParts::default().gzip(shared()).publish(&source);
+    assert_eq!(pull(&store, &source, &alone).await.unwrap().0.layers.len(), 1);
+    store.collect(&[alone].into()).unwrap();
+    assert_eq!(entries(&scratch.path().join("store"), "attributes"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_layer_that_hides_everything_below_is_the_lowest() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let source = Arc::new(FakeSource::default());
+    let parts = ImageParts::default()
+        .gzip(Archive::default().file("old", b""))
+        .gzip(Archive::default().file(".wh..wh..opq", b"").file("new", b""))
+        .gzip(Archive::default().file("top", b""));
+    let (image, report) = pull(&store, &source, &parts.publish(&source)).await.unwrap();
+    assert_eq!((report.layers, image.layers.len()), (3, 2));
+    assert!(image.layers[0].join("new").is_file());
+    let empty = ImageParts::default().publish(&source);
+    let (image, _) = pull(&store, &source, &empty).await.unwrap();
+    assert_eq!(image.layers, [Path::new(""); 0]);
+}

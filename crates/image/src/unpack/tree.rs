@@ -169,9 +169,15 @@ impl Tree {
         if stat(&parent.fd, name).is_ok_and(|there| there.st_ino == target_stat.st_ino) {
             return Ok(());
         }
-        self.put(path, "linking", |parent, name| {
+        match self.put(path, "linking", |parent, name| {
             rustix::fs::linkat(&target_parent, target_name, parent, name, AtFlags::empty())
-        })
+        }) {
+            // The target lay in a directory that had to make way for the link.
+            Err(UnpackError::Write { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Err(missing())
+            }
+            result => result,
+        }
     }
 
     /// Hides `name` of lower layers. What this layer itself has of that name stays.

@@ -100,11 +100,7 @@ proptest! {
         let place = Place::new();
         match place.unpack(&archive.finish(), &Limits::default()) {
             Ok(_) | Err(UnpackError::Entry { .. } | UnpackError::Archive(_)) => {}
-            Err(error) => {
-                // A hard link whose own making removed its target is the one failure of the system.
-                let text = format!("{error:?}");
-                prop_assert!(text.contains("linking") && text.contains("NotFound"), "{text}");
-            }
+            Err(error) => prop_assert!(false, "{error:?}"),
         }
     }
 
@@ -133,9 +129,7 @@ proptest! {
             prop_assert!(
                 matches!(
                     result,
-                    Err(UnpackError::BlobDigest { .. }
-                        | UnpackError::BlobSize { .. }
-                        | UnpackError::Write { .. })
+                    Err(UnpackError::BlobDigest { .. } | UnpackError::BlobSize { .. })
                 ),
                 "{result:?}"
             );
