@@ -16,6 +16,8 @@ mod test;
 mod tidy;
 mod verify;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -40,9 +42,20 @@ enum Verb {
     Tidy,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run(Arguments::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Without the backtrace that Debug would add: these errors are read by people.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> anyhow::Result<()> {
     std::env::set_current_dir(command::repository_root())?;
-    match Arguments::parse().verb {
+    match verb {
         Verb::Test(options) => test::run_all(&options),
         Verb::Bench(bench) => bench::run(&bench),
         Verb::Verify => verify::run_all(&mut stages::Stages::new()),

@@ -13,6 +13,9 @@ const MAX_LINES: usize = 700;
 /// Names that say nothing about what is inside.
 const VAGUE_FILES: &[&str] = &["mod.rs", "util.rs", "utils.rs", "common.rs", "helpers.rs"];
 
+/// Documents that say which test guards a promise.
+const PROMISING: &[&str] = &["ARCHITECTURE.md", "SECURITY.md", "SPECIFICATION.md"];
+
 /// Checks every file that git knows or would add, and the lint table of every member.
 pub fn run() -> Result<()> {
     let root = repository_root();
@@ -21,10 +24,22 @@ pub fn run() -> Result<()> {
         ["ls-files", "-z", "--cached", "--others", "--exclude-standard"],
     ))?;
     let mut faults = Vec::new();
+    let mut sources = String::new();
+    let mut documents = Vec::new();
     for name in listed.split('\0').filter(|name| !name.is_empty()) {
         // What is not text, or was removed and not committed yet, has no lines to judge.
         if let Ok(text) = std::fs::read_to_string(root.join(name)) {
             check_file(name, &text, root, &mut faults);
+            if name.ends_with(".rs") {
+                sources.push_str(&text);
+            } else if PROMISING.contains(&name) {
+                documents.push((name, text));
+            }
+        }
+    }
+    for (name, text) in documents {
+        for test in missing_tests(&text, &sources) {
+            faults.push(format!("{name}: names {test}, which does not exist"));
         }
     }
     for package in metadata::packages()? {
@@ -82,6 +97,24 @@ fn line_fault(line: &str, is_rust: bool, root: &Path) -> Option<&'static str> {
         .then_some("a credit; the history has the authors")
 }
 
+/// The tests and figures that a document names and no source has. Such a name is in backticks and in
+/// lower case, and a sentence: it has two underscores or more, and perhaps its module before it.
+fn missing_tests<'a>(document: &'a str, sources: &str) -> Vec<&'a str> {
+    let is_name = |text: &str| {
+        text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b':')
+            && text.bytes().filter(|b| *b == b'_').count() > 1
+    };
+    let quoted = document.split('`').skip(1).step_by(2);
+    quoted
+        .filter(|text| is_name(text))
+        .filter(|text| {
+            let name = text.rsplit("::").next().unwrap_or(text);
+            let forms = [format!("fn {name}("), format!("\"{name}\"")];
+            !forms.iter().any(|form| sources.contains(form))
+        })
+        .collect()
+}
+
 fn has_word(line: &str, word: &str) -> bool {
     line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|part| part == word)
 }
@@ -112,6 +145,13 @@ mod tests {
             let fault = line_fault(&line, is_rust, Path::new("/srv/checkout"));
             assert_eq!(fault.is_none(), fine, "{line}: {fault:?}");
         }
+    }
+
+    #[test]
+    fn tests_that_documents_name_exist() {
+        let document = "by `faults::nothing_is_lost` and `all_is_well_here`, not `RESULT` or `a_b`";
+        let sources = "#[test]\nfn nothing_is_lost() {}";
+        assert_eq!(missing_tests(document, sources), ["all_is_well_here"]);
     }
 
     #[test]
