@@ -169,7 +169,7 @@ fn a_token_does_only_what_its_rights_say() {
 fn a_program_is_packed_with_its_libraries_and_runs() {
     let platform = Platform::start().unwrap();
     // A program with shared libraries that ends by itself and says so.
-    platform.run(&["image", "pack", "/usr/bin/sha256sum", "--push", "default/packed:1"]).ok();
+    platform.run(&["image", "pack", "/usr/bin/sha256sum", "default/packed:1"]).ok();
     let manifest = json!({
         "app": "packed",
         "image": "default/packed:1",

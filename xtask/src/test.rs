@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::command::{cargo, release_binary, run, succeeds};
+use crate::command::{cargo, output, program, release_binary, run, succeeds};
 use crate::minimal_debian::MinimalDebian;
 use crate::packages;
 use crate::stages::Stages;
@@ -34,6 +34,9 @@ const N_KILLS_LONG: u32 = 50;
 
 /// Runs all stages and stops at the first that fails.
 pub fn run_all(options: &Options) -> Result<()> {
+    if output(&mut program("id", ["-u"]))?.trim() != "0" {
+        bail!("the tests make namespaces, mounts and cgroups: run them as root");
+    }
     let mut stages = Stages::new();
     stages.run("packages", 180, packages::install_missing)?;
     let debian = stages.run("minimal debian", 120, MinimalDebian::ensure)?;
