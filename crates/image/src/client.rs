@@ -72,9 +72,7 @@ impl RegistryClient {
     /// A client of the registry at `base_url` (`http://host:port` or `https://host`); the token is
     /// sent with each request.
     pub fn new(base_url: &str, token: Option<String>) -> Result<Self, RegistryClientError> {
-        let refuse = || RegistryClientError::Url {
-            url: base_url.to_owned(),
-        };
+        let refuse = || RegistryClientError::Url { url: base_url.to_owned() };
         let base = Url::parse(base_url).map_err(|_| refuse())?;
         let mut builder = reqwest::Client::builder().connect_timeout(CONNECT);
         // Only the first call of a process can set it, and all set the same.
@@ -118,9 +116,8 @@ impl RegistryClient {
         let url = self.path(&format!("/v2/{repository}/manifests/{reference}"));
         let request = self.request(Method::GET, url).header(ACCEPT, MANIFEST_TYPES);
         let response = self.send("read the manifest", request).await?;
-        let media_type = header(response.headers(), CONTENT_TYPE.as_str())
-            .unwrap_or_default()
-            .to_owned();
+        let media_type =
+            header(response.headers(), CONTENT_TYPE.as_str()).unwrap_or_default().to_owned();
         let mut body = body(response);
         let mut bytes = BytesMut::new();
         while let Some(part) = body.try_next().await? {
@@ -132,15 +129,10 @@ impl RegistryClient {
         let bytes = bytes.freeze();
         let digest = Digest::from_sha256(Sha256::digest(&bytes).into());
         match reference.parse::<Digest>() {
-            Ok(wanted) if wanted != digest => Err(RegistryClientError::Digest {
-                wanted,
-                found: digest,
-            }),
-            _ => Ok(Manifest {
-                digest,
-                media_type,
-                bytes,
-            }),
+            Ok(wanted) if wanted != digest => {
+                Err(RegistryClientError::Digest { wanted, found: digest })
+            }
+            _ => Ok(Manifest { digest, media_type, bytes }),
         }
     }
 
@@ -227,10 +219,7 @@ impl RegistryClient {
         bytes: Bytes,
     ) -> Result<(), RegistryClientError> {
         let url = self.path(&format!("/v2/{repository}/manifests/{reference}"));
-        let request = self
-            .request(Method::PUT, url)
-            .header(CONTENT_TYPE, media_type)
-            .body(bytes);
+        let request = self.request(Method::PUT, url).header(CONTENT_TYPE, media_type).body(bytes);
         self.send("push the manifest", request).await.map(drop)
     }
 
@@ -333,10 +322,7 @@ impl Source for RegistryClient {
     ) -> BoxFuture<'a, Result<FetchedManifest, SourceError>> {
         Box::pin(async move {
             let manifest = self.manifest(repository, &digest.to_string()).await?;
-            Ok(FetchedManifest {
-                media_type: manifest.media_type,
-                bytes: manifest.bytes,
-            })
+            Ok(FetchedManifest { media_type: manifest.media_type, bytes: manifest.bytes })
         })
     }
 
@@ -382,10 +368,7 @@ fn body(
             Err(_) => Err(RegistryClientError::Stalled { action: ACTION }),
             Ok(None) => Ok(None),
             Ok(Some(Ok(part))) => Ok(Some((part, bytes))),
-            Ok(Some(Err(source))) => Err(RegistryClientError::Send {
-                action: ACTION,
-                source,
-            }),
+            Ok(Some(Err(source))) => Err(RegistryClientError::Send { action: ACTION, source }),
         }
     });
     Box::pin(parts)

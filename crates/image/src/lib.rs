@@ -1,12 +1,42 @@
-//! To be written.
+//! Images: from a registry to the root file system of an instance.
+//!
+//! ```text
+//! client --Source--> pull --bytes--> unpack (tar) --> store --lower directories--> mount
+//! pack --> push
+//! ```
+//!
+//! A [`store::ImageStore`] holds what a node has; [`store::ImageStore::pull`] brings an image from any
+//! [`source::Source`] into it, and [`mount::mount_rootfs`] stacks its layers under a writable
+//! directory. The other way, `pack` makes an image of a program and `push` gives it to a registry.
+//!
+//! Layers are directories for overlayfs so far. What reads archives (`tar`) knows nothing of them, so
+//! that an index of a layer can be built from the same stream.
+//!
+//! Whoever pushes an image chooses its every byte: [`limits`] bounds what it may ask for, `tar`
+//! refuses what two programs could read differently, `unpack` lets nothing out of a layer's
+//! directory. Nothing gets a name before its digests matched and its bytes are on the disk.
+//!
+//! The crate does not know what runs from an image: the caller says what to keep.
+//!
+//! Test: `cargo nextest run -p longshore-image`, as root, with GNU tar and Python.
+
 mod attributes;
+pub mod client;
 pub mod compression;
 pub mod config;
 pub mod limits;
 pub mod manifest;
 pub mod mount;
+pub mod pack;
 pub mod pull;
+pub mod push;
 pub mod source;
 pub mod store;
 pub mod tar;
 pub mod unpack;
+
+pub use config::ImageConfig;
+pub use limits::Limits;
+pub use pull::{PullEvent, PullImageError, PullReport};
+pub use source::{Retry, Source};
+pub use store::{Image, ImageStore};

@@ -146,13 +146,10 @@ pub async fn push_image(
             let bytes = manifest.bytes.clone();
             client.push_manifest(repository, &reference, &manifest.media_type, bytes)
         };
-        retry(put).await.map_err(|source| PushError::Manifest {
-            digest: manifest.digest,
-            source,
-        })?;
-        progress(PushProgress::Manifest {
-            digest: manifest.digest,
-        });
+        retry(put)
+            .await
+            .map_err(|source| PushError::Manifest { digest: manifest.digest, source })?;
+        progress(PushProgress::Manifest { digest: manifest.digest });
     }
     Ok(Pushed {
         digest: top.digest,
@@ -184,10 +181,7 @@ async fn push_blob(
         return Ok(None);
     }
     let sending = |sent| progress(PushProgress::Sending { digest, sent, size });
-    client
-        .push_blob(to, &digest, &blob.source, &sending)
-        .await
-        .map_err(failed)?;
+    client.push_blob(to, &digest, &blob.source, &sending).await.map_err(failed)?;
     Ok(Some(size))
 }
 

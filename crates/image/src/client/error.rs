@@ -97,12 +97,7 @@ impl RegistryClientError {
             Some(error) => (error.code, error.message),
             None => ("-".to_owned(), meaning.to_owned()),
         };
-        Self::Refused {
-            action,
-            status,
-            code,
-            message,
-        }
+        Self::Refused { action, status, code, message }
     }
 
     /// The HTTP status, when the registry answered with a refusal.

@@ -63,10 +63,7 @@ impl BlobSource {
                 let mut chunk = vec![0; length];
                 File::open(path)
                     .and_then(|file| file.read_exact_at(&mut chunk, offset + at))
-                    .map_err(|source| RegistryClientError::Read {
-                        path: path.clone(),
-                        source,
-                    })?;
+                    .map_err(|source| RegistryClientError::Read { path: path.clone(), source })?;
                 Ok(chunk.into())
             }
         }
@@ -202,14 +199,15 @@ impl RegistryClient {
         const ACTION: &str = "send the blob";
         let moved = Arc::new(AtomicU64::new(0));
         let length = bytes.len();
-        let parts = futures_util::stream::unfold((bytes, moved.clone()), async |(mut left, moved)| {
-            if left.is_empty() {
-                return None;
-            }
-            let part = left.split_to(left.len().min(PART));
-            moved.fetch_add(1, Ordering::Relaxed);
-            Some((Ok::<_, std::io::Error>(part), (left, moved)))
-        });
+        let parts =
+            futures_util::stream::unfold((bytes, moved.clone()), async |(mut left, moved)| {
+                if left.is_empty() {
+                    return None;
+                }
+                let part = left.split_to(left.len().min(PART));
+                moved.fetch_add(1, Ordering::Relaxed);
+                Some((Ok::<_, std::io::Error>(part), (left, moved)))
+            });
         let answer = request
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, length)
@@ -245,7 +243,6 @@ async fn read(source: &BlobSource, at: u64) -> Result<Bytes, RegistryClientError
 }
 
 fn with_digest(mut url: Url, digest: &Digest) -> Url {
-    url.query_pairs_mut()
-        .append_pair("digest", &digest.to_string());
+    url.query_pairs_mut().append_pair("digest", &digest.to_string());
     url
 }

@@ -51,24 +51,16 @@ enum Entry {
 impl Archive {
     /// Opens a directory, or reads the names in a tar. The bytes of entries are skipped.
     pub(super) fn open(path: &Path) -> Result<Self, OpenArchiveError> {
-        let opening = |source| OpenArchiveError::Open {
-            path: path.to_owned(),
-            source,
-        };
+        let opening = |source| OpenArchiveError::Open { path: path.to_owned(), source };
         let file = File::open(path).map_err(opening)?;
         let entries = if file.metadata().map_err(opening)?.is_dir() {
             None
         } else {
-            let indexed = index(file).map_err(|source| OpenArchiveError::Tar {
-                path: path.to_owned(),
-                source,
-            });
+            let indexed = index(file)
+                .map_err(|source| OpenArchiveError::Tar { path: path.to_owned(), source });
             Some(indexed?)
         };
-        Ok(Self {
-            path: path.to_owned(),
-            entries,
-        })
+        Ok(Self { path: path.to_owned(), entries })
     }
 
     /// Where the bytes of a file are, when there is one of this name. Names come from documents that
@@ -100,11 +92,9 @@ impl Archive {
         };
         let path = self.path.join(name);
         match std::fs::metadata(&path) {
-            Ok(found) if found.is_file() => Ok(Some(BlobSource::File {
-                path,
-                offset: 0,
-                length: found.len(),
-            })),
+            Ok(found) if found.is_file() => {
+                Ok(Some(BlobSource::File { path, offset: 0, length: found.len() }))
+            }
             Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(OpenArchiveError::Open { path, source }),
@@ -128,17 +118,14 @@ fn index(file: File) -> io::Result<BTreeMap<String, Entry>> {
         };
         let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
         let found = match kind {
-            tar::EntryType::Regular | tar::EntryType::Continuous => Some(Entry::File {
-                offset: entry.raw_file_position(),
-                length: entry.size(),
-            }),
+            tar::EntryType::Regular | tar::EntryType::Continuous => {
+                Some(Entry::File { offset: entry.raw_file_position(), length: entry.size() })
+            }
             // `docker save` writes a layer that it has twice as a link to the first.
-            tar::EntryType::Symlink => link()
-                .and_then(|target| normal(parent, &target))
-                .map(Entry::Link),
-            tar::EntryType::Link => link()
-                .and_then(|target| normal("", &target))
-                .map(Entry::Link),
+            tar::EntryType::Symlink => {
+                link().and_then(|target| normal(parent, &target)).map(Entry::Link)
+            }
+            tar::EntryType::Link => link().and_then(|target| normal("", &target)).map(Entry::Link),
             _ => None,
         };
         if let Some(found) = found {

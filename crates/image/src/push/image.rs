@@ -33,7 +33,9 @@ pub enum LocalImageError {
     #[error(transparent)]
     Read(#[from] RegistryClientError),
     /// There is nothing that we know.
-    #[error("{path} is no OCI layout (it has no index.json) and no docker archive (it has no manifest.json)")]
+    #[error(
+        "{path} is no OCI layout (it has no index.json) and no docker archive (it has no manifest.json)"
+    )]
     Unknown {
         /// What was opened.
         path: String,
@@ -111,6 +113,14 @@ struct Descriptor {
     annotations: BTreeMap<String, String>,
 }
 
+impl Descriptor {
+    /// A layer that its licence keeps elsewhere is named by URL and is in no archive.
+    fn is_elsewhere(&self) -> bool {
+        let foreign = ["nondistributable", "foreign"];
+        !self.urls.is_empty() && foreign.iter().any(|word| self.media_type.contains(word))
+    }
+}
+
 /// What is read of manifests and indexes alike.
 #[derive(Deserialize)]
 struct Document {
@@ -143,9 +153,7 @@ impl LocalImage {
         if let Some(list) = archive.find("manifest.json")? {
             return Self::from_docker(&archive, &list, wanted);
         }
-        Err(LocalImageError::Unknown {
-            path: path.display().to_string(),
-        })
+        Err(LocalImageError::Unknown { path: path.display().to_string() })
     }
 
     /// The blobs, each once.
@@ -169,10 +177,7 @@ impl LocalImage {
             name.into_iter().chain([image.digest.to_string()]).collect()
         };
         let image = choose(&document.manifests, wanted, names)?;
-        let mut found = Self {
-            blobs: Vec::new(),
-            manifests: Vec::new(),
-        };
+        let mut found = Self { blobs: Vec::new(), manifests: Vec::new() };
         found.add_manifest(archive, image, MAX_DEPTH)?;
         Ok(found)
     }
@@ -194,8 +199,7 @@ impl LocalImage {
             }
         }
         for blob in document.config.iter().chain(&document.layers) {
-            let is_elsewhere = !blob.urls.is_empty() && blob.media_type.contains("distributable");
-            if !is_elsewhere {
+            if !blob.is_elsewhere() {
                 let source = find(archive, &blob_name(&blob.digest))?;
                 self.add_blob(blob.digest, source);
             }
@@ -222,13 +226,13 @@ impl LocalImage {
         wanted: Option<&str>,
     ) -> Result<Self, LocalImageError> {
         let images: Vec<DockerImage> = parse("manifest.json", &read(list, "manifest.json")?)?;
-        let image = choose(&images, wanted, |image| {
-            image.repo_tags.clone().unwrap_or_default()
-        })?;
-        let mut found = Self {
-            blobs: Vec::new(),
-            manifests: Vec::new(),
+        // One without a tag is known by its config.
+        let names = |image: &DockerImage| match image.repo_tags.as_deref() {
+            None | Some([]) => vec![image.config.clone()],
+            Some(tags) => tags.to_vec(),
         };
+        let image = choose(&images, wanted, names)?;
+        let mut found = Self { blobs: Vec::new(), manifests: Vec::new() };
         let mut add = |name: &str, media_type: &str| {
             let source = find(archive, name)?;
             let digest = hash(&source)?;
@@ -270,10 +274,7 @@ fn choose<'a, T>(
         (Some(wanted), images) => images
             .iter()
             .find(|image| names(image).iter().any(|name| name == wanted))
-            .ok_or_else(|| LocalImageError::NoSuchName {
-                wanted: wanted.to_owned(),
-                names: all(),
-            }),
+            .ok_or_else(|| LocalImageError::NoSuchName { wanted: wanted.to_owned(), names: all() }),
     }
 }
 
@@ -282,9 +283,7 @@ fn blob_name(digest: &Digest) -> String {
 }
 
 fn find(archive: &Archive, name: &str) -> Result<BlobSource, LocalImageError> {
-    archive
-        .find(name)?
-        .ok_or_else(|| LocalImageError::Missing(name.to_owned()))
+    archive.find(name)?.ok_or_else(|| LocalImageError::Missing(name.to_owned()))
 }
 
 fn read(source: &BlobSource, name: &str) -> Result<Bytes, LocalImageError> {
@@ -295,10 +294,8 @@ fn read(source: &BlobSource, name: &str) -> Result<Bytes, LocalImageError> {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, LocalImageError> {
-    serde_json::from_slice(bytes).map_err(|source| LocalImageError::Malformed {
-        name: name.to_owned(),
-        source,
-    })
+    serde_json::from_slice(bytes)
+        .map_err(|source| LocalImageError::Malformed { name: name.to_owned(), source })
 }
 
 fn hash(source: &BlobSource) -> Result<Digest, LocalImageError> {
