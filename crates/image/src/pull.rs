@@ -232,13 +232,10 @@ impl ImageStore {
         let flight = self.inner.flight(digest);
         let _alone = flight.lock().await;
         if let Some(image) = self.image(digest) {
-            let layers = image.layers.len();
-            let report = PullReport {
-                layers,
-                reused_layers: layers,
-                elapsed: started.elapsed(),
-                ..PullReport::default()
-            };
+            let mut report = self
+                .report_present(digest)
+                .map_err(|source| PullImageError::Store { digest: *digest, source })?;
+            report.elapsed = started.elapsed();
             return Ok((image, report));
         }
         let fetcher = Fetcher::new(source.as_ref(), repository, &self.inner.limits);
@@ -259,6 +256,20 @@ impl ImageStore {
         report.elapsed = started.elapsed();
         let image = self.image(digest).ok_or(PullImageError::Interrupted)?;
         Ok((image, report))
+    }
+
+    /// The report of a pull that had nothing to do.
+    fn report_present(&self, digest: &Digest) -> Result<PullReport, StoreIoError> {
+        let diff_ids = self.inner.diff_ids(digest);
+        let mut report = PullReport {
+            layers: diff_ids.len(),
+            reused_layers: diff_ids.len(),
+            ..PullReport::default()
+        };
+        for diff_id in diff_ids.iter().filter(|diff_id| self.inner.has_layer(diff_id)) {
+            report.dropped_devices += self.inner.read_layer_report(diff_id)?.dropped_devices;
+        }
+        Ok(report)
     }
 
     /// Writes the image's record once all its layers are there.

@@ -114,6 +114,13 @@ impl Inner {
         }
     }
 
+    /// DiffIDs of an image's layers as its config has them; none when the image is not here.
+    pub fn diff_ids(&self, image: &Digest) -> Vec<Digest> {
+        let state = self.state();
+        let stored = state.images.get(image);
+        stored.map(|stored| stored.config.diff_ids.clone()).unwrap_or_default()
+    }
+
     fn directory(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }

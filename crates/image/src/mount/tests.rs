@@ -88,7 +88,7 @@ fn layers_are_merged_and_written_above() {
     unmount_rootfs(&target).unwrap();
     unmount_rootfs(&target).unwrap();
     unmount_rootfs(&scratch.path().join("never-there")).unwrap();
-    assert_eq!(mounts_under(scratch.path()).unwrap(), [PathBuf::new(); 0]);
+    assert!(mounts_under(scratch.path()).unwrap().is_empty());
     mount_rootfs(&layers, &base, &target).unwrap();
     assert_eq!(scratch.read("a"), "written", "the upper directory outlives the mount");
 }
@@ -100,7 +100,7 @@ fn a_busy_root_is_detached() {
     mount_rootfs(&[layer], &scratch.base(), &scratch.target()).unwrap();
     let held = std::fs::File::open(scratch.target().join("a")).unwrap();
     unmount_rootfs(&scratch.target()).unwrap();
-    assert_eq!(mounts_under(scratch.path()).unwrap(), [PathBuf::new(); 0]);
+    assert!(mounts_under(scratch.path()).unwrap().is_empty());
     drop(held);
 }
 
@@ -125,7 +125,7 @@ fn names_that_mean_something_in_options() {
         assert_eq!(mounts_under(&odd).unwrap(), [target.canonicalize().unwrap()]);
         mount_rootfs(&layers, &base, &target).unwrap();
         unmount_rootfs(&target).unwrap();
-        assert_eq!(mounts_under(&odd).unwrap(), [PathBuf::new(); 0]);
+        assert!(mounts_under(&odd).unwrap().is_empty());
     };
     mount_rootfs(&layers, &base, &target).unwrap();
     check();

@@ -45,7 +45,8 @@ async fn unusable_records_are_dropped_and_the_image_comes_again() {
             std::fs::write(path, record.to_string()).unwrap();
         }
     };
-    let spoilers: [Box<dyn Fn(&Path)>; 6] = [
+    type Spoil = Box<dyn Fn(&Path)>;
+    let spoilers: [Spoil; 6] = [
         Box::new(|path| std::fs::write(path, "half a rec").unwrap()),
         Box::new(change(|record| record["version"] = 99.into())),
         Box::new(change(|record| record["config"] = "{}".into())),

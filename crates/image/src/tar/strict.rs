@@ -152,8 +152,11 @@ fn header_time(field: &[u8; 12]) -> Result<Option<i64>, Ambiguity> {
     i64::try_from(value).map(Some).map_err(|_| Ambiguity::Number("time"))
 }
 
+/// A record of a pax header.
+type KeyValue<'a> = (&'a [u8], &'a [u8]);
+
 /// The records of a pax header, each key once.
-fn pax_records(pax: &[u8]) -> Result<Vec<(&[u8], &[u8])>, Ambiguity> {
+fn pax_records(pax: &[u8]) -> Result<Vec<KeyValue<'_>>, Ambiguity> {
     let mut records = Vec::new();
     let mut keys = HashSet::new();
     let mut end = 0;

@@ -350,51 +350,69 @@ fn sparse_files_of_every_format() {
     }
 }
 
+fn assert_refused<const N: usize>(archives: [(&str, Archive); N]) {
+    for (name, archive) in archives {
+        let result = read_all(&archive.finish());
+        assert!(result.is_err(), "{name}: {result:?}");
+    }
+}
+
 #[test]
-fn what_has_no_single_meaning_is_refused() {
-    let header = |change: &dyn Fn(&mut RawHeader)| {
-        let mut header = RawHeader::new(b'0', b"f");
-        change(&mut header);
-        Archive::default().raw(&header, b"")
+fn bad_paths_and_kinds_are_refused() {
+    let archive = Archive::default;
+    assert_refused([
+        ("dotdot", archive().file("a/../../b", b"")),
+        ("only dotdot", archive().directory("..")),
+        ("hard link dotdot", archive().hard_link("a", "../b")),
+        ("long part", archive().pax(&[("path", &[b'a'; 256])]).file("f", b"")),
+        ("deep", archive().pax(&[("path", &b"a/".repeat(200))]).directory("f")),
+        ("nul in pax path", archive().pax(&[("path", b"a\0b")]).file("f", b"")),
+        ("nul in gnu path", archive().extension(b'L', b"a\0b\0").file("f", b"")),
+        ("no name", archive().file("", b"")),
+        ("link without target", archive().symlink("a", "")),
+        ("file with slash", archive().file("a/", b"")),
+        ("unknown kind", archive().raw(&RawHeader::new(b'V', b"label"), b"")),
+    ]);
+}
+
+#[test]
+fn headers_without_a_single_meaning_are_refused() {
+    let with = |at: usize, bytes: &[u8]| {
+        Archive::default().raw(RawHeader::new(b'0', b"f").set(at, bytes), b"")
     };
+    let mut directory = RawHeader::new(b'5', b"d");
+    let mut link = RawHeader::new(b'1', b"b");
+    let archive = Archive::default;
+    assert_refused([
+        ("size above 64 bits", with(124, &[0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+        ("size with sign", with(124, b"+0000000000\0")),
+        ("negative owner", with(108, &[0xff; 8])),
+        ("directory with contents", archive().raw(directory.size(512), &[0; 512])),
+        ("link with contents", archive().file("a", b"").raw(link.link(b"a").size(512), &[0; 512])),
+        ("two pax headers", archive().pax(&[("path", b"a")]).pax(&[("path", b"b")]).file("f", b"")),
+        (
+            "two long names",
+            archive().extension(b'L', b"a\0").extension(b'L', b"b\0").file("f", b""),
+        ),
+        ("headers of nothing", archive().pax(&[("path", b"a")])),
+        ("global size", archive().extension(b'g', &pax_records(&[("size", b"1")])).file("f", b"")),
+        (
+            "global inside",
+            archive()
+                .pax(&[("path", b"a")])
+                .extension(b'g', &pax_records(&[("comment", b"1")]))
+                .file("f", b""),
+        ),
+    ]);
+    let comment = archive().extension(b'g', &pax_records(&[("comment", b"1")])).file("f", b"");
+    assert_eq!(path_of(comment), b"f");
+}
+
+#[test]
+fn malformed_pax_headers_are_refused() {
     let pax = |records: &[(&str, &[u8])]| Archive::default().pax(records).file("f", b"");
-    let raw_pax = |text: &[u8]| Archive::default().extension(b'x', text).file("f", b"");
-    let high_bytes = [0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let sparse = |records: &[(&str, &[u8])], stored: &[u8]| {
-        let mut header = RawHeader::new(b'0', b"f");
-        Archive::default().pax(records).raw(header.size(stored.len() as u64), stored)
-    };
-    let size: (&str, &[u8]) = ("GNU.sparse.size", b"10");
-    for (name, archive) in [
-        ("dotdot", Archive::default().file("a/../../b", b"")),
-        ("only dotdot", Archive::default().directory("..")),
-        ("hard link dotdot", Archive::default().hard_link("a", "../b")),
-        ("long part", Archive::default().pax(&[("path", &[b'a'; 256])]).file("f", b"")),
-        ("deep", Archive::default().pax(&[("path", &b"a/".repeat(200))]).directory("f")),
-        ("nul in pax path", pax(&[("path", b"a\0b")])),
-        ("nul in gnu path", Archive::default().extension(b'L', b"a\0b\0").file("f", b"")),
-        ("no name", Archive::default().file("", b"")),
-        ("link without target", Archive::default().symlink("a", "")),
-        ("file with slash", Archive::default().file("a/", b"")),
-        ("unknown kind", Archive::default().raw(&RawHeader::new(b'V', b"label"), b"")),
-        (
-            "size above 64 bits",
-            header(&|h| {
-                h.set(124, &high_bytes);
-            }),
-        ),
-        (
-            "size with sign",
-            header(&|h| {
-                h.set(124, b"+0000000000\0");
-            }),
-        ),
-        (
-            "negative owner",
-            header(&|h| {
-                h.set(108, &[0xff; 8]);
-            }),
-        ),
+    let raw = |text: &[u8]| Archive::default().extension(b'x', text).file("f", b"");
+    assert_refused([
         ("owner -1", pax(&[("uid", b"4294967295")])),
         ("owner above 32 bits", pax(&[("uid", b"4294967296")])),
         ("size with plus", pax(&[("size", b"+0")])),
@@ -404,65 +422,40 @@ fn what_has_no_single_meaning_is_refused() {
         ("time", pax(&[("mtime", b"yesterday")])),
         ("size twice", pax(&[("size", b"0"), ("size", b"512")])),
         ("path twice", pax(&[("path", b"a"), ("path", b"b")])),
-        ("length too short", raw_pax(b"5 path=abc\n")),
-        ("length too long", raw_pax(b"99 path=abc\n")),
-        ("no length", raw_pax(b"path=abc\n")),
-        ("no length behind a record", raw_pax(b"12 path=abc\ngarbage\n")),
-        ("padded length", raw_pax(b"012 path=ab\n")),
-        ("signed length", raw_pax(b"+12 path=ab\n")),
-        ("huge length", raw_pax(b"99999999999999999999999 path=abc\n")),
-        ("no equals sign", raw_pax(b"8 pathx\n")),
-        (
-            "directory with contents",
-            Archive::default().raw(RawHeader::new(b'5', b"d").size(512), &[0; 512]),
-        ),
-        (
-            "link with contents",
-            Archive::default()
-                .file("a", b"")
-                .raw(RawHeader::new(b'1', b"b").link(b"a").size(512), &[0; 512]),
-        ),
-        (
-            "two pax headers",
-            Archive::default().pax(&[("path", b"a")]).pax(&[("path", b"b")]).file("f", b""),
-        ),
-        (
-            "two long names",
-            Archive::default().extension(b'L', b"a\0").extension(b'L', b"b\0").file("f", b""),
-        ),
-        ("headers of nothing", Archive::default().pax(&[("path", b"a")])),
-        (
-            "global size",
-            Archive::default().extension(b'g', &pax_records(&[("size", b"1")])).file("f", b""),
-        ),
-        (
-            "global inside",
-            Archive::default()
-                .pax(&[("path", b"a")])
-                .extension(b'g', &pax_records(&[("comment", b"1")]))
-                .file("f", b""),
-        ),
-        ("sparse without map", sparse(&[size], b"")),
-        ("sparse overlap", sparse(&[size, ("GNU.sparse.map", b"0,3,2,2")], b"abcde")),
-        ("sparse order", sparse(&[size, ("GNU.sparse.map", b"5,2,0,3")], b"abcde")),
-        ("sparse end", sparse(&[size, ("GNU.sparse.map", b"8,5")], b"abcde")),
-        (
-            "sparse overflow",
-            sparse(&[size, ("GNU.sparse.map", b"18446744073709551615,5")], b"abcde"),
-        ),
-        ("sparse sum", sparse(&[size, ("GNU.sparse.map", b"0,4")], b"abcde")),
-        (
-            "sparse sized twice",
-            sparse(&[size, ("GNU.sparse.map", b"0,5"), ("size", b"5")], b"abcde"),
-        ),
-        (
-            "sparse version",
-            sparse(&[("GNU.sparse.major", b"2"), ("GNU.sparse.minor", b"0"), size], b""),
-        ),
-    ] {
-        let result = read_all(&archive.finish());
-        assert!(result.is_err(), "{name}: {result:?}");
-    }
+        ("length too short", raw(b"5 path=abc\n")),
+        ("length too long", raw(b"99 path=abc\n")),
+        ("no length", raw(b"path=abc\n")),
+        ("no length behind a record", raw(b"12 path=abc\ngarbage\n")),
+        ("padded length", raw(b"012 path=ab\n")),
+        ("signed length", raw(b"+12 path=ab\n")),
+        ("huge length", raw(b"99999999999999999999999 path=abc\n")),
+        ("no equals sign", raw(b"8 pathx\n")),
+    ]);
+}
+
+#[test]
+fn wrong_sparse_maps_are_refused() {
+    let stored = b"abcde";
+    let mut header = RawHeader::new(b'0', b"f");
+    header.size(stored.len() as u64);
+    let sparse = |records: &[(&str, &[u8])]| Archive::default().pax(records).raw(&header, stored);
+    let with_map = |map: &[u8]| sparse(&[("GNU.sparse.size", b"10"), ("GNU.sparse.map", map)]);
+    let of_2_0: [(&str, &[u8]); 3] =
+        [("GNU.sparse.major", b"2"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.size", b"10")];
+    let sized_twice: [(&str, &[u8]); 3] =
+        [("GNU.sparse.size", b"10"), ("GNU.sparse.map", b"0,5"), ("size", b"5")];
+    assert!(read_all(&with_map(b"0,3,5,2").finish()).is_ok());
+    assert_refused([
+        ("no map", sparse(&[("GNU.sparse.size", b"10")])),
+        ("overlap", with_map(b"0,3,2,2")),
+        ("order", with_map(b"5,2,0,3")),
+        ("behind the end", with_map(b"8,5")),
+        ("overflow", with_map(b"18446744073709551615,5")),
+        ("sum", with_map(b"0,4")),
+        ("odd", with_map(b"0,5,1")),
+        ("size given twice", sparse(&sized_twice)),
+        ("unknown version", sparse(&of_2_0)),
+    ]);
 }
 
 #[test]
