@@ -1,1 +1,209 @@
-//! To be written.
+//! The node agent: turns the assignments of its location into running containers.
+//!
+//! Each instance has one task, its [`instance::Actor`], that alone acts on it: pulls its image,
+//! mounts its file system, attaches its network, starts its container through a shim, watches its
+//! health, restarts it by its policy, and removes all of it in the end. The agent itself only takes
+//! assignments over, writes them to disk, and reports what the actors observe.
+//!
+//! The agent may die at any moment: shims and containers live on, and the next agent adopts them
+//! ([`agent::Agent::restore`]) before it says a word to its location.
+//!
+//! - `agent`: assignments to actors. `instance`: the life of one instance.
+//! - `disk`: what an agent must remember. `board`: what it observes.
+//! - `uplink`: the link to the location. `gate`: logs and exec.
+
+mod agent;
+mod board;
+mod disk;
+mod gate;
+mod instance;
+mod machine;
+mod uplink;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use longshore_image::limits::Limits;
+use longshore_image::source::Source;
+use longshore_image::store::{ImageStore, OpenStoreError};
+use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
+use longshore_network::{AgentId, Network, NetworkConfig, OpenNetworkError};
+use longshore_runtime::{AdoptError, RuntimeProblem, Shims, ShimsConfig};
+use longshore_types::{IpNet, NodeName};
+use tokio_util::sync::CancellationToken;
+
+use agent::Agent;
+
+/// What a node agent needs.
+#[derive(Debug)]
+pub struct Options {
+    /// The node's name.
+    pub name: NodeName,
+    /// Marks everything that this agent makes on the machine.
+    pub agent: AgentId,
+    /// Where images, instances and their logs lie.
+    pub data_dir: PathBuf,
+    /// Where sockets and mounts are; emptied by a reboot.
+    pub run_dir: PathBuf,
+    /// Where the location asks for logs and exec.
+    pub gate: Listener,
+    /// Where the location is.
+    pub location: Endpoint,
+    /// Where images are pulled from.
+    pub registry: Endpoint,
+    /// Holds the text of the token for that.
+    pub registry_token_file: PathBuf,
+    /// The program whose `shim` command is run.
+    pub exe: PathBuf,
+    /// The cgroup below which this agent makes its own; the root when absent.
+    pub cgroup_parent: Option<String>,
+    /// Where instance addresses are taken from.
+    pub instance_pool: IpNet,
+    /// How many instances may share a core: the node offers this many times its cores.
+    pub cpu_overcommit: f64,
+}
+
+/// A file of this name in the run directory tells an agent that ends to end all instances with it.
+pub const STOP_INSTANCES_FILE: &str = "stop-instances";
+
+/// Why a node agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A directory or file of the agent cannot be used.
+    #[error("cannot {doing} {path}")]
+    Disk {
+        /// What was tried.
+        doing: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The machine cannot be read.
+    #[error("cannot read what the machine has from {path}")]
+    Machine {
+        /// Which file.
+        path: &'static str,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The image store cannot be opened.
+    #[error("cannot open the image store")]
+    Images(#[from] OpenStoreError),
+    /// The network cannot be set up.
+    #[error("cannot set up the network")]
+    Network(#[from] OpenNetworkError),
+    /// Containers cannot be run here.
+    #[error("cannot run containers here")]
+    Runtime(#[from] RuntimeProblem),
+    /// What an earlier agent left cannot be found.
+    #[error("cannot find what an earlier agent left")]
+    Adopt(#[from] AdoptError),
+    /// The registry cannot be used as a source of images.
+    #[error("cannot use the registry {0}")]
+    Registry(String),
+    /// A task of the service failed.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
+/// What the tasks of an agent share.
+struct Node {
+    name: NodeName,
+    images: ImageStore,
+    source: Arc<dyn Source>,
+    network: Network,
+    shims: Shims,
+    disk: disk::Disk,
+    board: board::Board,
+    shutdown: CancellationToken,
+}
+
+/// Runs a node agent until `shutdown`. Instances go on without it, unless the file
+/// [`STOP_INSTANCES_FILE`] is in the run directory by then.
+pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), NodeError> {
+    let capacity = machine::capacity(options.cpu_overcommit)?;
+    let network_name = machine::network_name()?;
+    let disk = disk::Disk::open(&options.data_dir, &options.run_dir)?;
+    let images = ImageStore::open(&options.data_dir.join("images"), Limits::default())?;
+    let network = Network::open(NetworkConfig {
+        agent: options.agent,
+        run_dir: options.run_dir.join("network"),
+        state_dir: options.data_dir.join("network"),
+        pool: options.instance_pool,
+        upstream_dns: None,
+    })
+    .await?;
+    let parent = options.cgroup_parent.unwrap_or_default();
+    let shims = Shims::new(ShimsConfig {
+        executable: options.exe,
+        run_dir: options.run_dir.join("shims"),
+        state_dir: options.data_dir.join("shims"),
+        cgroup_root: format!("{parent}/longshore-{}", options.agent),
+    })?;
+    let path = options.registry_token_file;
+    let token = std::fs::read_to_string(&path).map_err(|source| NodeError::Disk {
+        doing: "read the token in",
+        path,
+        source,
+    })?;
+    let source = registry_source(&options.registry, token.trim())?;
+
+    let service = Service::new(shutdown);
+    let node = Arc::new(Node {
+        name: options.name,
+        images,
+        source,
+        network,
+        shims,
+        disk,
+        board: board::Board::default(),
+        shutdown: service.shutdown(),
+    });
+    let gate = options.gate.endpoint().map_err(|source| NodeError::Disk {
+        doing: "tell the address of",
+        path: PathBuf::from("the gate"),
+        source,
+    })?;
+    let agent = Agent::restore(Arc::clone(&node)).await?;
+    let identity = uplink::Identity { gate: gate.to_string(), capacity, network: network_name };
+    let location = Client::new(options.location);
+    let reports =
+        uplink::report(Arc::clone(&node), location.clone(), identity, agent.acknowledged());
+    service.spawn_until_shutdown("reports", reports);
+    service.spawn_until_shutdown("network", uplink::keep_network(Arc::clone(&node)));
+    let router = gate::router(Arc::clone(&node));
+    service.spawn("gate", options.gate.serve(router, service.shutdown()));
+    let stop_file = options.run_dir.join(STOP_INSTANCES_FILE);
+    service.spawn("assignments", agent.run(location, stop_file.clone()));
+    let outcome = service.run().await;
+    if stop_file.exists() {
+        remove_shared(node).await;
+        // Left behind it would only end the instances of a next start, of which there are none.
+        let _ = std::fs::remove_file(&stop_file);
+    }
+    Ok(outcome?)
+}
+
+/// Removes what the instances shared, once none is left.
+async fn remove_shared(node: Arc<Node>) {
+    let Some(node) = Arc::into_inner(node) else {
+        tracing::warn!("a task still runs; leaving the network for the next start");
+        return;
+    };
+    node.shims.remove_empty_root();
+    if let Err(error) = node.network.remove_all().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "cannot remove the network");
+    }
+}
+
+fn registry_source(registry: &Endpoint, token: &str) -> Result<Arc<dyn Source>, NodeError> {
+    let client =
+        longshore_image::client::RegistryClient::new(&registry.to_string(), Some(token.to_owned()));
+    match client {
+        Ok(client) => Ok(Arc::new(client)),
+        Err(error) => Err(NodeError::Registry(format!("{registry}: {error}"))),
+    }
+}

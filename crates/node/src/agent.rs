@@ -1,0 +1,203 @@
+//! From the assignments of the location to actors.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use longshore_api::links::{Assignment, AssignmentSet};
+use longshore_link::{CallError, Client};
+use longshore_runtime::{Adopted, AdoptedState};
+use longshore_types::{Generation, InstanceId};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::instance::{Actor, Wish};
+use crate::uplink::RETRY;
+use crate::{Node, NodeError};
+
+/// The actors, and which assignments they carry out.
+pub struct Agent {
+    node: Arc<Node>,
+    actors: BTreeMap<InstanceId, Running>,
+    generation: Generation,
+    acknowledged: watch::Sender<Option<Generation>>,
+}
+
+/// An actor at work.
+struct Running {
+    wish: watch::Sender<Wish>,
+    task: JoinHandle<()>,
+}
+
+impl Agent {
+    /// Takes up what an earlier agent left: adopts what runs, removes what nobody wants, and
+    /// starts an actor for every assignment on disk. Returns once each has looked at its instance,
+    /// so that the first report tells the truth.
+    pub async fn restore(node: Arc<Node>) -> Result<Self, NodeError> {
+        let assignments = node.disk.assignments()?;
+        let generation = node.disk.generation()?;
+        let keep: BTreeSet<InstanceId> =
+            assignments.iter().map(|assignment| assignment.instance.clone()).collect();
+        let mut adopted = BTreeMap::new();
+        for found in node.shims.adopt().await? {
+            let id = found.spec.id.clone();
+            if keep.contains(&id) {
+                adopted.insert(id, found);
+            } else if let Err(error) = node.shims.remove(&id).await {
+                tracing::warn!(%id, error = &error as &dyn std::error::Error, "cannot remove a leftover");
+            }
+        }
+        if let Err(error) = node.network.retain(&keep).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "cannot remove leftovers of the network");
+        }
+        unmount_leftovers(&node, &adopted);
+        let mut agent = Self {
+            node,
+            actors: BTreeMap::new(),
+            generation,
+            acknowledged: watch::channel(None).0,
+        };
+        for assignment in assignments {
+            let found = adopted.remove(&assignment.instance);
+            agent.spawn(assignment, found);
+        }
+        agent.wait_for_first_look().await;
+        Ok(agent)
+    }
+
+    /// Which generation is carried out, once the location has been heard.
+    pub fn acknowledged(&self) -> watch::Receiver<Option<Generation>> {
+        self.acknowledged.subscribe()
+    }
+
+    fn spawn(&mut self, assignment: Assignment, adopted: Option<Adopted>) {
+        let instance = assignment.instance.clone();
+        let (wish, wishes) = watch::channel(Wish::Carry(Box::new(assignment)));
+        let actor = Actor::new(Arc::clone(&self.node), wishes, adopted);
+        let task = tokio::spawn(actor.run());
+        self.actors.insert(instance, Running { wish, task });
+    }
+
+    /// An actor puts its first entry on the board once it knows the health of what it adopted.
+    async fn wait_for_first_look(&self) {
+        let mut board = self.node.board.subscribe();
+        let all_looked = board
+            .wait_for(|entries| self.actors.keys().all(|instance| entries.contains_key(instance)));
+        // The board lives as long as the node; there is no other error.
+        let _ = all_looked.await;
+    }
+
+    /// Follows the location until shutdown; then, if `stop_file` is there, ends everything.
+    pub async fn run(mut self, location: Client, stop_file: PathBuf) -> Result<(), NodeError> {
+        let shutdown = self.node.shutdown.clone();
+        let outcome = shutdown.run_until_cancelled(self.follow(&location)).await;
+        if outcome.is_none() && stop_file.exists() {
+            self.end_everything().await;
+        }
+        outcome.unwrap_or(Ok(()))
+    }
+
+    async fn follow(&mut self, location: &Client) -> Result<(), NodeError> {
+        let path = format!("/link/nodes/{}/assignments", self.node.name);
+        let mut wait = RETRY.0;
+        loop {
+            match location.watch::<AssignmentSet>(&path).await {
+                Ok(mut sets) => {
+                    while let Some(set) = sets.next().await {
+                        wait = RETRY.0;
+                        match set {
+                            Ok(set) => self.take_over(set)?,
+                            Err(error) => log_broken(&error),
+                        }
+                    }
+                }
+                Err(error) => log_broken(&error),
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RETRY.1);
+        }
+    }
+
+    /// Makes the actors follow a set of assignments, after it is on disk.
+    fn take_over(&mut self, set: AssignmentSet) -> Result<(), NodeError> {
+        if set.generation < self.generation {
+            let (ours, theirs) = (self.generation, set.generation);
+            tracing::warn!(%ours, %theirs, "refusing an older set of assignments");
+            return Ok(());
+        }
+        self.actors.retain(|_, running| !running.task.is_finished());
+        let named: BTreeSet<_> = set.assignments.iter().map(|a| a.instance.clone()).collect();
+        for assignment in set.assignments {
+            self.take_over_one(assignment)?;
+        }
+        for (instance, running) in &self.actors {
+            if !named.contains(instance) {
+                running.wish.send_if_modified(|wish| wish.replace(Wish::Remove));
+            }
+        }
+        if set.generation > self.generation {
+            self.node.disk.save_generation(set.generation)?;
+            self.generation = set.generation;
+        }
+        self.acknowledged.send_replace(Some(set.generation));
+        Ok(())
+    }
+
+    fn take_over_one(&mut self, assignment: Assignment) -> Result<(), NodeError> {
+        match self.actors.get(&assignment.instance) {
+            Some(running) => {
+                let wish = Wish::Carry(Box::new(assignment));
+                if *running.wish.borrow() != wish {
+                    if let Wish::Carry(assignment) = &wish {
+                        self.node.disk.save_assignment(assignment)?;
+                    }
+                    running.wish.send_replace(wish);
+                }
+            }
+            None => {
+                self.node.disk.save_assignment(&assignment)?;
+                self.spawn(assignment, None);
+            }
+        }
+        Ok(())
+    }
+
+    async fn end_everything(&mut self) {
+        for running in self.actors.values() {
+            running.wish.send_replace(Wish::Remove);
+        }
+        for (instance, running) in std::mem::take(&mut self.actors) {
+            if let Err(error) = running.task.await {
+                tracing::error!(%instance, %error, "the actor of an instance failed");
+            }
+        }
+    }
+}
+
+fn log_broken(error: &CallError) {
+    tracing::debug!(error = error as &dyn std::error::Error, "no assignments for now");
+}
+
+/// Unmounts the file systems whose containers are gone.
+fn unmount_leftovers(node: &Node, adopted: &BTreeMap<InstanceId, Adopted>) {
+    let used: BTreeSet<PathBuf> = adopted
+        .iter()
+        .filter(|(_, found)| matches!(found.state, AdoptedState::Running(_)))
+        .map(|(id, _)| node.disk.mount(id))
+        .collect();
+    let mounts = match longshore_image::mount::mounts_under(node.disk.mounts()) {
+        Ok(mounts) => mounts,
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot list mounts");
+            return;
+        }
+    };
+    for mount in mounts.into_iter().filter(|mount| !used.contains(mount)) {
+        if let Err(error) = longshore_image::mount::unmount_rootfs(&mount) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(mount = %mount.display(), error, "cannot unmount a leftover");
+        }
+    }
+}

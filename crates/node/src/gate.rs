@@ -1,0 +1,150 @@
+//! What the location asks of a node on behalf of users: logs and exec.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::stream::{self, StreamExt};
+use longshore_api::links::{ExecFrame, ExecRequest, LogLine, LogStream};
+use longshore_api::{Problem, ProblemCode};
+use longshore_link::{Body, Refusal, json_lines};
+use longshore_runtime::ExecEvent;
+use longshore_runtime::logs::{Follow, StreamTag, read_log};
+use longshore_types::{InstanceId, InstancePhase, ManifestProblem, Timestamp};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use crate::Node;
+use crate::instance::{chain, log_path};
+
+/// How many lines may wait for a slow reader.
+const LINES_AHEAD: usize = 64;
+
+pub fn router(node: Arc<Node>) -> Router {
+    Router::new()
+        .route("/instances/{instance}/logs", get(logs))
+        .route("/instances/{instance}/exec", post(exec))
+        .with_state(node)
+}
+
+#[derive(Debug, Deserialize)]
+struct LogsQuery {
+    tail: Option<usize>,
+    #[serde(default)]
+    follow: bool,
+}
+
+async fn logs(
+    State(node): State<Arc<Node>>,
+    Path(instance): Path<InstanceId>,
+    Query(query): Query<LogsQuery>,
+) -> Result<Response, Refusal> {
+    if !node.board.now().contains_key(&instance) {
+        return Err(Problem::not_found("instance", &instance).into());
+    }
+    let (sender, receiver) = mpsc::channel(LINES_AHEAD);
+    let shutdown = node.shutdown.clone();
+    let reading = send_lines(node, instance, query, sender);
+    // The reader and its answer end together: either the log is read out, or nobody listens.
+    let reading = stream::once(reading).filter_map(|()| std::future::ready(None));
+    let lines = stream::unfold(receiver, |mut receiver| async {
+        receiver.recv().await.map(|line| (line, receiver))
+    });
+    Ok(json_lines(stream::select(reading, lines), shutdown))
+}
+
+/// Sends the lines of an instance's log. A log that is followed goes on over restarts, until the
+/// instance is removed or stays ended.
+async fn send_lines(
+    node: Arc<Node>,
+    instance: InstanceId,
+    query: LogsQuery,
+    sender: mpsc::Sender<LogLine>,
+) {
+    let path = log_path(&node, &instance);
+    let mut board = node.board.subscribe();
+    let mode = if query.follow { Follow::UntilExit } else { Follow::No };
+    let mut run = board.borrow().get(&instance).and_then(|observed| observed.started_at);
+    let (mut tail, mut since) = (query.tail, Timestamp(0));
+    loop {
+        let mut entries = std::pin::pin!(read_log(&path, tail, mode));
+        while let Some(entry) = entries.next().await {
+            match entry {
+                Ok(entry) if entry.at < since => {}
+                Ok(entry) => {
+                    if sender.send(line(entry)).await.is_err() {
+                        return; // The reader went away.
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot read a log");
+                    return;
+                }
+            }
+        }
+        if !query.follow {
+            return;
+        }
+        let before = run;
+        let next = board.wait_for(|entries| match entries.get(&instance) {
+            None => true,
+            Some(now) => now.phase == InstancePhase::Exited || now.started_at != before,
+        });
+        let next = next.await.ok().and_then(|entries| entries.get(&instance).cloned());
+        let Some(next) = next.filter(|next| next.phase != InstancePhase::Exited) else { return };
+        run = next.started_at;
+        since = next.started_at.unwrap_or_default();
+        tail = None;
+    }
+}
+
+fn line(entry: longshore_runtime::logs::LogLine) -> LogLine {
+    let stream = match entry.stream {
+        StreamTag::Out => LogStream::Stdout,
+        StreamTag::Err => LogStream::Stderr,
+    };
+    LogLine { at: entry.at, stream, text: entry.text }
+}
+
+async fn exec(
+    State(node): State<Arc<Node>>,
+    Path(instance): Path<InstanceId>,
+    Body(request): Body<ExecRequest>,
+) -> Result<Response, Refusal> {
+    let mut env = BTreeMap::new();
+    for entry in &request.env {
+        let Some((name, value)) = entry.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            let (field, value) = ("env".to_owned(), format!("{entry:?}"));
+            let allowed = "NAME=value".to_owned();
+            return Err(Problem::invalid(vec![ManifestProblem { field, value, allowed }]).into());
+        };
+        env.insert(name.to_owned(), value.to_owned());
+    }
+    let request = longshore_runtime::ExecRequest {
+        args: request.command,
+        env,
+        cwd: request.workdir,
+        user: request.user,
+    };
+    let refused = |error| Problem::new(ProblemCode::Conflict, chain(&error));
+    let events = node.shims.exec(&instance, request).await.map_err(refused)?;
+    let frames = stream::unfold(events, |mut events| async {
+        let frame = match events.next().await? {
+            Ok(ExecEvent::Stdout(data)) => output(LogStream::Stdout, &data),
+            Ok(ExecEvent::Stderr(data)) => output(LogStream::Stderr, &data),
+            Ok(ExecEvent::Exited { code }) => ExecFrame::Exit { code },
+            Err(error) => ExecFrame::Failed { message: chain(&error) },
+        };
+        Some((frame, events))
+    });
+    Ok(json_lines(frames, node.shutdown.clone()))
+}
+
+fn output(stream: LogStream, data: &[u8]) -> ExecFrame {
+    ExecFrame::Output { stream, data: BASE64.encode(data) }
+}

@@ -1,0 +1,342 @@
+//! The life of one instance: start, watch, restart, stop, remove.
+
+mod health;
+mod start;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use longshore_api::links::{Assignment, Intent, ObservedInstance, Stage};
+use longshore_link::now;
+use longshore_planning::restart::{Restart, plan_restart};
+use longshore_runtime::{Adopted, AdoptedState, ExitRecord, Running};
+use longshore_types::{ExitReason, InstanceId, InstancePhase};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::Node;
+use crate::disk::History;
+use health::{Pulse, Verdict};
+
+/// What should become of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// What the assignment says.
+    Carry(Box<Assignment>),
+    /// All of it should be removed.
+    Remove,
+}
+
+impl Wish {
+    /// Becomes `wish`; true when that is a change.
+    pub fn replace(&mut self, wish: Self) -> bool {
+        let change = *self != wish;
+        *self = wish;
+        change
+    }
+}
+
+/// How long removal waits before it tries again what failed.
+const REMOVE_RETRY: Duration = Duration::from_secs(1);
+
+/// Alone acts on one instance.
+pub struct Actor {
+    node: Arc<Node>,
+    wishes: watch::Receiver<Wish>,
+    /// The last assignment; kept while the instance is removed.
+    assignment: Assignment,
+    observed: ObservedInstance,
+    history: History,
+    adopted: Option<AdoptedState>,
+}
+
+/// Why a container is no longer watched.
+enum Ended {
+    /// It ended by itself or by its health check.
+    ByItself(ExitReason),
+    /// The wish is no longer to run it; it was stopped.
+    ByWish,
+}
+
+impl Actor {
+    /// The actor of the instance that the wish names, with what an earlier agent left of it.
+    pub fn new(
+        node: Arc<Node>,
+        mut wishes: watch::Receiver<Wish>,
+        adopted: Option<Adopted>,
+    ) -> Self {
+        let Wish::Carry(assignment) = wishes.borrow_and_update().clone() else {
+            unreachable!("an actor is made for an assignment");
+        };
+        let history = node.disk.history(&assignment.instance).unwrap_or_else(|error| {
+            // The counts only pace restarts; without them they begin anew.
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot read a history");
+            History::default()
+        });
+        let mut observed =
+            ObservedInstance::pending(assignment.instance.clone(), assignment.generation);
+        observed.restarts = history.restarts;
+        observed.last_exit.clone_from(&history.last_exit);
+        let adopted = adopted.map(|adopted| adopted.state);
+        Self { node, wishes, assignment: *assignment, observed, history, adopted }
+    }
+
+    /// Runs until the instance is removed.
+    #[tracing::instrument(name = "instance", skip_all, fields(id = %self.assignment.instance))]
+    pub async fn run(mut self) {
+        let mut restart_at = None;
+        loop {
+            let wish = self.wishes.borrow_and_update().clone();
+            match wish {
+                Wish::Remove => break,
+                Wish::Carry(assignment) => self.assignment = *assignment,
+            }
+            self.observed.generation = self.assignment.generation;
+            if self.assignment.intent == Intent::Stop {
+                self.stop_adopted().await;
+                self.clean_up().await;
+                self.show(InstancePhase::Exited, None);
+                self.wish_changed().await;
+                continue;
+            }
+            if let Some(at) = restart_at.take() {
+                tokio::select! {
+                    () = tokio::time::sleep_until(at) => {}
+                    () = wish_changed(&mut self.wishes) => continue,
+                }
+            }
+            match self.run_once().await {
+                Ended::ByWish => {}
+                Ended::ByItself(reason) => {
+                    self.clean_up().await;
+                    restart_at = self.after_end(reason);
+                    if restart_at.is_none() {
+                        self.wish_changed().await;
+                    }
+                }
+            }
+        }
+        self.remove().await;
+    }
+
+    async fn wish_changed(&mut self) {
+        wish_changed(&mut self.wishes).await;
+    }
+
+    /// Changes the phase on the board.
+    fn show(&mut self, phase: InstancePhase, note: Option<String>) {
+        self.observed.phase = phase;
+        self.observed.note = note;
+        self.node.board.put(&self.observed);
+    }
+
+    fn stage(&mut self, name: &str, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.observed.stages.push(Stage { name: name.to_owned(), micros });
+    }
+
+    /// One container from its start, or its adoption, to its end.
+    async fn run_once(&mut self) -> Ended {
+        let (running, adopted) = match self.adopted.take() {
+            Some(AdoptedState::Running(running)) => (running, true),
+            Some(AdoptedState::Ended(record)) => return self.ended(record),
+            None => match self.start().await {
+                Ok(Some(running)) => (running, false),
+                Ok(None) => return Ended::ByWish,
+                Err(message) => {
+                    tracing::warn!(message, "cannot start");
+                    return Ended::ByItself(ExitReason::StartFailed { message });
+                }
+            },
+        };
+        self.observed.started_at = Some(running.started_at());
+        if adopted && let Err(message) = self.find_network().await {
+            tracing::error!(message, "an adopted container has no network; restarting it");
+            return self.end(&running, ExitReason::StartFailed { message }).await;
+        }
+        self.watch(&running, adopted).await
+    }
+
+    fn ended(&mut self, record: ExitRecord) -> Ended {
+        self.observed.started_at = record.started_at.or(self.observed.started_at);
+        Ended::ByItself(record.reason)
+    }
+
+    /// Watches a running container until it ends or the wish changes.
+    async fn watch(&mut self, running: &Running, adopted: bool) -> Ended {
+        let began = Instant::now();
+        let health = self.assignment.release.manifest.health.clone();
+        let mut pulse = Pulse::new(health, self.observed.address, adopted);
+        if adopted {
+            pulse.look_now().await;
+        }
+        self.show_pulse(&pulse, began);
+        loop {
+            tokio::select! {
+                exit = running.wait() => {
+                    return match exit {
+                        Ok(record) => self.ended(record),
+                        Err(error) => {
+                            tracing::warn!(error = &error as &dyn std::error::Error, "lost a shim");
+                            Ended::ByItself(ExitReason::ShimDied)
+                        }
+                    };
+                }
+                () = wish_changed(&mut self.wishes) => {
+                    if let Some(ended) = self.follow_wish(running).await {
+                        return ended;
+                    }
+                }
+                verdict = pulse.next() => {
+                    self.show_pulse(&pulse, began);
+                    if let Verdict::GiveUp(why) = verdict {
+                        tracing::warn!(why, "ending an unhealthy container");
+                        return self.end(running, ExitReason::Unhealthy).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a changed wish over; stops the container when it should no longer run.
+    async fn follow_wish(&mut self, running: &Running) -> Option<Ended> {
+        if let Wish::Carry(assignment) = self.wishes.borrow().clone() {
+            let goes_on = assignment.intent == Intent::Run;
+            self.assignment = *assignment;
+            self.observed.generation = self.assignment.generation;
+            self.node.board.put(&self.observed);
+            if goes_on {
+                return None;
+            }
+        }
+        self.show(InstancePhase::Stopping, None);
+        let grace = self.assignment.release.manifest.process.stop_grace.0;
+        if let Err(error) = running.stop(grace).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot stop; killing");
+            self.kill(running).await;
+        }
+        self.observed.last_exit = Some(ExitReason::Stopped);
+        // Leave the wish marked as changed: the loop of `run` acts on it.
+        self.wishes.mark_changed();
+        Some(Ended::ByWish)
+    }
+
+    async fn kill(&self, running: &Running) {
+        if let Err(error) = running.kill().await {
+            // Cleaning up kills what is left, by its cgroup.
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot kill through the shim"
+            );
+        }
+    }
+
+    async fn end(&mut self, running: &Running, reason: ExitReason) -> Ended {
+        let grace = self.assignment.release.manifest.process.stop_grace.0;
+        if running.stop(grace).await.is_err() {
+            self.kill(running).await;
+        }
+        Ended::ByItself(reason)
+    }
+
+    /// An adopted container of an instance that should no longer run.
+    async fn stop_adopted(&mut self) {
+        if let Some(AdoptedState::Running(running)) = self.adopted.take() {
+            self.show(InstancePhase::Stopping, None);
+            let grace = self.assignment.release.manifest.process.stop_grace.0;
+            if running.stop(grace).await.is_err() {
+                self.kill(&running).await;
+            }
+        }
+    }
+
+    fn show_pulse(&mut self, pulse: &Pulse, began: Instant) {
+        let phase = pulse.phase();
+        if phase == InstancePhase::Healthy && self.observed.ready_at.is_none() {
+            self.observed.ready_at = Some(now());
+            self.stage("ready", began.elapsed());
+        }
+        self.show(phase, pulse.note());
+    }
+
+    /// Records an end and decides when to start again; `None` for never.
+    fn after_end(&mut self, reason: ExitReason) -> Option<Instant> {
+        let ran = match self.observed.started_at {
+            Some(started_at) => now().since(started_at),
+            None => Default::default(),
+        };
+        let policy = self.assignment.release.manifest.restart;
+        let (restart, quick_ends) = plan_restart(policy, &reason, ran, self.history.quick_ends);
+        self.history.quick_ends = quick_ends;
+        self.history.last_exit = Some(reason.clone());
+        self.observed.last_exit = Some(reason.clone());
+        self.observed.ready_at = None;
+        let again = match restart {
+            Restart::Never => {
+                self.show(InstancePhase::Exited, Some(reason.to_string()));
+                None
+            }
+            Restart::After(wait) => {
+                self.history.restarts += 1;
+                self.observed.restarts = self.history.restarts;
+                let note = format!("{reason}; starting again in {wait}");
+                self.show(InstancePhase::Backoff, Some(note));
+                Some(Instant::now() + wait.0)
+            }
+        };
+        self.save_history();
+        again
+    }
+
+    fn save_history(&self) {
+        let saved = self.node.disk.save_history(&self.assignment.instance, &self.history);
+        if let Err(error) = saved {
+            // The history only paces restarts and is shown to people.
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot save a history");
+        }
+    }
+
+    /// Removes the container and its file system; the network stays for the next start.
+    async fn clean_up(&mut self) {
+        while let Err(message) = self.try_clean_up().await {
+            tracing::warn!(message, "cannot clean up; trying again");
+            tokio::time::sleep(REMOVE_RETRY).await;
+        }
+    }
+
+    /// Removes everything that the instance used, then the memory of it.
+    async fn remove(mut self) {
+        self.stop_adopted().await;
+        while let Err(message) = self.try_remove().await {
+            tracing::warn!(message, "cannot remove; trying again");
+            tokio::time::sleep(REMOVE_RETRY).await;
+        }
+        self.node.board.remove(&self.assignment.instance);
+    }
+}
+
+async fn wish_changed(wishes: &mut watch::Receiver<Wish>) {
+    if wishes.changed().await.is_err() {
+        // The agent ends and drops its actors with the runtime; until then nothing changes.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Where the output of an instance goes: beside its exit record, by which a reader that follows
+/// the log knows when to end.
+pub fn log_path(node: &Node, instance: &InstanceId) -> PathBuf {
+    node.shims.state_dir(instance).join("output.log")
+}
+
+/// An error with all its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

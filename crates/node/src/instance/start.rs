@@ -1,0 +1,289 @@
+//! The stages of a start: pull, file system, network, create.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use longshore_api::links::StartPath;
+use longshore_image::config::ImageConfig;
+use longshore_image::pull::PullEvent;
+use longshore_image::store::Image;
+use longshore_network::Attachment;
+use longshore_runtime::{
+    ContainerSpec, LogPolicy, ReadOnlyFile, Running, RuntimeKind, SignalNumber,
+};
+use longshore_types::{ByteCount, InstanceId, InstancePhase, Manifest};
+use tokio::time::Instant;
+
+use super::{Actor, chain, wish_changed};
+
+/// When the log of an instance reaches this size it is rotated.
+const LOG_SIZE: ByteCount = ByteCount::mib(10);
+/// How many files of a log are kept, the newest included.
+const LOG_FILES: u32 = 4;
+
+impl Actor {
+    /// Starts a container; `None` when the wish changed while its image was pulled. The error is
+    /// the message for people, with every cause.
+    pub(super) async fn start(&mut self) -> Result<Option<Running>, String> {
+        self.observed.stages.clear();
+        self.observed.ready_at = None;
+        let Some(image) = self.pull().await? else { return Ok(None) };
+        self.show(InstancePhase::Creating, None);
+
+        let began = Instant::now();
+        let attachment = self.attach().await?;
+        self.observed.address = Some(attachment.address);
+        self.stage("network", began.elapsed());
+
+        let began = Instant::now();
+        let rootfs = self.mount(&image)?;
+        let etc = self.write_etc(&attachment)?;
+        self.stage("mount", began.elapsed());
+
+        let began = Instant::now();
+        let spec = self.spec(&image.config, rootfs, &etc, &attachment)?;
+        let running = self.node.shims.start(&spec).await.map_err(|error| chain(&error))?;
+        for timing in running.timings() {
+            tracing::debug!(stage = timing.stage, micros = timing.micros, "created");
+        }
+        self.stage("create", began.elapsed());
+        Ok(Some(running))
+    }
+
+    async fn pull(&mut self) -> Result<Option<Image>, String> {
+        let release = &self.assignment.release;
+        if let Some(image) = self.node.images.image(&release.image_digest) {
+            self.observed.path = Some(StartPath::Cached);
+            return Ok(Some(image));
+        }
+        let (repository, digest) =
+            (release.manifest.image.repository.clone(), release.image_digest);
+        self.observed.path = Some(StartPath::Pulled);
+        self.show(InstancePhase::Pulling, None);
+        let progress = |event: PullEvent| tracing::trace!(?event, "pulling");
+        let node = Arc::clone(&self.node);
+        let pull = node.images.pull(Arc::clone(&node.source), &repository, &digest, &progress);
+        let pulled = tokio::select! {
+            pulled = pull => pulled,
+            // Dropping the pull is safe: what it had is resumed or removed by the store.
+            () = wish_changed(&mut self.wishes) => {
+                self.wishes.mark_changed();
+                return Ok(None);
+            }
+        };
+        let (image, report) = pulled.map_err(|error| chain(&error))?;
+        self.stage("pull", report.fetch);
+        self.stage("unpack", report.unpack);
+        if report.dropped_devices > 0 {
+            let dropped = report.dropped_devices;
+            tracing::info!(dropped, %digest, "device nodes of the image were left out");
+        }
+        Ok(Some(image))
+    }
+
+    async fn attach(&self) -> Result<Attachment, String> {
+        let egress = &self.assignment.release.manifest.egress_allow;
+        let attached = self.node.network.attach(&self.assignment.instance, egress).await;
+        attached.map_err(|error| chain(&error))
+    }
+
+    /// Learns the address of an adopted container.
+    pub(super) async fn find_network(&mut self) -> Result<(), String> {
+        let attachment = self.attach().await?;
+        self.observed.address = Some(attachment.address);
+        Ok(())
+    }
+
+    /// Mounts the image with a fresh writable layer.
+    fn mount(&self, image: &Image) -> Result<PathBuf, String> {
+        let instance = &self.assignment.instance;
+        let target = self.node.disk.mount(instance);
+        let writable = self.node.disk.instance(instance).join("writable");
+        longshore_image::mount::mount_rootfs(&image.layers, &writable, &target)
+            .map_err(|error| chain(&error))?;
+        Ok(target)
+    }
+
+    /// The files by which a container knows its name and resolver.
+    fn write_etc(&self, attachment: &Attachment) -> Result<PathBuf, String> {
+        let instance = &self.assignment.instance;
+        let dir = self.node.disk.instance(instance).join("etc");
+        let files = [
+            ("resolv.conf", attachment.resolv_conf()),
+            ("hosts", attachment.hosts(instance.as_str())),
+            ("hostname", format!("{instance}\n")),
+        ];
+        let write = || {
+            std::fs::create_dir_all(&dir)?;
+            files.iter().try_for_each(|(name, text)| std::fs::write(dir.join(name), text))
+        };
+        write().map_err(|error| format!("cannot write the files of {}: {error}", dir.display()))?;
+        Ok(dir)
+    }
+
+    fn spec(
+        &self,
+        config: &ImageConfig,
+        rootfs: PathBuf,
+        etc: &Path,
+        attachment: &Attachment,
+    ) -> Result<ContainerSpec, String> {
+        let manifest = &self.assignment.release.manifest;
+        let user = manifest.process.user.as_deref().or(config.user.as_deref()).unwrap_or_default();
+        let user = longshore_runtime::resolve_user(&rootfs, user).map_err(|error| chain(&error))?;
+        let file = |name: &str| ReadOnlyFile {
+            source: etc.join(name),
+            destination: format!("/etc/{name}"),
+        };
+        let stop_signal = manifest.process.stop_signal.as_ref().or(config.stop_signal.as_ref());
+        let stop_signal = match stop_signal {
+            Some(text) => {
+                text.parse().map_err(|error: longshore_runtime::SignalProblem| chain(&error))?
+            }
+            None => SignalNumber::TERM,
+        };
+        let instance = &self.assignment.instance;
+        Ok(ContainerSpec {
+            id: instance.clone(),
+            args: arguments(manifest, config)?,
+            env: environment(manifest, config, attachment.address, instance),
+            cwd: workdir(manifest, config),
+            user,
+            hostname: instance.to_string(),
+            netns: Some(attachment.netns.clone()),
+            limits: manifest.resources.clone(),
+            files: vec![file("resolv.conf"), file("hosts"), file("hostname")],
+            stop_signal,
+            log: LogPolicy {
+                path: super::log_path(&self.node, instance),
+                max_size: LOG_SIZE,
+                files: LOG_FILES,
+            },
+            runtime: RuntimeKind::Embedded,
+            rootfs,
+        })
+    }
+
+    /// One try to remove the container and its file system.
+    pub(super) async fn try_clean_up(&mut self) -> Result<(), String> {
+        let instance = &self.assignment.instance;
+        self.node.shims.remove(instance).await.map_err(|error| chain(&error))?;
+        longshore_image::mount::unmount_rootfs(&self.node.disk.mount(instance))
+            .map_err(|error| chain(&error))?;
+        let writable = self.node.disk.instance(instance).join("writable");
+        match tokio::task::spawn_blocking(move || std::fs::remove_dir_all(writable)).await {
+            Ok(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error.to_string())
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// One try to remove everything that the instance used.
+    pub(super) async fn try_remove(&mut self) -> Result<(), String> {
+        self.try_clean_up().await?;
+        let instance = &self.assignment.instance;
+        self.node.network.detach(instance).await.map_err(|error| chain(&error))?;
+        match std::fs::remove_dir_all(self.node.shims.state_dir(instance)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(chain(&error));
+            }
+            _ => {}
+        }
+        self.node.disk.forget(instance).map_err(|error| chain(&error))
+    }
+}
+
+/// What is run: the manifest's words over the image's, as docker combines them.
+fn arguments(manifest: &Manifest, config: &ImageConfig) -> Result<Vec<String>, String> {
+    let process = &manifest.process;
+    let entrypoint = process.entrypoint.as_ref().unwrap_or(&config.entrypoint);
+    let command = match (&process.command, &process.entrypoint) {
+        (Some(command), _) => command.as_slice(),
+        // An entrypoint of the user's own drops the image's command, which was meant for another.
+        (None, Some(_)) => &[],
+        (None, None) => &config.cmd,
+    };
+    let arguments: Vec<_> = entrypoint.iter().chain(command).cloned().collect();
+    if arguments.is_empty() {
+        let message =
+            "the image names no program to run; set process.entrypoint or process.command";
+        return Err(message.to_owned());
+    }
+    Ok(arguments)
+}
+
+/// The environment: the image's, then the manifest's, then what the platform tells.
+fn environment(
+    manifest: &Manifest,
+    config: &ImageConfig,
+    address: Ipv4Addr,
+    instance: &InstanceId,
+) -> BTreeMap<String, String> {
+    const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let own = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let before = [own("PATH", PATH), own("HOSTNAME", instance.as_str())];
+    let told = [
+        own("LONGSHORE_PROJECT", manifest.project.as_str()),
+        own("LONGSHORE_APP", manifest.app.as_str()),
+        own("LONGSHORE_INSTANCE", instance.as_str()),
+        own("LONGSHORE_ADDRESS", &address.to_string()),
+    ];
+    let users = manifest.process.env.iter().map(|(name, value)| own(name, value));
+    before.into_iter().chain(config.env.iter().cloned()).chain(users).chain(told).collect()
+}
+
+fn workdir(manifest: &Manifest, config: &ImageConfig) -> String {
+    manifest.process.workdir.as_ref().unwrap_or(&config.working_dir).clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn manifest(process: serde_json::Value) -> Manifest {
+        let document =
+            json!({"app": "web", "image": "web", "process": process, "env": {"A": "user"}});
+        Manifest::from_document(&document).unwrap()
+    }
+
+    fn image() -> ImageConfig {
+        ImageConfig {
+            entrypoint: vec!["/entry".to_owned()],
+            cmd: vec!["from-image".to_owned()],
+            env: vec![("A".to_owned(), "image".to_owned()), ("PATH".to_owned(), "/x".to_owned())],
+            working_dir: "/srv".to_owned(),
+            ..ImageConfig::default()
+        }
+    }
+
+    #[test]
+    fn arguments_are_combined_as_docker_does() {
+        for (process, expected) in [
+            (json!({}), vec!["/entry", "from-image"]),
+            (json!({"command": ["mine"]}), vec!["/entry", "mine"]),
+            (json!({"entrypoint": ["/other"]}), vec!["/other"]),
+            (json!({"entrypoint": ["/other"], "command": ["x"]}), vec!["/other", "x"]),
+            (json!({"command": []}), vec!["/entry"]),
+        ] {
+            assert_eq!(arguments(&manifest(process), &image()).unwrap(), expected);
+        }
+        let nothing = arguments(&manifest(json!({})), &ImageConfig::default()).unwrap_err();
+        assert!(nothing.contains("names no program"), "{nothing}");
+    }
+
+    #[test]
+    fn the_user_overrides_the_image_and_the_platform_tells_who_it_is() {
+        let id = "web-01234567".parse().unwrap();
+        let env = environment(&manifest(json!({})), &image(), Ipv4Addr::LOCALHOST, &id);
+        assert_eq!((env["A"].as_str(), env["PATH"].as_str()), ("user", "/x"));
+        assert_eq!(env["LONGSHORE_INSTANCE"], "web-01234567");
+        assert_eq!(workdir(&manifest(json!({})), &image()), "/srv");
+        assert_eq!(workdir(&manifest(json!({"workdir": "/w"})), &image()), "/w");
+    }
+}

@@ -1,0 +1,63 @@
+//! What the machine has to offer.
+
+use longshore_types::{ByteCount, Capacity, MilliCpu};
+
+use crate::NodeError;
+
+/// Kept back for the system and Longshore itself.
+const RESERVED_MEMORY: ByteCount = ByteCount::mib(512);
+
+fn read(path: &'static str) -> Result<String, NodeError> {
+    std::fs::read_to_string(path).map_err(|source| NodeError::Machine { path, source })
+}
+
+/// What this machine offers to instances: its cores times `cpu_overcommit`, and its memory less
+/// what is kept back.
+pub fn capacity(cpu_overcommit: f64) -> Result<Capacity, NodeError> {
+    let cores = std::thread::available_parallelism()
+        .map_err(|source| NodeError::Machine { path: "sched_getaffinity", source })?;
+    let cores = u32::try_from(cores.get()).unwrap_or(u32::MAX);
+    // Whole thousandths of an overcommit factor are exact enough, and keep the arithmetic integer.
+    let factor = (cpu_overcommit * 1000.0).clamp(1.0, 1e6).round();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped above")]
+    let factor = factor as u32;
+    let memory = total_memory(&read("/proc/meminfo")?).unwrap_or_default();
+    Ok(Capacity {
+        cpu: MilliCpu(cores.saturating_mul(factor)),
+        memory: ByteCount(memory.0.saturating_sub(RESERVED_MEMORY.0)),
+    })
+}
+
+fn total_memory(meminfo: &str) -> Option<ByteCount> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(ByteCount(kib * 1024))
+}
+
+/// Names the kernel and network namespace in which instance addresses mean something.
+pub fn network_name() -> Result<String, NodeError> {
+    let boot_id = read("/proc/sys/kernel/random/boot_id")?;
+    let path = "/proc/self/ns/net";
+    let namespace =
+        std::fs::read_link(path).map_err(|source| NodeError::Machine { path, source })?;
+    Ok(format!("{}/{}", boot_id.trim(), namespace.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_memory_of_the_machine() {
+        let text = "MemTotal:       24576 kB\nMemFree: 1 kB\n";
+        assert_eq!(total_memory(text), Some(ByteCount::mib(24)));
+        assert_eq!(total_memory("nothing"), None);
+    }
+
+    #[test]
+    fn this_machine_offers_something() {
+        let single = capacity(1.0).unwrap();
+        assert!(single.cpu.0 >= 1000 && single.memory.0 > 0);
+        assert_eq!(capacity(4.0).unwrap().cpu.0, single.cpu.0 * 4);
+    }
+}

@@ -1,0 +1,80 @@
+//! The link to the location: reports up. (Assignments come down in `agent`, which acts on them.)
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use longshore_api::links::NodeReport;
+use longshore_link::Client;
+use longshore_types::{Capacity, Generation};
+use tokio::sync::watch;
+
+use crate::Node;
+
+/// A report goes out at least this often.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The first and the longest wait before a report is tried again.
+pub const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+/// How often the network is looked after: another program may have flushed the firewall.
+const NETWORK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What an agent says of itself in every report.
+pub struct Identity {
+    /// Where the location asks for logs and exec.
+    pub gate: String,
+    /// What the machine offers.
+    pub capacity: Capacity,
+    /// Names the kernel and network namespace.
+    pub network: String,
+}
+
+/// Reports what is observed, whenever it changes.
+pub async fn report(
+    node: Arc<Node>,
+    location: Client,
+    identity: Identity,
+    mut acknowledged: watch::Receiver<Option<Generation>>,
+) {
+    let path = format!("/link/nodes/{}/report", node.name);
+    let mut board = node.board.subscribe();
+    let mut wait = RETRY.0;
+    loop {
+        let instances = board.borrow_and_update().values().map(|o| (**o).clone()).collect();
+        let report = NodeReport {
+            node: node.name.clone(),
+            gate: identity.gate.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            capacity: identity.capacity,
+            acknowledged: *acknowledged.borrow_and_update(),
+            images: node.images.list_images().iter().map(|image| image.digest).collect(),
+            instances,
+            network: identity.network.clone(),
+        };
+        match location.call::<_, ()>(Method::POST, &path, Some(&report)).await {
+            Ok(()) => {
+                wait = RETRY.0;
+                tokio::select! {
+                    // The senders live as long as the agent, so these errors cannot come.
+                    _ = board.changed() => {}
+                    _ = acknowledged.changed() => {}
+                    () = tokio::time::sleep(HEARTBEAT) => {}
+                }
+            }
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a report failed");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY.1);
+            }
+        }
+    }
+}
+
+/// Restores what others may have taken away from the network.
+pub async fn keep_network(node: Arc<Node>) {
+    loop {
+        tokio::time::sleep(NETWORK_INTERVAL).await;
+        if let Err(error) = node.network.reconcile().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot restore the network");
+        }
+    }
+}
