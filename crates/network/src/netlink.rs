@@ -35,7 +35,7 @@ fn is(error: &rtnetlink::Error, errnos: &[i32]) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(e) if errnos.contains(&-e.raw_code()))
 }
 
-/// A veth pair: the host's end, and the end inside of a namespace, which is up when made.
+/// A veth pair: the host's end, and the end inside of a namespace.
 pub(crate) struct VethPair<'a> {
     pub(crate) name: &'a str,
     pub(crate) mac: [u8; 6],
@@ -104,10 +104,8 @@ impl Netlink {
         if let Some(index) = self.link_index(pair.name).await? {
             return Ok(index);
         }
-        let mut peer = LinkUnspec::new_with_name(pair.peer_name)
-            .address(pair.peer_mac.to_vec())
-            .mtu(pair.mtu)
-            .up();
+        let mut peer =
+            LinkUnspec::new_with_name(pair.peer_name).address(pair.peer_mac.to_vec()).mtu(pair.mtu);
         if let Some(netns) = pair.peer_netns {
             peer = peer.setns_by_fd(netns.as_raw_fd());
         }

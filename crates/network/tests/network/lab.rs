@@ -153,16 +153,20 @@ impl Lab {
         Network::open(self.config(agent)).await.unwrap()
     }
 
-    /// Everything in the host's network that an agent may have made, as text.
+    /// Everything in the host's network that an agent may have made, as text. Links and routes are
+    /// sorted: the kernel lists them in the order in which they came.
     pub fn host_state(&self) -> String {
-        let mut state = run("ip -o link").lines().map(link_name).collect::<Vec<_>>().join("\n");
-        state.push_str(&run("ip route show table all type unicast"));
-        state.push_str(&run("ip route show table all type unreachable"));
-        state.push_str(&run("nft list ruleset"));
+        let mut lines: Vec<String> = run("ip -o link").lines().map(link_name).collect();
+        for kind in ["unicast", "unreachable", "local"] {
+            let routes = run(&format!("ip -4 route show table all type {kind}"));
+            lines.extend(routes.lines().map(str::to_owned));
+        }
+        lines.sort();
         let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         let n_netns = mounts.lines().filter(|line| line.contains("nsfs")).count();
-        state.push_str(&format!("{n_netns} namespaces mounted\n"));
-        state
+        lines.push(format!("{n_netns} namespaces mounted"));
+        lines.push(run("nft list ruleset"));
+        lines.join("\n")
     }
 }
 

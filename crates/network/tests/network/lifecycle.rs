@@ -245,6 +245,13 @@ fn attaching_takes_from_what_was_made_ahead() {
         }
         let [plain, with_egress] = figures[..] else { unreachable!() };
         println!("attach: p50 {:?}, p99 {:?}", plain.0, plain.1);
+        let start = Instant::now();
+        let burst = (100..120).map(|n| {
+            let network = &network;
+            async move { network.attach(&instance(n), &[]).await.unwrap() }
+        });
+        futures_util::future::join_all(burst).await;
+        println!("attach 20 at once: {:?}", start.elapsed());
         println!("attach with an egress list: p50 {:?}, p99 {:?}", with_egress.0, with_egress.1);
     });
 }

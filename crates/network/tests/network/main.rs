@@ -1,5 +1,7 @@
 //! The network on a host made of namespaces. Needs root, `nft`, `ip` and `iptables`.
 
+#![expect(clippy::unwrap_used, reason = "what fails here is the test")]
+
 mod beside_docker;
 mod dns;
 mod isolation;
