@@ -229,8 +229,7 @@ impl ImageStore {
         progress: Progress<'_>,
     ) -> Result<(Image, PullReport), PullImageError> {
         let started = Instant::now();
-        let flight = self.inner.flight(digest);
-        let _alone = flight.lock().await;
+        let alone = self.inner.flight(digest).lock_owned().await;
         if let Some(image) = self.image(digest) {
             let mut report = self
                 .report_present(digest)
@@ -244,7 +243,7 @@ impl ImageStore {
             layers: resolved.layers.len(),
             bytes: ByteCount(resolved.layers.iter().map(|layer| layer.size.0).sum()),
         });
-        let _pins = self.inner.pin(&resolved.config.diff_ids);
+        let pins = self.inner.pin(&resolved.config.diff_ids);
         let outcomes: Vec<LayerOutcome> =
             futures_util::stream::iter(resolved.layers.iter().copied())
                 .map(|layer| fetch_layer(&self.inner, &fetcher, layer, progress))
@@ -252,7 +251,8 @@ impl ImageStore {
                 .try_collect()
                 .await?;
         let mut report = summarise(&outcomes);
-        self.commit(*digest, resolved, outcomes).await?;
+        // The guards go along: the thread ends its work also when this future is dropped.
+        self.commit(*digest, resolved, outcomes, (alone, pins)).await?;
         report.elapsed = started.elapsed();
         let image = self.image(digest).ok_or(PullImageError::Interrupted)?;
         Ok((image, report))
@@ -278,12 +278,17 @@ impl ImageStore {
         digest: Digest,
         resolved: Resolved,
         outcomes: Vec<LayerOutcome>,
+        guards: impl Send + 'static,
     ) -> Result<(), PullImageError> {
         let store = Arc::clone(&self.inner);
         let reports = outcomes.into_iter().map(|done| (done.diff_id, done.report)).collect();
-        blocking(move || commit(&store, digest, resolved, &reports))
-            .await?
-            .map_err(|source| PullImageError::Store { digest, source })
+        blocking(move || {
+            let result = commit(&store, digest, resolved, &reports);
+            drop(guards);
+            result
+        })
+        .await?
+        .map_err(|source| PullImageError::Store { digest, source })
     }
 }
 

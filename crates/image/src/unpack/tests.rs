@@ -283,6 +283,7 @@ fn whiteouts_act_on_lower_layers_whatever_their_order() {
         .file("opaque/before", b"")
         .file("opaque/.wh..wh..opq", b"")
         .file("opaque/after", b"")
+        .file("opaque/deep/er/.wh.needless", b"")
         .file(".wh..wh.plnk", b"")
         .file(".wh..wh.plnk/12.34", b"")
         .symlink(".wh.odd-kind", "x");
@@ -301,7 +302,8 @@ fn whiteouts_act_on_lower_layers_whatever_their_order() {
     assert_eq!(node(&place, "opaque/after").kind, '-');
     assert!(!is_opaque(&node(&place, "d")));
     assert!(names(&place).iter().all(|name| !name.contains(".wh.")));
-    assert_eq!(report.whiteouts, 9);
+    assert_eq!(std::fs::read_dir(place.layer().join("opaque/deep/er")).unwrap().count(), 0);
+    assert_eq!(report.whiteouts, 10);
     assert!(!report.hides_all);
     assert!(unpacked(Archive::default().file(".wh..wh..opq", b"")).1.hides_all);
     for name in [".wh.", ".wh..", ".wh...", "a/.wh.b/c"] {

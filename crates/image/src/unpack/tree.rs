@@ -64,6 +64,8 @@ struct Note {
     depth: u32,
     mtime: (i64, u32),
     origin: Origin,
+    /// Whether it hides what lower layers have in it.
+    is_opaque: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -187,8 +189,11 @@ impl Tree {
         self.whited_out.insert(key);
         match stat(&parent.fd, name) {
             Ok(there) if FileType::from_raw_mode(there.st_mode) == FileType::Directory => {
-                let directory = open_child(&parent.fd, name).map_err(failed("opening", name))?;
-                set_opaque(&directory).map_err(failed("making opaque", name))
+                let directory = Directory {
+                    fd: open_child(&parent.fd, name).map_err(failed("opening", name))?,
+                    inode: there.st_ino,
+                };
+                self.make_opaque(&directory, name)
             }
             Ok(_) => Ok(()),
             Err(Errno::NOENT) => rustix::fs::mknodat(
@@ -206,44 +211,56 @@ impl Tree {
     /// Hides everything that lower layers have in a directory.
     pub fn opaque(&mut self, path: &[u8]) -> Result<(), UnpackError> {
         let directory = self.ensure_directory(path)?;
-        set_opaque(&directory.fd).map_err(failed("making opaque", path))
+        self.make_opaque(&directory, path)
+    }
+
+    fn make_opaque(&mut self, directory: &Directory, path: &[u8]) -> Result<(), UnpackError> {
+        self.note_mut(directory.inode).is_opaque = true;
+        rustix::fs::fsetxattr(&directory.fd, OPAQUE_XATTR, b"y", XattrFlags::empty())
+            .map_err(failed("making opaque", path))
     }
 
     /// Sets the times of directories, which every change inside them moved, and gives the paths of
     /// those that no entry describes.
+    ///
+    /// Below an opaque directory nothing is left to hide, and overlayfs, which merges nothing there,
+    /// would list whiteouts as names that cannot be opened: they go.
     pub fn finish(self) -> Result<Vec<Vec<u8>>, UnpackError> {
-        let mut implicit = Vec::new();
-        let mut path = Vec::new();
-        self.finish_directory(&self.root.fd, self.root.inode, &mut path, &mut implicit)?;
-        Ok(implicit)
+        let mut implicit = Implicit::default();
+        self.finish_directory(&self.root, &mut Vec::new(), Below::Layers, &mut implicit)?;
+        Ok(implicit.paths)
     }
 
     fn finish_directory(
         &self,
-        fd: &OwnedFd,
-        inode: u64,
+        directory: &Directory,
         path: &mut Vec<u8>,
-        implicit: &mut Vec<Vec<u8>>,
+        below: Below,
+        implicit: &mut Implicit,
     ) -> Result<(), UnpackError> {
+        let note = &self.notes[&directory.inode];
+        let below = if note.is_opaque { Below::Nothing } else { below };
         let here = path.len();
-        for name in child_directories(fd).map_err(failed("listing", path))? {
+        for (kind, name) in children(&directory.fd).map_err(failed("listing", path))? {
             path.extend(b"/".iter().skip(usize::from(here == 0)).chain(&name));
-            let child = open_child(fd, &name).map_err(failed("opening", path))?;
-            let inode = rustix::fs::fstat(&child).map_err(failed("looking at", path))?.st_ino;
-            self.finish_directory(&child, inode, path, implicit)?;
+            match (kind, below) {
+                (FileType::Directory, _) => {
+                    let fd = open_child(&directory.fd, &name).map_err(failed("opening", path))?;
+                    let inode = rustix::fs::fstat(&fd).map_err(failed("looking at", path))?.st_ino;
+                    self.finish_directory(&Directory { fd, inode }, path, below, implicit)?;
+                }
+                (FileType::CharacterDevice, Below::Nothing) => {
+                    rustix::fs::unlinkat(&directory.fd, &*name, AtFlags::empty())
+                        .map_err(failed("removing the whiteout", path))?;
+                }
+                _ => {}
+            }
             path.truncate(here);
         }
-        let note = &self.notes[&inode];
         if note.origin == Origin::Implicit {
-            implicit.push(path.clone());
-            let n_bytes: usize = implicit.iter().map(Vec::len).sum();
-            LimitExceeded::check(
-                "bytes of paths of directories without entries",
-                n_bytes as u64,
-                IMPLICIT_PATH_BYTES,
-            )?;
+            implicit.add(path)?;
         }
-        rustix::fs::futimens(fd, &timestamps(note.mtime))
+        rustix::fs::futimens(&directory.fd, &timestamps(note.mtime))
             .map_err(failed("setting the time of", path))
     }
 
@@ -329,7 +346,7 @@ impl Tree {
         if is_new {
             self.adopt(&directory, depth, path)?;
             if self.whited_out.contains(&self.whiteout_key(parent, name)) {
-                set_opaque(&directory.fd).map_err(failed("making opaque", path))?;
+                self.make_opaque(&directory, path)?;
             }
         }
         Ok(directory)
@@ -355,7 +372,13 @@ impl Tree {
         let root = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
         rustix::fs::fchown(&directory.fd, Some(root.0), Some(root.1))
             .map_err(failed("setting the owner of", path))?;
-        let note = Note { serial: self.n_made, depth, mtime: (0, 0), origin: Origin::Implicit };
+        let note = Note {
+            serial: self.n_made,
+            depth,
+            mtime: (0, 0),
+            origin: Origin::Implicit,
+            is_opaque: false,
+        };
         self.notes.insert(directory.inode, note);
         Ok(())
     }
@@ -397,6 +420,31 @@ impl Tree {
 
     fn note_mut(&mut self, inode: u64) -> &mut Note {
         self.notes.get_mut(&inode).expect("every directory of the tree was noted when it was made")
+    }
+}
+
+/// What can be seen through a directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Below {
+    Layers,
+    /// It, or a directory above it, is opaque.
+    Nothing,
+}
+
+/// Paths of directories that no entry describes.
+#[derive(Default)]
+struct Implicit {
+    paths: Vec<Vec<u8>>,
+    n_bytes: u64,
+}
+
+impl Implicit {
+    fn add(&mut self, path: &[u8]) -> Result<(), LimitExceeded> {
+        self.n_bytes += path.len() as u64;
+        let what = "bytes of paths of directories without entries";
+        LimitExceeded::check(what, self.n_bytes, IMPLICIT_PATH_BYTES)?;
+        self.paths.push(path.to_vec());
+        Ok(())
     }
 }
 
@@ -466,10 +514,6 @@ fn open_child(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
-fn set_opaque(directory: &OwnedFd) -> Result<(), Errno> {
-    rustix::fs::fsetxattr(directory, OPAQUE_XATTR, b"y", XattrFlags::empty())
-}
-
 /// Removes the xattrs that an earlier entry of the same directory set.
 fn clear_xattrs(directory: &OwnedFd) -> Result<(), Errno> {
     let mut names = vec![0; rustix::fs::flistxattr_query(directory)?];
@@ -482,23 +526,22 @@ fn clear_xattrs(directory: &OwnedFd) -> Result<(), Errno> {
     Ok(())
 }
 
-fn child_directories(directory: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
-    let mut names = Vec::new();
+/// Directories and whiteouts in a directory.
+fn children(directory: &OwnedFd) -> Result<Vec<(FileType, Vec<u8>)>, Errno> {
+    let mut children = Vec::new();
     for entry in rustix::fs::Dir::read_from(directory)? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
-        let is_directory = match entry.file_type() {
-            FileType::Directory => true,
-            FileType::Unknown => {
-                FileType::from_raw_mode(stat(directory, name)?.st_mode) == FileType::Directory
-            }
-            _ => false,
+        let kind = match entry.file_type() {
+            FileType::Unknown => FileType::from_raw_mode(stat(directory, name)?.st_mode),
+            kind => kind,
         };
-        if is_directory && name != b"." && name != b".." {
-            names.push(name.to_vec());
+        let matters = matches!(kind, FileType::Directory | FileType::CharacterDevice);
+        if matters && name != b"." && name != b".." {
+            children.push((kind, name.to_vec()));
         }
     }
-    Ok(names)
+    Ok(children)
 }
 
 /// Removes a directory with all that is in it. Its depth is bounded, and so the open descriptors.
