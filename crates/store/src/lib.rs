@@ -23,12 +23,19 @@ mod watch;
 
 pub use embedded::{OpenStoreError, RedbOptions, RedbStore};
 pub use error::StoreError;
-pub use key::{Key, MAX_KEY_BYTES, Prefix};
+pub use key::MAX_KEY_BYTES;
 pub use key_value::{Event, KeyValue, LeaseId, Revision};
 pub use record::{Record, RecordError};
-pub use store::{Backend, Listing, Page, Store};
+pub use store::{Listing, Page, Store};
 pub use transaction::{
-    CheckedTransaction, Compare, MAX_OPERATIONS, MAX_REQUEST_BYTES, Op, OpResponse, Relation,
-    Target, Transaction, TransactionResult,
+    Compare, MAX_OPERATIONS, MAX_REQUEST_BYTES, Op, OpResponse, Relation, Target, Transaction,
+    TransactionResult,
 };
 pub use watch::{Watch, WatchBatch};
+
+/// What another implementation of a store provides and is given. Users of a store need none of it.
+pub mod backend {
+    pub use crate::key::{Key, Prefix};
+    pub use crate::store::Backend;
+    pub use crate::transaction::CheckedTransaction;
+}

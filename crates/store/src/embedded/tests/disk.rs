@@ -2,8 +2,11 @@
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use redb::StorageBackend;
+
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The disk; clones are the same disk.
 #[derive(Debug, Clone, Default)]
@@ -57,8 +60,11 @@ impl Disk {
     /// Waits until a sync is being held up.
     pub fn until_a_sync_waits(&self) {
         let state = self.state();
-        let waiting = self.0.changed.wait_while(state, |state| state.n_waiting == 0);
-        drop(waiting.expect("no test panics while it holds the disk"));
+        let waits = |state: &mut State| state.n_waiting == 0;
+        let (_state, timeout) = (self.0.changed)
+            .wait_timeout_while(state, DEADLINE, waits)
+            .expect("no test panics while it holds the disk");
+        assert!(!timeout.timed_out(), "no sync came");
     }
 
     /// Whether every write and sync fails from now on.
