@@ -15,10 +15,19 @@ pub fn run_all(stages: &mut Stages) -> Result<()> {
         let what = ["clippy", "--workspace", "--all-targets", "--locked"];
         run(cargo(what).args(["--", "--deny", "warnings"]))
     })?;
-    if succeeds(&mut cargo(["deny", "--version"])) {
-        stages.run("dependencies", 60, || run(&mut cargo(["deny", "check"])))
-    } else {
-        eprintln!("skipped: dependencies: cargo-deny is not installed (cargo install cargo-deny)");
-        Ok(())
+    stages.run("dependencies", 60, dependencies)
+}
+
+/// Licences, duplicates and sources; and known holes, when their list can be fetched.
+fn dependencies() -> Result<()> {
+    if !succeeds(&mut cargo(["deny", "--version"])) {
+        eprintln!("skipped: cargo-deny is not installed (cargo install cargo-deny --locked)");
+        return Ok(());
     }
+    run(&mut cargo(["deny", "check", "bans", "licenses", "sources"]))?;
+    if !succeeds(&mut cargo(["deny", "fetch", "db"])) {
+        eprintln!("skipped: the list of known holes cannot be fetched from here");
+        return Ok(());
+    }
+    run(&mut cargo(["deny", "check", "advisories"]))
 }
