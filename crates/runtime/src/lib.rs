@@ -1,1 +1,48 @@
-//! To be written.
+//! Containers: one shim process per container, made by a runtime behind one trait.
+//!
+//! Two halves meet here and share nothing in memory. The node agent holds [`Shims`]: it starts
+//! shims, adopts those that an earlier agent left, and asks them things over sockets. The binary's
+//! `shim` and `shim-exec` commands are [`shim_main`] and [`exec_main`], which run with one thread and
+//! make containers by libcontainer; nothing in the agent ever forks without exec.
+//!
+//! Protections are not optional: limits, device rules, capabilities, no-new-privileges and the
+//! system call filter are put in place and read back, and a start at which one fails is refused.
+//!
+//! The crate does not know images, networks or health: it takes a mounted root file system and a
+//! network namespace. Test as root: `cargo nextest run -p longshore-runtime`.
+
+#![deny(missing_docs)]
+
+mod cgroup;
+mod devices;
+mod driver;
+mod exec;
+mod failure;
+mod files;
+pub mod logs;
+mod oci;
+mod process;
+mod protocol;
+mod record;
+mod rooted;
+mod seccomp;
+mod shim;
+mod shims;
+mod signal;
+mod spec;
+mod user;
+
+pub use cgroup::{CgroupKind, CgroupProblem, Usage};
+pub use exec::exec_main;
+pub use files::FileProblem;
+pub use oci::{CAPABILITIES, Capability, MASKED_PATHS, READONLY_PATHS};
+pub use protocol::Timing;
+pub use record::ExitRecord;
+pub use shim::shim_main;
+pub use shims::{
+    AdoptError, Adopted, AdoptedState, AskShimError, ExecError, ExecEvent, ExecRequest, ExecStream,
+    RemoveError, Running, RuntimeProblem, SettleError, Shims, ShimsConfig, StartContainerError,
+};
+pub use signal::{SignalNumber, SignalProblem};
+pub use spec::{ContainerSpec, LogPolicy, ReadOnlyFile, RuntimeKind};
+pub use user::{ResolveUserError, ResolvedUser, resolve_user};

@@ -1,0 +1,89 @@
+//! The one interface behind which an OCI runtime makes and enters containers.
+//!
+//! A driver lives inside a shim or an exec process, never in the agent: the embedded one forks
+//! without exec, which only a process with a single thread may do. `create` leaves the container's
+//! first process waiting, so that the shim can close the devices before `start` lets it run. Limits,
+//! logs, exit status and the end of the processes are the shim's business, the same for every
+//! runtime; so there is no `kill` beside `signal`: what a cgroup holds is ended through the cgroup.
+
+mod embedded;
+mod workload;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Pid;
+use serde_json::Value;
+
+use crate::SignalNumber;
+use crate::spec::{ContainerSpec, RuntimeKind};
+use crate::user::ResolvedUser;
+
+/// Why a container could not be made or entered.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverProblem {
+    /// The runtime's own files could not be written.
+    #[error("preparing {}", path.display())]
+    Prepare {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The system call filter could not be compiled.
+    #[error("compiling the system call filter")]
+    Filter(#[source] seccompiler::BackendError),
+    /// A pipe or descriptor could not be made.
+    #[error("making a pipe")]
+    Pipe(#[source] std::io::Error),
+    /// The runtime refused.
+    #[error("{doing} failed")]
+    Runtime {
+        /// What was being done.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The container was made, but its program or a protection could not be put in place.
+    #[error("{0}")]
+    Workload(String),
+}
+
+/// The output of a process inside a container. Its input is `/dev/null`.
+pub(crate) struct Output {
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// A process to be started in a container.
+pub(crate) struct ProcessPlan<'a> {
+    pub user: &'a ResolvedUser,
+    /// The OCI `process` object for an exec, the whole configuration for a start.
+    pub document: &'a Value,
+    pub output: Output,
+    /// Descriptors that the process must not hold even before it runs its program.
+    pub withheld: Vec<i32>,
+}
+
+/// A runtime bound to one container.
+pub(crate) trait Driver {
+    /// Makes the container and its first process, which waits.
+    fn create(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem>;
+    /// Lets the first process run its program; returns when it does or could not.
+    fn start(&mut self) -> Result<(), DriverProblem>;
+    /// Runs another process in the container as a child of this one.
+    fn exec(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem>;
+    /// Sends a signal to the first process.
+    fn signal(&self, pidfd: &OwnedFd, signal: SignalNumber) -> std::io::Result<()>;
+    /// Forgets the container, whose processes have ended.
+    fn delete(&mut self) -> Result<(), DriverProblem>;
+}
+
+/// The driver that a spec asks for. `dir` is the instance's run directory.
+pub(crate) fn driver(spec: &ContainerSpec, dir: &Path) -> Box<dyn Driver> {
+    match spec.runtime {
+        RuntimeKind::Embedded => Box::new(embedded::Embedded::new(&spec.id, dir)),
+    }
+}

@@ -1,0 +1,154 @@
+//! The embedded runtime: youki's libcontainer in this process.
+//!
+//! What libcontainer 0.7 leaves to its caller, and where it is done: the system call filter, the
+//! check that no-new-privileges and the capabilities are in force (it swallows an error of the
+//! first), signal dispositions and the error of a failed exec ([`super::workload`]); supplementary
+//! groups of the caller, which it keeps when the list is empty (the list never is); limits and
+//! device rules (the shim, through the cgroup).
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use libcontainer::container::Container;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::error::LibcontainerError;
+use libcontainer::syscall::syscall::SyscallType;
+use longshore_types::InstanceId;
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::PipeFlags;
+use rustix::process::Pid;
+
+use super::workload::Workload;
+use super::{Driver, DriverProblem, Output, ProcessPlan};
+use crate::SignalNumber;
+use crate::failure::chain;
+use crate::files;
+
+pub(super) struct Embedded {
+    id: String,
+    bundle: PathBuf,
+    state: PathBuf,
+    created: Option<(Container, OwnedFd)>,
+}
+
+fn runtime(doing: &'static str) -> impl FnOnce(LibcontainerError) -> DriverProblem {
+    // Its errors print some of their sources and not others, so they become text here.
+    move |error| DriverProblem::Runtime { doing, source: chain(&error).into() }
+}
+
+impl Embedded {
+    pub fn new(id: &InstanceId, dir: &Path) -> Self {
+        let (bundle, state) = (dir.join("bundle"), dir.join("runtime"));
+        Self { id: id.to_string(), bundle, state, created: None }
+    }
+
+    fn write(&self, path: &Path, document: &serde_json::Value) -> Result<(), DriverProblem> {
+        let prepare = |source| DriverProblem::Prepare { path: path.to_owned(), source };
+        fs::create_dir_all(&self.bundle).map_err(prepare)?;
+        fs::create_dir_all(&self.state).map_err(prepare)?;
+        fs::write(path, document.to_string()).map_err(prepare)
+    }
+
+    fn builder(
+        &self,
+        output: Output,
+        workload: Workload,
+    ) -> Result<ContainerBuilder, DriverProblem> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let null = rustix::fs::open("/dev/null", flags, Mode::empty())
+            .map_err(|errno| DriverProblem::Pipe(errno.into()))?;
+        let builder = ContainerBuilder::new(self.id.clone(), SyscallType::Linux)
+            .with_root_path(&self.state)
+            .map_err(runtime("opening the runtime's state"))?;
+        Ok(builder
+            .with_executor(workload)
+            .with_stdin(null)
+            .with_stdout(output.stdout)
+            .with_stderr(output.stderr))
+    }
+
+    /// The workload of a plan, and the pipe by which it reports.
+    fn workload(plan: &ProcessPlan<'_>) -> Result<(Workload, OwnedFd, OwnedFd), DriverProblem> {
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|errno| DriverProblem::Pipe(errno.into()))?;
+        let workload = Workload::new(plan.user, writer.as_raw_fd(), &plan.withheld)?;
+        Ok((workload, reader, writer))
+    }
+}
+
+/// Waits until the process runs its program, which closes the pipe, or says why it cannot.
+fn wait_for_report(reader: OwnedFd) -> Result<(), DriverProblem> {
+    let mut report = String::new();
+    fs::File::from(reader).read_to_string(&mut report).map_err(DriverProblem::Pipe)?;
+    if report.is_empty() { Ok(()) } else { Err(DriverProblem::Workload(report)) }
+}
+
+impl Driver for Embedded {
+    fn create(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem> {
+        self.write(&self.bundle.join("config.json"), plan.document)?;
+        let (workload, reader, writer) = Self::workload(&plan)?;
+        let container = self
+            .builder(plan.output, workload)?
+            .as_init(&self.bundle)
+            .with_systemd(false)
+            .with_detach(true)
+            .build()
+            .map_err(runtime("making the container"))?;
+        drop(writer);
+        let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
+        self.created = Some((container, reader));
+        pid.ok_or_else(|| DriverProblem::Workload("the runtime reported no process".to_owned()))
+    }
+
+    fn start(&mut self) -> Result<(), DriverProblem> {
+        let (mut container, reader) = self.created.take().ok_or_else(|| {
+            DriverProblem::Workload("the container was started before it was made".to_owned())
+        })?;
+        container.start().map_err(runtime("starting the container"))?;
+        wait_for_report(reader)
+    }
+
+    fn exec(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem> {
+        let path = self.bundle.join(format!("exec-{}.json", std::process::id()));
+        self.write(&path, plan.document)?;
+        let (workload, reader, writer) = Self::workload(&plan)?;
+        let pid = self
+            .builder(plan.output, workload)?
+            .as_tenant()
+            .with_process(Some(&path))
+            .with_detach(true)
+            .build();
+        drop(writer);
+        // It has been read; a leftover would go with the run directory.
+        let _ = fs::remove_file(&path);
+        let pid = pid.map_err(|error| match wait_for_report_now(&reader) {
+            Some(report) => DriverProblem::Workload(report),
+            None => runtime("entering the container")(error),
+        })?;
+        wait_for_report(reader)?;
+        Pid::from_raw(pid.as_raw())
+            .ok_or_else(|| DriverProblem::Workload("the runtime reported no process".to_owned()))
+    }
+
+    fn signal(&self, pidfd: &OwnedFd, signal: SignalNumber) -> io::Result<()> {
+        crate::process::send_signal(pidfd, signal)
+    }
+
+    fn delete(&mut self) -> Result<(), DriverProblem> {
+        self.created = None;
+        for path in [&self.state, &self.bundle] {
+            files::remove_if_present(path)
+                .map_err(|source| DriverProblem::Prepare { path: path.clone(), source })?;
+        }
+        Ok(())
+    }
+}
+
+/// What the process reported before it gave up. The runtime has waited for its end already.
+fn wait_for_report_now(reader: &OwnedFd) -> Option<String> {
+    let mut buffer = [0; 4096];
+    let length = rustix::io::read(reader, &mut buffer).ok()?;
+    (length > 0).then(|| String::from_utf8_lossy(&buffer[..length]).into_owned())
+}

@@ -1,0 +1,268 @@
+//! The OCI runtime configuration of a container, with docker's defaults and fewer rights.
+//!
+//! It is built as the JSON document that every OCI runtime reads, so that a driver for another
+//! runtime takes it as it is. What differs from docker: no CAP_MKNOD and no CAP_NET_RAW, no new
+//! privileges always, no core dumps, no swap, no cgroup file system. Not in it: limits and device
+//! rules, which the shim writes to the cgroup itself, and the system call filter, which is installed
+//! by our own code just before the program runs.
+//!
+//! A user namespace, when instances get one, is one more entry of `namespaces` with its id mappings;
+//! nothing else here depends on its absence.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::spec::ContainerSpec;
+use crate::user::ResolvedUser;
+
+/// A capability: its number in the kernel and its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capability {
+    /// The bit.
+    pub number: u8,
+    /// The name, as in `CAP_CHOWN`.
+    pub name: &'static str,
+}
+
+const fn capability(number: u8, name: &'static str) -> Capability {
+    Capability { number, name }
+}
+
+/// The capabilities of a container's root, and the most that any of its processes can ever have:
+/// what the official nginx, redis and postgres images need to change users, own files and listen.
+/// Not among them, though docker grants them: CAP_MKNOD (device nodes) and CAP_NET_RAW (forged
+/// packets; `ping` works without it through ICMP sockets). A process that does not run as root has
+/// none.
+pub const CAPABILITIES: [Capability; 12] = [
+    capability(0, "CAP_CHOWN"),
+    capability(1, "CAP_DAC_OVERRIDE"),
+    capability(3, "CAP_FOWNER"),
+    capability(4, "CAP_FSETID"),
+    capability(5, "CAP_KILL"),
+    capability(6, "CAP_SETGID"),
+    capability(7, "CAP_SETUID"),
+    capability(8, "CAP_SETPCAP"),
+    capability(10, "CAP_NET_BIND_SERVICE"),
+    capability(18, "CAP_SYS_CHROOT"),
+    capability(29, "CAP_AUDIT_WRITE"),
+    capability(31, "CAP_SETFCAP"),
+];
+
+/// The bits of [`CAPABILITIES`].
+pub(crate) fn capability_bits() -> u64 {
+    CAPABILITIES.iter().fold(0, |bits, capability| bits | 1 << capability.number)
+}
+
+/// The bits that a process of this user has in force.
+pub(crate) fn effective_bits(user: &ResolvedUser) -> u64 {
+    if user.uid == 0 { capability_bits() } else { 0 }
+}
+
+/// Paths that no container can read.
+pub const MASKED_PATHS: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// Paths that no container can write to.
+pub const READONLY_PATHS: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The `PATH` of a container whose image sets none.
+pub(crate) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Open files: what a server needs without an image having to ask, and the kernel's usual ceiling.
+const OPEN_FILES: (u64, u64) = (65_536, 524_288);
+
+/// What this process may hand on. Raising a hard limit or lowering the score needs CAP_SYS_RESOURCE,
+/// which an agent that runs in a container itself often lacks; then its own bounds apply.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    open_files: u64,
+    oom_score: i32,
+}
+
+impl Bounds {
+    /// The bounds of this process.
+    pub fn own() -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let score = std::fs::read_to_string("/proc/self/oom_score_adj").ok();
+        Self {
+            open_files: limit.maximum.unwrap_or(u64::MAX),
+            oom_score: score.and_then(|text| text.trim().parse().ok()).unwrap_or(0),
+        }
+    }
+}
+
+/// The environment with what every process gets when the image does not say.
+fn environment(env: &BTreeMap<String, String>, user: &ResolvedUser) -> Vec<String> {
+    let mut all: Vec<String> = env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    for (key, value) in [("PATH", DEFAULT_PATH), ("HOME", user.home.as_str())] {
+        if !env.contains_key(key) {
+            all.push(format!("{key}={value}"));
+        }
+    }
+    all
+}
+
+/// The `process` object: also what an `exec` is described by.
+pub(crate) fn process(
+    args: &[String],
+    env: &BTreeMap<String, String>,
+    cwd: &str,
+    user: &ResolvedUser,
+    bounds: Bounds,
+) -> Value {
+    let (soft, hard) = (OPEN_FILES.0.min(bounds.open_files), OPEN_FILES.1.min(bounds.open_files));
+    let granted: Vec<&str> = CAPABILITIES.iter().map(|capability| capability.name).collect();
+    let in_force: &[&str] = if user.uid == 0 { &granted } else { &[] };
+    json!({
+        "terminal": false,
+        "user": {
+            "uid": user.uid,
+            "gid": user.gid,
+            "additionalGids": user.additional_gids,
+            "umask": 0o022,
+        },
+        "args": args,
+        "env": environment(env, user),
+        "cwd": cwd,
+        "capabilities": {
+            "bounding": granted,
+            "effective": in_force,
+            "permitted": in_force,
+            "inheritable": [],
+            "ambient": [],
+        },
+        "rlimits": [
+            {"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard},
+            {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+        ],
+        "noNewPrivileges": true,
+        "oomScoreAdj": bounds.oom_score.max(0),
+    })
+}
+
+fn mounts(spec: &ContainerSpec) -> Vec<Value> {
+    let mount = |destination: &str, kind: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": kind, "options": options});
+    let mut mounts = vec![
+        mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+    ];
+    mounts.extend(spec.files.iter().map(|file| {
+        json!({
+            "destination": file.destination,
+            "type": "bind",
+            "source": file.source,
+            "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
+        })
+    }));
+    mounts
+}
+
+fn namespaces(netns: Option<&Path>) -> Vec<Value> {
+    let mut namespaces: Vec<Value> =
+        ["pid", "ipc", "uts", "mount", "cgroup"].map(|kind| json!({"type": kind})).into();
+    namespaces.push(match netns {
+        Some(path) => json!({"type": "network", "path": path}),
+        None => json!({"type": "network"}),
+    });
+    namespaces
+}
+
+/// The whole `config.json`.
+pub(crate) fn config(spec: &ContainerSpec, cgroups_path: &str, bounds: Bounds) -> Value {
+    json!({
+        "ociVersion": "1.1.0",
+        "process": process(&spec.args, &spec.env, &spec.cwd, &spec.user, bounds),
+        "root": {"path": spec.rootfs, "readonly": false},
+        "hostname": spec.hostname,
+        "mounts": mounts(spec),
+        "linux": {
+            "namespaces": namespaces(spec.netns.as_deref()),
+            "cgroupsPath": cgroups_path,
+            "maskedPaths": MASKED_PATHS,
+            "readonlyPaths": READONLY_PATHS,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_types::{ByteCount, Resources};
+
+    use super::*;
+    use crate::spec::{LogPolicy, ReadOnlyFile, RuntimeKind};
+    use crate::{SignalNumber, user::ResolvedUser};
+
+    fn spec(user: ResolvedUser) -> ContainerSpec {
+        ContainerSpec {
+            id: "web-01234567".parse().unwrap(),
+            rootfs: "/r".into(),
+            args: vec!["sh".to_owned()],
+            env: BTreeMap::from([("A".to_owned(), "1".to_owned())]),
+            cwd: "/srv".to_owned(),
+            user,
+            hostname: "web".to_owned(),
+            netns: Some("/run/netns/x".into()),
+            limits: Resources::default(),
+            files: vec![ReadOnlyFile { source: "/h".into(), destination: "/etc/hosts".to_owned() }],
+            stop_signal: SignalNumber::TERM,
+            log: LogPolicy { path: "/l".into(), max_size: ByteCount::mib(1), files: 2 },
+            runtime: RuntimeKind::Embedded,
+        }
+    }
+
+    #[test]
+    fn is_a_valid_runtime_configuration() {
+        let config = config(&spec(ResolvedUser::root()), "/longshore/web/payload", Bounds::own());
+        let parsed: oci_spec::runtime::Spec = serde_json::from_value(config).unwrap();
+        let process = parsed.process().as_ref().unwrap();
+        assert_eq!(process.no_new_privileges(), Some(true));
+        let env = process.env().as_ref().unwrap();
+        assert!(env.contains(&"HOME=/root".to_owned()) && env.contains(&"A=1".to_owned()));
+        assert_eq!(parsed.mounts().as_ref().unwrap().len(), 7);
+        let granted = process.capabilities().as_ref().unwrap().effective().as_ref().unwrap();
+        assert_eq!(granted.len(), CAPABILITIES.len());
+    }
+
+    #[test]
+    fn other_users_have_no_capabilities() {
+        let user = ResolvedUser { uid: 7, gid: 7, additional_gids: vec![7], home: "/".to_owned() };
+        let config = config(&spec(user), "/x", Bounds::own());
+        let capabilities = &config["process"]["capabilities"];
+        for set in ["effective", "permitted", "inheritable", "ambient"] {
+            assert_eq!(capabilities[set], json!([]), "{set}");
+        }
+        assert_eq!(capabilities["bounding"].as_array().unwrap().len(), 12);
+    }
+
+    #[test]
+    fn the_dangerous_capabilities_are_not_granted() {
+        for name in ["CAP_MKNOD", "CAP_NET_RAW", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE"] {
+            assert!(CAPABILITIES.iter().all(|capability| capability.name != name), "{name}");
+        }
+        assert_eq!(capability_bits(), 0xa004_05fb);
+    }
+}

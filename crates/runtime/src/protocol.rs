@@ -1,0 +1,124 @@
+//! What agent, shim and exec process say to each other: JSON lines with a version.
+//!
+//! A shim outlives the agent that started it and may meet a newer one, so both sides ignore fields
+//! that they do not know, and a shim answers a version or request that it does not know with
+//! [`Reply::Refused`] instead of going away. Two kinds of connection speak it: the descriptor 0 that
+//! a fresh shim or exec process inherits (one [`Start`] line per stage), and the shim's socket.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use longshore_types::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::SignalNumber;
+use crate::record::ExitRecord;
+use crate::user::ResolvedUser;
+
+/// The version of every message here.
+pub(crate) const VERSION: u32 = 1;
+/// The name of the shim's socket in the instance's run directory.
+pub(crate) const SOCKET: &str = "shim.sock";
+/// The name of the file that the shim holds locked while it lives.
+pub(crate) const LOCK: &str = "lock";
+/// The longest line that either side takes.
+pub(crate) const MAX_LINE: usize = 1 << 20;
+
+/// A message with its version.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Versioned<T> {
+    pub v: u32,
+    #[serde(flatten)]
+    pub message: T,
+}
+
+/// One message as the line that is sent.
+pub(crate) fn line<T: Serialize>(message: T) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(&Versioned { v: VERSION, message })
+        .expect("messages have string keys only");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// What the agent asks a running shim.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub(crate) enum Request {
+    /// How is it?
+    State,
+    /// Send the first process a signal.
+    Signal { signal: SignalNumber },
+    /// Send the stop signal, and after the grace end everything.
+    Stop { grace_ms: u64 },
+    /// End everything now.
+    Kill,
+    /// Answer when it has ended.
+    Wait,
+}
+
+/// What the shim answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub(crate) enum Reply {
+    State { pid: i32, started_at: Timestamp, stopping: bool },
+    Done,
+    Exited { record: ExitRecord },
+    Refused { why: String },
+}
+
+/// How a start went, told on the descriptor that the process inherited.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "start", rename_all = "snake_case")]
+pub(crate) enum Start {
+    Running {
+        pid: i32,
+        started_at: Timestamp,
+        timings: Vec<Timing>,
+    },
+    Failed {
+        why: String,
+    },
+    /// Only of an exec: the process ended.
+    Ended {
+        code: i32,
+    },
+}
+
+/// How long one stage of a start took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// The stage.
+    pub stage: String,
+    /// Microseconds.
+    pub micros: u64,
+}
+
+/// A process to run inside a running container, as the exec process is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ExecOrder {
+    pub args: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub cwd: String,
+    pub user: ResolvedUser,
+}
+
+/// A socket's path by way of the directory's descriptor: the kernel takes 107 bytes at most, and
+/// data directories may lie deep.
+pub(crate) fn short_socket_path(dir: &impl std::os::fd::AsRawFd, name: &str) -> std::path::PathBuf {
+    Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_stable() {
+        let text = String::from_utf8(line(Request::Stop { grace_ms: 5 })).unwrap();
+        assert_eq!(text, "{\"v\":1,\"op\":\"stop\",\"grace_ms\":5}\n");
+        let newer = r#"{"v":1,"op":"wait","colour":"blue"}"#;
+        let parsed: Versioned<Request> = serde_json::from_str(newer).unwrap();
+        assert!(matches!(parsed.message, Request::Wait));
+        assert!(serde_json::from_str::<Versioned<Request>>(r#"{"v":1,"op":"fly"}"#).is_err());
+    }
+}

@@ -1,0 +1,148 @@
+//! The system calls that a container may make: docker's default profile, as a list of our own.
+//!
+//! libcontainer without its `libseccomp` feature runs containers unfiltered, so the filter is
+//! compiled here, before the container is made, and installed just before its program runs. What is
+//! not listed fails with EPERM. Two kinds fail with ENOSYS instead, so that C libraries fall back:
+//! `clone3`, whose flags lie in memory that a filter cannot read, and calls newer than this list.
+//! Calls of another ABI (32-bit x86) end the process.
+
+mod allowed;
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op,
+    SeccompCondition, SeccompFilter, SeccompRule, TargetArch, sock_filter,
+};
+
+#[cfg(target_arch = "x86_64")]
+const ARCH: (TargetArch, u32) = (TargetArch::x86_64, 0xc000_003e);
+#[cfg(target_arch = "aarch64")]
+const ARCH: (TargetArch, u32) = (TargetArch::aarch64, 0xc000_00b7);
+
+/// All `CLONE_NEW*` flags that `clone` takes.
+const NAMESPACE_FLAGS: u64 = 0x7e02_0000;
+/// The domains of `personality` that docker allows: Linux and Linux32, with and without the old
+/// `uname`, and the query.
+const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x20000, 0x20008, 0xffff_ffff];
+/// Sockets to the hypervisor are no part of a container's network.
+const AF_VSOCK: u64 = 40;
+
+fn rule(argument: u8, op: Op, value: u64) -> Result<SeccompRule, BackendError> {
+    SeccompRule::new(vec![SeccompCondition::new(argument, Len::Dword, op, value)?])
+}
+
+/// Compiles the filter for the machine that this program was built for.
+pub(crate) fn compile() -> Result<BpfProgram, BackendError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        allowed::ALLOWED.iter().map(|number| (*number, Vec::new())).collect();
+    rules.insert(libc::SYS_clone, vec![rule(0, Op::MaskedEq(NAMESPACE_FLAGS), 0)?]);
+    rules.insert(libc::SYS_socket, vec![rule(0, Op::Ne, AF_VSOCK)?]);
+    let personalities = PERSONALITIES.iter().map(|domain| rule(0, Op::Eq, *domain));
+    rules.insert(libc::SYS_personality, personalities.collect::<Result<_, _>>()?);
+    let newest = rules.keys().next_back().copied().unwrap_or(0).max(libc::SYS_clone3);
+    let refused = SeccompAction::Errno(libc::EPERM as u32);
+    let main: BpfProgram =
+        SeccompFilter::new(rules, refused, SeccompAction::Allow, ARCH.0)?.try_into()?;
+    let mut program = unknown_calls(u32::try_from(newest).expect("system call numbers are small"));
+    program.extend(main);
+    Ok(program)
+}
+
+/// Answers ENOSYS to `clone3` and to calls newer than `newest`, and falls through to what follows
+/// for all others, a foreign ABI included.
+fn unknown_calls(newest: u32) -> BpfProgram {
+    const LOAD: u16 = 0x20;
+    const RETURN: u16 = 0x06;
+    const JUMP_EQUAL: u16 = 0x15;
+    const JUMP_GREATER: u16 = 0x25;
+    const NUMBER_OFFSET: u32 = 0;
+    const ARCH_OFFSET: u32 = 4;
+    let enosys = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+    let clone3 = u32::try_from(libc::SYS_clone3).expect("system call numbers are small");
+    vec![
+        sock_filter { code: LOAD, jt: 0, jf: 0, k: ARCH_OFFSET },
+        sock_filter { code: JUMP_EQUAL, jt: 0, jf: 4, k: ARCH.1 },
+        sock_filter { code: LOAD, jt: 0, jf: 0, k: NUMBER_OFFSET },
+        sock_filter { code: JUMP_EQUAL, jt: 1, jf: 0, k: clone3 },
+        sock_filter { code: JUMP_GREATER, jt: 0, jf: 1, k: newest },
+        sock_filter { code: RETURN, jt: 0, jf: 0, k: enosys },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compiles_within_the_kernels_bound() {
+        let program = compile().unwrap();
+        assert!(program.len() > 300 && program.len() < 4096, "{}", program.len());
+    }
+
+    /// The filter binds the calling thread alone, so a thread of its own tries it.
+    #[test]
+    fn refusals_have_the_right_error() {
+        let program = compile().unwrap();
+        let errors = std::thread::spawn(move || {
+            seccompiler::apply_filter(&program).unwrap();
+            let call = |number: i64, argument: u64| {
+                // SAFETY: each call is refused by the filter or fails on its null arguments.
+                let result = unsafe { libc::syscall(number, argument, 0, 0, 0, 0, 0) };
+                if result < 0 { std::io::Error::last_os_error().raw_os_error() } else { None }
+            };
+            [
+                call(libc::SYS_clone3, 0),
+                call(100_000, 0),
+                call(libc::SYS_unshare, libc::CLONE_NEWUSER as u64),
+                call(libc::SYS_clone, (libc::CLONE_NEWUSER | libc::SIGCHLD) as u64),
+                call(libc::SYS_socket, AF_VSOCK),
+                call(libc::SYS_personality, 0x40000),
+                call(libc::SYS_personality, 0xffff_ffff),
+                call(libc::SYS_bpf, 0),
+                call(libc::SYS_getpid, 0),
+            ]
+        });
+        let (enosys, eperm) = (Some(libc::ENOSYS), Some(libc::EPERM));
+        let expected = [enosys, enosys, eperm, eperm, eperm, eperm, None, eperm, None];
+        assert_eq!(errors.join().unwrap(), expected);
+    }
+
+    #[test]
+    fn no_call_that_reaches_beyond_the_container_is_listed() {
+        for number in [
+            libc::SYS_mount,
+            libc::SYS_umount2,
+            libc::SYS_pivot_root,
+            libc::SYS_unshare,
+            libc::SYS_setns,
+            libc::SYS_bpf,
+            libc::SYS_keyctl,
+            libc::SYS_add_key,
+            libc::SYS_request_key,
+            libc::SYS_kexec_load,
+            libc::SYS_init_module,
+            libc::SYS_finit_module,
+            libc::SYS_delete_module,
+            libc::SYS_open_by_handle_at,
+            libc::SYS_perf_event_open,
+            libc::SYS_userfaultfd,
+            libc::SYS_io_uring_setup,
+            libc::SYS_io_uring_enter,
+            libc::SYS_io_uring_register,
+            libc::SYS_reboot,
+            libc::SYS_swapon,
+            libc::SYS_syslog,
+            libc::SYS_settimeofday,
+            libc::SYS_clock_settime,
+            libc::SYS_quotactl,
+            libc::SYS_acct,
+            libc::SYS_fsopen,
+            libc::SYS_open_tree,
+            libc::SYS_move_mount,
+            libc::SYS_clone3,
+        ] {
+            assert!(!allowed::ALLOWED.contains(&number), "{number}");
+        }
+    }
+}

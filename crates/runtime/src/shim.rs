@@ -1,0 +1,277 @@
+//! The process beside each container: `longshore shim`.
+//!
+//! It makes the container, is the parent of its first process, writes its log, records its end and
+//! answers the agent. It has one thread for life, because libcontainer forks without exec, and no
+//! async runtime, because there is one shim per instance and a megabyte counts. It outlives the
+//! agent: nothing it needs later comes from the agent, and its lock file, not its process id, says
+//! that it is alive.
+//!
+//! When a shim dies, the kernel ends its container, unless the container changed its user, which
+//! clears the parent-death signal; then the agent finds the shim's lock free and ends the cgroup.
+
+mod log;
+mod serve;
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use longshore_types::{ExitReason, Timestamp};
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, PidfdFlags};
+
+use crate::cgroup::{CgroupProblem, CgroupTree, InstanceCgroup};
+use crate::devices::{self, DeviceProblem};
+use crate::driver::{Driver, DriverProblem, Output, ProcessPlan, driver};
+use crate::failure::chain;
+use crate::files::FileProblem;
+use crate::oci::{self, Bounds};
+use crate::process::reap;
+use crate::protocol::{self, Start, Timing, short_socket_path};
+use crate::record::{ExitRecord, now};
+use crate::rooted::Root;
+use crate::spec::{ContainerSpec, Launch};
+
+use log::LogWriter;
+
+/// Why a shim could not start its container.
+#[derive(Debug, thiserror::Error)]
+enum ShimProblem {
+    #[error("the shim was called without its directories")]
+    Arguments,
+    #[error("there is no spec in {}", .0.display())]
+    NoSpec(PathBuf),
+    #[error(transparent)]
+    File(#[from] FileProblem),
+    #[error("{doing}")]
+    Io {
+        doing: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("making the working directory {0:?}")]
+    WorkingDirectory(String, #[source] std::io::Error),
+    #[error("setting the limits")]
+    Cgroup(#[from] CgroupProblem),
+    #[error("closing the devices")]
+    Devices(#[from] DeviceProblem),
+    #[error(transparent)]
+    Driver(#[from] DriverProblem),
+}
+
+fn io(doing: &'static str) -> impl Fn(std::io::Error) -> ShimProblem {
+    move |source| ShimProblem::Io { doing, source }
+}
+
+fn errno(doing: &'static str) -> impl Fn(rustix::io::Errno) -> ShimProblem {
+    move |source| ShimProblem::Io { doing, source: source.into() }
+}
+
+/// Stage times of a start.
+struct Stopwatch {
+    last: Instant,
+    timings: Vec<Timing>,
+}
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self { last: Instant::now(), timings: Vec::new() }
+    }
+
+    fn lap(&mut self, stage: &str) {
+        let micros = u64::try_from(self.last.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.timings.push(Timing { stage: stage.to_owned(), micros });
+        self.last = Instant::now();
+    }
+}
+
+/// A container that runs, and all that its shim holds for it.
+struct Container {
+    spec: ContainerSpec,
+    cgroup: InstanceCgroup,
+    driver: Box<dyn Driver>,
+    pid: Pid,
+    pidfd: OwnedFd,
+    started_at: Timestamp,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    log: LogWriter,
+}
+
+/// What the process inherits from the agent, moved off descriptors 0 and 1.
+struct Inherited {
+    agent: UnixStream,
+    /// Held, never used: it is the lock.
+    lock: OwnedFd,
+}
+
+/// Runs a shim: `args` are the instance's run directory and its state directory. Called from `main`
+/// before any thread exists; descriptor 0 is a socket to the agent, descriptor 1 the lock file.
+/// Returns when the container has ended and that is on record.
+pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut args = args.into_iter().map(PathBuf::from);
+    let result = match (args.next(), args.next()) {
+        (Some(run_dir), Some(state_dir)) => run(&run_dir, &state_dir),
+        _ => Err(ShimProblem::Arguments),
+    };
+    match result {
+        Ok(code) => code,
+        Err(problem) => {
+            // Descriptor 2 is the shim's own error file, and this is its last word.
+            let _ = writeln!(std::io::stderr(), "{}", chain(&problem));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(run_dir: &Path, state_dir: &Path) -> Result<ExitCode, ShimProblem> {
+    let mut stopwatch = Stopwatch::start();
+    let mut inherited = detach()?;
+    let launch = Launch::load(state_dir)?.ok_or_else(|| ShimProblem::NoSpec(state_dir.into()))?;
+    let id = launch.spec.id.clone();
+    let cgroup = CgroupTree::probe(&launch.cgroup_root)?.instance(&id);
+    stopwatch.lap("shim");
+    let withheld = vec![inherited.agent.as_raw_fd(), inherited.lock.as_raw_fd()];
+    let started = bind(run_dir).and_then(|listener| {
+        let container = start(launch.spec, &cgroup, run_dir, withheld, &mut stopwatch)?;
+        Ok((listener, container))
+    });
+    match started {
+        Ok((listener, container)) => {
+            let running = Start::Running {
+                pid: container.pid.as_raw_nonzero().get(),
+                started_at: container.started_at,
+                timings: stopwatch.timings,
+            };
+            // An agent that is gone by now will find us by the socket.
+            let _ = inherited.agent.write_all(&protocol::line(running));
+            drop(inherited.agent);
+            settle();
+            serve::serve(container, listener, state_dir)?;
+            drop(inherited.lock);
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(problem) => {
+            let message = chain(&problem);
+            cgroup.kill_payload()?;
+            let reason = ExitReason::StartFailed { message: message.clone() };
+            ExitRecord::now(&id, reason, None).store(state_dir)?;
+            let _ = inherited.agent.write_all(&protocol::line(Start::Failed { why: message }));
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Leaves the agent's session, directory and descriptors behind.
+fn detach() -> Result<Inherited, ShimProblem> {
+    let failed = "detaching from the agent";
+    rustix::process::setsid().map_err(errno(failed))?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    rustix::process::chdir("/").map_err(errno(failed))?;
+    rustix::thread::set_name(c"longshore-shim").map_err(errno(failed))?;
+    nix::unistd::setgroups(&[]).map_err(|e| io(failed)(e.into()))?;
+    let inherited = inherited_descriptor(0).and_then(|agent| {
+        Ok(Inherited { agent: UnixStream::from(agent), lock: inherited_descriptor(1)? })
+    });
+    inherited.map_err(io("taking over the agent's descriptors"))
+}
+
+/// Moves a low descriptor to one that closes on exec and leaves `/dev/null` in its place.
+pub(crate) fn inherited_descriptor(number: i32) -> std::io::Result<OwnedFd> {
+    // SAFETY: whoever starts this process puts an open descriptor there, and nothing in it has taken
+    // ownership of it: it is the process's own standard input or output.
+    let mut low = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
+    let moved = rustix::io::fcntl_dupfd_cloexec(&*low, 3)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?;
+    rustix::io::dup2(&null, &mut low)?;
+    Ok(moved)
+}
+
+fn bind(run_dir: &Path) -> Result<UnixListener, ShimProblem> {
+    let bind = || -> std::io::Result<UnixListener> {
+        let dir = File::open(run_dir)?;
+        let listener = UnixListener::bind(short_socket_path(&dir, protocol::SOCKET))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    bind().map_err(io("making the shim's socket"))
+}
+
+/// A pipe for one output stream. Its ends belong to the container's user, so that a program which
+/// opens `/dev/stdout` may; the kernel checks the pipe's owner then.
+fn output_pipe(uid: u32) -> Result<(OwnedFd, OwnedFd), ShimProblem> {
+    let failed = "making the output pipes";
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(errno(failed))?;
+    rustix::fs::fchown(&writer, Some(rustix::fs::Uid::from_raw(uid)), None)
+        .map_err(errno(failed))?;
+    rustix::io::ioctl_fionbio(&reader, true).map_err(errno(failed))?;
+    Ok((reader, writer))
+}
+
+fn start(
+    spec: ContainerSpec,
+    cgroup: &InstanceCgroup,
+    run_dir: &Path,
+    withheld: Vec<i32>,
+    stopwatch: &mut Stopwatch,
+) -> Result<Container, ShimProblem> {
+    cgroup.create(&spec.limits)?;
+    stopwatch.lap("cgroup");
+    cgroup.enter_shim()?;
+    stopwatch.lap("enter");
+    Root::open(&spec.rootfs)
+        .and_then(|root| root.ensure_directory(&spec.cwd))
+        .map_err(|source| ShimProblem::WorkingDirectory(spec.cwd.clone(), source))?;
+    let log = LogWriter::open(&spec.log).map_err(io("opening the log"))?;
+    let (stdout, container_stdout) = output_pipe(spec.user.uid)?;
+    let (stderr, container_stderr) = output_pipe(spec.user.uid)?;
+    let document = oci::config(&spec, &cgroup.oci_path(), Bounds::own());
+    let mut driver = driver(&spec, run_dir);
+    stopwatch.lap("prepare");
+    let pid = driver.create(ProcessPlan {
+        user: &spec.user,
+        document: &document,
+        output: Output { stdout: container_stdout, stderr: container_stderr },
+        withheld,
+    })?;
+    stopwatch.lap("create");
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .map_err(errno("watching the container's first process"))?;
+    let (kind, devices_dir) = cgroup.devices_directory();
+    let started = devices::restrict(kind, &devices_dir)
+        .map_err(ShimProblem::from)
+        .and_then(|()| driver.start().map_err(ShimProblem::from));
+    if let Err(problem) = started {
+        cgroup.kill_payload()?;
+        reap(pid).map_err(io("reaping the container's first process"))?;
+        return Err(problem);
+    }
+    stopwatch.lap("start");
+    Ok(Container {
+        spec,
+        cgroup: cgroup.clone(),
+        driver,
+        pid,
+        pidfd,
+        started_at: now(),
+        stdout,
+        stderr,
+        log,
+    })
+}
+
+/// After the start: make this process small and the last that the kernel ends for want of memory.
+fn settle() {
+    // libcontainer made this process undumpable, which hides its own files in /proc from it.
+    // Neither of these is worth ending a container that runs.
+    let _ = fs::write("/proc/self/oom_score_adj", "-998");
+    // SAFETY: gives free heap pages back to the kernel; no memory in use is touched.
+    unsafe { libc::malloc_trim(0) };
+}

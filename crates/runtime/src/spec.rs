@@ -1,0 +1,112 @@
+//! What the agent asks a shim to run.
+//!
+//! The agent writes a [`ContainerSpec`] to the instance's directory before it starts the shim; the
+//! shim and every later `exec` read it from there. So an agent that was killed finds in that one
+//! file what it had asked for, and a shim needs no long command line that `ps` would show.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use longshore_types::{ByteCount, InstanceId, Resources};
+use serde::{Deserialize, Serialize};
+
+use crate::SignalNumber;
+use crate::files::{self, FileProblem};
+use crate::user::ResolvedUser;
+
+/// Everything that a container of an instance is made from. All paths are paths of the host unless
+/// they say otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// The instance.
+    pub id: InstanceId,
+    /// The mounted root file system.
+    pub rootfs: PathBuf,
+    /// The program and its arguments; the program is looked up in the container's `PATH`.
+    pub args: Vec<String>,
+    /// The environment, complete save for `HOME`, which is added from `user` when absent.
+    pub env: BTreeMap<String, String>,
+    /// The working directory inside the container; made when it is missing.
+    pub cwd: String,
+    /// Who the first process runs as.
+    pub user: ResolvedUser,
+    /// The host name inside the container.
+    pub hostname: String,
+    /// The network namespace to join; a fresh empty one when absent.
+    pub netns: Option<PathBuf>,
+    /// What the container may use.
+    pub limits: Resources,
+    /// Files of the host that the container sees, read-only.
+    pub files: Vec<ReadOnlyFile>,
+    /// The signal by which the container is asked to stop.
+    pub stop_signal: SignalNumber,
+    /// Where its output goes.
+    pub log: LogPolicy,
+    /// What runs it.
+    pub runtime: RuntimeKind,
+}
+
+/// A file of the host shown read-only inside a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadOnlyFile {
+    /// The file on the host.
+    pub source: PathBuf,
+    /// The absolute path inside the container.
+    pub destination: String,
+}
+
+/// Where output is kept and how much of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPolicy {
+    /// The newest file; older ones have `.1`, `.2`... appended.
+    pub path: PathBuf,
+    /// A file that grows past this is rotated.
+    pub max_size: ByteCount,
+    /// How many files are kept, the newest included; at least 1.
+    pub files: u32,
+}
+
+/// The program that makes containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuntimeKind {
+    /// libcontainer inside the shim; nothing needs to be installed.
+    #[default]
+    Embedded,
+}
+
+/// The file that the agent leaves for the shim.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Launch {
+    /// The version of this record; a shim refuses one that it does not know.
+    pub v: u32,
+    /// The agent's cgroup, relative to the root of each hierarchy.
+    pub cgroup_root: String,
+    /// The boot during which the start was asked for: after another boot nothing of it can run.
+    pub boot_id: String,
+    /// What to run.
+    pub spec: ContainerSpec,
+}
+
+impl Launch {
+    pub const VERSION: u32 = 1;
+    const FILE: &str = "spec.json";
+
+    /// Replaces the record in the directory of an instance. Not synced: a start that a power
+    /// failure undoes was never more than asked for.
+    pub fn store(&self, dir: &Path) -> Result<(), FileProblem> {
+        files::replace_json(&dir.join(Self::FILE), self, files::Durability::Cached)
+    }
+
+    /// Reads the record of an instance; absent when none was written.
+    pub fn load(dir: &Path) -> Result<Option<Self>, FileProblem> {
+        let path = dir.join(Self::FILE);
+        let launch: Option<Self> = files::read_json(&path)?;
+        match launch {
+            Some(launch) if launch.v != Self::VERSION => {
+                Err(FileProblem::Version { path, found: launch.v, known: Self::VERSION })
+            }
+            other => Ok(other),
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! A place to run containers in, which notices what they leave behind.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use longshore_runtime::logs::{Follow, LogLine, read_log};
+use longshore_runtime::{
+    ContainerSpec, ExitRecord, LogPolicy, ResolvedUser, Running, RuntimeKind, Shims, ShimsConfig,
+    SignalNumber,
+};
+use longshore_types::{ByteCount, InstanceId, MilliCpu, Resources};
+use tempfile::TempDir;
+
+const BUSYBOX: &str = "/bin/busybox";
+const DEADLINE: Duration = Duration::from_secs(30);
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// Directories, a cgroup root and an agent's handle of one test.
+pub struct Bed {
+    dir: TempDir,
+    name: String,
+    pub shims: Shims,
+}
+
+impl Bed {
+    pub fn new() -> Self {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests make containers: run them as root"
+        );
+        assert!(
+            Path::new(BUSYBOX).exists(),
+            "{BUSYBOX} is missing: install the apt package busybox-static"
+        );
+        let dir = TempDir::with_prefix("longshore-runtime-").expect("a temporary directory");
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("longshore-test-{}-{number}", std::process::id());
+        let shims = Self::agent(dir.path(), &name);
+        Self { dir, name, shims }
+    }
+
+    fn agent(dir: &Path, name: &str) -> Shims {
+        Shims::new(ShimsConfig {
+            executable: env!("CARGO_BIN_EXE_runtime-test-shim").into(),
+            run_dir: dir.join("run"),
+            state_dir: dir.join("state"),
+            cgroup_root: format!("/{name}"),
+        })
+        .expect("this machine can run containers")
+    }
+
+    /// A new agent on the same directories, as after a restart.
+    pub fn restart_agent(&mut self) {
+        self.shims = Self::agent(self.dir.path(), &self.name);
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The directories of an instance's container in the v1 hierarchies, or the one of v2.
+    pub fn payload_file(&self, id: &InstanceId, controller: &str, file: &str) -> String {
+        let below = format!("{}/{id}/payload/{file}", self.name);
+        let candidates = [
+            PathBuf::from("/sys/fs/cgroup").join(controller).join(&below),
+            PathBuf::from("/sys/fs/cgroup").join(&below),
+        ];
+        let found = candidates.iter().find_map(|path| fs::read_to_string(path).ok());
+        found.unwrap_or_else(|| panic!("none of {candidates:?} can be read")).trim().to_owned()
+    }
+
+    /// A spec that runs `args` in a fresh busybox root file system.
+    pub fn spec(&self, args: &[&str]) -> ContainerSpec {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let id: InstanceId = format!("web-{number:08}").parse().expect("a valid id");
+        let rootfs = self.dir.path().join(format!("rootfs-{id}"));
+        make_rootfs(&rootfs);
+        ContainerSpec {
+            rootfs,
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            env: BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]),
+            cwd: "/".to_owned(),
+            user: ResolvedUser::root(),
+            hostname: "box".to_owned(),
+            netns: None,
+            limits: Resources { cpu: MilliCpu(1000), memory: ByteCount::mib(64), pids: 64 },
+            files: Vec::new(),
+            stop_signal: SignalNumber::TERM,
+            log: LogPolicy {
+                path: self.shims.state_dir(&id).join("log"),
+                max_size: ByteCount::mib(1),
+                files: 3,
+            },
+            runtime: RuntimeKind::Embedded,
+            id,
+        }
+    }
+
+    pub fn script(&self, script: &str) -> ContainerSpec {
+        self.spec(&["sh", "-c", script])
+    }
+
+    /// Starts a container, which must work.
+    pub async fn start(&self, spec: &ContainerSpec) -> Running {
+        match self.shims.start(spec).await {
+            Ok(running) => running,
+            Err(error) => panic!("start failed: {error:?}"),
+        }
+    }
+
+    /// Runs a container to its end and returns what it printed.
+    pub async fn run(&self, spec: &ContainerSpec) -> (ExitRecord, String) {
+        let record = self.start(spec).await.wait().await.expect("the end is known");
+        (record, text(&log_lines(spec, None).await))
+    }
+
+    /// Runs a script to its end and returns what it printed.
+    pub async fn output(&self, script: &str) -> String {
+        self.run(&self.script(script)).await.1
+    }
+
+    /// Removes everything, and fails when something stays.
+    pub async fn finish(self) {
+        for entry in fs::read_dir(self.dir.path().join("state")).expect("the state directory") {
+            let name = entry.expect("an entry").file_name();
+            let id = name.to_str().expect("text").parse().expect("an id");
+            self.shims.remove(&id).await.expect("removal works");
+        }
+        self.shims.remove_empty_root();
+        eventually(
+            "leftovers to be gone",
+            || self.leftovers().is_empty(),
+            || format!("{:?}", self.leftovers()),
+        )
+        .await;
+    }
+
+    fn cgroup_directories(&self) -> Vec<PathBuf> {
+        let mounts = fs::read_dir("/sys/fs/cgroup").expect("cgroups are mounted");
+        let mounts = mounts.map(|entry| entry.expect("an entry").path());
+        let roots = mounts.map(|mount| mount.join(&self.name));
+        let roots = roots.chain([Path::new("/sys/fs/cgroup").join(&self.name)]);
+        roots.filter(|root| root.exists()).collect()
+    }
+
+    /// Everything on this machine that carries the name of this bed.
+    fn leftovers(&self) -> Vec<String> {
+        let mut found: Vec<String> = Vec::new();
+        found.extend(self.cgroup_directories().iter().map(|dir| format!("cgroup {dir:?}")));
+        let own = self.dir.path().to_str().expect("text").to_owned();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+        found.extend(mounts.lines().filter(|l| l.contains(&own)).map(|l| format!("mount {l}")));
+        for pid in all_pids() {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&command).contains(&own) {
+                found.push(format!("process {pid}"));
+            }
+        }
+        let zombies = all_pids().into_iter().filter(|pid| is_our_zombie(*pid));
+        found.extend(zombies.map(|pid| format!("zombie {pid}")));
+        let run = fs::read_dir(self.dir.path().join("run")).expect("the run directory");
+        found.extend(run.map(|entry| format!("run {:?}", entry.expect("an entry").file_name())));
+        found
+    }
+}
+
+impl Drop for Bed {
+    /// What a failed test left running is ended by force.
+    fn drop(&mut self) {
+        for root in self.cgroup_directories() {
+            let mut dirs = vec![root];
+            let mut idx = 0;
+            while idx < dirs.len() {
+                if let Ok(entries) = fs::read_dir(&dirs[idx]) {
+                    dirs.extend(entries.flatten().map(|e| e.path()).filter(|path| path.is_dir()));
+                }
+                idx += 1;
+            }
+            for dir in dirs.iter().rev() {
+                let deadline = Instant::now() + DEADLINE;
+                while fs::remove_dir(dir).is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY))
+                    && Instant::now() < deadline
+                {
+                    let pids = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+                    for pid in pids.lines().filter_map(|pid| pid.parse().ok()) {
+                        kill(pid, libc::SIGKILL);
+                    }
+                    std::thread::yield_now();
+                }
+            }
+        }
+    }
+}
+
+fn all_pids() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").expect("/proc").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn is_our_zombie(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+    fields.next() == Some("Z") && fields.next() == Some(&std::process::id().to_string())
+}
+
+pub fn kill(pid: i32, signal: i32) {
+    // SAFETY: sends a signal, touches no memory.
+    unsafe { libc::kill(pid, signal) };
+}
+
+pub fn is_alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
+/// Waits until something is so, and fails with a description of what is instead.
+pub async fn eventually(what: &str, mut is_so: impl FnMut() -> bool, instead: impl Fn() -> String) {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited for {what}: {}", instead());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The shim of a container: the parent of its first process.
+pub fn shim_of(running: &Running) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", running.pid())).expect("it runs");
+    let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
+    parent.expect("a parent").parse().expect("a number")
+}
+
+pub async fn log_lines(spec: &ContainerSpec, tail: Option<usize>) -> Vec<LogLine> {
+    let lines = read_log(&spec.log.path, tail, Follow::No);
+    lines.map(|line| line.expect("the log can be read")).collect().await
+}
+
+/// Follows the log until a line is this text.
+pub async fn until_line(spec: &ContainerSpec, text: &str) {
+    let mut lines = Box::pin(read_log(&spec.log.path, None, Follow::UntilExit));
+    let seek = async {
+        while let Some(line) = lines.next().await {
+            if line.expect("the log can be read").text == text {
+                return;
+            }
+        }
+        panic!("the container ended without printing {text:?}");
+    };
+    tokio::time::timeout(DEADLINE, seek).await.expect("the line comes");
+}
+
+pub fn text(lines: &[LogLine]) -> String {
+    lines.iter().map(|line| format!("{}\n", line.text)).collect()
+}
+
+fn make_rootfs(rootfs: &Path) {
+    for dir in ["bin", "etc", "proc", "sys", "dev", "tmp"] {
+        fs::create_dir_all(rootfs.join(dir)).expect("a directory");
+    }
+    fs::copy(BUSYBOX, rootfs.join("bin/busybox")).expect("busybox can be copied");
+    for applet in [
+        "sh",
+        "cat",
+        "ls",
+        "sleep",
+        "dd",
+        "id",
+        "mount",
+        "unshare",
+        "mknod",
+        "echo",
+        "head",
+        "wc",
+        "hostname",
+        "pwd",
+        "env",
+        "kill",
+        "chroot",
+        "seq",
+        "start-stop-daemon",
+        "ip",
+        "touch",
+        "stat",
+        "true",
+        "od",
+        "grep",
+        "ps",
+    ] {
+        symlink("busybox", rootfs.join("bin").join(applet)).expect("a link");
+    }
+    let passwd = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv:/bin/sh\n";
+    fs::write(rootfs.join("etc/passwd"), passwd).expect("a file");
+    fs::write(rootfs.join("etc/group"), "root:x:0:\nweb:x:34:\nlog:x:40:web\n").expect("a file");
+    fs::set_permissions(rootfs.join("tmp"), fs::Permissions::from_mode(0o1777)).expect("a mode");
+}

@@ -1,0 +1,112 @@
+//! Processes that join a running container.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use longshore_runtime::{ExecError, ExecEvent, ExecRequest, Running};
+
+use crate::bed::{Bed, eventually, is_alive};
+use crate::protection::{assert_protected, assert_protected_root};
+
+fn request(script: &str) -> ExecRequest {
+    let args = ["sh", "-c", script].map(str::to_owned).into();
+    ExecRequest { args, ..ExecRequest::default() }
+}
+
+/// Standard output, standard error and exit code.
+async fn run(bed: &Bed, running: &Running, request: ExecRequest) -> (String, String, i32) {
+    let mut stream = bed.shims.exec(running.id(), request).await.expect("exec works");
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    while let Some(event) = stream.next().await {
+        match event.expect("no failure") {
+            ExecEvent::Stdout(bytes) => stdout.extend(bytes),
+            ExecEvent::Stderr(bytes) => stderr.extend(bytes),
+            ExecEvent::Exited { code } => {
+                assert!(stream.next().await.is_none());
+                let text = |bytes| String::from_utf8(bytes).expect("text");
+                return (text(stdout), text(stderr), code);
+            }
+        }
+    }
+    panic!("no exit code");
+}
+
+#[tokio::test]
+async fn output_and_exit_code_come_back() {
+    let bed = Bed::new();
+    let mut spec = bed.spec(&["sleep", "1000"]);
+    spec.env.insert("FROM_SPEC".to_owned(), "1".to_owned());
+    spec.cwd = "/tmp".to_owned();
+    let running = bed.start(&spec).await;
+    let mut asked = request("echo $FROM_SPEC$ADDED; pwd; echo bad >&2; exit 3");
+    asked.env = BTreeMap::from([("ADDED".to_owned(), "2".to_owned())]);
+    let result = run(&bed, &running, asked).await;
+    assert_eq!(result, ("12\n/tmp\n".to_owned(), "bad\n".to_owned(), 3));
+    let (stdout, _, code) = run(&bed, &running, request("seq 50000; kill -9 $$")).await;
+    assert_eq!((stdout.lines().count(), code), (50_000, 137));
+    let (stdout, ..) = run(&bed, &running, request("ps; hostname; ls /proc/self/fd/")).await;
+    assert!(stdout.contains("sleep 1000") && stdout.contains("\nbox\n0\n1\n2\n"), "{stdout}");
+    bed.finish().await;
+}
+
+#[tokio::test]
+async fn the_same_protections_apply() {
+    let bed = Bed::new();
+    let running = bed.start(&bed.spec(&["sleep", "1000"])).await;
+    let (status, stderr, _) =
+        run(&bed, &running, request("cat /proc/self/status; unshare -U true; mknod /n b 8 0"))
+            .await;
+    assert_protected_root(&status);
+    assert_eq!(stderr.matches("Operation not permitted").count(), 2, "{stderr}");
+    let mut as_web = request("cat /proc/self/status; id -u; echo opened > /dev/stdout");
+    as_web.user = Some("web".to_owned());
+    let (status, ..) = run(&bed, &running, as_web).await;
+    assert_protected(&status, "0000000000000000");
+    assert!(status.ends_with("33\nopened\n"), "{status}");
+    let pids = bed.payload_file(running.id(), "pids", "cgroup.procs");
+    assert_eq!(pids, running.pid().to_string());
+    bed.finish().await;
+}
+
+#[tokio::test]
+async fn what_cannot_run_is_refused() {
+    let bed = Bed::new();
+    let running = bed.start(&bed.spec(&["sleep", "1000"])).await;
+    let missing = ExecRequest { args: vec!["/foo".to_owned()], ..ExecRequest::default() };
+    match bed.shims.exec(running.id(), missing).await {
+        Err(ExecError::Refused { why }) => assert_eq!(why, "exec: /foo: no such file"),
+        other => panic!("not refused: {:?}", other.err()),
+    }
+    let mut nobody = request("true");
+    nobody.user = Some("nobody".to_owned());
+    assert!(matches!(bed.shims.exec(running.id(), nobody).await, Err(ExecError::User(_))));
+    running.kill().await.expect("it ends");
+    let late = bed.shims.exec(running.id(), request("true")).await;
+    assert!(matches!(late, Err(ExecError::NotRunning(_))));
+    bed.finish().await;
+}
+
+#[tokio::test]
+async fn it_ends_with_its_caller_and_with_its_container() {
+    let bed = Bed::new();
+    let running = bed.start(&bed.spec(&["sleep", "1000"])).await;
+    let processes = || bed.payload_file(running.id(), "pids", "cgroup.procs");
+    let abandoned = bed.shims.exec(running.id(), request("sleep 2000 & sleep 3000")).await;
+    eventually("three processes", || processes().lines().count() >= 3, processes).await;
+    drop(abandoned.expect("exec works"));
+    eventually("only the first process", || processes().lines().count() == 1, processes).await;
+    let mut stream = bed.shims.exec(running.id(), request("sleep 3000")).await.expect("exec works");
+    running.kill().await.expect("it ends");
+    assert!(!is_alive(running.pid()));
+    match stream.next().await {
+        Some(Ok(ExecEvent::Exited { code: 137 })) => {}
+        other => panic!("{other:?}"),
+    }
+    let exec_files = fs::read_dir(bed.path().join("run").join(running.id().as_str()))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().contains("exec"));
+    assert_eq!(exec_files.count(), 0);
+    bed.finish().await;
+}

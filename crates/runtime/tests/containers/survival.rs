@@ -1,0 +1,134 @@
+//! What the death of an agent or a shim does.
+
+use std::fs;
+
+use longshore_runtime::{AdoptedState, ExitRecord, Shims};
+use longshore_types::ExitReason;
+
+use crate::bed::{Bed, eventually, is_alive, kill, log_lines, shim_of, text, until_line};
+
+async fn adopt_one(shims: &Shims) -> AdoptedState {
+    let mut adopted = shims.adopt().await.expect("adoption works");
+    assert_eq!(adopted.len(), 1);
+    adopted.remove(0).state
+}
+
+#[tokio::test]
+async fn a_container_outlives_its_agent() {
+    let mut bed = Bed::new();
+    let script = "trap 'echo bye; exit 4' TERM; echo ready; while :; do sleep 0.01; done";
+    let spec = bed.script(script);
+    let before = bed.start(&spec).await;
+    until_line(&spec, "ready").await;
+    bed.restart_agent();
+    let AdoptedState::Running(running) = adopt_one(&bed.shims).await else { panic!("not running") };
+    assert_eq!((running.pid(), running.started_at()), (before.pid(), before.started_at()));
+    running.signal("TERM".parse().expect("a signal")).await.expect("sent");
+    assert_eq!(running.wait().await.expect("it ends").reason, ExitReason::Exited { code: 4 });
+    assert_eq!(text(&log_lines(&spec, None).await), "ready\nbye\n");
+    bed.restart_agent();
+    let AdoptedState::Ended(record) = adopt_one(&bed.shims).await else { panic!("still running") };
+    assert_eq!(record.reason, ExitReason::Exited { code: 4 });
+    bed.finish().await;
+}
+
+#[tokio::test]
+async fn what_ends_without_an_agent_is_on_record() {
+    let mut bed = Bed::new();
+    let spec = bed.script("read line < /tmp/go; exit 9");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        spec.rootfs.join("tmp/go"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .expect("a FIFO");
+    let shim = shim_of(&bed.start(&spec).await);
+    fs::write(spec.rootfs.join("tmp/go"), "\n").expect("the container reads");
+    eventually("the shim to end", || !is_alive(shim), || format!("shim {shim} lives")).await;
+    bed.restart_agent();
+    let AdoptedState::Ended(record) = adopt_one(&bed.shims).await else { panic!("still running") };
+    assert_eq!(record.reason, ExitReason::Exited { code: 9 });
+    bed.finish().await;
+}
+
+#[tokio::test]
+async fn a_dead_shim_takes_its_container_along() {
+    let bed = Bed::new();
+    let other = bed.start(&bed.spec(&["sleep", "1000"])).await;
+    // The second changes its user, which clears the parent-death signal.
+    for script in
+        ["sleep 1000 & exec sleep 1000", "exec start-stop-daemon -S -c web -x /bin/sleep -- 1000"]
+    {
+        let spec = bed.script(&format!("echo ready; {script}"));
+        let running = bed.start(&spec).await;
+        until_line(&spec, "ready").await;
+        let waiting = running.clone();
+        let waiting = tokio::spawn(async move { waiting.wait().await });
+        kill(shim_of(&running), libc::SIGKILL);
+        let record = waiting.await.expect("no panic").expect("its end is known");
+        assert_eq!(record.reason, ExitReason::ShimDied, "{script}");
+        assert!(!is_alive(running.pid()));
+        let stored = ExitRecord::load(&bed.shims.state_dir(&spec.id)).expect("readable");
+        assert_eq!(stored, Some(record));
+    }
+    assert!(is_alive(other.pid()));
+    bed.finish().await;
+}
+
+#[tokio::test]
+async fn agent_and_shim_dead_together_are_noticed_at_adoption() {
+    let mut bed = Bed::new();
+    let spec = bed.script("echo ready; exec start-stop-daemon -S -c web -x /bin/sleep -- 1000");
+    let running = bed.start(&spec).await;
+    until_line(&spec, "ready").await;
+    let shim = shim_of(&running);
+    kill(shim, libc::SIGKILL);
+    eventually("the shim to end", || !is_alive(shim), || format!("shim {shim} lives")).await;
+    bed.restart_agent();
+    let AdoptedState::Ended(record) = adopt_one(&bed.shims).await else { panic!("still running") };
+    assert_eq!(record.reason, ExitReason::ShimDied);
+    assert!(!is_alive(running.pid()));
+    bed.finish().await;
+}
+
+#[tokio::test]
+async fn another_boot_is_a_restart_of_the_node() {
+    let mut bed = Bed::new();
+    let spec = bed.spec(&["sleep", "1000"]);
+    bed.start(&spec).await;
+    bed.shims.remove(&spec.id).await.expect("removal works");
+    let path = bed.shims.state_dir(&spec.id).join("spec.json");
+    let mut launch: serde_json::Value =
+        serde_json::from_slice(&fs::read(&path).expect("the spec")).expect("a document");
+    launch["boot_id"] = "another".into();
+    fs::write(&path, launch.to_string()).expect("a file");
+    bed.restart_agent();
+    let AdoptedState::Ended(record) = adopt_one(&bed.shims).await else { panic!("still running") };
+    assert_eq!(record.reason, ExitReason::NodeRestarted);
+    bed.finish().await;
+}
+
+#[tokio::test]
+async fn a_start_cut_off_at_any_moment_leaves_nothing() {
+    let mut bed = Bed::new();
+    for n_polls in 1..12 {
+        let spec = bed.spec(&["sleep", "1000"]);
+        let mut start = Box::pin(bed.shims.start(&spec));
+        for _ in 0..n_polls {
+            if futures_util::poll!(&mut start).is_ready() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        drop(start);
+        bed.restart_agent();
+        for adopted in bed.shims.adopt().await.expect("adoption works") {
+            if let AdoptedState::Running(running) = adopted.state {
+                running.kill().await.expect("it ends");
+            }
+        }
+    }
+    bed.finish().await;
+}
