@@ -3,18 +3,26 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use longshore_types::IpNet;
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, State,
+};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 /// Marks our routes, so that a reader of `ip route` sees whose they are. Unassigned otherwise.
 const OUR_PROTOCOL: RouteProtocol = RouteProtocol::Other(76);
+
+/// The kernel takes a millisecond, or a second where it thinks that nobody is in a hurry.
+const CARRIER_LIMIT: Duration = Duration::from_secs(5);
+const CARRIER_PAUSE: Duration = Duration::from_millis(1);
 
 /// The kernel refused a request about a link, an address or a route.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +95,12 @@ impl Netlink {
         }
     }
 
+    /// The index of a link that must exist.
+    pub(crate) async fn existing_link_index(&self, name: &str) -> Result<u32> {
+        let index = self.link_index(name).await?;
+        index.ok_or_else(|| failed(format!("find link {name}"))(rtnetlink::Error::RequestFailed))
+    }
+
     /// The largest packet that a link carries, in bytes.
     pub(crate) async fn mtu(&self, index: u32) -> Result<Option<u32>> {
         let link = self.handle.link().get().match_index(index).execute().try_next().await;
@@ -115,16 +129,33 @@ impl Netlink {
             .address(pair.mac.to_vec())
             .mtu(pair.mtu)
             .build();
-        let doing = || format!("add link {}", pair.name);
-        self.handle.link().add(link).execute().await.map_err(failed(doing()))?;
-        let index = self.link_index(pair.name).await?;
-        index.ok_or_else(|| failed(doing())(rtnetlink::Error::RequestFailed))
+        let added = self.handle.link().add(link).execute().await;
+        added.map_err(failed(format!("add link {}", pair.name)))?;
+        self.existing_link_index(pair.name).await
     }
 
     pub(crate) async fn set_up(&self, index: u32) -> Result<()> {
         let link = LinkUnspec::new_with_index(index).up().build();
         let changed = self.handle.link().change(link).execute().await;
         changed.map_err(failed(format!("set link {index} up")))
+    }
+
+    /// Waits until a link carries packets. A veth end does so only some time after the other end
+    /// came up, and what is sent before is lost: with TCP, a second of somebody's time.
+    pub(crate) async fn wait_for_carrier(&self, index: u32) -> Result<()> {
+        let deadline = Instant::now() + CARRIER_LIMIT;
+        let doing = || format!("wait for link {index} to carry packets");
+        loop {
+            let link = self.handle.link().get().match_index(index).execute().try_next().await;
+            let attributes = link.map_err(failed(doing()))?.map(|link| link.attributes);
+            if attributes.unwrap_or_default().contains(&LinkAttribute::OperState(State::Up)) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(failed(doing())(rtnetlink::Error::RequestFailed));
+            }
+            tokio::time::sleep(CARRIER_PAUSE).await;
+        }
     }
 
     /// Deletes a link if it exists; of a veth pair both ends go.

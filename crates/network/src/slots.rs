@@ -27,6 +27,9 @@ pub enum SlotError {
     Sysctl(#[from] SysctlError),
 }
 
+/// The index of the loopback link, the first of every namespace.
+const LOOPBACK_INDEX: u32 = 1;
+
 /// What slots are made with.
 pub(crate) struct SlotMaker {
     pub(crate) layout: Layout,
@@ -68,30 +71,28 @@ impl SlotMaker {
                 mtu: self.mtu,
             })
             .await?;
-        let inside = namespace::connect(&path, &self.tasks).await?;
-        self.configure_inside(slot, &inside).await?;
         sysctl::ensure_no_ipv6(&name)?;
         sysctl::ensure(&format!("net/ipv4/conf/{name}/forwarding"), "1")?;
-        let address = self.layout.address(slot);
         self.netlink.set_up(index).await?;
+        let inside = namespace::connect(&path, &self.tasks).await?;
+        self.configure_inside(slot, &inside).await?;
+        let address = self.layout.address(slot);
         self.netlink.ensure_neighbour(index, address, self.layout.inside_mac(slot)).await?;
+        self.netlink.wait_for_carrier(index).await?;
         self.netlink.ensure_link_route(address, index, self.layout.gateway()).await?;
         Ok(())
     }
 
     async fn configure_inside(&self, slot: Slot, inside: &Netlink) -> Result<(), NetlinkError> {
         let (address, gateway) = (self.layout.address(slot), self.layout.gateway());
-        for name in ["lo", INSIDE_LINK] {
-            // Either may be missing only when someone renamed it, and is then said by the address.
-            let Some(index) = inside.link_index(name).await? else { continue };
-            inside.set_up(index).await?;
-            if name == INSIDE_LINK {
-                inside.ensure_address(index, address).await?;
-                inside.ensure_neighbour(index, gateway, self.layout.host_mac(slot)).await?;
-                inside.ensure_link_route(gateway, index, address).await?;
-            }
-        }
-        inside.ensure_default_route(gateway).await
+        inside.set_up(LOOPBACK_INDEX).await?;
+        let link = inside.existing_link_index(INSIDE_LINK).await?;
+        inside.set_up(link).await?;
+        inside.ensure_address(link, address).await?;
+        inside.ensure_neighbour(link, gateway, self.layout.host_mac(slot)).await?;
+        inside.ensure_link_route(gateway, link, address).await?;
+        inside.ensure_default_route(gateway).await?;
+        inside.wait_for_carrier(link).await
     }
 
     /// Removes everything of a slot, as far as it exists.

@@ -15,7 +15,7 @@ use super::{AttachError, Attached, Attachment, DetachError, Network, RulesWritte
 use crate::layout::Slot;
 use crate::nft::NftError;
 use crate::record::{Record, ensure_no_file};
-use crate::ruleset;
+use crate::{namespace, ruleset};
 
 /// How many slots are kept ready. Each costs some 100 KiB of kernel memory; a burst larger than
 /// this waits some milliseconds for each one more.
@@ -92,7 +92,9 @@ impl Shared {
     ) -> Result<Attachment, AttachError> {
         let _lock = self.locks.lock(instance).await;
         let known = self.instances().attached.get(instance).cloned();
-        if let Some(Attached { slot, egress: current }) = known {
+        if let Some(Attached { slot, egress: current }) = known
+            && namespace::is_mounted(&self.maker.layout.netns(slot))
+        {
             if current != egress {
                 let mut rules = self.rules.lock().await;
                 self.set_egress(&mut rules, slot, &egress).await?;
@@ -100,6 +102,8 @@ impl Shared {
             }
             return Ok(self.attachment(instance, slot));
         }
+        // Nothing, unless somebody unmounted the namespace.
+        self.detach_locked(instance).await?;
         let slot = self.take_slot().await?;
         match self.give(instance, slot, egress).await {
             Ok(()) => Ok(self.attachment(instance, slot)),
@@ -156,6 +160,10 @@ impl Shared {
 
     pub(super) async fn detach(&self, instance: &InstanceId) -> Result<(), DetachError> {
         let _lock = self.locks.lock(instance).await;
+        self.detach_locked(instance).await
+    }
+
+    async fn detach_locked(&self, instance: &InstanceId) -> Result<(), DetachError> {
         let Some(Attached { slot, egress }) = self.instances().attached.get(instance).cloned()
         else {
             return Ok(());
@@ -212,7 +220,7 @@ impl Shared {
 
     /// Removes what there is of a slot that is nobody's. One that resists stays out of use, and
     /// goes when the network is opened the next time.
-    async fn discard(&self, slot: Slot) {
+    pub(super) async fn discard(&self, slot: Slot) {
         let removed = async {
             self.maker.ensure_removed(slot).await?;
             let mut rules = self.rules.lock().await;

@@ -94,6 +94,9 @@ pub enum AttachError {
     /// The record.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// What was left of the instance's network, whose namespace somebody unmounted.
+    #[error(transparent)]
+    Broken(#[from] DetachError),
     /// The name of the namespace.
     #[error("name the network namespace of {instance}")]
     Name {

@@ -5,13 +5,13 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use longshore_types::InstanceId;
+use longshore_types::{InstanceId, IpNet};
 
 use super::{Network, ReconcileError, RemoveError, RulesWritten, Shared};
 use crate::layout::{Slot, gateway_link};
 use crate::namespace;
 use crate::nft::NftError;
-use crate::slots::ensure_gateway;
+use crate::slots::{SlotError, ensure_gateway};
 use crate::subnet::{claim_metric, ensure_forgotten};
 use crate::{iptables, ruleset, sysctl};
 
@@ -85,30 +85,50 @@ impl Shared {
         Ok(())
     }
 
-    /// Connects again every instance whose link or route is gone.
+    /// Connects again every slot whose link or route is gone.
     async fn restore_links(&self) -> Result<(), ReconcileError> {
         let layout = &self.maker.layout;
         let routes = self.maker.netlink.routes().await?;
-        let routed: BTreeSet<_> =
-            routes.iter().filter(|route| route.link.is_some()).map(|r| r.destination).collect();
-        let is_routed = |slot| {
-            routed.iter().any(|net| net.prefix_len() == 32 && net.address() == layout.address(slot))
+        let over_links = routes.iter().filter(|route| route.link.is_some());
+        let routed: BTreeSet<IpNet> = over_links.map(|route| route.destination).collect();
+        let is_cut_off = |slot: Slot| {
+            let own = IpNet::new(layout.address(slot), 32);
+            own.is_none_or(|own| !routed.contains(&own))
         };
-        let attached: Vec<(InstanceId, Slot)> = {
+        self.restore_ready(is_cut_off).await?;
+        let cut_off: Vec<(InstanceId, Slot)> = {
             let instances = self.instances();
-            instances.attached.iter().map(|(id, one)| (id.clone(), one.slot)).collect()
+            let all = instances.attached.iter().map(|(instance, one)| (instance, one.slot));
+            all.filter(|(_, slot)| is_cut_off(*slot)).map(|(id, slot)| (id.clone(), slot)).collect()
         };
-        for (instance, slot) in attached {
-            if is_routed(slot) {
-                continue;
-            }
+        for (instance, slot) in cut_off {
             let _lock = self.locks.lock(&instance).await;
-            // Unless it was detached in the meantime.
-            let still =
-                self.instances().attached.get(&instance).is_some_and(|one| one.slot == slot);
-            if still && namespace::is_mounted(&layout.netns(slot)) {
+            let now = self.instances().attached.get(&instance).map(|one| one.slot);
+            // Unless it was detached in the meantime, or its namespace was taken from it as well,
+            // which only a new attach can mend.
+            if now == Some(slot) && namespace::is_mounted(&layout.netns(slot)) {
                 tracing::warn!(%instance, "connecting an instance whose link or route was gone");
                 self.maker.ensure_plugged(slot).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Connects again what is ready for instances to come.
+    async fn restore_ready(&self, is_cut_off: impl Fn(Slot) -> bool) -> Result<(), SlotError> {
+        let cut_off: Vec<Slot> = {
+            let mut instances = self.instances();
+            let (cut_off, whole) = instances.ready.drain(..).partition(|slot| is_cut_off(*slot));
+            instances.ready = whole;
+            Vec::from(cut_off)
+        };
+        for slot in cut_off {
+            match self.maker.ensure_plugged(slot).await {
+                Ok(()) => self.instances().ready.push_back(slot),
+                Err(error) => {
+                    self.discard(slot).await;
+                    return Err(error);
+                }
             }
         }
         Ok(())

@@ -66,6 +66,19 @@ fn links_and_routes_that_were_deleted_come_back() {
 }
 
 #[test]
+fn an_instance_whose_namespace_was_unmounted_gets_another() {
+    on_a_host(async |lab| {
+        let network = lab.open("aaaa01").await;
+        let before = network.attach(&instance(1), &[]).await.unwrap();
+        nix::mount::umount(&before.netns.canonicalize().unwrap()).unwrap();
+        network.reconcile().await.unwrap();
+        let after = network.attach(&instance(1), &[]).await.unwrap();
+        serve_tcp(&lab.internet(), "0.0.0.0:80");
+        assert_reaches(&after, &format!("{SERVER}:80"));
+    });
+}
+
+#[test]
 fn a_second_agent_on_the_same_directory_is_refused() {
     on_a_host(async |lab| {
         let _network = lab.open("aaaa01").await;
