@@ -1,1 +1,41 @@
-fn main() {}
+//! The one binary: the CLI, the supervisor, and every role of the platform as a process.
+//!
+//! - [`cli`] reads the command line; [`commands`] has one file per verb that is a client of the API.
+//! - [`supervisor`] is `longshore up`; [`roles`] are the processes that it starts, and the only place
+//!   where services are put together.
+//! - [`demo`] is `longshore demo`: a platform, an image of this program, and a tour of both.
+//!
+//! A `shim` is turned to first of all, before a thread exists or anything is parsed: it makes
+//! containers by clone without exec, which a process with threads cannot do safely.
+//! Test: `cargo nextest run -p longshore`.
+
+mod cli;
+mod commands;
+mod connection;
+mod context_file;
+mod demo;
+mod failure;
+mod human;
+mod inheritance;
+mod logging;
+mod output;
+mod progress;
+mod roles;
+mod rollout;
+mod state_file;
+mod supervisor;
+mod table;
+mod target;
+#[cfg(test)]
+mod test_views;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    match args.next().as_ref().and_then(|verb| verb.to_str()) {
+        Some("shim") => longshore_runtime::shim_main(args),
+        Some("shim-exec") => longshore_runtime::exec_main(args),
+        _ => cli::main(),
+    }
+}

@@ -1,0 +1,31 @@
+//! The verbs that are clients of the REST API, one file each, and nothing that they could do which
+//! another client of the API could not.
+
+pub mod apps;
+pub mod completions;
+pub mod deploy;
+pub mod exec;
+pub mod explain;
+pub mod image;
+pub mod locations;
+pub mod logs;
+pub mod nodes;
+pub mod ps;
+pub mod releases;
+pub mod rm;
+pub mod scale;
+pub mod stop;
+pub mod token;
+
+use std::future::Future;
+
+use crate::failure::{Failure, Kind, OrFail};
+
+/// Runs a command to its end. One thread is enough for what waits for answers.
+pub fn run_client<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .or_fail(Kind::Other, "cannot start")?
+        .block_on(command)
+}

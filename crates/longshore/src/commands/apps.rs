@@ -1,0 +1,63 @@
+//! `longshore apps`
+
+use longshore_api::v1::AppView;
+
+use crate::connection::{ConnectionOptions, ProjectOption};
+use crate::failure::Failure;
+use crate::output::table_text;
+use crate::table::Table;
+
+/// List the apps of a project
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    #[command(flatten)]
+    project: ProjectOption,
+    #[command(flatten)]
+    connection: ConnectionOptions,
+}
+
+/// Lists the apps.
+pub async fn run(options: Options) -> Result<(), Failure> {
+    let connection = options.connection.connect()?;
+    let apps: Vec<AppView> = connection.api.get(&options.project.path("apps")).await?;
+    connection.output.data(&apps, |apps| render(apps))
+}
+
+/// The table of `apps`, and below it what an app notes.
+pub fn render(apps: &[AppView]) -> String {
+    let mut table = Table::new(&["APP", "STATE", "HEALTHY", "RELEASE", "IMAGE", "HOST"]);
+    for app in apps {
+        table.row([
+            app.app.to_string(),
+            app.state.clone(),
+            format!("{}/{}", app.ready, app.count),
+            app.release.to_string(),
+            app.image.clone(),
+            app.hosts.first().map(ToString::to_string).unwrap_or_default(),
+        ]);
+    }
+    let mut text = table_text(&table);
+    for app in apps {
+        if let Some(note) = &app.note {
+            text.push_str(&format!("\n{}: {note}\n", app.app));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_views;
+
+    #[test]
+    fn notes_follow_the_table_uncut() {
+        let mut app = test_views::app("web");
+        app.note = Some("x".repeat(100));
+        let text = render(&[app, test_views::app("api")]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "APP  STATE    HEALTHY  RELEASE  IMAGE          HOST");
+        assert_eq!(lines[1], "web  rolling  0/1      r1       default/web:1  web.localhost");
+        assert_eq!(lines[4], format!("web: {}", "x".repeat(100)));
+    }
+}

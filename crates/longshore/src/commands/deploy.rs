@@ -1,0 +1,206 @@
+//! `longshore deploy`
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use http::Method;
+use longshore_api::Problem;
+use longshore_api::v1::{AppView, DeployRequest, DeployResponse};
+use longshore_types::{Duration, Manifest, ProjectName};
+use serde_json::Value;
+
+use crate::connection::{Connection, ConnectionOptions, ProjectOption};
+use crate::failure::{Failure, Kind, OrFail};
+use crate::rollout::{self, Rollout};
+
+/// Deploy an app and wait until its instances are healthy
+///
+/// The image is pinned to the digest that it has now. Deploying the same manifest and image again
+/// changes nothing.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The manifest; `-` reads standard input
+    #[arg(short, long, value_name = "FILE", default_value = "longshore.toml")]
+    file: PathBuf,
+    /// Return as soon as the release is recorded
+    #[arg(long)]
+    no_wait: bool,
+    /// How long to wait until the instances are healthy
+    #[arg(long, value_name = "SPAN", default_value = "5m", conflicts_with = "no_wait")]
+    timeout: Duration,
+    /// The project that owns the app [default: what the manifest says, else `default`]
+    #[arg(long, env = "LONGSHORE_PROJECT", value_name = "NAME", help_heading = "Connection")]
+    project: Option<ProjectName>,
+    #[command(flatten)]
+    connection: ConnectionOptions,
+}
+
+/// Deploys the app of the manifest.
+pub async fn run(options: Options) -> Result<(), Failure> {
+    let (document, manifest) = read_manifest(&options.file, options.project.as_ref())?;
+    let connection = options.connection.connect()?;
+    let project = ProjectOption { project: manifest.project.clone() };
+    let response = send(&connection, &project, &manifest, document).await?;
+    announce(&connection, &response);
+    if !options.no_wait {
+        let rollout = Rollout::new(manifest.app.clone(), response.release.number);
+        rollout::wait(&connection.api, &project, rollout, options.timeout.0).await?;
+    }
+    let path = project.path(format_args!("apps/{}", manifest.app));
+    let app: AppView = connection.api.get(&path).await?;
+    let outcome = Outcome { response, app };
+    connection.output.data(&outcome, render)
+}
+
+/// The data of the command.
+#[derive(Debug, serde::Serialize)]
+struct Outcome {
+    #[serde(flatten)]
+    response: DeployResponse,
+    app: AppView,
+}
+
+fn render(outcome: &Outcome) -> String {
+    let app = &outcome.app;
+    let mut text = format!("{} {}: {} of {} healthy\n", app.app, app.release, app.ready, app.count);
+    for host in &app.hosts {
+        text.push_str(&format!("  http://{host}\n"));
+    }
+    text
+}
+
+fn announce(connection: &Connection, response: &DeployResponse) {
+    let release = &response.release;
+    let app = &release.manifest.app;
+    connection.output.say(match response.changed {
+        true => format!("{app}: release {} of {}", release.number, release.image_digest),
+        false => format!("{app}: nothing changed, {} is deployed already", release.number),
+    });
+}
+
+/// Asks the platform to deploy `document`, which was checked to be `manifest`.
+pub async fn send(
+    connection: &Connection,
+    project: &ProjectOption,
+    manifest: &Manifest,
+    document: Value,
+) -> Result<DeployResponse, Failure> {
+    let path = project.path(format_args!("apps/{}", manifest.app));
+    let request = DeployRequest { manifest: document };
+    Ok(connection.api.call(Method::PUT, &path, Some(&request)).await?)
+}
+
+/// Reads the manifest and checks it here, so that a slip is told without a platform. The server
+/// checks again: it may know more than this version.
+fn read_manifest(path: &Path, project: Option<&ProjectName>) -> Result<(Value, Manifest), Failure> {
+    let name = path.display();
+    let text = read_text(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            Failure::new(Kind::Invalid, format!("there is no manifest {name}"))
+                .hint("name one with --file; examples/web/longshore.toml shows every key")
+        }
+        _ => Failure::new(Kind::Invalid, format!("cannot read {name}: {error}")),
+    })?;
+    parse_manifest(&text, project).map_err(|mut failure| {
+        failure.message = format!("{name}: {}", failure.message);
+        failure
+    })
+}
+
+fn read_text(path: &Path) -> std::io::Result<String> {
+    if path != Path::new("-") {
+        return std::fs::read_to_string(path);
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// From the text of a manifest to its document and what that means. `project` wins over the
+/// manifest's own.
+pub fn parse_manifest(
+    text: &str,
+    project: Option<&ProjectName>,
+) -> Result<(Value, Manifest), Failure> {
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        Failure::new(Kind::Invalid, format!("not valid TOML\n{}", error.to_string().trim_end()))
+    })?;
+    let mut document =
+        serde_json::to_value(table).or_fail(Kind::Invalid, "a value cannot be sent as JSON")?;
+    if let (Some(project), Some(root)) = (project, document.as_object_mut()) {
+        root.insert("project".to_owned(), Value::from(project.as_str()));
+    }
+    let manifest = Manifest::from_document(&document)
+        .map_err(|problems| Failure::from(Problem::invalid(problems)))?;
+    Ok((document, manifest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_of_a_manifest_is_told_at_once() {
+        let failure =
+            parse_manifest("imagee = \"x\"\ncount = -1\napp = \"web\"", None).unwrap_err();
+        assert_eq!(failure.kind, Kind::Invalid);
+        for part in ["did you mean \"image\"", "image: is required", "count = -1"] {
+            assert!(failure.message.contains(part), "{part} in {}", failure.message);
+        }
+    }
+
+    #[test]
+    fn broken_toml_is_told_with_its_line() {
+        let failure = parse_manifest("app = \"web\"\nimage = ", None).unwrap_err();
+        assert_eq!(failure.kind, Kind::Invalid);
+        assert!(failure.message.contains("line 2"), "{}", failure.message);
+    }
+
+    #[test]
+    fn the_named_project_wins() {
+        let text = "app = \"web\"\nimage = \"a/web\"\nproject = \"mine\"";
+        let (_, manifest) = parse_manifest(text, None).unwrap();
+        assert_eq!(manifest.project.as_str(), "mine");
+        let (document, manifest) = parse_manifest(text, Some(&"other".parse().unwrap())).unwrap();
+        assert_eq!(manifest.project.as_str(), "other");
+        assert_eq!(document["project"], "other");
+    }
+
+    #[test]
+    fn the_example_uses_every_key() {
+        let text = include_str!("../../../../examples/web/longshore.toml");
+        let (document, _) = parse_manifest(text, None).unwrap();
+        let mut keys: Vec<String> = Vec::new();
+        for (key, value) in document.as_object().unwrap() {
+            match value.as_object().filter(|_| key != "env") {
+                Some(table) => keys.extend(table.keys().map(|inner| format!("{key}.{inner}"))),
+                None => keys.push(key.clone()),
+            }
+        }
+        keys.sort();
+        // An unknown key names all known ones of its table; none of them may be missing above.
+        for table in ["", "resources", "process", "health", "egress"] {
+            for known in known_keys(table) {
+                assert!(
+                    keys.iter().any(|key| *key == known || key.starts_with(&format!("{known}."))),
+                    "the example lacks {known}"
+                );
+            }
+        }
+    }
+
+    /// The keys that the manifest knows in `table`, from what it says about an unknown one.
+    fn known_keys(table: &str) -> Vec<String> {
+        let unknown = serde_json::json!({ "zzzzzzzzzzzzzzzzzzzzzz": 1 });
+        let (document, prefix) = match table {
+            "" => (unknown, String::new()),
+            _ => (serde_json::json!({ table: unknown }), format!("{table}.")),
+        };
+        let problems = Manifest::from_document(&document).unwrap_err();
+        let listed = problems
+            .iter()
+            .find_map(|problem| problem.allowed.strip_prefix("unknown key; known keys: "));
+        let listed = listed.unwrap().split(", ");
+        listed.map(|key| format!("{prefix}{key}")).collect()
+    }
+}

@@ -1,0 +1,132 @@
+//! `longshore explain`
+
+use longshore_api::v1::Explanation;
+use longshore_types::Decision;
+
+use crate::connection::{ConnectionOptions, ProjectOption};
+use crate::failure::Failure;
+use crate::human;
+use crate::target::{self, Target};
+
+/// Say why an instance, or each instance of an app, is where it is, and how its start went
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The id of an instance or the name of an app
+    #[arg(value_name = "INSTANCE|APP")]
+    target: String,
+    #[command(flatten)]
+    project: ProjectOption,
+    #[command(flatten)]
+    connection: ConnectionOptions,
+}
+
+/// Explains.
+pub async fn run(options: Options) -> Result<(), Failure> {
+    let connection = options.connection.connect()?;
+    let api = &connection.api;
+    let instances = match Target::find(api, &options.project, &options.target).await? {
+        Target::Instance(instance) => vec![*instance],
+        Target::App(app) => target::instances_of(api, &options.project, &app.app).await?,
+    };
+    let mut explanations: Vec<Explanation> = Vec::new();
+    for instance in &instances {
+        let path = options.project.path(format_args!("instances/{}/explain", instance.id()));
+        explanations.push(api.get(&path).await?);
+    }
+    connection.output.data(&explanations, |explanations| {
+        let texts: Vec<_> = explanations.iter().map(render).collect();
+        texts.join("\n")
+    })
+}
+
+/// The explanation in words.
+pub fn render(explanation: &Explanation) -> String {
+    let instance = &explanation.instance;
+    let observed = &instance.observed;
+    let mut text = format!(
+        "{}: {} of {}, {}\n",
+        instance.id(),
+        instance.release,
+        instance.app,
+        observed.phase
+    );
+    text.push_str(&format!("location {}\n", instance.location));
+    push_decision(&mut text, &explanation.location);
+    text.push_str(&format!("node {}\n", instance.node));
+    push_decision(&mut text, &explanation.node);
+    if !observed.stages.is_empty() {
+        text.push_str("last start\n");
+        for stage in &observed.stages {
+            text.push_str(&format!("  {:<10} {:>10}\n", stage.name, human::micros(stage.micros)));
+        }
+    }
+    if let Some(exit) = &observed.last_exit {
+        text.push_str(&format!("last end: {exit}\n"));
+    }
+    if let Some(note) = &observed.note {
+        text.push_str(&format!("note: {note}\n"));
+    }
+    text
+}
+
+fn push_decision(text: &mut String, decision: &Decision) {
+    text.push_str(&format!("  because {}\n", decision.why));
+    for candidate in &decision.candidates {
+        let chosen = decision.chosen.as_deref() == Some(candidate.name.as_str());
+        let verdict = match (chosen, candidate.score) {
+            (true, _) => "chosen",
+            (false, Some(_)) => "possible",
+            (false, None) => "refused",
+        };
+        text.push_str(&format!("  {verdict:<8} {}: {}\n", candidate.name, candidate.why));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_api::links::Stage;
+    use longshore_types::{Candidate, Timestamp};
+
+    use super::*;
+    use crate::test_views;
+
+    #[test]
+    fn every_candidate_is_shown_with_its_verdict() {
+        let candidate = |name: &str, score, why: &str| Candidate {
+            name: name.to_owned(),
+            score,
+            why: why.to_owned(),
+        };
+        let decision = |chosen: &str, why: &str, candidates| Decision {
+            at: Timestamp(0),
+            chosen: Some(chosen.to_owned()),
+            why: why.to_owned(),
+            candidates,
+        };
+        let mut instance = test_views::instance("web-00000001");
+        instance.observed.stages = vec![Stage { name: "create".to_owned(), micros: 28_400 }];
+        let text = render(&Explanation {
+            instance,
+            location: decision("here", "it is the only one", vec![]),
+            node: decision(
+                "n1",
+                "it has the most free memory",
+                vec![
+                    candidate("n1", Some(9), "3 GiB free"),
+                    candidate("n2", Some(4), "1 GiB free"),
+                    candidate("n3", None, "needs 64 MiB, has 10 MiB"),
+                ],
+            ),
+        });
+        assert_eq!(
+            text,
+            "web-00000001: r1 of web, pending\n\
+             location here\n  because it is the only one\n\
+             node n1\n  because it has the most free memory\n\
+             \x20 chosen   n1: 3 GiB free\n\
+             \x20 possible n2: 1 GiB free\n\
+             \x20 refused  n3: needs 64 MiB, has 10 MiB\n\
+             last start\n  create        28.4 ms\n"
+        );
+    }
+}

@@ -1,0 +1,86 @@
+//! `longshore image`
+
+mod inspect;
+mod ls;
+mod pack;
+mod push;
+mod rm;
+
+use longshore_image::client::{RegistryClient, RegistryClientError};
+use longshore_types::ImageReference;
+
+use crate::connection::{Connection, ConnectionOptions};
+use crate::failure::{Failure, Kind, chain};
+
+pub use pack::pack_own_program;
+pub use push::push_layout;
+
+/// Make, push, list and remove images
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    Pack(pack::Options),
+    Push(push::Options),
+    Ls(ls::Options),
+    Inspect(inspect::Options),
+    Rm(rm::Options),
+}
+
+/// Carries the verb out.
+pub async fn run(options: Options) -> Result<(), Failure> {
+    match options.verb {
+        Verb::Pack(options) => pack::run(options).await,
+        Verb::Push(options) => push::run(options).await,
+        Verb::Ls(options) => ls::run(options).await,
+        Verb::Inspect(options) => inspect::run(options).await,
+        Verb::Rm(options) => rm::run(options).await,
+    }
+}
+
+/// The registry that `reference` names, else the platform's, with the token of `options`.
+async fn registry(
+    options: &ConnectionOptions,
+    reference: Option<&ImageReference>,
+) -> Result<(Connection, RegistryClient), Failure> {
+    let connection = options.connect()?;
+    let authority = match reference.and_then(|reference| reference.registry.clone()) {
+        Some(authority) => authority,
+        None => connection.registry().await?,
+    };
+    let client = client(&authority, &connection.token)?;
+    Ok((connection, client))
+}
+
+fn client(authority: &str, token: &str) -> Result<RegistryClient, Failure> {
+    RegistryClient::new(&format!("http://{authority}"), Some(token.to_owned()))
+        .map_err(|error| failed(authority, &error))
+}
+
+/// What failed with `what`, a repository or an image.
+fn failed(what: impl std::fmt::Display, error: &RegistryClientError) -> Failure {
+    let kind = match error {
+        RegistryClientError::Url { .. } | RegistryClientError::Read { .. } => Kind::Invalid,
+        RegistryClientError::Send { .. } => Kind::Unavailable,
+        RegistryClientError::Stalled { .. } => Kind::TimedOut,
+        RegistryClientError::Refused { status, .. } => match status.as_u16() {
+            401 | 403 => Kind::Denied,
+            404 => Kind::NotFound,
+            400..500 => Kind::Invalid,
+            _ => Kind::Unavailable,
+        },
+        RegistryClientError::Build(_)
+        | RegistryClientError::Digest { .. }
+        | RegistryClientError::Answer(_) => Kind::Other,
+    };
+    let failure = Failure::new(kind, format!("{what}: {}", chain(error)));
+    match kind {
+        Kind::NotFound => failure.hint("`longshore image ls` shows what the registry has"),
+        Kind::Denied => failure.hint("`longshore token ls` shows what tokens may do"),
+        _ => failure,
+    }
+}

@@ -1,0 +1,56 @@
+//! `longshore image ls`
+
+use longshore_types::Repository;
+use serde::Serialize;
+
+use super::{failed, registry};
+use crate::connection::ConnectionOptions;
+use crate::failure::Failure;
+use crate::output::table_text;
+use crate::table::Table;
+
+/// List the images of the registry
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Only the images of this repository
+    repository: Option<Repository>,
+    #[command(flatten)]
+    connection: ConnectionOptions,
+}
+
+/// A tag and where it leads.
+#[derive(Debug, Serialize)]
+struct Row {
+    repository: Repository,
+    tag: String,
+    digest: String,
+}
+
+/// Lists the images.
+pub async fn run(options: Options) -> Result<(), Failure> {
+    let (connection, client) = registry(&options.connection, None).await?;
+    let repositories = match options.repository {
+        Some(repository) => vec![repository],
+        None => client.repositories().await.map_err(|error| failed("the registry", &error))?,
+    };
+    let mut rows = Vec::new();
+    for repository in repositories {
+        let fail = |error| failed(&repository, &error);
+        for tag in client.tags(&repository).await.map_err(fail)? {
+            // A tag that was removed since it was listed is not there any more.
+            let Some(digest) = client.resolve(&repository, &tag).await.map_err(fail)? else {
+                continue;
+            };
+            rows.push(Row { repository: repository.clone(), tag, digest: digest.to_string() });
+        }
+    }
+    connection.output.data(&rows, |rows| render(rows))
+}
+
+fn render(rows: &[Row]) -> String {
+    let mut table = Table::new(&["IMAGE", "DIGEST"]);
+    for Row { repository, tag, digest } in rows {
+        table.row([format!("{repository}:{tag}"), digest.clone()]);
+    }
+    table_text(&table)
+}

@@ -1,0 +1,31 @@
+//! `longshore image rm`
+
+use longshore_types::ImageReference;
+use serde_json::json;
+
+use super::{failed, registry};
+use crate::connection::ConnectionOptions;
+use crate::failure::Failure;
+
+/// Remove an image from the registry
+///
+/// With a tag, the tag alone; with a digest, the image and every tag of it. Releases that are
+/// deployed keep running on the nodes that have the image.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The image, repository[:tag][@digest]
+    image: ImageReference,
+    #[command(flatten)]
+    connection: ConnectionOptions,
+}
+
+/// Removes the image.
+pub async fn run(options: Options) -> Result<(), Failure> {
+    let image = options.image;
+    let (connection, client) = registry(&options.connection, Some(&image)).await?;
+    client
+        .delete_manifest(&image.repository, &image.wanted())
+        .await
+        .map_err(|error| failed(&image, &error))?;
+    connection.output.data(&json!({ "removed": image }), |_| format!("{image}: removed\n"))
+}

@@ -1,0 +1,58 @@
+//! `longshore locations`
+
+use longshore_api::v1::LocationView;
+use longshore_types::units::Capacity;
+
+use crate::connection::ConnectionOptions;
+use crate::failure::Failure;
+use crate::output::table_text;
+use crate::table::Table;
+
+/// List the locations
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    #[command(flatten)]
+    connection: ConnectionOptions,
+}
+
+/// Lists the locations.
+pub async fn run(options: Options) -> Result<(), Failure> {
+    let connection = options.connection.connect()?;
+    let locations: Vec<LocationView> = connection.api.get("/v1/locations").await?;
+    connection.output.data(&locations, |locations| render(locations))
+}
+
+fn render(locations: &[LocationView]) -> String {
+    let mut table = Table::new(&["LOCATION", "STATE", "NODES", "INSTANCES", "CPU", "MEMORY"]);
+    for location in locations {
+        let sum = |part: fn(&longshore_api::links::NodeSummary) -> Capacity| {
+            location.nodes.iter().map(part).fold(Capacity::default(), Capacity::plus)
+        };
+        let (promised, capacity) = (sum(|node| node.promised), sum(|node| node.capacity));
+        let reachable = location.nodes.iter().filter(|node| node.reachable).count();
+        table.row([
+            location.location.to_string(),
+            state(location.reachable).to_owned(),
+            format!("{reachable}/{}", location.nodes.len()),
+            location.instances.to_string(),
+            format!("{} of {}", promised.cpu, capacity.cpu),
+            format!("{} of {}", promised.memory, capacity.memory),
+        ]);
+    }
+    let mut text = table_text(&table);
+    for shortfall in locations.iter().flat_map(|location| &location.shortfalls) {
+        text.push_str(&format!(
+            "\n{}/{}: {} missing: {}\n",
+            shortfall.project, shortfall.app, shortfall.missing, shortfall.decision.why
+        ));
+    }
+    text
+}
+
+/// Whether something reports, in a word.
+pub fn state(reachable: bool) -> &'static str {
+    match reachable {
+        true => "reachable",
+        false => "silent",
+    }
+}

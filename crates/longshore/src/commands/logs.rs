@@ -1,0 +1,161 @@
+//! `longshore logs`
+
+use std::collections::BTreeSet;
+
+use futures_util::StreamExt;
+use futures_util::stream::{BoxStream, SelectAll};
+use longshore_api::links::{LogLine, LogStream};
+use longshore_api::v1::ProjectView;
+use longshore_link::{CallError, Client, LineStream};
+use longshore_types::{AppName, InstanceId};
+use serde::Serialize;
+
+use crate::connection::{Connection, ConnectionOptions, ProjectOption};
+use crate::failure::Failure;
+use crate::target::{self, Target};
+
+/// Show what an instance, or all instances of an app, wrote to its standard output and error
+///
+/// With --follow, an app's later instances are shown too.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The id of an instance or the name of an app
+    #[arg(value_name = "INSTANCE|APP")]
+    target: String,
+    /// Go on with what is written from now on
+    #[arg(short, long)]
+    follow: bool,
+    /// How many of the last lines of each instance to begin with
+    #[arg(long, value_name = "LINES", default_value_t = 100)]
+    tail: u32,
+    #[command(flatten)]
+    project: ProjectOption,
+    #[command(flatten)]
+    connection: ConnectionOptions,
+}
+
+/// A line and the instance that wrote it.
+#[derive(Debug, Serialize)]
+struct Entry {
+    instance: InstanceId,
+    #[serde(flatten)]
+    line: LogLine,
+}
+
+/// Shows the logs.
+pub async fn run(options: Options) -> Result<(), Failure> {
+    let connection = options.connection.connect()?;
+    let reader = Reader {
+        api: connection.api.clone(),
+        project: options.project.clone(),
+        follow: options.follow,
+    };
+    match Target::find(&connection.api, &options.project, &options.target).await? {
+        Target::Instance(instance) => {
+            let mut lines = reader.open(instance.id(), options.tail).await?;
+            while let Some(entry) = lines.next().await {
+                show(&connection, &entry?, Named::No)?;
+            }
+            Ok(())
+        }
+        Target::App(app) if options.follow => {
+            follow_app(&connection, &reader, &app.app, options.tail).await
+        }
+        Target::App(app) => {
+            let instances =
+                target::instances_of(&connection.api, &options.project, &app.app).await?;
+            for instance in instances {
+                let mut lines = reader.open(instance.id(), options.tail).await?;
+                while let Some(entry) = lines.next().await {
+                    show(&connection, &entry?, Named::Yes)?;
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Opens logs of instances.
+struct Reader {
+    api: Client,
+    project: ProjectOption,
+    follow: bool,
+}
+
+impl Reader {
+    async fn open(
+        &self,
+        instance: &InstanceId,
+        tail: u32,
+    ) -> Result<BoxStream<'static, Result<Entry, CallError>>, CallError> {
+        let follow = self.follow;
+        let path = self
+            .project
+            .path(format_args!("instances/{instance}/logs?tail={tail}&follow={follow}"));
+        let lines: LineStream<LogLine> = self.api.watch(&path).await?;
+        let instance = instance.clone();
+        let entries = lines.map(move |line| {
+            let instance = instance.clone();
+            line.map(|line| Entry { instance, line })
+        });
+        Ok(entries.boxed())
+    }
+}
+
+/// Shows the logs of all instances of `app`, those that come later included, until interrupted.
+async fn follow_app(
+    connection: &Connection,
+    reader: &Reader,
+    app: &AppName,
+    tail: u32,
+) -> Result<(), Failure> {
+    let mut views: LineStream<ProjectView> =
+        connection.api.watch(&reader.project.path("watch")).await?;
+    let mut opened = BTreeSet::new();
+    let mut entries = SelectAll::new();
+    loop {
+        tokio::select! {
+            view = views.next() => {
+                let Some(view) = view else { return Ok(()) };
+                for instance in view?.instances.iter().filter(|instance| instance.app == *app) {
+                    if instance.observed.started_at.is_none() || opened.contains(instance.id()) {
+                        continue;
+                    }
+                    match reader.open(instance.id(), tail).await {
+                        Ok(lines) => entries.push(lines),
+                        // Gone or not there yet; the next view tells.
+                        Err(CallError::Refused(_)) => continue,
+                        Err(error) => return Err(error.into()),
+                    }
+                    opened.insert(instance.id().clone());
+                }
+            }
+            Some(entry) = entries.next() => match entry {
+                Ok(entry) => show(connection, &entry, Named::Yes)?,
+                Err(error) => connection.output.say(format!("a log broke off: {error}")),
+            },
+        }
+    }
+}
+
+/// Whether a line says which instance wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    Yes,
+    No,
+}
+
+fn show(connection: &Connection, entry: &Entry, named: Named) -> Result<(), Failure> {
+    connection.output.item(entry, |entry| render(entry, named))
+}
+
+fn render(entry: &Entry, named: Named) -> String {
+    let mark = match entry.line.stream {
+        LogStream::Stdout => "",
+        LogStream::Stderr => "! ",
+    };
+    match named {
+        Named::Yes => format!("{}  {mark}{}", entry.instance, entry.line.text),
+        Named::No => format!("{mark}{}", entry.line.text),
+    }
+}

@@ -1,0 +1,67 @@
+//! Times as a person reads them at a glance.
+
+use longshore_types::Timestamp;
+
+/// How long ago `then` was, in its largest whole unit: `42s`, `3m`, `5h`, `9d`.
+pub fn age(now: Timestamp, then: Timestamp) -> String {
+    let seconds = now.since(then).0.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m", seconds / 60),
+        3_600..86_400 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// A span of microseconds with three digits that matter: `850 µs`, `12.3 ms`, `1.24 s`.
+pub fn micros(micros: u64) -> String {
+    match micros {
+        0..1_000 => format!("{micros} µs"),
+        1_000..1_000_000 => decimal(micros, 1_000, "ms"),
+        _ => decimal(micros, 1_000_000, "s"),
+    }
+}
+
+fn decimal(value: u64, unit: u64, name: &str) -> String {
+    let (whole, rest) = (value / unit, value % unit);
+    match whole {
+        0..10 => format!("{whole}.{:02} {name}", rest * 100 / unit),
+        10..100 => format!("{whole}.{} {name}", rest * 10 / unit),
+        _ => format!("{whole} {name}"),
+    }
+}
+
+/// A count with its noun: `1 instance`, `2 instances`.
+pub fn count(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_use_the_largest_unit() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (60, "1m"), (7_199, "1h"), (200_000, "2d")]
+        {
+            let then = Timestamp(1_000);
+            assert_eq!(age(Timestamp(1_000 + seconds * 1_000), then), text);
+        }
+        assert_eq!(age(Timestamp(0), Timestamp(5_000)), "0s", "clock went back");
+    }
+
+    #[test]
+    fn spans_keep_three_digits() {
+        for (value, text) in [
+            (850, "850 µs"),
+            (1_000, "1.00 ms"),
+            (12_345, "12.3 ms"),
+            (123_456, "123 ms"),
+            (1_240_000, "1.24 s"),
+            (75_000_000, "75.0 s"),
+        ] {
+            assert_eq!(micros(value), text);
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! `longshore ingress`
+
+use std::path::PathBuf;
+
+use longshore_link::Endpoint;
+
+use super::{Threads, listener};
+use crate::failure::Failure;
+
+/// Run an ingress alone: requests from users to instances
+///
+/// `up` starts it with the other roles; this is for running the roles apart.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The directory of the routes it last knew
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Where requests come in
+    #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:8080")]
+    listen: Endpoint,
+    /// Where its location listens
+    #[arg(long, value_name = "ENDPOINT")]
+    location: Endpoint,
+}
+
+/// Runs the role.
+pub fn run(options: Options) -> Result<(), Failure> {
+    let listener = listener("ingress", &options.listen)?;
+    let dir = options.data_dir.clone();
+    super::run("ingress", &dir, Threads::PerCore, |shutdown| {
+        let options = longshore_ingress::IngressOptions {
+            listener,
+            location: options.location,
+            state_dir: options.data_dir,
+        };
+        longshore_ingress::run(options, shutdown)
+    })
+}

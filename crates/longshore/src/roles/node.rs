@@ -1,0 +1,76 @@
+//! `longshore node`
+
+use std::path::PathBuf;
+
+use longshore_link::Endpoint;
+use longshore_network::AgentId;
+use longshore_types::{IpNet, NodeName};
+
+use super::{Threads, listener};
+use crate::failure::{Failure, Kind, OrFail};
+use crate::supervisor;
+
+/// Run the agent of one node alone: images, containers and their network
+///
+/// `up` starts it with the other roles; this is for running the roles apart. Instances go on when
+/// the agent ends, and it takes them over when it is started again with the same directories.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The name of the node
+    #[arg(long, value_name = "NAME")]
+    name: NodeName,
+    /// Six hexadecimal digits that mark all that the agent makes on the machine
+    #[arg(long, value_name = "ID")]
+    agent: AgentId,
+    /// The directory of its images and instances
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// The directory of its sockets and mounts
+    #[arg(long, value_name = "DIR")]
+    run_dir: PathBuf,
+    /// Where it listens for requests to instances, logs and commands
+    #[arg(long, value_name = "ENDPOINT")]
+    gate_listen: Endpoint,
+    /// Where its location listens
+    #[arg(long, value_name = "ENDPOINT")]
+    location: Endpoint,
+    /// Where the registry is
+    #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:4601")]
+    registry: Endpoint,
+    /// The file with the token for the registry
+    #[arg(long, value_name = "FILE")]
+    registry_token_file: PathBuf,
+    /// The IPv4 network that instances get their addresses from
+    #[arg(long, value_name = "NETWORK")]
+    instance_pool: IpNet,
+    /// How many times over the processor time of the machine is promised
+    #[arg(long, value_name = "FACTOR", default_value_t = 4.0)]
+    cpu_overcommit: f64,
+    /// The cgroup below which the agent makes its own [default: the root]
+    #[arg(long, value_name = "PATH")]
+    cgroup_parent: Option<String>,
+}
+
+/// Runs the role.
+pub fn run(options: Options) -> Result<(), Failure> {
+    let gate = listener("gate", &options.gate_listen)?;
+    let exe = supervisor::own_program().or_fail(Kind::Other, "cannot find our own program")?;
+    let dir = options.data_dir.clone();
+    super::run("node", &dir, Threads::Few, |shutdown| {
+        let options = longshore_node::Options {
+            name: options.name,
+            agent: options.agent,
+            data_dir: options.data_dir,
+            run_dir: options.run_dir,
+            gate,
+            location: options.location,
+            registry: options.registry,
+            registry_token_file: options.registry_token_file,
+            exe,
+            cgroup_parent: options.cgroup_parent,
+            instance_pool: options.instance_pool,
+            cpu_overcommit: options.cpu_overcommit,
+        };
+        longshore_node::run(options, shutdown)
+    })
+}

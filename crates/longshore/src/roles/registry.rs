@@ -1,0 +1,68 @@
+//! `longshore registry`
+
+mod tokens;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
+use longshore_registry::{OpenRegistryError, Registry, RegistryOptions};
+use tokio_util::sync::CancellationToken;
+
+use super::{Threads, listener};
+use crate::failure::Failure;
+use tokens::{FollowTokensError, FollowedTokens};
+
+/// Run the registry of images alone
+///
+/// `up` starts it with the other roles; this is for running the roles apart. It keeps the tokens
+/// that it last knew, so it serves on while the global control plane is away.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The directory of its images
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Where it listens
+    #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:4601")]
+    listen: Endpoint,
+    /// Where the global control plane listens, which knows the tokens
+    #[arg(long, value_name = "ENDPOINT")]
+    global: Endpoint,
+}
+
+/// Runs the role.
+pub fn run(options: Options) -> Result<(), Failure> {
+    let listener = listener("registry", &options.listen)?;
+    let dir = options.data_dir.clone();
+    super::run("registry", &dir, Threads::PerCore, |shutdown| serve(options, listener, shutdown))
+}
+
+/// Why the registry ended.
+#[derive(Debug, thiserror::Error)]
+enum RegistryRoleError {
+    #[error(transparent)]
+    Open(#[from] OpenRegistryError),
+    #[error(transparent)]
+    Tokens(#[from] FollowTokensError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
+async fn serve(
+    options: Options,
+    listener: Listener,
+    shutdown: CancellationToken,
+) -> Result<(), RegistryRoleError> {
+    let tokens = FollowedTokens::open(options.data_dir.join("tokens.json"))?;
+    let authorizer = Arc::new(tokens.table());
+    let images = options.data_dir.join("images");
+    let registry = Arc::new(Registry::open(RegistryOptions::new(images, authorizer))?);
+
+    let service = Service::new(shutdown);
+    service.spawn_until_shutdown("tokens", tokens.follow(Client::new(options.global)));
+    let maintained = Arc::clone(&registry);
+    service.spawn_until_shutdown("maintenance", async move { maintained.maintain().await });
+    let router = longshore_registry::router(registry);
+    service.spawn("listener", listener.serve(router, service.shutdown()));
+    Ok(service.run().await?)
+}

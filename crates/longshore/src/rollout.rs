@@ -1,0 +1,147 @@
+//! How a rollout goes, told from what the API's watch shows.
+//!
+//! [`Rollout`] is fed one view of the project after the other and says what is new in lines that
+//! read well in a log; whether it is over follows from the last view alone, so a view that was
+//! missed does no harm.
+
+mod wait;
+
+use std::collections::BTreeMap;
+
+use longshore_api::v1::{AppView, InstanceView, ProjectView};
+use longshore_types::{AppName, InstanceId, InstancePhase, ReleaseNumber};
+
+use crate::human;
+
+pub use wait::wait;
+
+/// The way of one app to one release.
+#[derive(Debug)]
+pub struct Rollout {
+    app: AppName,
+    release: ReleaseNumber,
+    seen: BTreeMap<InstanceId, String>,
+    app_note: Option<String>,
+    latest: Option<AppView>,
+    /// True once a view had the app, so that its absence means that it was removed.
+    was_there: bool,
+}
+
+/// Where a rollout stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Instances are still to come or to go.
+    Underway,
+    /// Every instance that should run is of the release and healthy, and no other is left.
+    Done,
+    /// A newer release was deployed meanwhile, so this one will never be complete.
+    Overtaken,
+    /// The app was removed meanwhile.
+    Removed,
+}
+
+impl Rollout {
+    /// The rollout of `release`.
+    pub fn new(app: AppName, release: ReleaseNumber) -> Self {
+        Self { app, release, seen: BTreeMap::new(), app_note: None, latest: None, was_there: false }
+    }
+
+    /// Takes the next view over and gives the lines that tell what is new.
+    pub fn update(&mut self, view: &ProjectView) -> Vec<String> {
+        let mut lines = Vec::new();
+        self.latest = view.apps.iter().find(|app| app.app == self.app).cloned();
+        self.was_there |= self.latest.is_some();
+        let note = self.latest.as_ref().and_then(|app| app.note.clone());
+        if note != self.app_note {
+            lines.extend(note.iter().map(|note| format!("{}: {note}", self.app)));
+            self.app_note = note;
+        }
+        let mine = view.instances.iter().filter(|instance| instance.app == self.app);
+        let mut present = BTreeMap::new();
+        for instance in mine {
+            let text = describe(instance);
+            if self.seen.get(instance.id()) != Some(&text) {
+                lines.push(format!("{}  {text}", instance.id()));
+            }
+            present.insert(instance.id().clone(), text);
+        }
+        for gone in self.seen.keys().filter(|id| !present.contains_key(*id)) {
+            lines.push(format!("{gone}  gone"));
+        }
+        self.seen = present;
+        lines
+    }
+
+    /// Where the rollout stood in the last view.
+    pub fn progress(&self) -> Progress {
+        let Some(app) = &self.latest else {
+            return match self.was_there {
+                true => Progress::Removed,
+                false => Progress::Underway,
+            };
+        };
+        if app.release > self.release {
+            Progress::Overtaken
+        } else if app.release == self.release && app.ready >= app.count && app.outdated == 0 {
+            Progress::Done
+        } else {
+            Progress::Underway
+        }
+    }
+
+    /// The state in a few words: `1 of 2 healthy, 1 old`.
+    pub fn summary(&self) -> String {
+        let Some(app) = &self.latest else {
+            return "waiting for the platform".to_owned();
+        };
+        let mut text = format!("{} of {} healthy", app.ready, app.count);
+        if app.outdated > 0 {
+            text.push_str(&format!(", {} to be replaced or ended", app.outdated));
+        }
+        text
+    }
+
+    /// Why the rollout is not over, one reason a line: what the app and its instances note.
+    pub fn obstacles(&self, view: &ProjectView) -> Vec<String> {
+        let mut lines = Vec::new();
+        lines.extend(self.app_note.iter().map(|note| format!("{}: {note}", self.app)));
+        let waiting = view.instances.iter().filter(|instance| {
+            instance.app == self.app
+                && (instance.observed.phase != InstancePhase::Healthy
+                    || instance.release != self.release)
+        });
+        lines.extend(waiting.map(|instance| format!("{}  {}", instance.id(), describe(instance))));
+        lines
+    }
+}
+
+/// An instance in one line, without its id.
+fn describe(instance: &InstanceView) -> String {
+    let observed = &instance.observed;
+    let mut text = format!(
+        "{} on {}/{}: {}",
+        instance.release, instance.location, instance.node, observed.phase
+    );
+    if instance.draining {
+        text.push_str(", draining");
+    }
+    if observed.restarts > 0 {
+        text.push_str(&format!(
+            ", started again {}",
+            human::count(observed.restarts as usize, "time")
+        ));
+    }
+    // A healthy instance's past exits are of no interest here.
+    if !matches!(observed.phase, InstancePhase::Healthy) {
+        let exit = observed.last_exit.as_ref().map(ToString::to_string);
+        match (&observed.note, exit) {
+            (Some(note), _) => text.push_str(&format!(" ({note})")),
+            (None, Some(exit)) => text.push_str(&format!(" ({exit})")),
+            (None, None) => {}
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+use longshore_api::links::ObservedInstance;
+use longshore_types::{ExitReason, Generation};
+
+use super::*;
+use crate::test_views;
+
+fn instance(id: &str, release: u64, phase: InstancePhase) -> InstanceView {
+    InstanceView {
+        release: ReleaseNumber(release),
+        observed: ObservedInstance {
+            phase,
+            ..ObservedInstance::pending(id.parse().unwrap(), Generation(1))
+        },
+        ..test_views::instance(id)
+    }
+}
+
+fn app(release: u64, count: u32, ready: u32, outdated: u32) -> AppView {
+    AppView { release: ReleaseNumber(release), count, ready, outdated, ..test_views::app("web") }
+}
+
+fn view(app: AppView, instances: Vec<InstanceView>) -> ProjectView {
+    ProjectView { apps: vec![app], instances }
+}
+
+#[test]
+fn only_what_is_new_is_told() {
+    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(2));
+    let old = instance("web-00000001", 1, InstancePhase::Healthy);
+    let new = instance("web-00000002", 2, InstancePhase::Pulling);
+    let first = view(app(2, 1, 0, 1), vec![old.clone(), new]);
+    assert_eq!(
+        rollout.update(&first),
+        ["web-00000001  r1 on here/n1: healthy", "web-00000002  r2 on here/n1: pulling"]
+    );
+    assert_eq!(rollout.update(&first), [""; 0], "nothing new");
+    assert_eq!(rollout.progress(), Progress::Underway);
+    assert_eq!(rollout.summary(), "0 of 1 healthy, 1 to be replaced or ended");
+
+    let new = instance("web-00000002", 2, InstancePhase::Healthy);
+    let lines = rollout.update(&view(app(2, 1, 1, 0), vec![new]));
+    assert_eq!(lines, ["web-00000002  r2 on here/n1: healthy", "web-00000001  gone"]);
+    assert_eq!(rollout.progress(), Progress::Done);
+}
+
+#[test]
+fn what_stands_in_the_way_is_named() {
+    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(1));
+    let mut failing = instance("web-00000001", 1, InstancePhase::Backoff);
+    failing.observed.restarts = 3;
+    failing.observed.last_exit = Some(ExitReason::Exited { code: 7 });
+    let mut stuck = app(1, 2, 0, 0);
+    stuck.note = Some("1 instance finds no place: no node has 8 GiB free".to_owned());
+    let view = view(stuck, vec![failing]);
+    rollout.update(&view);
+    assert_eq!(
+        rollout.obstacles(&view),
+        [
+            "web: 1 instance finds no place: no node has 8 GiB free",
+            "web-00000001  r1 on here/n1: backoff, started again 3 times (exited with code 7)"
+        ]
+    );
+}
+
+#[test]
+fn a_newer_release_or_a_removal_ends_the_wait() {
+    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(1));
+    assert_eq!(rollout.progress(), Progress::Underway, "nothing seen yet");
+    let only = instance("web-00000001", 1, InstancePhase::Starting);
+    rollout.update(&view(app(2, 1, 0, 1), vec![only]));
+    assert_eq!(rollout.progress(), Progress::Overtaken);
+    rollout.update(&ProjectView { apps: Vec::new(), instances: Vec::new() });
+    assert_eq!(rollout.progress(), Progress::Removed);
+}
+
+#[test]
+fn a_scale_to_nothing_is_done_when_nothing_is_left() {
+    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(1));
+    rollout.update(&view(app(1, 0, 0, 1), Vec::new()));
+    assert_eq!(rollout.progress(), Progress::Underway);
+    rollout.update(&view(app(1, 0, 0, 0), Vec::new()));
+    assert_eq!(rollout.progress(), Progress::Done);
+}

@@ -1,0 +1,107 @@
+//! Waiting for a rollout.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use longshore_api::v1::ProjectView;
+use longshore_link::{CallError, Client};
+use tokio::time::{Instant, sleep_until};
+
+use super::{Progress as Standing, Rollout};
+use crate::connection::ProjectOption;
+use crate::failure::{Failure, Kind};
+use crate::progress::Progress;
+
+/// The time between tries to reach an API that went away meanwhile.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Watches `rollout` until it is over, for `limit` at most, and tells how it goes. An API that is
+/// restarted meanwhile is waited for.
+pub async fn wait(
+    api: &Client,
+    project: &ProjectOption,
+    mut rollout: Rollout,
+    limit: Duration,
+) -> Result<(), Failure> {
+    let deadline = Instant::now() + limit;
+    let progress = Progress::begin();
+    let watch = project.path("watch");
+    let mut last = None;
+    loop {
+        let mut views = tokio::select! {
+            views = api.watch::<ProjectView>(&watch) => match views {
+                Ok(views) => views,
+                Err(error) => {
+                    retry(error, &progress, deadline).await?;
+                    continue;
+                }
+            },
+            () = sleep_until(deadline) => return Err(late(&rollout, last.as_ref(), limit)),
+        };
+        loop {
+            let view = tokio::select! {
+                view = views.next() => view,
+                () = sleep_until(deadline) => return Err(late(&rollout, last.as_ref(), limit)),
+            };
+            match view {
+                Some(Ok(view)) => {
+                    for line in rollout.update(&view) {
+                        progress.line(&line);
+                    }
+                    progress.status(rollout.summary());
+                    if let Some(outcome) = over(&rollout) {
+                        return outcome;
+                    }
+                    last = Some(view);
+                }
+                Some(Err(error)) => {
+                    retry(error, &progress, deadline).await?;
+                    break;
+                }
+                None => break,
+            }
+        }
+    }
+}
+
+fn over(rollout: &Rollout) -> Option<Result<(), Failure>> {
+    let release = rollout.release;
+    let failed = |why: String| Some(Err(Failure::new(Kind::Other, why)));
+    match rollout.progress() {
+        Standing::Underway => None,
+        Standing::Done => Some(Ok(())),
+        Standing::Overtaken => failed(format!(
+            "{}: a newer release was deployed before {release} was complete",
+            rollout.app
+        )),
+        Standing::Removed => failed(format!("{} was removed meanwhile", rollout.app)),
+    }
+}
+
+/// Waits a little when trying again can help, else fails.
+async fn retry(error: CallError, progress: &Progress, deadline: Instant) -> Result<(), Failure> {
+    if !error.retryable() {
+        return Err(error.into());
+    }
+    progress.status(format!("{error}; trying again"));
+    sleep_until(deadline.min(Instant::now() + RETRY)).await;
+    Ok(())
+}
+
+fn late(rollout: &Rollout, last: Option<&ProjectView>, limit: Duration) -> Failure {
+    let limit = longshore_types::Duration(limit);
+    let mut message = format!(
+        "{} {} is not healthy after {limit}: {}",
+        rollout.app,
+        rollout.release,
+        rollout.summary()
+    );
+    for line in last.iter().flat_map(|view| rollout.obstacles(view)) {
+        message.push_str("\n  ");
+        message.push_str(&line);
+    }
+    Failure::new(Kind::TimedOut, message).hint(format!(
+        "the platform goes on trying; `longshore logs {}` and `longshore ps` show how it goes",
+        rollout.app
+    ))
+}

@@ -1,0 +1,204 @@
+//! `longshore up`: every role of the platform on this machine, each a process of its own, kept
+//! running until it is told to end.
+//!
+//! The supervisor holds what must outlive a role: the sockets, the locks, the tokens. It decides
+//! nothing else, so that it has little reason ever to fail. When it is killed, the roles end by
+//! themselves (see [`crate::inheritance`]), the containers go on, and the next `up` takes over.
+
+mod backoff;
+mod child;
+mod context;
+mod home;
+mod options;
+mod plan;
+mod preflight;
+mod readiness;
+mod settings;
+mod sockets;
+
+use std::sync::Arc;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use child::{Child, Surroundings};
+use home::Home;
+use options::ContextUse;
+use preflight::{Facts, Obstacle};
+use settings::Settings;
+use sockets::{LinkSockets, PublicSockets};
+
+use crate::context_file::{self, Endpoints};
+use crate::failure::{Failure, Kind, OrFail};
+use crate::inheritance::{Inheritance, LifeLine};
+use crate::logging;
+use crate::output::{Format, Output};
+
+pub use child::ask_to_end;
+pub use options::UpOptions;
+pub use plan::own_program;
+pub use preflight::find_program;
+
+/// Runs the platform until it is told to end.
+pub fn run(options: UpOptions) -> Result<(), Failure> {
+    let settings = options.settings()?;
+    if options.dump_config {
+        return Output::new(Format::Text).raw(settings.dump().as_bytes());
+    }
+    let inheritance = Inheritance::take().or_fail(Kind::Other, "cannot begin")?;
+    logging::begin("up", &settings.log);
+    let (home, public) = take_machine(&settings)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .or_fail(Kind::Other, "cannot begin")?;
+    runtime.block_on(supervise(settings, options.context_use(), (home, public), inheritance))
+}
+
+/// Checks that the machine has what is needed, and takes what the platform needs alone. All that
+/// stands in the way is told at once.
+fn take_machine(settings: &Settings) -> Result<(Home, PublicSockets), Failure> {
+    let facts = Facts::observe(&settings.data_dir);
+    let mut obstacles = facts.obstacles();
+    // Before the ports, so that a second `up` hears of the first and not of its ports.
+    let home = match facts.is_root {
+        true => Some(Home::take(&settings.data_dir, &settings.run_dir)?),
+        false => None,
+    };
+    let public = PublicSockets::bind(settings).map_err(|taken| obstacles.extend(taken)).ok();
+    match (home, public) {
+        (Some(home), Some(public)) if obstacles.is_empty() => Ok((home, public)),
+        _ => Err(refusal(&obstacles)),
+    }
+}
+
+fn refusal(obstacles: &[Obstacle]) -> Failure {
+    let mut message = String::from("the platform cannot run here:");
+    for Obstacle { what, remedy } in obstacles {
+        message.push_str(&format!("\n- {what}\n  {remedy}"));
+    }
+    Failure::new(Kind::Other, message)
+}
+
+async fn supervise(
+    settings: Settings,
+    context_use: ContextUse,
+    (home, public): (Home, PublicSockets),
+    inheritance: Inheritance,
+) -> Result<(), Failure> {
+    let mut signals = Signals::catch().or_fail(Kind::Other, "cannot catch signals")?;
+    let end = CancellationToken::new();
+    tokio::spawn(watch_own_supervisor(inheritance, end.clone()));
+
+    let endpoints = public.endpoints()?;
+    let links = LinkSockets::bind(home.run_dir())?;
+    let platform = Platform::start(settings, home, endpoints, (public, links))?;
+    tokio::select! {
+        () = platform.announce(context_use) => {}
+        name = signals.next() => tracing::info!("{name}: shutting down"),
+        () = end.cancelled() => {}
+    }
+    let kill = platform.surroundings.kill.clone();
+    tokio::select! {
+        done = platform.end() => done,
+        never = async {
+            let name = signals.next().await;
+            tracing::warn!("{name} again: killing the roles");
+            kill.cancel();
+            std::future::pending().await
+        } => never,
+    }
+}
+
+/// Ends this process in order when whoever started it asked to be outlived by nothing and is gone.
+async fn watch_own_supervisor(inheritance: Inheritance, end: CancellationToken) {
+    if let Err(error) = inheritance.watch(end).await {
+        tracing::warn!(%error, "cannot watch the process that started this one");
+    }
+}
+
+/// The roles while they run.
+struct Platform {
+    settings: Settings,
+    endpoints: Endpoints,
+    surroundings: Arc<Surroundings>,
+    /// In the order in which they end.
+    waves: Vec<Vec<Child>>,
+}
+
+impl Platform {
+    fn start(
+        settings: Settings,
+        home: Home,
+        endpoints: Endpoints,
+        sockets: (PublicSockets, LinkSockets),
+    ) -> Result<Self, Failure> {
+        let plans = plan::plan_roles(&settings, &home, &endpoints, sockets);
+        let surroundings = Arc::new(Surroundings {
+            exe: own_program().or_fail(Kind::Other, "cannot find our own program")?,
+            home,
+            life_line: LifeLine::new().or_fail(Kind::Other, "cannot begin")?,
+            log: settings.log.clone(),
+            kill: CancellationToken::new(),
+        });
+        let start = |plan| Child::keep_running(plan, Arc::clone(&surroundings));
+        let waves = plans.into_iter().map(|wave| wave.into_iter().map(start).collect()).collect();
+        Ok(Self { settings, endpoints, surroundings, waves })
+    }
+
+    /// Publishes where the platform is reached once it is ready; never ends.
+    async fn announce(&self, context_use: ContextUse) {
+        let home = &self.surroundings.home;
+        let roles: Vec<_> = self.waves.iter().flatten().collect();
+        readiness::wait(&self.endpoints, &home.admin_token_file(), &roles).await;
+        if let Err(error) = context_file::publish(home.data_dir(), &self.endpoints) {
+            tracing::error!(%error, "cannot write where the platform is reached");
+        }
+        let Endpoints { api, registry, ingress } = &self.endpoints;
+        tracing::info!("ready: API {api}, registry {registry}, ingress http://{ingress}");
+        if context_use == ContextUse::Offer {
+            context::offer(&self.endpoints, &home.admin_token_file()).await;
+        }
+        std::future::pending().await
+    }
+
+    /// Ends the roles, wave by wave.
+    async fn end(self) -> Result<(), Failure> {
+        let home = &self.surroundings.home;
+        home.unpublish().or_fail(Kind::Other, "cannot forget where the platform was reached")?;
+        if self.settings.stop_instances {
+            let file = home.stop_instances_file();
+            std::fs::write(&file, "").or_fail(Kind::Other, "cannot ask for the instances' end")?;
+        }
+        for wave in self.waves {
+            futures_util::future::join_all(wave.into_iter().map(Child::end)).await;
+        }
+        if self.settings.stop_instances {
+            home.clear_run_dir();
+        }
+        tracing::info!("ended");
+        Ok(())
+    }
+}
+
+/// The signals that ask for the end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The directories of one platform: what is kept in its data directory, and who may use it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use longshore_network::AgentId;
+use longshore_node::STOP_INSTANCES_FILE;
+
+use super::sockets::LINK_FILES;
+use crate::context_file::{ADMIN_TOKEN_FILE, ENDPOINTS_FILE};
+use crate::failure::{Failure, Kind, OrFail};
+use crate::state_file;
+
+/// How long the roles of a supervisor that was killed may take to end.
+const OLD_ROLES: Duration = Duration::from_secs(40);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// The longest path of a Unix socket, less room for the names of shims below the run directory.
+const LONGEST_RUN_DIR: usize = 60;
+
+/// A data directory that this process alone may use, with its run directory.
+#[derive(Debug)]
+pub struct Home {
+    data_dir: PathBuf,
+    run_dir: PathBuf,
+    agent: AgentId,
+    /// Held by this process alone.
+    _lock: File,
+    /// Shared with every role; see [`crate::inheritance`].
+    hold: File,
+}
+
+impl Home {
+    /// Takes the directories, and makes what is missing there. Waits for the roles of a supervisor
+    /// that was killed; refuses beside one that is alive.
+    pub fn take(data_dir: &Path, run_root: &Path) -> Result<Self, Failure> {
+        let doing = |path: &Path| format!("cannot use {}", path.display());
+        private_dir(data_dir).or_fail(Kind::Other, doing(data_dir))?;
+        let lock = lock_or_refuse(data_dir)?;
+        let hold = wait_for_old_roles(&data_dir.join("roles.lock"))?;
+        for part in ["global", "location", "node", "registry", "ingress", "secrets"] {
+            let dir = data_dir.join(part);
+            private_dir(&dir).or_fail(Kind::Other, doing(&dir))?;
+        }
+        let agent = agent_id(data_dir).or_fail(Kind::Other, doing(data_dir))?;
+        let run_dir = run_root.join(agent.to_string());
+        if run_dir.as_os_str().len() > LONGEST_RUN_DIR {
+            let message = format!("the path {} is too long for sockets", run_dir.display());
+            return Err(Failure::new(Kind::Invalid, message).hint("name a shorter one: --run-dir"));
+        }
+        private_dir(&run_dir).or_fail(Kind::Other, doing(&run_dir))?;
+        let home = Self { data_dir: data_dir.to_owned(), run_dir, agent, _lock: lock, hold };
+        home.prepare().or_fail(Kind::Other, doing(data_dir))?;
+        Ok(home)
+    }
+
+    /// Makes the tokens, and removes what an earlier life of the platform left that holds no more.
+    fn prepare(&self) -> io::Result<()> {
+        for file in [self.admin_token_file(), self.system_token_file()] {
+            state_file::ensure(&file, state_file::new_token)?;
+        }
+        for stale in [self.data_dir.join(ENDPOINTS_FILE), self.stop_instances_file()] {
+            remove_if_there(&stale)?;
+        }
+        Ok(())
+    }
+
+    /// Everything that is kept.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// The directory of one role.
+    pub fn role_dir(&self, role: &str) -> PathBuf {
+        self.data_dir.join(role)
+    }
+
+    /// The sockets.
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    /// What everything that this platform makes on the machine is named after.
+    pub fn agent(&self) -> &AgentId {
+        &self.agent
+    }
+
+    /// The token of the administrator.
+    pub fn admin_token_file(&self) -> PathBuf {
+        self.data_dir.join(ADMIN_TOKEN_FILE)
+    }
+
+    /// The token with which the platform's own parts pull images.
+    pub fn system_token_file(&self) -> PathBuf {
+        self.data_dir.join("secrets/system-token")
+    }
+
+    /// A file that tells the node, when it is there at its end, to end its instances too.
+    pub fn stop_instances_file(&self) -> PathBuf {
+        self.run_dir.join(STOP_INSTANCES_FILE)
+    }
+
+    /// The locked file that every role inherits.
+    pub fn hold(&self) -> BorrowedFd<'_> {
+        self.hold.as_fd()
+    }
+
+    /// Removes the run directory once no instance is left that has its sockets there.
+    pub fn clear_run_dir(&self) {
+        let ours = LINK_FILES.map(|name| self.run_dir.join(name));
+        let files = ours.into_iter().chain([self.stop_instances_file()]);
+        let outcomes = files.map(|file| remove_if_there(&file));
+        let cleared = outcomes.collect::<io::Result<()>>();
+        // The directory stays when a role left something in it, which is worth knowing.
+        if let Err(error) = cleared.and_then(|()| fs::remove_dir(&self.run_dir)) {
+            tracing::warn!(path = %self.run_dir.display(), %error, "the run directory stays");
+        }
+    }
+
+    /// Forgets where the platform is reached, at its end.
+    pub fn unpublish(&self) -> io::Result<()> {
+        remove_if_there(&self.data_dir.join(ENDPOINTS_FILE))
+    }
+}
+
+/// Takes the lock of the data directory. It is given up by the kernel when this process ends.
+fn lock_or_refuse(data_dir: &Path) -> Result<File, Failure> {
+    let path = data_dir.join("up.lock");
+    let doing = format!("cannot lock {}", path.display());
+    let mut lock = open_lock(&path).or_fail(Kind::Other, &doing)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(already_up(data_dir, &mut lock)),
+        Err(TryLockError::Error(error)) => return Err(error).or_fail(Kind::Other, &doing),
+    }
+    // The number is only for people; the lock is what counts.
+    lock.set_len(0)
+        .and_then(|()| writeln!(lock, "{}", std::process::id()))
+        .or_fail(Kind::Other, &doing)?;
+    Ok(lock)
+}
+
+fn already_up(data_dir: &Path, lock: &mut File) -> Failure {
+    let mut pid = String::new();
+    // A number that cannot be read is left out; that the other one runs is certain.
+    let _ = lock.read_to_string(&mut pid);
+    let who = match pid.trim() {
+        "" => "another process".to_owned(),
+        pid => format!("process {pid}"),
+    };
+    let dir = data_dir.display();
+    Failure::new(Kind::Other, format!("longshore is up already on {dir}: {who} holds it"))
+        .hint("end that one first, or name another directory with --data-dir and other ports")
+}
+
+fn wait_for_old_roles(path: &Path) -> Result<File, Failure> {
+    let doing = format!("cannot lock {}", path.display());
+    let hold = open_lock(path).or_fail(Kind::Other, &doing)?;
+    let deadline = Instant::now() + OLD_ROLES;
+    let mut told = false;
+    loop {
+        match hold.try_lock() {
+            Ok(()) => return Ok(hold),
+            Err(TryLockError::Error(error)) => return Err(error).or_fail(Kind::Other, &doing),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                if !told {
+                    tracing::info!("waiting for the roles of an earlier supervisor to end");
+                    told = true;
+                }
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            Err(TryLockError::WouldBlock) => {
+                let message = "roles of an earlier supervisor do not end";
+                return Err(Failure::new(Kind::TimedOut, message)
+                    .hint(format!("`fuser -v {}` names them", path.display())));
+            }
+        }
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+}
+
+/// The id of the platform's agent on this machine, made once.
+fn agent_id(data_dir: &Path) -> io::Result<AgentId> {
+    let make = || Ok(state_file::hex(&state_file::random::<3>()?));
+    let text = state_file::ensure(&data_dir.join("node/agent-id"), make)?;
+    text.parse()
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("agent-id: {error}")))
+}
+
+/// A directory of root's alone, with those above it.
+fn private_dir(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        outcome => outcome,
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_second_platform_on_the_same_directory_is_refused_by_pid() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let run = dir.path().join("run");
+        let home = Home::take(&data, &run).unwrap();
+        let failure = Home::take(&data, &run).unwrap_err();
+        let pid = format!("process {}", std::process::id());
+        assert!(failure.message.contains(&pid), "{failure}");
+        let agent = home.agent().to_string();
+        drop(home);
+        assert_eq!(Home::take(&data, &run).unwrap().agent().to_string(), agent);
+    }
+
+    #[test]
+    fn what_is_secret_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::take(&dir.path().join("data"), &dir.path().join("run")).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(home.data_dir()), 0o700);
+        assert_eq!(mode(home.run_dir()), 0o700);
+        assert_eq!(mode(&home.admin_token_file()), 0o600);
+        assert_eq!(mode(&home.system_token_file()), 0o600);
+    }
+
+    #[test]
+    fn a_run_directory_too_deep_for_sockets_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("x".repeat(80));
+        let failure = Home::take(&dir.path().join("data"), &deep).unwrap_err();
+        assert_eq!(failure.kind, Kind::Invalid);
+    }
+}

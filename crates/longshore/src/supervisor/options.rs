@@ -1,0 +1,137 @@
+//! The flags of `up`.
+
+use std::path::PathBuf;
+
+use longshore_api::Problem;
+
+use super::settings::{Settings, node_name};
+use crate::failure::{Failure, Kind, OrFail};
+
+/// Run the whole platform on this machine
+///
+/// Starts every role as a process of its own and starts it again when it dies. At the end the
+/// instances go on, and the next `up` takes them over; --stop-instances ends them too. A flag wins
+/// over the key of the same name in the config file.
+#[derive(Debug, Clone, clap::Args)]
+pub struct UpOptions {
+    /// A config file; --dump-config shows every key
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Write the config that holds, with every key explained, and start nothing
+    #[arg(long)]
+    pub dump_config: bool,
+    /// The directory that everything is kept in [default: /var/lib/longshore]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// The directory for sockets [default: /run/longshore]
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<String>,
+    /// Where the API listens, on loopback; port 0 for any [default: 127.0.0.1:4600]
+    #[arg(long, value_name = "ADDRESS")]
+    api_listen: Option<String>,
+    /// Where the registry listens, on loopback [default: 127.0.0.1:4601]
+    #[arg(long, value_name = "ADDRESS")]
+    registry_listen: Option<String>,
+    /// Where requests to apps come in [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    ingress_listen: Option<String>,
+    /// Below this name every app gets a host name [default: localhost]
+    #[arg(long, value_name = "NAME")]
+    domain: Option<String>,
+    /// The name of the location that this machine is [default: local]
+    #[arg(long, value_name = "NAME")]
+    location: Option<String>,
+    /// The name of this machine [default: its host name]
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// The IPv4 network that instances get addresses from [default: 100.64.0.0/10]
+    #[arg(long, value_name = "NETWORK")]
+    instance_pool: Option<String>,
+    /// How many times over processor time is promised [default: 4]
+    #[arg(long, value_name = "FACTOR")]
+    cpu_overcommit: Option<String>,
+    /// The cgroup below which instances get theirs
+    #[arg(long, value_name = "PATH")]
+    cgroup_parent: Option<String>,
+    /// End the instances with the platform
+    #[arg(long)]
+    stop_instances: bool,
+    /// What is logged, such as debug or info,longshore_node=debug [default: info]
+    #[arg(long, env = "LONGSHORE_LOG", value_name = "FILTER")]
+    log: Option<String>,
+    /// Do not make this the platform that later commands mean
+    #[arg(long)]
+    no_context: bool,
+}
+
+/// Whether later commands may come to mean this platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContextUse {
+    /// They may, when they mean no other that answers.
+    Offer,
+    /// They do not.
+    Leave,
+}
+
+impl UpOptions {
+    /// What the flags and the config file say together.
+    pub fn settings(&self) -> Result<Settings, Failure> {
+        let file = match &self.config {
+            Some(path) => {
+                let doing = format!("cannot read the config file {}", path.display());
+                Some(std::fs::read_to_string(path).or_fail(Kind::Invalid, doing)?)
+            }
+            None => None,
+        };
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let defaults = Settings::defaults(node_name(&host));
+        Settings::load(defaults, file.as_deref(), &self.flags()).map_err(|problems| {
+            Failure::from(Problem::invalid(problems))
+                .hint("`longshore up --dump-config` shows every key with its meaning")
+        })
+    }
+
+    /// Whether later commands may come to mean this platform.
+    pub fn context_use(&self) -> ContextUse {
+        if self.no_context { ContextUse::Leave } else { ContextUse::Offer }
+    }
+
+    /// The flags that were given, by the name of their key.
+    fn flags(&self) -> Vec<(&'static str, String)> {
+        let Self {
+            config: _,
+            dump_config: _,
+            no_context: _,
+            data_dir,
+            run_dir,
+            api_listen,
+            registry_listen,
+            ingress_listen,
+            domain,
+            location,
+            node,
+            instance_pool,
+            cpu_overcommit,
+            cgroup_parent,
+            stop_instances,
+            log,
+        } = self;
+        let stop_instances = stop_instances.then(|| "true".to_owned());
+        let flags = [
+            ("data_dir", data_dir),
+            ("run_dir", run_dir),
+            ("api_listen", api_listen),
+            ("registry_listen", registry_listen),
+            ("ingress_listen", ingress_listen),
+            ("domain", domain),
+            ("location", location),
+            ("node", node),
+            ("instance_pool", instance_pool),
+            ("cpu_overcommit", cpu_overcommit),
+            ("cgroup_parent", cgroup_parent),
+            ("stop_instances", &stop_instances),
+            ("log", log),
+        ];
+        flags.into_iter().filter_map(|(key, text)| Some((key, text.clone()?))).collect()
+    }
+}

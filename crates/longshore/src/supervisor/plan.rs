@@ -1,0 +1,156 @@
+//! Which roles a platform on one machine has, with which flags, and in which order they end.
+
+use std::path::Path;
+use std::time::Duration;
+
+use longshore_link::Listener;
+
+use super::child::RolePlan;
+use super::home::Home;
+use super::settings::Settings;
+use super::sockets::{LinkSockets, PublicSockets};
+use crate::context_file::Endpoints;
+
+/// How long a role may take to end. A role itself gives up on its last requests sooner.
+const DRAIN: Duration = Duration::from_secs(20);
+/// How long the node may take to end its instances, each of which has its grace.
+const DRAIN_INSTANCES: Duration = Duration::from_secs(90);
+
+/// The roles in waves; a wave ends once the one before has.
+///
+/// First those that change things (nothing new begins), then the ingress while the node is still
+/// there, for the requests that it is answering go through the node's gate. The location comes
+/// before the node, so that it does not take the end of the node for a loss; and the node last:
+/// when the instances are to end with it, no request is on its way to them any more. Rejected: the
+/// ingress last, to answer for as long as possible. What it could answer without the others is
+/// errors.
+pub fn plan_roles(
+    settings: &Settings,
+    home: &Home,
+    endpoints: &Endpoints,
+    sockets: (PublicSockets, LinkSockets),
+) -> Vec<Vec<RolePlan>> {
+    let (public, links) = sockets;
+    let at = |socket: &str| format!("unix:{}", home.run_dir().join(socket).display());
+    let (global_at, location_at) = (at("global.sock"), at("location.sock"));
+    let registry_at = format!("http://{}", endpoints.registry);
+
+    let global = Flags::new()
+        .with("data-dir", home.role_dir("global").display())
+        .with("api-listen", &endpoints.api)
+        .with("link-listen", &global_at)
+        .with("registry", &registry_at)
+        .with("registry-public", &endpoints.registry)
+        .with("ingress-public", &endpoints.ingress)
+        .with("domain", &settings.domain)
+        .with("admin-token-file", home.admin_token_file().display())
+        .with("system-token-file", home.system_token_file().display());
+    let registry = Flags::new()
+        .with("data-dir", home.role_dir("registry").display())
+        .with("listen", &registry_at)
+        .with("global", &global_at);
+    let ingress = Flags::new()
+        .with("data-dir", home.role_dir("ingress").display())
+        .with("listen", format_args!("http://{}", endpoints.ingress))
+        .with("location", &location_at);
+    let location = Flags::new()
+        .with("name", &settings.location)
+        .with("data-dir", home.role_dir("location").display())
+        .with("listen", &location_at)
+        .with("global", &global_at);
+    let node = Flags::new()
+        .with("name", &settings.node)
+        .with("agent", home.agent())
+        .with("data-dir", home.role_dir("node").display())
+        .with("run-dir", home.run_dir().display())
+        .with("gate-listen", at("gate.sock"))
+        .with("location", &location_at)
+        .with("registry", &registry_at)
+        .with("registry-token-file", home.system_token_file().display())
+        .with("instance-pool", settings.instance_pool)
+        .with("cpu-overcommit", settings.cpu_overcommit);
+    let node = match &settings.cgroup_parent {
+        Some(parent) => node.with("cgroup-parent", parent),
+        None => node,
+    };
+    let node_drain = if settings.stop_instances { DRAIN_INSTANCES } else { DRAIN };
+    vec![
+        vec![
+            role("global", global, vec![("api", public.api), ("link", links.global)], DRAIN),
+            role("registry", registry, vec![("registry", public.registry)], DRAIN),
+        ],
+        vec![role("ingress", ingress, vec![("ingress", public.ingress)], DRAIN)],
+        vec![role("location", location, vec![("link", links.location)], DRAIN)],
+        vec![role("node", node, vec![("gate", links.gate)], node_drain)],
+    ]
+}
+
+fn role(
+    role: &'static str,
+    flags: Flags,
+    sockets: Vec<(&'static str, Listener)>,
+    drain: Duration,
+) -> RolePlan {
+    RolePlan { role, args: flags.0, sockets, drain }
+}
+
+/// Flags of a role.
+struct Flags(Vec<String>);
+
+impl Flags {
+    fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    fn with(mut self, name: &str, value: impl std::fmt::Display) -> Self {
+        self.0.extend([format!("--{name}"), value.to_string()]);
+        self
+    }
+}
+
+/// The path of our own program, which every role and shim runs.
+pub fn own_program() -> std::io::Result<std::path::PathBuf> {
+    let path = std::env::current_exe()?;
+    // After an upgrade in place the kernel says so behind the path; what lies there now is the new
+    // version, which is what a role that is started from now on should be.
+    let text = path.to_string_lossy();
+    Ok(match text.strip_suffix(" (deleted)") {
+        Some(present) if Path::new(present).exists() => present.into(),
+        _ => path,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn every_role_understands_the_flags_it_is_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::take(&dir.path().join("data"), &dir.path().join("run")).unwrap();
+        let free = "127.0.0.1:0".parse().unwrap();
+        let settings = Settings {
+            api_listen: free,
+            registry_listen: free,
+            ingress_listen: free,
+            cgroup_parent: Some("/test".to_owned()),
+            ..Settings::defaults("n1".parse().unwrap())
+        };
+        let public = PublicSockets::bind(&settings).unwrap();
+        let endpoints = public.endpoints().unwrap();
+        let links = LinkSockets::bind(home.run_dir()).unwrap();
+        let waves = plan_roles(&settings, &home, &endpoints, (public, links));
+        let order: Vec<Vec<&str>> =
+            waves.iter().map(|wave| wave.iter().map(|plan| plan.role).collect()).collect();
+        assert_eq!(order[0], ["global", "registry"]);
+        assert_eq!(order.last().unwrap(), &["node"]);
+        for plan in waves.iter().flatten() {
+            let line = ["longshore", plan.role].into_iter();
+            let line = line.chain(plan.args.iter().map(String::as_str));
+            Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{}: {error}", plan.role));
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Is the platform there? It is when a user's first deploy would work.
+
+use std::path::Path;
+use std::time::Duration;
+
+use longshore_api::v1::{HealthView, LocationView};
+use longshore_link::{CallError, Client, Endpoint};
+use tokio::time::{Instant, sleep};
+
+use super::child::Child;
+use crate::context_file::Endpoints;
+
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// After this time without being ready, the log says what is missing, and again each time it
+/// passes.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Waits until the API, the registry and the ingress answer and a node has reported.
+pub async fn wait(endpoints: &Endpoints, token_file: &Path, roles: &[&Child]) {
+    let mut complain_at = Instant::now() + PATIENCE;
+    while let Err(missing) = check(endpoints, token_file).await {
+        if Instant::now() > complain_at {
+            complain_at = Instant::now() + PATIENCE;
+            let dying: Vec<_> = roles.iter().filter(|role| role.n_deaths() > 1).collect();
+            for role in &dying {
+                tracing::error!("{} keeps ending; its last lines say why", role.role());
+            }
+            tracing::warn!("not ready yet: {missing}");
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Whether a platform answers at `endpoints`.
+pub async fn answers(api: &str) -> bool {
+    let Ok(endpoint) = api.parse::<Endpoint>() else {
+        return false;
+    };
+    let health = Client::new(endpoint);
+    tokio::time::timeout(Duration::from_secs(2), health.get::<HealthView>("/v1/health"))
+        .await
+        .is_ok_and(|answer| answer.is_ok())
+}
+
+/// What is not there yet, in words.
+async fn check(endpoints: &Endpoints, token_file: &Path) -> Result<(), String> {
+    let token = std::fs::read_to_string(token_file).map_err(|error| error.to_string())?;
+    let api = Client::new(endpoints.api.parse()?).with_token(token.trim());
+    let _: HealthView = api.get("/v1/health").await.map_err(|error| format!("the API: {error}"))?;
+    for (name, authority) in [("registry", &endpoints.registry), ("ingress", &endpoints.ingress)] {
+        let client = Client::new(Endpoint::Tcp(authority.clone()));
+        match client.send(http::Method::GET, "/v2/", None::<&()>).await {
+            // Who asks without a token, or for no app at all, is refused: an answer all the same.
+            Ok(_) | Err(CallError::Refused(_) | CallError::Status { .. }) => {}
+            Err(error) => return Err(format!("the {name}: {error}")),
+        }
+    }
+    let locations: Vec<LocationView> =
+        api.get("/v1/locations").await.map_err(|error| format!("the API: {error}"))?;
+    let mut nodes = locations.iter().flat_map(|location| &location.nodes);
+    match nodes.any(|node| node.reachable) {
+        true => Ok(()),
+        false => Err("no node has reported".to_owned()),
+    }
+}

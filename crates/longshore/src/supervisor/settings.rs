@@ -1,0 +1,171 @@
+//! The settings of `up`: a documented TOML file, and flags that win over it.
+//!
+//! One list of keys drives all of it: reading the file, reading the flags, `--dump-config`, the
+//! advice on an unknown key. A key that is not in the list does not exist, so none can be without
+//! its documentation.
+
+mod keys;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use longshore_types::{HostName, IpNet, LocationName, ManifestProblem, NodeName};
+use toml::Value;
+
+use keys::KEYS;
+
+/// What `up` runs with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Below it are the sockets; lost with a reboot.
+    pub run_dir: PathBuf,
+    /// Where the API listens, a loopback address.
+    pub api_listen: SocketAddr,
+    /// Where the registry listens, a loopback address.
+    pub registry_listen: SocketAddr,
+    /// Where the ingress listens.
+    pub ingress_listen: SocketAddr,
+    /// Below it every app gets a host name.
+    pub domain: HostName,
+    /// The name of the location that this machine is.
+    pub location: LocationName,
+    /// The name of this machine as a node.
+    pub node: NodeName,
+    /// What instances get their addresses from; every agent takes a part of it that is free.
+    pub instance_pool: IpNet,
+    /// How many times over the processor time of the machine is promised.
+    pub cpu_overcommit: f64,
+    /// The cgroup below which the instances have theirs; the node's own when absent.
+    pub cgroup_parent: Option<String>,
+    /// Whether the instances end with the platform.
+    pub stop_instances: bool,
+    /// What is logged, in the syntax of tracing's filters.
+    pub log: String,
+}
+
+impl Settings {
+    /// What holds when nothing is said.
+    pub fn defaults(node: NodeName) -> Self {
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            data_dir: crate::connection::DEFAULT_DATA_DIR.into(),
+            run_dir: "/run/longshore".into(),
+            api_listen: loopback(4600),
+            registry_listen: loopback(4601),
+            ingress_listen: loopback(8080),
+            domain: constant("localhost"),
+            location: constant("local"),
+            node,
+            instance_pool: constant(longshore_network::NetworkConfig::DEFAULT_POOL),
+            cpu_overcommit: 4.0,
+            cgroup_parent: None,
+            stop_instances: false,
+            log: "info".to_owned(),
+        }
+    }
+
+    /// The defaults, changed by the text of a config file, changed by flags (key and text).
+    pub fn load(
+        defaults: Self,
+        file: Option<&str>,
+        flags: &[(&'static str, String)],
+    ) -> Result<Self, Vec<ManifestProblem>> {
+        let mut settings = defaults;
+        let mut problems = Vec::new();
+        if let Some(text) = file {
+            match text.parse::<toml::Table>() {
+                Ok(table) => settings.take_file(&table, &mut problems),
+                Err(error) => problems.push(ManifestProblem {
+                    field: "(file)".to_owned(),
+                    value: String::new(),
+                    allowed: format!("not valid TOML\n{}", error.to_string().trim_end()),
+                }),
+            }
+        }
+        for (name, text) in flags {
+            let key =
+                KEYS.iter().find(|key| key.name == *name).expect("every flag is named as a key");
+            if let Err(allowed) = (key.set)(&mut settings, &Value::from(text.as_str())) {
+                problems.push(ManifestProblem {
+                    field: format!("--{}", name.replace('_', "-")),
+                    value: format!("{text:?}"),
+                    allowed: allowed.to_owned(),
+                });
+            }
+        }
+        if problems.is_empty() { Ok(settings) } else { Err(problems) }
+    }
+
+    fn take_file(&mut self, table: &toml::Table, problems: &mut Vec<ManifestProblem>) {
+        for (name, value) in table {
+            let allowed = match KEYS.iter().find(|key| key.name == *name) {
+                Some(key) => match (key.set)(self, value) {
+                    Ok(()) => continue,
+                    Err(allowed) => allowed.to_owned(),
+                },
+                None => unknown(name),
+            };
+            problems.push(ManifestProblem {
+                field: name.clone(),
+                value: value.to_string(),
+                allowed,
+            });
+        }
+    }
+
+    /// A config file that says what these settings are, every key with its meaning.
+    pub fn dump(&self) -> String {
+        let mut text = String::from(
+            "# The configuration of `longshore up`. Every key has a flag of the same name that wins\n\
+             # over it: data_dir is --data-dir.\n",
+        );
+        for key in KEYS {
+            text.push('\n');
+            for line in key.help.lines() {
+                text.push_str(&format!("# {line}\n"));
+            }
+            text.push_str(&format!("{} = {}\n", key.name, (key.show)(self)));
+        }
+        text
+    }
+}
+
+/// What is said about a key that does not exist.
+fn unknown(name: &str) -> String {
+    let nearest = KEYS
+        .iter()
+        .map(|key| (strsim::damerau_levenshtein(key.name, name), key.name))
+        .min()
+        .filter(|(distance, known)| *distance <= 1 + known.len() / 3);
+    match nearest {
+        Some((_, known)) => format!("unknown key; did you mean {known:?}?"),
+        None => {
+            let names: Vec<_> = KEYS.iter().map(|key| key.name).collect();
+            format!("unknown key; known keys: {}", names.join(", "))
+        }
+    }
+}
+
+/// A name of this machine: its host name as far as that goes as a label, else `node`.
+pub fn node_name(host_name: &str) -> NodeName {
+    let first = host_name.split('.').next().unwrap_or_default();
+    let lower = first.to_ascii_lowercase();
+    // A container's host name is often hexadecimal digits, which may not begin a label.
+    [lower.clone(), format!("node-{lower}")]
+        .iter()
+        .find_map(|name| name.parse().ok())
+        .unwrap_or_else(|| constant("node"))
+}
+
+/// Parses a text of this program's own.
+fn constant<T: std::str::FromStr>(text: &str) -> T
+where
+    T::Err: std::fmt::Debug,
+{
+    text.parse().expect("the constant is valid")
+}
+
+#[cfg(test)]
+mod tests;

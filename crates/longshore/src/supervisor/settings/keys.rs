@@ -1,0 +1,186 @@
+//! The keys of the config file of `up`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use toml::Value;
+use tracing_subscriber::EnvFilter;
+
+use super::Settings;
+
+/// One key: what it means, how it is read, how it is written.
+pub struct Key {
+    /// Its name; the flag has dashes for underscores.
+    pub name: &'static str,
+    /// Its meaning, unit and default.
+    pub help: &'static str,
+    /// Takes a value over, or says what is allowed.
+    pub set: fn(&mut Settings, &Value) -> Result<(), &'static str>,
+    /// Its value in TOML.
+    pub show: fn(&Settings) -> String,
+}
+
+/// Every key there is, in the order of the dump.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "data_dir",
+        help: "The directory that everything is kept in. Default \"/var/lib/longshore\".",
+        set: |settings, value| put(&mut settings.data_dir, directory(value)),
+        show: |settings| quoted(settings.data_dir.display()),
+    },
+    Key {
+        name: "run_dir",
+        help: "The directory for sockets; it may be lost with a reboot, and its path should be short.\n\
+               Default \"/run/longshore\".",
+        set: |settings, value| put(&mut settings.run_dir, directory(value)),
+        show: |settings| quoted(settings.run_dir.display()),
+    },
+    Key {
+        name: "api_listen",
+        help: "Where the API listens: a loopback address and a port, 0 for any free one. It speaks plain\n\
+               HTTP, so no other address is allowed. Default \"127.0.0.1:4600\".",
+        set: |settings, value| put(&mut settings.api_listen, loopback(value)),
+        show: |settings| quoted(settings.api_listen),
+    },
+    Key {
+        name: "registry_listen",
+        help: "Where the registry listens, likewise. Default \"127.0.0.1:4601\".",
+        set: |settings, value| put(&mut settings.registry_listen, loopback(value)),
+        show: |settings| quoted(settings.registry_listen),
+    },
+    Key {
+        name: "ingress_listen",
+        help: "Where requests to apps come in: an address and a port, 0 for any free one. \"0.0.0.0:80\"\n\
+               opens it to the network. Default \"127.0.0.1:8080\".",
+        set: |settings, value| put(&mut settings.ingress_listen, address(value)),
+        show: |settings| quoted(settings.ingress_listen),
+    },
+    Key {
+        name: "domain",
+        help: "Below this name every app gets a host name: APP.DOMAIN in the default project,\n\
+               APP.PROJECT.DOMAIN in others. Default \"localhost\".",
+        set: |settings, value| put(&mut settings.domain, parsed(value, "a DNS name")),
+        show: |settings| quoted(&settings.domain),
+    },
+    Key {
+        name: "location",
+        help: "The name of the location that this machine is: up to 40 lower-case letters, digits and\n\
+               single '-'. Not to be changed later. Default \"local\".",
+        set: |settings, value| put(&mut settings.location, parsed(value, LABEL)),
+        show: |settings| quoted(&settings.location),
+    },
+    Key {
+        name: "node",
+        help: "The name of this machine, likewise. Default: its host name.",
+        set: |settings, value| put(&mut settings.node, parsed(value, LABEL)),
+        show: |settings| quoted(&settings.node),
+    },
+    Key {
+        name: "instance_pool",
+        help: "The IPv4 network that instances get their addresses from. Platforms may share it: each takes\n\
+               a part to which the machine has no route. Default \"100.64.0.0/10\".",
+        set: |settings, value| {
+            let allowed = "an IPv4 network such as 100.64.0.0/10";
+            put(&mut settings.instance_pool, parsed(value, allowed))
+        },
+        show: |settings| quoted(settings.instance_pool),
+    },
+    Key {
+        name: "cpu_overcommit",
+        help: "How many times over the processor time of this machine is promised to instances, 1 to\n\
+               100. Memory is never promised twice. Default 4.",
+        set: |settings, value| put(&mut settings.cpu_overcommit, factor(value)),
+        show: |settings| format!("{:?}", settings.cpu_overcommit),
+    },
+    Key {
+        name: "cgroup_parent",
+        help: "The cgroup below which instances get theirs, a path such as \"/longshore\"; empty for one\n\
+               that is named after this platform. Default \"\".",
+        set: |settings, value| put(&mut settings.cgroup_parent, cgroup(value)),
+        show: |settings| quoted(settings.cgroup_parent.as_deref().unwrap_or_default()),
+    },
+    Key {
+        name: "stop_instances",
+        help: "Whether the instances end when the platform is shut down. Otherwise they go on, and the\n\
+               next `longshore up` takes them over. Default false.",
+        set: |settings, value| put(&mut settings.stop_instances, truth(value)),
+        show: |settings| settings.stop_instances.to_string(),
+    },
+    Key {
+        name: "log",
+        help: "What is logged to standard error: error, warn, info, debug or trace, also by part:\n\
+               \"info,longshore_node=debug\". Default \"info\".",
+        set: |settings, value| put(&mut settings.log, filter(value)),
+        show: |settings| quoted(&settings.log),
+    },
+];
+
+const LABEL: &str = "1 to 40 lower-case letters, digits and single '-', beginning with a letter";
+
+fn put<T>(place: &mut T, value: Result<T, &'static str>) -> Result<(), &'static str> {
+    value.map(|value| *place = value)
+}
+
+fn quoted(text: impl ToString) -> String {
+    Value::from(text.to_string()).to_string()
+}
+
+fn text(value: &Value) -> Option<&str> {
+    value.as_str()
+}
+
+fn parsed<T: std::str::FromStr>(value: &Value, allowed: &'static str) -> Result<T, &'static str> {
+    text(value).and_then(|text| text.parse().ok()).ok_or(allowed)
+}
+
+fn directory(value: &Value) -> Result<PathBuf, &'static str> {
+    text(value).map(PathBuf::from).filter(|path| path.is_absolute()).ok_or("an absolute path")
+}
+
+fn address(value: &Value) -> Result<SocketAddr, &'static str> {
+    parsed(value, "an IP address and a port, such as 0.0.0.0:80")
+}
+
+fn loopback(value: &Value) -> Result<SocketAddr, &'static str> {
+    const ALLOWED: &str = "a loopback address and a port, such as 127.0.0.1:4600; it speaks plain HTTP, \
+                           and no other address is served until TLS is configured";
+    let address = address(value).map_err(|_| ALLOWED)?;
+    match address.ip().is_loopback() {
+        true => Ok(address),
+        false => Err(ALLOWED),
+    }
+}
+
+fn factor(value: &Value) -> Result<f64, &'static str> {
+    let factor = match value {
+        Value::Float(factor) => Some(*factor),
+        // Exact for every number in the range that is allowed.
+        Value::Integer(factor) => i32::try_from(*factor).ok().map(f64::from),
+        _ => text(value).and_then(|text| text.parse().ok()),
+    };
+    factor.filter(|factor| (1.0..=100.0).contains(factor)).ok_or("a number from 1 to 100")
+}
+
+fn cgroup(value: &Value) -> Result<Option<String>, &'static str> {
+    let text = text(value).ok_or("a path such as \"/longshore\", or empty")?;
+    let plain = |part: &str| !matches!(part, "" | "." | "..");
+    match text.strip_prefix('/') {
+        None if text.is_empty() => Ok(None),
+        Some(rest) if rest.split('/').all(plain) => Ok(Some(text.to_owned())),
+        _ => Err("a path such as \"/longshore\", or empty"),
+    }
+}
+
+fn truth(value: &Value) -> Result<bool, &'static str> {
+    match value {
+        Value::Boolean(truth) => Ok(*truth),
+        _ => parsed(value, "true or false"),
+    }
+}
+
+fn filter(value: &Value) -> Result<String, &'static str> {
+    text(value)
+        .filter(|text| EnvFilter::try_new(text).is_ok())
+        .map(str::to_owned)
+        .ok_or("error, warn, info, debug or trace, or a filter such as info,longshore_node=debug")
+}

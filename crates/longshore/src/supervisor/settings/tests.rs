@@ -1,0 +1,92 @@
+use super::*;
+
+fn defaults() -> Settings {
+    Settings::defaults(constant("n1"))
+}
+
+fn problems(file: &str, flags: &[(&'static str, &str)]) -> Vec<String> {
+    let flags: Vec<_> = flags.iter().map(|(key, text)| (*key, (*text).to_owned())).collect();
+    let problems = Settings::load(defaults(), Some(file), &flags).unwrap_err();
+    problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_dump_reads_back_as_the_same_settings() {
+    let mut settings = defaults();
+    for round in 0..2 {
+        let dump = settings.dump();
+        let back = Settings::load(defaults(), Some(&dump), &[]).unwrap();
+        assert_eq!(back, settings, "round {round}:\n{dump}");
+        settings = Settings {
+            data_dir: "/srv/with \"quotes\"".into(),
+            instance_pool: constant("10.77.0.0/16"),
+            cpu_overcommit: 1.5,
+            cgroup_parent: Some("/a/b".to_owned()),
+            stop_instances: true,
+            log: "warn,longshore_node=debug".to_owned(),
+            ingress_listen: constant("[::]:80"),
+            ..settings
+        };
+    }
+}
+
+#[test]
+fn every_key_is_documented_with_its_default() {
+    for key in KEYS {
+        assert!(key.help.contains("Default"), "{}", key.name);
+        assert!(key.help.lines().all(|line| line.len() <= 96), "{}", key.name);
+    }
+}
+
+#[test]
+fn flags_win_over_the_file_and_the_file_over_defaults() {
+    let file =
+        "api_listen = \"127.0.0.1:1\"\nregistry_listen = \"127.0.0.1:2\"\ncpu_overcommit = 2";
+    let flags = [("api_listen", "[::1]:0".to_owned()), ("stop_instances", "true".to_owned())];
+    let settings = Settings::load(defaults(), Some(file), &flags).unwrap();
+    assert_eq!(settings.api_listen, constant("[::1]:0"));
+    assert_eq!(settings.registry_listen, constant("127.0.0.1:2"));
+    assert_eq!(settings.ingress_listen, constant("127.0.0.1:8080"));
+    assert!(settings.stop_instances);
+    assert_eq!(settings.cpu_overcommit, 2.0);
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let file = "data_dri = \"/x\"\nregistry_listen = \"0.0.0.0:1\"\ncpu_overcommit = 0.5\n\
+                whatever = 1\nlocation = \"Here\"\ncgroup_parent = \"a/../b\"";
+    let found = problems(file, &[("api_listen", "192.0.2.1:4600"), ("log", "loud=what")]);
+    for part in [
+        "data_dri = \"/x\": unknown key; did you mean \"data_dir\"?",
+        "registry_listen = \"0.0.0.0:1\": a loopback address",
+        "until TLS is configured",
+        "cpu_overcommit = 0.5: a number from 1 to 100",
+        "whatever = 1: unknown key; known keys: data_dir, run_dir",
+        "location = \"Here\": 1 to 40",
+        "cgroup_parent = \"a/../b\": a path",
+        "--api-listen = \"192.0.2.1:4600\": a loopback address",
+        "--log = \"loud=what\": error, warn",
+    ] {
+        assert!(found.iter().any(|line| line.contains(part)), "{part:?} missing in {found:#?}");
+    }
+    assert_eq!(found.len(), 8, "{found:#?}");
+}
+
+#[test]
+fn broken_toml_is_told_with_its_line() {
+    let found = problems("data_dir = ", &[]);
+    assert!(found[0].contains("line 1"), "{found:?}");
+}
+
+#[test]
+fn any_host_name_gives_a_node_name() {
+    for (host, node) in [
+        ("web1", "web1"),
+        ("Web1.example.com", "web1"),
+        ("0a1b2c3d", "node-0a1b2c3d"),
+        ("", "node"),
+        ("under_score", "node"),
+    ] {
+        assert_eq!(node_name(host).as_str(), node, "{host}");
+    }
+}

@@ -1,0 +1,142 @@
+//! The sockets of all roles, bound once by the supervisor, which keeps them open while a role is
+//! started again: whoever connects meanwhile waits in the backlog in place of being refused.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use longshore_link::{Endpoint, ListenError, Listener};
+
+use super::preflight::Obstacle;
+use super::settings::Settings;
+use crate::context_file::Endpoints;
+use crate::failure::{Failure, Kind, OrFail};
+
+/// The sockets that users reach.
+#[derive(Debug)]
+pub struct PublicSockets {
+    /// The API's.
+    pub api: Listener,
+    /// The registry's.
+    pub registry: Listener,
+    /// The ingress's.
+    pub ingress: Listener,
+}
+
+/// The sockets on which the roles reach each other.
+#[derive(Debug)]
+pub struct LinkSockets {
+    /// The global plane's.
+    pub global: Listener,
+    /// The location's.
+    pub location: Listener,
+    /// The node's.
+    pub gate: Listener,
+}
+
+impl PublicSockets {
+    /// Binds them all, or says of each that cannot be bound why.
+    pub fn bind(settings: &Settings) -> Result<Self, Vec<Obstacle>> {
+        let bind = |key: &str, address: SocketAddr| {
+            Listener::bind(key, &Endpoint::Tcp(address.to_string()))
+                .map_err(|error| obstacle(key, address, &error))
+        };
+        let api = bind("api", settings.api_listen);
+        let registry = bind("registry", settings.registry_listen);
+        let ingress = bind("ingress", settings.ingress_listen);
+        match (api, registry, ingress) {
+            (Ok(api), Ok(registry), Ok(ingress)) => Ok(Self { api, registry, ingress }),
+            (api, registry, ingress) => {
+                let errors = [api.err(), registry.err(), ingress.err()];
+                Err(errors.into_iter().flatten().collect())
+            }
+        }
+    }
+
+    /// Where they are reached, with the ports that the kernel chose.
+    pub fn endpoints(&self) -> Result<Endpoints, Failure> {
+        let authority = |socket: &Listener| {
+            let endpoint = socket.endpoint();
+            endpoint
+                .or_fail(Kind::Other, "cannot tell the address of a socket")
+                .map(|endpoint| reachable(endpoint.authority()))
+        };
+        Ok(Endpoints {
+            api: format!("http://{}", authority(&self.api)?),
+            registry: authority(&self.registry)?,
+            ingress: authority(&self.ingress)?,
+        })
+    }
+}
+
+impl LinkSockets {
+    /// Binds them in `run_dir`.
+    pub fn bind(run_dir: &Path) -> Result<Self, Failure> {
+        let bind = |name: &str| {
+            let path = run_dir.join(format!("{name}.sock"));
+            Listener::bind(name, &Endpoint::Unix(path)).or_fail(Kind::Other, "cannot begin")
+        };
+        Ok(Self { global: bind("global")?, location: bind("location")?, gate: bind("gate")? })
+    }
+}
+
+/// The names of the files that [`LinkSockets::bind`] makes.
+pub const LINK_FILES: [&str; 3] = ["global.sock", "location.sock", "gate.sock"];
+
+/// An address to connect to for one to listen on: all addresses of a machine include loopback's.
+fn reachable(authority: &str) -> String {
+    match authority.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_unspecified() => format!("127.0.0.1:{}", address.port()),
+        _ => authority.to_owned(),
+    }
+}
+
+fn obstacle(key: &str, address: SocketAddr, error: &ListenError) -> Obstacle {
+    let other = format!("choose another with --{key}-listen, port 0 for any free one");
+    match error {
+        ListenError::InUse { .. } => {
+            Obstacle::new(format!("{address}, for the {key}, is in use by another process"), other)
+        }
+        ListenError::Bind { source, .. } => {
+            Obstacle::new(format!("cannot listen on {address} for the {key}: {source}"), other)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_port_that_is_taken_is_named() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let settings = Settings {
+            api_listen: address,
+            registry_listen: free,
+            ingress_listen: address,
+            ..Settings::defaults("n1".parse().unwrap())
+        };
+        let obstacles = PublicSockets::bind(&settings).unwrap_err();
+        assert_eq!(obstacles.len(), 2);
+        assert_eq!(
+            obstacles[1].what,
+            format!("{address}, for the ingress, is in use by another process")
+        );
+        let settings = Settings { api_listen: free, ingress_listen: free, ..settings };
+        let endpoints = PublicSockets::bind(&settings).unwrap().endpoints().unwrap();
+        assert!(!endpoints.api.ends_with(":0"), "the port was chosen: {endpoints:?}");
+    }
+
+    #[test]
+    fn all_addresses_are_reached_on_loopback() {
+        for (listen, reach) in [
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "127.0.0.1:80"),
+            ("192.0.2.1:80", "192.0.2.1:80"),
+            ("[::1]:80", "[::1]:80"),
+        ] {
+            assert_eq!(reachable(listen), reach);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What `INSTANCE|APP` on a command line means.
+//!
+//! The text alone does not tell: `my-database` reads as an id of an instance of `my` as well as a
+//! name of an app. The platform knows, so it is asked, for the instance first.
+
+use longshore_api::v1::{AppView, InstanceView};
+use longshore_api::{Problem, ProblemCode};
+use longshore_link::{CallError, Client};
+use longshore_types::{AppName, InstanceId};
+
+use crate::connection::ProjectOption;
+use crate::failure::{Failure, Kind};
+
+/// An instance or an app that exists.
+#[derive(Debug)]
+pub enum Target {
+    /// One instance.
+    Instance(Box<InstanceView>),
+    /// An app with all its instances.
+    App(Box<AppView>),
+}
+
+impl Target {
+    /// Finds what `text` names.
+    pub async fn find(api: &Client, project: &ProjectOption, text: &str) -> Result<Self, Failure> {
+        if let Ok(id) = text.parse::<InstanceId>() {
+            let path = project.path(format_args!("instances/{id}"));
+            if let Some(instance) = existing(api.get(&path).await)? {
+                return Ok(Self::Instance(Box::new(instance)));
+            }
+        }
+        let app: AppName = text.parse().map_err(|_| {
+            Failure::new(
+                Kind::Invalid,
+                format!("{text:?} is neither the id of an instance nor the name of an app"),
+            )
+            .hint("`longshore ps` lists the instances, `longshore apps` the apps")
+        })?;
+        match existing(api.get(&project.path(format_args!("apps/{app}"))).await)? {
+            Some(app) => Ok(Self::App(Box::new(app))),
+            None => Err(missing(text, project)),
+        }
+    }
+}
+
+/// The instances of an app.
+pub async fn instances_of(
+    api: &Client,
+    project: &ProjectOption,
+    app: &AppName,
+) -> Result<Vec<InstanceView>, Failure> {
+    let path = project.path(format_args!("instances?app={app}"));
+    Ok(api.get(&path).await?)
+}
+
+fn existing<T>(answer: Result<T, CallError>) -> Result<Option<T>, Failure> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(CallError::Refused(Problem { code: ProblemCode::NotFound, .. })) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn missing(text: &str, project: &ProjectOption) -> Failure {
+    let message = format!("there is no app and no instance {text} in project {}", project.project);
+    Failure::new(Kind::NotFound, message)
+        .hint("`longshore ps` lists the instances, `longshore apps` the apps")
+}

@@ -1,0 +1,277 @@
+//! The commands against a played API, in a sealed home: what they ask, what they show, how they end.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+/// What the API answers, by method and path; the requests that it got, with their token.
+#[derive(Clone, Default)]
+struct Played {
+    answers: Arc<BTreeMap<String, (u16, String)>>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+async fn answer(State(played): State<Played>, request: Request) -> Response {
+    let path = request.uri().path_and_query().unwrap().to_string();
+    let asked = format!("{} {path}", request.method());
+    let token = request.headers().get("authorization").map(|value| value.to_str().unwrap());
+    played.asked.lock().unwrap().push(format!("{asked} {}", token.unwrap_or("-")));
+    match played.answers.get(&asked) {
+        Some((status, body)) => {
+            (StatusCode::from_u16(*status).unwrap(), body.clone()).into_response()
+        }
+        None => {
+            (StatusCode::NOT_FOUND, problem("not-found", "there is no such thing")).into_response()
+        }
+    }
+}
+
+fn problem(code: &str, detail: &str) -> String {
+    let status = if code == "not-found" { 404 } else { 403 };
+    json!({"code": code, "title": "x", "status": status, "detail": detail}).to_string()
+}
+
+/// A home with a platform that is known there.
+struct Scene {
+    home: tempfile::TempDir,
+    api: String,
+    played: Played,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Scene {
+    fn new(answers: &[(&str, u16, String)]) -> Self {
+        let answers = answers
+            .iter()
+            .map(|(asked, status, body)| ((*asked).to_owned(), (*status, body.clone())))
+            .collect();
+        let played = Played { answers: Arc::new(answers), ..Played::default() };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let router = Router::new().fallback(answer).with_state(played.clone());
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let api = format!("http://{}", listener.local_addr().unwrap());
+        runtime.spawn(async move { axum::serve(listener, router).await.unwrap() });
+
+        let home = tempfile::tempdir().unwrap();
+        let token_file = home.path().join("token");
+        std::fs::write(&token_file, "lsh_kept\n").unwrap();
+        let config = home.path().join(".config/longshore");
+        std::fs::create_dir_all(&config).unwrap();
+        let context = json!({
+            "api": api, "registry": "127.0.0.1:1", "ingress": "127.0.0.1:1",
+            "token_file": token_file,
+        });
+        std::fs::write(config.join("context.json"), context.to_string()).unwrap();
+        Self { home, api, played, _runtime: runtime }
+    }
+
+    fn run(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Finished {
+        let output = Command::new(env!("CARGO_BIN_EXE_longshore"))
+            .args(arguments)
+            .env_clear()
+            .env("HOME", self.home.path())
+            .envs(environment.iter().copied())
+            .current_dir(self.home.path())
+            .output()
+            .unwrap();
+        Finished::from(output)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.home.path().join(name), text).unwrap();
+    }
+
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.played.asked.lock().unwrap())
+    }
+}
+
+#[derive(Debug)]
+struct Finished {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl From<Output> for Finished {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+fn instance(id: &str, phase: &str, note: Option<&str>) -> Value {
+    json!({
+        "project": "default", "app": "web", "release": 1, "location": "here", "node": "n1",
+        "draining": false, "created_at": 0,
+        "observed": {
+            "instance": id, "generation": 1, "phase": phase, "note": note, "address": null,
+            "restarts": 0, "last_exit": null, "started_at": null, "ready_at": null,
+            "path": null, "stages": [],
+        },
+    })
+}
+
+fn app(ready: u32) -> Value {
+    json!({
+        "project": "default", "app": "web", "release": 1, "image": "default/web:1", "count": 1,
+        "ready": ready, "outdated": 0, "hosts": ["web.localhost"], "state": "rolling",
+        "note": null, "generation": 1,
+    })
+}
+
+const WEB: &str = "app = \"web\"\nimage = \"default/web:1\"\n";
+const PROJECT: &str = "/v1/projects/default";
+
+fn deployed(ready: u32, phase: &str, note: Option<&str>) -> Vec<(&'static str, u16, String)> {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let manifest =
+        longshore_types::Manifest::from_document(&json!({"app": "web", "image": "default/web:1"}));
+    let release = json!({
+        "number": 1, "manifest": manifest.unwrap(), "image_digest": digest, "created_at": 0,
+    });
+    let response = json!({"release": release, "changed": true}).to_string();
+    let view = json!({"apps": [app(ready)], "instances": [instance("web-00000001", phase, note)]});
+    vec![
+        ("PUT /v1/projects/default/apps/web", 200, response),
+        ("GET /v1/projects/default/watch", 200, format!("{view}\n")),
+        ("GET /v1/projects/default/apps/web", 200, app(ready).to_string()),
+    ]
+}
+
+#[test]
+fn a_deploy_ends_when_all_is_healthy() {
+    let scene = Scene::new(&deployed(1, "healthy", None));
+    scene.write("longshore.toml", WEB);
+    let finished = scene.run(&["deploy"], &[]);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert_eq!(finished.stdout, "web r1: 1 of 1 healthy\n  http://web.localhost\n");
+    assert!(finished.stderr.contains("web-00000001  r1 on here/n1: healthy"), "{finished:?}");
+    let json = scene.run(&["deploy", "--json", "--no-wait"], &[]);
+    let data: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!((&data["changed"], &data["app"]["ready"]), (&json!(true), &json!(1)));
+}
+
+#[test]
+fn a_deploy_that_is_late_says_why() {
+    let scene = Scene::new(&deployed(0, "backoff", Some("exited with code 7")));
+    scene.write("longshore.toml", WEB);
+    let finished = scene.run(&["deploy", "--timeout", "300ms"], &[]);
+    assert_eq!(finished.code, Some(7), "{finished:?}");
+    assert_eq!(finished.stdout, "");
+    for part in ["not healthy after 300ms", "web-00000001", "exited with code 7", "hint:"] {
+        assert!(finished.stderr.contains(part), "{part}: {finished:?}");
+    }
+}
+
+#[test]
+fn a_wrong_manifest_never_leaves_the_machine() {
+    let scene = Scene::new(&[]);
+    scene.write("wrong.toml", "app = \"web\"\nimagee = \"x\"\ncount = -1\n");
+    let finished = scene.run(&["deploy", "-f", "wrong.toml"], &[]);
+    assert_eq!(finished.code, Some(3), "{finished:?}");
+    for part in ["wrong.toml", "did you mean \"image\"", "count = -1"] {
+        assert!(finished.stderr.contains(part), "{part}: {finished:?}");
+    }
+    assert_eq!(scene.asked(), [""; 0]);
+}
+
+#[test]
+fn the_token_of_a_flag_wins_over_the_environment_and_that_over_the_context() {
+    let scene = Scene::new(&[("GET /v1/projects/default/apps", 200, "[]".to_owned())]);
+    scene.write("file", "lsh_file\n");
+    let variable = [("LONGSHORE_TOKEN", "lsh_variable")];
+    let variables = [("LONGSHORE_TOKEN_FILE", "file"), ("LONGSHORE_API", scene.api.as_str())];
+    for (flags, environment, token) in [
+        (&[][..], &[][..], "lsh_kept"),
+        (&[], &variable, "lsh_variable"),
+        (&[], &variables, "lsh_file"),
+        (&["--token-file", "file"], &variable, "lsh_file"),
+        (&["--token", "lsh_flag"], &variables, "lsh_flag"),
+    ] {
+        let finished = scene.run(&[&["apps"], flags].concat(), environment);
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        assert_eq!(scene.asked(), [format!("GET {PROJECT}/apps Bearer {token}")]);
+    }
+}
+
+#[test]
+fn failures_have_their_exit_code() {
+    let denied = problem("forbidden", "the token does not allow this");
+    let scene = Scene::new(&[("GET /v1/projects/default/apps", 403, denied)]);
+    for (arguments, code, part) in [
+        (&["apps"][..], 5, "does not allow"),
+        (&["releases", "absent"], 4, "no such thing"),
+        (&["stop", "absent"], 4, "there is no app and no instance absent"),
+        (&["stop", "Wrong!"], 3, "neither the id"),
+        (&["apps", "--api", "http://127.0.0.1:1"], 6, "longshore up"),
+        (&["apps", "--api", "https://example.com"], 3, "https://example.com"),
+        (&["apps", "--token-file", "absent"], 5, "absent"),
+        (&["deploi"], 2, "'deploy'"),
+        (&["scale", "web=many"], 2, "many"),
+        (&["token", "create", "none"], 2, "rights"),
+        (&["up", "--api-listen", "192.0.2.1:1"], 3, "until TLS is configured"),
+    ] {
+        let finished = scene.run(arguments, &[]);
+        assert_eq!(finished.code, Some(code), "{arguments:?}: {finished:?}");
+        assert!(finished.stderr.contains(part), "{part:?} in {finished:?}");
+        assert_eq!(finished.stdout, "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_looks_like_an_instance_may_be_an_app() {
+    // `my-database` has the form of an id of an instance of `my`.
+    let view = json!({
+        "project": "default", "app": "my-database", "release": 1, "image": "a/b", "count": 0,
+        "ready": 0, "outdated": 0, "hosts": [], "state": "stopped", "note": null, "generation": 1,
+    });
+    let scene = Scene::new(&[
+        ("GET /v1/projects/default/apps/my-database", 200, view.to_string()),
+        ("POST /v1/projects/default/apps/my-database/scale", 200, view.to_string()),
+    ]);
+    let finished = scene.run(&["stop", "my-database"], &[]);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    let asked = scene.asked();
+    assert!(asked[0].contains("/instances/my-database"), "{asked:?}");
+    assert!(asked[2].starts_with("POST"), "{asked:?}");
+}
+
+#[test]
+fn exec_passes_output_and_exit_code_on() {
+    // "out\n" and "err\n" in base 64.
+    let frames = "{\"output\":{\"stream\":\"stdout\",\"data\":\"b3V0Cg==\"}}\n\n\
+                  {\"output\":{\"stream\":\"stderr\",\"data\":\"ZXJyCg==\"}}\n{\"exit\":{\"code\":7}}\n";
+    let path = "POST /v1/projects/default/instances/web-00000001/exec";
+    let scene = Scene::new(&[(path, 200, frames.to_owned())]);
+    let finished = scene.run(&["exec", "web-00000001", "--", "true"], &[]);
+    assert_eq!(finished.code, Some(7), "{finished:?}");
+    assert_eq!((finished.stdout.as_str(), finished.stderr.as_str()), ("out\n", "err\n"));
+}
+
+#[test]
+fn without_a_platform_the_way_to_one_is_shown() {
+    let scene = Scene::new(&[]);
+    let context = scene.home.path().join(".config/longshore/context.json");
+    std::fs::remove_file(context).unwrap();
+    if Path::new("/var/lib/longshore/endpoints.json").exists() {
+        return; // This machine has a platform, which is then meant.
+    }
+    let finished = scene.run(&["ps"], &[]);
+    assert_eq!(finished.code, Some(6), "{finished:?}");
+    assert!(finished.stderr.contains("longshore up"), "{finished:?}");
+}
