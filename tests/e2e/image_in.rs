@@ -166,10 +166,30 @@ fn a_token_does_only_what_its_rights_say() {
 }
 
 #[test]
+fn our_own_push_lists_inspects_and_removes() {
+    let platform = Platform::start().unwrap();
+    let image = busybox(&platform, "one");
+    let dir = image.dir.to_str().unwrap();
+    let push = ["image", "push", dir, "default/web:1", "--json"];
+    let pushed: Value = platform.run(&push).json();
+    assert_eq!(pushed["digest"], image.digest.as_str());
+    let again: Value = platform.run(&push).json();
+    assert_eq!((&again["n_sent"], &again["bytes_sent"]), (&json!(0), &json!(0)));
+    assert_eq!(digest(&platform, "default/web:1"), image.digest);
+
+    assert!(platform.run(&["image", "ls"]).ok().contains("default/web"));
+    let shown = platform.run(&["image", "inspect", "default/web:1"]).ok();
+    assert!(shown.contains(&image.digest), "{shown}");
+    platform.run(&["image", "rm", "default/web:1"]).ok();
+    platform.run(&["image", "inspect", "default/web:1"]).fails(4, &["default/web:1"]);
+    platform.finish();
+}
+
+#[test]
 fn a_program_is_packed_with_its_libraries_and_runs() {
     let platform = Platform::start().unwrap();
     // A program with shared libraries that ends by itself and says so.
-    platform.run(&["image", "pack", "/usr/bin/sha256sum", "default/packed:1"]).ok();
+    platform.run(&["image", "pack", "/usr/bin/sha256sum", "--push", "default/packed:1"]).ok();
     let manifest = json!({
         "app": "packed",
         "image": "default/packed:1",
