@@ -77,7 +77,6 @@ table inet {table} {{
         ip saddr vmap @egress
         fib daddr type != unicast reject with icmp admin-prohibited
         ip daddr @not_public reject with icmp admin-prohibited
-        ip daddr {subnet} reject with icmp admin-prohibited
     }}
     chain forward {{
         type filter hook forward priority filter; policy accept;
