@@ -1,1 +1,117 @@
-//! To be written.
+//! The ingress: where requests from users come in and are passed to healthy instances.
+//!
+//! It routes by the whole [`RoutingTable`](longshore_api::links::RoutingTable) that its location
+//! last gave it, and by nothing else: it probes nobody and decides nothing about health. The table
+//! is kept on disk, so an ingress that is started while its location is away serves at once.
+//!
+//! - [`router`]: the table in force, and the pick of the endpoint with the fewest requests.
+//! - [`upstream`]: one endpoint as seen from here: requests in flight, idle connections, failures.
+//! - [`gate`]: how an instance is dialled, through its node.
+//! - [`proxy`]: one request from its head to the last byte of its answer.
+//! - [`server`]: connections from users, their limits, shutdown.
+//! - [`location_link`] and [`state_file`]: where the table comes from and where it is kept.
+//!
+//! It must not know of releases, nodes' health or the store. Built on hyper without a framework:
+//! a proxy must see bodies, trailers, upgrades and unsent requests as they are, which clients and
+//! routers made for applications hide.
+//! Test: `cargo nextest run -p longshore-ingress`.
+
+#![deny(missing_docs)]
+
+mod fault;
+mod gate;
+mod limits;
+mod location_link;
+mod proxy;
+mod router;
+mod server;
+mod state_file;
+mod upstream;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
+use tokio_util::sync::CancellationToken;
+
+use gate::{DirectGate, NodeGate};
+use limits::Limits;
+use location_link::LocationLink;
+use proxy::Proxy;
+use router::Router;
+use state_file::StateFile;
+
+/// What an ingress needs.
+#[derive(Debug)]
+pub struct IngressOptions {
+    /// Where requests from users come in.
+    pub listener: Listener,
+    /// Where its location is.
+    pub location: Endpoint,
+    /// Where the last routing table is kept. Made when missing.
+    pub state_dir: PathBuf,
+}
+
+/// Why an ingress ended.
+#[derive(Debug, thiserror::Error)]
+pub enum IngressError {
+    /// The state directory cannot be made.
+    #[error("cannot make the state directory {path}")]
+    StateDir {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The listener cannot be used.
+    #[error("cannot accept connections")]
+    Accept(#[source] std::io::Error),
+    /// A part of the ingress failed.
+    #[error("a task of the ingress failed")]
+    Task(#[source] ServiceError),
+}
+
+/// Runs an ingress until `shutdown`, then lets requests in flight end, within 15 seconds.
+///
+/// Raises the process's soft limit of open files to the hard one.
+pub async fn run(options: IngressOptions, shutdown: CancellationToken) -> Result<(), IngressError> {
+    let limits = Limits::within(limits::raise_open_files());
+    run_with(options, limits, Arc::new(DirectGate), shutdown).await
+}
+
+async fn run_with(
+    options: IngressOptions,
+    limits: Limits,
+    gate: Arc<dyn NodeGate>,
+    shutdown: CancellationToken,
+) -> Result<(), IngressError> {
+    let IngressOptions { listener, location, state_dir } = options;
+    let state_file = StateFile::open(&state_dir)
+        .map_err(|source| IngressError::StateDir { path: state_dir, source })?;
+    let router = Arc::new(Router::default());
+    let stored = state_file.load();
+    if let Some(table) = &stored {
+        tracing::info!(revision = table.revision, "routing by the stored table at first");
+        router.replace(table);
+    }
+
+    // A task that fails ends this ingress, not whatever else its caller runs.
+    let service = Service::new(shutdown.child_token());
+    let link = LocationLink::new(Client::new(location), Arc::clone(&router), state_file, stored);
+    link.start(&service);
+    let sweeping = Arc::clone(&router);
+    service.spawn_until_shutdown("sweep idle connections", async move {
+        upstream::sweep(&sweeping).await;
+    });
+
+    let proxy = Proxy::new(router, gate, limits.clone());
+    let served = server::serve(listener, Arc::clone(&proxy), limits, service.shutdown()).await;
+    service.shutdown().cancel();
+    let ended = service.run().await;
+    served.map_err(IngressError::Accept)?;
+    ended.map_err(IngressError::Task)
+}
+
+#[cfg(test)]
+mod tests;

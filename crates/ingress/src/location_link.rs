@@ -1,0 +1,177 @@
+//! The link to the location: tables come down, acknowledgements go up.
+//!
+//! Two tasks. `follow` puts each table in force the moment it comes. `confirm` does what may take
+//! time, for the newest table only: it stores it, lets requests to departed endpoints end for a
+//! moment, and acknowledges. So a slow disk or a long request never delays a table, and a burst
+//! of tables costs one write.
+//!
+//! The location is the only author of tables, and a stream is in order. What a new stream begins
+//! with is therefore taken whatever its revision: a location that came back with its clock set
+//! back must not be ignored for ever. Within a stream an older table is refused.
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use http::Method;
+use longshore_api::links::{RouteAck, RoutingTable};
+use longshore_link::{CallError, Client, Service};
+use tokio::sync::watch;
+
+use crate::router::Router;
+use crate::state_file::StateFile;
+
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(3);
+
+/// The link to the location.
+#[derive(Debug)]
+pub(crate) struct LocationLink {
+    client: Client,
+    router: Arc<Router>,
+    state_file: StateFile,
+    stored: Option<RoutingTable>,
+}
+
+impl LocationLink {
+    /// A link that keeps `router` up to date; `stored` is the table that `state_file` holds.
+    pub fn new(
+        client: Client,
+        router: Arc<Router>,
+        state_file: StateFile,
+        stored: Option<RoutingTable>,
+    ) -> Self {
+        Self { client, router, state_file, stored }
+    }
+
+    /// Starts the tasks of the link.
+    pub fn start(self, service: &Service) {
+        let (in_force, confirmed) = watch::channel(None);
+        let (client, router) = (self.client.clone(), Arc::clone(&self.router));
+        service.spawn_until_shutdown("follow routes", follow(client, router, in_force));
+        service.spawn_until_shutdown("confirm routes", self.confirm(confirmed));
+    }
+
+    async fn confirm(mut self, mut in_force: watch::Receiver<Option<Arc<RoutingTable>>>) {
+        // An ingress that was restarted is another one to its location: it may have acknowledged
+        // a table that it no longer routes by.
+        let ingress = uuid::Uuid::new_v4().simple().to_string();
+        let mut retry = Retry::default();
+        while in_force.changed().await.is_ok() {
+            let newest = in_force.borrow_and_update().clone();
+            let Some(table) = newest else { continue };
+            self.store(&table).await;
+            self.router.departed_quiet().await;
+            let ack = RouteAck { ingress: ingress.clone(), revision: table.revision };
+            let call = self.client.call(Method::POST, "/link/routes/ack", Some(&ack));
+            let outcome: Result<(), CallError> = call.await;
+            match outcome {
+                Ok(()) => retry.reset(),
+                Err(error) => {
+                    retry.failed("cannot acknowledge routes", &error);
+                    // A newer table ends the wait early; whichever is newest then is confirmed.
+                    let _ = tokio::time::timeout(retry.next_wait(), in_force.changed()).await;
+                    in_force.mark_changed();
+                }
+            }
+        }
+    }
+
+    async fn store(&mut self, table: &Arc<RoutingTable>) {
+        if self.stored.as_ref() == Some(&**table) {
+            return;
+        }
+        let (file, saved) = (self.state_file.clone(), Arc::clone(table));
+        match tokio::task::spawn_blocking(move || file.save(&saved)).await {
+            Ok(Ok(())) => self.stored = Some((**table).clone()),
+            // The table is in force all the same. Should this ingress be restarted before its
+            // location answers, it begins with an older one and finds departed endpoints refusing.
+            Ok(Err(error)) => tracing::error!(%error, "cannot store the routes"),
+            Err(error) => tracing::error!(%error, "storing the routes did not end"),
+        }
+    }
+}
+
+async fn follow(
+    client: Client,
+    router: Arc<Router>,
+    in_force: watch::Sender<Option<Arc<RoutingTable>>>,
+) {
+    let mut retry = Retry::default();
+    loop {
+        match follow_stream(&client, &router, &in_force, &mut retry).await {
+            Ok(()) => retry.failed("lost the location", &"it ended the stream of routes"),
+            Err(error) => retry.failed("cannot follow the location's routes", &error),
+        }
+        tokio::time::sleep(retry.next_wait()).await;
+    }
+}
+
+async fn follow_stream(
+    client: &Client,
+    router: &Router,
+    in_force: &watch::Sender<Option<Arc<RoutingTable>>>,
+    retry: &mut Retry,
+) -> Result<(), CallError> {
+    let mut tables = client.watch::<RoutingTable>("/link/routes").await?;
+    let mut newest = 0;
+    while let Some(table) = tables.next().await {
+        let table = table?;
+        retry.reset();
+        if table.revision < newest {
+            tracing::warn!(revision = table.revision, newest, "refused an older routing table");
+            continue;
+        }
+        newest = table.revision;
+        router.replace(&table);
+        // Sent also when nothing changed: a restarted location has forgotten the acknowledgement.
+        in_force.send_replace(Some(Arc::new(table)));
+    }
+    Ok(())
+}
+
+/// Waits that double, with jitter so that many ingresses do not come back at the same moment.
+#[derive(Debug, Default)]
+struct Retry {
+    failures: u32,
+}
+
+impl Retry {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Logs the first of a row of failures for the operator, the others only on request.
+    fn failed(&mut self, what: &'static str, error: &dyn Display) {
+        match self.failures {
+            0 => tracing::warn!(%error, "{what}; going on with the last routes"),
+            _ => tracing::debug!(%error, "{what}"),
+        }
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    fn next_wait(&self) -> Duration {
+        let doublings = self.failures.saturating_sub(1).min(10);
+        let longest = (FIRST_RETRY * 2_u32.pow(doublings)).min(LAST_RETRY);
+        longest.mul_f64(0.5 + 0.5 * fastrand::f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_within_bounds_and_begin_anew() {
+        let mut retry = Retry::default();
+        for longest in [100, 200, 400, 800, 1600, 3000, 3000, 3000] {
+            retry.failed("test", &"on purpose");
+            let wait = retry.next_wait().as_millis();
+            assert!((longest / 2..=longest).contains(&wait), "{wait} of {longest}");
+        }
+        retry.reset();
+        retry.failed("test", &"on purpose");
+        assert!(retry.next_wait() <= FIRST_RETRY);
+    }
+}

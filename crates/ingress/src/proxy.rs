@@ -1,0 +1,190 @@
+//! One request from its head to the last byte of its answer.
+//!
+//! A request is sent to another endpoint only when nothing of it was sent: no connection could be
+//! made, or hyper hands the request back untouched because the connection was found dead before.
+//! Whatever may have reached an instance is never sent twice.
+
+mod attempt;
+mod body;
+mod headers;
+mod lease;
+mod upgrade;
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(crate) use body::{Answer, RequestBody};
+
+use crate::fault::{self, Fault};
+use crate::gate::NodeGate;
+use crate::limits::Limits;
+use crate::router::{NoPick, Router};
+use crate::server::Activity;
+use crate::upstream::{InFlight, Sender};
+use attempt::{Dialler, Failed};
+use body::{InstanceAnswer, Progress};
+use headers::Target;
+use lease::{Lease, Seat};
+use upgrade::Offer;
+
+/// The connection that a request came over.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    /// The user's address; none over a Unix socket.
+    pub client: Option<IpAddr>,
+    pub activity: Arc<Activity>,
+}
+
+/// Passes requests to instances.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    router: Arc<Router>,
+    dialler: Dialler,
+    limits: Limits,
+    seats: Arc<Semaphore>,
+    tunnels: TaskTracker,
+    end: CancellationToken,
+}
+
+impl Proxy {
+    pub fn new(router: Arc<Router>, gate: Arc<dyn NodeGate>, limits: Limits) -> Arc<Self> {
+        let end = CancellationToken::new();
+        Arc::new(Self {
+            router,
+            dialler: Dialler::new(gate, limits.connect, end.clone()),
+            seats: Arc::new(Semaphore::new(limits.requests)),
+            limits,
+            tunnels: TaskTracker::new(),
+            end,
+        })
+    }
+
+    /// Waits until no upgraded connection is left. To be called after the last request.
+    pub async fn tunnels_ended(&self) {
+        self.tunnels.close();
+        self.tunnels.wait().await;
+    }
+
+    /// Closes every connection to instances, and the upgraded ones of users.
+    pub async fn end(&self) {
+        self.end.cancel();
+        self.tunnels_ended().await;
+        self.dialler.ended().await;
+    }
+
+    /// Answers a request. Dropped when its user goes away, which closes the instance's connection.
+    pub async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        origin: Origin,
+    ) -> Result<Response<Answer>, Infallible> {
+        let as_html = fault::prefers_html(request.headers());
+        let id = headers::ensure_request_id(request.headers_mut());
+        let fault = match self.forward(request, origin, &id).await {
+            Ok(answer) => return Ok(answer),
+            Err(fault) => fault,
+        };
+        tracing::debug!(code = fault.code(), request_id = ?id, "answered a request itself");
+        let mut answer = fault.answer(as_html).map(Answer::Own);
+        answer.headers_mut().insert(headers::REQUEST_ID, id);
+        Ok(answer)
+    }
+
+    async fn forward(
+        &self,
+        mut request: Request<Incoming>,
+        origin: Origin,
+        id: &HeaderValue,
+    ) -> Result<Response<Answer>, Fault> {
+        let busy = origin.activity.begin();
+        if request.method() == Method::CONNECT {
+            return Err(Fault::Tunnel);
+        }
+        let target = Target::of(&request)?;
+        let seats = Arc::clone(&self.seats);
+        let permit = seats.try_acquire_owned().map_err(|_| Fault::Overloaded)?;
+
+        let offer = Offer::of(&mut request);
+        let (mut head, body) = request.into_parts();
+        let protocol = offer.as_ref().map(|offer| &offer.protocol);
+        headers::to_instance(&mut head, &target, origin.client, protocol);
+        let progress = Arc::new(Progress::new(origin.activity));
+        let body = RequestBody::new(body, Arc::clone(&progress));
+        let request = Request::from_parts(head, body);
+        let Exchange { answer, sender, in_flight } =
+            self.exchange(request, &target.host, &progress, id).await?;
+
+        let seat = Seat { in_flight, _permit: permit, _busy: busy };
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // An instance that switches without having been asked to speaks no HTTP.
+            let offer = offer.ok_or(Fault::Broken)?;
+            let (answer, tunnel) = offer.accept(answer, seat, self.end.clone());
+            self.tunnels.spawn(tunnel);
+            return Ok(answer);
+        }
+        let tasks = self.dialler.tasks();
+        let lease = Lease { sender, seat, request_id: id.clone(), tasks };
+        let (mut head, body) = answer.into_parts();
+        headers::to_user(&mut head.headers);
+        let mut answer = Response::new(Answer::Instance(InstanceAnswer::new(
+            body,
+            progress,
+            self.limits.silence,
+            lease,
+        )));
+        *answer.status_mut() = head.status;
+        *answer.headers_mut() = head.headers;
+        Ok(answer)
+    }
+
+    /// Tries endpoints until one has the request.
+    async fn exchange(
+        &self,
+        mut request: Request<RequestBody>,
+        host: &str,
+        progress: &Progress,
+        id: &HeaderValue,
+    ) -> Result<Exchange, Fault> {
+        // Bounds the wait, not the tries: endpoints that refuse at once cost nothing.
+        let last_try = Instant::now() + 2 * self.limits.connect;
+        let mut tried = BTreeSet::new();
+        loop {
+            let in_flight = self.router.pick(host, &tried).map_err(|why| match why {
+                NoPick::NoTable => Fault::NoRoutes,
+                NoPick::UnknownHost => Fault::UnknownHost(host.to_owned()),
+                NoPick::NoEndpoint(_) if !tried.is_empty() => Fault::Unreachable,
+                NoPick::NoEndpoint(app) => Fault::NoInstance(app),
+            })?;
+            let upstream = in_flight.upstream();
+            match self.attempt(upstream, request, progress).await {
+                Ok((answer, sender)) => return Ok(Exchange { answer, sender, in_flight }),
+                Err(Failed::NotSent(unsent)) if Instant::now() < last_try => {
+                    tried.insert(upstream.endpoint().instance.clone());
+                    request = *unsent;
+                }
+                Err(Failed::NotSent(_)) => return Err(Fault::Unreachable),
+                Err(Failed::Sent(fault)) => {
+                    let instance = &upstream.endpoint().instance;
+                    tracing::debug!(code = fault.code(), %instance, request_id = ?id, "no answer");
+                    return Err(fault);
+                }
+            }
+        }
+    }
+}
+
+/// A request that an instance has begun to answer.
+struct Exchange {
+    answer: Response<Incoming>,
+    sender: Sender,
+    in_flight: InFlight,
+}

@@ -1,0 +1,221 @@
+//! Bodies on their way through, frame by frame.
+//!
+//! Nothing is buffered: a frame is read from one side when the other side asks for it. Each frame
+//! moves the clock of its exchange on, and silence is measured only where a side is waited for: a
+//! user who reads slowly is no fault of the instance.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::lease::Lease;
+use crate::server::{Activity, Clock};
+
+/// When bytes last moved in one exchange.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    connection: Arc<Activity>,
+    last: Clock,
+    awaits_client: AtomicBool,
+}
+
+impl Progress {
+    pub fn new(connection: Arc<Activity>) -> Self {
+        Self { connection, last: Clock::new(), awaits_client: AtomicBool::new(false) }
+    }
+
+    pub fn touch(&self) {
+        self.connection.touch();
+        self.last.touch();
+    }
+
+    /// True when the exchange waits for the rest of the user's request.
+    pub fn awaits_client(&self) -> bool {
+        self.awaits_client.load(Ordering::Relaxed)
+    }
+
+    /// Waits until no byte has moved for `limit`.
+    pub async fn silence(&self, limit: Duration) {
+        loop {
+            let due = self.last.at() + limit;
+            if Instant::now() >= due {
+                return;
+            }
+            tokio::time::sleep_until(due).await;
+        }
+    }
+}
+
+/// The body of a user's request.
+#[derive(Debug)]
+pub(crate) struct RequestBody {
+    inner: Incoming,
+    progress: Arc<Progress>,
+}
+
+impl RequestBody {
+    pub fn new(inner: Incoming, progress: Arc<Progress>) -> Self {
+        Self { inner, progress }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        self.progress.awaits_client.store(polled.is_pending(), Ordering::Relaxed);
+        if polled.is_ready() {
+            self.progress.touch();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.progress.awaits_client.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Why an answer is broken off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AnswerError {
+    #[error("the instance broke off its answer")]
+    Broken(#[source] hyper::Error),
+    #[error("the instance fell silent within its answer")]
+    Silent,
+}
+
+/// The body of an answer to a user.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// By the ingress itself.
+    Own(Full<Bytes>),
+    /// Of an instance.
+    Instance(InstanceAnswer),
+    /// None: the connection is being handed over.
+    Upgrade,
+}
+
+/// The body of an instance's answer, holding all that its exchange takes.
+#[derive(Debug)]
+pub(crate) struct InstanceAnswer {
+    inner: Incoming,
+    progress: Arc<Progress>,
+    limit: Duration,
+    /// Set while a frame is awaited.
+    waiting: Option<Pin<Box<Sleep>>>,
+    lease: Option<Lease>,
+}
+
+impl InstanceAnswer {
+    pub fn new(inner: Incoming, progress: Arc<Progress>, limit: Duration, lease: Lease) -> Self {
+        Self { inner, progress, limit, waiting: None, lease: Some(lease) }
+    }
+
+    fn poll_inner(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) {
+            self.waiting = None;
+            self.progress.touch();
+            return Poll::Ready(frame.map(|frame| frame.map_err(AnswerError::Broken)));
+        }
+        if self.waiting.is_none() {
+            // Until now the user was waited for.
+            self.progress.touch();
+        }
+        loop {
+            let due = self.progress.last.at() + self.limit;
+            let waiting =
+                self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+            if waiting.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if self.progress.last.at() + self.limit <= Instant::now() {
+                return Poll::Ready(Some(Err(AnswerError::Silent)));
+            }
+            // The request's body moved meanwhile.
+            self.waiting = None;
+        }
+    }
+}
+
+impl Drop for InstanceAnswer {
+    fn drop(&mut self) {
+        // Taken at the end of the stream, unless the server knew the end without asking for it.
+        if let Some(lease) = self.lease.take().filter(|_| self.inner.is_end_stream()) {
+            lease.complete();
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        match &mut *self {
+            Self::Own(body) => pin!(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Upgrade => Poll::Ready(None),
+            Self::Instance(answer) => {
+                let polled = answer.poll_inner(cx);
+                match &polled {
+                    Poll::Ready(None) => {
+                        if let Some(lease) = answer.lease.take() {
+                            lease.complete();
+                        }
+                    }
+                    Poll::Ready(Some(Err(error))) => {
+                        if let Some(lease) = answer.lease.take() {
+                            lease.broken_off(error);
+                        }
+                    }
+                    _ => {}
+                }
+                polled
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(body) => body.is_end_stream(),
+            Self::Instance(answer) => answer.inner.is_end_stream(),
+            Self::Upgrade => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(body) => body.size_hint(),
+            Self::Instance(answer) => answer.inner.size_hint(),
+            Self::Upgrade => SizeHint::with_exact(0),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What changes in the head of a message on its way through.
+//!
+//! Hop-by-hop fields are removed as RFC 9110 section 7.6.1 says, those that `Connection` names
+//! included. What tells an app about its user is set here and never believed from outside.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::Authority;
+use http::{Request, Uri, Version, request};
+
+use crate::fault::Fault;
+
+/// The id of a request in logs: the client's when it sent one, else a random one.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// The longest request id that is taken from a client, bytes.
+const MAX_REQUEST_ID: usize = 128;
+
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("keep-alive"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+];
+
+/// Fields by which proxies tell of a user. From a user they are a lie.
+const TOLD_BY_PROXIES: [&str; 2] = ["forwarded", "x-real-ip"];
+
+/// Where a request wants to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// As the client wrote it, for the instance.
+    authority: HeaderValue,
+    /// The host name in lower case without port and final dot: the key of a route.
+    pub host: String,
+}
+
+impl Target {
+    /// The target of a request by RFC 9112 section 3.2 and RFC 9113 section 8.3.1: the authority
+    /// of the URI when there is one, else the only `Host`.
+    pub fn of<B>(request: &Request<B>) -> Result<Self, Fault> {
+        let mut hosts = request.headers().get_all(header::HOST).iter();
+        let (host, another) = (hosts.next(), hosts.next());
+        if another.is_some() {
+            return Err(Fault::Invalid("the request has more than one Host"));
+        }
+        let value = match (request.uri().authority(), host) {
+            (Some(authority), None) => HeaderValue::from_str(authority.as_str())
+                .map_err(|_| Fault::Invalid("the authority is not valid"))?,
+            (Some(authority), Some(host)) => {
+                let same = host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
+                // In HTTP/1 an absolute form simply wins.
+                if request.version() == Version::HTTP_2 && !same {
+                    return Err(Fault::Invalid("Host differs from :authority"));
+                }
+                HeaderValue::from_str(authority.as_str())
+                    .map_err(|_| Fault::Invalid("the authority is not valid"))?
+            }
+            (None, Some(host)) => host.clone(),
+            (None, None) => return Err(Fault::Invalid("the request names no host")),
+        };
+        Self::parse(value).ok_or(Fault::Invalid("the host is not valid"))
+    }
+
+    fn parse(value: HeaderValue) -> Option<Self> {
+        let authority: Authority = value.to_str().ok()?.parse().ok()?;
+        if authority.as_str().contains('@') {
+            return None;
+        }
+        let host = authority.host().to_ascii_lowercase();
+        let host = host.strip_suffix('.').unwrap_or(&host).to_owned();
+        (!host.is_empty()).then_some(Self { authority: value, host })
+    }
+}
+
+/// Makes the head of a user's request the head of the request to an instance. `upgrade` is the
+/// protocol to offer, when the user asked for one.
+pub(crate) fn to_instance(
+    head: &mut request::Parts,
+    target: &Target,
+    client: Option<IpAddr>,
+    upgrade: Option<&HeaderValue>,
+) {
+    let trailers = wants_trailers(&head.headers);
+    remove_hop_by_hop(&mut head.headers);
+    // The ingress itself tells the client to go on when the instance takes the body.
+    if head
+        .headers
+        .get(header::EXPECT)
+        .is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
+        head.headers.remove(header::EXPECT);
+    }
+    join_cookies(&mut head.headers);
+    tell_of_user(&mut head.headers, target, client);
+    head.headers.insert(header::HOST, target.authority.clone());
+    if let Some(protocol) = upgrade {
+        head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers.insert(header::UPGRADE, protocol.clone());
+    } else if trailers {
+        head.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    head.version = Version::HTTP_11;
+    head.uri = origin_form(&head.uri);
+}
+
+fn tell_of_user(headers: &mut HeaderMap, target: &Target, client: Option<IpAddr>) {
+    let told = |name: &HeaderName| {
+        name.as_str().starts_with("x-forwarded-") || TOLD_BY_PROXIES.contains(&name.as_str())
+    };
+    let lies: Vec<_> = headers.keys().filter(|name| told(name)).cloned().collect();
+    for name in lies {
+        headers.remove(name);
+    }
+    if let Some(address) = client {
+        let address = address.to_canonical().to_string();
+        let value = HeaderValue::try_from(address).expect("an address is printable ASCII");
+        headers.insert(FORWARDED_FOR, value);
+    }
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(FORWARDED_HOST, target.authority.clone());
+}
+
+/// The id of the request, made when the client sent none or one that does not fit into a log.
+pub(crate) fn ensure_request_id(headers: &mut HeaderMap) -> HeaderValue {
+    let printable = |id: &&HeaderValue| {
+        (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    let given = headers.get(REQUEST_ID).filter(printable).cloned();
+    let id = given.unwrap_or_else(|| {
+        let mut buffer = uuid::Uuid::encode_buffer();
+        let text = uuid::Uuid::new_v4().simple().encode_lower(&mut buffer);
+        HeaderValue::from_str(text).expect("hexadecimal digits are printable ASCII")
+    });
+    headers.insert(REQUEST_ID, id.clone());
+    id
+}
+
+/// Makes the head of an instance's answer the head of the answer to the user.
+pub(crate) fn to_user(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    remove_hop_by_hop(headers);
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> =
+        tokens(headers, &header::CONNECTION).filter_map(|token| token.parse().ok()).collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// True when `Connection` has this token.
+pub(crate) fn connection_has(headers: &HeaderMap, wanted: &str) -> bool {
+    tokens(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case(wanted))
+}
+
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"))
+}
+
+/// The elements of a field that is a list of tokens.
+pub(crate) fn tokens<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a str> {
+    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim).filter(|token| !token.is_empty())
+}
+
+/// HTTP/2 may cut a cookie into lines; HTTP/1 must have one (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() < 2 {
+        return;
+    }
+    let joined = HeaderValue::from_bytes(&lines.join(&b"; "[..]));
+    headers.insert(header::COOKIE, joined.expect("valid values joined by valid bytes are valid"));
+}
+
+fn origin_form(uri: &Uri) -> Uri {
+    let path = uri.path_and_query().map_or(Cow::Borrowed("/"), |path| match path.as_str() {
+        path if path.starts_with('/') || path == "*" => Cow::Borrowed(path),
+        // An absolute form may have a query and no path.
+        path => Cow::Owned(format!("/{path}")),
+    });
+    path.parse().expect("a parsed path and query is an origin form")
+}

@@ -1,0 +1,60 @@
+//! What an exchange holds until its last byte: its place among the requests, its count at the
+//! endpoint, its connection.
+
+use std::error::Error;
+
+use http::HeaderValue;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::task::TaskTracker;
+
+use super::body::AnswerError;
+use crate::server::Busy;
+use crate::upstream::{InFlight, Sender};
+
+/// Held by the body of an instance's answer. Dropped early, it closes the connection.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub sender: Sender,
+    pub seat: Seat,
+    pub request_id: HeaderValue,
+    pub tasks: TaskTracker,
+}
+
+/// A place among the requests in flight, here, at the endpoint and on the user's connection.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub in_flight: InFlight,
+    pub _permit: OwnedSemaphorePermit,
+    pub _busy: Busy,
+}
+
+impl Lease {
+    /// The answer came to its end: the connection can serve another request once it is ready,
+    /// which it may be only after this exchange's request was taken whole.
+    pub fn complete(self) {
+        let Self { mut sender, seat, request_id: _, tasks } = self;
+        let upstream = seat.in_flight.upstream().clone();
+        drop(seat);
+        if sender.is_ready() {
+            upstream.put_idle(sender);
+            return;
+        }
+        tasks.spawn(async move {
+            // An error means that the instance closed the connection: there is nothing to keep.
+            if sender.ready().await.is_ok() {
+                upstream.put_idle(sender);
+            }
+        });
+    }
+
+    /// The answer ended too early; the user sees it cut off.
+    pub fn broken_off(self, error: &AnswerError) {
+        let instance = &self.seat.in_flight.upstream().endpoint().instance;
+        tracing::warn!(
+            %instance,
+            request_id = ?self.request_id,
+            error = error as &dyn Error,
+            "an answer was broken off"
+        );
+    }
+}

@@ -1,0 +1,54 @@
+//! Sockets of users.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use longshore_link::Listener;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::gate::Stream;
+
+/// When the kernel asks whether a silent peer is still there, and how often.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
+
+/// A listener of either kind.
+#[derive(Debug)]
+pub(super) enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A connection from a user.
+pub(super) struct Accepted {
+    pub stream: Box<dyn Stream>,
+    pub client: Option<IpAddr>,
+}
+
+impl Acceptor {
+    pub fn new(listener: Listener) -> io::Result<Self> {
+        Ok(match listener {
+            Listener::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
+            Listener::Unix(listener, _) => Self::Unix(UnixListener::from_std(listener)?),
+        })
+    }
+
+    pub async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
+                Ok(Accepted { stream: Box::new(stream), client: Some(peer.ip()) })
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok(Accepted { stream: Box::new(stream), client: None })
+            }
+        }
+    }
+}

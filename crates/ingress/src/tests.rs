@@ -1,0 +1,7 @@
+//! The ingress as a whole, between a played location and played instances, over real sockets.
+
+mod heads;
+mod limits;
+mod played;
+mod routing;
+mod streams;

@@ -1,0 +1,262 @@
+//! What stands around an ingress in tests.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::{get, post};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use longshore_api::links::{Endpoint, Route, RouteAck, RoutingTable};
+use longshore_link::{Body, Listener, json_lines, watch_lines};
+use longshore_types::InstanceId;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::gate::DirectGate;
+use crate::limits::Limits;
+use crate::{IngressError, IngressOptions, run_with};
+
+/// How long anything in a test may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+pub const HOST: &str = "web.test";
+
+pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what}: not within {DEADLINE:?}"),
+    }
+}
+
+/// A location that gives tables and keeps acknowledgements.
+pub struct Location {
+    tables: watch::Sender<Arc<Option<RoutingTable>>>,
+    acks: watch::Receiver<BTreeMap<String, u64>>,
+    _end: DropGuard,
+}
+
+#[derive(Clone)]
+struct Served {
+    tables: watch::Receiver<Arc<Option<RoutingTable>>>,
+    acks: Arc<watch::Sender<BTreeMap<String, u64>>>,
+    end: CancellationToken,
+}
+
+impl Location {
+    /// Listens in `dir`, where `Ingress::start` looks for it.
+    pub fn start(dir: &Path) -> Self {
+        let listener = Listener::bind("location", &location_endpoint(dir)).unwrap();
+        let (tables, tables_seen) = watch::channel(Arc::new(None));
+        let (acks, acks_seen) = watch::channel(BTreeMap::new());
+        let end = CancellationToken::new();
+        let served = Served { tables: tables_seen, acks: Arc::new(acks), end: end.clone() };
+        let router = Router::new()
+            .route("/link/routes", get(routes))
+            .route("/link/routes/ack", post(ack))
+            .with_state(served);
+        tokio::spawn(listener.serve(router, end.clone()));
+        Self { tables, acks: acks_seen, _end: end.drop_guard() }
+    }
+
+    pub fn give(&self, revision: u64, endpoints: &[&Endpoint]) {
+        self.tables.send_replace(Arc::new(Some(table(revision, endpoints))));
+    }
+
+    /// Waits until some ingress routes by this revision.
+    pub async fn acked(&self, revision: u64) {
+        let mut acks = self.acks.clone();
+        let acked = acks.wait_for(|acks| acks.values().any(|acked| *acked == revision));
+        in_time("an acknowledgement", acked).await.unwrap();
+    }
+
+    pub async fn give_and_wait(&self, revision: u64, endpoints: &[&Endpoint]) {
+        self.give(revision, endpoints);
+        self.acked(revision).await;
+    }
+
+    pub fn ingresses(&self) -> Vec<String> {
+        self.acks.borrow().keys().cloned().collect()
+    }
+}
+
+async fn routes(State(served): State<Served>) -> axum::response::Response {
+    let tables = watch_lines(served.tables);
+    json_lines(tables.filter_map(async |table| (*table).clone()).boxed(), served.end)
+}
+
+async fn ack(State(served): State<Served>, Body(ack): Body<RouteAck>) -> axum::Json<()> {
+    served.acks.send_modify(|acks| {
+        acks.insert(ack.ingress, ack.revision);
+    });
+    axum::Json(())
+}
+
+fn location_endpoint(dir: &Path) -> longshore_link::Endpoint {
+    longshore_link::Endpoint::Unix(dir.join("location.sock"))
+}
+
+pub fn table(revision: u64, endpoints: &[&Endpoint]) -> RoutingTable {
+    let route = |app: &str, host: &str, endpoints| Route {
+        project: Default::default(),
+        app: app.parse().unwrap(),
+        hosts: vec![host.parse().unwrap()],
+        endpoints,
+    };
+    let endpoints = endpoints.iter().copied().cloned().collect();
+    let routes = vec![route("web", HOST, endpoints), route("empty", "empty.test", Vec::new())];
+    RoutingTable { revision, routes }
+}
+
+pub fn endpoint(address: SocketAddr) -> Endpoint {
+    // Ports do not repeat within a test, so that neither do these.
+    let instance = InstanceId::mint(&"web".parse().unwrap(), u64::from(address.port()));
+    Endpoint { instance, node: "node".parse().unwrap(), address }
+}
+
+/// The endpoint of an instance that is gone: its port refuses.
+pub async fn dead_endpoint() -> Endpoint {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    endpoint(listener.local_addr().unwrap())
+}
+
+/// An instance that is an axum router.
+pub struct Instance {
+    pub endpoint: Endpoint,
+    _end: DropGuard,
+}
+
+impl Instance {
+    pub async fn start(router: Router) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = endpoint(listener.local_addr().unwrap());
+        let end = CancellationToken::new();
+        let ended = end.clone();
+        tokio::spawn(async move {
+            ended.run_until_cancelled(axum::serve(listener, router).into_future()).await
+        });
+        Self { endpoint, _end: end.drop_guard() }
+    }
+
+    /// One that answers everything with `text`.
+    pub async fn saying(text: &'static str) -> Self {
+        Self::start(Router::new().fallback(async move || text)).await
+    }
+}
+
+/// An instance of which the test plays every byte.
+pub struct RawInstance {
+    pub endpoint: Endpoint,
+    pub listener: TcpListener,
+}
+
+impl RawInstance {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self { endpoint: endpoint(listener.local_addr().unwrap()), listener }
+    }
+
+    pub async fn accept(&self) -> TcpStream {
+        in_time("a connection to the instance", self.listener.accept()).await.unwrap().0
+    }
+}
+
+/// An ingress that ends with the test.
+pub struct Ingress {
+    pub address: SocketAddr,
+    pub shutdown: CancellationToken,
+    pub ended: tokio::task::JoinHandle<Result<(), IngressError>>,
+    _end: DropGuard,
+}
+
+pub fn limits() -> Limits {
+    Limits::within(1 << 20)
+}
+
+impl Ingress {
+    pub fn start(dir: &Path, limits: Limits) -> Self {
+        let any = longshore_link::Endpoint::Tcp("127.0.0.1:0".to_owned());
+        let listener = Listener::bind("ingress", &any).unwrap();
+        let Listener::Tcp(socket) = &listener else { unreachable!("bound to TCP") };
+        let address = socket.local_addr().unwrap();
+        let options = IngressOptions {
+            listener,
+            location: location_endpoint(dir),
+            state_dir: dir.join("state"),
+        };
+        let shutdown = CancellationToken::new();
+        let running = run_with(options, limits, Arc::new(DirectGate), shutdown.clone());
+        let ended = tokio::spawn(running);
+        Self { address, ended, _end: shutdown.clone().drop_guard(), shutdown }
+    }
+
+    pub async fn client(&self) -> http1::SendRequest<Full<Bytes>> {
+        client(self.address).await
+    }
+
+    /// `GET /` of the app, over a connection of its own.
+    pub async fn get(&self) -> (StatusCode, String) {
+        let answer = self.send(request(HOST, "/")).await;
+        let status = answer.status();
+        (status, text(answer).await)
+    }
+
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
+        let mut client = self.client().await;
+        in_time("an answer", client.send_request(request)).await.unwrap()
+    }
+}
+
+/// The whole scene: one ingress that routes to `endpoints`.
+pub struct Scene {
+    pub location: Location,
+    pub ingress: Ingress,
+    pub dir: tempfile::TempDir,
+}
+
+impl Scene {
+    pub async fn new(endpoints: &[&Endpoint]) -> Self {
+        Self::with(limits(), endpoints).await
+    }
+
+    pub async fn with(limits: Limits, endpoints: &[&Endpoint]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let location = Location::start(dir.path());
+        let ingress = Ingress::start(dir.path(), limits);
+        location.give_and_wait(1, endpoints).await;
+        Self { location, ingress, dir }
+    }
+}
+
+/// A client whose connection is driven until the sender is dropped.
+pub async fn client<B>(address: SocketAddr) -> http1::SendRequest<B>
+where
+    B: http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + 'static,
+{
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    sender
+}
+
+pub fn request(host: &str, path: &str) -> Request<Full<Bytes>> {
+    Request::get(path).header(header::HOST, host).body(Full::default()).unwrap()
+}
+
+pub async fn text(answer: Response<Incoming>) -> String {
+    let body = in_time("a body", answer.into_body().collect()).await.unwrap().to_bytes();
+    String::from_utf8(body.to_vec()).unwrap()
+}

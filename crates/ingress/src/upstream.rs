@@ -1,0 +1,201 @@
+//! One endpoint as this ingress sees it: requests in flight, idle connections, failures.
+//!
+//! Connections belong to their endpoint and die with it, so an address that the kernel gives to
+//! another instance later can never be reached over an old connection. hyper-util's pooled client
+//! was rejected: it consumes a request that it could not send, so a body could not be sent to
+//! another endpoint when the first one refused the connection.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::client::conn::http1::SendRequest;
+use longshore_api::links::Endpoint;
+use longshore_types::{InstanceId, NodeName};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::proxy::RequestBody;
+use crate::router::Router;
+
+/// Idle connections kept per endpoint.
+const MAX_IDLE: usize = 64;
+/// How long a connection is kept idle. Shorter than the shortest idle limit of common servers (two
+/// seconds), so that a request seldom meets a connection that is just being closed. A new one
+/// to the same machine costs a tenth of a millisecond.
+const MAX_IDLE_TIME: Duration = Duration::from_millis(1500);
+/// How long an endpoint is put aside after a connection failed; doubled at each failure in a row.
+const FIRST_ASIDE: Duration = Duration::from_secs(1);
+/// The longest time that an endpoint is put aside.
+const LAST_ASIDE: Duration = Duration::from_secs(8);
+
+/// A connection to an instance.
+pub(crate) type Sender = SendRequest<RequestBody>;
+
+/// What makes an endpoint the same one in two tables.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct UpstreamKey(InstanceId, NodeName, SocketAddr);
+
+impl UpstreamKey {
+    pub fn of(endpoint: &Endpoint) -> Self {
+        let Endpoint { instance, node, address } = endpoint;
+        Self(instance.clone(), node.clone(), *address)
+    }
+}
+
+/// An endpoint with its state.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    endpoint: Endpoint,
+    outstanding: AtomicUsize,
+    /// Told when the last request in flight ended.
+    ended: Notify,
+    idle: Mutex<IdleConnections>,
+    failures: Mutex<Failures>,
+}
+
+#[derive(Debug, Default)]
+struct IdleConnections {
+    /// The one that was idle longest first.
+    connections: Vec<(Instant, Sender)>,
+    /// The endpoint left the table: no connection is kept any more.
+    retired: bool,
+}
+
+#[derive(Debug, Default)]
+struct Failures {
+    in_a_row: u32,
+    aside_until: Option<Instant>,
+}
+
+impl Upstream {
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            outstanding: AtomicUsize::new(0),
+            ended: Notify::new(),
+            idle: Mutex::default(),
+            failures: Mutex::default(),
+        }
+    }
+
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Requests and upgraded connections in flight.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding.load(Ordering::Acquire)
+    }
+
+    /// Waits until no request is in flight.
+    pub async fn quiet(&self) {
+        loop {
+            // Made before the look, so that an end in between is not missed.
+            let ended = self.ended.notified();
+            if self.outstanding() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// True while the endpoint should be left alone because connections to it failed.
+    pub fn is_aside(&self, now: Instant) -> bool {
+        lock(&self.failures).aside_until.is_some_and(|until| now < until)
+    }
+
+    /// The endpoint was picked. When it failed before, this request alone tries it: others leave it
+    /// aside until the outcome is known.
+    pub fn note_picked(&self, now: Instant) {
+        let mut failures = lock(&self.failures);
+        if failures.in_a_row > 0 {
+            failures.aside_until = Some(now + FIRST_ASIDE);
+        }
+    }
+
+    /// A connection could not be made.
+    pub fn note_failed(&self, now: Instant) {
+        let mut failures = lock(&self.failures);
+        let doublings = failures.in_a_row.min(8);
+        let aside = (FIRST_ASIDE * 2_u32.pow(doublings)).min(LAST_ASIDE);
+        failures.in_a_row = failures.in_a_row.saturating_add(1);
+        failures.aside_until = Some(now + aside);
+    }
+
+    /// A connection was made.
+    pub fn note_connected(&self) {
+        *lock(&self.failures) = Failures::default();
+    }
+
+    /// The connection that was used last, when there is one that still lives.
+    pub fn take_idle(&self) -> Option<Sender> {
+        let now = Instant::now();
+        let mut idle = lock(&self.idle);
+        while let Some((since, sender)) = idle.connections.pop() {
+            if now < since + MAX_IDLE_TIME && sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for a later request, unless there are enough.
+    pub fn put_idle(&self, sender: Sender) {
+        let mut idle = lock(&self.idle);
+        if !idle.retired && idle.connections.len() < MAX_IDLE {
+            idle.connections.push((Instant::now(), sender));
+        }
+    }
+
+    /// The endpoint left the table.
+    pub fn retire(&self) {
+        let mut idle = lock(&self.idle);
+        idle.retired = true;
+        idle.connections.clear();
+    }
+
+    fn sweep(&self, now: Instant) {
+        let keep =
+            |entry: &(Instant, Sender)| now < entry.0 + MAX_IDLE_TIME && !entry.1.is_closed();
+        lock(&self.idle).connections.retain(keep);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Closes connections that were idle for too long, for ever.
+pub(crate) async fn sweep(router: &Router) {
+    let mut ticks = tokio::time::interval(MAX_IDLE_TIME / 2);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let now = ticks.tick().await;
+        router.upstreams().iter().for_each(|upstream| upstream.sweep(now));
+    }
+}
+
+/// A request that counts as in flight until this is dropped.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<Upstream>);
+
+impl InFlight {
+    pub fn begin(upstream: &Arc<Upstream>) -> Self {
+        upstream.outstanding.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(upstream))
+    }
+
+    pub fn upstream(&self) -> &Arc<Upstream> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.0.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.ended.notify_waiters();
+        }
+    }
+}
