@@ -139,11 +139,13 @@ fn what_was_left_half_made_is_removed_and_what_is_whole_is_kept() {
     on_a_host(async |lab| {
         let network = lab.open("aaaa01").await;
         let whole = network.attach(&instance(1), &egress(&["10.0.0.0/8"])).await.unwrap();
-        drop(network);
         let netns = lab.dir().join("aaaa01-run/netns");
+        // The instance's namespace and its name, and four that are ready.
+        let is_full = || std::fs::read_dir(&netns).unwrap().count() == 6;
+        eventually("four slots are ready", is_full).await;
+        drop(network);
         let records = lab.dir().join("aaaa01-run/instances");
         let record = std::fs::read_to_string(records.join("web-00000001")).unwrap();
-        let n_before = std::fs::read_dir(&netns).unwrap().count();
 
         run("ip link add lgaaaa01-700 type veth peer name leftover");
         std::fs::write(netns.join("slot_701"), "").unwrap();
@@ -160,10 +162,7 @@ fn what_was_left_half_made_is_removed_and_what_is_whole_is_kept() {
             assert!(!state.contains(gone), "{gone} is left in\n{state}");
         }
         assert_eq!(std::fs::read_dir(&records).unwrap().count(), 1);
-        eventually("as many slots are ready as before", || {
-            std::fs::read_dir(&netns).unwrap().count() == n_before
-        })
-        .await;
+        eventually("only what it should be is there", is_full).await;
         serve_tcp(&lab.internet(), "0.0.0.0:80");
         assert_reaches(&whole, "10.9.9.9:80");
     });
