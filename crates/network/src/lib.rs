@@ -12,8 +12,8 @@
 //!
 //! Must not know: containers, images, apps, who decides where instances run. Main types:
 //! [`Network`], [`NetworkConfig`], [`Attachment`], [`AgentId`]. Test as root (every test makes a
-//! host of its own out of namespaces): `cargo nextest run -p longshore-network`. Needs the programs
-//! `nft`, `ip` and `iptables` (Debian: nftables, iproute2, iptables).
+//! host of its own out of namespaces): `cargo nextest run -p longshore-network`. Needs the program
+//! `nft` (Debian: nftables); its tests also `ip`, `iptables` and `sysctl` (iproute2, iptables, procps).
 
 #![deny(missing_docs)]
 

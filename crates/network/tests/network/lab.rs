@@ -84,7 +84,7 @@ pub fn try_run(line: &str) -> (String, String, bool) {
     let mut words = line.split(' ');
     let program = words.next().unwrap();
     let output = Command::new(program).args(words).output().unwrap_or_else(|error| {
-        panic!("cannot run {program}: {error}; apt-get install nftables iproute2 iptables")
+        panic!("cannot run {program}: {error}; apt-get install nftables iproute2 iptables procps")
     });
     let [out, err] = [output.stdout, output.stderr].map(|b| String::from_utf8(b).unwrap());
     (out, err, output.status.success())

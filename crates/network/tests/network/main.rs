@@ -1,4 +1,4 @@
-//! The network on a host made of namespaces. Needs root, `nft`, `ip` and `iptables`.
+//! The network on a host made of namespaces. Needs root, `nft`, `ip`, `iptables` and `sysctl`.
 
 #![expect(clippy::unwrap_used, reason = "what fails here is the test")]
 
