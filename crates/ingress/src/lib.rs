@@ -4,12 +4,12 @@
 //! last gave it, and by nothing else: it probes nobody and decides nothing about health. The table
 //! is kept on disk, so an ingress that is started while its location is away serves at once.
 //!
-//! - [`router`]: the table in force, and the pick of the endpoint with the fewest requests.
-//! - [`upstream`]: one endpoint as seen from here: requests in flight, idle connections, failures.
-//! - [`gate`]: how an instance is dialled, through its node.
-//! - [`proxy`]: one request from its head to the last byte of its answer.
-//! - [`server`]: connections from users, their limits, shutdown.
-//! - [`location_link`] and [`state_file`]: where the table comes from and where it is kept.
+//! - `router`: the table in force, and the pick of the endpoint with the fewest requests.
+//! - `upstream`: one endpoint as seen from here: requests in flight, idle connections, failures.
+//! - `gate`: how an instance is dialled, through its node.
+//! - `proxy`: one request from its head to the last byte of its answer.
+//! - `server`: connections from users, their limits, shutdown.
+//! - `location_link` and `state_file`: where the table comes from and where it is kept.
 //!
 //! It must not know of releases, nodes' health or the store. Built on hyper without a framework:
 //! a proxy must see bodies, trailers, upgrades and unsent requests as they are, which clients and

@@ -27,6 +27,8 @@ const MAX_IDLE: usize = 64;
 const MAX_IDLE_TIME: Duration = Duration::from_millis(1500);
 /// How long an endpoint is put aside after a connection failed; doubled at each failure in a row.
 const FIRST_ASIDE: Duration = Duration::from_secs(1);
+/// How long one request alone tries an endpoint that failed: as long as connecting may take.
+const PROBE: Duration = Duration::from_secs(2);
 /// The longest time that an endpoint is put aside.
 const LAST_ASIDE: Duration = Duration::from_secs(8);
 
@@ -111,7 +113,7 @@ impl Upstream {
     pub fn note_picked(&self, now: Instant) {
         let mut failures = lock(&self.failures);
         if failures.in_a_row > 0 {
-            failures.aside_until = Some(now + FIRST_ASIDE);
+            failures.aside_until = Some(now + PROBE);
         }
     }
 
@@ -124,7 +126,7 @@ impl Upstream {
         failures.aside_until = Some(now + aside);
     }
 
-    /// A connection was made.
+    /// A connection was made, or an earlier one is as good as new.
     pub fn note_connected(&self) {
         *lock(&self.failures) = Failures::default();
     }

@@ -96,7 +96,11 @@ impl Proxy {
             match self.send(&mut sender, request, progress).await {
                 // The instance closed this connection before the request was written.
                 Err(Failed::NotSent(unsent)) => request = *unsent,
-                outcome => return outcome.map(|answer| (answer, sender)),
+                Ok(answer) => {
+                    upstream.note_connected();
+                    return Ok((answer, sender));
+                }
+                Err(failed) => return Err(failed),
             }
         }
         let mut sender = match self.dialler.dial(upstream).await {

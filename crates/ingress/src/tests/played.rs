@@ -1,6 +1,7 @@
 //! What stands around an ingress in tests.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,18 +14,19 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use longshore_api::links::{Endpoint, Route, RouteAck, RoutingTable};
 use longshore_link::{Body, Listener, json_lines, watch_lines};
 use longshore_types::InstanceId;
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::gate::DirectGate;
+use crate::gate::{DirectGate, NodeGate};
 use crate::limits::Limits;
 use crate::{IngressError, IngressOptions, run_with};
 
@@ -186,6 +188,10 @@ pub fn limits() -> Limits {
 
 impl Ingress {
     pub fn start(dir: &Path, limits: Limits) -> Self {
+        Self::start_with_gate(dir, limits, Arc::new(DirectGate))
+    }
+
+    pub fn start_with_gate(dir: &Path, limits: Limits, gate: Arc<dyn NodeGate>) -> Self {
         let any = longshore_link::Endpoint::Tcp("127.0.0.1:0".to_owned());
         let listener = Listener::bind("ingress", &any).unwrap();
         let Listener::Tcp(socket) = &listener else { unreachable!("bound to TCP") };
@@ -196,7 +202,7 @@ impl Ingress {
             state_dir: dir.join("state"),
         };
         let shutdown = CancellationToken::new();
-        let running = run_with(options, limits, Arc::new(DirectGate), shutdown.clone());
+        let running = run_with(options, limits, gate, shutdown.clone());
         let ended = tokio::spawn(running);
         Self { address, ended, _end: shutdown.clone().drop_guard(), shutdown }
     }
@@ -259,4 +265,26 @@ pub fn request(host: &str, path: &str) -> Request<Full<Bytes>> {
 pub async fn text(answer: Response<Incoming>) -> String {
     let body = in_time("a body", answer.into_body().collect()).await.unwrap().to_bytes();
     String::from_utf8(body.to_vec()).unwrap()
+}
+
+/// A body that is what is sent into the channel, frame by frame.
+pub type ChannelBody = http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>;
+
+/// The two ends of a body that takes one frame at a time.
+pub fn channel_body() -> (mpsc::Sender<Bytes>, ChannelBody) {
+    let (sender, receiver) = mpsc::channel(1);
+    let frames = futures_util::stream::unfold(receiver, async |mut receiver| {
+        let bytes: Bytes = receiver.recv().await?;
+        Some((Ok(Frame::data(bytes)), receiver))
+    });
+    (sender, StreamBody::new(frames).boxed_unsync())
+}
+
+/// Reads the head of a message from a socket.
+pub async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(in_time("a head", stream.read_u8()).await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
 }

@@ -1,14 +1,21 @@
 //! Which instance gets a request, and what is answered when none can.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use http::{StatusCode, header};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 
+use longshore_api::links::Endpoint;
+
 use super::played::*;
+use crate::gate::{DirectGate, NodeGate, Stream};
+use crate::limits::Limits;
 
 /// A handler that tells of each request and answers it when it is told to.
 fn holding(name: &'static str, held: mpsc::UnboundedSender<oneshot::Sender<()>>) -> Router {
@@ -88,6 +95,36 @@ async fn a_dead_endpoint_fails_no_request() {
     }
 }
 
+/// A gate behind which one endpoint never accepts, as if its packets were dropped.
+#[derive(Debug)]
+struct StuckGate(Endpoint);
+
+impl NodeGate for StuckGate {
+    fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
+        match *endpoint == self.0 {
+            true => Box::pin(std::future::pending()),
+            false => DirectGate.dial(endpoint),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_drops_packets_fails_no_request_unless_there_is_no_other() {
+    let alive = Instance::saying("alive").await;
+    let stuck = dead_endpoint().await;
+    let dir = tempfile::tempdir().unwrap();
+    let location = Location::start(dir.path());
+    let limits = Limits { connect: Duration::from_millis(300), ..limits() };
+    let gate = Arc::new(StuckGate(stuck.clone()));
+    let ingress = Ingress::start_with_gate(dir.path(), limits, gate);
+    location.give_and_wait(1, &[&stuck, &alive.endpoint]).await;
+    for (status, text) in join_all((0..20).map(|_| ingress.get())).await {
+        assert_eq!((status, text.as_str()), (StatusCode::OK, "alive"));
+    }
+    location.give_and_wait(2, &[&stuck]).await;
+    assert_eq!(ingress.get().await.0, StatusCode::BAD_GATEWAY);
+}
+
 #[tokio::test]
 async fn a_body_is_sent_whole_to_another_endpoint_when_the_first_refuses() {
     let echo = Router::new().fallback(async |body: bytes::Bytes| body);
@@ -146,14 +183,6 @@ async fn a_connection_that_the_instance_closed_while_idle_fails_no_request() {
         }
     };
     tokio::join!(playing, asking);
-}
-
-async fn read_head(stream: &mut tokio::net::TcpStream) -> Vec<u8> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(in_time("a head", stream.read_u8()).await.unwrap());
-    }
-    head
 }
 
 #[tokio::test]
