@@ -79,6 +79,7 @@ fn run(agent: &UnixStream, run_dir: &Path, state_dir: &Path) -> Result<i32, Exec
         stdout: inherited_descriptor(1).map_err(io("taking over the output"))?,
         stderr: inherited_descriptor(2).map_err(io("taking over the output"))?,
     };
+    rustix::thread::set_name(c"longshore-exec").map_err(io("naming the process"))?;
     rustix::process::setsid().map_err(io("leaving the agent's session"))?;
     rustix::process::chdir("/").map_err(io("leaving the agent's directory"))?;
     nix::unistd::setgroups(&[]).map_err(io("dropping groups"))?;

@@ -56,6 +56,10 @@ enum ShimProblem {
         #[source]
         source: std::io::Error,
     },
+    #[error("opening the root file system {}", .0.display())]
+    RootFileSystem(PathBuf, #[source] std::io::Error),
+    #[error("opening the network namespace {}", .0.display())]
+    NetworkNamespace(PathBuf, #[source] std::io::Error),
     #[error("making the working directory {0:?}")]
     WorkingDirectory(String, #[source] std::io::Error),
     #[error("setting the limits")]
@@ -169,6 +173,19 @@ fn run(run_dir: &Path, state_dir: &Path) -> Result<ExitCode, ShimProblem> {
     }
 }
 
+/// Makes what the runtime expects to be there, and finds out what is not while the words for it are
+/// still ours.
+fn prepare_files(spec: &ContainerSpec) -> Result<(), ShimProblem> {
+    let root = Root::open(&spec.rootfs)
+        .map_err(|source| ShimProblem::RootFileSystem(spec.rootfs.clone(), source))?;
+    root.ensure_directory(&spec.cwd)
+        .map_err(|source| ShimProblem::WorkingDirectory(spec.cwd.clone(), source))?;
+    if let Some(path) = &spec.netns {
+        File::open(path).map_err(|source| ShimProblem::NetworkNamespace(path.clone(), source))?;
+    }
+    Ok(())
+}
+
 /// Leaves the agent's session, directory and descriptors behind.
 fn detach() -> Result<Inherited, ShimProblem> {
     let failed = "detaching from the agent";
@@ -226,9 +243,7 @@ fn start(
     stopwatch.lap("cgroup");
     cgroup.enter_shim()?;
     stopwatch.lap("enter");
-    Root::open(&spec.rootfs)
-        .and_then(|root| root.ensure_directory(&spec.cwd))
-        .map_err(|source| ShimProblem::WorkingDirectory(spec.cwd.clone(), source))?;
+    prepare_files(&spec)?;
     let log = LogWriter::open(&spec.log).map_err(io("opening the log"))?;
     let (stdout, container_stdout) = output_pipe(spec.user.uid)?;
     let (stderr, container_stderr) = output_pipe(spec.user.uid)?;

@@ -78,8 +78,7 @@ pub enum ExecEvent {
 
 /// A process that runs in a container. Dropping this ends it.
 pub struct ExecStream {
-    /// Kept so that it is reaped.
-    _child: Child,
+    child: Child,
     control: Lines<BufReader<UnixStream>>,
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
@@ -128,7 +127,7 @@ impl Shims {
             Some(Start::Ended { .. }) | None => return Err(ExecError::Died),
         }
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        Ok(ExecStream { _child: child, control, stdout, stderr, ended: None, finished: false })
+        Ok(ExecStream { child, control, stdout, stderr, ended: None, finished: false })
     }
 }
 
@@ -170,7 +169,11 @@ impl ExecStream {
     async fn event(&mut self) -> Result<ExecEvent, ExecError> {
         loop {
             if let Some(code) = self.ended {
-                return Ok(self.rest().await?.unwrap_or(ExecEvent::Exited { code }));
+                if let Some(event) = self.rest().await? {
+                    return Ok(event);
+                }
+                self.child.wait().await?;
+                return Ok(ExecEvent::Exited { code });
             }
             tokio::select! {
                 chunk = read_chunk(&mut self.stdout) => {

@@ -163,7 +163,12 @@ impl Bed {
             }
         }
         let zombies = all_pids().into_iter().filter(|pid| is_our_zombie(*pid));
-        found.extend(zombies.map(|pid| format!("zombie {pid}")));
+        found.extend(zombies.map(|pid| {
+            format!(
+                "zombie {}",
+                fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default()
+            )
+        }));
         let run = fs::read_dir(self.dir.path().join("run")).expect("the run directory");
         found.extend(run.map(|entry| format!("run {:?}", entry.expect("an entry").file_name())));
         found

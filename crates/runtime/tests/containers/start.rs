@@ -51,8 +51,11 @@ async fn a_start_that_cannot_work_says_why_and_leaves_a_record() {
         (with(|s| s.args = Vec::new()), "no program to run"),
         (with(|s| s.args = vec!["tr\0ue".to_owned()]), "zero byte"),
         (with(|s| s.cwd = "/a/../b".to_owned()), "making the working directory"),
-        (with(|s| s.rootfs = "/no/such/rootfs".into()), "No such file or directory"),
-        (with(|s| s.netns = Some("/run/netns/none".into())), "namespace"),
+        (with(|s| s.rootfs = "/no/such/rootfs".into()), "opening the root file system /no"),
+        (
+            with(|s| s.netns = Some("/run/netns/none".into())),
+            "opening the network namespace /run/netns/none: No such",
+        ),
         (plain, "permission denied"),
         (loose, "interpreter or loader is not"),
         (unknown, "not a program for this machine"),
