@@ -5,6 +5,7 @@
 //! Success means that both digests matched; only then may the directory be given its final name.
 
 mod entries;
+mod node;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -7,8 +7,9 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
+use super::node::{Attributes, finish_file};
 use super::stream::classify;
-use super::tree::{Attributes, Tree, finish_file};
+use super::tree::Tree;
 use super::{EntryProblem, LayerReport, UnpackError};
 use crate::limits::Limits;
 use crate::tar::{Entry, EntryKind, EntryPath, TarReader, Xattr};

@@ -1,0 +1,117 @@
+//! Single files and directories below a descriptor: what the tree does to each.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags};
+use rustix::io::Errno;
+
+use super::{UnpackError, is_allowed_xattr};
+use crate::tar::{EntryPath, Xattr};
+
+/// Owner, mode, xattrs and time, as they will be set; the xattrs are filtered.
+pub(super) struct Attributes<'a> {
+    pub uid: u32,
+    pub gid: u32,
+    pub mode: u32,
+    pub mtime: (i64, u32),
+    pub xattrs: Vec<&'a Xattr>,
+}
+
+/// Sets everything but the time of a directory, which is set last.
+pub(super) fn set_attributes(
+    fd: &OwnedFd,
+    attributes: &Attributes<'_>,
+    path: &EntryPath,
+) -> Result<(), UnpackError> {
+    let path = path.as_bytes();
+    let (uid, gid) = owner(attributes);
+    // Changing the owner drops setuid and capabilities, so it comes first.
+    rustix::fs::fchown(fd, uid, gid).map_err(failed("setting the owner of", path))?;
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(attributes.mode))
+        .map_err(failed("setting the mode of", path))?;
+    for xattr in &attributes.xattrs {
+        rustix::fs::fsetxattr(fd, xattr.name.as_slice(), &xattr.value, XattrFlags::empty())
+            .map_err(failed("setting an xattr of", path))?;
+    }
+    Ok(())
+}
+
+/// Sets the attributes of a file whose contents are written.
+pub(super) fn finish_file(
+    fd: &OwnedFd,
+    attributes: &Attributes<'_>,
+    path: &EntryPath,
+) -> Result<(), UnpackError> {
+    set_attributes(fd, attributes, path)?;
+    rustix::fs::futimens(fd, &timestamps(attributes.mtime))
+        .map_err(failed("setting the time of", path.as_bytes()))
+}
+
+/// The error of a system call, with what was being done to which path.
+pub(super) fn failed(action: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> UnpackError {
+    let path = path.to_vec();
+    move |errno| UnpackError::write(action, &path, errno.into())
+}
+
+pub(super) fn owner(
+    attributes: &Attributes<'_>,
+) -> (Option<rustix::fs::Uid>, Option<rustix::fs::Gid>) {
+    (
+        Some(rustix::fs::Uid::from_raw(attributes.uid)),
+        Some(rustix::fs::Gid::from_raw(attributes.gid)),
+    )
+}
+
+pub(super) fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanos.into() };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+pub(super) fn stat(parent: &OwnedFd, name: &[u8]) -> Result<Stat, Errno> {
+    rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+pub(super) fn open_child(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
+/// Removes the xattrs that an earlier entry of the same directory set.
+pub(super) fn clear_xattrs(directory: &OwnedFd) -> Result<(), Errno> {
+    let mut names = vec![0; rustix::fs::flistxattr_query(directory)?];
+    let n_bytes = rustix::fs::flistxattr(directory, &mut names[..])?;
+    for name in names[..n_bytes].split(|&byte| byte == 0) {
+        if is_allowed_xattr(name) {
+            rustix::fs::fremovexattr(directory, name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Directories and whiteouts in a directory.
+pub(super) fn children(directory: &OwnedFd) -> Result<Vec<(FileType, Vec<u8>)>, Errno> {
+    let mut children = Vec::new();
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        let kind = match entry.file_type() {
+            FileType::Unknown => FileType::from_raw_mode(stat(directory, name)?.st_mode),
+            kind => kind,
+        };
+        let matters = matches!(kind, FileType::Directory | FileType::CharacterDevice);
+        if matters && name != b"." && name != b".." {
+            children.push((kind, name.to_vec()));
+        }
+    }
+    Ok(children)
+}
+
+/// Removes a directory with all that is in it. Its depth is bounded, and so the open descriptors.
+pub(super) fn remove_tree(parent: &OwnedFd, name: &[u8]) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    // The standard library removes by descriptors below the path that it is given, without following
+    // links; the path leads through our own descriptor.
+    let path = format!("/proc/self/fd/{}", parent.as_raw_fd());
+    std::fs::remove_dir_all(std::path::Path::new(&path).join(std::ffi::OsStr::from_bytes(name)))
+}
