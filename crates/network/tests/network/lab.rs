@@ -201,7 +201,7 @@ pub fn serve_tcp(netns: &Path, address: &str) {
 pub fn dial(netns: &Path, to: impl std::fmt::Display) -> io::Result<Ipv4Addr> {
     let to: SocketAddr = to.to_string().parse().unwrap();
     within(netns, || {
-        let mut stream = TcpStream::connect_timeout(&to, SILENCE)?;
+        let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut seen = String::new();
         stream.read_to_string(&mut seen)?;
