@@ -162,8 +162,11 @@ impl Lab {
             lines.extend(routes.lines().map(str::to_owned));
         }
         lines.sort();
+        // Only our own: those of the machine that the test began with come and go.
         let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
-        let n_netns = mounts.lines().filter(|line| line.contains("nsfs")).count();
+        let own = format!(" {}/", self.dir.display());
+        let is_own_netns = |line: &&str| line.contains("nsfs") && line.contains(&own);
+        let n_netns = mounts.lines().filter(is_own_netns).count();
         lines.push(format!("{n_netns} namespaces mounted"));
         lines.push(run("nft list ruleset"));
         lines.join("\n")
