@@ -17,6 +17,7 @@ use longshore_types::{ByteCount, InstanceId, InstancePhase, Manifest};
 use tokio::time::Instant;
 
 use super::{Actor, chain, wish_changed};
+use crate::machine;
 
 /// When the log of an instance reaches this size it is rotated.
 const LOG_SIZE: ByteCount = ByteCount::mib(10);
@@ -73,6 +74,7 @@ impl Actor {
                 return Ok(None);
             }
         };
+        machine::release_memory();
         let (image, report) = pulled.map_err(|error| chain(&error))?;
         self.stage("pull", report.fetch);
         self.stage("unpack", report.unpack);
