@@ -31,6 +31,12 @@ fn decimal(value: u64, unit: u64, name: &str) -> String {
     }
 }
 
+/// The beginning of a digest, enough to tell images apart: `sha256:2241001de6ce`.
+pub fn short_digest(digest: &str) -> &str {
+    const SHORT: usize = "sha256:".len() + 12;
+    digest.get(..SHORT).unwrap_or(digest)
+}
+
 /// A count with its noun: `1 instance`, `2 instances`.
 pub fn count(number: usize, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
@@ -49,6 +55,12 @@ mod tests {
             assert_eq!(age(Timestamp(1_000 + seconds * 1_000), then), text);
         }
         assert_eq!(age(Timestamp(0), Timestamp(5_000)), "0s", "clock went back");
+    }
+
+    #[test]
+    fn digests_are_cut_only_when_longer() {
+        assert_eq!(short_digest(&format!("sha256:{}", "a".repeat(64))), "sha256:aaaaaaaaaaaa");
+        assert_eq!(short_digest("sha256:a"), "sha256:a");
     }
 
     #[test]

@@ -89,24 +89,14 @@ pub struct Inheritance {
 
 impl Inheritance {
     /// Takes over what the supervisor gave, and sees to it that no process started from here
-    /// (a shim lives on for weeks) gets any of it in turn. Call it once, before anything is started.
+    /// (a shim lives on for weeks) gets any of it in turn, nor anything else that happened to be
+    /// open in the shell that started the supervisor. Call it once, before anything is started.
     pub fn take() -> io::Result<Self> {
-        for fd in named_descriptors(FDS_VARIABLE).values() {
-            // SAFETY: the supervisor opened it for this process; it stays open, for the listener
-            // takes it over later.
-            close_on_exec(unsafe { BorrowedFd::borrow_raw(*fd) })?;
-        }
-        let inherited = named_descriptors(VARIABLE);
-        let take = |name| match inherited.get(name) {
-            None => Ok(None),
-            Some(fd) => {
-                // SAFETY: the supervisor opened it for this process alone and named it once.
-                let fd = unsafe { OwnedFd::from_raw_fd(*fd) };
-                close_on_exec(&fd)?;
-                Ok::<_, io::Error>(Some(fd))
-            }
-        };
-        Ok(Self { life_line: take(LIFE_LINE)?, _hold: take(HOLD)? })
+        close_all_on_exec()?;
+        let inherited = named_descriptors();
+        // SAFETY: the supervisor opened it for this process alone and named it once.
+        let take = |name| inherited.get(name).map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) });
+        Ok(Self { life_line: take(LIFE_LINE), _hold: take(HOLD) })
     }
 
     /// Cancels `shutdown` when the supervisor is gone. Returns at once without one.
@@ -129,12 +119,19 @@ impl Inheritance {
     }
 }
 
-fn close_on_exec(fd: impl AsFd) -> io::Result<()> {
-    Ok(fcntl_setfd(fd, FdFlags::CLOEXEC)?)
+/// Marks every descriptor but the standard three.
+fn close_all_on_exec() -> io::Result<()> {
+    const FIRST: libc::c_uint = 3;
+    let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
+    // SAFETY: nothing is closed, only marked; whoever wants to pass a descriptor on unmarks it.
+    match unsafe { libc::close_range(FIRST, libc::c_uint::MAX, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
-fn named_descriptors(variable: &str) -> BTreeMap<String, RawFd> {
-    let text = std::env::var(variable).unwrap_or_default();
+fn named_descriptors() -> BTreeMap<String, RawFd> {
+    let text = std::env::var(VARIABLE).unwrap_or_default();
     let pair = |entry: &str| {
         let (name, fd) = entry.split_once('=')?;
         Some((name.to_owned(), fd.parse().ok()?))

@@ -52,6 +52,10 @@ impl Rollout {
         self.latest = view.apps.iter().find(|app| app.app == self.app).cloned();
         self.was_there |= self.latest.is_some();
         let note = self.latest.as_ref().and_then(|app| app.note.clone());
+        // What the app only passes on from one of its instances is told with that instance.
+        let passed_on =
+            |note: &String| view.instances.iter().any(|one| note.starts_with(one.id().as_str()));
+        let note = note.filter(|note| !passed_on(note));
         if note != self.app_note {
             lines.extend(note.iter().map(|note| format!("{}: {note}", self.app)));
             self.app_note = note;

@@ -35,6 +35,7 @@ use crate::logging;
 use crate::output::{Format, Output};
 
 pub use child::ask_to_end;
+pub use home::is_mount_below;
 pub use options::UpOptions;
 pub use plan::own_program;
 pub use preflight::find_program;

@@ -1,5 +1,7 @@
 //! The commands against a played API, in a sealed home: what they ask, what they show, how they end.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test may panic like the test")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};

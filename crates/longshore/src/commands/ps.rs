@@ -37,10 +37,10 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     connection.output.data(&instances, |instances| render(instances, now))
 }
 
-/// The table of `instances`.
+/// The table of `instances`, and below it what they note: too much for a column.
 pub fn render(instances: &[InstanceView], now: Timestamp) -> String {
-    let mut table =
-        Table::new(&["INSTANCE", "PHASE", "RELEASE", "WHERE", "AGE", "RESTARTS", "NOTE"]);
+    let mut table = Table::new(&["INSTANCE", "PHASE", "RELEASE", "WHERE", "AGE", "RESTARTS"]);
+    let mut notes = String::new();
     for instance in instances {
         table.row([
             instance.id().to_string(),
@@ -49,10 +49,15 @@ pub fn render(instances: &[InstanceView], now: Timestamp) -> String {
             format!("{}/{}", instance.location, instance.node),
             human::age(now, instance.created_at),
             instance.observed.restarts.to_string(),
-            note(instance),
         ]);
+        if let Some(note) = note(instance) {
+            notes.push_str(&format!("\n{}: {note}", instance.id()));
+        }
     }
-    table_text(&table)
+    match notes.as_str() {
+        "" => table_text(&table),
+        notes => format!("{}{notes}\n", table_text(&table)),
+    }
 }
 
 fn phase(instance: &InstanceView) -> String {
@@ -62,10 +67,10 @@ fn phase(instance: &InstanceView) -> String {
     }
 }
 
-fn note(instance: &InstanceView) -> String {
+fn note(instance: &InstanceView) -> Option<String> {
     let observed = &instance.observed;
-    let exit = observed.last_exit.as_ref().map(|exit| format!("last: {exit}"));
-    observed.note.clone().or(exit).unwrap_or_default()
+    let exit = observed.last_exit.as_ref().map(|exit| format!("last ended: {exit}"));
+    observed.note.clone().or(exit)
 }
 
 #[cfg(test)]
@@ -76,17 +81,17 @@ mod tests {
     use crate::test_views;
 
     #[test]
-    fn long_notes_do_not_break_the_table() {
+    fn notes_follow_the_table_uncut() {
         let mut instance = test_views::instance("web-00000001");
         instance.observed.phase = InstancePhase::Backoff;
         instance.observed.restarts = 12;
-        instance.observed.last_exit =
-            Some(ExitReason::StartFailed { message: "no such file: /bin/nothing ".repeat(5) });
+        instance.observed.last_exit = Some(ExitReason::OutOfMemory);
         let text = render(&[instance], Timestamp(90_000));
         assert_eq!(
             text,
-            "INSTANCE      PHASE    RELEASE  WHERE    AGE  RESTARTS  NOTE\n\
-             web-00000001  backoff  r1       here/n1  1m   12        last: could not start:…\n"
+            "INSTANCE      PHASE    RELEASE  WHERE    AGE  RESTARTS\n\
+             web-00000001  backoff  r1       here/n1  1m   12\n\n\
+             web-00000001: last ended: out of memory\n"
         );
     }
 

@@ -37,7 +37,7 @@ fn render(releases: &[ReleaseView], now: Timestamp) -> String {
             human::age(now, release.created_at),
             release.manifest.count.to_string(),
             release.manifest.image.to_string(),
-            release.image_digest.to_string(),
+            human::short_digest(&release.image_digest.to_string()).to_owned(),
         ]);
     }
     table_text(&table)

@@ -15,7 +15,7 @@ use crate::context_file::{self, ADMIN_TOKEN_FILE, Endpoints};
 use crate::failure::{Failure, Kind, OrFail};
 use crate::inheritance::{Bequest, LifeLine};
 use crate::output::say;
-use crate::supervisor::{ask_to_end, own_program};
+use crate::supervisor::{ask_to_end, is_mount_below, own_program};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const READY: Duration = Duration::from_secs(60);
@@ -138,7 +138,11 @@ impl DemoPlatform {
             Place::Kept(dir) => say(format!("Kept in {}", dir.display())),
             Place::Temporary { dir, made } => {
                 let doing = "cannot remove the temporary directory";
-                check_unmounted(dir.path())?;
+                if is_mount_below(dir.path()).or_fail(Kind::Other, doing)? {
+                    let left = dir.keep();
+                    let message = format!("something is still mounted below {}", left.display());
+                    return Err(Failure::new(Kind::Other, message));
+                }
                 dir.close().or_fail(Kind::Other, doing)?;
                 if let Some(made) = made {
                     fs::remove_dir(made).or_fail(Kind::Other, doing)?;
@@ -198,18 +202,4 @@ fn free_or_any(port: u16) -> u16 {
 
 fn ended(status: ExitStatus) -> Failure {
     Failure::new(Kind::Other, format!("the platform ended: {status}"))
-}
-
-/// Removing a directory must never reach into a mount below it.
-fn check_unmounted(dir: &Path) -> Result<(), Failure> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")
-        .or_fail(Kind::Other, "cannot read what is mounted")?;
-    let below = dir.display().to_string();
-    match mounts.lines().find(|line| line.contains(&below)) {
-        Some(line) => {
-            let message = format!("something is still mounted below {below}: {line}");
-            Err(Failure::new(Kind::Other, message))
-        }
-        None => Ok(()),
-    }
 }

@@ -63,6 +63,19 @@ fn what_stands_in_the_way_is_named() {
 }
 
 #[test]
+fn what_an_instance_notes_is_told_once() {
+    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(1));
+    let mut failing = instance("web-00000001", 1, InstancePhase::Starting);
+    failing.observed.note = Some("health check: refused".to_owned());
+    let mut waiting = app(1, 1, 0, 0);
+    waiting.note = Some("web-00000001: health check: refused".to_owned());
+    let view = view(waiting, vec![failing]);
+    let line = "web-00000001  r1 on here/n1: starting (health check: refused)";
+    assert_eq!(rollout.update(&view), [line]);
+    assert_eq!(rollout.obstacles(&view), [line]);
+}
+
+#[test]
 fn a_newer_release_or_a_removal_ends_the_wait() {
     let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(1));
     assert_eq!(rollout.progress(), Progress::Underway, "nothing seen yet");

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use longshore_network::AgentId;
 use longshore_node::STOP_INSTANCES_FILE;
 
-use super::sockets::LINK_FILES;
 use crate::context_file::{ADMIN_TOKEN_FILE, ENDPOINTS_FILE};
 use crate::failure::{Failure, Kind, OrFail};
 use crate::state_file;
@@ -108,16 +107,28 @@ impl Home {
         self.hold.as_fd()
     }
 
-    /// Removes the run directory once no instance is left that has its sockets there.
+    /// Removes the run directory when no instance lives that has its sockets or mounts there; else
+    /// it stays for the next platform, and that is told.
     pub fn clear_run_dir(&self) {
-        let ours = LINK_FILES.map(|name| self.run_dir.join(name));
-        let files = ours.into_iter().chain([self.stop_instances_file()]);
-        let outcomes = files.map(|file| remove_if_there(&file));
-        let cleared = outcomes.collect::<io::Result<()>>();
-        // The directory stays when a role left something in it, which is worth knowing.
-        if let Err(error) = cleared.and_then(|()| fs::remove_dir(&self.run_dir)) {
+        let in_use = self.is_run_dir_in_use();
+        let cleared = in_use.and_then(|in_use| match in_use {
+            true => Err(io::Error::other("instances are left")),
+            false => fs::remove_dir_all(&self.run_dir),
+        });
+        if let Err(error) = cleared {
             tracing::warn!(path = %self.run_dir.display(), %error, "the run directory stays");
         }
+    }
+
+    fn is_run_dir_in_use(&self) -> io::Result<bool> {
+        // Each container's shim has a directory below this one for as long as it lives.
+        match fs::read_dir(self.run_dir.join("shims")).map(|mut entries| entries.next().is_some()) {
+            Ok(false) => {}
+            Ok(true) => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        is_mount_below(&self.run_dir)
     }
 
     /// Forgets where the platform is reached, at its end.
@@ -204,6 +215,22 @@ fn private_dir(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether anything is mounted in a directory: removing that must never reach into a mount.
+pub fn is_mount_below(dir: &Path) -> io::Result<bool> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped);
+    Ok(points.into_iter().any(|point| point != dir && point.starts_with(dir)))
+}
+
+/// A path as the kernel writes it, where `\040` is a blank.
+fn unescaped(text: &str) -> PathBuf {
+    let mut path = text.to_owned();
+    for (escape, character) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        path = path.replace(escape, character);
+    }
+    path.into()
+}
+
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -240,6 +267,21 @@ mod tests {
         assert_eq!(mode(home.run_dir()), 0o700);
         assert_eq!(mode(&home.admin_token_file()), 0o600);
         assert_eq!(mode(&home.system_token_file()), 0o600);
+    }
+
+    #[test]
+    fn the_run_directory_goes_only_without_instances() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::take(&dir.path().join("data"), &dir.path().join("run")).unwrap();
+        let shim = home.run_dir().join("shims/web-00000001");
+        fs::create_dir_all(&shim).unwrap();
+        home.clear_run_dir();
+        assert!(shim.exists());
+        fs::remove_dir(&shim).unwrap();
+        home.clear_run_dir();
+        assert!(!home.run_dir().exists());
+        assert!(is_mount_below(Path::new("/")).unwrap());
+        assert_eq!(unescaped(r"/with\040blank"), Path::new("/with blank"));
     }
 
     #[test]

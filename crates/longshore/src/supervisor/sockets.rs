@@ -79,9 +79,6 @@ impl LinkSockets {
     }
 }
 
-/// The names of the files that [`LinkSockets::bind`] makes.
-pub const LINK_FILES: [&str; 3] = ["global.sock", "location.sock", "gate.sock"];
-
 /// An address to connect to for one to listen on: all addresses of a machine include loopback's.
 fn reachable(authority: &str) -> String {
     match authority.parse::<SocketAddr>() {

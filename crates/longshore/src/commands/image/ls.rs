@@ -6,10 +6,13 @@ use serde::Serialize;
 use super::{failed, registry};
 use crate::connection::ConnectionOptions;
 use crate::failure::Failure;
+use crate::human;
 use crate::output::table_text;
 use crate::table::Table;
 
 /// List the images of the registry
+///
+/// --json shows whole digests.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Only the images of this repository
@@ -50,7 +53,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 fn render(rows: &[Row]) -> String {
     let mut table = Table::new(&["IMAGE", "DIGEST"]);
     for Row { repository, tag, digest } in rows {
-        table.row([format!("{repository}:{tag}"), digest.clone()]);
+        table.row([format!("{repository}:{tag}"), human::short_digest(digest).to_owned()]);
     }
     table_text(&table)
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use longshore_image::pack::{PackOptions, PackOutput, Packed, pack};
+use longshore_image::pack::{Include, PackOptions, PackOutput, Packed, pack};
 use longshore_types::ImageReference;
 use serde::Serialize;
 
@@ -25,6 +25,15 @@ pub struct Options {
     /// Write it as an OCI layout to this directory
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// A file or directory to put into the image; may be repeated
+    #[arg(long, value_name = "PATH:/PATH/IN/IMAGE")]
+    include: Vec<Include>,
+    /// A variable of the environment; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// The user that runs it: uid[:gid], or root or nobody [default: root]
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
     /// Arguments that the image runs the program with, after `--`
     #[arg(last = true, value_name = "ARGUMENT")]
     arguments: Vec<String>,
@@ -51,7 +60,14 @@ pub async fn run(options: Options) -> Result<(), Failure> {
             &scratch.path().join("image")
         }
     };
-    let packed = pack_program(&options.program, layout, &options.arguments).await?;
+    let packed = pack_blocking(PackOptions {
+        include: options.include,
+        env: options.env,
+        args: options.arguments,
+        user: options.user,
+        ..PackOptions::new(options.program, PackOutput::Layout(layout.to_owned()))
+    });
+    let packed = packed.await?;
     let pushed = match options.push {
         None => None,
         Some(image) => {
@@ -82,22 +98,22 @@ fn render(report: &Report) -> String {
 /// Packs the program that runs now, to be run with `arguments`.
 pub async fn pack_own_program(layout: &Path, arguments: &[&str]) -> Result<Packed, Failure> {
     let program = supervisor::own_program().or_fail(Kind::Other, "cannot find our own program")?;
-    let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-    pack_program(&program, layout, &arguments).await
+    let args = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    let output = PackOutput::Layout(layout.to_owned());
+    pack_blocking(PackOptions { args, ..PackOptions::new(program, output) }).await
 }
 
-async fn pack_program(
-    program: &Path,
-    layout: &Path,
-    arguments: &[String],
-) -> Result<Packed, Failure> {
-    let options = PackOptions {
-        args: arguments.to_vec(),
-        ..PackOptions::new(program, PackOutput::Layout(layout.to_owned()))
-    };
+async fn pack_blocking(options: PackOptions) -> Result<Packed, Failure> {
     // Reading and compressing block; nothing else goes on meanwhile.
     let packed = tokio::task::spawn_blocking(move || pack(&options))
         .await
         .or_fail(Kind::Other, "packing broke off")?;
     packed.map_err(|error| Failure::new(Kind::Invalid, chain(&error)))
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
 }

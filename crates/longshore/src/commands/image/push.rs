@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use longshore_image::client::RegistryClient;
 use longshore_image::push::{PushError, PushProgress, PushTarget, Pushed, push};
-use longshore_types::{ByteCount, ImageReference, Repository, Tag};
+use longshore_types::{ByteCount, ImageReference, Repository};
 use serde::Serialize;
 
 use super::{client, failed, registry};
@@ -115,7 +115,7 @@ async fn send(
     }
     let target = PushTarget {
         repository: image.repository.clone(),
-        tag: Some(image.tag.clone().unwrap_or_else(Tag::default)),
+        tag: Some(image.tag.clone().unwrap_or_default()),
         mount_from: source.mount_from,
     };
     let shown = Shown::default();
