@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long tasks may take to end after a shutdown was asked for.
+/// How long tasks may take to end after a shutdown was asked for, unless the service says otherwise.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// A task of a role failed, so the role ends; its supervisor starts it again.
@@ -30,6 +30,7 @@ pub struct Service {
     tracker: TaskTracker,
     shutdown: CancellationToken,
     failure: Arc<Mutex<Option<ServiceError>>>,
+    drain: Duration,
 }
 
 impl Service {
@@ -39,7 +40,15 @@ impl Service {
             tracker: TaskTracker::new(),
             shutdown,
             failure: Arc::default(),
+            drain: DRAIN,
         }
+    }
+
+    /// The same with another time for its tasks to end in, where ending is work.
+    #[must_use]
+    pub fn with_drain(mut self, drain: Duration) -> Self {
+        self.drain = drain;
+        self
     }
 
     /// Cancelled when the service should end.
@@ -96,7 +105,7 @@ impl Service {
     pub async fn run(self) -> Result<(), ServiceError> {
         self.shutdown.cancelled().await;
         self.tracker.close();
-        if tokio::time::timeout(DRAIN, self.tracker.wait())
+        if tokio::time::timeout(self.drain, self.tracker.wait())
             .await
             .is_err()
         {

@@ -22,6 +22,7 @@ mod uplink;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use longshore_image::limits::Limits;
 use longshore_image::source::Source;
@@ -33,6 +34,10 @@ use longshore_types::{IpNet, NodeName};
 use tokio_util::sync::CancellationToken;
 
 use agent::Agent;
+
+/// How long the agent may take to end. When its instances end with it, each has its grace first;
+/// what outlasts this is ended by the next start. Its supervisor waits a little longer.
+const DRAIN: Duration = Duration::from_secs(85);
 
 /// What a node agent needs.
 #[derive(Debug)]
@@ -151,7 +156,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
     })?;
     let source = registry_source(&options.registry, token.trim())?;
 
-    let service = Service::new(shutdown);
+    let service = Service::new(shutdown).with_drain(DRAIN);
     let node = Arc::new(Node {
         name: options.name,
         images,
