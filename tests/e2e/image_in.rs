@@ -122,9 +122,13 @@ fn podman_pushes_and_pulls_back_the_same_digest() {
         output(command.args(arguments))
     };
     let credentials = format!("anyone:{}", platform.token());
-    let loaded = podman(&["pull", "--quiet", &image.source()]);
+    let archive = platform.dir().join("archive").display().to_string();
+    let mut save = platform.tool("skopeo");
+    save.args(["--insecure-policy", "copy", "--quiet", &image.source()]);
+    checked(save.arg(format!("docker-archive:{archive}:localhost/loaded:1"))).unwrap();
+    podman(&["load", "--quiet", "--input", &archive]);
     let options = ["--tls-verify=false", "--creds", credentials.as_str()];
-    podman(&[&["push", "--quiet"], &options[..], &[&loaded, &name]].concat());
+    podman(&[&["push", "--quiet"], &options[..], &["localhost/loaded:1", &name]].concat());
     let pushed = digest(&platform, "default/web:1");
     podman(&[&["pull", "--quiet"], &options[..], &[&name]].concat());
     let repository = format!("{}/default/web", platform.endpoints().registry);

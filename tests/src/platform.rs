@@ -412,13 +412,14 @@ impl Platform {
         .with_context(|| format!("the platform says:\n{}", self.log_tail()))
     }
 
-    /// Removes an app and waits until its instances are gone.
+    /// Removes an app and waits until it is gone with its instances.
     pub fn remove(&self, app: &str) -> Result<()> {
         let path = format!("/v1/projects/default/apps/{app}");
         let response = self.call_raw("DELETE", &path, None)?;
         anyhow::ensure!(response.status == 204, "{}: {}", response.status, response.text());
-        eventually(&format!("the instances of {app} are gone"), || {
-            Ok(self.instances(app)?.is_empty().then_some(()))
+        eventually(&format!("{app} is gone"), || {
+            let response = self.call_raw("GET", &path, None)?;
+            Ok((response.status == 404).then_some(()))
         })
     }
 }
