@@ -1,6 +1,6 @@
 //! `longshore ps`
 
-use longshore_api::v1::{AppView, InstanceView};
+use longshore_api::v1::InstanceView;
 use longshore_types::{AppName, InstancePhase, Timestamp};
 
 use crate::connection::{ConnectionOptions, ProjectOption};
@@ -25,12 +25,7 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
     let instances: Vec<InstanceView> = match &options.app {
-        Some(app) => {
-            // An app without instances is not the same as none of that name.
-            let path = options.project.path(format_args!("apps/{app}"));
-            let _: AppView = connection.api.get(&path).await?;
-            target::instances_of(&connection.api, &options.project, app).await?
-        }
+        Some(app) => target::instances_of(&connection.api, &options.project, app).await?,
         None => connection.api.get(&options.project.path("instances")).await?,
     };
     let now = longshore_link::now();

@@ -17,6 +17,7 @@ use crate::failure::{Failure, Kind, OrFail};
 use crate::human;
 use crate::output::{Format, Output, say, table_text};
 use crate::rollout::{self, Rollout};
+use crate::supervisor::{find_program, own_program};
 use crate::table::Table;
 use crate::target::instances_of;
 
@@ -55,15 +56,20 @@ pub async fn run(endpoints: &Endpoints, token_file: &Path) -> Result<(), Failure
 
 /// What a person may want to try next.
 pub fn next_commands(endpoints: &Endpoints) -> String {
+    let own = own_program().map(|path| path.display().to_string());
+    let longshore = match find_program("longshore") {
+        Some(_) => "longshore".to_owned(),
+        None => own.unwrap_or_else(|_| "longshore".to_owned()),
+    };
+    let port = endpoints.ingress.rsplit(':').next().unwrap_or_default();
     format!(
         "The platform stays up until Ctrl-C. In another terminal, as root:\n\
          \x20 curl http://{APP}.localhost:{port}/\n\
-         \x20 longshore ps\n\
-         \x20 longshore scale {APP}=4\n\
-         \x20 longshore logs -f {APP}\n\
-         \x20 longshore image pack /bin/ls default/ls:1\n\
-         \x20 longshore --help",
-        port = endpoints.ingress.rsplit(':').next().unwrap_or_default(),
+         \x20 {longshore} ps\n\
+         \x20 {longshore} scale {APP}=4\n\
+         \x20 {longshore} logs -f {APP}\n\
+         \x20 {longshore} image pack /bin/ls --push default/ls:1\n\
+         \x20 {longshore} --help"
     )
 }
 
