@@ -106,7 +106,7 @@ fn wrong_input_is_explained_and_changes_nothing() {
 #[test]
 fn the_api_explains_wrong_requests() {
     let platform = with_web();
-    let manifest = serde_json::json!({"manifest": {"app": "web", "image": 7, "cuont": 1}});
+    let manifest = serde_json::json!({"manifest": {"app": "web", "image": true, "cuont": 1}});
     let path = "/v1/projects/default/apps/web";
     for (method, path, body, status, texts) in [
         ("PUT", path, Some(manifest), 422, &["invalid-request", "image", "did you mean"][..]),

@@ -130,6 +130,7 @@ fn podman_pushes_and_pulls_back_the_same_digest() {
     let options = ["--tls-verify=false", "--creds", credentials.as_str()];
     podman(&[&["push", "--quiet"], &options[..], &["localhost/loaded:1", &name]].concat());
     let pushed = digest(&platform, "default/web:1");
+    podman(&["rmi", "--all", "--force"]);
     podman(&[&["pull", "--quiet"], &options[..], &[&name]].concat());
     let repository = format!("{}/default/web", platform.endpoints().registry);
     let pulled = podman(&["images", "--digests", "--format", "{{.Digest}}", &repository]);
