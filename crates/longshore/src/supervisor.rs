@@ -92,6 +92,8 @@ async fn supervise(
     tokio::spawn(watch_own_supervisor(inheritance, end.clone()));
 
     let endpoints = public.endpoints()?;
+    let doing = format!("cannot use {}", home.run_dir().display());
+    home.prepare_run_dir().or_fail(Kind::Other, doing)?;
     let links = LinkSockets::bind(home.run_dir())?;
     let platform = Platform::start(settings, home, endpoints, (public, links))?;
     tokio::select! {

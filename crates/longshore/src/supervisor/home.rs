@@ -50,7 +50,6 @@ impl Home {
             let message = format!("the path {} is too long for sockets", run_dir.display());
             return Err(Failure::new(Kind::Invalid, message).hint("name a shorter one: --run-dir"));
         }
-        private_dir(&run_dir).or_fail(Kind::Other, doing(&run_dir))?;
         let home = Self { data_dir: data_dir.to_owned(), run_dir, agent, _lock: lock, hold };
         home.prepare().or_fail(Kind::Other, doing(data_dir))?;
         Ok(home)
@@ -61,10 +60,13 @@ impl Home {
         for file in [self.admin_token_file(), self.system_token_file()] {
             state_file::ensure(&file, state_file::new_token)?;
         }
-        for stale in [self.data_dir.join(ENDPOINTS_FILE), self.stop_instances_file()] {
-            remove_if_there(&stale)?;
-        }
-        Ok(())
+        self.unpublish()
+    }
+
+    /// Makes the run directory, once it is certain that the platform can run.
+    pub fn prepare_run_dir(&self) -> io::Result<()> {
+        private_dir(&self.run_dir)?;
+        remove_if_there(&self.stop_instances_file())
     }
 
     /// Everything that is kept.
@@ -262,6 +264,8 @@ mod tests {
     fn what_is_secret_is_private() {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::take(&dir.path().join("data"), &dir.path().join("run")).unwrap();
+        assert!(!home.run_dir().exists(), "nothing is left when the platform cannot run");
+        home.prepare_run_dir().unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(home.data_dir()), 0o700);
         assert_eq!(mode(home.run_dir()), 0o700);

@@ -141,6 +141,7 @@ mod tests {
         };
         let public = PublicSockets::bind(&settings).unwrap();
         let endpoints = public.endpoints().unwrap();
+        home.prepare_run_dir().unwrap();
         let links = LinkSockets::bind(home.run_dir()).unwrap();
         let waves = plan_roles(&settings, &home, &endpoints, (public, links));
         let order: Vec<Vec<&str>> =
