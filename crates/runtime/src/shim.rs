@@ -260,9 +260,9 @@ fn start(
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
         .map_err(errno("watching the container's first process"))?;
     let (kind, devices_dir) = cgroup.devices_directory();
-    let started = devices::restrict(kind, &devices_dir)
-        .map_err(ShimProblem::from)
-        .and_then(|()| driver.start().map_err(ShimProblem::from));
+    let restricted = devices::restrict(kind, &devices_dir).map_err(ShimProblem::from);
+    stopwatch.lap("devices");
+    let started = restricted.and_then(|()| driver.start().map_err(ShimProblem::from));
     if let Err(problem) = started {
         cgroup.kill_payload()?;
         reap(pid).map_err(io("reaping the container's first process"))?;

@@ -16,6 +16,7 @@ use super::start::socket_pair;
 use super::{Shims, load_spec, run_blocking};
 use crate::files::FileProblem;
 use crate::protocol::{self, ExecOrder, Start, Versioned};
+use crate::record::ExitRecord;
 use crate::user::{ResolveUserError, resolve_user};
 
 const READ_SIZE: usize = 16 * 1024;
@@ -97,7 +98,8 @@ impl Shims {
         let (inner, owned) = (Arc::clone(&self.inner), id.clone());
         let order = run_blocking(move || -> Result<ExecOrder, ExecError> {
             let not_running = || ExecError::NotRunning(owned.clone());
-            if !inner.shim_lives(&owned)? {
+            let ended = ExitRecord::load(&inner.state_dir(&owned))?.is_some();
+            if ended || !inner.shim_lives(&owned)? {
                 return Err(not_running());
             }
             let spec = load_spec(&inner, &owned)?.ok_or_else(not_running)?;

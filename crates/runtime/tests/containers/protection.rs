@@ -67,7 +67,7 @@ async fn forbidden_calls_are_refused() {
         + output.matches("ermission denied").count();
     assert_eq!(refused, 7, "{output}");
     let devices: Vec<&str> =
-        output.lines().filter(|line| !line.contains(':') && *line != "core").collect();
+        output.lines().filter(|line| !line.contains(':') && *line != "kcore").collect();
     let expected = [
         "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin",
         "stdout", "tty", "urandom", "zero",
@@ -152,5 +152,18 @@ async fn namespaces_are_the_containers_own() {
     assert_eq!((lines[0], lines[2]), ("box", "1"), "{output}");
     assert!(lines[1].parse::<u32>().expect("a count") <= 4, "{output}");
     assert!(lines[3].ends_with(":/"), "{output}");
+    bed.finish().await;
+}
+
+#[tokio::test]
+async fn a_network_namespace_can_be_joined() {
+    let bed = Bed::new();
+    let running = bed.start(&bed.spec(&["sleep", "1000"])).await;
+    let path = format!("/proc/{}/ns/net", running.pid());
+    let mut spec = bed.spec(&["stat", "-L", "-c", "%i", "/proc/self/ns/net"]);
+    spec.netns = Some(path.clone().into());
+    let (_, output) = bed.run(&spec).await;
+    let expected = fs::metadata(path).expect("the namespace").ino();
+    assert_eq!(output.trim(), expected.to_string());
     bed.finish().await;
 }

@@ -1,6 +1,8 @@
 //! What the death of an agent or a shim does.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 
 use longshore_runtime::{AdoptedState, ExitRecord, Shims};
 use longshore_types::ExitReason;
@@ -90,6 +92,33 @@ async fn agent_and_shim_dead_together_are_noticed_at_adoption() {
     let AdoptedState::Ended(record) = adopt_one(&bed.shims).await else { panic!("still running") };
     assert_eq!(record.reason, ExitReason::ShimDied);
     assert!(!is_alive(running.pid()));
+    bed.finish().await;
+}
+
+#[tokio::test]
+async fn a_shim_survives_what_it_does_not_understand() {
+    let bed = Bed::new();
+    let running = bed.start(&bed.spec(&["sleep", "1000"])).await;
+    let socket = bed.path().join("run").join(running.id().as_str()).join("shim.sock");
+    for (line, expected) in [
+        ("{\"v\":2,\"op\":\"state\"}\n", "version 2 is not known"),
+        ("{\"v\":1,\"op\":\"fly\"}\n", "not a request"),
+        ("garbage\n", "not a request"),
+        ("{\"v\":1,\"op\":\"state\",\"new\":1}\n", "\"pid\":"),
+        ("{\"v\":1,\"op\":\"signal\",\"signal\":99}\n", "not a request"),
+    ] {
+        let mut stream = UnixStream::connect(&socket).expect("it listens");
+        stream.write_all(line.as_bytes()).expect("it reads");
+        let mut reply = String::new();
+        BufReader::new(stream).read_line(&mut reply).expect("it answers");
+        assert!(reply.contains(expected), "{line}: {reply}");
+    }
+    // Some that say nothing, and one that says more than it may, do not keep others out.
+    let silent: Vec<_> = (0..20).map(|_| UnixStream::connect(&socket)).collect();
+    let mut flood = UnixStream::connect(&socket).expect("it listens");
+    let _ = flood.write_all(&vec![b'x'; 4 << 20]);
+    running.kill().await.expect("it ends");
+    drop(silent);
     bed.finish().await;
 }
 
