@@ -24,12 +24,10 @@ impl Digest {
     /// The 64 hexadecimal digits, without the algorithm: fit for a file name.
     pub fn hex(&self) -> String {
         use fmt::Write as _;
-        self.0
-            .iter()
-            .fold(String::with_capacity(64), |mut text, byte| {
-                let _ = write!(text, "{byte:02x}"); // Writing to a String cannot fail.
-                text
-            })
+        self.0.iter().fold(String::with_capacity(64), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}"); // Writing to a String cannot fail.
+            text
+        })
     }
 
     /// Parses 64 hexadecimal digits.
@@ -57,15 +55,9 @@ impl Digest {
 impl FromStr for Digest {
     type Err = ParseError;
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        text.strip_prefix("sha256:")
-            .and_then(|hex| Self::from_hex(hex).ok())
-            .ok_or_else(|| {
-                ParseError::new(
-                    "digest",
-                    text,
-                    "'sha256:' and 64 lower-case hexadecimal digits",
-                )
-            })
+        text.strip_prefix("sha256:").and_then(|hex| Self::from_hex(hex).ok()).ok_or_else(|| {
+            ParseError::new("digest", text, "'sha256:' and 64 lower-case hexadecimal digits")
+        })
     }
 }
 
@@ -91,14 +83,7 @@ mod tests {
     fn round_trips_and_refuses() {
         let text = format!("sha256:{}", "0123456789abcdef".repeat(4));
         assert_eq!(text.parse::<Digest>().unwrap().to_string(), text);
-        for bad in [
-            "",
-            "sha256:",
-            "sha512:00",
-            &text.to_uppercase(),
-            &text[..70],
-            "sha256:zz",
-        ] {
+        for bad in ["", "sha256:", "sha512:00", &text.to_uppercase(), &text[..70], "sha256:zz"] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
     }

@@ -16,17 +16,12 @@ pub struct IpNet {
 impl IpNet {
     /// The network `address/prefix_len`, unless the prefix is over 32 or host bits are set.
     pub fn new(address: Ipv4Addr, prefix_len: u8) -> Option<Self> {
-        let net = Self {
-            address,
-            prefix_len,
-        };
+        let net = Self { address, prefix_len };
         (prefix_len <= 32 && u32::from(address) & !net.mask() == 0).then_some(net)
     }
 
     fn mask(self) -> u32 {
-        u32::MAX
-            .checked_shl(32 - u32::from(self.prefix_len))
-            .unwrap_or(0)
+        u32::MAX.checked_shl(32 - u32::from(self.prefix_len)).unwrap_or(0)
     }
 
     /// The first address.
@@ -122,10 +117,7 @@ impl FromStr for EgressRule {
             )
         };
         let Some((network, port)) = text.split_once(':') else {
-            return Ok(Self {
-                network: text.parse().map_err(|_| refuse())?,
-                port: None,
-            });
+            return Ok(Self { network: text.parse().map_err(|_| refuse())?, port: None });
         };
         let (port, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
         let protocol = match protocol {
@@ -134,10 +126,7 @@ impl FromStr for EgressRule {
             _ => return Err(refuse()),
         };
         let port = port.parse().map_err(|_| refuse())?;
-        Ok(Self {
-            network: network.parse().map_err(|_| refuse())?,
-            port: Some((port, protocol)),
-        })
+        Ok(Self { network: network.parse().map_err(|_| refuse())?, port: Some((port, protocol)) })
     }
 }
 
@@ -158,26 +147,12 @@ mod tests {
 
     #[test]
     fn rules_round_trip() {
-        for text in [
-            "10.0.0.0/8",
-            "10.0.0.0/8:5432/tcp",
-            "192.168.1.7/32:53/udp",
-            "0.0.0.0/0",
-        ] {
+        for text in ["10.0.0.0/8", "10.0.0.0/8:5432/tcp", "192.168.1.7/32:53/udp", "0.0.0.0/0"] {
             assert_eq!(text.parse::<EgressRule>().unwrap().to_string(), text);
         }
-        assert_eq!(
-            "10.1.2.3".parse::<EgressRule>().unwrap().to_string(),
-            "10.1.2.3/32"
-        );
-        for bad in [
-            "",
-            "10.0.0.1/8",
-            "10.0.0.0/33",
-            "10.0.0.0/8:0",
-            "10.0.0.0/8:1/icmp",
-            "db:5432",
-        ] {
+        assert_eq!("10.1.2.3".parse::<EgressRule>().unwrap().to_string(), "10.1.2.3/32");
+        for bad in ["", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/8:0", "10.0.0.0/8:1/icmp", "db:5432"]
+        {
             assert!(bad.parse::<EgressRule>().is_err(), "{bad}");
         }
     }

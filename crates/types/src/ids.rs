@@ -20,9 +20,7 @@ fn is_label(text: &str) -> bool {
         && text.starts_with(|c: char| c.is_ascii_lowercase())
         && !text.ends_with('-')
         && !text.contains("--")
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 macro_rules! label {
@@ -125,11 +123,7 @@ impl FromStr for InstanceId {
         if valid {
             Ok(Self(text.to_owned()))
         } else {
-            Err(ParseError::new(
-                "instance id",
-                text,
-                "an app's name, '-' and eight characters",
-            ))
+            Err(ParseError::new("instance id", text, "an app's name, '-' and eight characters"))
         }
     }
 }
@@ -201,9 +195,7 @@ impl FromStr for HostName {
             (1..=63).contains(&label.len())
                 && !label.starts_with('-')
                 && !label.ends_with('-')
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         };
         if name.len() <= 253 && name.split('.').all(label_ok) {
             Ok(Self(name))
@@ -288,17 +280,7 @@ mod tests {
         for good in ["web", "a", "my-app2"] {
             assert_eq!(good.parse::<AppName>().unwrap().as_str(), good);
         }
-        for bad in [
-            "",
-            "Web",
-            "-a",
-            "a-",
-            "a--b",
-            "1a",
-            "a_b",
-            "a.b",
-            &"a".repeat(41),
-        ] {
+        for bad in ["", "Web", "-a", "a-", "a--b", "1a", "a_b", "a.b", &"a".repeat(41)] {
             let error = bad.parse::<AppName>().unwrap_err();
             assert!(error.to_string().contains("lower-case letters"), "{error}");
         }
@@ -322,19 +304,14 @@ mod tests {
         for good in ["default/web", "a", "a/b/c", "a.b/c_d", "a__b", "a---b"] {
             assert!(good.parse::<Repository>().is_ok(), "{good}");
         }
-        for bad in [
-            "", "/a", "a/", "a//b", "A", "a..b", "a___b", "-a", "a-", "a/../b", "_a",
-        ] {
+        for bad in ["", "/a", "a/", "a//b", "A", "a..b", "a___b", "-a", "a-", "a/../b", "_a"] {
             assert!(bad.parse::<Repository>().is_err(), "{bad}");
         }
     }
 
     #[test]
     fn host_names_are_normalised() {
-        assert_eq!(
-            "WWW.Example.com.".parse::<HostName>().unwrap().as_str(),
-            "www.example.com"
-        );
+        assert_eq!("WWW.Example.com.".parse::<HostName>().unwrap().as_str(), "www.example.com");
         for bad in ["", "a..b", "-a.b", "a b", "a/b"] {
             assert!(bad.parse::<HostName>().is_err(), "{bad}");
         }

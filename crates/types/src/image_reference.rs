@@ -91,12 +91,7 @@ impl FromStr for ImageReference {
             None => (rest, None),
         };
         let repository = repository.parse().map_err(|_| refuse())?;
-        Ok(Self {
-            registry,
-            repository,
-            tag,
-            digest,
-        })
+        Ok(Self { registry, repository, tag, digest })
     }
 }
 

@@ -47,11 +47,7 @@ pub struct ParseError {
 
 impl ParseError {
     pub(crate) fn new(what: &'static str, value: impl Into<String>, allowed: &'static str) -> Self {
-        Self {
-            what,
-            value: value.into(),
-            allowed,
-        }
+        Self { what, value: value.into(), allowed }
     }
 }
 

@@ -83,20 +83,13 @@ pub struct Resources {
 impl Resources {
     /// What a scheduler sets aside for one instance.
     pub fn capacity(&self) -> Capacity {
-        Capacity {
-            cpu: self.cpu,
-            memory: self.memory,
-        }
+        Capacity { cpu: self.cpu, memory: self.memory }
     }
 }
 
 impl Default for Resources {
     fn default() -> Self {
-        Self {
-            cpu: MilliCpu(1000),
-            memory: ByteCount::mib(256),
-            pids: 512,
-        }
+        Self { cpu: MilliCpu(1000), memory: ByteCount::mib(256), pids: 512 }
     }
 }
 

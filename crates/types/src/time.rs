@@ -17,9 +17,7 @@ pub struct Timestamp(pub u64);
 impl Timestamp {
     /// The time from `earlier` to this, zero when the clock went back.
     pub fn since(self, earlier: Self) -> Duration {
-        Duration(std::time::Duration::from_millis(
-            self.0.saturating_sub(earlier.0),
-        ))
+        Duration(std::time::Duration::from_millis(self.0.saturating_sub(earlier.0)))
     }
 
     /// This point moved on by `span`.
@@ -45,32 +43,18 @@ impl Duration {
     }
 }
 
-const UNITS: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1_000),
-    ("ms", 1),
-];
+const UNITS: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 impl FromStr for Duration {
     type Err = ParseError;
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let refuse = || ParseError::new("duration", text, "a whole number and ms, s, m, h or d");
-        let split = text
-            .find(|c: char| !c.is_ascii_digit())
-            .ok_or_else(refuse)?;
+        let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refuse)?;
         let (digits, unit) = text.split_at(split);
-        let factor = UNITS
-            .iter()
-            .find(|(name, _)| *name == unit)
-            .ok_or_else(refuse)?
-            .1;
+        let factor = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(refuse)?.1;
         let number: u64 = digits.parse().map_err(|_| refuse())?;
-        number
-            .checked_mul(factor)
-            .map(Self::from_millis)
-            .ok_or_else(refuse)
+        number.checked_mul(factor).map(Self::from_millis).ok_or_else(refuse)
     }
 }
 
@@ -78,9 +62,7 @@ impl fmt::Display for Duration {
     /// The largest unit that shows the span without a fraction.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
-        let text = match UNITS
-            .iter()
-            .find(|(_, factor)| millis.is_multiple_of(u128::from(*factor)))
+        let text = match UNITS.iter().find(|(_, factor)| millis.is_multiple_of(u128::from(*factor)))
         {
             _ if millis == 0 => "0s".to_owned(),
             Some((unit, factor)) => format!("{}{unit}", millis / u128::from(*factor)),
@@ -101,15 +83,7 @@ mod tests {
         for text in ["500ms", "10s", "5m", "2h", "7d", "0s", "90s"] {
             assert_eq!(text.parse::<Duration>().unwrap().to_string(), text);
         }
-        for bad in [
-            "",
-            "10",
-            "s",
-            "1.5s",
-            "-1s",
-            "10 s",
-            "99999999999999999999s",
-        ] {
+        for bad in ["", "10", "s", "1.5s", "-1s", "10 s", "99999999999999999999s"] {
             assert!(bad.parse::<Duration>().is_err(), "{bad}");
         }
     }

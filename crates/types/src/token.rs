@@ -68,11 +68,7 @@ mod tests {
             ("a/b", "a/b", true),
             ("a/b", "a/b/c", false),
         ] {
-            assert_eq!(
-                covers(pattern, repository),
-                expected,
-                "{pattern} {repository}"
-            );
+            assert_eq!(covers(pattern, repository), expected, "{pattern} {repository}");
         }
     }
 }

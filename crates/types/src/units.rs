@@ -42,26 +42,16 @@ impl FromStr for ByteCount {
     type Err = ParseError;
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let refuse = || {
-            ParseError::new(
-                "size",
-                text,
-                "a whole number and B, kB, KiB, MB, MiB, GB, GiB or TiB",
-            )
+            ParseError::new("size", text, "a whole number and B, kB, KiB, MB, MiB, GB, GiB or TiB")
         };
         let trimmed = text.trim();
-        let split = trimmed
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(trimmed.len());
+        let split = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
         let (digits, unit) = trimmed.split_at(split);
         let unit = unit.trim_start();
         let factor = if unit.is_empty() {
             1
         } else {
-            BYTE_UNITS
-                .iter()
-                .find(|(name, _)| *name == unit)
-                .ok_or_else(refuse)?
-                .1
+            BYTE_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(refuse)?.1
         };
         let number: u64 = digits.parse().map_err(|_| refuse())?;
         number.checked_mul(factor).map(Self).ok_or_else(refuse)
@@ -97,13 +87,8 @@ impl FromStr for MilliCpu {
     type Err = ParseError;
     /// Accepts cores (`0.5`, `2`) and thousandths (`500m`).
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let refuse = || {
-            ParseError::new(
-                "cpu",
-                text,
-                "cores such as 0.5 or 2, or thousandths such as 500m",
-            )
-        };
+        let refuse =
+            || ParseError::new("cpu", text, "cores such as 0.5 or 2, or thousandths such as 500m");
         let milli = if let Some(milli) = text.strip_suffix('m') {
             milli.parse().map_err(|_| refuse())?
         } else {
@@ -114,16 +99,9 @@ impl FromStr for MilliCpu {
             }
             let whole: u32 = whole.parse().map_err(|_| refuse())?;
             let fraction: u32 = format!("{fraction:0<3}").parse().map_err(|_| refuse())?;
-            whole
-                .checked_mul(1000)
-                .and_then(|w| w.checked_add(fraction))
-                .ok_or_else(refuse)?
+            whole.checked_mul(1000).and_then(|w| w.checked_add(fraction)).ok_or_else(refuse)?
         };
-        if milli == 0 {
-            Err(refuse())
-        } else {
-            Ok(Self(milli))
-        }
+        if milli == 0 { Err(refuse()) } else { Ok(Self(milli)) }
     }
 }
 
@@ -133,9 +111,7 @@ impl fmt::Display for MilliCpu {
         let text = if fraction == 0 {
             whole.to_string()
         } else {
-            format!("{whole}.{fraction:03}")
-                .trim_end_matches('0')
-                .to_owned()
+            format!("{whole}.{fraction:03}").trim_end_matches('0').to_owned()
         };
         f.pad(&text)
     }
@@ -195,9 +171,7 @@ impl Port {
 impl FromStr for Port {
     type Err = ParseError;
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        text.parse()
-            .map(Self)
-            .map_err(|_| ParseError::new("port", text, "1 to 65535"))
+        text.parse().map(Self).map_err(|_| ParseError::new("port", text, "1 to 65535"))
     }
 }
 
@@ -213,36 +187,26 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [
-            ("0", 0),
-            ("12", 12),
-            ("1KiB", 1024),
-            ("256MiB", 256 << 20),
-            ("1 GB", 1_000_000_000),
-        ] {
+        for (text, bytes) in
+            [("0", 0), ("12", 12), ("1KiB", 1024), ("256MiB", 256 << 20), ("1 GB", 1_000_000_000)]
+        {
             assert_eq!(text.parse::<ByteCount>().unwrap().0, bytes, "{text}");
         }
         for bad in ["", "MiB", "-1", "1.5GiB", "1 mib", "99999999999TiB"] {
             assert!(bad.parse::<ByteCount>().is_err(), "{bad}");
         }
-        for (bytes, text) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1536, "1.5 KiB"),
-            (256 << 20, "256 MiB"),
-        ] {
+        for (bytes, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (256 << 20, "256 MiB")]
+        {
             assert_eq!(ByteCount(bytes).to_string(), text);
         }
     }
 
     #[test]
     fn cpus() {
-        for (text, milli, back) in [
-            ("0.5", 500, "0.5"),
-            ("2", 2000, "2"),
-            ("250m", 250, "0.25"),
-            ("1.125", 1125, "1.125"),
-        ] {
+        for (text, milli, back) in
+            [("0.5", 500, "0.5"), ("2", 2000, "2"), ("250m", 250, "0.25"), ("1.125", 1125, "1.125")]
+        {
             let cpu: MilliCpu = text.parse().unwrap();
             assert_eq!((cpu.0, cpu.to_string().as_str()), (milli, back));
         }

@@ -175,13 +175,9 @@ impl Actor {
         longshore_image::mount::unmount_rootfs(&self.node.disk.mount(instance))
             .map_err(|error| chain(&error))?;
         let writable = self.node.disk.instance(instance).join("writable");
-        match tokio::task::spawn_blocking(move || std::fs::remove_dir_all(writable)).await {
-            Ok(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error.to_string())
-            }
-            Ok(_) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        }
+        // A panic in it would be a bug of the standard library; it is told like a failure.
+        let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(writable)).await;
+        absent_is_fine(removed.map_err(|error| chain(&error))?)
     }
 
     /// One try to remove everything that the instance used.
@@ -196,6 +192,14 @@ impl Actor {
             _ => {}
         }
         self.node.disk.forget(instance).map_err(|error| chain(&error))
+    }
+}
+
+/// Removing what is not there is no failure.
+fn absent_is_fine(removed: std::io::Result<()>) -> Result<(), String> {
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(chain(&error)),
+        _ => Ok(()),
     }
 }
 

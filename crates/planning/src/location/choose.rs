@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use longshore_types::{Candidate, Capacity, Decision, InstanceId, NodeName, Timestamp};
 
-use super::{Action, NodeState, Plan, Shortfall, Snapshot, WantedApp};
+use super::{Action, NodeState, Plan, Shortfall, Snapshot, Standing, WantedApp};
 use crate::seeded::Seeded;
 
 /// A node that has the image saves a pull; worth as much as this much free memory, in MiB.
@@ -22,7 +22,7 @@ pub(super) struct Room<'a> {
 struct NodeRoom<'a> {
     node: &'a NodeState,
     free: Capacity,
-    /// How many instances of each app are there, by project and app.
+    /// How many instances of each app are there and stay, by project and app.
     apps: BTreeMap<(String, String), u32>,
 }
 
@@ -37,8 +37,11 @@ impl<'a> Room<'a> {
         // Leaving and lost instances still hold what they were promised: they may be running.
         for instance in &snapshot.instances {
             if let Some(room) = nodes.iter_mut().find(|room| room.node.name == instance.node) {
-                let key = (instance.project.to_string(), instance.app.to_string());
-                room.take(key, instance.each);
+                room.free = room.free.minus(instance.each);
+                if instance.standing != Standing::Leaving {
+                    let key = (instance.project.to_string(), instance.app.to_string());
+                    *room.apps.entry(key).or_default() += 1;
+                }
             }
         }
         Self { now: snapshot.now, ids: Seeded(snapshot.seed), nodes }

@@ -54,18 +54,10 @@ impl Manifest {
     pub fn from_document(document: &Value) -> Result<Self, Vec<ManifestProblem>> {
         let mut problems = Vec::new();
         let Some(root) = document.as_object() else {
-            problems.push(problem(
-                "(document)",
-                document,
-                "a table of keys and values",
-            ));
+            problems.push(problem("(document)", document, "a table of keys and values"));
             return Err(problems);
         };
-        let mut top = Table {
-            prefix: "",
-            map: Some(root),
-            problems: &mut problems,
-        };
+        let mut top = Table { prefix: "", map: Some(root), problems: &mut problems };
         top.refuse_unknown(TOP_KEYS);
         let app = top.required("app");
         let image = top.required("image");
@@ -83,11 +75,7 @@ impl Manifest {
         egress.refuse_unknown(&["allow"]);
         let egress_allow = egress.list("allow");
         if let Some(max) = max.filter(|max| *max < count) {
-            problems.push(problem(
-                "max",
-                &Value::from(max),
-                &format!("at least count, {count}"),
-            ));
+            problems.push(problem("max", &Value::from(max), &format!("at least count, {count}")));
         }
         match (app, image, problems.is_empty()) {
             (Some(app), Some(image), true) => Ok(Self {
@@ -135,11 +123,7 @@ fn env_of(table: &mut Table<'_>) -> BTreeMap<String, String> {
             }
         };
         if key.is_empty() || key.contains(['=', '\0']) || text.contains('\0') {
-            table.refuse(
-                key,
-                value,
-                "a name without '=' and a value without a zero byte",
-            );
+            table.refuse(key, value, "a name without '=' and a value without a zero byte");
         } else {
             env.insert(key.clone(), text);
         }
@@ -180,12 +164,8 @@ fn process_of(table: &mut Table<'_>, env: BTreeMap<String, String>) -> ProcessOv
         command: table.optional_list("command"),
         user: table.text("user"),
         workdir,
-        stop_signal: table
-            .text::<SignalName>("stop_signal")
-            .map(|signal| signal.0),
-        stop_grace: table
-            .text("stop_grace")
-            .unwrap_or(ProcessOverrides::DEFAULT_STOP_GRACE),
+        stop_signal: table.text::<SignalName>("stop_signal").map(|signal| signal.0),
+        stop_grace: table.text("stop_grace").unwrap_or(ProcessOverrides::DEFAULT_STOP_GRACE),
         env,
     }
 }
@@ -203,11 +183,7 @@ impl FromStr for SignalName {
     type Err = ParseError;
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let upper = text.to_ascii_uppercase();
-        let full = if upper.starts_with("SIG") {
-            upper
-        } else {
-            format!("SIG{upper}")
-        };
+        let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
         let realtime =
             full.starts_with("SIGRTMIN+") && full[9..].parse::<u8>().is_ok_and(|n| n <= 15);
         if SIGNALS.contains(&full.as_str()) || realtime {
@@ -232,24 +208,17 @@ fn health_of(table: &mut Table<'_>, app_port: Option<Port>) -> Option<Health> {
         "failures",
         "start_deadline",
     ]);
-    let port = table
-        .number("port", 1, 65535)
-        .and_then(port_of)
-        .or(app_port);
+    let port = table.number("port", 1, 65535).and_then(port_of).or(app_port);
     let asked = table.map.is_some();
     let Some(port) = port else {
         if asked {
-            table.missing(
-                "port",
-                "a health check needs a port: set port or health.port",
-            );
+            table.missing("port", "a health check needs a port: set port or health.port");
         }
         return None;
     };
     let path: Option<String> = table.text("path");
-    if let Some(path) = path
-        .as_ref()
-        .filter(|path| !path.starts_with('/') || path.contains(char::is_whitespace))
+    if let Some(path) =
+        path.as_ref().filter(|path| !path.starts_with('/') || path.contains(char::is_whitespace))
     {
         table.refuse(
             "path",
@@ -257,21 +226,13 @@ fn health_of(table: &mut Table<'_>, app_port: Option<Port>) -> Option<Health> {
             "a path beginning with '/', without blanks",
         );
     }
-    let http = table
-        .choice("kind", &[("http", true), ("tcp", false)])
-        .unwrap_or(path.is_some());
+    let http = table.choice("kind", &[("http", true), ("tcp", false)]).unwrap_or(path.is_some());
     if let (false, Some(path)) = (http, &path) {
-        table.refuse(
-            "path",
-            &Value::from(path.as_str()),
-            "only with kind = \"http\"",
-        );
+        table.refuse("path", &Value::from(path.as_str()), "only with kind = \"http\"");
     }
     let defaults = Health::tcp(port);
     let kind = if http {
-        HealthKind::Http {
-            path: path.unwrap_or_else(|| "/".to_owned()),
-        }
+        HealthKind::Http { path: path.unwrap_or_else(|| "/".to_owned()) }
     } else {
         HealthKind::Tcp
     };
@@ -280,12 +241,8 @@ fn health_of(table: &mut Table<'_>, app_port: Option<Port>) -> Option<Health> {
         port,
         interval: table.text("interval").unwrap_or(defaults.interval),
         timeout: table.text("timeout").unwrap_or(defaults.timeout),
-        failures: table
-            .number("failures", 1, 100)
-            .unwrap_or(defaults.failures),
-        start_deadline: table
-            .text("start_deadline")
-            .unwrap_or(defaults.start_deadline),
+        failures: table.number("failures", 1, 100).unwrap_or(defaults.failures),
+        start_deadline: table.text("start_deadline").unwrap_or(defaults.start_deadline),
     })
 }
 
@@ -306,17 +263,11 @@ struct Table<'a> {
 
 impl<'a> Table<'a> {
     fn path(&self, key: &str) -> String {
-        if self.prefix.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.prefix)
-        }
+        if self.prefix.is_empty() { key.to_owned() } else { format!("{}.{key}", self.prefix) }
     }
 
     fn get(&self, key: &str) -> Option<&'a Value> {
-        self.map
-            .and_then(|map| map.get(key))
-            .filter(|value| !value.is_null())
+        self.map.and_then(|map| map.get(key)).filter(|value| !value.is_null())
     }
 
     fn refuse(&mut self, key: &str, value: &Value, allowed: &str) {
@@ -355,27 +306,21 @@ impl<'a> Table<'a> {
         if let Some(value) = value.filter(|value| !value.is_object()) {
             self.refuse(key, value, "a table");
         }
-        Table {
-            prefix: key,
-            map: value.and_then(Value::as_object),
-            problems: self.problems,
-        }
+        Table { prefix: key, map: value.and_then(Value::as_object), problems: self.problems }
     }
 
-    /// A value that is written as text; numbers are taken by their digits, so `cpu = 0.5` works.
+    /// A value that is written as text. Amounts may also be numbers, so that `cpu = 0.5` works.
     fn text<T: FromText>(&mut self, key: &str) -> Option<T> {
         let value = self.get(key)?;
         let text = match value {
             Value::String(text) => text.clone(),
-            Value::Number(number) => number.to_string(),
+            Value::Number(number) if T::IS_AMOUNT => number.to_string(),
             _ => {
                 self.refuse(key, value, "a text");
                 return None;
             }
         };
-        T::from_text(&text)
-            .map_err(|allowed| self.refuse(key, value, &allowed))
-            .ok()
+        T::from_text(&text).map_err(|allowed| self.refuse(key, value, &allowed)).ok()
     }
 
     fn required<T: FromText>(&mut self, key: &str) -> Option<T> {
@@ -387,10 +332,8 @@ impl<'a> Table<'a> {
 
     fn number(&mut self, key: &str, min: u32, max: u32) -> Option<u32> {
         let value = self.get(key)?;
-        let number = value
-            .as_u64()
-            .and_then(|n| u32::try_from(n).ok())
-            .filter(|n| (min..=max).contains(n));
+        let number =
+            value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| (min..=max).contains(n));
         if number.is_none() {
             self.refuse(key, value, &format!("a whole number from {min} to {max}"));
         }
@@ -399,14 +342,9 @@ impl<'a> Table<'a> {
 
     fn choice<T: Clone>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
         let value = self.get(key)?;
-        let found = choices
-            .iter()
-            .find(|(name, _)| value.as_str() == Some(name));
+        let found = choices.iter().find(|(name, _)| value.as_str() == Some(name));
         if found.is_none() {
-            let names: Vec<_> = choices
-                .iter()
-                .map(|(name, _)| format!("{name:?}"))
-                .collect();
+            let names: Vec<_> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
             self.refuse(key, value, &format!("one of {}", names.join(", ")));
         }
         found.map(|(_, choice)| choice.clone())
@@ -424,10 +362,7 @@ impl<'a> Table<'a> {
         };
         let mut list = Vec::with_capacity(items.len());
         for (idx, item) in items.iter().enumerate() {
-            let parsed = item
-                .as_str()
-                .ok_or_else(|| "a text".to_owned())
-                .and_then(T::from_text);
+            let parsed = item.as_str().ok_or_else(|| "a text".to_owned()).and_then(T::from_text);
             match parsed {
                 Ok(parsed) => list.push(parsed),
                 Err(allowed) => self.refuse(&format!("{key}[{idx}]"), item, &allowed),
@@ -439,6 +374,9 @@ impl<'a> Table<'a> {
 
 /// What a text of a document can be parsed into; the error is what is allowed.
 trait FromText: Sized {
+    /// True for what can also be written as a bare number.
+    const IS_AMOUNT: bool = false;
+
     fn from_text(text: &str) -> Result<Self, String>;
 }
 
@@ -453,8 +391,10 @@ impl FromText for String {
 }
 
 macro_rules! from_text {
-    ($($name:ty),*) => {$(
+    ($($name:ty: $is_amount:literal),* $(,)?) => {$(
         impl FromText for $name {
+            const IS_AMOUNT: bool = $is_amount;
+
             fn from_text(text: &str) -> Result<Self, String> {
                 text.parse().map_err(|error: ParseError| error.allowed.to_owned())
             }
@@ -462,15 +402,15 @@ macro_rules! from_text {
     )*};
 }
 from_text!(
-    crate::AppName,
-    crate::ProjectName,
-    crate::ImageReference,
-    crate::HostName,
-    crate::EgressRule,
-    crate::Duration,
-    ByteCount,
-    MilliCpu,
-    SignalName
+    crate::AppName: false,
+    crate::ProjectName: false,
+    crate::ImageReference: false,
+    crate::HostName: false,
+    crate::EgressRule: false,
+    crate::Duration: false,
+    SignalName: false,
+    ByteCount: true,
+    MilliCpu: true,
 );
 
 #[cfg(test)]

@@ -3,26 +3,16 @@ use serde_json::json;
 use super::*;
 
 fn problems(document: Value) -> Vec<String> {
-    Manifest::from_document(&document)
-        .unwrap_err()
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    Manifest::from_document(&document).unwrap_err().iter().map(ToString::to_string).collect()
 }
 
 #[test]
 fn the_smallest_manifest_gets_the_defaults() {
     let manifest =
         Manifest::from_document(&json!({"app": "web", "image": "default/web:1"})).unwrap();
-    assert_eq!(
-        (manifest.count, manifest.max, manifest.project.as_str()),
-        (1, 2, "default")
-    );
+    assert_eq!((manifest.count, manifest.max_for(1), manifest.project.as_str()), (1, 2, "default"));
     assert_eq!(manifest.resources, Resources::default());
-    assert_eq!(
-        (manifest.health, manifest.restart),
-        (None, RestartPolicy::Always)
-    );
+    assert_eq!((manifest.health, manifest.restart), (None, RestartPolicy::Always));
 }
 
 #[test]
@@ -33,12 +23,7 @@ fn a_port_brings_a_tcp_check_and_a_path_an_http_check() {
     let mut with_path = base;
     with_path["health"] = json!({"path": "/up"});
     let health = Manifest::from_document(&with_path).unwrap().health.unwrap();
-    assert_eq!(
-        health.kind,
-        HealthKind::Http {
-            path: "/up".to_owned()
-        }
-    );
+    assert_eq!(health.kind, HealthKind::Http { path: "/up".to_owned() });
 }
 
 #[test]
@@ -67,12 +52,15 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
         "restart = \"sometimes\": one of \"always\", \"on-failure\", \"never\"",
         "env.A=B = \"x\"",
     ] {
-        assert!(
-            found.iter().any(|line| line.contains(part)),
-            "missing {part:?} in {found:#?}"
-        );
+        assert!(found.iter().any(|line| line.contains(part)), "missing {part:?} in {found:#?}");
     }
     assert_eq!(found.len(), 15, "{found:#?}");
+}
+
+#[test]
+fn only_amounts_may_be_bare_numbers() {
+    let found = problems(json!({"app": "web", "image": 7, "resources": {"memory": 8_000_000}}));
+    assert_eq!(found, ["image = 7: a text"]);
 }
 
 #[test]
