@@ -13,14 +13,13 @@ mod node;
 mod routes;
 
 use longshore_types::{
-    AppName, Capacity, Decision, Generation, HostName, InstanceId, LocationName, NodeName, ProjectName, Release,
-    ReleaseNumber, Timestamp, token::Rights,
+    AppName, Capacity, Decision, Generation, HostName, InstanceId, LocationName, NodeName,
+    ProjectName, Release, ReleaseNumber, Timestamp, token::Rights,
 };
 use serde::{Deserialize, Serialize};
 
 pub use node::{
-    Assignment, AssignmentSet, Intent, LogLine, NodeReport, ObservedInstance, Stage,
-    StartPath,
+    Assignment, AssignmentSet, Intent, LogLine, NodeReport, ObservedInstance, Stage, StartPath,
 };
 pub use node::{ExecFrame, ExecRequest, LogStream};
 pub use routes::{Endpoint, Route, RouteAck, RoutingTable};

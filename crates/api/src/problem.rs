@@ -98,10 +98,7 @@ impl Problem {
         let count = problems.len();
         let noun = if count == 1 { "value is" } else { "values are" };
         let detail = format!("{count} {noun} not allowed");
-        Self {
-            problems,
-            ..Self::new(ProblemCode::InvalidRequest, detail)
-        }
+        Self { problems, ..Self::new(ProblemCode::InvalidRequest, detail) }
     }
 
     /// One value of a request that is not allowed.

@@ -1,6 +1,8 @@
 //! The control plane as its neighbours see it: a registry and a location that speak the real
 //! protocols, played by the test.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::time::Duration;
 

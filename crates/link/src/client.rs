@@ -93,11 +93,7 @@ impl Client {
     pub fn new(endpoint: Endpoint) -> Self {
         let connector = Connector(endpoint.clone());
         let http = HttpClient::builder(TokioExecutor::new()).build(connector);
-        Self {
-            endpoint,
-            token: None,
-            http,
-        }
+        Self { endpoint, token: None, http }
     }
 
     /// The same client, showing `token` with every call.
@@ -142,18 +138,14 @@ impl Client {
         body: Option<&B>,
     ) -> Result<Response<Incoming>, CallError> {
         let body = match body {
-            Some(body) => serde_json::to_vec(body)
-                .map_err(|error| self.malformed(error))?
-                .into(),
+            Some(body) => serde_json::to_vec(body).map_err(|error| self.malformed(error))?.into(),
             None => Bytes::new(),
         };
         let answer = self.in_time(async {
-            self.request(method, path, body)?
-                .await
-                .map_err(|error| CallError::Unreachable {
-                    endpoint: self.endpoint.clone(),
-                    source: error.into(),
-                })
+            self.request(method, path, body)?.await.map_err(|error| CallError::Unreachable {
+                endpoint: self.endpoint.clone(),
+                source: error.into(),
+            })
         });
         let answer = answer.await?;
         if answer.status().is_success() {
@@ -184,9 +176,7 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request
-            .body(Full::new(body))
-            .map_err(|error| self.malformed(error))?;
+        let request = request.body(Full::new(body)).map_err(|error| self.malformed(error))?;
         Ok(self.http.request(request))
     }
 
@@ -198,10 +188,9 @@ impl Client {
         };
         match serde_json::from_slice(&body) {
             Ok(problem) => CallError::Refused(problem),
-            Err(_) => CallError::Status {
-                endpoint: self.endpoint.clone(),
-                status: status.as_u16(),
-            },
+            Err(_) => {
+                CallError::Status { endpoint: self.endpoint.clone(), status: status.as_u16() }
+            }
         }
     }
 
@@ -223,11 +212,7 @@ impl Client {
     ) -> Result<LineStream<T>, CallError> {
         let answer = self.send(method, path, body).await?;
         let endpoint = self.endpoint.clone();
-        let reader = LineReader {
-            body: answer.into_body(),
-            buffer: BytesMut::new(),
-            endpoint,
-        };
+        let reader = LineReader { body: answer.into_body(), buffer: BytesMut::new(), endpoint };
         let lines = stream::try_unfold(reader, |mut reader| async move {
             while let Some(line) = reader.next_line().await? {
                 if !line.trim_ascii().is_empty() {
@@ -242,10 +227,7 @@ impl Client {
     }
 
     fn malformed(&self, detail: impl ToString) -> CallError {
-        CallError::Malformed {
-            endpoint: self.endpoint.clone(),
-            detail: detail.to_string(),
-        }
+        CallError::Malformed { endpoint: self.endpoint.clone(), detail: detail.to_string() }
     }
 
     async fn in_time<T>(
@@ -254,9 +236,7 @@ impl Client {
     ) -> Result<T, CallError> {
         match tokio::time::timeout(CALL_TIMEOUT, call).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(CallError::TimedOut {
-                endpoint: self.endpoint.clone(),
-            }),
+            Err(_) => Err(CallError::TimedOut { endpoint: self.endpoint.clone() }),
         }
     }
 }
@@ -277,10 +257,7 @@ impl LineReader {
     async fn next_line(&mut self) -> Result<Option<BytesMut>, CallError> {
         let mut searched = 0;
         loop {
-            if let Some(end) = self.buffer[searched..]
-                .iter()
-                .position(|byte| *byte == b'\n')
-            {
+            if let Some(end) = self.buffer[searched..].iter().position(|byte| *byte == b'\n') {
                 return Ok(Some(self.buffer.split_to(searched + end + 1)));
             }
             searched = self.buffer.len();
@@ -290,9 +267,7 @@ impl LineReader {
             let frame = tokio::time::timeout(3 * HEARTBEAT, self.body.frame());
             match frame.await {
                 Err(_) => {
-                    return Err(CallError::TimedOut {
-                        endpoint: self.endpoint.clone(),
-                    });
+                    return Err(CallError::TimedOut { endpoint: self.endpoint.clone() });
                 }
                 Ok(None) => return Ok(None),
                 Ok(Some(Ok(frame))) => {
@@ -302,20 +277,14 @@ impl LineReader {
                 }
                 Ok(Some(Err(error))) => {
                     let endpoint = self.endpoint.clone();
-                    return Err(CallError::Unreachable {
-                        endpoint,
-                        source: error.into(),
-                    });
+                    return Err(CallError::Unreachable { endpoint, source: error.into() });
                 }
             }
         }
     }
 
     fn malformed(&self, detail: impl ToString) -> CallError {
-        CallError::Malformed {
-            endpoint: self.endpoint.clone(),
-            detail: detail.to_string(),
-        }
+        CallError::Malformed { endpoint: self.endpoint.clone(), detail: detail.to_string() }
     }
 }
 

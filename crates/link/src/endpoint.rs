@@ -29,16 +29,9 @@ impl FromStr for Endpoint {
         let refuse =
             || format!("{text:?} is not an endpoint: unix:/absolute/path or http://host:port");
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.starts_with('/') {
-                Ok(Self::Unix(path.into()))
-            } else {
-                Err(refuse())
-            };
+            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(refuse()) };
         }
-        let authority = text
-            .strip_prefix("http://")
-            .ok_or_else(refuse)?
-            .trim_end_matches('/');
+        let authority = text.strip_prefix("http://").ok_or_else(refuse)?.trim_end_matches('/');
         match authority.rsplit_once(':') {
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
                 Ok(Self::Tcp(authority.to_owned()))
@@ -66,14 +59,7 @@ mod tests {
         for text in ["unix:/run/x.sock", "http://127.0.0.1:80", "http://[::1]:80"] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
-        for bad in [
-            "",
-            "unix:relative",
-            "http://host",
-            "http://:80",
-            "tcp:1",
-            "http://a:99999",
-        ] {
+        for bad in ["", "unix:relative", "http://host", "http://:80", "tcp:1", "http://a:99999"] {
             assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
         }
     }

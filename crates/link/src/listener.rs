@@ -73,11 +73,7 @@ impl Listener {
             let (name, endpoint) = (name.to_owned(), endpoint.clone());
             match source.kind() {
                 io::ErrorKind::AddrInUse => ListenError::InUse { name, endpoint },
-                _ => ListenError::Bind {
-                    name,
-                    endpoint,
-                    source,
-                },
+                _ => ListenError::Bind { name, endpoint, source },
             }
         })
     }
@@ -116,9 +112,7 @@ impl Listener {
         match self {
             Self::Unix(listener, _) => {
                 let listener = tokio::net::UnixListener::from_std(listener)?;
-                axum::serve(listener, router)
-                    .with_graceful_shutdown(done)
-                    .await
+                axum::serve(listener, router).with_graceful_shutdown(done).await
             }
             Self::Tcp(listener) => {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -126,9 +120,7 @@ impl Listener {
                     // Small answers go out at once; a failure only costs latency.
                     let _ = stream.set_nodelay(true);
                 });
-                axum::serve(listener, router)
-                    .with_graceful_shutdown(done)
-                    .await
+                axum::serve(listener, router).with_graceful_shutdown(done).await
             }
         }
     }
@@ -139,10 +131,7 @@ fn bind_unix(path: &PathBuf) -> io::Result<Listener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    Ok(Listener::Unix(
-        std::os::unix::net::UnixListener::bind(path)?,
-        path.clone(),
-    ))
+    Ok(Listener::Unix(std::os::unix::net::UnixListener::bind(path)?, path.clone()))
 }
 
 /// The descriptors that the environment names.

@@ -36,12 +36,7 @@ pub struct Service {
 impl Service {
     /// A service that ends its tasks when `shutdown` is cancelled.
     pub fn new(shutdown: CancellationToken) -> Self {
-        Self {
-            tracker: TaskTracker::new(),
-            shutdown,
-            failure: Arc::default(),
-            drain: DRAIN,
-        }
+        Self { tracker: TaskTracker::new(), shutdown, failure: Arc::default(), drain: DRAIN }
     }
 
     /// The same with another time for its tasks to end in, where ending is work.
@@ -94,10 +89,7 @@ impl Service {
             error = error.message,
             "a task failed; ending the service"
         );
-        self.failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(error);
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.shutdown.cancel();
     }
 
@@ -105,21 +97,10 @@ impl Service {
     pub async fn run(self) -> Result<(), ServiceError> {
         self.shutdown.cancelled().await;
         self.tracker.close();
-        if tokio::time::timeout(self.drain, self.tracker.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                left = self.tracker.len(),
-                "tasks did not end in time; leaving them"
-            );
+        if tokio::time::timeout(self.drain, self.tracker.wait()).await.is_err() {
+            tracing::warn!(left = self.tracker.len(), "tasks did not end in time; leaving them");
         }
-        match self
-            .failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        {
+        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(error) => Err(error),
             None => Ok(()),
         }
@@ -143,9 +124,6 @@ mod tests {
     async fn a_panic_ends_the_service() {
         let service = Service::new(CancellationToken::new());
         service.spawn_until_shutdown("panics", async { panic!("on purpose") });
-        assert_eq!(
-            service.run().await.unwrap_err().to_string(),
-            "panics: panicked"
-        );
+        assert_eq!(service.run().await.unwrap_err().to_string(), "panics: panicked");
     }
 }

@@ -37,13 +37,9 @@ pub fn json_lines<T: Serialize + Send>(
             }
         }
     });
-    let lines = lines
-        .take_until(shutdown.cancelled_owned())
-        .map(Ok::<_, Infallible>);
-    let headers = [
-        (header::CONTENT_TYPE, "application/jsonl"),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
+    let lines = lines.take_until(shutdown.cancelled_owned()).map(Ok::<_, Infallible>);
+    let headers =
+        [(header::CONTENT_TYPE, "application/jsonl"), (header::CACHE_CONTROL, "no-store")];
     (headers, axum::body::Body::from_stream(lines)).into_response()
 }
 
@@ -63,15 +59,11 @@ pub fn watch_lines<T: Send + Sync + 'static>(
 /// Passes an answer of another service on as it comes, until it ends or `shutdown`.
 pub fn relay(answer: http::Response<Incoming>, shutdown: CancellationToken) -> Response {
     let (parts, body) = answer.into_parts();
-    let body = body
-        .into_data_stream()
-        .take_until(shutdown.cancelled_owned());
+    let body = body.into_data_stream().take_until(shutdown.cancelled_owned());
     let mut response = Response::new(axum::body::Body::from_stream(body));
     *response.status_mut() = parts.status;
     if let Some(kind) = parts.headers.get(header::CONTENT_TYPE) {
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, kind.clone());
+        response.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
     }
     response
 }

@@ -1,6 +1,8 @@
 //! The location as its neighbours see it: a global plane, a node and an ingress that speak the real
 //! protocols, played by the test.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;

@@ -80,9 +80,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         running.push(started);
     }
-    println!("start: median {} us of {count}", median(totals));
+    // Printed at the end: a closed pipe must not leave containers behind.
+    let mut report = format!("start: median {} us of {count}\n", median(totals));
     for stage in order {
-        println!("  {stage:8} {:6} us", median(stages.remove(&stage).unwrap_or_default()));
+        let micros = median(stages.remove(&stage).unwrap_or_default());
+        report.push_str(&format!("  {stage:8} {micros:6} us\n"));
     }
     let mut memory = (Vec::new(), Vec::new());
     for started in &running {
@@ -92,18 +94,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         memory.0.push(dirty);
         memory.1.push(share);
     }
-    println!(
-        "shim: median {} KiB private dirty, {} KiB proportional",
-        median(memory.0),
-        median(memory.1)
-    );
+    let (dirty, share) = (median(memory.0), median(memory.1));
+    report.push_str(&format!("shim: median {dirty} KiB private dirty, {share} KiB proportional\n"));
+    let mut ends = (Vec::new(), Vec::new());
     for started in running {
         let begun = Instant::now();
         started.kill().await?;
-        let killed = begun.elapsed();
+        ends.0.push(u64::try_from(begun.elapsed().as_micros())?);
+        let killed = Instant::now();
         shims.remove(started.id()).await?;
-        println!("kill {killed:?}, remove {:?}", begun.elapsed() - killed);
+        ends.1.push(u64::try_from(killed.elapsed().as_micros())?);
     }
     shims.remove_empty_root();
+    println!("{report}kill: median {} us, remove: {} us", median(ends.0), median(ends.1));
     Ok(())
 }

@@ -19,42 +19,24 @@ async fn serve(endpoint: Endpoint, router: Router) -> (Client, CancellationToken
 
 fn router() -> Router {
     Router::new()
-        .route(
-            "/double",
-            post(|Body(n): Body<u32>| async move { axum::Json(n * 2) }),
-        )
-        .route(
-            "/no",
-            get(|| async { Refusal(Problem::not_found("app", "web")) }),
-        )
+        .route("/double", post(|Body(n): Body<u32>| async move { axum::Json(n * 2) }))
+        .route("/no", get(|| async { Refusal(Problem::not_found("app", "web")) }))
         .route("/bare", get(|| async { http::StatusCode::IM_A_TEAPOT }))
 }
 
 #[tokio::test]
 async fn calls_over_tcp_and_unix_sockets() {
     let dir = tempfile::tempdir().unwrap();
-    for endpoint in [
-        Endpoint::Tcp("127.0.0.1:0".into()),
-        Endpoint::Unix(dir.path().join("s")),
-    ] {
+    for endpoint in [Endpoint::Tcp("127.0.0.1:0".into()), Endpoint::Unix(dir.path().join("s"))] {
         let (client, _shutdown) = serve(endpoint, router()).await;
-        let doubled: u32 = client
-            .call(Method::POST, "/double", Some(&21))
-            .await
-            .unwrap();
+        let doubled: u32 = client.call(Method::POST, "/double", Some(&21)).await.unwrap();
         assert_eq!(doubled, 42);
         let refused = client.get::<()>("/no").await.unwrap_err();
         assert!(matches!(&refused, CallError::Refused(p) if p.code == ProblemCode::NotFound));
         assert!(!refused.retryable());
         let bare = client.get::<()>("/bare").await.unwrap_err();
-        assert!(
-            matches!(bare, CallError::Status { status: 418, .. }),
-            "{bare}"
-        );
-        let bad = client
-            .call::<_, u32>(Method::POST, "/double", Some(&"x"))
-            .await
-            .unwrap_err();
+        assert!(matches!(bare, CallError::Status { status: 418, .. }), "{bare}");
+        let bad = client.call::<_, u32>(Method::POST, "/double", Some(&"x")).await.unwrap_err();
         assert!(matches!(bad, CallError::Refused(p) if p.code == ProblemCode::InvalidRequest));
     }
 }
@@ -63,10 +45,7 @@ async fn calls_over_tcp_and_unix_sockets() {
 async fn nobody_there_is_unreachable_and_retryable() {
     let client = Client::new(Endpoint::Unix("/nonexistent/socket".into()));
     let error = client.get::<()>("/").await.unwrap_err();
-    assert!(
-        matches!(error, CallError::Unreachable { .. }) && error.retryable(),
-        "{error}"
-    );
+    assert!(matches!(error, CallError::Unreachable { .. }) && error.retryable(), "{error}");
 }
 
 #[tokio::test]
@@ -90,8 +69,5 @@ fn a_second_bind_names_the_address() {
     let first = Listener::bind("first", &Endpoint::Tcp("127.0.0.1:0".into())).unwrap();
     let taken = first.endpoint().unwrap();
     let error = Listener::bind("second", &taken).unwrap_err().to_string();
-    assert!(
-        error.contains(taken.authority()) && error.contains("already in use"),
-        "{error}"
-    );
+    assert!(error.contains(taken.authority()) && error.contains("already in use"), "{error}");
 }

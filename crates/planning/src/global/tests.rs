@@ -46,7 +46,11 @@ fn a_lowered_budget_is_not_given_away_before_it_is_acknowledged() {
     assert!(total <= 8, "{second:?}");
 }
 
-fn worlds() -> impl Strategy<Value = (Vec<(bool, u64)>, Vec<(u32, u32)>)> {
+/// For each location whether it is reachable and what is free; for each wish its count and what
+/// `max` allows beyond it.
+type World = (Vec<(bool, u64)>, Vec<(u32, u32)>);
+
+fn worlds() -> impl Strategy<Value = World> {
     (
         prop::collection::vec((any::<bool>(), 0..2000_u64), 0..6),
         prop::collection::vec((0..20_u32, 0..20_u32), 1..6),
