@@ -93,7 +93,10 @@ async fn send_lines(
         let before = run;
         let next = board.wait_for(|entries| match entries.get(&instance) {
             None => true,
-            Some(now) => now.phase == InstancePhase::Exited || now.started_at != before,
+            Some(now) => {
+                let begun = now.started_at.is_some() && now.started_at != before;
+                begun || now.phase == InstancePhase::Exited
+            }
         });
         let next = next.await.ok().and_then(|entries| entries.get(&instance).cloned());
         let Some(next) = next.filter(|next| next.phase != InstancePhase::Exited) else { return };

@@ -29,6 +29,8 @@ impl Actor {
     /// the message for people, with every cause.
     pub(super) async fn start(&mut self) -> Result<Option<Running>, String> {
         self.observed.stages.clear();
+        // A start that fails must not count as a run that began when the last one did.
+        self.observed.started_at = None;
         self.observed.ready_at = None;
         let Some(image) = self.pull().await? else { return Ok(None) };
         self.show(InstancePhase::Creating, None);
