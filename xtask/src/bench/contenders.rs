@@ -10,7 +10,7 @@ use longshore_e2e::image::{BUSYBOX_PORT, Layout, checked};
 use longshore_e2e::{Dockerd, Platform};
 use serde_json::json;
 
-use super::first_answer::time_to_first_answer;
+use super::first_answer::{AskFrom, time_to_first_answer};
 use crate::command::{output, program};
 
 /// The name of the image, everywhere.
@@ -65,9 +65,10 @@ impl Contender for Longshore<'_> {
         let host = format!("{app}.localhost");
         let manifest = json!({"app": app, "image": IMAGE, "port": BUSYBOX_PORT});
         let platform = self.platform;
-        let time = time_to_first_answer(platform.ingress_address(), &host, || {
-            platform.deploy_only(&manifest).map(drop)
-        })?;
+        let time =
+            time_to_first_answer(platform.ingress_address(), &host, AskFrom::TheCall, || {
+                platform.deploy_only(&manifest).map(drop)
+            })?;
         self.keep_stages(&app)?;
         Ok(time)
     }
@@ -98,7 +99,7 @@ impl Contender for Docker {
     fn start(&mut self, round: u16) -> Result<Duration> {
         let address = published(21_000, round);
         let publish = format!("{address}:{BUSYBOX_PORT}");
-        time_to_first_answer(address, "localhost", || {
+        time_to_first_answer(address, "localhost", AskFrom::ItsReturn, || {
             self.0.docker(&["run", "-d", "--name", &name(round), "-p", &publish, IMAGE]).map(drop)
         })
     }
@@ -147,7 +148,7 @@ impl Contender for Podman {
         // Its default raises limits, which not every root may.
         command.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
         command.args(["--pull", "never", IMAGE]);
-        time_to_first_answer(address, "localhost", move || checked(&mut command))
+        time_to_first_answer(address, "localhost", AskFrom::TheCall, move || checked(&mut command))
     }
 
     fn remove(&mut self, round: u16) -> Result<()> {
@@ -173,7 +174,7 @@ impl Contender for Bare {
         let mut command = program("/bin/busybox", ["httpd", "-f", "-p"]);
         command.arg(address.to_string()).arg("-h").arg(&self.pages).stdin(Stdio::null());
         let child = &mut self.child;
-        time_to_first_answer(address, "localhost", || {
+        time_to_first_answer(address, "localhost", AskFrom::TheCall, || {
             *child = Some(command.spawn().context("cannot run busybox")?);
             Ok(())
         })
