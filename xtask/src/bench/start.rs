@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use longshore_e2e::dockerd::Firewall;
-use longshore_e2e::image::{self, BUSYBOX_PORT};
+use longshore_e2e::image;
 use longshore_e2e::process::{Process, memory_field};
 use longshore_e2e::{Dockerd, Platform, UpOptions, holds};
 use serde_json::json;
 
-use super::contenders::{Bare, Contender, Docker, IMAGE, Longshore, Podman};
+use super::contenders::{Bare, Contender, Docker, IMAGE, Longshore, Podman, manifest};
 use super::figures::{Samples, Shuffler};
 use super::laboratory::{self, Disk};
 use super::print_result;
@@ -179,14 +179,9 @@ fn idle_memory(platform: &Platform) -> Result<f64> {
 fn instance_overhead(platform: &Platform) -> Result<f64> {
     let node = platform.role("node")?;
     let before = private_memory(&node)?;
-    let resources = json!({"memory": "16MiB", "cpu": "0.05"});
-    let manifest = json!({
-        "app": "many",
-        "image": IMAGE,
-        "count": N_INSTANCES,
-        "port": BUSYBOX_PORT,
-        "resources": resources,
-    });
+    let mut manifest = manifest("many");
+    manifest["count"] = N_INSTANCES.into();
+    manifest["resources"] = json!({"memory": "16MiB", "cpu": "0.05"});
     platform.deploy(&manifest)?;
     let growth = private_memory(&node)? - before;
     let shims = platform.shims()?;
