@@ -18,6 +18,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("libcap2-bin", "setcap, for layers with file capabilities"),
     ("nftables", "the firewall of the instances"),
     ("podman", "a client that pushes; a peer that is measured"),
+    ("procps", "sysctl, for the network tests"),
+    ("python3", "a second opinion on tar archives"),
     ("runc", "the runtime of both peers"),
     ("skopeo", "a client that pushes and copies between formats"),
 ];
