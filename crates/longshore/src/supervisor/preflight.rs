@@ -44,8 +44,6 @@ pub struct Facts {
     pub has_overlay: bool,
     /// The cgroup controllers that can be used.
     pub controllers: Vec<String>,
-    /// Whether user namespaces may be made.
-    pub has_user_namespaces: bool,
     /// Whether the program `nft` is there.
     pub has_nft: bool,
     /// The data directory, when it lies on an overlay file system itself.
@@ -60,7 +58,6 @@ impl Facts {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             has_overlay: has_overlay(),
             controllers: controllers(),
-            has_user_namespaces: read("/proc/sys/user/max_user_namespaces").trim() != "0",
             has_nft: find_program("nft").is_some(),
             data_on_overlay: is_on_overlay(data_dir).then(|| data_dir.to_owned()),
         }
@@ -99,11 +96,6 @@ impl Facts {
                  want cgroup_enable=memory on their command line",
             );
         }
-        need(
-            self.has_user_namespaces,
-            "user namespaces are switched off".to_owned(),
-            "sysctl -w user.max_user_namespaces=65536",
-        );
         need(
             self.has_nft,
             "the program nft is missing, which keeps instances apart".to_owned(),
@@ -205,7 +197,6 @@ mod tests {
             kernel: "6.1.0-13-amd64".to_owned(),
             has_overlay: true,
             controllers: ["cpuset", "cpu", "io", "memory", "pids"].map(str::to_owned).into(),
-            has_user_namespaces: true,
             has_nft: true,
             data_on_overlay: None,
         }
@@ -223,7 +214,6 @@ mod tests {
             kernel: "4.19.0".to_owned(),
             has_overlay: false,
             controllers: vec!["cpu".to_owned()],
-            has_user_namespaces: false,
             has_nft: false,
             data_on_overlay: Some("/data".into()),
         };
@@ -234,13 +224,12 @@ mod tests {
             "no overlay",
             "\"memory\"",
             "\"pids\"",
-            "user namespaces",
             "nft is missing",
             "/data is itself",
         ] {
             assert!(found.iter().any(|one| one.what.contains(part)), "{part}: {found:#?}");
         }
-        assert_eq!(found.len(), 8);
+        assert_eq!(found.len(), 7);
         assert!(found.iter().any(|one| one.remedy == "apt-get install nftables"));
     }
 
