@@ -11,6 +11,7 @@
 
 #![deny(missing_docs)]
 
+mod chain;
 mod client;
 mod clock;
 mod endpoint;
@@ -19,6 +20,7 @@ mod refusal;
 mod service;
 mod stream;
 
+pub use chain::chain;
 pub use client::{CallError, Client, LineStream};
 pub use clock::now;
 pub use endpoint::Endpoint;

@@ -1,11 +1,11 @@
 //! Why a command failed, in words for a person and as an exit code for a script.
 
 use std::error::Error;
-use std::fmt::{self, Display, Write as _};
+use std::fmt::{self, Display};
 use std::process::ExitCode;
 
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::CallError;
+use longshore_link::{CallError, chain};
 
 /// The kinds of failure that a script may want to tell apart. The number is the exit code; clap
 /// itself uses 2 for a command line that it cannot read.
@@ -78,18 +78,6 @@ impl Display for Failure {
             None => Ok(()),
         }
     }
-}
-
-/// An error and all its causes in one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Writing to a String cannot fail.
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 impl From<CallError> for Failure {

@@ -13,11 +13,11 @@ use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
-use longshore_link::{Endpoint, Listener};
+use longshore_link::{Endpoint, Listener, chain};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::{Failure, Kind, OrFail, chain};
+use crate::failure::{Failure, Kind, OrFail};
 use crate::inheritance::Inheritance;
 use crate::logging;
 

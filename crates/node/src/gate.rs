@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::stream::{self, StreamExt};
 use longshore_api::links::{ExecFrame, ExecRequest, LogLine, LogStream};
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{Body, Refusal, json_lines};
+use longshore_link::{Body, Refusal, chain, json_lines};
 use longshore_runtime::ExecEvent;
 use longshore_runtime::logs::{Follow, StreamTag, read_log};
 use longshore_types::{InstanceId, InstancePhase, ManifestProblem, Timestamp};
@@ -20,7 +20,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use crate::Node;
-use crate::instance::{chain, log_path};
+use crate::instance::log_path;
 
 /// How many lines may wait for a slow reader.
 const LINES_AHEAD: usize = 64;

@@ -328,15 +328,3 @@ async fn wish_changed(wishes: &mut watch::Receiver<Wish>) {
 pub fn log_path(node: &Node, instance: &InstanceId) -> PathBuf {
     node.shims.state_dir(instance).join("output.log")
 }
-
-/// An error with all its causes, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}

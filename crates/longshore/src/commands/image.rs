@@ -7,10 +7,11 @@ mod push;
 mod rm;
 
 use longshore_image::client::{RegistryClient, RegistryClientError};
+use longshore_link::chain;
 use longshore_types::ImageReference;
 
 use crate::connection::{Connection, ConnectionOptions};
-use crate::failure::{Failure, Kind, chain};
+use crate::failure::{Failure, Kind};
 
 pub use pack::pack_own_program;
 pub use push::push_layout;

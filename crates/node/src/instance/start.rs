@@ -9,6 +9,7 @@ use longshore_api::links::StartPath;
 use longshore_image::config::ImageConfig;
 use longshore_image::pull::PullEvent;
 use longshore_image::store::Image;
+use longshore_link::chain;
 use longshore_network::Attachment;
 use longshore_runtime::{
     ContainerSpec, LogPolicy, ReadOnlyFile, Running, RuntimeKind, SignalNumber,
@@ -16,7 +17,7 @@ use longshore_runtime::{
 use longshore_types::{ByteCount, InstanceId, InstancePhase, Manifest};
 use tokio::time::Instant;
 
-use super::{Actor, chain, wish_changed};
+use super::{Actor, wish_changed};
 use crate::machine;
 
 /// When the log of an instance reaches this size it is rotated.

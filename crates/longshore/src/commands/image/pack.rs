@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use longshore_image::pack::{Include, PackOptions, PackOutput, Packed, pack};
+use longshore_link::chain;
 use longshore_types::ImageReference;
 use serde::Serialize;
 
 use super::push::{self, push_layout};
 use crate::connection::ConnectionOptions;
-use crate::failure::{Failure, Kind, OrFail, chain};
+use crate::failure::{Failure, Kind, OrFail};
 use crate::supervisor;
 
 /// Make an image of a program and the shared libraries that it needs

@@ -6,12 +6,13 @@ use std::sync::{Mutex, PoisonError};
 
 use longshore_image::client::RegistryClient;
 use longshore_image::push::{PushError, PushProgress, PushTarget, Pushed, push};
+use longshore_link::chain;
 use longshore_types::{ByteCount, ImageReference, Repository};
 use serde::Serialize;
 
 use super::{client, failed, registry};
 use crate::connection::ConnectionOptions;
-use crate::failure::{Failure, Kind, chain};
+use crate::failure::{Failure, Kind};
 use crate::human;
 use crate::progress::Progress;
 

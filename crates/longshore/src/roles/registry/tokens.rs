@@ -11,12 +11,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use longshore_api::links;
-use longshore_link::{CallError, Client};
+use longshore_link::{CallError, Client, chain};
 use longshore_registry::TokenTable;
 use longshore_types::token::Rights;
 use tokio::sync::watch;
 
-use crate::failure::chain;
 use crate::state_file;
 
 /// The time between tries to reach the global plane.
