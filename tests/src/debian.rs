@@ -20,7 +20,7 @@ pub fn debootstrap(root: &Path, options: &[&str], packages: &str) -> Result<()> 
             fs::remove_dir_all(old).with_context(|| format!("cannot remove {}", old.display()))?;
         }
     }
-    let mirror = mirror(Path::new("/etc/apt"))?;
+    let mirror = mirror()?;
     let mut command = Command::new("debootstrap");
     command.args(options).arg(format!("--include={packages}"));
     checked(command.arg(SUITE).arg(&partial).arg(mirror))?;
@@ -28,7 +28,8 @@ pub fn debootstrap(root: &Path, options: &[&str], packages: &str) -> Result<()> 
 }
 
 /// The mirror from which this machine's apt takes [`SUITE`].
-fn mirror(apt: &Path) -> Result<String> {
+pub fn mirror() -> Result<String> {
+    let apt = Path::new("/etc/apt");
     let mut files = vec![apt.join("sources.list")];
     if let Ok(entries) = fs::read_dir(apt.join("sources.list.d")) {
         files.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));

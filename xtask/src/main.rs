@@ -10,6 +10,7 @@ mod command;
 mod layers;
 mod metadata;
 mod minimal_debian;
+mod newer_debian;
 mod packages;
 mod stages;
 mod test;
@@ -34,6 +35,8 @@ enum Verb {
     /// Measure, with the peers' figures beside ours
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Install and fetch the programs that the tests use, and nothing else
+    Packages,
     /// Formatting, lints, licences, tidiness and layers; no tests
     Verify,
     /// Fail when a crate depends on one of its own layer or above
@@ -58,6 +61,10 @@ fn run(verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Test(options) => test::run_all(&options),
         Verb::Bench(bench) => bench::run(&bench),
+        Verb::Packages => {
+            packages::install_missing()?;
+            newer_debian::ensure_fetched()
+        }
         Verb::Verify => verify::run_all(&mut stages::Stages::new()),
         Verb::CheckLayers => layers::run(),
         Verb::Tidy => tidy::run(),

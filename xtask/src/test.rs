@@ -13,6 +13,7 @@ use clap::Args;
 
 use crate::command::{cargo, output, program, release_binary, run, succeeds};
 use crate::minimal_debian::MinimalDebian;
+use crate::newer_debian;
 use crate::packages;
 use crate::stages::Stages;
 use crate::verify;
@@ -39,6 +40,7 @@ pub fn run_all(options: &Options) -> Result<()> {
     }
     let mut stages = Stages::new();
     stages.run("packages", 180, packages::install_missing)?;
+    stages.run("newer debian", 60, newer_debian::ensure_fetched)?;
     let debian = stages.run("minimal debian", 120, MinimalDebian::ensure)?;
     stages.run("release build", 720, || {
         // Downloads happen out here: a minimal Debian has no certificates to check a server by.
@@ -74,6 +76,7 @@ fn run_tests(options: &Options, counts: &mut Counts) -> Result<()> {
     };
     let n_kills = if options.long { N_KILLS_LONG } else { N_KILLS };
     command.env("LONGSHORE_BIN", release_binary()).env("LONGSHORE_KILLS", n_kills.to_string());
+    command.env(newer_debian::VARIABLE, newer_debian::dir());
     if let Some(seed) = options.seed {
         command.env("LONGSHORE_SEED", seed.to_string());
     }
