@@ -93,8 +93,12 @@ pub struct AppView {
     pub ready: u32,
     /// How many instances of other releases are left, and of this one beyond `count`.
     pub outdated: u32,
-    /// Where the app is reached.
+    /// The host names that lead to the app.
     pub hosts: Vec<HostName>,
+    /// The same as addresses for a browser, with the port of the ingress; empty for an app without
+    /// a port, which answers no requests.
+    #[serde(default)]
+    pub urls: Vec<String>,
     /// In one word: `running`, `rolling`, `waiting`, `stopped` or `removing`.
     pub state: String,
     /// Why it is not running yet, when something is known.

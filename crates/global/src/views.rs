@@ -4,6 +4,7 @@ use longshore_api::links::{InstanceStatus, LocationReport};
 use longshore_api::v1::{AppView, InstanceView, LocationView, ProjectView, ReleaseView};
 use longshore_types::{HostName, InstancePhase, LocationName, Manifest, ProjectName, Release};
 
+use crate::PublicNames;
 use crate::catalog::{AppKey, Catalog};
 use crate::reports::{ByLocation, Received};
 
@@ -48,7 +49,24 @@ pub fn instances<'a>(
     })
 }
 
-pub fn app(catalog: &Catalog, reports: &ByLocation, key: &AppKey, domain: &str) -> Option<AppView> {
+/// Where a browser reaches an app through the ingress.
+fn urls(manifest: &Manifest, hosts: &[HostName], ingress: &str) -> Vec<String> {
+    if manifest.port.is_none() {
+        return Vec::new();
+    }
+    let port = match ingress.rsplit_once(':') {
+        Some((_, "80")) | None => String::new(),
+        Some((_, port)) => format!(":{port}"),
+    };
+    hosts.iter().map(|host| format!("http://{host}{port}")).collect()
+}
+
+pub fn app(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    key: &AppKey,
+    public: &PublicNames,
+) -> Option<AppView> {
     let wanted = &catalog.apps.get(key)?.record;
     let current = catalog.current_release(key)?;
     let statuses = || {
@@ -71,6 +89,7 @@ pub fn app(catalog: &Catalog, reports: &ByLocation, key: &AppKey, domain: &str) 
     };
     let settled = matches!(state, "running" | "stopped");
     let note = if settled { None } else { note(reports, key, statuses().filter(is_current)) };
+    let hosts = hosts(&current.manifest, &public.domain);
     Some(AppView {
         project: key.0.clone(),
         app: key.1.clone(),
@@ -79,7 +98,8 @@ pub fn app(catalog: &Catalog, reports: &ByLocation, key: &AppKey, domain: &str) 
         count: wanted.count,
         ready,
         outdated,
-        hosts: hosts(&current.manifest, domain),
+        urls: urls(&current.manifest, &hosts, &public.ingress),
+        hosts,
         state: state.to_owned(),
         note,
         generation: wanted.generation,
@@ -120,11 +140,11 @@ pub fn project(
     catalog: &Catalog,
     reports: &ByLocation,
     project: &ProjectName,
-    domain: &str,
+    public: &PublicNames,
 ) -> ProjectView {
     let keys = catalog.apps.keys().filter(|(owner, _)| owner == project);
     ProjectView {
-        apps: keys.filter_map(|key| app(catalog, reports, key, domain)).collect(),
+        apps: keys.filter_map(|key| app(catalog, reports, key, public)).collect(),
         instances: instances(reports, project).collect(),
     }
 }
@@ -137,5 +157,26 @@ pub fn location(received: &Received) -> LocationView {
         nodes: report.nodes.clone(),
         instances: count(report.instances.iter()),
         shortfalls: report.shortfalls.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_carry_the_port_of_the_ingress_unless_it_is_the_usual_one() {
+        let manifest = |port: u16| {
+            let mut document = serde_json::json!({"app": "web", "image": "web"});
+            document["port"] = port.into();
+            Manifest::from_document(&document).unwrap()
+        };
+        let web = manifest(8000);
+        let hosts = hosts(&web, "localhost");
+        assert_eq!(urls(&web, &hosts, "127.0.0.1:8080"), ["http://web.localhost:8080"]);
+        assert_eq!(urls(&web, &hosts, "[::1]:80"), ["http://web.localhost"]);
+        let worker = serde_json::json!({"app": "web", "image": "web"});
+        let worker = Manifest::from_document(&worker).unwrap();
+        assert!(urls(&worker, &hosts, "127.0.0.1:8080").is_empty());
     }
 }

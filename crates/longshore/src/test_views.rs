@@ -30,6 +30,7 @@ pub fn app(name: &str) -> AppView {
         ready: 0,
         outdated: 0,
         hosts: vec![format!("{name}.localhost").parse().unwrap()],
+        urls: vec![format!("http://{name}.localhost:8080")],
         state: "rolling".to_owned(),
         note: None,
         generation: Generation(1),

@@ -259,10 +259,37 @@ fn exec_passes_output_and_exit_code_on() {
     let frames = "{\"output\":{\"stream\":\"stdout\",\"data\":\"b3V0Cg==\"}}\n\n\
                   {\"output\":{\"stream\":\"stderr\",\"data\":\"ZXJyCg==\"}}\n{\"exit\":{\"code\":7}}\n";
     let path = "POST /v1/projects/default/instances/web-00000001/exec";
-    let scene = Scene::new(&[(path, 200, frames.to_owned())]);
+    let scene = Scene::new(&[
+        (
+            "GET /v1/projects/default/instances/web-00000001",
+            200,
+            instance("web-00000001", "healthy", None).to_string(),
+        ),
+        (path, 200, frames.to_owned()),
+    ]);
     let finished = scene.run(&["exec", "web-00000001", "--", "true"], &[]);
     assert_eq!(finished.code, Some(7), "{finished:?}");
     assert_eq!((finished.stdout.as_str(), finished.stderr.as_str()), ("out\n", "err\n"));
+}
+
+#[test]
+fn exec_in_an_app_takes_its_first_healthy_instance() {
+    let instances = json!([
+        instance("web-00000001", "starting", None),
+        instance("web-00000002", "healthy", None),
+    ]);
+    let scene = Scene::new(&[
+        ("GET /v1/projects/default/apps/web", 200, app(1).to_string()),
+        ("GET /v1/projects/default/instances?app=web", 200, instances.to_string()),
+        (
+            "POST /v1/projects/default/instances/web-00000002/exec",
+            200,
+            "{\"exit\":{\"code\":0}}\n".to_owned(),
+        ),
+    ]);
+    let finished = scene.run(&["exec", "web", "--", "true"], &[]);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert!(finished.stderr.contains("in web-00000002"), "{finished:?}");
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub async fn list(
 }
 
 fn view(plane: &Plane, project: &ProjectName) -> longshore_api::v1::ProjectView {
-    views::project(&plane.catalog(), &plane.reports.now(), project, &plane.public.domain)
+    views::project(&plane.catalog(), &plane.reports.now(), project, &plane.public)
 }
 
 pub async fn show(
@@ -48,7 +48,7 @@ pub async fn show(
 }
 
 fn show_app(plane: &Plane, key: &AppKey) -> Result<AppView, Refusal> {
-    views::app(&plane.catalog(), &plane.reports.now(), key, &plane.public.domain)
+    views::app(&plane.catalog(), &plane.reports.now(), key, &plane.public)
         .ok_or_else(|| Problem::not_found("app", &key.1).into())
 }
 

@@ -25,7 +25,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 
 /// The table of `apps`, and below it what an app notes.
 pub fn render(apps: &[AppView]) -> String {
-    let mut table = Table::new(&["APP", "STATE", "HEALTHY", "RELEASE", "IMAGE", "HOST"]);
+    let mut table = Table::new(&["APP", "STATE", "HEALTHY", "RELEASE", "IMAGE", "URL"]);
     for app in apps {
         table.row([
             app.app.to_string(),
@@ -33,7 +33,7 @@ pub fn render(apps: &[AppView]) -> String {
             format!("{}/{}", app.ready, app.count),
             app.release.to_string(),
             app.image.clone(),
-            app.hosts.first().map(ToString::to_string).unwrap_or_default(),
+            app.urls.first().cloned().unwrap_or_default(),
         ]);
     }
     let mut text = table_text(&table);
@@ -56,8 +56,11 @@ mod tests {
         app.note = Some("x".repeat(100));
         let text = render(&[app, test_views::app("api")]);
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines[0], "APP  STATE    HEALTHY  RELEASE  IMAGE          HOST");
-        assert_eq!(lines[1], "web  rolling  0/1      r1       default/web:1  web.localhost");
+        assert_eq!(lines[0], "APP  STATE    HEALTHY  RELEASE  IMAGE          URL");
+        assert_eq!(
+            lines[1],
+            "web  rolling  0/1      r1       default/web:1  http://web.localhost:8080"
+        );
         assert_eq!(lines[4], format!("web: {}", "x".repeat(100)));
     }
 }

@@ -63,8 +63,8 @@ struct Outcome {
 fn render(outcome: &Outcome) -> String {
     let app = &outcome.app;
     let mut text = format!("{} {}: {} of {} healthy\n", app.app, app.release, app.ready, app.count);
-    for host in &app.hosts {
-        text.push_str(&format!("  http://{host}\n"));
+    for url in &app.urls {
+        text.push_str(&format!("  {url}\n"));
     }
     text
 }

@@ -8,20 +8,24 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::{ExecFrame, ExecRequest, LogStream};
+use longshore_api::v1::InstanceView;
 use longshore_link::LineStream;
-use longshore_types::InstanceId;
+use longshore_types::{InstanceId, InstancePhase};
 
-use crate::connection::{ConnectionOptions, ProjectOption};
+use crate::connection::{Connection, ConnectionOptions, ProjectOption};
 use crate::failure::{Failure, Kind, OrFail};
 use crate::output::Output;
+use crate::target::{self, Target};
 
 /// Run a command in an instance and show what it writes
 ///
-/// Ends with the exit code of the command. The command gets no input.
+/// Of an app, its oldest healthy instance is taken. Ends with the exit code of the command. The
+/// command gets no input.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The id of the instance
-    instance: InstanceId,
+    /// The id of an instance or the name of an app
+    #[arg(value_name = "INSTANCE|APP")]
+    target: String,
     /// The user to run as, `user[:group]` [default: the instance's]
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
@@ -43,7 +47,8 @@ pub struct Options {
 /// Runs the command.
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let connection = options.connection.connect()?;
-    let path = options.project.path(format_args!("instances/{}/exec", options.instance));
+    let instance = instance(&connection, &options.project, &options.target).await?;
+    let path = options.project.path(format_args!("instances/{instance}/exec"));
     let request = ExecRequest {
         command: options.command,
         user: options.user,
@@ -61,6 +66,30 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         }
     }
     Err(Failure::new(Kind::Unavailable, "the connection ended before the command did"))
+}
+
+/// The instance that is meant. One that is starting is better than none: a program that does not
+/// come up is a reason to look inside.
+async fn instance(
+    connection: &Connection,
+    project: &ProjectOption,
+    target: &str,
+) -> Result<InstanceId, Failure> {
+    let app = match Target::find(&connection.api, project, target).await? {
+        Target::Instance(instance) => return Ok(instance.id().clone()),
+        Target::App(app) => app.app,
+    };
+    let instances = target::instances_of(&connection.api, project, &app).await?;
+    let is_healthy = |view: &&InstanceView| view.observed.phase == InstancePhase::Healthy;
+    let chosen = instances.iter().find(is_healthy);
+    match chosen.or_else(|| instances.iter().find(|view| view.observed.phase.may_run())) {
+        Some(view) => {
+            connection.output.say(format!("in {}", view.id()));
+            Ok(view.id().clone())
+        }
+        None => Err(Failure::new(Kind::NotFound, format!("no instance of {app} is running"))
+            .hint(format!("`longshore ps` and `longshore explain {app}` say why"))),
+    }
 }
 
 fn show(output: Output, stream: LogStream, data: &str) -> Result<(), Failure> {
