@@ -7,6 +7,7 @@
 
 mod bench;
 mod command;
+mod counts;
 mod layers;
 mod metadata;
 mod minimal_debian;
@@ -16,6 +17,7 @@ mod stages;
 mod test;
 mod tidy;
 mod verify;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -37,6 +39,9 @@ enum Verb {
     Bench(bench::Bench),
     /// Install and fetch the programs that the tests use, and nothing else
     Packages,
+    /// The virtual machine with another kernel: its tests, or a shell in it
+    #[command(subcommand)]
+    Vm(vm::Vm),
     /// Formatting, lints, licences, tidiness and layers; no tests
     Verify,
     /// Fail when a crate depends on one of its own layer or above
@@ -65,6 +70,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
             packages::install_missing()?;
             newer_debian::ensure_fetched()
         }
+        Verb::Vm(vm) => vm::run(&vm),
         Verb::Verify => verify::run_all(&mut stages::Stages::new()),
         Verb::CheckLayers => layers::run(),
         Verb::Tidy => tidy::run(),

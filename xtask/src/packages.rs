@@ -12,6 +12,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("containernetworking-plugins", "networks for podman"),
     ("debootstrap", "the minimal Debian that builds, and the nginx image"),
     ("docker.io", "the client that most people push with; a peer that is measured"),
+    ("e2fsprogs", "disks for the virtual machine"),
     ("git", "the list of files to check"),
     ("iproute2", "looking at links and namespaces for leaks"),
     ("iptables", "a dockerd beside ours that drops FORWARD"),
@@ -20,6 +21,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("podman", "a client that pushes; a peer that is measured"),
     ("procps", "sysctl, for the network tests"),
     ("python3", "a second opinion on tar archives"),
+    ("qemu-system-x86", "the virtual machine with another kernel"),
     ("runc", "the runtime of both peers"),
     ("skopeo", "a client that pushes and copies between formats"),
 ];

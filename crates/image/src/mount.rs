@@ -1,17 +1,17 @@
 //! Root file systems of instances: an image's layers below, a writable directory above.
 //!
 //! Through the mount API of file descriptors where the kernel has its `lowerdir+` (6.7), else through
-//! mount(2), whose options must fit one page: there layers are named by descriptors, which are short
-//! whatever the data directory is called, and hold no character that the option's syntax would take
-//! for its own. Never through mount(8).
+//! mount(2), whose options must fit one page: there layers are named by the numbers of descriptors,
+//! which are short whatever the data directory is called, and hold no character that the option's
+//! syntax would take for its own. Never through mount(8).
 
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
 };
+use rustix::thread::UnshareFlags;
 
 /// Lower directories that overlayfs stacks at most (`OVL_MAX_STACK`).
 pub const MAX_LAYERS: usize = 500;
@@ -165,6 +166,9 @@ fn mount_by_descriptors(
         Err(Errno::NODEV) => return Err(MountRootfsError::NoOverlay),
         Err(errno) => return Err(failed("opening an overlay for", target)(errno)),
     };
+    if takes_any_option() {
+        return Ok(Outcome::Unsupported);
+    }
     let mut held = Vec::new();
     let set = |key: &str, path: &Path, held: &mut Vec<OwnedFd>| {
         let short = short_path(path, held)?;
@@ -201,6 +205,15 @@ fn mount_by_descriptors(
     Ok(Outcome::Mounted)
 }
 
+/// Before 6.5 overlayfs takes every option as text and looks at it only when the file system is made,
+/// so that `lowerdir+` seems to be known. An option without its value shows the difference.
+fn takes_any_option() -> bool {
+    // Not in the context that is mounted, which would keep the kernel's complaint.
+    rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+        .and_then(|context| rustix::mount::fsconfig_set_flag(context.as_fd(), "lowerdir+"))
+        .is_ok()
+}
+
 /// `index` guards against one upper directory in two mounts by failing with EBUSY while an unmounted
 /// one is still in use somewhere; our upper directories have one mount each.
 const OPTIONS: [(&str, &str); 1] = [("index", "off")];
@@ -233,12 +246,15 @@ fn short_path(path: &Path, held: &mut Vec<OwnedFd>) -> Result<PathBuf, MountRoot
 }
 
 fn path_by_descriptor(path: &Path, held: &mut Vec<OwnedFd>) -> Result<PathBuf, MountRootfsError> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory =
-        rustix::fs::open(path, flags, Mode::empty()).map_err(failed("opening", path))?;
+    let directory = open_directory(path)?;
     let short = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
     held.push(directory);
     Ok(short)
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, MountRootfsError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(failed("opening", path))
 }
 
 fn mount_by_options(
@@ -248,31 +264,58 @@ fn mount_by_options(
     target: &Path,
 ) -> Result<(), MountRootfsError> {
     let mut held = Vec::new();
-    let mut options = OsString::from("lowerdir=");
+    let mut number = |path: &Path| -> Result<String, MountRootfsError> {
+        let directory = open_directory(path)?;
+        let number = directory.as_raw_fd().to_string();
+        held.push(directory);
+        Ok(number)
+    };
+    let mut options = String::from("lowerdir=");
     let mut n_fitting = 0;
     for (idx, layer) in layers.iter().rev().enumerate() {
         if idx > 0 {
-            options.push(":");
+            options.push(':');
         }
-        options.push(path_by_descriptor(layer, &mut held)?);
+        options.push_str(&number(layer)?);
         n_fitting += usize::from(options.len() + 100 < MOUNT_OPTIONS_MAX);
     }
-    for (key, path) in [(",upperdir=", upper), (",workdir=", work)] {
-        options.push(key);
-        options.push(path_by_descriptor(path, &mut held)?);
+    // By its path where that can be, for then the list of mounts says whose upper directory it is.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    for (key, path) in [("upperdir", upper), ("workdir", work)] {
+        let name = match path.to_str() {
+            Some(text) if path.is_absolute() && text.bytes().all(is_plain) && text.len() <= 255 => {
+                text.to_owned()
+            }
+            _ => number(path)?,
+        };
+        options.push_str(&format!(",{key}={name}"));
     }
     for (key, value) in OPTIONS {
-        options.push(format!(",{key}={value}"));
+        options.push_str(&format!(",{key}={value}"));
     }
     if options.len() > MOUNT_OPTIONS_MAX {
         return Err(MountRootfsError::TooManyLayers { found: layers.len(), allowed: n_fitting });
     }
-    let options = CString::new(options.into_vec()).expect("descriptor paths hold no NUL");
-    match rustix::mount::mount("overlay", target, "overlay", MountFlags::NODEV, &*options) {
+    let options = CString::new(options).expect("numbers hold no NUL");
+    let point = format!("/proc/self/fd/{}", number(target)?);
+    match mount_among_descriptors(&point, &options) {
         Ok(()) => Ok(()),
         Err(Errno::NODEV) => Err(MountRootfsError::NoOverlay),
         Err(errno) => Err(failed("mounting the overlay at", target)(errno)),
     }
+}
+
+/// Mounts with options that name directories by the numbers of their descriptors alone: in a thread
+/// whose working directory is that of the descriptors, and not that of the other threads.
+fn mount_among_descriptors(point: &str, options: &CString) -> Result<(), Errno> {
+    let mount = || {
+        // SAFETY: what this thread no longer shares are its root, working directory and umask.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }?;
+        rustix::process::chdir("/proc/self/fd")?;
+        rustix::mount::mount("overlay", point, "overlay", MountFlags::NODEV, &**options)
+    };
+    let outcome = std::thread::scope(|scope| scope.spawn(mount).join());
+    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Unmounts whatever is mounted at `target`; nothing mounted is fine. What is still in use is
@@ -329,12 +372,18 @@ struct MountInfo {
 }
 
 impl MountInfo {
-    /// A long path was given to the kernel as a descriptor, and is listed as that; who mounts at a
-    /// target of ours is us.
+    /// A path that was given to the kernel as a descriptor is listed as that; who mounts at a target
+    /// of ours is us.
     fn is_overlay_over(&self, upper: &Path) -> bool {
         let wanted = [b"upperdir=", upper.as_os_str().as_bytes()].concat();
-        let is_ours =
-            |option: &[u8]| option == wanted || option.starts_with(b"upperdir=/proc/self/fd/");
+        let is_ours = |option: &[u8]| match option.strip_prefix(b"upperdir=") {
+            Some(path) => {
+                option == wanted
+                    || path.starts_with(b"/proc/self/fd/")
+                    || path.iter().all(u8::is_ascii_digit)
+            }
+            None => false,
+        };
         self.kind == b"overlay"
             && self.options.split(|&byte| byte == b',').any(|option| is_ours(&unescape(option)))
     }

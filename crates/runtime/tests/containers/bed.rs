@@ -41,6 +41,9 @@ impl Bed {
         let dir = TempDir::with_prefix("longshore-runtime-").expect("a temporary directory");
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("longshore-test-{}-{number}", std::process::id());
+        // A cgroup that was delegated to these tests, where there is one.
+        let parent = std::env::var("LONGSHORE_TEST_CGROUP").unwrap_or_default();
+        let name = format!("{parent}/{name}").trim_matches('/').to_owned();
         let shims = Self::agent(dir.path(), &name);
         Self { dir, name, shims }
     }

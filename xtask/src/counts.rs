@@ -1,0 +1,87 @@
+//! How many tests ended how, over all runners.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// How many tests ended how.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub passed: u64,
+    pub failed: u64,
+    pub skipped: u64,
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { passed, failed, skipped } = self;
+        write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
+    }
+}
+
+impl Counts {
+    /// Runs a test runner, shows what it prints and adds what it counts.
+    pub fn add(&mut self, command: &mut Command) -> Result<()> {
+        // Both runners print their counts on different streams; the shell joins them in order.
+        let mut joined = Command::new("sh");
+        joined.args(["-c", "exec \"$@\" 2>&1", "sh"]).arg(command.get_program());
+        joined.args(command.get_args());
+        for (name, value) in command.get_envs() {
+            joined.env(name, value.unwrap_or_default());
+        }
+        let mut child = joined.stdout(Stdio::piped()).spawn().context("cannot run the tests")?;
+        let output = child.stdout.take().expect("its output is piped");
+        for line in BufReader::new(output).lines() {
+            let line = line.context("cannot read what the tests print")?;
+            eprintln!("{line}");
+            self.read(&line);
+        }
+        let status = child.wait().context("cannot wait for the tests")?;
+        if !status.success() {
+            bail!("tests failed: {status}");
+        }
+        Ok(())
+    }
+
+    /// Adds a summary line of nextest (`27 tests run: 26 passed (1 slow), 1 failed, 2 skipped`) or
+    /// of cargo's own runner (`test result: ok. 3 passed; 0 failed; 1 ignored; ...`).
+    fn read(&mut self, line: &str) {
+        let summary = line.split_once(" tests run: ").or_else(|| line.split_once(" test run: "));
+        let Some((_, counts)) = summary.or_else(|| line.split_once("test result: ")) else {
+            return;
+        };
+        let words: Vec<&str> = counts.split([' ', ',', ';', '(', ')']).collect();
+        for pair in words.windows(2) {
+            let Ok(number) = pair[0].parse::<u64>() else {
+                continue;
+            };
+            match pair[1] {
+                "passed" => self.passed += number,
+                "failed" | "timed" => self.failed += number,
+                "skipped" | "ignored" => self.skipped += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_runners_are_counted() {
+        let mut counts = Counts::default();
+        for line in [
+            "running 3 tests",
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 7 filtered out; finished",
+            "     Summary [   1.2s] 27 tests run: 24 passed (1 slow), 2 failed, 1 timed out, 2 skipped",
+        ] {
+            counts.read(line);
+        }
+        let expected = Counts { passed: 27, failed: 3, skipped: 3 };
+        assert_eq!(counts, expected);
+        assert_eq!(counts.to_string(), "27 passed, 3 failed, 3 skipped");
+    }
+}
