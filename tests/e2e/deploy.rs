@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use longshore_api::v1::InstanceView;
 use longshore_e2e::dockerd::Firewall;
-use longshore_e2e::{Dockerd, eventually, image};
+use longshore_e2e::{Dockerd, eventually, image, programs};
 use longshore_types::InstanceId;
 use serde_json::json;
 
@@ -133,9 +133,8 @@ fn every_instance_is_explained() {
 #[test]
 fn nginx_from_docker_and_skopeo_is_reached_by_host_name() {
     let platform = longshore_e2e::Platform::start().unwrap();
-    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-images");
-    let nginx = image::nginx(&cache).unwrap();
-    platform.push(&nginx, "default/nginx:skopeo").unwrap();
+    let nginx = programs::image("nginx").unwrap();
+    platform.push_from(&nginx, "default/nginx:skopeo").unwrap();
 
     let docker = Dockerd::start(Firewall::Untouched).unwrap();
     let registry = &platform.endpoints().registry;
@@ -143,7 +142,7 @@ fn nginx_from_docker_and_skopeo_is_reached_by_host_name() {
     let mut load = platform.tool("skopeo");
     let daemon = format!("docker-daemon:{reference}");
     load.args(["--insecure-policy", "copy", "--quiet", "--dest-daemon-host"]);
-    image::checked(load.args([&docker.host(), &nginx.source(), &daemon])).unwrap();
+    image::checked(load.args([&docker.host(), &nginx, &daemon])).unwrap();
     let token = platform.token();
     docker.docker(&["login", "--username", "anyone", "--password", token, registry]).unwrap();
     docker.docker(&["push", "--quiet", &reference]).unwrap();

@@ -16,6 +16,10 @@ mod image_in;
 #[cfg(test)]
 mod instances;
 #[cfg(test)]
+mod isolation;
+#[cfg(test)]
+mod programs;
+#[cfg(test)]
 mod scene;
 #[cfg(test)]
 mod ten_agents;

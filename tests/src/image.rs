@@ -11,8 +11,6 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::debian;
-
 /// The port on which [`busybox`] images serve their page.
 pub const BUSYBOX_PORT: u16 = 8080;
 
@@ -60,35 +58,6 @@ pub fn busybox(dir: &Path, name: &str, page: &str) -> Result<Layout> {
     let command = ["/bin/busybox", "httpd", "-f", "-p", &port, "-h", "/www"];
     let config = json!({"Cmd": command, "Env": ["PATH=/bin"], "WorkingDir": "/"});
     pack(&rootfs, &dir.join(name), &config, Compression::Gzip)
-}
-
-/// An image of Debian's nginx with two layers' worth of real files, made once and kept.
-pub fn nginx(cache: &Path) -> Result<Layout> {
-    const PACKAGES: &str = "nginx-light";
-    let dir = cache.join(format!("{}-{PACKAGES}", debian::SUITE));
-    let digest_file = dir.join("digest");
-    if let Ok(digest) = fs::read_to_string(&digest_file) {
-        return Ok(Layout { dir, digest });
-    }
-    // What a killed run left.
-    if dir.exists() {
-        fs::remove_dir_all(&dir)?;
-    }
-    fs::create_dir_all(cache)?;
-    let rootfs = cache.join("nginx-rootfs");
-    debian::debootstrap(&rootfs, &["--variant=minbase"], PACKAGES)?;
-    let command = ["/usr/sbin/nginx", "-g", "daemon off;"];
-    let config = json!({
-        "Cmd": command,
-        "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
-        "StopSignal": "SIGQUIT",
-        "ExposedPorts": {"80/tcp": {}},
-    });
-    let layout = pack(&rootfs, &dir, &config, Compression::Gzip)?;
-    fs::remove_dir_all(&rootfs)?;
-    // Last, because it says that the rest is complete.
-    fs::write(digest_file, &layout.digest)?;
-    Ok(layout)
 }
 
 /// Packs a directory as the one layer of an image.

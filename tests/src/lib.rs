@@ -6,7 +6,8 @@
 //!
 //! - [`Platform`]: one `longshore up` in a directory of its own, gone without a trace at the end.
 //! - [`Traffic`]: requests that go on while something else happens.
-//! - [`image`]: test images, made here; nothing is pulled from a public registry.
+//! - [`image`]: test images, made here; nothing is pulled from a public registry. [`programs`]: such
+//!   of real programs.
 //! - [`Dockerd`]: a docker daemon with its own state, for Debian's docker client.
 //!
 //! Tests: `cargo nextest run -p longshore-e2e`, after `cargo build --release`. They need root.
@@ -19,11 +20,14 @@ pub mod image;
 pub mod leaks;
 pub mod platform;
 pub mod process;
+pub mod programs;
 pub mod traffic;
 pub mod wait;
+pub mod websocket;
 
 pub use cli::Finished;
 pub use dockerd::Dockerd;
 pub use platform::{Platform, UpOptions};
 pub use traffic::Traffic;
 pub use wait::{eventually, holds};
+pub use websocket::WebSocket;

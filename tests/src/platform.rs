@@ -29,6 +29,8 @@ const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 pub struct UpOptions {
     /// Where its directory is made; the system's temporary directory when absent.
     pub parent: Option<PathBuf>,
+    /// Further lines of its config file.
+    pub config: String,
 }
 
 /// Where a platform is reached, as it publishes it.
@@ -55,6 +57,7 @@ pub enum Instances {
 /// that nothing was left behind.
 pub struct Platform {
     dir: TempDir,
+    config: String,
     binary: PathBuf,
     supervisor: Option<Child>,
     endpoints: Endpoints,
@@ -81,6 +84,7 @@ impl Platform {
         let [api, registry, ingress] = free_ports()?;
         let mut platform = Self {
             dir,
+            config: options.config.clone(),
             binary: binary()?,
             supervisor: None,
             endpoints: Endpoints {
@@ -126,13 +130,14 @@ impl Platform {
         let config = self.dir().join("up.toml");
         let text = format!(
             "data_dir = {:?}\nrun_dir = {:?}\napi_listen = {:?}\nregistry_listen = {:?}\n\
-             ingress_listen = {:?}\nstop_instances = {}\n",
+             ingress_listen = {:?}\nstop_instances = {}\n{}",
             self.data_dir(),
             self.dir().join("run"),
             self.endpoints.api.trim_start_matches("http://"),
             self.endpoints.registry,
             self.endpoints.ingress,
             instances == Instances::Stop,
+            self.config,
         );
         fs::write(&config, text)?;
         Ok(["up", "--config"]
@@ -296,13 +301,18 @@ impl Platform {
 
     /// Pushes an image to the platform's registry with skopeo.
     pub fn push(&self, image: &Layout, reference: &str) -> Result<()> {
+        self.push_from(&image.source(), reference)
+    }
+
+    /// The same for whatever skopeo can read.
+    pub fn push_from(&self, source: &str, reference: &str) -> Result<()> {
         let target = format!("docker://{}/{reference}", self.endpoints.registry);
         let credentials = format!("anyone:{}", self.token);
         let mut skopeo = self.tool("skopeo");
         skopeo.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]).args([
             "--dest-creds",
             &credentials,
-            &image.source(),
+            source,
             &target,
         ]);
         checked(&mut skopeo)

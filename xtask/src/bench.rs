@@ -2,7 +2,9 @@
 //!
 //! The last line is `RESULT ` and one line of JSON, for machines; the table above it is for people.
 
+mod charged;
 mod contenders;
+mod density;
 mod figures;
 mod first_answer;
 mod laboratory;
@@ -13,19 +15,35 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use clap::Subcommand;
 
+use crate::command::{output, program};
+
 /// What can be measured.
 #[derive(Subcommand)]
 pub enum Bench {
     /// From the call to the first answer of a container whose image is there, beside docker and
     /// podman; and the memory that Longshore takes
     Start(start::Options),
+    /// What 200 idle instances take beside their own memory, and how fast all of them start, beside
+    /// docker
+    Density(density::Options),
 }
 
 /// Measures it.
 pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Start(options) => start::run(options),
+        Bench::Density(options) => density::run(options),
     }
+}
+
+/// Prints what the figures were measured on.
+fn print_machine() {
+    let kernel = output(&mut program("uname", ["-r"])).unwrap_or_default();
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let runc = output(&mut program("runc", ["--version"])).unwrap_or_default();
+    println!("\nLinux {}, {cores} cores, load {}", kernel.trim(), load.trim());
+    println!("{}", runc.lines().next().unwrap_or("no runc"));
 }
 
 /// Prints the last line.

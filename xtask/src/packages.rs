@@ -6,11 +6,12 @@ use crate::command::{output, program, run, succeeds};
 
 /// Each package and what the tests use it for.
 const PACKAGES: &[(&str, &str)] = &[
+    ("apache2-utils", "ab, a load of requests on real programs"),
     ("attr", "setfattr and getfattr, for layers with extended attributes"),
     ("busybox-static", "the program in the small test images"),
     ("ca-certificates", "cargo's downloads"),
     ("containernetworking-plugins", "networks for podman"),
-    ("debootstrap", "the minimal Debian that builds, and the nginx image"),
+    ("debootstrap", "the minimal Debian that builds, and the base of the programs' images"),
     ("docker.io", "the client that most people push with; a peer that is measured"),
     ("e2fsprogs", "disks for the virtual machine"),
     ("git", "the list of files to check"),
@@ -18,7 +19,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iptables", "a dockerd beside ours that drops FORWARD"),
     ("libcap2-bin", "setcap, for layers with file capabilities"),
     ("nftables", "the firewall of the instances"),
-    ("podman", "a client that pushes; a peer that is measured"),
+    ("podman", "a client that pushes; builds the images of real programs; a peer that is measured"),
     ("procps", "sysctl, for the network tests"),
     ("python3", "a second opinion on tar archives"),
     ("qemu-system-x86", "the virtual machine with another kernel"),

@@ -61,6 +61,7 @@ pub fn run_all(options: &Options) -> Result<()> {
         let binary = binary.to_str().context("the target directory is not UTF-8")?;
         run(&mut debian.command(&[binary, "demo", "--once"])?)
     })?;
+    stages.run("images of real programs", 300, longshore_e2e::programs::make_all)?;
     verify::run_all(&mut stages)?;
     let mut counts = Counts::default();
     stages.run("documentation tests", 60, || {

@@ -21,8 +21,8 @@ use serde_json::json;
 use super::contenders::{Bare, Contender, Docker, IMAGE, Longshore, Podman, manifest};
 use super::figures::{Samples, Shuffler};
 use super::laboratory::{self, Disk};
-use super::print_result;
-use crate::command::{cargo, output, program, run as run_command, target_dir};
+use super::{print_machine, print_result};
+use crate::command::{cargo, run as run_command, target_dir};
 
 /// How much is measured.
 #[derive(Args)]
@@ -80,7 +80,8 @@ fn measure_on(disk: &Path, options: &Options, figures: &mut BTreeMap<&str, f64>)
     let docker = Docker(Dockerd::start_in(&docker_dir, Firewall::Default)?);
     docker.load(&image)?;
     let podman = Podman::load(&disk.join("podman"), &image)?;
-    let platform = Platform::start_with(&UpOptions { parent: Some(disk.to_owned()) })?;
+    let platform =
+        Platform::start_with(&UpOptions { parent: Some(disk.to_owned()), ..UpOptions::default() })?;
     platform.push(&image, IMAGE)?;
     let idle = idle_memory(&platform)?;
 
@@ -139,7 +140,8 @@ impl Race<'_> {
 
     fn print(&mut self, options: &Options) {
         let labels = self.contenders().map(|contender| contender.label());
-        print_machine(options);
+        print_machine();
+        println!("seed {}", options.seed);
         println!("\nfrom the call to the first HTTP 200, image on the machine, in ms");
         println!("{:<34} {:>8} {:>8} {:>8} {:>3}", "", "min", "median", "max", "n");
         for (label, samples) in labels.iter().zip(&self.samples) {
@@ -153,15 +155,6 @@ impl Race<'_> {
             println!("  {name:<32} {:>8.1}", times[times.len() / 2]);
         }
     }
-}
-
-fn print_machine(options: &Options) {
-    let kernel = output(&mut program("uname", ["-r"])).unwrap_or_default();
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let runc = output(&mut program("runc", ["--version"])).unwrap_or_default();
-    println!("\nLinux {}, {cores} cores, load {}", kernel.trim(), load.trim());
-    println!("{}, seed {}", runc.lines().next().unwrap_or("no runc"), options.seed);
 }
 
 /// The resident memory of the node role without instances, in MiB.
