@@ -20,6 +20,8 @@ mod isolation;
 #[cfg(test)]
 mod programs;
 #[cfg(test)]
+mod runtimes;
+#[cfg(test)]
 mod scene;
 #[cfg(test)]
 mod ten_agents;

@@ -128,9 +128,14 @@ impl Platform {
     /// Writes the config file for the next start, and gives the arguments.
     fn up_arguments(&self, instances: Instances) -> Result<Vec<String>> {
         let config = self.dir().join("up.toml");
+        let runsc = if self.config.contains("runsc =") {
+            String::new()
+        } else {
+            format!("runsc = {:?}\n", fetched_runsc())
+        };
         let text = format!(
             "data_dir = {:?}\nrun_dir = {:?}\napi_listen = {:?}\nregistry_listen = {:?}\n\
-             ingress_listen = {:?}\nstop_instances = {}\n{}",
+             ingress_listen = {:?}\nstop_instances = {}\n{runsc}{}",
             self.data_dir(),
             self.dir().join("run"),
             self.endpoints.api.trim_start_matches("http://"),
@@ -499,6 +504,13 @@ impl Drop for Platform {
             }
         }
     }
+}
+
+/// The runsc of a newer Debian: Debian 12 has none. `cargo xtask test` fetches it.
+fn fetched_runsc() -> PathBuf {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/newer-debian");
+    let newer = std::env::var_os("LONGSHORE_NEWER_DEBIAN").map_or(beside.into(), PathBuf::from);
+    newer.join("runsc/usr/bin/runsc")
 }
 
 /// The binary that is tested: the release build, unless the environment names another.

@@ -11,6 +11,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("busybox-static", "the program in the small test images"),
     ("ca-certificates", "cargo's downloads"),
     ("containernetworking-plugins", "networks for podman"),
+    ("crun", "a runtime that is driven"),
     ("debootstrap", "the minimal Debian that builds, and the base of the programs' images"),
     ("docker.io", "the client that most people push with; a peer that is measured"),
     ("e2fsprogs", "disks for the virtual machine"),
@@ -23,7 +24,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("procps", "sysctl, for the network tests"),
     ("python3", "a second opinion on tar archives"),
     ("qemu-system-x86", "the virtual machine with another kernel"),
-    ("runc", "the runtime of both peers"),
+    ("runc", "a runtime that is driven, and that of both peers"),
     ("skopeo", "a client that pushes and copies between formats"),
 ];
 

@@ -14,7 +14,7 @@ mod routes;
 
 use longshore_types::{
     AppName, Capacity, Decision, Generation, HostName, InstanceId, LocationName, NodeName,
-    ProjectName, Release, ReleaseNumber, Timestamp, token::Rights,
+    ProjectName, Release, ReleaseNumber, RuntimeOffer, Timestamp, token::Rights,
 };
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +96,9 @@ pub struct NodeSummary {
     pub promised: Capacity,
     /// The version of Longshore it runs.
     pub version: String,
+    /// The capability table: a row for each runtime.
+    #[serde(default)]
+    pub runtimes: Vec<RuntimeOffer>,
 }
 
 /// An instance as its location sees it.

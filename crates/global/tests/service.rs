@@ -24,7 +24,8 @@ use longshore_global::Options;
 use longshore_link::{CallError, Client, Endpoint, LineStream, Listener, now};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights};
 use longshore_types::{
-    ByteCount, Capacity, Generation, InstanceId, InstancePhase, MilliCpu, ReleaseNumber,
+    Ability, ByteCount, Capacity, Generation, InstanceId, InstancePhase, MilliCpu, ReleaseNumber,
+    RuntimeName, RuntimeOffer,
 };
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -83,6 +84,15 @@ impl Plane {
     }
 
     async fn report(&self, acknowledged: Generation, instances: Vec<InstanceStatus>) {
+        self.report_runtimes(acknowledged, instances, Vec::new()).await;
+    }
+
+    async fn report_runtimes(
+        &self,
+        acknowledged: Generation,
+        instances: Vec<InstanceStatus>,
+        runtimes: Vec<RuntimeOffer>,
+    ) {
         let capacity = Capacity { cpu: MilliCpu(8000), memory: ByteCount::gib(8) };
         let node = NodeSummary {
             node: "n1".parse().unwrap(),
@@ -91,6 +101,7 @@ impl Plane {
             capacity,
             promised: Capacity::default(),
             version: "1".to_owned(),
+            runtimes,
         };
         let report = LocationReport {
             location: "ams".parse().unwrap(),
@@ -236,6 +247,46 @@ async fn an_app_scales_and_is_forgotten_once_its_location_says_that_it_is_gone()
         }
     };
     tokio::time::timeout(Duration::from_secs(20), gone).await.expect("the app is forgotten");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_runtime_that_no_node_has_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    let with_runtime = |runtime: &str| {
+        let mut document = web();
+        document["runtime"] = runtime.into();
+        document
+    };
+    // Nothing is known yet, so it may come.
+    plane.deploy(with_runtime("crun")).await.unwrap();
+    let offer = |runtime, unavailable: Option<&str>, lacks: &[Ability]| RuntimeOffer {
+        runtime,
+        path: None,
+        version: None,
+        unavailable: unavailable.map(str::to_owned),
+        lacks: lacks.iter().map(|ability| (*ability, "it is old".to_owned())).collect(),
+    };
+    let runtimes = vec![
+        offer(RuntimeName::Embedded, None, &[Ability::Gpu]),
+        offer(RuntimeName::Runc, None, &[Ability::SystemCallFilter]),
+        offer(RuntimeName::Runsc, Some("not found"), &[]),
+    ];
+    plane.report_runtimes(Generation(0), vec![], runtimes).await;
+    for (runtime, why) in [
+        ("runsc", "n1: no runsc: not found"),
+        ("runc", "n1: runc lacks system call filter: it is old"),
+        ("crun", "n1: no crun: the node does not know it"),
+    ] {
+        let CallError::Refused(problem) = plane.deploy(with_runtime(runtime)).await.unwrap_err()
+        else {
+            panic!("{runtime}: no refusal")
+        };
+        let error = problem.problems[0].to_string();
+        assert!(error.contains("runtime = ") && error.contains(why), "{error}");
+    }
+    plane.deploy(with_runtime("embedded")).await.unwrap();
     plane.stop().await;
 }
 

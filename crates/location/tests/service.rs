@@ -92,6 +92,7 @@ impl World {
             images: vec![],
             instances: assignments.iter().map(observe).collect(),
             network: String::new(),
+            runtimes: vec![],
         };
         let path = "/link/nodes/n1/report";
         self.location.call::<_, ()>(Method::POST, path, Some(&report)).await.unwrap();

@@ -29,7 +29,7 @@ use longshore_image::source::Source;
 use longshore_image::store::{ImageStore, OpenStoreError};
 use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
 use longshore_network::{AgentId, Network, NetworkConfig, OpenNetworkError};
-use longshore_runtime::{AdoptError, RuntimeProblem, Shims, ShimsConfig};
+use longshore_runtime::{AdoptError, RuntimeProblem, RuntimePrograms, Shims, ShimsConfig, probe};
 use longshore_types::{IpNet, NodeName};
 use tokio_util::sync::CancellationToken;
 
@@ -66,6 +66,8 @@ pub struct Options {
     pub instance_pool: IpNet,
     /// How many instances may share a core: the node offers this many times its cores.
     pub cpu_overcommit: f64,
+    /// Where the programs of the runtimes are.
+    pub programs: RuntimePrograms,
 }
 
 /// A file of this name in the run directory tells an agent that ends to end all instances with it.
@@ -121,6 +123,7 @@ struct Node {
     source: Arc<dyn Source>,
     network: Network,
     shims: Shims,
+    programs: RuntimePrograms,
     disk: disk::Disk,
     board: board::Board,
     shutdown: CancellationToken,
@@ -132,6 +135,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
     let capacity = machine::capacity(options.cpu_overcommit)?;
     let network_name = machine::network_name()?;
     let disk = disk::Disk::open(&options.data_dir, &options.run_dir)?;
+    // Programs are asked what they can do while the rest is prepared.
+    let (programs, cache_dir) = (options.programs.clone(), options.run_dir.clone());
+    let runtimes = tokio::task::spawn_blocking(move || probe(&programs, &cache_dir));
     let images = ImageStore::open(&options.data_dir.join("images"), Limits::default())?;
     let network = Network::open(NetworkConfig {
         agent: options.agent,
@@ -163,6 +169,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         source,
         network,
         shims,
+        programs: options.programs,
         disk,
         board: board::Board::default(),
         shutdown: service.shutdown(),
@@ -173,7 +180,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         source,
     })?;
     let agent = Agent::restore(Arc::clone(&node)).await?;
-    let identity = uplink::Identity { gate: gate.to_string(), capacity, network: network_name };
+    // A panic in it would be a bug; without its answers only the embedded runtime is offered.
+    let runtimes = runtimes.await.unwrap_or_default();
+    let identity =
+        uplink::Identity { gate: gate.to_string(), capacity, network: network_name, runtimes };
     let location = Client::new(options.location);
     let reports =
         uplink::report(Arc::clone(&node), location.clone(), identity, agent.acknowledged());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Method;
 use longshore_api::links::NodeReport;
 use longshore_link::Client;
-use longshore_types::{Capacity, Generation};
+use longshore_types::{Capacity, Generation, RuntimeOffer};
 use tokio::sync::watch;
 
 use crate::Node;
@@ -26,6 +26,8 @@ pub struct Identity {
     pub capacity: Capacity,
     /// Names the kernel and network namespace.
     pub network: String,
+    /// What makes containers there.
+    pub runtimes: Vec<RuntimeOffer>,
 }
 
 /// Reports what is observed, whenever it changes.
@@ -49,6 +51,7 @@ pub async fn report(
             images: node.images.list_images().iter().map(|image| image.digest).collect(),
             instances,
             network: identity.network.clone(),
+            runtimes: identity.runtimes.clone(),
         };
         match location.call::<_, ()>(Method::POST, &path, Some(&report)).await {
             Ok(()) => {

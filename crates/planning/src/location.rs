@@ -10,8 +10,8 @@ mod replace;
 use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{
-    AppName, Capacity, Decision, Digest, InstanceId, NodeName, ProjectName, ReleaseNumber,
-    Timestamp,
+    Ability, AppName, Capacity, Decision, Digest, InstanceId, NodeName, ProjectName, ReleaseNumber,
+    RuntimeName, RuntimeOffer, Timestamp,
 };
 
 /// Everything a location's plan depends on.
@@ -46,6 +46,10 @@ pub struct WantedApp {
     pub budget: u32,
     /// What one instance needs.
     pub each: Capacity,
+    /// What makes its containers.
+    pub runtime: RuntimeName,
+    /// What that must be able to do.
+    pub needs: Vec<Ability>,
 }
 
 /// An instance that was assigned to a node and is not gone yet.
@@ -93,6 +97,8 @@ pub struct NodeState {
     pub capacity: Capacity,
     /// The images that are complete on it.
     pub images: BTreeSet<Digest>,
+    /// What makes containers there, and what each can do.
+    pub runtimes: Vec<RuntimeOffer>,
 }
 
 /// One step towards what is wanted.

@@ -2,9 +2,9 @@
 //!
 //! Each instance has `<root>/<instance>/payload` for its container and `<root>/<instance>/shim` for
 //! its shim, so that no limit of the one can stop the other. We make the directories and write the
-//! limits ourselves, before the container exists, and libcontainer only attaches the process: it
-//! tries every v1 controller whether it is limited or not, and on v1 opens more devices than an
-//! instance needs. On a hybrid machine the controllers are on v1, so it is treated as v1.
+//! limits ourselves, before the container exists, and the runtime only attaches the process. libcontainer
+//! tries every v1 controller whether it is limited or not, runc the named hierarchies too, and on v1
+//! both open more devices than an instance needs. On a hybrid machine the controllers are on v1, so it is treated as v1.
 
 mod layout;
 
@@ -170,6 +170,15 @@ impl InstanceCgroup {
     /// Moves this process into the shim's cgroup.
     pub fn enter_shim(&self) -> Result<(), CgroupProblem> {
         for dir in self.layout.limiting_directories(&self.shim()) {
+            write(&dir, "cgroup.procs", "0")?;
+        }
+        Ok(())
+    }
+
+    /// Moves this process into the container's cgroup, for a runtime that leaves cgroups alone.
+    pub fn enter_payload(&self) -> Result<(), CgroupProblem> {
+        for dir in self.layout.plain_directories(&self.payload()) {
+            layout::make(&dir)?;
             write(&dir, "cgroup.procs", "0")?;
         }
         Ok(())

@@ -1,22 +1,28 @@
 //! The one interface behind which an OCI runtime makes and enters containers.
 //!
-//! A driver lives inside a shim or an exec process, never in the agent: the embedded one forks
-//! without exec, which only a process with a single thread may do. `create` leaves the container's
+//! There are two: the embedded runtime, and one for all that have the standard OCI command line, whose
+//! differences are a table. A driver lives inside a shim or an exec process, never in the agent: the
+//! embedded one forks without exec, which only a process with a single thread may do. `create` leaves the container's
 //! first process waiting, so that the shim can close the devices before `start` lets it run. Limits,
 //! logs, exit status and the end of the processes are the shim's business, the same for every
 //! runtime; so there is no `kill` beside `signal`: what a cgroup holds is ended through the cgroup.
 
+mod applied;
+mod command_line;
 mod embedded;
+mod lookup;
+mod particulars;
 mod workload;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
 use crate::SignalNumber;
-use crate::spec::{ContainerSpec, RuntimeKind};
+use crate::cgroup::InstanceCgroup;
+use crate::spec::ContainerSpec;
 use crate::user::ResolvedUser;
 
 /// Why a container could not be made or entered.
@@ -73,17 +79,28 @@ pub(crate) trait Driver {
     fn create(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem>;
     /// Lets the first process run its program; returns when it does or could not.
     fn start(&mut self) -> Result<(), DriverProblem>;
-    /// Runs another process in the container as a child of this one.
+    /// Runs another process in the container. What is returned is a child of this process, which
+    /// leads a session of its own and ends with the status of the process.
     fn exec(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem>;
     /// Sends a signal to the first process.
     fn signal(&self, pidfd: &OwnedFd, signal: SignalNumber) -> std::io::Result<()>;
+    /// Ends a process that [`Driver::exec`] began, and what it began itself.
+    fn end_exec(&self, pid: Pid) -> std::io::Result<()> {
+        match kill_process_group(pid, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
     /// Forgets the container, whose processes have ended.
     fn delete(&mut self) -> Result<(), DriverProblem>;
 }
 
 /// The driver that a spec asks for. `dir` is the instance's run directory.
-pub(crate) fn driver(spec: &ContainerSpec, dir: &Path) -> Box<dyn Driver> {
-    match spec.runtime {
-        RuntimeKind::Embedded => Box::new(embedded::Embedded::new(&spec.id, dir)),
+pub(crate) fn driver(spec: &ContainerSpec, dir: &Path, cgroup: &InstanceCgroup) -> Box<dyn Driver> {
+    match particulars::particulars(&spec.runtime) {
+        None => Box::new(embedded::Embedded::new(&spec.id, dir)),
+        Some(how) => {
+            Box::new(command_line::CommandLine::new(how, &spec.id, &spec.rootfs, dir, cgroup))
+        }
     }
 }

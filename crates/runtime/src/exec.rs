@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group};
+use rustix::process::{Pid, PidfdFlags};
 
-use crate::driver::{DriverProblem, Output, ProcessPlan, driver};
+use crate::cgroup::{CgroupProblem, CgroupTree};
+use crate::driver::{Driver, DriverProblem, Output, ProcessPlan, driver};
 use crate::failure::chain;
 use crate::files::FileProblem;
 use crate::oci::{self, Bounds};
@@ -41,6 +42,8 @@ enum ExecProblem {
     },
     #[error("reading the order")]
     Order(#[source] serde_json::Error),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupProblem),
     #[error(transparent)]
     Driver(#[from] DriverProblem),
 }
@@ -93,7 +96,9 @@ fn run(agent: &UnixStream, run_dir: &Path, state_dir: &Path) -> Result<i32, Exec
     }
     let ExecOrder { args, env, cwd, user } = &order;
     let document = oci::process(args, env, cwd, user, Bounds::own());
-    let pid = driver(&launch.spec, run_dir).exec(ProcessPlan {
+    let cgroup = CgroupTree::probe(&launch.cgroup_root)?.instance(&launch.spec.id);
+    let mut driver = driver(&launch.spec, run_dir, &cgroup);
+    let pid = driver.exec(ProcessPlan {
         user: &order.user,
         document: &document,
         output,
@@ -104,7 +109,7 @@ fn run(agent: &UnixStream, run_dir: &Path, state_dir: &Path) -> Result<i32, Exec
     let mut writer = agent;
     // The loop below notices when nobody is there.
     let _ = writer.write_all(&protocol::line(running));
-    wait(agent, pid)
+    wait(agent, driver.as_ref(), pid)
 }
 
 /// Lets a process that is not root open `/dev/stdout`, when that is a pipe.
@@ -117,7 +122,7 @@ fn own_output(fd: &OwnedFd, uid: u32) -> rustix::io::Result<()> {
 }
 
 /// Waits until the process ends, and ends it when the agent goes away.
-fn wait(agent: &UnixStream, pid: Pid) -> Result<i32, ExecProblem> {
+fn wait(agent: &UnixStream, driver: &dyn Driver, pid: Pid) -> Result<i32, ExecProblem> {
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
         .map_err(io("watching the process"))?;
     loop {
@@ -130,11 +135,8 @@ fn wait(agent: &UnixStream, pid: Pid) -> Result<i32, ExecProblem> {
             return Ok(reap(pid).map_err(io("reaping the process"))?.code());
         }
         if !fds[1].revents().is_empty() {
-            // The agent sends nothing more, so this is its end. The process leads its own session.
-            match kill_process_group(pid, Signal::KILL) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => return Err(io("ending the process")(error)),
-            }
+            // The agent sends nothing more, so this is its end.
+            driver.end_exec(pid).map_err(io("ending the process"))?;
             return Ok(reap(pid).map_err(io("reaping the process"))?.code());
         }
     }

@@ -5,6 +5,9 @@
 //! `shim` and `shim-exec` commands are [`shim_main`] and [`exec_main`], which run with one thread and
 //! make containers by libcontainer; nothing in the agent ever forks without exec.
 //!
+//! A runtime is libcontainer, or a program with the OCI command line: `runc`, `crun`, `runsc`. [`probe`]
+//! finds out which there are and what they can do.
+//!
 //! Protections are not optional: limits, device rules, capabilities, no-new-privileges and the
 //! system call filter are put in place and read back, and a start at which one fails is refused.
 //!
@@ -21,6 +24,7 @@ mod failure;
 mod files;
 pub mod logs;
 mod oci;
+mod probe;
 mod process;
 mod protocol;
 mod record;
@@ -36,6 +40,7 @@ pub use cgroup::{CgroupKind, CgroupProblem, Usage};
 pub use exec::exec_main;
 pub use files::FileProblem;
 pub use oci::{CAPABILITIES, Capability, MASKED_PATHS, READONLY_PATHS};
+pub use probe::{RuntimePrograms, probe};
 pub use protocol::Timing;
 pub use record::ExitRecord;
 pub use shim::shim_main;

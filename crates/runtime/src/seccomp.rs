@@ -5,6 +5,9 @@
 //! not listed fails with EPERM. Two kinds fail with ENOSYS instead, so that C libraries fall back:
 //! `clone3`, whose flags lie in memory that a filter cannot read, and calls newer than this list.
 //! Calls of another ABI (32-bit x86) end the process.
+//!
+//! A runtime that installs its filter itself is given the same list as the `seccomp` section of its
+//! configuration, by [`section`]. There is one list and one table of conditions for both forms.
 
 mod allowed;
 
@@ -14,11 +17,17 @@ use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op,
     SeccompCondition, SeccompFilter, SeccompRule, TargetArch, sock_filter,
 };
+use serde_json::{Value, json};
 
 #[cfg(target_arch = "x86_64")]
 const ARCH: (TargetArch, u32) = (TargetArch::x86_64, 0xc000_003e);
 #[cfg(target_arch = "aarch64")]
 const ARCH: (TargetArch, u32) = (TargetArch::aarch64, 0xc000_00b7);
+
+#[cfg(target_arch = "x86_64")]
+const ARCH_NAME: &str = "SCMP_ARCH_X86_64";
+#[cfg(target_arch = "aarch64")]
+const ARCH_NAME: &str = "SCMP_ARCH_AARCH64";
 
 /// All `CLONE_NEW*` flags that `clone` takes.
 const NAMESPACE_FLAGS: u64 = 0x7e02_0000;
@@ -28,18 +37,86 @@ const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x20000, 0x20008, 0xffff_ffff];
 /// Sockets to the hypervisor are no part of a container's network.
 const AF_VSOCK: u64 = 40;
 
-fn rule(argument: u8, op: Op, value: u64) -> Result<SeccompRule, BackendError> {
-    SeccompRule::new(vec![SeccompCondition::new(argument, Len::Dword, op, value)?])
+/// What an argument of a call is compared to.
+#[derive(Debug, Clone, Copy)]
+enum Is {
+    /// None of these bits is set.
+    Without(u64),
+    Not(u64),
+    Exactly(u64),
+}
+
+/// A call that is allowed with some arguments only: with those of any of its rows.
+struct Condition {
+    call: allowed::Call,
+    argument: u8,
+    is: Is,
+}
+
+fn conditions() -> Vec<Condition> {
+    let mut all = vec![
+        Condition {
+            call: ("clone", libc::SYS_clone),
+            argument: 0,
+            is: Is::Without(NAMESPACE_FLAGS),
+        },
+        Condition { call: ("socket", libc::SYS_socket), argument: 0, is: Is::Not(AF_VSOCK) },
+    ];
+    all.extend(PERSONALITIES.map(|domain| Condition {
+        call: ("personality", libc::SYS_personality),
+        argument: 0,
+        is: Is::Exactly(domain),
+    }));
+    all
+}
+
+impl Condition {
+    fn rule(&self) -> Result<SeccompRule, BackendError> {
+        let (op, value) = match self.is {
+            Is::Without(bits) => (Op::MaskedEq(bits), 0),
+            Is::Not(value) => (Op::Ne, value),
+            Is::Exactly(value) => (Op::Eq, value),
+        };
+        SeccompRule::new(vec![SeccompCondition::new(self.argument, Len::Dword, op, value)?])
+    }
+
+    fn section(&self) -> Value {
+        let (op, value, value_two) = match self.is {
+            Is::Without(bits) => ("SCMP_CMP_MASKED_EQ", bits, 0),
+            Is::Not(value) => ("SCMP_CMP_NE", value, 0),
+            Is::Exactly(value) => ("SCMP_CMP_EQ", value, 0),
+        };
+        let argument =
+            json!({"index": self.argument, "value": value, "valueTwo": value_two, "op": op});
+        json!({"names": [self.call.0], "action": "SCMP_ACT_ALLOW", "args": [argument]})
+    }
+}
+
+/// The filter as the `seccomp` section of an OCI configuration. What it cannot say: ENOSYS for calls
+/// newer than the list. runc answers that by itself; with another runtime such a call gets EPERM.
+pub(crate) fn section() -> Value {
+    let bare = |text: &'static str| text.rsplit_once("SYS_").map_or(text, |(_, name)| name);
+    let names: Vec<_> = allowed::ALLOWED.iter().map(|(text, _)| bare(text)).collect();
+    let mut calls = vec![
+        json!({"names": names, "action": "SCMP_ACT_ALLOW"}),
+        json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOSYS}),
+    ];
+    calls.extend(conditions().iter().map(Condition::section));
+    json!({
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": libc::EPERM,
+        "architectures": [ARCH_NAME],
+        "syscalls": calls,
+    })
 }
 
 /// Compiles the filter for the machine that this program was built for.
 pub(crate) fn compile() -> Result<BpfProgram, BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        allowed::ALLOWED.iter().map(|number| (*number, Vec::new())).collect();
-    rules.insert(libc::SYS_clone, vec![rule(0, Op::MaskedEq(NAMESPACE_FLAGS), 0)?]);
-    rules.insert(libc::SYS_socket, vec![rule(0, Op::Ne, AF_VSOCK)?]);
-    let personalities = PERSONALITIES.iter().map(|domain| rule(0, Op::Eq, *domain));
-    rules.insert(libc::SYS_personality, personalities.collect::<Result<_, _>>()?);
+        allowed::ALLOWED.iter().map(|(_, number)| (*number, Vec::new())).collect();
+    for condition in conditions() {
+        rules.entry(condition.call.1).or_default().push(condition.rule()?);
+    }
     let newest = rules.keys().next_back().copied().unwrap_or(0).max(libc::SYS_clone3);
     let refused = SeccompAction::Errno(libc::EPERM as u32);
     let main: BpfProgram =
@@ -142,7 +219,21 @@ mod tests {
             libc::SYS_move_mount,
             libc::SYS_clone3,
         ] {
-            assert!(!allowed::ALLOWED.contains(&number), "{number}");
+            assert!(allowed::ALLOWED.iter().all(|(_, listed)| *listed != number), "{number}");
         }
+    }
+
+    #[test]
+    fn the_section_for_other_runtimes_says_the_same() {
+        let parsed: oci_spec::runtime::LinuxSeccomp = serde_json::from_value(section()).unwrap();
+        assert_eq!(parsed.default_errno_ret(), Some(1));
+        let calls = parsed.syscalls().as_ref().unwrap();
+        assert_eq!(calls[0].names().len(), allowed::ALLOWED.len());
+        assert!(calls[0].names().iter().all(|name| !name.contains("SYS") && !name.is_empty()));
+        for (_, number) in allowed::ALLOWED {
+            let listed = conditions().iter().any(|condition| condition.call.1 == *number);
+            assert!(!listed, "{number} is allowed whatever its arguments, and has a condition");
+        }
+        assert_eq!(calls.len(), 2 + conditions().len());
     }
 }

@@ -248,7 +248,7 @@ fn start(
     let (stdout, container_stdout) = output_pipe(spec.user.uid)?;
     let (stderr, container_stderr) = output_pipe(spec.user.uid)?;
     let document = oci::config(&spec, &cgroup.oci_path(), Bounds::own());
-    let mut driver = driver(&spec, run_dir);
+    let mut driver = driver(&spec, run_dir, cgroup);
     stopwatch.lap("prepare");
     let pid = driver.create(ProcessPlan {
         user: &spec.user,

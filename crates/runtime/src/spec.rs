@@ -66,13 +66,19 @@ pub struct LogPolicy {
     pub files: u32,
 }
 
-/// The program that makes containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// The program that makes containers, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RuntimeKind {
     /// libcontainer inside the shim; nothing needs to be installed.
     #[default]
     Embedded,
+    /// `runc` at this path.
+    Runc(PathBuf),
+    /// `crun` at this path.
+    Crun(PathBuf),
+    /// `runsc` at this path: gVisor.
+    Runsc(PathBuf),
 }
 
 /// The file that the agent leaves for the shim.

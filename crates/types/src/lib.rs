@@ -13,6 +13,7 @@ pub mod ids;
 pub mod image_reference;
 pub mod instance;
 pub mod manifest;
+pub mod runtime;
 pub mod time;
 pub mod token;
 pub mod units;
@@ -30,6 +31,7 @@ pub use manifest::{
     Health, HealthKind, Manifest, ManifestProblem, ProcessOverrides, Release, Resources,
     RestartPolicy,
 };
+pub use runtime::{Ability, RuntimeName, RuntimeOffer};
 pub use time::{Duration, Timestamp};
 pub use units::{ByteCount, Capacity, MilliCpu, Port};
 

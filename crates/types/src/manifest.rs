@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, ByteCount, Capacity, Digest, Duration, EgressRule, HostName, ImageReference, MilliCpu,
-    Port, ProjectName, ReleaseNumber, Timestamp,
+    Ability, AppName, ByteCount, Capacity, Digest, Duration, EgressRule, HostName, ImageReference,
+    MilliCpu, Port, ProjectName, ReleaseNumber, RuntimeName, Timestamp,
 };
 
 pub use parse::ManifestProblem;
@@ -45,9 +45,17 @@ pub struct Manifest {
     pub egress_allow: Vec<EgressRule>,
     /// What happens when an instance ends by itself.
     pub restart: RestartPolicy,
+    /// What makes the containers.
+    #[serde(default)]
+    pub runtime: RuntimeName,
 }
 
 impl Manifest {
+    /// What the runtime has to be able to do.
+    pub fn needed_abilities(&self) -> Vec<Ability> {
+        Ability::ALWAYS.to_vec()
+    }
+
     /// The most instances that may ever run when `count` should: the user's limit, else twice the
     /// count, so that a rollout and the replacement of a lost location have room.
     pub fn max_for(&self, count: u32) -> u32 {

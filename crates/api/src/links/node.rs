@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use longshore_types::{
     Capacity, Digest, ExitReason, Generation, InstanceId, InstancePhase, NodeName, Release,
-    Timestamp,
+    RuntimeOffer, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,9 @@ pub struct NodeReport {
     /// Where the node runs on the same kernel as the ingress that asks, instance addresses can be
     /// dialled directly. This names that kernel (boot id and network namespace).
     pub network: String,
+    /// The capability table: a row for each runtime. Empty from a node that is older than it.
+    #[serde(default)]
+    pub runtimes: Vec<RuntimeOffer>,
 }
 
 /// An instance as its node sees it.

@@ -11,11 +11,14 @@ use longshore_api::v1::{AppView, DeployRequest, DeployResponse, ReleaseView, Sca
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, json_lines, now, watch_lines};
 use longshore_store::{Compare, Relation, Revision, Transaction};
-use longshore_types::{Generation, Manifest, ManifestProblem, ProjectName, Release, ReleaseNumber};
+use longshore_types::{
+    Generation, Manifest, ManifestProblem, ProjectName, Release, ReleaseNumber, runtime,
+};
 
 use super::{parse, store_failed};
 use crate::catalog::{AppKey, Catalog};
 use crate::records::{AppRecord, Key, ReleaseRecord, encode};
+use crate::reports::ByLocation;
 use crate::{Plane, views};
 
 /// How often a write is tried again when another one came in between.
@@ -86,6 +89,7 @@ pub async fn deploy(
         return Err(Problem::invalid(misplaced).into());
     }
     refuse_taken_hosts(&plane.catalog(), &key, &manifest)?;
+    refuse_runtime_that_nobody_has(&plane.reports.now(), &manifest)?;
     let image_digest = plane.images.resolve(&manifest.image).await?;
     for _ in 0..TRIES {
         let catalog = plane.catalog();
@@ -136,6 +140,30 @@ fn refuse_taken_hosts(catalog: &Catalog, key: &AppKey, manifest: &Manifest) -> R
         }
     }
     if taken.is_empty() { Ok(()) } else { Err(Problem::invalid(taken).into()) }
+}
+
+/// What a runtime cannot do is refused at once when no node has one that can; otherwise the app would
+/// wait for ever. As long as no node has reported, nothing is known, and the app waits for one.
+fn refuse_runtime_that_nobody_has(
+    reports: &ByLocation,
+    manifest: &Manifest,
+) -> Result<(), Refusal> {
+    let needed = manifest.needed_abilities();
+    let nodes = reports.values().flat_map(|received| &received.report.nodes);
+    let mut refusals = Vec::new();
+    for node in nodes {
+        match runtime::refusal(&node.runtimes, manifest.runtime, &needed) {
+            Some(why) => refusals.push(format!("{}: {why}", node.node)),
+            None => return Ok(()),
+        }
+    }
+    if refusals.is_empty() {
+        return Ok(());
+    }
+    let (field, value) = ("runtime".to_owned(), format!("\"{}\"", manifest.runtime));
+    let allowed =
+        format!("a runtime that a node has and that can do this ({})", refusals.join("; "));
+    Err(Problem::invalid(vec![ManifestProblem { field, value, allowed }]).into())
 }
 
 fn next_number(catalog: &Catalog, key: &AppKey) -> ReleaseNumber {

@@ -86,6 +86,7 @@ impl State {
             capacity: reported.report.capacity,
             promised: promised(&reported.report.node),
             version: reported.report.version.clone(),
+            runtimes: reported.report.runtimes.clone(),
         });
         LocationReport {
             location: self.name.clone(),

@@ -120,6 +120,8 @@ impl State {
             count: allotment.count,
             budget: allotment.budget,
             each: allotment.release.manifest.resources.capacity(),
+            runtime: allotment.release.manifest.runtime,
+            needs: allotment.release.manifest.needed_abilities(),
         });
         let instances = self.instances.values().map(|record| PlacedInstance {
             id: record.instance.clone(),
@@ -136,6 +138,7 @@ impl State {
             reachable: self.reachable(&reported.report.node, moment),
             capacity: reported.report.capacity,
             images: reported.report.images.iter().copied().collect(),
+            runtimes: reported.report.runtimes.clone(),
         });
         Snapshot {
             now: moment.wall,

@@ -79,6 +79,7 @@ impl World {
             images: vec![],
             instances: self.state.instances.values().map(observe).collect(),
             network: String::new(),
+            runtimes: vec![],
         };
         self.state.take_report(report, self.moment());
     }

@@ -54,5 +54,83 @@ fn render(rows: &[Row<'_>], now: Timestamp) -> String {
             node.version.clone(),
         ]);
     }
-    table_text(&table)
+    let mut text = table_text(&table);
+    let runtimes = render_runtimes(rows);
+    if !runtimes.is_empty() {
+        text.push('\n');
+        text.push_str(&runtimes);
+    }
+    text
+}
+
+/// The capability table: what makes containers on each node, and what that cannot do. The reasons are
+/// in the JSON form, and in the refusal of a deploy that meets one.
+fn render_runtimes(rows: &[Row<'_>]) -> String {
+    let mut table = Table::new(&["NODE", "RUNTIME", "VERSION", "PROGRAM", "LACKS"]);
+    let mut any = false;
+    for Row { node, .. } in rows {
+        for offer in &node.runtimes {
+            any = true;
+            let lacks: Vec<_> = offer.lacks.keys().map(ToString::to_string).collect();
+            table.row([
+                node.node.to_string(),
+                offer.runtime.to_string(),
+                offer.version.clone().unwrap_or_else(|| "-".to_owned()),
+                offer.path.clone().unwrap_or_else(|| "-".to_owned()),
+                match &offer.unavailable {
+                    Some(why) => format!("everything: {why}"),
+                    None if lacks.is_empty() => "nothing".to_owned(),
+                    None => lacks.join(", "),
+                },
+            ]);
+        }
+    }
+    if any { table_text(&table) } else { String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use longshore_types::{Ability, ByteCount, Capacity, MilliCpu, RuntimeName, RuntimeOffer};
+
+    use super::*;
+
+    #[test]
+    fn the_capability_table_fits_a_terminal() {
+        let offer = |runtime, path: Option<&str>, unavailable: Option<&str>, lacks: &[Ability]| {
+            let why = |ability: &Ability| (*ability, "a reason".to_owned());
+            RuntimeOffer {
+                runtime,
+                path: path.map(str::to_owned),
+                version: path.map(|_| "1.1.5".to_owned()),
+                unavailable: unavailable.map(str::to_owned),
+                lacks: lacks.iter().map(why).collect::<BTreeMap<_, _>>(),
+            }
+        };
+        let missing = "not found in /usr/bin:/bin: install it, or set runsc";
+        let capacity = Capacity { cpu: MilliCpu(1000), memory: ByteCount::gib(1) };
+        let node = NodeSummary {
+            node: "n1".parse().unwrap(),
+            reachable: true,
+            reported_at: Timestamp(0),
+            capacity,
+            promised: Capacity::default(),
+            version: "0.1.0".to_owned(),
+            runtimes: vec![
+                offer(RuntimeName::Runc, Some("/usr/sbin/runc"), None, &[]),
+                offer(RuntimeName::Crun, Some("/usr/bin/crun"), None, &[Ability::Gpu]),
+                offer(RuntimeName::Runsc, None, Some(missing), &[]),
+            ],
+        };
+        let location = "ams".parse().unwrap();
+        let text = render(&[Row { location: &location, node: &node }], Timestamp(0));
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap();
+        assert_eq!(line("n1    runc"), "n1    runc     1.1.5    /usr/sbin/runc  nothing");
+        assert!(line("n1    crun").ends_with(" gpu"), "{text}");
+        assert!(line("n1    runsc").contains("everything: not found in"), "{text}");
+        let json = serde_json::to_value(&node).unwrap();
+        assert_eq!(json["runtimes"][1]["lacks"]["gpu"], "a reason");
+    }
 }

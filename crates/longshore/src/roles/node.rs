@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use longshore_link::Endpoint;
 use longshore_network::AgentId;
+use longshore_runtime::RuntimePrograms;
 use longshore_types::{IpNet, NodeName};
 
 use super::{Threads, listener};
@@ -49,6 +50,15 @@ pub struct Options {
     /// The cgroup below which the agent makes its own [default: the root]
     #[arg(long, value_name = "PATH")]
     cgroup_parent: Option<String>,
+    /// The program runc [default: the one in the usual places]
+    #[arg(long, value_name = "PATH")]
+    runc: Option<PathBuf>,
+    /// The program crun, likewise
+    #[arg(long, value_name = "PATH")]
+    crun: Option<PathBuf>,
+    /// The program runsc (gVisor), likewise
+    #[arg(long, value_name = "PATH")]
+    runsc: Option<PathBuf>,
 }
 
 /// Runs the role.
@@ -70,6 +80,11 @@ pub fn run(options: Options) -> Result<(), Failure> {
             cgroup_parent: options.cgroup_parent,
             instance_pool: options.instance_pool,
             cpu_overcommit: options.cpu_overcommit,
+            programs: RuntimePrograms {
+                runc: options.runc,
+                crun: options.crun,
+                runsc: options.runsc,
+            },
         };
         longshore_node::run(options, shutdown)
     })

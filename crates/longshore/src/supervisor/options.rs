@@ -53,6 +53,15 @@ pub struct UpOptions {
     /// The cgroup below which instances get theirs
     #[arg(long, value_name = "PATH")]
     cgroup_parent: Option<String>,
+    /// The program runc [default: the one in the usual places]
+    #[arg(long, value_name = "PATH")]
+    runc: Option<String>,
+    /// The program crun, likewise
+    #[arg(long, value_name = "PATH")]
+    crun: Option<String>,
+    /// The program runsc (gVisor), likewise
+    #[arg(long, value_name = "PATH")]
+    runsc: Option<String>,
     /// End the instances with the platform
     #[arg(long)]
     stop_instances: bool,
@@ -113,6 +122,9 @@ impl UpOptions {
             instance_pool,
             cpu_overcommit,
             cgroup_parent,
+            runc,
+            crun,
+            runsc,
             stop_instances,
             log,
         } = self;
@@ -129,6 +141,9 @@ impl UpOptions {
             ("instance_pool", instance_pool),
             ("cpu_overcommit", cpu_overcommit),
             ("cgroup_parent", cgroup_parent),
+            ("runc", runc),
+            ("crun", crun),
+            ("runsc", runsc),
             ("stop_instances", &stop_instances),
             ("log", log),
         ];

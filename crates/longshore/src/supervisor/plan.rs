@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use longshore_link::Listener;
+use longshore_runtime::RuntimePrograms;
 
 use super::child::RolePlan;
 use super::home::Home;
@@ -73,6 +74,10 @@ pub fn plan_roles(
         Some(parent) => node.with("cgroup-parent", parent),
         None => node,
     };
+    let RuntimePrograms { runc, crun, runsc } = &settings.programs;
+    let given = [("runc", runc), ("crun", crun), ("runsc", runsc)];
+    let given = given.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?)));
+    let node = given.fold(node, |node, (name, path)| node.with(name, path.display()));
     let node_drain = if settings.stop_instances { DRAIN_INSTANCES } else { DRAIN };
     vec![
         vec![
@@ -137,6 +142,7 @@ mod tests {
             registry_listen: free,
             ingress_listen: free,
             cgroup_parent: Some("/test".to_owned()),
+            programs: RuntimePrograms { runsc: Some("/opt/runsc".into()), ..Default::default() },
             ..Settings::defaults("n1".parse().unwrap())
         };
         let public = PublicSockets::bind(&settings).unwrap();

@@ -9,6 +9,7 @@ mod keys;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use longshore_runtime::RuntimePrograms;
 use longshore_types::{HostName, IpNet, LocationName, ManifestProblem, NodeName};
 use toml::Value;
 
@@ -39,6 +40,8 @@ pub struct Settings {
     pub cpu_overcommit: f64,
     /// The cgroup below which the instances have theirs; the node's own when absent.
     pub cgroup_parent: Option<String>,
+    /// Where the programs of the runtimes are, those that are not in the usual places.
+    pub programs: RuntimePrograms,
     /// Whether the instances end with the platform.
     pub stop_instances: bool,
     /// What is logged, in the syntax of tracing's filters.
@@ -61,6 +64,7 @@ impl Settings {
             instance_pool: constant(longshore_network::NetworkConfig::DEFAULT_POOL),
             cpu_overcommit: 4.0,
             cgroup_parent: None,
+            programs: RuntimePrograms::default(),
             stop_instances: false,
             log: "info".to_owned(),
         }

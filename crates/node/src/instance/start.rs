@@ -11,9 +11,7 @@ use longshore_image::pull::PullEvent;
 use longshore_image::store::Image;
 use longshore_link::chain;
 use longshore_network::Attachment;
-use longshore_runtime::{
-    ContainerSpec, LogPolicy, ReadOnlyFile, Running, RuntimeKind, SignalNumber,
-};
+use longshore_runtime::{ContainerSpec, LogPolicy, ReadOnlyFile, Running, SignalNumber};
 use longshore_types::{ByteCount, InstanceId, InstancePhase, Manifest};
 use tokio::time::Instant;
 
@@ -166,7 +164,7 @@ impl Actor {
                 max_size: LOG_SIZE,
                 files: LOG_FILES,
             },
-            runtime: RuntimeKind::Embedded,
+            runtime: self.node.programs.find(manifest.runtime)?,
             rootfs,
         })
     }

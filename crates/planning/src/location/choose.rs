@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use longshore_types::{Candidate, Capacity, Decision, InstanceId, NodeName, Timestamp};
+use longshore_types::{Candidate, Capacity, Decision, InstanceId, NodeName, Timestamp, runtime};
 
 use super::{Action, NodeState, Plan, Shortfall, Snapshot, Standing, WantedApp};
 use crate::seeded::Seeded;
@@ -79,6 +79,9 @@ impl<'a> Room<'a> {
             (Some(_), 1) => "the only node".to_owned(),
             (Some(best), n_nodes) => format!("best of {n_nodes} nodes: {}", best.why),
             (None, 0) => "no node has joined this location".to_owned(),
+            (None, _) if self.nodes.iter().all(|room| room.lacks_runtime(wanted)) => {
+                format!("no node can run it with the runtime {}", wanted.runtime)
+            }
             (None, _) => "no node has room".to_owned(),
         };
         let chosen = best.map(|best| best.name.clone());
@@ -92,11 +95,18 @@ impl NodeRoom<'_> {
         *self.apps.entry(app).or_default() += 1;
     }
 
+    fn lacks_runtime(&self, wanted: &WantedApp) -> bool {
+        runtime::refusal(&self.node.runtimes, wanted.runtime, &wanted.needs).is_some()
+    }
+
     fn judge(&self, wanted: &WantedApp) -> Candidate {
         let name = self.node.name.to_string();
         if !self.node.reachable {
             let why = "refused: it has not reported lately".to_owned();
             return Candidate { name, score: None, why };
+        }
+        if let Some(why) = runtime::refusal(&self.node.runtimes, wanted.runtime, &wanted.needs) {
+            return Candidate { name, score: None, why: format!("refused: {why}") };
         }
         if !self.free.holds(wanted.each) {
             let why = format!(

@@ -18,13 +18,21 @@ fn wanted(release: u64, count: u32, budget: u32) -> WantedApp {
         count,
         budget,
         each: EACH,
+        runtime: RuntimeName::Embedded,
+        needs: Ability::ALWAYS.to_vec(),
     }
 }
 
 fn node(name: &str, room_for: u64) -> NodeState {
     let memory = ByteCount::mib(100 * room_for);
     let capacity = Capacity { cpu: MilliCpu(1_000_000), memory };
-    NodeState { name: name.parse().unwrap(), reachable: true, capacity, images: BTreeSet::new() }
+    NodeState {
+        name: name.parse().unwrap(),
+        reachable: true,
+        capacity,
+        images: BTreeSet::new(),
+        runtimes: Vec::new(),
+    }
 }
 
 /// A location that carries out its plans as a real one would, with instances that become ready and
@@ -175,6 +183,40 @@ fn what_does_not_fit_is_a_shortfall_that_names_every_node() {
         whys.len() == 2 && whys.iter().all(|why| why.contains("100 MiB are needed")),
         "{whys:?}"
     );
+}
+
+fn offer(runtime: RuntimeName, lacks: &[Ability]) -> RuntimeOffer {
+    let lacks = lacks.iter().map(|ability| (*ability, "it is old".to_owned())).collect();
+    RuntimeOffer { runtime, path: None, version: None, unavailable: None, lacks }
+}
+
+#[test]
+fn an_instance_goes_where_its_runtime_is_and_can_do_what_it_needs() {
+    let mut world = World::new(vec![node("n1", 9), node("n2", 9), node("n3", 9)]);
+    world.snapshot.nodes[1].runtimes = vec![offer(RuntimeName::Runc, &[Ability::Limits])];
+    world.snapshot.nodes[2].runtimes = vec![offer(RuntimeName::Runc, &[Ability::Gpu])];
+    world.want(WantedApp { runtime: RuntimeName::Runc, ..wanted(1, 2, 4) });
+    let plan = world.apply();
+    assert_eq!(plan.actions.len(), 2);
+    for action in &plan.actions {
+        let Action::Place { node, decision, .. } = action else { panic!("{action:?}") };
+        assert_eq!(node.as_str(), "n3");
+        let whys: Vec<_> = decision.candidates.iter().map(|c| c.why.as_str()).collect();
+        assert!(whys.contains(&"refused: no runc: the node does not know it"), "{whys:?}");
+        assert!(whys.contains(&"refused: runc lacks limits: it is old"), "{whys:?}");
+    }
+}
+
+#[test]
+fn an_instance_whose_runtime_no_node_has_waits_and_says_so() {
+    let mut world = World::new(vec![node("n1", 9)]);
+    world.want(WantedApp { runtime: RuntimeName::Runsc, ..wanted(1, 1, 2) });
+    let plan = world.apply();
+    assert_eq!((plan.actions.len(), plan.shortfalls.len()), (0, 1));
+    let decision = &plan.shortfalls[0].decision;
+    assert_eq!(decision.why, "no node can run it with the runtime runsc");
+    world.snapshot.nodes[0].runtimes = vec![offer(RuntimeName::Runsc, &[])];
+    assert_eq!(world.apply().actions.len(), 1);
 }
 
 #[test]

@@ -110,7 +110,10 @@ pub(super) struct V1 {
     pub pids: PathBuf,
     pub devices: PathBuf,
     pub cpuacct: Option<PathBuf>,
-    /// All of them, those that libcontainer attaches to without our asking included.
+    /// Those into which a process can be put without setting anything up first.
+    pub plain: Vec<PathBuf>,
+    /// All of them, those that runtimes attach to without our asking included: named hierarchies,
+    /// and a v2 one beside.
     pub every: Vec<PathBuf>,
 }
 
@@ -128,7 +131,7 @@ impl Layout {
 
     /// Reads the layout out of `/proc/self/mountinfo`.
     fn from_mounts(mountinfo: &str) -> Result<Self, CgroupProblem> {
-        let mut v1_mounts = Vec::new();
+        let (mut v1_mounts, mut others) = (Vec::new(), Vec::new());
         for line in mountinfo.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let mut right = right.split(' ');
@@ -137,31 +140,40 @@ impl Layout {
                 Some("cgroup2") if mount == Path::new(MOUNT_ROOT) => {
                     return Ok(Self::V2 { mount });
                 }
+                Some("cgroup2") => others.push(mount),
                 Some("cgroup") => {
                     let options = right.nth(1).unwrap_or("").to_owned();
-                    // A named hierarchy, such as systemd's, has no controller and is not ours.
-                    if !options.contains("name=") {
+                    // A named hierarchy, such as systemd's, has no controller.
+                    if options.contains("name=") {
+                        others.push(mount);
+                    } else {
                         v1_mounts.push((mount, options));
                     }
                 }
                 _ => {}
             }
         }
-        if v1_mounts.is_empty() { Err(CgroupProblem::NotMounted) } else { Self::v1(v1_mounts) }
+        if v1_mounts.is_empty() {
+            Err(CgroupProblem::NotMounted)
+        } else {
+            Self::v1(v1_mounts, others)
+        }
     }
 
-    fn v1(mounts: Vec<(PathBuf, String)>) -> Result<Self, CgroupProblem> {
+    fn v1(mounts: Vec<(PathBuf, String)>, others: Vec<PathBuf>) -> Result<Self, CgroupProblem> {
+        let has = |options: &str, controller: &str| options.split(',').any(|o| o == controller);
         let find = |controller: &str| {
-            mounts
-                .iter()
-                .find(|(_, options)| options.split(',').any(|option| option == controller))
-                .map(|(mount, _)| mount.clone())
+            let found = mounts.iter().find(|(_, options)| has(options, controller));
+            found.map(|(mount, _)| mount.clone())
         };
         match (find("memory"), find("cpu"), find("pids"), find("devices")) {
             (Some(memory), Some(cpu), Some(pids), Some(devices)) => {
                 let cpuacct = find("cpuacct");
-                let every = mounts.into_iter().map(|(mount, _)| mount).collect();
-                Ok(Self::V1(V1 { memory, cpu, pids, devices, cpuacct, every }))
+                // A new cpuset has no processor until it is given some.
+                let plain = mounts.iter().filter(|(_, options)| !has(options, "cpuset"));
+                let plain = plain.map(|(mount, _)| mount.clone()).collect();
+                let every = mounts.into_iter().map(|(mount, _)| mount).chain(others).collect();
+                Ok(Self::V1(V1 { memory, cpu, pids, devices, cpuacct, plain, every }))
             }
             _ => {
                 let wanted = REQUIRED.into_iter().chain(["devices"]);
@@ -197,6 +209,14 @@ impl Layout {
         match self {
             Self::V2 { mount } => vec![mount.join(path)],
             Self::V1(v1) => v1.every.iter().map(|mount| mount.join(path)).collect(),
+        }
+    }
+
+    /// `path` in the hierarchies that a process of a container belongs in.
+    pub fn plain_directories(&self, path: &Path) -> Vec<PathBuf> {
+        match self {
+            Self::V2 { mount } => vec![mount.join(path)],
+            Self::V1(v1) => v1.plain.iter().map(|mount| mount.join(path)).collect(),
         }
     }
 
@@ -256,7 +276,8 @@ fn read(path: &Path) -> Result<String, CgroupProblem> {
     fs::read_to_string(path).map_err(|source| CgroupProblem::Read { path: path.to_owned(), source })
 }
 
-fn make(dir: &Path) -> Result<(), CgroupProblem> {
+/// Makes a cgroup, and those above it, unless it is there.
+pub(super) fn make(dir: &Path) -> Result<(), CgroupProblem> {
     fs::create_dir_all(dir).map_err(|source| CgroupProblem::Create { path: dir.to_owned(), source })
 }
 
@@ -326,7 +347,7 @@ mod tests {
         let Layout::V1(v1) = Layout::from_mounts(HYBRID).unwrap() else { panic!("not v1") };
         assert_eq!(v1.cpu, Path::new("/sys/fs/cgroup/cpu,cpuacct"));
         assert_eq!(v1.cpuacct.as_deref(), Some(v1.cpu.as_path()));
-        assert_eq!(v1.every.len(), 4);
+        assert_eq!((v1.plain.len(), v1.every.len()), (4, 6));
     }
 
     #[test]

@@ -59,7 +59,8 @@ impl Workload {
             texts.iter().map(convert).collect()
         };
         let (argv, envp) = (c_strings(args)?, c_strings(env)?);
-        let candidates = candidates(program, env);
+        let texts: Vec<&str> = env.iter().map(String::as_str).collect();
+        let candidates = candidates(program, &texts);
 
         reset_signals().map_err(|error| format!("resetting signals: {error}"))?;
         end_with_parent().map_err(|error| format!("tying the process to its shim: {error}"))?;
@@ -126,7 +127,7 @@ impl Executor for Workload {
 }
 
 /// The paths to try for a program, as a shell would look it up.
-fn candidates(program: &str, env: &[String]) -> Vec<String> {
+pub(super) fn candidates(program: &str, env: &[&str]) -> Vec<String> {
     if program.contains('/') {
         return vec![program.to_owned()];
     }
@@ -157,18 +158,31 @@ fn exec_first(program: &str, candidates: &[String], argv: &[CString], envp: &[CS
             errno => refusal = refusal.or(Some((candidate, errno))),
         }
     }
-    match refusal {
+    let refusal_of = |(path, errno): (&String, nix::Error)| {
+        (path.clone(), errno, fs::symlink_metadata(path).is_ok())
+    };
+    let told = refusal.map(refusal_of);
+    self::refusal(
+        program,
+        told.as_ref().map(|(path, errno, there)| (path.as_str(), *errno, *there)),
+    )
+}
+
+/// Why a program was not run: the path that was refused, with what error, and whether it is there;
+/// none when no path was found at all.
+pub(super) fn refusal(program: &str, refused: Option<(&str, nix::Error, bool)>) -> String {
+    match refused {
         None => format!("exec: {program}: not found in PATH"),
-        Some((path, nix::Error::ENOENT)) if fs::symlink_metadata(path).is_ok() => {
+        Some((path, nix::Error::ENOENT, true)) => {
             format!("exec: {path}: the file is there, but its interpreter or loader is not")
         }
-        Some((path, nix::Error::ENOENT)) => format!("exec: {path}: no such file"),
-        Some((path, nix::Error::EACCES)) => {
+        Some((path, nix::Error::ENOENT, false)) => format!("exec: {path}: no such file"),
+        Some((path, nix::Error::EACCES, _)) => {
             format!("exec: {path}: permission denied (is it a file with its execute bit set?)")
         }
-        Some((path, nix::Error::ENOEXEC)) => {
+        Some((path, nix::Error::ENOEXEC, _)) => {
             format!("exec: {path}: not a program for this machine, and no #! line")
         }
-        Some((path, errno)) => format!("exec: {path}: {}", errno.desc()),
+        Some((path, errno, _)) => format!("exec: {path}: {}", errno.desc()),
     }
 }

@@ -2,11 +2,19 @@
 //! model; `chroot` is in it because CAP_SYS_CHROOT is granted. Calls that are allowed with some
 //! arguments only (`clone`, `personality`, `socket`) are not listed here.
 
-/// Every call that is allowed whatever its arguments.
-pub(super) const ALLOWED: &[i64] = &concat_all();
+/// A call: its name, possibly behind the path of its constant, and its number. Our own filter goes by
+/// numbers, runtimes that install one themselves by names.
+pub(super) type Call = (&'static str, i64);
 
-const fn concat_all() -> [i64; COMMON.len() + OLD.len() + NEW.len()] {
-    let mut all = [0; COMMON.len() + OLD.len() + NEW.len()];
+/// Every call that is allowed whatever its arguments.
+pub(super) const ALLOWED: &[Call] = &concat_all();
+
+macro_rules! calls {
+    ($($call:path,)*) => { &[$((stringify!($call), $call)),*] };
+}
+
+const fn concat_all() -> [Call; COMMON.len() + OLD.len() + NEW.len()] {
+    let mut all = [("", 0); COMMON.len() + OLD.len() + NEW.len()];
     let lists = [COMMON, OLD, NEW];
     let (mut list, mut at) = (0, 0);
     while list < lists.len() {
@@ -23,7 +31,7 @@ const fn concat_all() -> [i64; COMMON.len() + OLD.len() + NEW.len()] {
 
 /// Calls of every architecture.
 #[rustfmt::skip]
-const COMMON: &[i64] = &[
+const COMMON: &[Call] = calls![
     libc::SYS_accept,
     libc::SYS_accept4,
     libc::SYS_adjtimex,
@@ -275,11 +283,10 @@ const COMMON: &[i64] = &[
     libc::SYS_writev,
 ];
 
-/// Older forms that newer architectures never had, and calls that `libc` has no name for.
+/// Older forms that newer architectures never had.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
-const OLD: &[i64] = &[
-    333, // io_pgetevents
+const OLD: &[Call] = calls![
     libc::SYS_access,
     libc::SYS_alarm,
     libc::SYS_arch_prctl,
@@ -323,24 +330,26 @@ const OLD: &[i64] = &[
     libc::SYS_vfork,
 ];
 #[cfg(not(target_arch = "x86_64"))]
-const OLD: &[i64] = &[
-    292, // io_pgetevents
-];
+const OLD: &[Call] = &[];
 
-/// Calls so new that the C library's headers may lack them. From 424 on every architecture has the
-/// same numbers.
-const NEW: &[i64] = &[
-    451, // cachestat
-    452, // fchmodat2
-    453, // map_shadow_stack
-    454, // futex_wake
-    455, // futex_wait
-    456, // futex_requeue
-    457, // statmount
-    458, // listmount
-    462, // mseal
-    463, // setxattrat
-    464, // getxattrat
-    465, // listxattrat
-    466, // removexattrat
+/// Calls that `libc` has no name for, most of them because they are so new. From 424 on every
+/// architecture has the same numbers.
+const NEW: &[Call] = &[
+    #[cfg(target_arch = "x86_64")]
+    ("io_pgetevents", 333),
+    #[cfg(not(target_arch = "x86_64"))]
+    ("io_pgetevents", 292),
+    ("cachestat", 451),
+    ("fchmodat2", 452),
+    ("map_shadow_stack", 453),
+    ("futex_wake", 454),
+    ("futex_wait", 455),
+    ("futex_requeue", 456),
+    ("statmount", 457),
+    ("listmount", 458),
+    ("mseal", 462),
+    ("setxattrat", 463),
+    ("getxattrat", 464),
+    ("listxattrat", 465),
+    ("removexattrat", 466),
 ];

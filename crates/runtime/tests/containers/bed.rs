@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use longshore_runtime::logs::{Follow, LogLine, read_log};
 use longshore_runtime::{
-    ContainerSpec, ExitRecord, LogPolicy, ResolvedUser, Running, RuntimeKind, Shims, ShimsConfig,
-    SignalNumber,
+    ContainerSpec, ExitRecord, LogPolicy, ResolvedUser, Running, RuntimeKind, RuntimePrograms,
+    Shims, ShimsConfig, SignalNumber, probe,
 };
-use longshore_types::{ByteCount, InstanceId, MilliCpu, Resources};
+use longshore_types::{Ability, ByteCount, InstanceId, MilliCpu, Resources, RuntimeName};
 use tempfile::TempDir;
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -25,11 +25,22 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub struct Bed {
     dir: TempDir,
     name: String,
+    runtime: RuntimeKind,
     pub shims: Shims,
 }
 
+/// Where the programs of the runtimes are. Debian 12 has no runsc; `cargo xtask test` fetches that of
+/// a newer one.
+fn programs() -> RuntimePrograms {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/newer-debian");
+    let newer = std::env::var_os("LONGSHORE_NEWER_DEBIAN").map_or(beside.into(), PathBuf::from);
+    RuntimePrograms { runsc: Some(newer.join("runsc/usr/bin/runsc")), ..Default::default() }
+}
+
 impl Bed {
-    pub fn new() -> Self {
+    /// A bed for containers of this runtime; none where the runtime says that it cannot be used on
+    /// this kernel.
+    pub fn new(runtime: RuntimeName) -> Option<Self> {
         assert!(
             rustix::process::geteuid().is_root(),
             "these tests make containers: run them as root"
@@ -39,13 +50,62 @@ impl Bed {
             "{BUSYBOX} is missing: install the apt package busybox-static"
         );
         let dir = TempDir::with_prefix("longshore-runtime-").expect("a temporary directory");
+        let offers = probe(&programs(), dir.path());
+        let offer = offers.into_iter().find(|offer| offer.runtime == runtime).expect("every row");
+        let found = programs().find(runtime);
+        let kind =
+            found.unwrap_or_else(|why| panic!("{runtime}: {why} (`cargo xtask test` installs it)"));
+        if let Some(why) = offer.refusal(&Ability::ALWAYS) {
+            eprintln!("skipped: {why}");
+            return None;
+        }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("longshore-test-{}-{number}", std::process::id());
         // A cgroup that was delegated to these tests, where there is one.
         let parent = std::env::var("LONGSHORE_TEST_CGROUP").unwrap_or_default();
         let name = format!("{parent}/{name}").trim_matches('/').to_owned();
         let shims = Self::agent(dir.path(), &name);
-        Self { dir, name, shims }
+        Some(Self { dir, name, runtime: kind, shims })
+    }
+
+    /// The programs of the host that make containers here.
+    pub fn programs(&self) -> Vec<PathBuf> {
+        let runtime = match &self.runtime {
+            RuntimeKind::Embedded => None,
+            RuntimeKind::Runc(path) | RuntimeKind::Crun(path) | RuntimeKind::Runsc(path) => {
+                Some(path.clone())
+            }
+        };
+        runtime.into_iter().chain([env!("CARGO_BIN_EXE_runtime-test-shim").into()]).collect()
+    }
+
+    /// True when the container has a kernel of its own, so that its processes are not the host's, and
+    /// what the kernel uses counts against the limits.
+    pub fn is_sandboxed(&self) -> bool {
+        matches!(self.runtime, RuntimeKind::Runsc(_))
+    }
+
+    /// True when nothing else has to be installed, which is also the quickest to start.
+    pub fn is_embedded(&self) -> bool {
+        self.runtime == RuntimeKind::Embedded
+    }
+
+    /// Memory for a program that needs `mib`, and for the kernel under it if it has its own.
+    pub fn memory(&self, mib: u64) -> ByteCount {
+        ByteCount::mib(if self.is_sandboxed() { mib + 128 } else { mib })
+    }
+
+    /// How many processes the container has.
+    pub fn n_processes(&self, running: &Running) -> usize {
+        let RuntimeKind::Runsc(program) = &self.runtime else {
+            return self.payload_file(running.id(), "pids", "cgroup.procs").lines().count();
+        };
+        let root = self.dir.path().join("run").join(running.id().as_str()).join("runtime");
+        let mut ps = std::process::Command::new(program);
+        ps.arg("--root").arg(root).args(["ps", "--format", "json", running.id().as_str()]);
+        let output = ps.output().expect("runsc runs");
+        let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        listed.as_array().map_or(0, Vec::len)
     }
 
     fn agent(dir: &Path, name: &str) -> Shims {
@@ -92,7 +152,11 @@ impl Bed {
             user: ResolvedUser::root(),
             hostname: "box".to_owned(),
             netns: None,
-            limits: Resources { cpu: MilliCpu(1000), memory: ByteCount::mib(64), pids: 64 },
+            limits: Resources {
+                cpu: MilliCpu(1000),
+                memory: self.memory(64),
+                pids: if self.is_sandboxed() { 256 } else { 64 },
+            },
             files: Vec::new(),
             stop_signal: SignalNumber::TERM,
             log: LogPolicy {
@@ -100,7 +164,7 @@ impl Bed {
                 max_size: ByteCount::mib(1),
                 files: 3,
             },
-            runtime: RuntimeKind::Embedded,
+            runtime: self.runtime.clone(),
             id,
         }
     }
@@ -288,6 +352,9 @@ fn make_rootfs(rootfs: &Path) {
         "pwd",
         "env",
         "kill",
+        "readlink",
+        "basename",
+        "mkdir",
         "chroot",
         "seq",
         "start-stop-daemon",

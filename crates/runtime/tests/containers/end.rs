@@ -7,9 +7,7 @@ use longshore_types::ExitReason;
 
 use crate::bed::{Bed, kill, log_lines, text, until_line};
 
-#[tokio::test]
-async fn exit_codes_are_kept() {
-    let bed = Bed::new();
+pub async fn exit_codes_are_kept(bed: Bed) {
     for code in [0, 1, 7, 255] {
         let spec = bed.script(&format!("exit {code}"));
         let (record, _) = bed.run(&spec).await;
@@ -21,9 +19,7 @@ async fn exit_codes_are_kept() {
     bed.finish().await;
 }
 
-#[tokio::test]
-async fn a_killed_first_process_is_a_signal() {
-    let bed = Bed::new();
+pub async fn a_killed_first_process_is_a_signal(bed: Bed) {
     let spec = bed.script("sleep 1000 & sleep 1000 & echo ready; wait");
     let running = bed.start(&spec).await;
     until_line(&spec, "ready").await;
@@ -33,9 +29,7 @@ async fn a_killed_first_process_is_a_signal() {
     bed.finish().await;
 }
 
-#[tokio::test]
-async fn a_signal_reaches_the_program() {
-    let bed = Bed::new();
+pub async fn a_signal_reaches_the_program(bed: Bed) {
     let script = "trap 'echo got it; exit 5' USR1; echo ready; while :; do sleep 0.01; done";
     let spec = bed.script(script);
     let running = bed.start(&spec).await;
@@ -47,9 +41,7 @@ async fn a_signal_reaches_the_program() {
     bed.finish().await;
 }
 
-#[tokio::test]
-async fn stop_asks_first() {
-    let bed = Bed::new();
+pub async fn stop_asks_first(bed: Bed) {
     let script = "trap 'echo bye; exit 0' QUIT; echo ready; while :; do sleep 0.01; done";
     let mut spec = bed.script(script);
     spec.stop_signal = "SIGQUIT".parse().expect("a signal");
@@ -63,9 +55,7 @@ async fn stop_asks_first() {
     bed.finish().await;
 }
 
-#[tokio::test]
-async fn stop_ends_what_does_not_listen() {
-    let bed = Bed::new();
+pub async fn stop_ends_what_does_not_listen(bed: Bed) {
     let spec = bed.script("trap '' TERM; echo ready; while :; do sleep 0.01; done");
     let running = bed.start(&spec).await;
     until_line(&spec, "ready").await;
@@ -76,9 +66,7 @@ async fn stop_ends_what_does_not_listen() {
     bed.finish().await;
 }
 
-#[tokio::test]
-async fn many_may_wait_and_one_may_shorten_the_grace() {
-    let bed = Bed::new();
+pub async fn many_may_wait_and_one_may_shorten_the_grace(bed: Bed) {
     let running = bed.start(&bed.spec(&["sleep", "1000"])).await;
     let waiters = (0..10).map(|_| {
         let running = running.clone();

@@ -6,9 +6,7 @@ use longshore_types::ByteCount;
 
 use crate::bed::{Bed, log_lines, text};
 
-#[tokio::test]
-async fn both_streams_are_kept() {
-    let bed = Bed::new();
+pub async fn both_streams_are_kept(bed: Bed) {
     let spec = bed.script("echo one; echo two >&2; printf 'no line feed'");
     bed.run(&spec).await;
     let mut lines = log_lines(&spec, None).await;
@@ -20,9 +18,7 @@ async fn both_streams_are_kept() {
     bed.finish().await;
 }
 
-#[tokio::test]
-async fn a_follower_sees_every_line_over_rotations() {
-    let bed = Bed::new();
+pub async fn a_follower_sees_every_line_over_rotations(bed: Bed) {
     // The pauses let the follower keep pace: rotation drops what nobody reads.
     let mut spec = bed.script(
         "for i in $(seq 2000); do echo line $i; [ $((i % 100)) = 0 ] && sleep 0.15; done; true",
@@ -43,9 +39,7 @@ async fn a_follower_sees_every_line_over_rotations() {
     bed.finish().await;
 }
 
-#[tokio::test]
-async fn a_flood_is_written_whole() {
-    let bed = Bed::new();
+pub async fn a_flood_is_written_whole(bed: Bed) {
     let mut spec = bed.script("seq 100000");
     spec.log.max_size = ByteCount::mib(64);
     let (record, output) = bed.run(&spec).await;

@@ -1,12 +1,105 @@
 //! Real containers on this machine: what they can do, what they cannot, how they end, and that they
 //! leave nothing. Need root and busybox-static.
+//!
+//! One conformance suite, run with every runtime: `cargo nextest run -p longshore-runtime runc::`. A
+//! runtime that this kernel does not suit, by its own word, is skipped and says so; one that is not
+//! installed fails.
 
 mod bed;
 
 mod end;
+mod escapes;
 mod exec;
 mod limits;
 mod logs;
 mod protection;
 mod start;
 mod survival;
+
+/// Makes a test of every function, for every runtime. A function that is not listed is dead code,
+/// which the compiler complains of.
+macro_rules! with_every_runtime {
+    ($tests:tt) => {
+        with_every_runtime!(embedded, Embedded, $tests);
+        with_every_runtime!(runc, Runc, $tests);
+        with_every_runtime!(crun, Crun, $tests);
+        with_every_runtime!(runsc, Runsc, $tests);
+    };
+    ($module:ident, $runtime:ident, { $($file:ident { $($test:ident)* })* }) => {
+        mod $module {
+            $(mod $file {
+                $(#[tokio::test]
+                async fn $test() {
+                    use longshore_types::RuntimeName::$runtime;
+                    if let Some(bed) = crate::bed::Bed::new($runtime) {
+                        crate::$file::$test(bed).await;
+                    }
+                })*
+            })*
+        }
+    };
+}
+
+with_every_runtime!({
+    end {
+        exit_codes_are_kept
+        a_killed_first_process_is_a_signal
+        a_signal_reaches_the_program
+        stop_asks_first
+        stop_ends_what_does_not_listen
+        many_may_wait_and_one_may_shorten_the_grace
+    }
+    escapes {
+        the_runtimes_program_is_not_overwritten
+        a_working_directory_does_not_lead_out
+        links_in_the_image_do_not_lead_mounts_out
+        links_that_change_during_a_start_do_not_lead_out
+        no_helper_of_the_kernel_is_replaced
+        no_socket_or_descriptor_of_the_agent_is_inside
+        processes_of_the_host_are_out_of_reach
+    }
+    exec {
+        output_and_exit_code_come_back
+        the_same_protections_apply
+        what_cannot_run_is_refused
+        it_ends_with_its_caller_and_with_its_container
+    }
+    limits {
+        limits_are_what_was_asked_for
+        processes_are_limited
+        a_memory_hog_ends_as_out_of_memory
+        a_hog_behind_a_shell_is_told_apart_from_one_that_is_survived
+        a_fork_bomb_is_ended_whole
+    }
+    logs {
+        both_streams_are_kept
+        a_follower_sees_every_line_over_rotations
+        a_flood_is_written_whole
+    }
+    protection {
+        the_kernel_shows_every_protection
+        another_user_has_no_capabilities_and_can_open_its_output
+        forbidden_calls_are_refused
+        the_hosts_disk_cannot_be_opened_even_through_a_node_in_the_image
+        masked_paths_are_empty_and_kernel_settings_read_only
+        no_descriptor_of_the_host_is_inherited
+        the_program_of_the_shim_cannot_be_written_to
+        namespaces_are_the_containers_own
+        a_network_namespace_can_be_joined
+    }
+    start {
+        the_process_is_what_was_asked_for
+        a_start_that_cannot_work_says_why_and_leaves_a_record
+        an_instance_runs_once_and_can_run_again
+        twenty_start_at_once
+    }
+    survival {
+        a_container_outlives_its_agent
+        what_ends_without_an_agent_is_on_record
+        a_dead_shim_takes_its_container_along
+        agent_and_shim_dead_together_are_noticed_at_adoption
+        a_shim_survives_what_it_does_not_understand
+        another_boot_is_a_restart_of_the_node
+        a_start_cut_off_at_any_moment_leaves_nothing
+    }
+});

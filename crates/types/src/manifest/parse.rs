@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Health, HealthKind, Manifest, ProcessOverrides, Resources, RestartPolicy};
-use crate::{ByteCount, MilliCpu, ParseError, Port};
+use crate::{ByteCount, MilliCpu, ParseError, Port, RuntimeName};
 
 /// One thing that is wrong with a document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,7 @@ const TOP_KEYS: &[&str] = &[
     "port",
     "hosts",
     "restart",
+    "runtime",
     "env",
     "resources",
     "process",
@@ -67,6 +68,7 @@ impl Manifest {
         let port = top.number("port", 1, 65535).and_then(port_of);
         let hosts = top.list("hosts");
         let restart = top.choice("restart", &RESTART_CHOICES).unwrap_or_default();
+        let runtime = top.choice("runtime", &RUNTIME_CHOICES).unwrap_or_default();
         let env = env_of(&mut top.table("env"));
         let resources = resources_of(&mut top.table("resources"));
         let process = process_of(&mut top.table("process"), env);
@@ -91,6 +93,7 @@ impl Manifest {
                 health,
                 egress_allow,
                 restart,
+                runtime,
             }),
             _ => Err(problems),
         }
@@ -101,6 +104,13 @@ const RESTART_CHOICES: [(&str, RestartPolicy); 3] = [
     ("always", RestartPolicy::Always),
     ("on-failure", RestartPolicy::OnFailure),
     ("never", RestartPolicy::Never),
+];
+
+const RUNTIME_CHOICES: [(&str, RuntimeName); 4] = [
+    ("embedded", RuntimeName::Embedded),
+    ("runc", RuntimeName::Runc),
+    ("crun", RuntimeName::Crun),
+    ("runsc", RuntimeName::Runsc),
 ];
 
 fn port_of(number: u32) -> Option<Port> {

@@ -100,6 +100,27 @@ pub const KEYS: &[Key] = &[
         show: |settings| quoted(settings.cgroup_parent.as_deref().unwrap_or_default()),
     },
     Key {
+        name: "runc",
+        help: "The path of the program runc; empty to look for it in the\n\
+               usual places. Apps choose it by runtime = \"runc\". Default \"\".",
+        set: |settings, value| put(&mut settings.programs.runc, program(value)),
+        show: |settings| shown(settings.programs.runc.as_ref()),
+    },
+    Key {
+        name: "crun",
+        help: "The path of the program crun; empty to look for it in the\n\
+               usual places. Apps choose it by runtime = \"crun\". Default \"\".",
+        set: |settings, value| put(&mut settings.programs.crun, program(value)),
+        show: |settings| shown(settings.programs.crun.as_ref()),
+    },
+    Key {
+        name: "runsc",
+        help: "The path of the program runsc (gVisor); empty to look for it in the\n\
+               usual places. Apps choose it by runtime = \"runsc\". Default \"\".",
+        set: |settings, value| put(&mut settings.programs.runsc, program(value)),
+        show: |settings| shown(settings.programs.runsc.as_ref()),
+    },
+    Key {
         name: "stop_instances",
         help: "Whether the instances end when the platform is shut down. Otherwise they go on, and the\n\
                next `longshore up` takes them over. Default false.",
@@ -135,6 +156,18 @@ fn parsed<T: std::str::FromStr>(value: &Value, allowed: &'static str) -> Result<
 
 fn directory(value: &Value) -> Result<PathBuf, &'static str> {
     text(value).map(PathBuf::from).filter(|path| path.is_absolute()).ok_or("an absolute path")
+}
+
+fn program(value: &Value) -> Result<Option<PathBuf>, &'static str> {
+    match text(value) {
+        Some("") => Ok(None),
+        Some(path) if path.starts_with('/') => Ok(Some(path.into())),
+        _ => Err("the absolute path of a program, or empty"),
+    }
+}
+
+fn shown(path: Option<&PathBuf>) -> String {
+    quoted(path.map(|path| path.display().to_string()).unwrap_or_default())
 }
 
 fn address(value: &Value) -> Result<SocketAddr, &'static str> {

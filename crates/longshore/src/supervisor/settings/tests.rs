@@ -22,6 +22,7 @@ fn the_dump_reads_back_as_the_same_settings() {
             instance_pool: constant("10.77.0.0/16"),
             cpu_overcommit: 1.5,
             cgroup_parent: Some("/a/b".to_owned()),
+            programs: RuntimePrograms { runsc: Some("/opt/runsc".into()), ..Default::default() },
             stop_instances: true,
             log: "warn,longshore_node=debug".to_owned(),
             ingress_listen: constant("[::]:80"),

@@ -13,6 +13,7 @@ fn the_smallest_manifest_gets_the_defaults() {
     assert_eq!((manifest.count, manifest.max_for(1), manifest.project.as_str()), (1, 2, "default"));
     assert_eq!(manifest.resources, Resources::default());
     assert_eq!((manifest.health, manifest.restart), (None, RestartPolicy::Always));
+    assert_eq!(manifest.runtime, RuntimeName::Embedded);
 }
 
 #[test]
@@ -33,7 +34,7 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
         "resources": {"memory": "12 potatoes", "cpu": "fast", "pid": 3},
         "process": {"stop_signal": "SIGNOPE", "workdir": "relative"},
         "health": {"kind": "grpc"}, "egress": {"allow": ["10.0.0.1/8"]},
-        "restart": "sometimes", "env": {"A=B": "x"},
+        "restart": "sometimes", "runtime": "docker", "env": {"A=B": "x"},
     }));
     for part in [
         "app = \"Web\": use 1 to 40",
@@ -50,11 +51,12 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
         "health.port: a health check needs a port",
         "egress.allow[0] = \"10.0.0.1/8\"",
         "restart = \"sometimes\": one of \"always\", \"on-failure\", \"never\"",
+        "runtime = \"docker\": one of \"embedded\", \"runc\", \"crun\", \"runsc\"",
         "env.A=B = \"x\"",
     ] {
         assert!(found.iter().any(|line| line.contains(part)), "missing {part:?} in {found:#?}");
     }
-    assert_eq!(found.len(), 15, "{found:#?}");
+    assert_eq!(found.len(), 16, "{found:#?}");
 }
 
 #[test]

@@ -1,0 +1,362 @@
+//! A runtime that is another program, driven by the standard OCI command line.
+//!
+//! Every command is a child of this process, waited for, with no descriptor of ours but the output of
+//! the container, and ends when this process ends. What a command leaves running becomes a child of this
+//! process, which is the reaper of its descendants: so it learns the end of the container, or of an
+//! exec, from the kernel, as with the embedded runtime. All that the runtime keeps is below the
+//! instance's run directory and goes with it, so nothing depends on `delete` being called: the shim
+//! may be killed, and the container with its cgroup.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use longshore_types::InstanceId;
+use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::thread::UnshareFlags;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::particulars::{First, Particulars, Placement};
+use super::{Driver, DriverProblem, Output, ProcessPlan, applied, lookup};
+use crate::SignalNumber;
+use crate::cgroup::InstanceCgroup;
+use crate::files;
+use crate::oci;
+use crate::process::end_with_parent;
+use crate::seccomp;
+
+/// What these programs may look for in it.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+pub(super) struct CommandLine {
+    particulars: &'static Particulars,
+    program: PathBuf,
+    id: String,
+    rootfs: PathBuf,
+    cgroup: InstanceCgroup,
+    bundle: PathBuf,
+    state: PathBuf,
+    /// The first process, and the capabilities that it should have.
+    created: Option<(Pid, u64)>,
+    /// Inside a sandbox, the process that an exec began.
+    inside: Option<PathBuf>,
+}
+
+/// A line of a runtime's log.
+#[derive(Deserialize)]
+struct LogLine {
+    #[serde(default)]
+    level: String,
+    msg: String,
+}
+
+impl CommandLine {
+    /// `dir` is the instance's run directory.
+    pub fn new(
+        (particulars, program): (&'static Particulars, &Path),
+        id: &InstanceId,
+        rootfs: &Path,
+        dir: &Path,
+        cgroup: &InstanceCgroup,
+    ) -> Self {
+        Self {
+            particulars,
+            program: program.to_owned(),
+            id: id.to_string(),
+            rootfs: rootfs.to_owned(),
+            cgroup: cgroup.clone(),
+            bundle: dir.join("bundle"),
+            state: dir.join("runtime"),
+            created: None,
+            inside: None,
+        }
+    }
+
+    /// A file of this process alone: several execs may run at once.
+    fn own_file(&self, name: &str) -> PathBuf {
+        self.bundle.join(format!("{name}-{}", std::process::id()))
+    }
+
+    fn prepare(&self) -> Result<(), DriverProblem> {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(|errno| DriverProblem::Pipe(errno.into()))?;
+        for dir in [&self.bundle, &self.state] {
+            fs::create_dir_all(dir)
+                .map_err(|source| DriverProblem::Prepare { path: dir.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    fn write(path: &Path, document: &Value) -> Result<(), DriverProblem> {
+        fs::write(path, document.to_string())
+            .map_err(|source| DriverProblem::Prepare { path: path.to_owned(), source })
+    }
+
+    /// The configuration with what the embedded runtime does itself.
+    fn config(&self, document: &Value) -> Value {
+        let mut config = document.clone();
+        config["linux"]["seccomp"] = seccomp::section();
+        if self.particulars.placement == Placement::Command
+            && let Some(linux) = config["linux"].as_object_mut()
+        {
+            linux.remove("cgroupsPath");
+        }
+        config
+    }
+
+    fn command(&self, log: &Path, verb: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(self.particulars.options)
+            .arg("--root")
+            .arg(&self.state)
+            .arg("--log")
+            .arg(log)
+            .arg(verb)
+            .env_clear()
+            .env("PATH", PATH)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        // SAFETY: this process has one thread, so its child may do whatever it could do itself.
+        unsafe { command.pre_exec(on_its_own) };
+        command
+    }
+
+    /// Makes the command start inside the container's cgroup where that is ours to do.
+    fn place(&self, command: &mut Command) {
+        if self.particulars.placement == Placement::Command {
+            let cgroup = self.cgroup.clone();
+            // SAFETY: as above.
+            unsafe { command.pre_exec(move || cgroup.enter_payload().map_err(io::Error::other)) };
+        }
+    }
+
+    /// Runs a command to its end; on failure what it logged is the reason.
+    fn run(
+        &self,
+        doing: &'static str,
+        log: &Path,
+        command: &mut Command,
+    ) -> Result<(), DriverProblem> {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| DriverProblem::Runtime {
+            doing,
+            source,
+        };
+        let status = command.status().map_err(|error| failed(Box::new(error)));
+        let said = last_words(log);
+        // It has been read; a leftover would go with the run directory.
+        let _ = fs::remove_file(log);
+        let status = status?;
+        if status.success() {
+            return Ok(());
+        }
+        let name = self.program.display();
+        let said = said.unwrap_or_else(|| format!("{name} ended without a word: {status}"));
+        Err(failed(said.into()))
+    }
+
+    /// Refuses a process whose program cannot be run.
+    fn check(&self, process: &Value) -> Result<(), DriverProblem> {
+        let texts = |key: &str| -> Vec<&str> {
+            process[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+        };
+        let cwd = process["cwd"].as_str().unwrap_or("/");
+        lookup::check(&self.rootfs, &texts("args"), &texts("env"), cwd)
+            .map_err(DriverProblem::Workload)
+    }
+
+    fn attach_output(command: &mut Command, output: Output) {
+        command.stdout(output.stdout).stderr(output.stderr);
+    }
+
+    /// Ends a process inside a sandbox with all that it began. It is another kernel's, so that kernel
+    /// is asked; whatever is missed ends with the container.
+    fn end_inside(&self, first: i32) -> Result<(), DriverProblem> {
+        let log = self.own_file("end.log");
+        let mut ps = self.command(&log, "ps");
+        ps.args(["--format", "table", &self.id]).stdout(Stdio::piped());
+        let output = ps.output().map_err(DriverProblem::Pipe)?;
+        let listed = listed_processes(&String::from_utf8_lossy(&output.stdout));
+        let mut ours = vec![first];
+        let mut idx = 0;
+        while idx < ours.len() {
+            let children = listed.iter().filter(|(_, parent)| *parent == ours[idx]);
+            ours.extend(children.map(|(pid, _)| *pid).collect::<Vec<_>>());
+            idx += 1;
+        }
+        for pid in ours.iter().rev() {
+            let mut kill = self.command(&log, "kill");
+            kill.args(["--pid", &pid.to_string(), &self.id, "KILL"]);
+            // It may have ended since it was listed.
+            let _ = self.run("ending a process", &log, &mut kill);
+        }
+        Ok(())
+    }
+}
+
+/// The numbers of the processes that `ps` lists, and of their parents: its form in JSON has no
+/// parents. The columns begin with user, process and parent.
+fn listed_processes(table: &str) -> Vec<(i32, i32)> {
+    let row = |line: &str| {
+        let mut columns = line.split_whitespace().skip(1).map(str::parse);
+        Some((columns.next()?.ok()?, columns.next()?.ok()?))
+    };
+    table.lines().filter_map(row).collect()
+}
+
+/// The last error in a runtime's log.
+fn last_words(log: &Path) -> Option<String> {
+    let text = fs::read_to_string(log).ok()?;
+    let lines = serde_json::Deserializer::from_str(&text).into_iter::<LogLine>();
+    let errors = lines.map_while(Result::ok).filter(|line| line.level != "warning");
+    errors.last().map(|line| line.msg)
+}
+
+/// Ends with its parent, and leads a session: not every runtime makes one for the container's processes,
+/// which would be in ours otherwise, where they could signal us.
+fn on_its_own() -> io::Result<()> {
+    end_with_parent()?;
+    rustix::process::setsid()?;
+    Ok(())
+}
+
+/// Lays an empty directory over a path, seen by this process and its children alone.
+fn hide(path: &str) -> io::Result<()> {
+    // SAFETY: this process has one thread, which shares its mounts with no other.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS)? };
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private)?;
+    rustix::mount::mount("none", path, "tmpfs", MountFlags::RDONLY, None::<&std::ffi::CStr>)?;
+    Ok(())
+}
+
+fn read_pid(path: &Path) -> Result<Pid, DriverProblem> {
+    let text = fs::read_to_string(path)
+        .map_err(|source| DriverProblem::Prepare { path: path.to_owned(), source })?;
+    let pid = text.trim().parse().ok().and_then(Pid::from_raw);
+    pid.ok_or_else(|| DriverProblem::Workload(format!("the runtime named no process: {text:?}")))
+}
+
+impl Driver for CommandLine {
+    fn create(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem> {
+        self.check(&plan.document["process"])?;
+        lookup::check_root(&self.rootfs).map_err(DriverProblem::Workload)?;
+        self.prepare()?;
+        Self::write(&self.bundle.join("config.json"), &self.config(plan.document))?;
+        let (log, pid_file) = (self.own_file("create.log"), self.own_file("pid"));
+        let mut command = self.command(&log, "create");
+        command.arg("--bundle").arg(&self.bundle).arg("--pid-file").arg(&pid_file).arg(&self.id);
+        self.place(&mut command);
+        Self::attach_output(&mut command, plan.output);
+        self.run("making the container", &log, &mut command)?;
+        let pid = read_pid(&pid_file)?;
+        self.created = Some((pid, oci::effective_bits(plan.user)));
+        Ok(pid)
+    }
+
+    fn start(&mut self) -> Result<(), DriverProblem> {
+        let (pid, effective) = self.created.ok_or_else(|| {
+            DriverProblem::Workload("the container was started before it was made".to_owned())
+        })?;
+        let log = self.own_file("start.log");
+        let mut command = self.command(&log, "start");
+        command.arg(&self.id);
+        if let Some(path) = self.particulars.hidden {
+            // SAFETY: this process has one thread, so its child may do whatever it could do itself.
+            unsafe { command.pre_exec(move || hide(path)) };
+        }
+        self.run("starting the container", &log, &mut command)?;
+        applied::verify(pid, self.particulars.first, effective).map_err(DriverProblem::Workload)
+    }
+
+    fn exec(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem> {
+        self.check(plan.document)?;
+        self.prepare()?;
+        let document = self.own_file("exec.json");
+        Self::write(&document, plan.document)?;
+        let (log, pid_file) = (self.own_file("exec.log"), self.own_file("exec-pid"));
+        let mut command = self.command(&log, "exec");
+        command.arg("--detach").arg("--process").arg(&document).arg("--pid-file").arg(&pid_file);
+        if self.particulars.first == First::Sandbox {
+            let inside = self.own_file("exec-inside");
+            command.arg("--internal-pid-file").arg(&inside);
+            self.inside = Some(inside);
+        } else {
+            self.place(&mut command);
+        }
+        command.arg(&self.id);
+        Self::attach_output(&mut command, plan.output);
+        let run = self.run("entering the container", &log, &mut command);
+        let pid = run.and_then(|()| read_pid(&pid_file));
+        for file in [&document, &pid_file] {
+            // They have been read; leftovers would go with the run directory.
+            let _ = fs::remove_file(file);
+        }
+        pid
+    }
+
+    fn signal(&self, pidfd: &OwnedFd, signal: SignalNumber) -> io::Result<()> {
+        if self.particulars.first == First::Program || signal == SignalNumber::KILL {
+            return crate::process::send_signal(pidfd, signal);
+        }
+        let log = self.own_file("kill.log");
+        let mut command = self.command(&log, "kill");
+        command.args([self.id.as_str(), &signal.get().to_string()]);
+        self.run("sending a signal", &log, &mut command).map_err(io::Error::other)
+    }
+
+    fn end_exec(&self, pid: Pid) -> io::Result<()> {
+        if let Some(file) = &self.inside
+            && let Ok(inside) = read_pid(file)
+        {
+            self.end_inside(inside.as_raw_nonzero().get()).map_err(io::Error::other)?;
+        }
+        let ended = rustix::process::getpgid(Some(pid))
+            .and_then(|group| kill_process_group(group, Signal::KILL));
+        match ended {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn delete(&mut self) -> Result<(), DriverProblem> {
+        self.created = None;
+        for path in [&self.state, &self.bundle] {
+            files::remove_if_present(path)
+                .map_err(|source| DriverProblem::Prepare { path: path.clone(), source })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sandboxs_processes_are_read_with_their_parents() {
+        let table = "UID  PID  PPID C TTY STIME TIME CMD\n0  1  0  0  ?  12:00  0s  sleep\n\
+                     0  12  1  0  ?  12:00  10ms  sh -c 1 2\n";
+        assert_eq!(listed_processes(table), [(1, 0), (12, 1)]);
+        assert_eq!(listed_processes(""), []);
+    }
+
+    #[test]
+    fn the_last_error_of_a_log_is_its_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let text = r#"{"level":"warning","msg":"odd"}
+{"level":"error","msg":"first"}{"msg":"second \"x\"","level":"error","time":"t"}
+{"level":"warning","msg":"late"}"#;
+        fs::write(&log, text).unwrap();
+        assert_eq!(last_words(&log).as_deref(), Some("second \"x\""));
+        fs::write(&log, "").unwrap();
+        assert_eq!(last_words(&log), None);
+    }
+}
