@@ -8,6 +8,7 @@ use crate::command::{output, program, run, succeeds};
 const PACKAGES: &[(&str, &str)] = &[
     ("apache2-utils", "ab, a load of requests on real programs"),
     ("attr", "setfattr and getfattr, for layers with extended attributes"),
+    ("buildah", "a client that builds and pushes"),
     ("busybox-static", "the program in the small test images"),
     ("ca-certificates", "cargo's downloads"),
     ("containernetworking-plugins", "networks for podman"),

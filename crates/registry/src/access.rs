@@ -1,9 +1,13 @@
 //! Who is asking, and what may they do?
 //!
 //! docker, podman and skopeo log in with a user name and a password; the password is the token and
-//! the name means nothing. Our own clients send the token as a bearer token. There is no anonymous
-//! access. A token is looked up by its SHA-256, so the time of a lookup says nothing about how much
-//! of a guessed token was right.
+//! the name means nothing. They are told to fetch a passing token for what they are about to do
+//! (see [`passing`]); a client that sends its password with each request is answered as well. Our
+//! own clients send the token as a bearer token. There is no anonymous access. A token is looked up
+//! by its SHA-256, so the time of a lookup says nothing about how much of a guessed token was right.
+
+pub(crate) mod passing;
+mod scope;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,17 +15,29 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use longshore_types::Digest;
-use longshore_types::token::Rights;
+use longshore_types::token::{RegistryAction, Rights};
+use longshore_types::{Digest, Repository};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use crate::refusal::Refusal;
+use passing::PassingTokens;
+pub(crate) use scope::Scopes;
 
 /// Knows the rights of tokens. Called for every request, so it answers from memory.
 pub trait Authorizer: Send + Sync {
+    /// The rights of the bearer of the token with this hexadecimal SHA-256; `None` when there is no
+    /// such token.
+    fn authorize_hash(&self, hash: &str) -> Option<Rights>;
+
     /// The rights of the bearer of `token`; `None` when there is no such token.
-    fn authorize(&self, token: &str) -> Option<Rights>;
+    fn authorize(&self, token: &str) -> Option<Rights> {
+        self.authorize_hash(&hash(token))
+    }
+}
+
+fn hash(token: &str) -> String {
+    Digest::from_sha256(Sha256::digest(token).into()).hex()
 }
 
 /// Rights by the hexadecimal SHA-256 of the token, as another service keeps them current.
@@ -38,15 +54,63 @@ impl TokenTable {
 }
 
 impl Authorizer for TokenTable {
-    fn authorize(&self, token: &str) -> Option<Rights> {
-        let hash = Digest::from_sha256(Sha256::digest(token).into()).hex();
-        self.tokens.borrow().get(&hash).cloned()
+    fn authorize_hash(&self, hash: &str) -> Option<Rights> {
+        self.tokens.borrow().get(hash).cloned()
     }
 }
 
-/// The rights of whoever sent these headers.
-pub(crate) fn rights(authorizer: &dyn Authorizer, headers: &HeaderMap) -> Result<Rights, Refusal> {
-    token(headers).and_then(|token| authorizer.authorize(&token)).ok_or_else(Refusal::unauthorized)
+/// What whoever sent a request may do: the rights of their token as they are now, and, when they
+/// came with a passing token, what that was made for.
+#[derive(Debug)]
+pub(crate) struct Access {
+    rights: Rights,
+    scopes: Option<Scopes>,
+}
+
+impl Access {
+    /// Finds out by the headers of a request.
+    pub(crate) fn of(
+        authorizer: &dyn Authorizer,
+        passing: &PassingTokens,
+        headers: &HeaderMap,
+    ) -> Option<Self> {
+        let token = token(headers)?;
+        match passing.read(&token) {
+            // The rights behind it are looked up anew: one that was taken away is gone at once.
+            Some((hash, scopes)) => {
+                Some(Self { rights: authorizer.authorize_hash(&hash)?, scopes: Some(scopes) })
+            }
+            None => Some(Self { rights: authorizer.authorize(&token)?, scopes: None }),
+        }
+    }
+
+    /// Refuses what is not allowed. Where only the scope is missing, the client is told to fetch
+    /// another passing token; where the right is, that would not help.
+    pub(crate) fn check(
+        &self,
+        repository: &Repository,
+        action: RegistryAction,
+    ) -> Result<(), Refusal> {
+        if !self.rights.allows(repository, action) {
+            return Err(Refusal::denied(action, repository));
+        }
+        match &self.scopes {
+            Some(scopes) if !scopes.allow(repository, action) => {
+                Err(Refusal::insufficient_scope(Scopes::of(repository, action)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The rights that decide which repositories a catalog may show.
+    pub(crate) fn for_catalog(&self) -> Result<&Rights, Refusal> {
+        match &self.scopes {
+            Some(scopes) if !scopes.allow_catalog() => {
+                Err(Refusal::insufficient_scope(Scopes::of_catalog()))
+            }
+            _ => Ok(&self.rights),
+        }
+    }
 }
 
 fn token(headers: &HeaderMap) -> Option<String> {

@@ -1,17 +1,20 @@
 //! Blobs as clients pull them.
 
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::ops::Range;
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE,
 };
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
+use futures_util::{StreamExt as _, stream};
 use longshore_types::{Digest, Repository};
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, SeekFrom};
-use tokio_util::io::ReaderStream;
+use tokio::task::JoinHandle;
 
 use crate::Registry;
 use crate::range::Wanted;
@@ -20,7 +23,7 @@ use crate::server::{CONTENT_DIGEST, empty, is_known_to_client, set, text, visibl
 use crate::storage::StorageError;
 
 /// Large enough that a read from the page cache outweighs the hop to the thread that does it.
-const READ_BUFFER: usize = 512 << 10;
+const SEGMENT: u64 = 512 << 10;
 
 pub(crate) async fn answer(
     registry: &Arc<Registry>,
@@ -34,9 +37,14 @@ pub(crate) async fn answer(
         return delete(registry, repository, digest).await;
     }
     let of = repository.clone();
-    let opened = registry.blocking(move |storage| storage.open_blob(&of, &digest)).await?;
-    let (file, length) = opened.ok_or_else(|| Refusal::blob_unknown(&repository, &digest))?;
-    let mut response = send(file.into(), length, &digest, parts).await?;
+    let is_read = parts.method == Method::GET;
+    let opened = registry.blocking(move |storage| {
+        let opened = storage.open_blob(&of, &digest)?;
+        let opened = opened.map(|(file, length)| Opened::new(file, length, is_read)).transpose();
+        opened.map_err(|error| StorageError::reading(&digest, error))
+    });
+    let opened = opened.await?.ok_or_else(|| Refusal::blob_unknown(&repository, &digest))?;
+    let mut response = send(opened, &digest, parts)?;
     set(&mut response, CONTENT_DIGEST, digest);
     response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     Ok(response)
@@ -56,12 +64,32 @@ async fn delete(
     }
 }
 
-async fn send(
-    mut file: tokio::fs::File,
+/// A blob, and its bytes when they are few: then one hop to a thread answers the request.
+struct Opened {
+    file: File,
     length: u64,
-    digest: &Digest,
-    parts: &Parts,
-) -> Result<Response, Refusal> {
+    whole: Option<Bytes>,
+}
+
+impl Opened {
+    fn new(mut file: File, length: u64, is_read: bool) -> io::Result<Self> {
+        let is_small = is_read && length <= SEGMENT;
+        let whole = is_small.then(|| read_segment(&mut file, length)).transpose()?;
+        Ok(Self { file, length, whole })
+    }
+
+    /// A part of it that is not empty.
+    fn part(self, part: Range<u64>) -> Body {
+        match self.whole {
+            // It has at most a segment, so its offsets are small.
+            Some(whole) => whole.slice(part.start as usize..part.end as usize).into(),
+            None => stream_of(self.file, part),
+        }
+    }
+}
+
+fn send(opened: Opened, digest: &Digest, parts: &Parts) -> Result<Response, Refusal> {
+    let length = opened.length;
     // A digest names the same bytes for ever, which is what a strong entity tag promises.
     let etag = format!("\"{digest}\"");
     if is_known_to_client(parts, &etag) {
@@ -84,13 +112,10 @@ async fn send(
         }
     };
     let n_bytes = part.end - part.start;
-    let body = if parts.method == Method::HEAD {
-        Body::empty()
-    } else {
-        file.seek(SeekFrom::Start(part.start))
-            .await
-            .map_err(|error| StorageError::reading(digest, error))?;
-        Body::from_stream(ReaderStream::with_capacity(file.take(n_bytes), READ_BUFFER))
+    let body = match parts.method {
+        Method::HEAD => Body::empty(),
+        _ if part.is_empty() => Body::empty(),
+        _ => opened.part(part.clone()),
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -105,4 +130,41 @@ async fn send(
         set(&mut response, CONTENT_RANGE, range);
     }
     Ok(response)
+}
+
+/// A segment that is being read, with the file and how many bytes then are left.
+type Ahead = JoinHandle<io::Result<(File, Bytes, u64)>>;
+
+/// Reads each segment while the one before it is sent. No thread is held while a client is waited
+/// for, so slow clients cost memory: two segments each.
+fn stream_of(mut file: File, part: Range<u64>) -> Body {
+    let n_bytes = part.end - part.start;
+    let first = tokio::task::spawn_blocking(move || {
+        file.seek(SeekFrom::Start(part.start))?;
+        next_segment(file, n_bytes)
+    });
+    let segments = stream::try_unfold(Some(first), async |ahead: Option<Ahead>| {
+        let Some(ahead) = ahead else {
+            return Ok::<_, io::Error>(None);
+        };
+        let (file, bytes, left) = ahead.await.map_err(io::Error::other)??;
+        let next =
+            (left > 0).then(|| tokio::task::spawn_blocking(move || next_segment(file, left)));
+        Ok(Some((bytes, next)))
+    });
+    Body::from_stream(segments.boxed())
+}
+
+fn next_segment(mut file: File, left: u64) -> io::Result<(File, Bytes, u64)> {
+    let n_bytes = left.min(SEGMENT);
+    let bytes = read_segment(&mut file, n_bytes)?;
+    Ok((file, bytes, left - n_bytes))
+}
+
+fn read_segment(file: &mut File, n_bytes: u64) -> io::Result<Bytes> {
+    let mut bytes = Vec::with_capacity(n_bytes as usize);
+    if file.take(n_bytes).read_to_end(&mut bytes)? as u64 != n_bytes {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(bytes.into())
 }

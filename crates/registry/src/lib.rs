@@ -1,14 +1,13 @@
-//! The registry: OCI distribution 1.1 over a directory, so that docker, podman, buildah and skopeo
-//! push and pull unchanged. Bytes are kept as they came, whatever their compression.
+//! The registry: OCI distribution 1.1 over a directory, so that docker, podman, buildah, skopeo,
+//! crane and oras push and pull unchanged. Bytes are kept as they came, whatever their compression.
 //!
 //! [`Registry::open`] takes a directory; [`router`] serves it. Who listens, and with which TLS, is
 //! decided by whoever wires the role. Who may do what is asked of an [`Authorizer`].
 //!
 //! The crate knows nothing of apps, nodes or images that run. What later work adds has its place:
-//! scoped tokens in `access`, referrers beside `listings`, garbage collection beside
-//! `storage::links` (whose locks it needs), another blob store behind `storage`.
-//! Test: `cargo nextest run -p longshore-registry`; `tests/clients.rs` needs docker.io, podman and
-//! skopeo.
+//! garbage collection beside `storage::links` (whose locks it needs), another blob store behind
+//! `storage`. Test: `cargo nextest run -p longshore-registry`; `tests/clients.rs` needs docker.io,
+//! podman, buildah and skopeo, and crane and oras of a newer Debian (`cargo xtask packages`).
 
 #![deny(missing_docs)]
 
@@ -18,6 +17,7 @@ mod listings;
 mod manifest;
 mod manifests;
 mod range;
+mod referrers;
 mod refusal;
 mod registry;
 mod route;

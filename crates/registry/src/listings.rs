@@ -20,7 +20,7 @@ const MAX_PAGE: usize = 10_000;
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Page {
     n: Option<String>,
-    last: Option<String>,
+    pub(crate) last: Option<String>,
 }
 
 pub(crate) async fn tags(
@@ -50,7 +50,7 @@ pub(crate) async fn tags(
 pub(crate) async fn catalog(
     registry: &Arc<Registry>,
     page: Page,
-    rights: Rights,
+    rights: &Rights,
 ) -> Result<Response, Refusal> {
     let mut repositories = registry.blocking(|storage| storage.catalog()).await?;
     repositories.retain(|repository| rights.allows(repository, RegistryAction::Pull));
@@ -64,16 +64,21 @@ pub(crate) async fn catalog(
 }
 
 impl Page {
+    /// The most entries that the page may have: what was asked for, up to `most`.
+    pub(crate) fn limit(&self, most: usize) -> Result<usize, Refusal> {
+        let Some(text) = &self.n else {
+            return Ok(most);
+        };
+        let n = text.parse::<usize>().map_err(|_| {
+            let message = format!("n is {text:?}; it must be a whole number");
+            Refusal::bad(Code::PaginationNumberInvalid, message)
+        })?;
+        Ok(n.min(most))
+    }
+
     /// The entries of this page of a sorted list, and the query of the next one if there is more.
     fn cut(&self, mut entries: Vec<String>) -> Result<(Vec<String>, Option<String>), Refusal> {
-        let n = match &self.n {
-            None => MAX_PAGE,
-            Some(text) => text.parse::<usize>().map_err(|_| {
-                let message = format!("n is {text:?}; it must be a whole number");
-                Refusal::bad(Code::PaginationNumberInvalid, message)
-            })?,
-        }
-        .min(MAX_PAGE);
+        let n = self.limit(MAX_PAGE)?;
         if let Some(last) = &self.last {
             let first = entries.partition_point(|entry| entry <= last);
             entries.drain(..first);

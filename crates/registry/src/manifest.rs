@@ -1,7 +1,9 @@
 //! What the registry must understand of a manifest: its kind, and what it refers to.
 
+use std::collections::BTreeMap;
+
 use longshore_types::Digest;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The largest manifest that is taken, in bytes; the specification asks for at least this.
 pub(crate) const MAX_MANIFEST: usize = 4 << 20;
@@ -72,6 +74,26 @@ pub(crate) struct Manifest {
     pub(crate) blobs: Vec<Reference>,
     /// The manifests of an index.
     pub(crate) manifests: Vec<Reference>,
+    /// The manifest that this one is about: a signature of it, say. It need not exist.
+    pub(crate) subject: Option<Digest>,
+    /// What kind of thing it is, for those who look for what is about a manifest.
+    artifact_type: Option<String>,
+    annotations: Option<Annotations>,
+}
+
+type Annotations = BTreeMap<String, String>;
+
+/// A manifest as the list of those about its subject shows it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Referrer<'a> {
+    media_type: &'static str,
+    digest: &'a Digest,
+    size: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    artifact_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<&'a Annotations>,
 }
 
 #[derive(Deserialize)]
@@ -82,8 +104,9 @@ struct Document {
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
     manifests: Option<Vec<Descriptor>>,
-    // What `subject` names need not exist; it is read only so that a malformed one is refused.
     subject: Option<Descriptor>,
+    artifact_type: Option<String>,
+    annotations: Option<Annotations>,
 }
 
 #[derive(Deserialize)]
@@ -132,42 +155,65 @@ impl Manifest {
             (Some(kind), _) | (None, Some(kind)) => kind,
             (None, None) => return Err(ManifestError::NoMediaType),
         };
-        if let Some(subject) = &document.subject {
-            subject.reference()?;
-        }
-        document.references(kind)
+        document.read_as(kind)
+    }
+
+    /// The descriptor of this manifest for the list of those about its subject, in JSON.
+    pub(crate) fn as_referrer(&self, digest: &Digest, size: usize) -> Vec<u8> {
+        let referrer = Referrer {
+            media_type: self.kind.media_type(),
+            digest,
+            size,
+            artifact_type: self.artifact_type.as_deref(),
+            annotations: self.annotations.as_ref(),
+        };
+        serde_json::to_vec(&referrer).expect("texts and numbers are valid JSON")
     }
 }
 
 impl Document {
-    fn references(self, kind: Kind) -> Result<Manifest, ManifestError> {
-        match (kind, self.config, self.layers, self.manifests) {
+    fn read_as(self, kind: Kind) -> Result<Manifest, ManifestError> {
+        let (blobs, manifests) = match (kind, &self.config, &self.layers, &self.manifests) {
             (Kind::OciManifest | Kind::DockerManifest, Some(config), Some(layers), None) => {
                 let stored = layers.iter().filter(|layer| !layer.is_elsewhere());
-                let blobs = std::iter::once(&config).chain(stored);
-                Ok(Manifest {
-                    kind,
-                    blobs: blobs.map(Descriptor::reference).collect::<Result<_, _>>()?,
-                    manifests: Vec::new(),
-                })
+                (references(std::iter::once(config).chain(stored))?, Vec::new())
             }
-            (Kind::OciIndex | Kind::DockerList, None, None, Some(manifests)) => Ok(Manifest {
-                kind,
-                blobs: Vec::new(),
-                manifests: manifests.iter().map(Descriptor::reference).collect::<Result<_, _>>()?,
-            }),
-            (Kind::OciManifest | Kind::DockerManifest, ..) => Err(ManifestError::Shape {
-                kind: "an image manifest",
-                must: "config and layers",
-                must_not: "manifests",
-            }),
-            (Kind::OciIndex | Kind::DockerList, ..) => Err(ManifestError::Shape {
-                kind: "an index",
-                must: "manifests",
-                must_not: "config or layers",
-            }),
-        }
+            (Kind::OciIndex | Kind::DockerList, None, None, Some(manifests)) => {
+                (Vec::new(), references(manifests)?)
+            }
+            (Kind::OciManifest | Kind::DockerManifest, ..) => {
+                return Err(ManifestError::Shape {
+                    kind: "an image manifest",
+                    must: "config and layers",
+                    must_not: "manifests",
+                });
+            }
+            (Kind::OciIndex | Kind::DockerList, ..) => {
+                return Err(ManifestError::Shape {
+                    kind: "an index",
+                    must: "manifests",
+                    must_not: "config or layers",
+                });
+            }
+        };
+        let subject = self.subject.as_ref().map(Descriptor::reference).transpose()?;
+        // Before there was a field for it, the type of the config told what an artifact is.
+        let by_config = self.config.map(|config| config.media_type);
+        Ok(Manifest {
+            kind,
+            blobs,
+            manifests,
+            subject: subject.map(|subject| subject.digest),
+            artifact_type: self.artifact_type.filter(|kind| !kind.is_empty()).or(by_config),
+            annotations: self.annotations,
+        })
     }
+}
+
+fn references<'a>(
+    descriptors: impl IntoIterator<Item = &'a Descriptor>,
+) -> Result<Vec<Reference>, ManifestError> {
+    descriptors.into_iter().map(Descriptor::reference).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use longshore_types::{Digest, Repository, Tag};
 use sha2::{Digest as _, Sha256};
@@ -14,8 +14,10 @@ use crate::Registry;
 use crate::manifest::{MAX_MANIFEST, Manifest, Reference};
 use crate::refusal::{Code, Refusal};
 use crate::server::{CONTENT_DIGEST, empty, is_known_to_client, set, text};
-use crate::storage::{Storage, StorageError, StoredManifest};
+use crate::storage::{Referrer, Storage, StorageError, StoredManifest};
 use crate::uploads::read_whole;
+
+const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
 /// How a client names a manifest.
 #[derive(Debug, Clone)]
@@ -127,8 +129,13 @@ async fn put(
         return Err(Refusal::bad(Code::DigestInvalid, message));
     }
     let to = repository.clone();
+    let subject = manifest.subject;
     registry.blocking(move |storage| keep(storage, &to, &name, &digest, (manifest, bytes))).await?;
     let mut response = empty(StatusCode::CREATED);
+    if let Some(subject) = subject {
+        // Tells the client that it need not keep the list of referrers under a tag itself.
+        set(&mut response, SUBJECT, subject);
+    }
     let location = format!("/v2/{repository}/manifests/{digest}");
     set(&mut response, LOCATION, location);
     set(&mut response, CONTENT_DIGEST, digest);
@@ -150,8 +157,12 @@ fn keep(
         let size = storage.manifest_size(repository, &child.digest)?;
         check(child, "manifest", size)?;
     }
+    storage.settle(repository, manifest.blobs.iter().map(|blob| blob.digest))?;
+    let referrer = manifest
+        .subject
+        .map(|subject| Referrer { subject, descriptor: manifest.as_referrer(digest, bytes.len()) });
     let stored = StoredManifest { media_type: manifest.kind.media_type().to_owned(), bytes };
-    storage.put_manifest(repository, digest, &stored)?;
+    storage.put_manifest(repository, digest, &stored, referrer.as_ref())?;
     if let Name::Tag(tag) = name {
         storage.put_tag(repository, tag, digest)?;
     }

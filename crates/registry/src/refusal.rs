@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use axum::body::Body;
 use axum::http::header::{ALLOW, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
+use axum::http::uri::Authority;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use longshore_types::token::RegistryAction;
@@ -11,6 +12,8 @@ use longshore_types::{Digest, Repository};
 use serde::Serialize;
 
 use crate::StorageError;
+use crate::access::Scopes;
+use crate::access::passing::SERVICE;
 
 /// The codes of the specification; `Unknown` is what its predecessor has for failures of the
 /// registry itself, and clients show the text beside it.
@@ -41,11 +44,21 @@ pub(crate) struct Refusal {
     code: Code,
     message: String,
     headers: Vec<(HeaderName, HeaderValue)>,
+    challenge: Option<Challenge>,
+}
+
+/// What would help a client that is refused for who it is.
+#[derive(Debug)]
+enum Challenge {
+    /// To send a user name and a password.
+    Basic,
+    /// To fetch a passing token for these scopes.
+    Bearer { scopes: Option<Scopes>, error: Option<&'static str> },
 }
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), headers: Vec::new() }
+        Self { status, code, message: message.into(), headers: Vec::new(), challenge: None }
     }
 
     pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -68,13 +81,49 @@ impl Refusal {
         self.status == StatusCode::REQUEST_TIMEOUT
     }
 
-    pub(crate) fn unauthorized() -> Self {
-        Self::new(
+    /// Nobody that the registry knows; `scopes` are what the request needs.
+    pub(crate) fn unauthorized(scopes: Option<Scopes>) -> Self {
+        let mut refusal = Self::no_login();
+        refusal.challenge = Some(Challenge::Bearer { scopes, error: None });
+        refusal
+    }
+
+    /// A passing token that was made for something else.
+    pub(crate) fn insufficient_scope(scopes: Scopes) -> Self {
+        let message = format!("the token was not made for this; ask for one with scope {scopes}");
+        let mut refusal = Self::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, message);
+        let error = Some("insufficient_scope");
+        refusal.challenge = Some(Challenge::Bearer { scopes: Some(scopes), error });
+        refusal
+    }
+
+    /// No user name and password, or wrong ones.
+    pub(crate) fn no_login() -> Self {
+        let mut refusal = Self::new(
             StatusCode::UNAUTHORIZED,
             Code::Unauthorized,
             "a Longshore token is needed: as the password of any user name, or as a bearer token",
-        )
-        .with(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Basic realm="longshore""#))
+        );
+        refusal.challenge = Some(Challenge::Basic);
+        refusal
+    }
+
+    /// Tells the client where to log in: at the host by which it called us. Without one, as in
+    /// HTTP/1.0, there is no such address, and it may send its password with each request.
+    pub(crate) fn challenge_at(mut self, host: Option<&Authority>) -> Self {
+        let value = match (self.challenge.take(), host) {
+            (None, _) => return self,
+            (Some(Challenge::Bearer { scopes, error }), Some(host)) => {
+                let scope = scopes.map(|scopes| format!(",scope=\"{scopes}\"")).unwrap_or_default();
+                let error = error.map(|error| format!(",error=\"{error}\"")).unwrap_or_default();
+                let realm = format!("http://{host}/token");
+                format!("Bearer realm=\"{realm}\",service=\"{SERVICE}\"{scope}{error}")
+            }
+            (Some(_), _) => format!("Basic realm=\"{SERVICE}\""),
+        };
+        let value =
+            HeaderValue::try_from(value).expect("hosts, names and scopes are visible ASCII");
+        self.with(WWW_AUTHENTICATE, value)
     }
 
     pub(crate) fn denied(action: RegistryAction, repository: &Repository) -> Self {

@@ -1,6 +1,7 @@
 //! The registry as a value: its options, its storage, the uploads in progress.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +9,14 @@ use std::time::Duration;
 use longshore_types::ByteCount;
 
 use crate::access::Authorizer;
+use crate::access::passing::PassingTokens;
 use crate::storage::{Storage, StorageError};
 use crate::uploads::Uploads;
 
 /// How often uploads that nobody continues are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
+/// How often blobs that no manifest has asked for are brought to the disk.
+const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a registry is opened with.
 #[derive(Clone)]
@@ -27,6 +31,8 @@ pub struct RegistryOptions {
     pub max_blob: ByteCount,
     /// After how long without a byte an upload is dropped. Default: 24 h.
     pub upload_age: Duration,
+    /// How long a passing token holds, of those that clients fetch when they log in. Default: 5 min.
+    pub passing_lifetime: Duration,
 }
 
 impl RegistryOptions {
@@ -38,6 +44,7 @@ impl RegistryOptions {
             body_stall: Duration::from_secs(30),
             max_blob: ByteCount(256 << 30),
             upload_age: Duration::from_secs(24 * 3600),
+            passing_lifetime: Duration::from_secs(300),
         }
     }
 }
@@ -50,6 +57,15 @@ pub enum OpenRegistryError {
     InUse {
         /// The directory.
         root: PathBuf,
+    },
+    /// The key that signs passing tokens could not be read or made.
+    #[error("cannot read or make token-key in {}", root.display())]
+    Key {
+        /// The directory.
+        root: PathBuf,
+        /// What failed.
+        #[source]
+        source: io::Error,
     },
     /// The directory could not be prepared.
     #[error("cannot open the registry in {}", root.display())]
@@ -65,6 +81,7 @@ pub enum OpenRegistryError {
 /// An open registry; it holds its directory until it is dropped.
 pub struct Registry {
     pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) passing: PassingTokens,
     pub(crate) body_stall: Duration,
     pub(crate) max_blob: ByteCount,
     pub(crate) uploads: Uploads,
@@ -82,14 +99,26 @@ impl Registry {
     /// Opens the registry in a directory and removes what a crash left there. Blocks for as long as
     /// the disk takes.
     pub fn open(options: RegistryOptions) -> Result<Self, OpenRegistryError> {
-        let RegistryOptions { root, authorizer, body_stall, max_blob, upload_age } = options;
+        let RegistryOptions {
+            root,
+            authorizer,
+            body_stall,
+            max_blob,
+            upload_age,
+            passing_lifetime,
+        } = options;
         let storage = match Storage::open(&root, upload_age) {
             Ok(storage) => Arc::new(storage),
             Err(error) if error.is_locked() => return Err(OpenRegistryError::InUse { root }),
             Err(source) => return Err(OpenRegistryError::Storage { root, source }),
         };
+        let passing = match PassingTokens::open(&root.join("token-key"), passing_lifetime) {
+            Ok(passing) => passing,
+            Err(source) => return Err(OpenRegistryError::Key { root, source }),
+        };
         Ok(Self {
             authorizer,
+            passing,
             body_stall,
             max_blob,
             uploads: Uploads::default(),
@@ -98,23 +127,31 @@ impl Registry {
         })
     }
 
-    /// Drops uploads that nobody continues, now and each hour; never ends. Run beside the server and
-    /// dropped with it.
+    /// Brings blobs to the disk that no manifest has asked for, each second, and drops uploads that
+    /// nobody continues, each hour; never ends. Run beside the server and dropped with it.
     pub async fn maintain(&self) {
-        let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+        let mut settle = tokio::time::interval(SETTLE_INTERVAL);
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         loop {
-            ticks.tick().await;
-            let age = self.upload_age;
-            self.uploads.forget_idle();
-            match self.blocking(move |storage| storage.sweep_uploads(age)).await {
-                Ok(0) => {}
-                Ok(removed) => tracing::info!(removed, "dropped uploads that nobody continued"),
-                Err(error) => {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::warn!(%error, cause, "cannot look for old uploads; trying again later");
-                }
+            let done = tokio::select! {
+                _ = settle.tick() => self.blocking(Storage::settle_all).await,
+                _ = sweep.tick() => self.sweep().await,
+            };
+            if let Err(error) = done {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, cause, "cannot do maintenance; trying again later");
             }
         }
+    }
+
+    async fn sweep(&self) -> Result<(), StorageError> {
+        let age = self.upload_age;
+        self.uploads.forget_idle();
+        let removed = self.blocking(move |storage| storage.sweep_uploads(age)).await?;
+        if removed > 0 {
+            tracing::info!(removed, "dropped uploads that nobody continued");
+        }
+        Ok(())
     }
 
     /// Runs what may wait for the disk away from the threads that serve connections.

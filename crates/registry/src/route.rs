@@ -8,6 +8,7 @@ use longshore_types::Repository;
 use longshore_types::token::RegistryAction::{self, Delete, Pull, Push};
 use percent_encoding::percent_decode_str;
 
+use crate::access::Scopes;
 use crate::refusal::{Code, Refusal};
 
 /// What a path names. References and digests are still as the client wrote them.
@@ -17,6 +18,8 @@ pub(crate) enum Route {
     Base,
     /// `/v2/_catalog`
     Catalog,
+    /// `/token`
+    Token,
     /// `/v2/<name>/...`
     In(Repository, Target),
 }
@@ -28,6 +31,8 @@ pub(crate) enum Target {
     Tags,
     /// `manifests/<tag or digest>`
     Manifest(String),
+    /// `referrers/<digest>`
+    Referrers(String),
     /// `blobs/<digest>`
     Blob(String),
     /// `blobs/uploads/`
@@ -39,6 +44,9 @@ pub(crate) enum Target {
 impl Route {
     pub(crate) fn parse(path: &str) -> Result<Self, Refusal> {
         let path = percent_decode_str(path).decode_utf8().map_err(|_| no_such_endpoint())?;
+        if path == "/token" {
+            return Ok(Self::Token);
+        }
         let rest = path.strip_prefix("/v2").ok_or_else(no_such_endpoint)?;
         let rest = match rest {
             "" | "/" => return Ok(Self::Base),
@@ -49,6 +57,7 @@ impl Route {
         let (name, target) = match parts.as_slice() {
             [name @ .., "tags", "list"] => (name, Target::Tags),
             [name @ .., "manifests", reference] => (name, Target::Manifest((*reference).into())),
+            [name @ .., "referrers", digest] => (name, Target::Referrers((*digest).into())),
             [name @ .., "blobs", "uploads"] | [name @ .., "blobs", "uploads", ""] => {
                 (name, Target::Uploads)
             }
@@ -60,13 +69,24 @@ impl Route {
             name.join("/").parse().map_err(|error| Refusal::bad(Code::NameInvalid, error))?;
         Ok(Self::In(repository, target))
     }
+
+    /// The scopes that a request needs, when it makes sense and needs any.
+    pub(crate) fn scopes(&self, method: &Method) -> Option<Scopes> {
+        match self {
+            Self::Base | Self::Token => None,
+            Self::Catalog => Some(Scopes::of_catalog()),
+            Self::In(repository, target) => {
+                target.action(method).ok().map(|action| Scopes::of(repository, action))
+            }
+        }
+    }
 }
 
 impl Target {
     /// The right that a request needs.
     pub(crate) fn action(&self, method: &Method) -> Result<RegistryAction, Refusal> {
         let (allowed, action) = match self {
-            Self::Tags => ("GET", (method == Method::GET).then_some(Pull)),
+            Self::Tags | Self::Referrers(_) => ("GET", (method == Method::GET).then_some(Pull)),
             Self::Uploads => ("POST", (method == Method::POST).then_some(Push)),
             Self::Upload(_) => (
                 "GET, PATCH, PUT, DELETE",
@@ -109,6 +129,10 @@ mod tests {
             ("/v2/a/tags/list", of("a", Tags)),
             ("/v2/a/b/c/manifests/1", of("a/b/c", Manifest("1".into()))),
             ("/v2/a/manifests/sha256%3Aab", of("a", Manifest("sha256:ab".into()))),
+            ("/v2/a/referrers/sha256:ab", of("a", Referrers("sha256:ab".into()))),
+            ("/token", Some(Route::Token)),
+            ("/token/", None),
+            ("/v2/token", None),
             ("/v2/a/blobs/sha256:ab", of("a", Blob("sha256:ab".into()))),
             ("/v2/a/blobs/uploads", of("a", Uploads)),
             ("/v2/a/blobs/uploads/", of("a", Uploads)),

@@ -7,17 +7,18 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::http::request::Parts;
+use axum::http::uri::Authority;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt as _;
-use longshore_types::Repository;
 use longshore_types::token::RegistryAction;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::access::{Access, passing};
 use crate::refusal::{Code, Refusal};
 use crate::route::{Route, Target};
-use crate::{Registry, access, blobs, listings, manifests, uploads};
+use crate::{Registry, blobs, listings, manifests, referrers, uploads};
 
 pub(crate) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -28,7 +29,7 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 const DRAIN_BYTES: usize = 64 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// The endpoints of the registry, below `/v2/`.
+/// The endpoints of the registry: those below `/v2/`, and `/token`.
 pub fn router(registry: Arc<Registry>) -> Router {
     Router::new().fallback(serve).with_state(registry)
 }
@@ -42,7 +43,7 @@ async fn serve(State(registry): State<Arc<Registry>>, request: Request) -> Respo
             if !refusal.is_stalled_body() {
                 drain(&mut body).await;
             }
-            refusal.into_response()
+            refusal.challenge_at(host(&parts).as_ref()).into_response()
         }
     };
     response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
@@ -54,31 +55,43 @@ async fn answer(
     parts: &Parts,
     body: &mut Body,
 ) -> Result<Response, Refusal> {
-    let rights = access::rights(&*registry.authorizer, &parts.headers)?;
-    let (repository, target) = match Route::parse(parts.uri.path())? {
+    let route = Route::parse(parts.uri.path());
+    if let Ok(Route::Token) = route {
+        return match parts.method {
+            Method::GET => passing::issue(&*registry.authorizer, &registry.passing, parts),
+            _ => Err(Refusal::method(&parts.method, "GET")),
+        };
+    }
+    // Before anything else is said of the path: strangers learn nothing from the answer.
+    let access = Access::of(&*registry.authorizer, &registry.passing, &parts.headers);
+    let access = access.ok_or_else(|| {
+        Refusal::unauthorized(route.as_ref().ok().and_then(|route| route.scopes(&parts.method)))
+    })?;
+    let (repository, target) = match route? {
         Route::Base if [Method::GET, Method::HEAD].contains(&parts.method) => {
             return Ok(json(&serde_json::json!({})));
         }
         Route::Catalog if parts.method == Method::GET => {
-            return listings::catalog(registry, query(parts)?, rights).await;
+            return listings::catalog(registry, query(parts)?, access.for_catalog()?).await;
         }
-        Route::Base => return Err(Refusal::method(&parts.method, "GET, HEAD")),
+        Route::Base | Route::Token => return Err(Refusal::method(&parts.method, "GET, HEAD")),
         Route::Catalog => return Err(Refusal::method(&parts.method, "GET")),
         Route::In(repository, target) => (repository, target),
     };
-    let action = target.action(&parts.method)?;
-    if !rights.allows(&repository, action) {
-        return Err(Refusal::denied(action, &repository));
-    }
+    access.check(&repository, target.action(&parts.method)?)?;
     match target {
         Target::Tags => listings::tags(registry, repository, query(parts)?).await,
+        Target::Referrers(subject) => {
+            let wanted = (query(parts)?, query(parts)?);
+            referrers::answer(registry, repository, &subject, wanted).await
+        }
         Target::Manifest(reference) => {
             manifests::answer(registry, repository, &reference, parts, body).await
         }
         Target::Blob(digest) => blobs::answer(registry, repository, &digest, parts).await,
         Target::Uploads => {
             let mut start: uploads::Start = query(parts)?;
-            start.from.take_if(|from| !may_pull(&rights, from));
+            start.from.take_if(|from| !may_pull(&access, from));
             uploads::start(registry, repository, start, body).await
         }
         Target::Upload(id) => uploads::answer(registry, repository, &id, parts, body).await,
@@ -87,8 +100,18 @@ async fn answer(
 
 /// A mount from where the token may not pull is answered like one from where the blob is not, so
 /// that it tells nothing; the client then sends the bytes, which shows that it has them.
-fn may_pull(rights: &longshore_types::token::Rights, from: &str) -> bool {
-    from.parse::<Repository>().is_ok_and(|from| rights.allows(&from, RegistryAction::Pull))
+fn may_pull(access: &Access, from: &str) -> bool {
+    from.parse().is_ok_and(|from| access.check(&from, RegistryAction::Pull).is_ok())
+}
+
+/// The host by which the client called us, when it is one.
+fn host(parts: &Parts) -> Option<Authority> {
+    let host = match parts.uri.authority() {
+        Some(authority) => authority.clone(),
+        None => text(parts, header::HOST)?.parse().ok()?,
+    };
+    // A user name has no place in it.
+    (!host.as_str().contains('@')).then_some(host)
 }
 
 /// Reads the query of a request.

@@ -6,6 +6,10 @@
 //! repositories/<name>/_blobs/<hex>      empty: the repository has this blob
 //! repositories/<name>/_manifests/<hex>  JSON: the repository has this manifest, of this media type
 //! repositories/<name>/_tags/<tag>       the digest that the tag names
+//! repositories/<name>/_referrers/<hex of the subject>/<hex>
+//!                                       JSON: the descriptor of a manifest about the subject
+//! pending/<hex>                         bytes of blobs that may not be on the disk yet
+//! token-key                             signs passing tokens
 //! uploads/<id>/{repository,data}        an upload that is not finished
 //! tmp/<id>                              a file about to be renamed into place; emptied at start
 //! ```
@@ -13,10 +17,12 @@
 //! Directory contents are the truth; there is no database that could disagree with them. A part of a
 //! repository's name never begins with `_`, so names and our directories cannot collide.
 //!
-//! A repository has a blob when **both** its link and the bytes exist. The link is written before
-//! the bytes are renamed into place, and on deletion the bytes go before the link. So bytes always
-//! have a link, a crash leaves at most an empty link without bytes (which means nothing), and bytes
-//! that did not make it are still an upload, which a client may finish or the sweep removes.
+//! A repository has a blob when **both** its link and the bytes exist. The bytes come to lie in
+//! `pending` before the link is made and move into place after it, and on deletion they go before the
+//! link. So bytes in their place always have a link; what is pending without one is removed at the
+//! next start; a crash within a deletion leaves at most an empty link, which means nothing; and bytes
+//! that did not make it are still an upload, which a client may finish or the sweep removes. What is
+//! promised when is in [`pending`].
 //!
 //! Embedded files were preferred to a table in redb because every state can be seen and repaired
 //! with `ls`, and because a blob's rename and its link would be two commits in any case.
@@ -25,6 +31,7 @@
 
 mod durable;
 mod links;
+mod pending;
 mod uploads;
 
 use std::fs::{self, File};
@@ -39,7 +46,8 @@ use longshore_types::{Digest, Repository};
 use rustix::fs::FlockOperation;
 
 use durable::During as _;
-pub(crate) use links::StoredManifest;
+pub(crate) use links::{Referrer, StoredManifest};
+use pending::Pending;
 pub(crate) use uploads::{UploadHash, UploadId};
 
 /// The disk refused an operation.
@@ -77,6 +85,7 @@ pub(crate) struct Storage {
     digests: Stripes,
     /// Serialise, per repository, checking what a manifest refers to with removing that.
     repositories: Stripes,
+    pending: Pending,
     /// Held for the life of the process; the kernel gives it back however that ends.
     _lock: OwnedFd,
 }
@@ -94,10 +103,11 @@ impl Storage {
             root: root.to_owned(),
             digests: Stripes::default(),
             repositories: Stripes::default(),
+            pending: Pending::default(),
             _lock: lock.into(),
         };
         storage.empty_tmp()?;
-        for name in ["repositories", "uploads"] {
+        for name in ["repositories", "uploads", "pending"] {
             durable::ensure_dir(root, &root.join(name))?;
         }
         // All 256 at once, so that no commit of a blob has to make and sync one.
@@ -110,6 +120,7 @@ impl Storage {
             }
         }
         durable::sync_dir(&shards)?;
+        storage.recover_pending()?;
         storage.sweep_uploads(upload_age)?;
         Ok(storage)
     }
@@ -128,6 +139,22 @@ impl Storage {
     pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         self.root.join("blobs/sha256").join(&hex[..2]).join(hex)
+    }
+
+    /// Where they may lie now. A blob moves from the second to the first, so a look at one after the
+    /// other may miss it; a look back does not.
+    fn bytes_paths(&self, digest: &Digest) -> [PathBuf; 3] {
+        [self.blob_path(digest), self.pending_path(digest), self.blob_path(digest)]
+    }
+
+    /// The size of what lies there in bytes, whoever it belongs to.
+    fn bytes_size(&self, digest: &Digest) -> Result<Option<u64>, StorageError> {
+        for path in self.bytes_paths(digest) {
+            if let Some(size) = durable::size(&path)? {
+                return Ok(Some(size));
+            }
+        }
+        Ok(None)
     }
 
     fn tmp(&self) -> PathBuf {

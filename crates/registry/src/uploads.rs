@@ -32,15 +32,23 @@ const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
 type Slot = Arc<tokio::sync::Mutex<Option<UploadHash>>>;
 
-/// The running hashes of uploads that this process has seen; `None` until their bytes were read.
+/// The uploads that this process has seen, with their running hashes; `None` until the bytes that
+/// an earlier process left were read.
 #[derive(Debug, Default)]
 pub(crate) struct Uploads {
-    slots: Mutex<HashMap<UploadId, Slot>>,
+    known: Mutex<HashMap<UploadId, (Repository, Slot)>>,
 }
 
 impl Uploads {
-    fn slot(&self, upload: UploadId) -> Slot {
-        self.lock().entry(upload).or_default().clone()
+    fn add(&self, upload: UploadId, repository: &Repository, hash: Option<UploadHash>) -> Slot {
+        let mut known = self.lock();
+        // Another request may have looked at the disk as well and added it a moment ago.
+        let entry = known.entry(upload);
+        entry.or_insert_with(|| (repository.clone(), Slot::new(hash.into()))).1.clone()
+    }
+
+    fn get(&self, upload: UploadId) -> Option<(Repository, Slot)> {
+        self.lock().get(&upload).cloned()
     }
 
     fn forget(&self, upload: UploadId) {
@@ -49,11 +57,11 @@ impl Uploads {
 
     /// Forgets the hashes that no request is using; they can be computed again.
     pub(crate) fn forget_idle(&self) {
-        self.lock().retain(|_, slot| Arc::strong_count(slot) > 1);
+        self.lock().retain(|_, (_, slot)| Arc::strong_count(slot) > 1);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<UploadId, Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<UploadId, (Repository, Slot)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,7 +101,8 @@ pub(crate) async fn start(
     }
     let wanted = start.digest.as_deref().map(parse_digest).transpose()?;
     let of = repository.clone();
-    let upload = registry.blocking(move |storage| storage.begin_upload(&of)).await?;
+    let (upload, hash) = registry.blocking(move |storage| storage.begin_upload(&of)).await?;
+    registry.uploads.add(upload, &repository, Some(hash));
     match wanted {
         None => Ok(accepted(&repository, upload, 0)),
         Some(digest) => {
@@ -150,14 +159,19 @@ async fn hold(
     upload: UploadId,
 ) -> Result<Held, Refusal> {
     let unknown = || Refusal::upload_unknown(repository, upload);
-    let of = repository.clone();
-    let exists = |of: Repository| registry.blocking(move |s| s.has_upload(&of, upload));
-    if !exists(of.clone()).await? {
-        return Err(unknown());
-    }
-    let waited =
-        tokio::time::timeout(registry.body_stall, registry.uploads.slot(upload).lock_owned());
-    let slot = waited.await.map_err(|_| {
+    let slot = match registry.uploads.get(upload) {
+        Some((owner, slot)) if owner == *repository => slot,
+        Some(_) => return Err(unknown()),
+        None => {
+            let of = repository.clone();
+            if !registry.blocking(move |storage| storage.has_upload(&of, upload)).await? {
+                return Err(unknown());
+            }
+            registry.uploads.add(upload, repository, None)
+        }
+    };
+    let waited = tokio::time::timeout(registry.body_stall, slot.clone().lock_owned());
+    let held = waited.await.map_err(|_| {
         Refusal::new(
             StatusCode::CONFLICT,
             Code::BlobUploadInvalid,
@@ -165,19 +179,24 @@ async fn hold(
         )
     })?;
     // It may have been finished or cancelled by the request that held it.
-    if !exists(of).await? {
+    let known = registry.uploads.get(upload);
+    if !known.is_some_and(|(_, known)| Arc::ptr_eq(&known, &slot)) {
+        return Err(unknown());
+    }
+    if held.is_some() {
+        return Ok(Held::new(held));
+    }
+    let resumed = registry.blocking(move |storage| {
+        let mut held = held;
+        *held = storage.resume_upload(upload)?;
+        Ok::<_, StorageError>(held)
+    });
+    let held = resumed.await?;
+    if held.is_none() {
         registry.uploads.forget(upload);
         return Err(unknown());
     }
-    if slot.is_some() {
-        return Ok(Held::new(slot));
-    }
-    let resumed = registry.blocking(move |storage| {
-        let mut slot = slot;
-        *slot = Some(storage.resume_upload(upload)?);
-        Ok::<_, StorageError>(Held::new(slot))
-    });
-    Ok(resumed.await?)
+    Ok(Held::new(held))
 }
 
 /// Adds a request's body to the upload, at the place that the request names if it names one.

@@ -1,10 +1,18 @@
-//! The clients that people have, as Debian 12 ships them, against the registry. Needs root and the
-//! packages docker.io, podman, skopeo and busybox-static. No image comes from anywhere but our packer.
+//! The clients that people have, as Debian ships them, against the registry. Needs root, the packages
+//! docker.io, podman, buildah, skopeo and busybox-static, and crane and oras of a newer Debian, which
+//! `cargo xtask packages` fetches. No image comes from anywhere but our packer.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 #[path = "support/server.rs"]
 mod server;
+
+#[path = "clients/buildah.rs"]
+mod buildah;
+#[path = "clients/crane.rs"]
+mod crane;
+#[path = "clients/oras.rs"]
+mod oras;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -105,6 +113,17 @@ fn skopeo(args: &[&str]) -> Command {
     // Its default policy file comes with another package.
     command.arg("--insecure-policy").args(args);
     command
+}
+
+/// A program of a newer Debian, where `cargo xtask packages` puts it.
+fn newer_debian(package: &str) -> Command {
+    let dir = std::env::var_os("LONGSHORE_NEWER_DEBIAN").map(PathBuf::from).unwrap_or_else(|| {
+        let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(target).join("newer-debian")
+    });
+    let program = dir.join(package).join("usr/bin").join(package);
+    assert!(program.exists(), "{} is missing; run cargo xtask packages", program.display());
+    Command::new(program)
 }
 
 fn credentials(token: &str) -> String {
@@ -257,6 +276,10 @@ async fn podman_logs_in_pulls_and_pushes() {
     podman.run(&["pull", "--tls-verify=false", &copy]);
     let pulled = podman.run(&["inspect", "--format", "{{.Digest}}", &copy]);
     assert_eq!(pulled, digest.to_string());
+
+    let repository = format!("{address}/team/podman");
+    let tags = podman.run(&["search", "--list-tags", "--tls-verify=false", &repository]);
+    assert_eq!(tags.split_whitespace().collect::<Vec<_>>(), ["NAME", "TAG", &repository, "2"]);
 
     let denied = registry.image("other/app:1");
     let mut push = podman.command(&["push", "--tls-verify=false", &copy, &denied]);

@@ -11,16 +11,30 @@ mod access;
 mod blobs;
 #[path = "protocol/crash.rs"]
 mod crash;
+#[path = "protocol/disk.rs"]
+mod disk;
+#[path = "protocol/full_disk.rs"]
+mod full_disk;
+#[path = "protocol/hostile.rs"]
+mod hostile;
+#[path = "protocol/kills.rs"]
+mod kills;
 #[path = "protocol/listings.rs"]
 mod listings;
 #[path = "protocol/manifests.rs"]
 mod manifests;
+#[path = "protocol/power_cut.rs"]
+mod power_cut;
+#[path = "protocol/referrers.rs"]
+mod referrers;
+#[path = "protocol/tokens.rs"]
+mod tokens;
 #[path = "protocol/uploads.rs"]
 mod uploads;
 
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
-use server::{ADMIN, Server, hex, options, serve};
+use server::{ADMIN, Server, changing_options, hex, options, serve};
 
 /// A registry and a client that speaks with one token.
 struct Harness {

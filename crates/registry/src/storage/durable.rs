@@ -61,22 +61,12 @@ pub(super) fn write(tmp: &Path, path: &Path, bytes: &[u8]) -> Result<(), Storage
     sync_parent(path)
 }
 
-/// Makes an empty file, unless it is there.
+/// Makes an empty file, unless it is there. Its name may be lost in a power cut.
 pub(super) fn touch(path: &Path) -> Result<(), StorageError> {
     match File::create_new(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        made => {
-            made.during("make", path)?;
-        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map(drop).during("make", path),
     }
-    // Also when it was there: whoever made it may not have got as far as this.
-    sync_parent(path)
-}
-
-/// Moves a file whose contents are synced to its final name.
-pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StorageError> {
-    fs::rename(from, to).during("put in place", to)?;
-    sync_parent(to)
 }
 
 /// Removes a file; false when there was none.

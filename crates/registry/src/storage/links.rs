@@ -1,5 +1,6 @@
 //! Which repository has which blobs, manifests and tags.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use super::{Storage, StorageError};
 const BLOBS: &str = "_blobs";
 const MANIFESTS: &str = "_manifests";
 const TAGS: &str = "_tags";
+const REFERRERS: &str = "_referrers";
 
 /// The version of [`ManifestLink`] that this code writes.
 const LINK_VERSION: u32 = 1;
@@ -21,6 +23,9 @@ const LINK_VERSION: u32 = 1;
 struct ManifestLink {
     version: u32,
     media_type: String,
+    /// What the manifest is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    subject: Option<Digest>,
 }
 
 /// A manifest of a repository.
@@ -30,6 +35,15 @@ pub(crate) struct StoredManifest {
     pub(crate) media_type: String,
     /// Its bytes as they were pushed.
     pub(crate) bytes: Vec<u8>,
+}
+
+/// A manifest as one that is about another.
+#[derive(Debug)]
+pub(crate) struct Referrer {
+    /// What it is about; need not exist.
+    pub(crate) subject: Digest,
+    /// How it is listed, in JSON.
+    pub(crate) descriptor: Vec<u8>,
 }
 
 impl Storage {
@@ -61,7 +75,7 @@ impl Storage {
         if durable::size(&self.link(repository, BLOBS, &digest.hex()))?.is_none() {
             return Ok(None);
         }
-        durable::size(&self.blob_path(digest))
+        self.bytes_size(digest)
     }
 
     /// The bytes of a blob and how many they are, when the repository has it.
@@ -70,17 +84,20 @@ impl Storage {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Option<(File, u64)>, StorageError> {
-        if self.blob_size(repository, digest)?.is_none() {
+        if durable::size(&self.link(repository, BLOBS, &digest.hex()))?.is_none() {
             return Ok(None);
         }
-        let path = self.blob_path(digest);
-        let file = match File::open(&path) {
-            // Deleted since the line above.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            opened => opened.during("open", &path)?,
-        };
-        let size = file.metadata().during("read", &path)?.len();
-        Ok(Some((file, size)))
+        for path in self.bytes_paths(digest) {
+            match File::open(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                opened => {
+                    let file = opened.during("open", &path)?;
+                    let size = file.metadata().during("read", &path)?.len();
+                    return Ok(Some((file, size)));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Gives `to` a blob that `from` has; false when it has not.
@@ -94,11 +111,12 @@ impl Storage {
         if self.blob_size(from, digest)?.is_none() {
             return Ok(false);
         }
-        durable::touch(&self.new_link(to, BLOBS, &digest.hex())?)?;
+        self.pending.touch(&self.new_link(to, BLOBS, &digest.hex())?)?;
         Ok(true)
     }
 
-    /// Makes a synced file of the registry's file system the bytes of a blob of the repository.
+    /// Makes a file of the registry's file system the bytes of a blob of the repository, which a
+    /// power cut may take back until it is settled.
     pub(super) fn commit_blob(
         &self,
         repository: &Repository,
@@ -106,9 +124,34 @@ impl Storage {
         data: &Path,
     ) -> Result<(), StorageError> {
         let _guard = self.digests.lock(digest);
-        durable::touch(&self.new_link(repository, BLOBS, &digest.hex())?)?;
-        // Renaming over equal bytes changes nothing, so whoever comes second needs no other path.
-        durable::rename(data, &self.blob_path(digest))
+        let link = self.new_link(repository, BLOBS, &digest.hex())?;
+        // Bytes that are on the disk are not replaced by equal ones that may not be.
+        if self.bytes_size(digest)?.is_some() {
+            return self.pending.touch(&link);
+        }
+        let pending = self.pending_path(digest);
+        fs::rename(data, &pending).during("put in place", &pending)?;
+        let linked = self.pending.touch(&link);
+        if linked.is_err() {
+            // The upload stays what it was.
+            fs::rename(&pending, data).during("put back", data)?;
+        }
+        linked
+    }
+
+    pub(super) fn blob_links_dir(&self, repository: &Repository) -> PathBuf {
+        self.repository_dir(repository).join(BLOBS)
+    }
+
+    /// The names of all bytes that any repository has.
+    pub(super) fn linked(&self) -> Result<HashSet<String>, StorageError> {
+        let mut linked = HashSet::new();
+        for repository in self.repositories()? {
+            for kind in [BLOBS, MANIFESTS] {
+                linked.extend(durable::list(&self.repository_dir(&repository).join(kind))?);
+            }
+        }
+        Ok(linked)
     }
 
     /// Removes a blob from the repository; false when it was not there.
@@ -127,13 +170,50 @@ impl Storage {
         repository: &Repository,
         digest: &Digest,
         manifest: &StoredManifest,
+        referrer: Option<&Referrer>,
     ) -> Result<(), StorageError> {
         let _guard = self.digests.lock(digest);
-        let link = ManifestLink { version: LINK_VERSION, media_type: manifest.media_type.clone() };
-        let record = serde_json::to_vec(&link).expect("a number and a text are valid JSON");
+        // What is pending without a link is removed at the next start, so the bytes come first.
+        let pending = self.pending_path(digest);
+        let is_new = durable::size(&self.blob_path(digest))?.is_none();
+        if is_new {
+            durable::write(&self.tmp(), &pending, &manifest.bytes)?;
+        }
+        if let Err(error) = self.link_manifest(repository, digest, manifest, referrer) {
+            if is_new && !self.linked()?.contains(&digest.hex()) {
+                durable::remove(&pending)?;
+            }
+            return Err(error);
+        }
+        if is_new {
+            let path = self.blob_path(digest);
+            fs::rename(&pending, &path).during("put in place", &path)?;
+        }
+        Ok(())
+    }
+
+    fn link_manifest(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        manifest: &StoredManifest,
+        referrer: Option<&Referrer>,
+    ) -> Result<(), StorageError> {
+        if let Some(Referrer { subject, descriptor }) = referrer {
+            // Before the manifest, so that one that is there is listed; without it this means
+            // nothing.
+            let kind = format!("{REFERRERS}/{}", subject.hex());
+            let path = self.new_link(repository, &kind, &digest.hex())?;
+            durable::write(&self.tmp(), &path, descriptor)?;
+        }
+        let link = ManifestLink {
+            version: LINK_VERSION,
+            media_type: manifest.media_type.clone(),
+            subject: referrer.map(|referrer| referrer.subject),
+        };
+        let record = serde_json::to_vec(&link).expect("a number and texts are valid JSON");
         let path = self.new_link(repository, MANIFESTS, &digest.hex())?;
-        durable::write(&self.tmp(), &path, &record)?;
-        durable::write(&self.tmp(), &self.blob_path(digest), &manifest.bytes)
+        durable::write(&self.tmp(), &path, &record)
     }
 
     /// A manifest, when the repository has it.
@@ -142,15 +222,58 @@ impl Storage {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Option<StoredManifest>, StorageError> {
+        let Some(link) = self.manifest_link(repository, digest)? else {
+            return Ok(None);
+        };
+        for path in self.bytes_paths(digest) {
+            if let Some(bytes) = durable::read(&path)? {
+                return Ok(Some(StoredManifest { media_type: link.media_type, bytes }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn manifest_link(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<ManifestLink>, StorageError> {
         let path = self.link(repository, MANIFESTS, &digest.hex());
         let Some(record) = durable::read(&path)? else {
             return Ok(None);
         };
-        let link: ManifestLink = serde_json::from_slice(&record)
-            .map_err(std::io::Error::from)
-            .during("understand", &path)?;
-        let bytes = durable::read(&self.blob_path(digest))?;
-        Ok(bytes.map(|bytes| StoredManifest { media_type: link.media_type, bytes }))
+        let link = serde_json::from_slice(&record).map_err(std::io::Error::from);
+        link.map(Some).during("understand", &path)
+    }
+
+    /// The manifests that may be about the subject, in order.
+    pub(crate) fn referrers(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+    ) -> Result<Vec<Digest>, StorageError> {
+        let dir = self.repository_dir(repository).join(REFERRERS).join(subject.hex());
+        let names = durable::list(&dir)?;
+        Ok(names.iter().filter_map(|name| Digest::from_hex(name).ok()).collect())
+    }
+
+    /// How a manifest about the subject is listed, when the repository has it.
+    pub(crate) fn referrer(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        digest: &Digest,
+    ) -> Result<Option<serde_json::Value>, StorageError> {
+        if self.manifest_size(repository, digest)?.is_none() {
+            return Ok(None);
+        }
+        let kind = format!("{REFERRERS}/{}", subject.hex());
+        let path = self.link(repository, &kind, &digest.hex());
+        let Some(record) = durable::read(&path)? else {
+            return Ok(None);
+        };
+        let descriptor = serde_json::from_slice(&record).map_err(std::io::Error::from);
+        descriptor.map(Some).during("understand", &path)
     }
 
     /// The size of a manifest in bytes, when the repository has it.
@@ -162,7 +285,7 @@ impl Storage {
         if durable::size(&self.link(repository, MANIFESTS, &digest.hex()))?.is_none() {
             return Ok(None);
         }
-        durable::size(&self.blob_path(digest))
+        self.bytes_size(digest)
     }
 
     /// Removes a manifest and the tags that name it; false when it was not there. The tags go first:
@@ -173,13 +296,19 @@ impl Storage {
         digest: &Digest,
     ) -> Result<bool, StorageError> {
         let _repository = self.lock_repository(repository);
+        let subject = self.manifest_link(repository, digest)?.and_then(|link| link.subject);
         for tag in durable::list(&self.repository_dir(repository).join(TAGS))? {
             let path = self.link(repository, TAGS, &tag);
             if durable::read(&path)?.is_some_and(|text| text == digest.to_string().into_bytes()) {
                 durable::remove(&path)?;
             }
         }
-        self.delete_link(repository, MANIFESTS, digest)
+        let existed = self.delete_link(repository, MANIFESTS, digest)?;
+        if let Some(subject) = subject {
+            let kind = format!("{REFERRERS}/{}", subject.hex());
+            durable::remove(&self.link(repository, &kind, &digest.hex()))?;
+        }
+        Ok(existed)
     }
 
     /// Points a tag at a manifest.
@@ -280,8 +409,9 @@ impl Storage {
                 needed |= path != link && durable::size(&path)?.is_some();
             }
         }
-        let had_bytes = durable::size(&self.blob_path(digest))?.is_some();
+        let had_bytes = self.bytes_size(digest)?.is_some();
         if !needed {
+            durable::remove(&self.pending_path(digest))?;
             durable::remove(&self.blob_path(digest))?;
         }
         durable::remove(&link)?;

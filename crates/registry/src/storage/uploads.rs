@@ -77,8 +77,13 @@ impl UploadHash {
         Ok(())
     }
 
+    /// A way to bring the bytes so far to the disk while further ones come.
+    pub(crate) fn flusher(&self) -> Flusher {
+        Flusher { data: self.data.clone() }
+    }
+
     /// Hashes what an earlier process left.
-    fn resume(data: PathBuf) -> Result<Self, StorageError> {
+    pub(super) fn resume(data: PathBuf) -> Result<Self, StorageError> {
         let mut file = File::open(&data).during("open", &data)?;
         let mut hasher = Sha256::new();
         let mut length = 0;
@@ -96,13 +101,35 @@ impl UploadHash {
     }
 }
 
+/// Brings what an upload has to the disk.
+#[derive(Debug)]
+pub(crate) struct Flusher {
+    data: PathBuf,
+}
+
+impl Flusher {
+    /// Does so, for the benefit of whoever settles the blob later. A failure is told only once by
+    /// the kernel, so the bytes go with it: whoever comes later must not take them for good.
+    pub(crate) fn flush(self) {
+        let synced = File::open(&self.data).and_then(|file| file.sync_data());
+        if let Err(error) = synced {
+            tracing::error!(path = %self.data.display(), %error, "cannot sync; dropping it");
+            // Also when it fails: then there is nothing more to be done.
+            let _ = fs::remove_file(&self.data);
+        }
+    }
+}
+
 impl Storage {
     fn upload_dir(&self, upload: UploadId) -> PathBuf {
         self.root.join("uploads").join(upload.to_string())
     }
 
     /// Begins an upload. It need not outlive a power cut, so nothing is synced.
-    pub(crate) fn begin_upload(&self, repository: &Repository) -> Result<UploadId, StorageError> {
+    pub(crate) fn begin_upload(
+        &self,
+        repository: &Repository,
+    ) -> Result<(UploadId, UploadHash), StorageError> {
         let upload = UploadId(Uuid::new_v4());
         let dir = self.upload_dir(upload);
         let made = fs::create_dir(&dir)
@@ -113,7 +140,8 @@ impl Storage {
             // The first error is the one to tell; the sweep removes what this cannot.
             let _ = fs::remove_dir_all(&dir);
         }
-        made.map(|()| upload)
+        let hash = UploadHash { data: dir.join(DATA), hasher: Sha256::new(), length: 0 };
+        made.map(|()| (upload, hash))
     }
 
     /// True when the upload exists and is one of this repository.
@@ -126,9 +154,16 @@ impl Storage {
         Ok(owner.is_some_and(|owner| owner == repository.as_str().as_bytes()))
     }
 
-    /// The hash over the bytes that the upload has, read from its file.
-    pub(crate) fn resume_upload(&self, upload: UploadId) -> Result<UploadHash, StorageError> {
-        UploadHash::resume(self.upload_dir(upload).join(DATA))
+    /// The hash over the bytes that the upload has, read from its file; `None` when it is gone.
+    pub(crate) fn resume_upload(
+        &self,
+        upload: UploadId,
+    ) -> Result<Option<UploadHash>, StorageError> {
+        let data = self.upload_dir(upload).join(DATA);
+        if durable::size(&data)?.is_none() {
+            return Ok(None);
+        }
+        UploadHash::resume(data).map(Some)
     }
 
     /// Makes the bytes of the upload a blob of the repository and ends the upload.
@@ -138,7 +173,6 @@ impl Storage {
         upload: UploadId,
         hash: &UploadHash,
     ) -> Result<(), StorageError> {
-        File::open(&hash.data).and_then(|file| file.sync_all()).during("sync", &hash.data)?;
         self.commit_blob(repository, &hash.digest(), &hash.data)?;
         self.remove_upload(upload)
     }

@@ -15,6 +15,10 @@ use crate::storage::{StorageError, UploadHash};
 /// client is waited for, so slow clients cost memory and not threads: two of these each.
 const SEGMENT: usize = 1 << 20;
 
+/// After so many bytes the disk is set to work on them while more are received, so that a manifest
+/// finds little left to wait for.
+const FLUSH_EVERY: u64 = 64 << 20;
+
 /// An upload that this request holds alone; its hash has been computed.
 #[derive(Debug)]
 pub(super) struct Held(OwnedMutexGuard<Option<UploadHash>>);
@@ -182,7 +186,13 @@ impl Writer {
         let mut held = std::mem::replace(self, Self::Failed).settle().await?;
         *self = Self::Busy(tokio::task::spawn_blocking(move || {
             let hash = held.0.as_mut().expect("filled when it was taken");
-            hash.append(&segment).map(|()| held)
+            let before = hash.length();
+            hash.append(&segment)?;
+            if before / FLUSH_EVERY < hash.length() / FLUSH_EVERY {
+                let flusher = hash.flusher();
+                tokio::task::spawn_blocking(move || flusher.flush());
+            }
+            Ok(held)
         }));
         Ok(())
     }

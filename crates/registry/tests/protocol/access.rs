@@ -51,7 +51,9 @@ async fn who_may_do_what() {
             401 => {
                 answer.assert_refused(401, "UNAUTHORIZED");
                 let challenge = answer.header("www-authenticate");
-                assert_eq!(challenge, "Basic realm=\"longshore\"");
+                let realm = format!("Bearer realm=\"{}\"", registry.url("/token"));
+                assert!(challenge.starts_with(&realm), "{challenge}");
+                assert!(challenge.contains(",scope=\"repository:team/app:"), "{challenge}");
             }
             403 => answer.assert_refused(403, "DENIED"),
             _ => {}
@@ -97,7 +99,9 @@ async fn what_is_not_there_and_what_cannot_be_asked() {
     for (method, path, status, code) in [
         ("GET", "/".to_owned(), 404, "UNSUPPORTED"),
         ("GET", "/v2/a/b/nonsense".to_owned(), 404, "UNSUPPORTED"),
-        ("GET", format!("/v2/a/b/referrers/{unknown}"), 404, "UNSUPPORTED"),
+        ("GET", "/v2/a/b/referrers/sha256:12".to_owned(), 400, "DIGEST_INVALID"),
+        ("POST", format!("/v2/a/b/referrers/{unknown}"), 405, "UNSUPPORTED"),
+        ("POST", "/token".to_owned(), 405, "UNSUPPORTED"),
         ("POST", "/v2/".to_owned(), 405, "UNSUPPORTED"),
         ("DELETE", "/v2/_catalog".to_owned(), 405, "UNSUPPORTED"),
         ("POST", "/v2/a/b/tags/list".to_owned(), 405, "UNSUPPORTED"),

@@ -19,13 +19,14 @@ async fn serves_when_started_as_a_child() {
     std::future::pending::<()>().await;
 }
 
-struct Process {
+/// A registry in a process of its own.
+pub struct Process {
     child: Child,
-    address: String,
+    pub address: String,
 }
 
 impl Process {
-    fn start(root: &Path) -> Self {
+    pub fn start(root: &Path) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "crash::serves_when_started_as_a_child", "--nocapture"])
             .env(ROOT, root)
@@ -40,7 +41,7 @@ impl Process {
         Self { child, address }
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

@@ -40,8 +40,18 @@ async fn each_kind_comes_back_as_it_was_pushed() {
                 let head = registry.send("HEAD", &path, &[], "").await;
                 assert_eq!(head.header("content-length"), body.len().to_string());
                 let etag = got.header("etag").to_owned();
-                let known = [("if-none-match", etag.as_str())];
-                assert_eq!(registry.send("GET", &path, &known, "").await.status, 304);
+                for (method, known, status) in [
+                    ("GET", etag.as_str(), 304),
+                    ("HEAD", etag.as_str(), 304),
+                    ("GET", &format!("\"other\", W/{etag}"), 304),
+                    ("GET", "*", 304),
+                    ("GET", "\"other\"", 200),
+                ] {
+                    let headers = [("if-none-match", known)];
+                    let answer = registry.send(method, &path, &headers, "").await;
+                    assert_eq!(answer.status, status, "{method} {known}");
+                    assert_eq!(answer.header("docker-content-digest"), digest);
+                }
             }
         }
     }

@@ -30,7 +30,15 @@ impl Drop for Server {
     }
 }
 
+/// What changes the tokens of a running registry.
+pub type Tokens = watch::Sender<Arc<BTreeMap<String, Rights>>>;
+
 pub fn options(root: &Path) -> RegistryOptions {
+    changing_options(root).1
+}
+
+/// Options with a table of tokens that can be changed while the registry runs.
+pub fn changing_options(root: &Path) -> (Tokens, RegistryOptions) {
     let right = |repositories: &str, actions: &[RegistryAction]| Rights {
         admin: false,
         registry: vec![RegistryRight {
@@ -48,8 +56,8 @@ pub fn options(root: &Path) -> RegistryOptions {
     .into_iter()
     .map(|(token, rights)| (hex(token.as_bytes()), rights))
     .collect();
-    let (_sender, receiver) = watch::channel(Arc::new(tokens));
-    RegistryOptions::new(root, Arc::new(TokenTable::new(receiver)))
+    let (sender, receiver) = watch::channel(Arc::new(tokens));
+    (sender, RegistryOptions::new(root, Arc::new(TokenTable::new(receiver))))
 }
 
 pub fn hex(bytes: &[u8]) -> String {
