@@ -1,8 +1,9 @@
-//! docker, podman and skopeo of Debian push and pull back the same digests; `image pack` makes an
+//! docker, podman, skopeo, crane and oras of Debian push and pull back the same digests; `image pack` makes an
 //! image without any of them.
 
 use std::process::Command;
 
+use longshore_e2e::debian::newer_program;
 use longshore_e2e::dockerd::Firewall;
 use longshore_e2e::image::{self, checked};
 use longshore_e2e::{Dockerd, Platform};
@@ -135,6 +136,44 @@ fn podman_pushes_and_pulls_back_the_same_digest() {
     let repository = format!("{}/default/web", platform.endpoints().registry);
     let pulled = podman(&["images", "--digests", "--format", "{{.Digest}}", &repository]);
     assert!(pulled.contains(&pushed), "{pushed} is not in {pulled}");
+    platform.finish();
+}
+
+#[test]
+fn crane_and_oras_push_pull_copy_list_and_delete() {
+    let platform = Platform::start().unwrap();
+    let image = busybox(&platform, "one");
+    let registry = platform.endpoints().registry.clone();
+    let tool = |name: &str, arguments: &[&str]| {
+        let program = newer_program(name).unwrap();
+        output(platform.tool(program.to_str().unwrap()).args(arguments))
+    };
+    let crane = |arguments: &[&str]| tool("crane", arguments);
+    let oras = |arguments: &[&str]| tool("oras", arguments);
+    let name = format!("{registry}/default/web:1");
+    let copy = format!("{registry}/default/copy:1");
+    crane(&["auth", "login", "-u", "anyone", "-p", platform.token(), &registry]);
+    crane(&["push", image.dir.to_str().unwrap(), &name]);
+    assert_eq!(crane(&["digest", &name]), image.digest);
+    assert_eq!(digest(&platform, "default/web:1"), image.digest);
+    crane(&["copy", &name, &copy]);
+    assert_eq!(crane(&["ls", &format!("{registry}/default/copy")]), "1");
+    let back = platform.dir().join("back");
+    crane(&["pull", "--format", "oci", &copy, back.to_str().unwrap()]);
+    let index: Value =
+        serde_json::from_slice(&std::fs::read(back.join("index.json")).unwrap()).unwrap();
+    assert_eq!(index["manifests"][0]["digest"], image.digest);
+
+    oras(&["login", "--plain-http", "-u", "anyone", "-p", platform.token(), &registry]);
+    std::fs::write(platform.dir().join("note"), "signed").unwrap();
+    let attach = ["attach", "--plain-http", "--artifact-type", "test/note"];
+    oras(&[&attach[..], &[&copy, "note:text/plain"]].concat());
+    let discover = ["discover", "--plain-http", "--format", "json", &copy];
+    let found: Value = serde_json::from_str(&oras(&discover)).unwrap();
+    assert_eq!(found["manifests"][0]["artifactType"], "test/note");
+    oras(&["manifest", "delete", "--plain-http", "--force", &copy]);
+    assert_eq!(crane(&["ls", &format!("{registry}/default/copy")]), "");
+    assert_eq!(crane(&["digest", &name]), image.digest);
     platform.finish();
 }
 

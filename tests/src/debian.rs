@@ -1,7 +1,7 @@
 //! A Debian of our own in a directory, from the mirror that this machine's apt uses.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -25,6 +25,19 @@ pub fn debootstrap(root: &Path, options: &[&str], packages: &str) -> Result<()> 
     command.args(options).arg(format!("--include={packages}"));
     checked(command.arg(SUITE).arg(&partial).arg(mirror))?;
     fs::rename(&partial, root).context("cannot put the finished root in its place")
+}
+
+/// A program of a newer Debian, where `cargo xtask packages` puts it.
+pub fn newer_program(package: &str) -> Result<PathBuf> {
+    let dir = std::env::var_os("LONGSHORE_NEWER_DEBIAN").map(PathBuf::from).unwrap_or_else(|| {
+        let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(target).join("newer-debian")
+    });
+    let program = dir.join(package).join("usr/bin").join(package);
+    if !program.exists() {
+        bail!("{} is missing; run cargo xtask packages", program.display());
+    }
+    Ok(program)
 }
 
 /// The mirror from which this machine's apt takes [`SUITE`].
