@@ -8,6 +8,7 @@ mod density;
 mod figures;
 mod first_answer;
 mod laboratory;
+mod registry;
 mod start;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ pub enum Bench {
     /// What 200 idle instances take beside their own memory, and how fast all of them start, beside
     /// docker
     Density(density::Options),
+    /// Pushes and pulls, of many small blobs and of a large one, beside Debian's docker-registry
+    Registry(registry::Options),
 }
 
 /// Measures it.
@@ -33,6 +36,7 @@ pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Start(options) => start::run(options),
         Bench::Density(options) => density::run(options),
+        Bench::Registry(options) => registry::run(options),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::vm;
 /// What to test.
 #[derive(Args)]
 pub struct Options {
-    /// Also what takes long: 50 kills instead of 5
+    /// Also what takes long: 200 kills instead of 5
     #[arg(long)]
     long: bool,
     /// Where the random choices of the fault tests begin; printed by every run
@@ -33,7 +33,7 @@ pub struct Options {
 
 /// How often the fault tests kill something.
 const N_KILLS: u32 = 5;
-const N_KILLS_LONG: u32 = 50;
+const N_KILLS_LONG: u32 = 200;
 
 /// Runs all stages and stops at the first that fails.
 pub fn run_all(options: &Options) -> Result<()> {

@@ -59,7 +59,7 @@ pub fn run(options: &Options) -> Result<()> {
         }
         return laboratory::enter("LONGSHORE_DENSITY", None);
     }
-    let disk = Disk::make()?;
+    let disk = Disk::make(8 << 30)?;
     // What is dropped first is what lies on the disk.
     let figures = measure(&disk.dir, options);
     drop(disk);

@@ -17,8 +17,6 @@ use crate::command::{program, target_dir};
 /// Set for the second run.
 const INSIDE: &str = "LONGSHORE_BENCH_INSIDE";
 
-const DISK_SIZE: u64 = 8 << 30;
-
 /// Whether this is the second run, inside the namespaces.
 pub fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some()
@@ -46,8 +44,8 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Makes and mounts it, and sets up loopback.
-    pub fn make() -> Result<Self> {
+    /// Makes and mounts one of so many bytes, and sets up loopback.
+    pub fn make(size: u64) -> Result<Self> {
         checked(&mut program("ip", ["link", "set", "lo", "up"]))?;
         let id = std::process::id();
         let image = target_dir().join(format!("bench-{id}.img"));
@@ -55,7 +53,7 @@ impl Disk {
         let disk = Self { image, dir };
         let file = fs::File::create(&disk.image)
             .with_context(|| format!("cannot create {}", disk.image.display()))?;
-        file.set_len(DISK_SIZE)?;
+        file.set_len(size)?;
         checked(program("mkfs.ext4", ["-q", "-F"]).arg(&disk.image))?;
         fs::create_dir_all(&disk.dir)?;
         checked(program("mount", ["-o", "loop"]).arg(&disk.image).arg(&disk.dir))?;

@@ -65,7 +65,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn measure(options: &Options, figures: &mut BTreeMap<&str, f64>) -> Result<()> {
-    let disk = Disk::make()?;
+    let disk = Disk::make(8 << 30)?;
     // What is dropped first is what lies on the disk.
     let outcome = measure_on(&disk.dir, options, figures);
     drop(disk);
