@@ -27,6 +27,8 @@ mod scene;
 mod ten_agents;
 #[cfg(test)]
 mod two_commands;
+#[cfg(test)]
+mod users;
 
 #[test]
 fn every_file_is_a_module() {

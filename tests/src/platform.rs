@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -75,6 +76,8 @@ impl Platform {
         let mut builder = tempfile::Builder::new();
         // Short: the path of a Unix socket below it has a little over a hundred bytes.
         builder.prefix("lst-");
+        // The users of instances pass it on the way to their file systems.
+        builder.permissions(fs::Permissions::from_mode(0o711));
         let dir = match &options.parent {
             Some(parent) => builder.tempdir_in(parent)?,
             None => builder.tempdir()?,

@@ -5,6 +5,7 @@
 //! which are short whatever the data directory is called, and hold no character that the option's
 //! syntax would take for its own. Never through mount(8).
 
+mod id_map;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -15,12 +16,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use longshore_types::IdRange;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
 };
 use rustix::thread::UnshareFlags;
+
+pub use id_map::IdMap;
+
+use id_map::ShiftedLayers;
 
 /// Lower directories that overlayfs stacks at most (`OVL_MAX_STACK`).
 pub const MAX_LAYERS: usize = 500;
@@ -42,6 +48,27 @@ pub enum MountRootfsError {
     /// Something else is mounted there.
     #[error("{target:?} is already a mount point", target = .0.display())]
     Occupied(PathBuf),
+    /// The ids of the layers' files cannot be those of an instance.
+    #[error(
+        "the file system of {path:?} cannot map the ids of files, which an instance with users of \
+         its own needs: keep the data on ext4, xfs or btrfs, or say user_namespace = false in the \
+         manifest",
+        path = .path.display()
+    )]
+    NoIdMaps {
+        /// The layers.
+        path: PathBuf,
+    },
+    /// The writable directory is of a time when the instance had other ids.
+    #[error("{path:?} belongs to {found}, not to the instance's ids {ids}", path = .path.display())]
+    OtherOwner {
+        /// The writable directory.
+        path: PathBuf,
+        /// Its owner.
+        found: u32,
+        /// Whose it should be.
+        ids: IdRange,
+    },
     /// The kernel has no overlayfs.
     #[error("the kernel has no overlay file system (modprobe overlay)")]
     NoOverlay,
@@ -84,10 +111,15 @@ fn failed_io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Mou
 /// mount only. `base` and `target` are made when they are not there; both belong in a directory that
 /// only root may enter. Devices in the tree do nothing (`nodev`). When the same root file system is
 /// mounted there already, nothing is done.
+///
+/// With `ids` every file belongs to the id of the machine that its owner is in that range, on disk
+/// too for what is written; a file of an id that has none there is nobody's and cannot be changed.
+/// The layers are then mounted for a moment in a directory `lower` beside `target`.
 pub fn mount_rootfs(
     layers: &[PathBuf],
     base: &Path,
     target: &Path,
+    ids: Option<IdMap<'_>>,
 ) -> Result<(), MountRootfsError> {
     let (upper, work, empty) = (base.join("upper"), base.join("work"), base.join("empty"));
     for path in [base, &work, target] {
@@ -99,7 +131,7 @@ pub fn mount_rootfs(
             false => Err(MountRootfsError::Occupied(target.to_owned())),
         };
     }
-    create_upper(&upper, layers.last())?;
+    create_upper(&upper, layers.last(), ids)?;
     // Overlayfs wants one lower directory at least.
     let no_layers = [empty];
     let layers = match layers {
@@ -113,9 +145,25 @@ pub fn mount_rootfs(
         let found = layers.len();
         return Err(MountRootfsError::TooManyLayers { found, allowed: MAX_LAYERS });
     }
-    match mount_by_descriptors(layers, &upper, &work, target)? {
+    match ids {
+        None => mount_overlay(layers, &upper, &work, target),
+        Some(ids) => {
+            let shifted = ShiftedLayers::attach(layers, &target.with_file_name("lower"), ids)?;
+            mount_overlay(&shifted.layers, &upper, &work, target)?;
+            shifted.detach()
+        }
+    }
+}
+
+fn mount_overlay(
+    layers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    target: &Path,
+) -> Result<(), MountRootfsError> {
+    match mount_by_descriptors(layers, upper, work, target)? {
         Outcome::Mounted => Ok(()),
-        Outcome::Unsupported => mount_by_options(layers, &upper, &work, target),
+        Outcome::Unsupported => mount_by_options(layers, upper, work, target),
     }
 }
 
@@ -129,9 +177,18 @@ fn create_directory(path: &Path, mode: u32) -> Result<(), MountRootfsError> {
 
 /// The upper directory is the root that the container sees, so a new one gets the attributes of the
 /// topmost layer's root. Made under another name first: a crash must not leave one without them.
-fn create_upper(upper: &Path, top: Option<&PathBuf>) -> Result<(), MountRootfsError> {
-    if upper.is_dir() {
-        return Ok(());
+fn create_upper(
+    upper: &Path,
+    top: Option<&PathBuf>,
+    ids: Option<IdMap<'_>>,
+) -> Result<(), MountRootfsError> {
+    let ids = ids.map(|map| map.ids);
+    if let Ok(metadata) = upper.metadata() {
+        let found = metadata.uid();
+        return match ids.filter(|ids| !(ids.first()..=ids.last()).contains(&found)) {
+            Some(ids) => Err(MountRootfsError::OtherOwner { path: upper.to_owned(), found, ids }),
+            None => Ok(()),
+        };
     }
     let new = upper.with_extension("new");
     create_directory(&new, 0o755)?;
@@ -142,6 +199,9 @@ fn create_upper(upper: &Path, top: Option<&PathBuf>) -> Result<(), MountRootfsEr
             (metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
         }
     };
+    // An owner that has no id inside would leave the instance without a root that it can use.
+    let shift = |id: u32| ids.map_or(id, |ids| ids.on_machine(id).unwrap_or(ids.first()));
+    let (uid, gid) = (shift(uid), shift(gid));
     std::os::unix::fs::chown(&new, Some(uid), Some(gid))
         .and_then(|()| std::fs::set_permissions(&new, PermissionsExt::from_mode(mode)))
         .and_then(|()| std::fs::rename(&new, upper))

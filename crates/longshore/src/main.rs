@@ -31,11 +31,14 @@ mod test_views;
 
 use std::process::ExitCode;
 
+use longshore_network::HOLD_NAMESPACES_VERB;
+
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     match args.next().as_ref().and_then(|verb| verb.to_str()) {
         Some("shim") => longshore_runtime::shim_main(args),
         Some("shim-exec") => longshore_runtime::exec_main(args),
+        Some(HOLD_NAMESPACES_VERB) => longshore_network::hold_namespaces_main(args),
         _ => cli::main(),
     }
 }

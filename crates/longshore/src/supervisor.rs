@@ -59,7 +59,7 @@ pub fn run(options: UpOptions) -> Result<(), Failure> {
 /// Checks that the machine has what is needed, and takes what the platform needs alone. All that
 /// stands in the way is told at once.
 fn take_machine(settings: &Settings) -> Result<(Home, PublicSockets), Failure> {
-    let facts = Facts::observe(&settings.data_dir);
+    let facts = Facts::observe(&settings.data_dir, &settings.run_dir);
     let mut obstacles = facts.obstacles();
     // Before the ports, so that a second `up` hears of the first and not of its ports.
     let home = match facts.is_root {
@@ -94,7 +94,7 @@ async fn supervise(
     let endpoints = public.endpoints()?;
     let doing = format!("cannot use {}", home.run_dir().display());
     home.prepare_run_dir().or_fail(Kind::Other, doing)?;
-    let links = LinkSockets::bind(home.run_dir())?;
+    let links = LinkSockets::bind(&home.links_dir())?;
     let platform = Platform::start(settings, home, endpoints, (public, links))?;
     tokio::select! {
         () = platform.announce(context_use) => {}

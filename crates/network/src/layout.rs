@@ -4,12 +4,16 @@
 //! so that one number names the link, the hardware addresses and the file of the namespace, and
 //! each of these leads back to the others after a crash. Slots are numbered, not called after
 //! their instance, because they are made before there is an instance to call them after.
+//!
+//! The number also names the user and group ids of the slot's user namespace. An id of the machine
+//! is six bits for the agent, ten for the slot and sixteen for the id inside, so that whoever sees
+//! one in `ps` can tell whose it is, and nothing needs to be remembered.
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use longshore_types::{InstanceId, IpNet};
+use longshore_types::{IdRange, InstanceId, IpNet};
 
 use crate::AgentId;
 
@@ -33,6 +37,20 @@ pub(crate) fn link_prefix(agent: AgentId) -> String {
 /// The name of the host's end of the gateway link.
 pub(crate) fn gateway_link(agent: AgentId) -> String {
     format!("{}gw", link_prefix(agent))
+}
+
+/// How many agents of one kernel can have ids that no other has.
+pub(crate) const N_ID_BLOCKS: u32 = 63;
+
+/// The upper six bits of the ids of the agent that has this subnet: 1 to 63, since the block 0
+/// holds the machine's own users. Two agents have the same block only when 63 subnets lie between
+/// theirs, which who chooses a subnet sees to. The first subnets of the default pool get the blocks
+/// from 10 on, which lie where systemd's list of ids has containers, above what `useradd` hands out
+/// as subordinate ids.
+pub(crate) fn id_block(subnet: IpNet) -> u32 {
+    const SHIFT: u32 = 49;
+    let number = u32::from(subnet.address()) >> (32 - SUBNET_PREFIX_LEN);
+    (number + SHIFT) % N_ID_BLOCKS + 1
 }
 
 #[derive(Debug, Clone)]
@@ -89,6 +107,26 @@ impl Layout {
         [first, a, b, c, hi, lo]
     }
 
+    /// The ids of the machine that the users and groups of a slot are.
+    pub(crate) fn ids(&self, slot: Slot) -> IdRange {
+        let first = id_block(self.subnet) << 26 | u32::from(slot) << 16;
+        IdRange::new(first).expect("every block and slot begins a range")
+    }
+
+    pub(crate) fn users_dir(&self) -> PathBuf {
+        self.run_dir.join("users")
+    }
+
+    /// The file that the user namespace of a slot is mounted on.
+    pub(crate) fn users(&self, slot: Slot) -> PathBuf {
+        self.users_dir().join(format!("{SLOT_FILE_PREFIX}{slot}"))
+    }
+
+    /// Like [`Layout::instance_netns`], for the user namespace.
+    pub(crate) fn instance_users(&self, instance: &InstanceId) -> PathBuf {
+        self.users_dir().join(instance.as_str())
+    }
+
     pub(crate) fn netns_dir(&self) -> PathBuf {
         self.run_dir.join("netns")
     }
@@ -139,6 +177,21 @@ mod tests {
             let file = file.file_name().unwrap().to_str().unwrap();
             assert_eq!(layout.slot_of_file(file), Some(slot));
         }
+    }
+
+    #[test]
+    fn ids_are_of_one_slot_and_one_agent() {
+        let subnet = |idx: u32| IpNet::new(Ipv4Addr::from(0x6440_0000 + (idx << 10)), 22).unwrap();
+        assert_eq!(id_block(subnet(0)), 10);
+        let agents = (0..N_ID_BLOCKS)
+            .map(|idx| Layout::new("abc123".parse().unwrap(), subnet(idx), Path::new("/run/x")));
+        let mut all: Vec<IdRange> =
+            agents.flat_map(|layout| SLOTS.map(move |slot| layout.ids(slot))).collect();
+        let n_all = all.len();
+        all.sort();
+        assert!(all.windows(2).all(|pair| pair[0].last() < pair[1].first()));
+        assert_eq!(n_all, 63 * 1021);
+        assert!(all[0].first() > 65_536_000, "above the first thousand subordinate ranges");
     }
 
     #[test]

@@ -32,6 +32,16 @@ pub enum NamespaceError {
         /// Why it failed.
         source: io::Error,
     },
+    /// A user namespace, or the network namespace that belongs to it, could not be made.
+    #[error("{doing} user namespace {path}", path = path.display())]
+    Users {
+        /// What was being done.
+        doing: &'static str,
+        /// The file that the namespace is to be mounted on.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// A setting of the new namespace was refused.
     #[error("configure network namespace {path}", path = path.display())]
     Configure {
@@ -47,7 +57,8 @@ fn failed<E: Into<io::Error>>(doing: &'static str, path: &Path) -> impl Fn(E) ->
     move |source| NamespaceError::Step { doing, path: path.clone(), source: source.into() }
 }
 
-/// Makes a namespace and mounts it on `path`, replacing what an interrupted attempt left there.
+/// Makes a namespace that belongs to the machine's own user namespace and mounts it on `path`,
+/// replacing what an interrupted attempt left there.
 pub(crate) async fn create(path: &Path) -> Result<(), NamespaceError> {
     ensure_removed(path)?;
     let path = path.to_owned();
@@ -63,9 +74,26 @@ pub(crate) async fn create(path: &Path) -> Result<(), NamespaceError> {
     .map_err(failed("start a thread for", Path::new("(new)")))?
 }
 
-/// The settings of a namespace that instances may not change themselves: it belongs to the host's
-/// user namespace, so that nobody in a container has a capability over it. Hence no capability
-/// could let an instance bind port 80 or send a ping either, and both are open to all.
+/// Makes the settings of a namespace that another process made.
+pub(crate) async fn configure_existing(path: &Path) -> Result<(), NamespaceError> {
+    let path = path.to_owned();
+    on_own_thread(move || {
+        enter(&path)?;
+        configure().map_err(|source| NamespaceError::Configure { path: path.clone(), source })
+    })
+    .await
+    .map_err(failed("start a thread for", Path::new("(existing)")))?
+}
+
+fn enter(path: &Path) -> Result<(), NamespaceError> {
+    let netns = File::open(path).map_err(failed("open", path))?;
+    nix::sched::setns(&netns, CloneFlags::CLONE_NEWNET).map_err(failed("enter", path))
+}
+
+/// The settings of a namespace that instances may not change themselves: nobody in a container has
+/// CAP_NET_ADMIN. An instance that has no user namespace of its own has no other capability over
+/// its network either, since that belongs to the host's; so that it can bind port 80 and send a
+/// ping all the same, both are open to all.
 fn configure() -> Result<(), SysctlError> {
     sysctl::ensure_no_ipv6("all")?;
     sysctl::ensure_no_ipv6("default")?;
@@ -79,8 +107,7 @@ pub(crate) async fn connect(path: &Path, tasks: &TaskTracker) -> Result<Netlink,
     let tasks = tasks.clone();
     let runtime = tokio::runtime::Handle::current();
     on_own_thread(move || {
-        let netns = File::open(&path).map_err(failed("open", &path))?;
-        nix::sched::setns(&netns, CloneFlags::CLONE_NEWNET).map_err(failed("enter", &path))?;
+        enter(&path)?;
         let _runtime = runtime.enter();
         Netlink::connect(&tasks).map_err(failed("open a netlink socket in", &path))
     })

@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use longshore_types::{EgressRule, InstanceId, IpNet};
+use longshore_types::{EgressRule, IdRange, InstanceId, IpNet};
 use nix::fcntl::Flock;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use crate::layout::Slot;
 use crate::lock::InstanceLocks;
 use crate::nft::Nft;
 use crate::record::Records;
-use crate::slots::{SlotMaker, SlotNumbers};
+use crate::slots::{Owner, SlotMaker, SlotNumbers};
 
 pub use error::{AttachError, DetachError, OpenNetworkError, ReconcileError, RemoveError};
 
@@ -39,6 +39,9 @@ pub struct NetworkConfig {
     pub state_dir: PathBuf,
     /// The private network of which each agent takes a /22.
     pub pool: IpNet,
+    /// The program whose command [`HOLD_NAMESPACES_VERB`](crate::HOLD_NAMESPACES_VERB) is
+    /// [`hold_namespaces_main`](crate::hold_namespaces_main).
+    pub holder: PathBuf,
     /// The resolvers to which questions are forwarded; those of the host's `/etc/resolv.conf` when
     /// absent.
     pub upstream_dns: Option<Vec<SocketAddr>>,
@@ -50,9 +53,9 @@ impl NetworkConfig {
     pub const DEFAULT_POOL: &str = "100.64.0.0/10";
 
     /// A configuration with the default pool and the host's resolvers.
-    pub fn new(agent: AgentId, run_dir: PathBuf, state_dir: PathBuf) -> Self {
+    pub fn new(agent: AgentId, run_dir: PathBuf, state_dir: PathBuf, holder: PathBuf) -> Self {
         let pool = Self::DEFAULT_POOL.parse().expect("the default pool is a network");
-        Self { agent, run_dir, state_dir, pool, upstream_dns: None }
+        Self { agent, run_dir, state_dir, pool, holder, upstream_dns: None }
     }
 }
 
@@ -66,6 +69,18 @@ pub struct Attachment {
     pub address: Ipv4Addr,
     /// Its default route and DNS resolver.
     pub gateway: Ipv4Addr,
+    /// The user namespace that the network belongs to; absent when that is the machine's own.
+    pub users: Option<InstanceUsers>,
+}
+
+/// The user namespace of one instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceUsers {
+    /// Where it is mounted. Of this instance alone: it never leads to the namespace of another.
+    pub path: PathBuf,
+    /// What its users and groups are on the machine. No other instance has any of these, of this
+    /// agent or another in this network namespace.
+    pub ids: IdRange,
 }
 
 impl Attachment {
@@ -121,6 +136,7 @@ struct Instances {
 #[derive(Debug, Clone)]
 struct Attached {
     slot: Slot,
+    owner: Owner,
     egress: Vec<EgressRule>,
 }
 
@@ -152,8 +168,9 @@ impl Network {
 
     /// The network of an instance, when it is attached.
     pub fn attachment(&self, instance: &InstanceId) -> Option<Attachment> {
-        let slot = self.shared.instances().attached.get(instance)?.slot;
-        Some(self.shared.attachment(instance, slot))
+        let Attached { slot, owner, .. } =
+            self.shared.instances().attached.get(instance).cloned()?;
+        Some(self.shared.attachment(instance, slot, owner))
     }
 }
 
@@ -169,12 +186,15 @@ impl Shared {
         self.instances.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn attachment(&self, instance: &InstanceId, slot: Slot) -> Attachment {
+    fn attachment(&self, instance: &InstanceId, slot: Slot, owner: Owner) -> Attachment {
         let layout = &self.maker.layout;
+        let users =
+            || InstanceUsers { path: layout.instance_users(instance), ids: layout.ids(slot) };
         Attachment {
             netns: layout.instance_netns(instance),
             address: layout.address(slot),
             gateway: layout.gateway(),
+            users: (owner == Owner::Instance).then(users),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use longshore_types::{EgressRule, InstanceId};
@@ -47,7 +48,11 @@ const TEMPORARY: &str = ".new";
 impl Records {
     /// Reads all records; what cannot be one is removed, with a word in the log.
     pub(crate) fn open(dir: PathBuf) -> Result<(Self, BTreeMap<InstanceId, Record>), RecordError> {
-        fs::create_dir_all(&dir).map_err(failed("create directory", &dir))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(failed("create directory", &dir))?;
         let mut records = BTreeMap::new();
         for entry in fs::read_dir(&dir).map_err(failed("list directory", &dir))? {
             let path = entry.map_err(failed("list directory", &dir))?.path();

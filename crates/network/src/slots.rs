@@ -11,6 +11,7 @@ use crate::layout::{INSIDE_LINK, Layout, SLOTS, Slot};
 use crate::namespace::{self, NamespaceError};
 use crate::netlink::{Netlink, NetlinkError, VethPair};
 use crate::sysctl::{self, SysctlError};
+use crate::users::Holder;
 
 /// A namespace with its link could not be made or removed.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +31,21 @@ pub enum SlotError {
 /// The index of the loopback link, the first of every namespace.
 const LOOPBACK_INDEX: u32 = 1;
 
+/// To which user namespace the network of an instance belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// One that is the instance's own.
+    Instance,
+    /// The machine's: for an instance that does without one of its own. The network namespace of a
+    /// user namespace would not do, since the machine's root has every right over that, and an
+    /// instance like this may run as the machine's root.
+    Machine,
+}
+
 /// What slots are made with.
 pub(crate) struct SlotMaker {
     pub(crate) layout: Layout,
+    pub(crate) holder: Holder,
     pub(crate) netlink: Netlink,
     /// The largest packet that the way out carries, in bytes.
     pub(crate) mtu: u32,
@@ -41,10 +54,30 @@ pub(crate) struct SlotMaker {
 
 impl SlotMaker {
     /// Makes everything of a slot; what is left of an earlier attempt is replaced.
-    pub(crate) async fn make(&self, slot: Slot) -> Result<(), SlotError> {
+    pub(crate) async fn make(&self, slot: Slot, owner: Owner) -> Result<(), SlotError> {
         self.netlink.ensure_no_link(&self.layout.link(slot)).await?;
-        namespace::create(&self.layout.netns(slot)).await?;
+        let netns = self.layout.netns(slot);
+        match owner {
+            Owner::Instance => {
+                let users = self.layout.users(slot);
+                self.holder.create(self.layout.ids(slot), &users, &netns).await?;
+                namespace::configure_existing(&netns).await?;
+            }
+            Owner::Machine => namespace::create(&netns).await?,
+        }
         self.ensure_plugged(slot).await
+    }
+
+    /// To whom the namespace of a slot belongs; none when it is not there.
+    pub(crate) fn owner(&self, slot: Slot) -> Option<Owner> {
+        let layout = &self.layout;
+        namespace::is_mounted(&layout.netns(slot)).then(|| {
+            if namespace::is_mounted(&layout.users(slot)) {
+                Owner::Instance
+            } else {
+                Owner::Machine
+            }
+        })
     }
 
     /// Connects the namespace of a slot to the host, as far as it is not.
@@ -101,6 +134,7 @@ impl SlotMaker {
         // later.
         self.netlink.ensure_no_link(&self.layout.link(slot)).await?;
         namespace::ensure_removed(&self.layout.netns(slot))?;
+        namespace::ensure_removed(&self.layout.users(slot))?;
         Ok(())
     }
 }

@@ -5,6 +5,9 @@
 //! finds its own again after any crash. Choosing and claiming happen under a lock on the network
 //! namespace itself, which has exactly the scope of the addresses and needs no file: agents in
 //! other namespaces do not wait, agents in other containers on this one do.
+//!
+//! The user ids of an agent's instances follow from its subnet (`layout`), so a subnet whose ids
+//! another agent's claim has already is not free either.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,7 +20,7 @@ use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
 use crate::AgentId;
-use crate::layout::{SUBNET_PREFIX_LEN, link_prefix};
+use crate::layout::{N_ID_BLOCKS, SUBNET_PREFIX_LEN, id_block, link_prefix};
 use crate::netlink::{Netlink, NetlinkError, Route};
 
 /// No subnet could be claimed.
@@ -35,7 +38,8 @@ pub enum ChooseSubnetError {
     /// Every subnet of the pool is in use by a route of this machine.
     #[error(
         "no /{SUBNET_PREFIX_LEN} of the address pool {pool} is free; the first is taken by \
-         the route to {taken_by}: configure a pool that this machine does not use"
+         the route to {taken_by}: configure a pool that this machine does not use, and run at \
+         most {N_ID_BLOCKS} agents on a machine"
     )]
     PoolExhausted {
         /// The configured pool.
@@ -121,7 +125,10 @@ fn choose(
         });
         let routed = routes.iter().map(|route| route.destination);
         // A default route, or the two halves that VPN clients make of it, takes nothing.
-        routed.filter(|net| net.prefix_len() > 1).chain(avoided).find(|net| net.overlaps(subnet))
+        let in_use = routed.filter(|net| net.prefix_len() > 1).chain(avoided);
+        let claims = routes.iter().filter(|route| route.is_claim).map(|route| route.destination);
+        let same_ids = claims.filter(|claim| id_block(*claim) == id_block(subnet));
+        in_use.filter(|net| net.overlaps(subnet)).chain(same_ids).next()
     };
     let within_pool = |subnet: &IpNet| {
         subnet.prefix_len() == SUBNET_PREFIX_LEN && pool.contains(subnet.address())
@@ -222,6 +229,23 @@ mod tests {
             let chosen = choose(pool, preferred.map(net), &routes, &avoid).unwrap();
             assert_eq!(chosen, net(expected), "{routes:?} {avoid:?} {preferred:?}");
         }
+    }
+
+    #[test]
+    fn a_subnet_whose_ids_another_agent_has_is_not_free() {
+        let claim = |text: &str| Route { is_claim: true, ..route(text) };
+        let other_pool = "10.0.0.0/22";
+        let pool = net("100.64.0.0/10");
+        let same_ids = (0..64).map(|idx| pool.nth(idx << 10).unwrap());
+        let same_ids = same_ids.map(|address| IpNet::new(address, 22).unwrap());
+        let same_ids =
+            same_ids.into_iter().find(|subnet| id_block(*subnet) == id_block(net(other_pool)));
+        let same_ids = same_ids.unwrap();
+        let chosen = |routes: &[Route]| choose(pool, Some(same_ids), routes, &[]).unwrap();
+        assert_eq!(chosen(&[route(other_pool)]), same_ids);
+        assert_ne!(chosen(&[claim(other_pool)]), same_ids);
+        let all: Vec<Route> = (0..63).map(|idx| claim(&format!("10.1.{}.0/22", idx * 4))).collect();
+        assert!(choose(pool, None, &all, &[]).is_err());
     }
 
     #[test]

@@ -185,7 +185,7 @@ fn unmount_leftovers(node: &Node, adopted: &BTreeMap<InstanceId, Adopted>) {
     let used: BTreeSet<PathBuf> = adopted
         .iter()
         .filter(|(_, found)| matches!(found.state, AdoptedState::Running(_)))
-        .map(|(id, _)| node.disk.mount(id))
+        .map(|(id, _)| node.disk.rootfs(id))
         .collect();
     let mounts = match longshore_image::mount::mounts_under(node.disk.mounts()) {
         Ok(mounts) => mounts,

@@ -5,10 +5,12 @@
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use longshore_api::links::Assignment;
-use longshore_types::{ExitReason, Generation, InstanceId};
+use longshore_image::mount::UnmountError;
+use longshore_types::{ExitReason, Generation, IdRange, InstanceId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +23,18 @@ pub struct Disk {
     mounts: PathBuf,
     generation: PathBuf,
 }
+
+/// What an instance sees of the machine.
+#[derive(Debug)]
+pub struct View {
+    /// Where its file system is mounted.
+    pub rootfs: PathBuf,
+    /// The files that are shown in it.
+    pub etc: PathBuf,
+}
+
+const ROOTFS: &str = "rootfs";
+const ETC: &str = "etc";
 
 /// How the earlier starts of an instance went.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -44,6 +58,9 @@ impl Disk {
         for dir in [&disk.instances, &disk.mounts] {
             fs::create_dir_all(dir).map_err(|source| failed("make", dir, source))?;
         }
+        // The users of instances pass here on the way to their own views; nobody may look around.
+        fs::set_permissions(&disk.mounts, fs::Permissions::from_mode(0o711))
+            .map_err(|source| failed("open", &disk.mounts, source))?;
         Ok(disk)
     }
 
@@ -52,9 +69,44 @@ impl Disk {
         self.instances.join(instance.as_str())
     }
 
+    /// What an instance sees of the machine: its file system and the files shown in it. Its root
+    /// alone may enter, whose ids these are; the machine's own root when absent.
+    pub fn make_view(
+        &self,
+        instance: &InstanceId,
+        ids: Option<IdRange>,
+    ) -> Result<View, NodeError> {
+        let dir = self.mounts.join(instance.as_str());
+        let owner = Some(ids.map_or(0, IdRange::first));
+        fs::create_dir_all(&dir)
+            .and_then(|()| fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)))
+            .and_then(|()| chown(&dir, owner, owner))
+            .map_err(|source| failed("prepare", &dir, source))?;
+        let view = View { rootfs: dir.join(ROOTFS), etc: dir.join(ETC) };
+        fs::create_dir_all(&view.etc).map_err(|source| failed("make", &view.etc, source))?;
+        // The container's root goes through it to the files, and others have not got this far.
+        fs::set_permissions(&view.etc, fs::Permissions::from_mode(0o755))
+            .map_err(|source| failed("open", &view.etc, source))?;
+        Ok(view)
+    }
+
     /// Where the file system of an instance is mounted.
-    pub fn mount(&self, instance: &InstanceId) -> PathBuf {
-        self.mounts.join(instance.as_str())
+    pub fn rootfs(&self, instance: &InstanceId) -> PathBuf {
+        self.mounts.join(instance.as_str()).join(ROOTFS)
+    }
+
+    /// Removes what an instance saw, with what is mounted there.
+    pub fn remove_view(&self, instance: &InstanceId) -> Result<(), NodeError> {
+        let dir = self.mounts.join(instance.as_str());
+        let unmount = || {
+            for point in longshore_image::mount::mounts_under(&dir)?.iter().rev() {
+                longshore_image::mount::unmount_rootfs(point)?;
+            }
+            Ok(())
+        };
+        let unmounted = unmount();
+        unmounted.map_err(|error: UnmountError| failed("empty", &dir, io::Error::other(error)))?;
+        remove_dir(&dir)
     }
 
     /// Below this lie the mounts of all instances.
@@ -161,7 +213,28 @@ fn remove_dir(dir: &Path) -> Result<(), NodeError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
+
+    #[test]
+    fn only_the_root_of_an_instance_enters_its_view() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(dir.path(), &dir.path().join("run")).unwrap();
+        let id: InstanceId = "web-01234567".parse().unwrap();
+        for ids in [IdRange::new(700_000), None] {
+            let view = disk.make_view(&id, ids).unwrap();
+            let metadata = view.rootfs.parent().unwrap().metadata().unwrap();
+            let owner = ids.map_or(0, IdRange::first);
+            let found = (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777);
+            assert_eq!(found, (owner, owner, 0o700));
+            assert_eq!(disk.mounts().metadata().unwrap().mode() & 0o7777, 0o711);
+            fs::write(view.etc.join("hosts"), "").unwrap();
+        }
+        disk.remove_view(&id).unwrap();
+        disk.remove_view(&id).unwrap();
+        assert_eq!(fs::read_dir(disk.mounts()).unwrap().count(), 0);
+    }
 
     #[test]
     fn what_was_saved_is_there_and_what_was_half_removed_is_not() {

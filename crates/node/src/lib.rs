@@ -58,7 +58,7 @@ pub struct Options {
     pub registry: Endpoint,
     /// Holds the text of the token for that.
     pub registry_token_file: PathBuf,
-    /// The program whose `shim` command is run.
+    /// The program whose `shim` commands are run.
     pub exe: PathBuf,
     /// The cgroup below which this agent makes its own; the root when absent.
     pub cgroup_parent: Option<String>,
@@ -144,6 +144,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         run_dir: options.run_dir.join("network"),
         state_dir: options.data_dir.join("network"),
         pool: options.instance_pool,
+        holder: options.exe.clone(),
         upstream_dns: None,
     })
     .await?;

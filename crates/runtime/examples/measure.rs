@@ -58,6 +58,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             user: ResolvedUser::root(),
             hostname: "box".to_owned(),
             netns: None,
+            users: None,
             limits: Resources::default(),
             files: Vec::new(),
             stop_signal: SignalNumber::TERM,

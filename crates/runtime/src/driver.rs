@@ -10,6 +10,7 @@
 mod applied;
 mod command_line;
 mod embedded;
+mod join_users;
 mod lookup;
 mod particulars;
 mod workload;
@@ -98,7 +99,7 @@ pub(crate) trait Driver {
 /// The driver that a spec asks for. `dir` is the instance's run directory.
 pub(crate) fn driver(spec: &ContainerSpec, dir: &Path, cgroup: &InstanceCgroup) -> Box<dyn Driver> {
     match particulars::particulars(&spec.runtime) {
-        None => Box::new(embedded::Embedded::new(&spec.id, dir)),
+        None => Box::new(embedded::Embedded::new(spec, dir)),
         Some(how) => {
             Box::new(command_line::CommandLine::new(how, &spec.id, &spec.rootfs, dir, cgroup))
         }

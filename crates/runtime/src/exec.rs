@@ -25,6 +25,7 @@ use crate::protocol::{self, ExecOrder, Start, Versioned};
 use crate::record::now;
 use crate::shim::inherited_descriptor;
 use crate::spec::Launch;
+use crate::user::UserOutOfRange;
 
 #[derive(Debug, thiserror::Error)]
 enum ExecProblem {
@@ -44,6 +45,8 @@ enum ExecProblem {
     Order(#[source] serde_json::Error),
     #[error(transparent)]
     Cgroup(#[from] CgroupProblem),
+    #[error(transparent)]
+    User(#[from] UserOutOfRange),
     #[error(transparent)]
     Driver(#[from] DriverProblem),
 }
@@ -91,8 +94,9 @@ fn run(agent: &UnixStream, run_dir: &Path, state_dir: &Path) -> Result<i32, Exec
     let order: Versioned<ExecOrder> = serde_json::from_str(&line).map_err(ExecProblem::Order)?;
     let order = order.message;
     let launch = Launch::load(state_dir)?.ok_or_else(|| ExecProblem::NoSpec(state_dir.into()))?;
+    let user = launch.spec.on_machine(&order.user)?;
     for fd in [&output.stdout, &output.stderr] {
-        own_output(fd, order.user.uid).map_err(io("handing over the output"))?;
+        own_output(fd, user.uid).map_err(io("handing over the output"))?;
     }
     let ExecOrder { args, env, cwd, user } = &order;
     let document = oci::process(args, env, cwd, user, Bounds::own());

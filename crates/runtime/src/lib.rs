@@ -49,5 +49,5 @@ pub use shims::{
     RemoveError, Running, RuntimeProblem, SettleError, Shims, ShimsConfig, StartContainerError,
 };
 pub use signal::{SignalNumber, SignalProblem};
-pub use spec::{ContainerSpec, LogPolicy, ReadOnlyFile, RuntimeKind};
-pub use user::{ResolveUserError, ResolvedUser, resolve_user};
+pub use spec::{ContainerSpec, LogPolicy, ReadOnlyFile, RuntimeKind, UserNamespace};
+pub use user::{ResolveUserError, ResolvedUser, UserOutOfRange, resolve_user};

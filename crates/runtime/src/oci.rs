@@ -6,15 +6,16 @@
 //! rules, which the shim writes to the cgroup itself, and the system call filter, which is installed
 //! by our own code just before the program runs.
 //!
-//! A user namespace, when instances get one, is one more entry of `namespaces` with its id mappings;
-//! nothing else here depends on its absence.
+//! A user namespace is one more entry of `namespaces`, by its path: it was made with its mappings
+//! before, because the network namespace belongs to it. Users and groups here are those inside.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use longshore_types::IdRange;
 use serde_json::{Value, json};
 
-use crate::spec::ContainerSpec;
+use crate::spec::{ContainerSpec, UserNamespace};
 use crate::user::ResolvedUser;
 
 /// A capability: its number in the kernel and its name.
@@ -181,31 +182,39 @@ fn mounts(spec: &ContainerSpec) -> Vec<Value> {
     mounts
 }
 
-fn namespaces(netns: Option<&Path>) -> Vec<Value> {
+fn namespaces(netns: Option<&Path>, users: Option<&UserNamespace>) -> Vec<Value> {
     let mut namespaces: Vec<Value> =
         ["pid", "ipc", "uts", "mount", "cgroup"].map(|kind| json!({"type": kind})).into();
     namespaces.push(match netns {
         Some(path) => json!({"type": "network", "path": path}),
         None => json!({"type": "network"}),
     });
+    namespaces.extend(users.map(|users| json!({"type": "user", "path": users.path})));
     namespaces
 }
 
 /// The whole `config.json`.
 pub(crate) fn config(spec: &ContainerSpec, cgroups_path: &str, bounds: Bounds) -> Value {
-    json!({
+    let mut config = json!({
         "ociVersion": "1.1.0",
         "process": process(&spec.args, &spec.env, &spec.cwd, &spec.user, bounds),
         "root": {"path": spec.rootfs, "readonly": false},
         "hostname": spec.hostname,
         "mounts": mounts(spec),
         "linux": {
-            "namespaces": namespaces(spec.netns.as_deref()),
+            "namespaces": namespaces(spec.netns.as_deref(), spec.users.as_ref()),
             "cgroupsPath": cgroups_path,
             "maskedPaths": MASKED_PATHS,
             "readonlyPaths": READONLY_PATHS,
         },
-    })
+    });
+    if let Some(UserNamespace { ids, .. }) = &spec.users {
+        // What the namespace has already; runc asks for it all the same.
+        let all = json!([{"containerID": 0, "hostID": ids.first(), "size": IdRange::LEN}]);
+        config["linux"]["uidMappings"] = all.clone();
+        config["linux"]["gidMappings"] = all;
+    }
+    config
 }
 
 #[cfg(test)]
@@ -226,6 +235,7 @@ mod tests {
             user,
             hostname: "web".to_owned(),
             netns: Some("/run/netns/x".into()),
+            users: None,
             limits: Resources::default(),
             files: vec![ReadOnlyFile { source: "/h".into(), destination: "/etc/hosts".to_owned() }],
             stop_signal: SignalNumber::TERM,
@@ -245,6 +255,19 @@ mod tests {
         assert_eq!(parsed.mounts().as_ref().unwrap().len(), 7);
         let granted = process.capabilities().as_ref().unwrap().effective().as_ref().unwrap();
         assert_eq!(granted.len(), CAPABILITIES.len());
+    }
+
+    #[test]
+    fn a_user_namespace_is_joined_by_its_path() {
+        let ids = IdRange::new(671_088_640).unwrap();
+        let users = Some(UserNamespace { path: "/run/users/x".into(), ids });
+        let spec = ContainerSpec { users, ..spec(ResolvedUser::root()) };
+        let config = config(&spec, "/x", Bounds::own());
+        let joined = json!({"type": "user", "path": "/run/users/x"});
+        assert!(config["linux"]["namespaces"].as_array().unwrap().contains(&joined));
+        assert_eq!(config["linux"]["uidMappings"][0]["hostID"], 671_088_640);
+        assert_eq!(config["linux"]["gidMappings"], config["linux"]["uidMappings"]);
+        assert!(serde_json::from_value::<oci_spec::runtime::Spec>(config).is_ok());
     }
 
     #[test]

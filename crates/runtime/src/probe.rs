@@ -17,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use longshore_types::{Ability, RuntimeName, RuntimeOffer};
+use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -78,6 +79,8 @@ fn program(kind: &RuntimeKind) -> Option<&Path> {
 /// What the machine has, whatever the runtime.
 struct Machine {
     freezer: bool,
+    /// Whether this process has CAP_SYS_RESOURCE, which it often lacks in a container.
+    raises_limits: bool,
     criu: bool,
     nvidia: bool,
 }
@@ -89,7 +92,14 @@ impl Machine {
             Ok(CgroupKind::V2) | Err(_) => true,
         };
         let criu = PATH.split(':').any(|dir| Path::new(dir).join("criu").exists());
-        Self { freezer, criu, nvidia: Path::new("/proc/driver/nvidia/version").exists() }
+        let raises_limits = rustix::thread::capabilities(None)
+            .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_RESOURCE));
+        Self {
+            freezer,
+            raises_limits,
+            criu,
+            nvidia: Path::new("/proc/driver/nvidia/version").exists(),
+        }
     }
 }
 
@@ -256,7 +266,17 @@ fn row(
     lack(by_criu && !machine.criu, Ability::Checkpoint, "criu is not installed");
     lack(runsc, Ability::Gpu, "its kernel passes no graphics processor on");
     lack(!machine.nvidia, Ability::Gpu, "this machine has no NVIDIA driver");
-    lack(runsc, Ability::UserNamespace, "its kernel has one of its own making and takes no other");
+    // It sets the limits of the first process, which is in there already, from outside.
+    lack(
+        runtime == RuntimeName::Runc && !machine.raises_limits,
+        Ability::UserNamespace,
+        "it wants CAP_SYS_RESOURCE, which this agent lacks",
+    );
+    lack(
+        runsc,
+        Ability::UserNamespace,
+        "its kernel has one of its own making; say user_namespace = false",
+    );
     lack(!embedded && !answer.filter, Ability::SystemCallFilter, "it was built without seccomp");
     let version = match runtime {
         RuntimeName::Embedded => Some(env!("CARGO_PKG_VERSION").to_owned()),

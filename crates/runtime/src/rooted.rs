@@ -8,7 +8,7 @@ use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, mkdirat, openat2};
 
 /// An image's file that is larger than this is not a password or group file.
 const MAX_TEXT: u64 = 4 << 20;
@@ -74,9 +74,9 @@ impl Root {
         Ok(File::from(self.open_inside(path, flags)?))
     }
 
-    /// Makes the directory at the absolute `path` and those above it, owned by root, mode 0755,
-    /// where they are missing.
-    pub fn ensure_directory(&self, path: &str) -> io::Result<()> {
+    /// Makes the directory at the absolute `path` and those above it, owned by `owner` and the group
+    /// of that number, mode 0755, where they are missing.
+    pub fn ensure_directory(&self, path: &str, owner: u32) -> io::Result<()> {
         let directory = OFlags::PATH | OFlags::DIRECTORY;
         let mut reached = PathBuf::from("/");
         let mut parent = self.open_inside(&reached, directory)?;
@@ -94,7 +94,12 @@ impl Root {
                 Err(rustix::io::Errno::NOENT) => {
                     let name = reached.file_name().expect("a component was just pushed");
                     match mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-                        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                        Ok(()) => {
+                            let (uid, gid) = (Uid::from_raw(owner), Gid::from_raw(owner));
+                            let flags = AtFlags::SYMLINK_NOFOLLOW;
+                            chownat(&parent, name, Some(uid), Some(gid), flags)?;
+                        }
+                        Err(rustix::io::Errno::EXIST) => {}
                         Err(errno) => return Err(errno.into()),
                     }
                     self.open_inside(&reached, directory)?
@@ -109,7 +114,7 @@ impl Root {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
 
     use super::*;
 
@@ -126,11 +131,13 @@ mod tests {
         for path in ["absolute/passwd", "relative/passwd", "/relative/passwd"] {
             assert_eq!(root.read_text(path).unwrap(), None, "{path}");
         }
-        assert!(root.ensure_directory("/absolute/made").is_err());
-        assert!(root.ensure_directory("/a/../../made").is_err());
-        root.ensure_directory("/srv/app").unwrap();
-        root.ensure_directory("/srv/app").unwrap();
-        assert!(inside.join("srv/app").is_dir());
+        assert!(root.ensure_directory("/absolute/made", 0).is_err());
+        assert!(root.ensure_directory("/a/../../made", 0).is_err());
+        root.ensure_directory("/srv", 0).unwrap();
+        root.ensure_directory("/srv/app", 70_000).unwrap();
+        root.ensure_directory("/srv/app", 80_000).unwrap();
+        let owner = |path: &str| inside.join(path).metadata().unwrap().uid();
+        assert_eq!((owner("srv"), owner("srv/app")), (0, 70_000));
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
     }
 }

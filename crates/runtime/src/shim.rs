@@ -17,6 +17,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,7 +38,8 @@ use crate::process::reap;
 use crate::protocol::{self, Start, Timing, short_socket_path};
 use crate::record::{ExitRecord, now};
 use crate::rooted::Root;
-use crate::spec::{ContainerSpec, Launch};
+use crate::spec::{ContainerSpec, Launch, MachineUser, UserNamespace};
+use crate::user::UserOutOfRange;
 
 use log::LogWriter;
 
@@ -60,6 +62,16 @@ enum ShimProblem {
     RootFileSystem(PathBuf, #[source] std::io::Error),
     #[error("opening the network namespace {}", .0.display())]
     NetworkNamespace(PathBuf, #[source] std::io::Error),
+    #[error("opening the user namespace {}", .0.display())]
+    UserNamespace(PathBuf, #[source] std::io::Error),
+    #[error(
+        "{} is closed to the container's users, whose {} lies below: let others pass there \
+         (chmod o+x), or choose another run directory",
+        .1.display(), .0.display()
+    )]
+    Closed(PathBuf, PathBuf),
+    #[error(transparent)]
+    UserOutOfRange(#[from] UserOutOfRange),
     #[error("making the working directory {0:?}")]
     WorkingDirectory(String, #[source] std::io::Error),
     #[error("setting the limits")]
@@ -175,15 +187,41 @@ fn run(run_dir: &Path, state_dir: &Path) -> Result<ExitCode, ShimProblem> {
 
 /// Makes what the runtime expects to be there, and finds out what is not while the words for it are
 /// still ours.
-fn prepare_files(spec: &ContainerSpec) -> Result<(), ShimProblem> {
+fn prepare_files(spec: &ContainerSpec, user: MachineUser) -> Result<(), ShimProblem> {
     let root = Root::open(&spec.rootfs)
         .map_err(|source| ShimProblem::RootFileSystem(spec.rootfs.clone(), source))?;
-    root.ensure_directory(&spec.cwd)
+    root.ensure_directory(&spec.cwd, user.root)
         .map_err(|source| ShimProblem::WorkingDirectory(spec.cwd.clone(), source))?;
     if let Some(path) = &spec.netns {
         File::open(path).map_err(|source| ShimProblem::NetworkNamespace(path.clone(), source))?;
     }
+    if let Some(UserNamespace { path, .. }) = &spec.users {
+        File::open(path).map_err(|source| ShimProblem::UserNamespace(path.clone(), source))?;
+        let files = spec.files.iter().map(|file| &file.source);
+        for path in files.chain([&spec.rootfs]) {
+            check_way(path, user.root)
+                .map_err(|closed| ShimProblem::Closed(path.clone(), closed))?;
+        }
+    }
     Ok(())
+}
+
+/// Whether the user and group `id` may go through every directory above `path`. The runtime makes
+/// the container with the rights of its root, and would only say that permission was denied.
+fn check_way(path: &Path, id: u32) -> Result<(), PathBuf> {
+    let closed = path.ancestors().skip(1).find(|dir| {
+        dir.metadata().is_ok_and(|metadata| {
+            let bits = if metadata.uid() == id {
+                0o100
+            } else if metadata.gid() == id {
+                0o010
+            } else {
+                0o001
+            };
+            metadata.mode() & bits == 0
+        })
+    });
+    closed.map_or(Ok(()), |dir| Err(dir.to_owned()))
 }
 
 /// Leaves the agent's session, directory and descriptors behind.
@@ -239,14 +277,15 @@ fn start(
     withheld: Vec<i32>,
     stopwatch: &mut Stopwatch,
 ) -> Result<Container, ShimProblem> {
+    let user = spec.on_machine(&spec.user)?;
     cgroup.create(&spec.limits)?;
     stopwatch.lap("cgroup");
     cgroup.enter_shim()?;
     stopwatch.lap("enter");
-    prepare_files(&spec)?;
+    prepare_files(&spec, user)?;
     let log = LogWriter::open(&spec.log).map_err(io("opening the log"))?;
-    let (stdout, container_stdout) = output_pipe(spec.user.uid)?;
-    let (stderr, container_stderr) = output_pipe(spec.user.uid)?;
+    let (stdout, container_stdout) = output_pipe(user.uid)?;
+    let (stderr, container_stderr) = output_pipe(user.uid)?;
     let document = oci::config(&spec, &cgroup.oci_path(), Bounds::own());
     let mut driver = driver(&spec, run_dir, cgroup);
     stopwatch.lap("prepare");

@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use longshore_types::{ByteCount, InstanceId, Resources};
+use longshore_types::{ByteCount, IdRange, InstanceId, Resources};
 use serde::{Deserialize, Serialize};
 
 use crate::SignalNumber;
 use crate::files::{self, FileProblem};
-use crate::user::ResolvedUser;
+use crate::user::{ResolvedUser, UserOutOfRange};
 
 /// Everything that a container of an instance is made from. All paths are paths of the host unless
 /// they say otherwise.
@@ -32,8 +32,13 @@ pub struct ContainerSpec {
     pub user: ResolvedUser,
     /// The host name inside the container.
     pub hostname: String,
-    /// The network namespace to join; a fresh empty one when absent.
+    /// The network namespace to join; a fresh empty one when absent. It belongs to `users`, where
+    /// that is there.
     pub netns: Option<PathBuf>,
+    /// The user namespace to join; the machine's own when absent, and then root inside is root
+    /// outside. With one, whatever lies above `rootfs` and `files` must let these ids pass.
+    #[serde(default)]
+    pub users: Option<UserNamespace>,
     /// What the container may use.
     pub limits: Resources,
     /// Files of the host that the container sees, read-only.
@@ -44,6 +49,42 @@ pub struct ContainerSpec {
     pub log: LogPolicy,
     /// What runs it.
     pub runtime: RuntimeKind,
+}
+
+impl ContainerSpec {
+    /// What a user of the container is on the machine.
+    ///
+    /// # Errors
+    ///
+    /// When it is nobody there.
+    pub(crate) fn on_machine(&self, user: &ResolvedUser) -> Result<MachineUser, UserOutOfRange> {
+        let ids = self.users.as_ref().map(|users| users.ids);
+        for &id in [user.uid, user.gid].iter().chain(&user.additional_gids) {
+            if ids.is_some_and(|ids| ids.on_machine(id).is_none()) {
+                return Err(UserOutOfRange(id));
+            }
+        }
+        let shift = |id: u32| ids.and_then(|ids| ids.on_machine(id)).unwrap_or(id);
+        Ok(MachineUser { uid: shift(user.uid), root: shift(0) })
+    }
+}
+
+/// A user of a container as the machine knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MachineUser {
+    /// The user.
+    pub uid: u32,
+    /// The container's root, user and group.
+    pub root: u32,
+}
+
+/// The user namespace of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNamespace {
+    /// The file that it is mounted on. It belongs to the first id of `ids`.
+    pub path: PathBuf,
+    /// What its users and groups are on the machine.
+    pub ids: IdRange,
 }
 
 /// A file of the host shown read-only inside a container.

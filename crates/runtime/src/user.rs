@@ -28,6 +28,14 @@ impl ResolvedUser {
     }
 }
 
+/// A user or group that an instance with users of its own cannot have.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "there is no user or group {0} in a user namespace, whose ids are 0 to 65535: run as another \
+     with process.user, or say user_namespace = false in the manifest"
+)]
+pub struct UserOutOfRange(pub(crate) u32);
+
 /// Why `user[:group]` names nobody.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveUserError {

@@ -9,6 +9,7 @@
 pub mod decision;
 pub mod digest;
 pub mod egress;
+pub mod id_range;
 pub mod ids;
 pub mod image_reference;
 pub mod instance;
@@ -21,6 +22,7 @@ pub mod units;
 pub use decision::{Candidate, Decision};
 pub use digest::Digest;
 pub use egress::{EgressRule, IpNet, Protocol};
+pub use id_range::IdRange;
 pub use ids::{
     AppName, Generation, HostName, InstanceId, LocationName, NodeName, ProjectName, ReleaseNumber,
     Repository,

@@ -48,12 +48,22 @@ pub struct Manifest {
     /// What makes the containers.
     #[serde(default)]
     pub runtime: RuntimeName,
+    /// Whether each instance has users and groups of its own, so that its root is nobody on the
+    /// machine.
+    #[serde(default = "by_default")]
+    pub user_namespace: bool,
+}
+
+/// A release that was stored before there was a choice has what is now the default.
+fn by_default() -> bool {
+    true
 }
 
 impl Manifest {
     /// What the runtime has to be able to do.
     pub fn needed_abilities(&self) -> Vec<Ability> {
-        Ability::ALWAYS.to_vec()
+        let users = self.user_namespace.then_some(Ability::UserNamespace);
+        Ability::ALWAYS.into_iter().chain(users).collect()
     }
 
     /// The most instances that may ever run when `count` should: the user's limit, else twice the

@@ -31,7 +31,7 @@ pub const CHOSEN: &[Chosen] = &[
     },
     Chosen {
         package: "network",
-        beginnings: &["beside_docker::", "dns::", "isolation::", "repair::"],
+        beginnings: &["beside_docker::", "dns::", "isolation::", "repair::", "users::"],
         place: Place::Root,
     },
     Chosen { package: "store", beginnings: &["embedded::tests::"], place: Place::Root },

@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use longshore_types::{
-    Capacity, Digest, ExitReason, Generation, InstanceId, InstancePhase, NodeName, Release,
-    RuntimeOffer, Timestamp,
+    Capacity, Digest, ExitReason, Generation, IdRange, InstanceId, InstancePhase, NodeName,
+    Release, RuntimeOffer, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +80,10 @@ pub struct ObservedInstance {
     pub note: Option<String>,
     /// Its address, which means something only on its node.
     pub address: Option<Ipv4Addr>,
+    /// What its users are on the machine; absent before its first start, and when they are the
+    /// machine's own (`user_namespace = false`).
+    #[serde(default)]
+    pub ids: Option<IdRange>,
     /// How often it was started again.
     pub restarts: u32,
     /// Why it last ended.
@@ -103,6 +107,7 @@ impl ObservedInstance {
             phase: InstancePhase::Pending,
             note: None,
             address: None,
+            ids: None,
             restarts: 0,
             last_exit: None,
             started_at: None,

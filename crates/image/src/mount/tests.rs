@@ -62,7 +62,7 @@ fn layers_are_merged_and_written_above() {
     std::fs::set_permissions(&high, PermissionsExt::from_mode(0o711)).unwrap();
     let layers = [low.clone(), high];
     let (base, target) = (scratch.base(), scratch.target());
-    mount_rootfs(&layers, &base, &target).unwrap();
+    mount_rootfs(&layers, &base, &target, None).unwrap();
     for (file, expected) in [("a", "low"), ("b", "high"), ("c", "high"), ("hidden/y", "high")] {
         assert_eq!(scratch.read(file), expected);
     }
@@ -79,17 +79,17 @@ fn layers_are_merged_and_written_above() {
     assert_eq!(opened.unwrap_err().kind(), io::ErrorKind::PermissionDenied, "nodev");
 
     // Again: nothing happens, and what was written is still there.
-    mount_rootfs(&layers, &base, &target).unwrap();
+    mount_rootfs(&layers, &base, &target, None).unwrap();
     assert_eq!(mounts_under(scratch.path()).unwrap(), [target.canonicalize().unwrap()]);
     assert_eq!(scratch.read("a"), "written");
-    let other = mount_rootfs(&layers, &scratch.path().join("other"), &target);
+    let other = mount_rootfs(&layers, &scratch.path().join("other"), &target, None);
     assert!(matches!(other, Err(MountRootfsError::Occupied(_))));
 
     unmount_rootfs(&target).unwrap();
     unmount_rootfs(&target).unwrap();
     unmount_rootfs(&scratch.path().join("never-there")).unwrap();
     assert!(mounts_under(scratch.path()).unwrap().is_empty());
-    mount_rootfs(&layers, &base, &target).unwrap();
+    mount_rootfs(&layers, &base, &target, None).unwrap();
     assert_eq!(scratch.read("a"), "written", "the upper directory outlives the mount");
 }
 
@@ -97,7 +97,7 @@ fn layers_are_merged_and_written_above() {
 fn a_busy_root_is_detached() {
     let scratch = Scratch::new();
     let layer = scratch.layer("layer", &["a"]);
-    mount_rootfs(&[layer], &scratch.base(), &scratch.target()).unwrap();
+    mount_rootfs(&[layer], &scratch.base(), &scratch.target(), None).unwrap();
     let held = std::fs::File::open(scratch.target().join("a")).unwrap();
     unmount_rootfs(&scratch.target()).unwrap();
     assert!(mounts_under(scratch.path()).unwrap().is_empty());
@@ -107,7 +107,7 @@ fn a_busy_root_is_detached() {
 #[test]
 fn an_image_without_layers_is_an_empty_root() {
     let scratch = Scratch::new();
-    mount_rootfs(&[], &scratch.base(), &scratch.target()).unwrap();
+    mount_rootfs(&[], &scratch.base(), &scratch.target(), None).unwrap();
     assert_eq!(std::fs::read_dir(scratch.target()).unwrap().count(), 0);
     std::fs::write(scratch.target().join("a"), "x").unwrap();
     assert_eq!(scratch.read("a"), "x");
@@ -123,11 +123,11 @@ fn names_that_mean_something_in_options() {
     let check = || {
         assert_eq!(std::fs::read_to_string(target.join("f")).unwrap(), "here");
         assert_eq!(mounts_under(&odd).unwrap(), [target.canonicalize().unwrap()]);
-        mount_rootfs(&layers, &base, &target).unwrap();
+        mount_rootfs(&layers, &base, &target, None).unwrap();
         unmount_rootfs(&target).unwrap();
         assert!(mounts_under(&odd).unwrap().is_empty());
     };
-    mount_rootfs(&layers, &base, &target).unwrap();
+    mount_rootfs(&layers, &base, &target, None).unwrap();
     check();
     let (upper, work) = (base.join("upper"), base.join("work"));
     mount_by_options(&layers, &upper, &work, &target).unwrap();
@@ -140,11 +140,11 @@ fn as_many_layers_as_the_kernel_takes() {
     let layers: Vec<PathBuf> = (0..=MAX_LAYERS)
         .map(|n| scratch.layer(&format!("{n}"), &[&format!("f{n}"), "f"]))
         .collect();
-    mount_rootfs(&layers[..MAX_LAYERS], &scratch.base(), &scratch.target()).unwrap();
+    mount_rootfs(&layers[..MAX_LAYERS], &scratch.base(), &scratch.target(), None).unwrap();
     assert_eq!(scratch.read("f0"), "0");
     assert_eq!(scratch.read("f"), "499");
     unmount_rootfs(&scratch.target()).unwrap();
-    let result = mount_rootfs(&layers, &scratch.base(), &scratch.target());
+    let result = mount_rootfs(&layers, &scratch.base(), &scratch.target(), None);
     assert!(matches!(result, Err(MountRootfsError::TooManyLayers { found: 501, allowed: 500 })));
 
     let (upper, work) = (scratch.base().join("upper"), scratch.base().join("work"));

@@ -417,7 +417,7 @@ async fn a_pulled_image_mounts_as_its_layers_say() {
     let (image, _) = pull(&store, &source, &digest).await.unwrap();
     assert_eq!(image.layers.len(), 5);
     let (base, target) = (scratch.path().join("base"), scratch.path().join("rootfs"));
-    crate::mount::mount_rootfs(&image.layers, &base, &target).unwrap();
+    crate::mount::mount_rootfs(&image.layers, &base, &target, None).unwrap();
     let mut nodes = crate::unpack::tests::listing::list(&target);
     nodes.retain(|_, node| node.kind == 'd');
     let seen: Vec<_> = nodes

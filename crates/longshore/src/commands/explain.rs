@@ -54,6 +54,11 @@ pub fn render(explanation: &Explanation) -> String {
     push_decision(&mut text, &explanation.location);
     text.push_str(&format!("node {}\n", instance.node));
     push_decision(&mut text, &explanation.node);
+    if let Some(ids) = &observed.ids {
+        text.push_str(&format!("users: ids {ids} of the machine\n"));
+    } else if observed.address.is_some() {
+        text.push_str("users: those of the machine (user_namespace = false)\n");
+    }
     if !observed.stages.is_empty() {
         text.push_str("last start\n");
         for stage in &observed.stages {
@@ -104,6 +109,7 @@ mod tests {
             candidates,
         };
         let mut instance = test_views::instance("web-00000001");
+        instance.observed.ids = longshore_types::IdRange::new(671_088_640);
         instance.observed.stages = vec![Stage { name: "create".to_owned(), micros: 28_400 }];
         let text = render(&Explanation {
             instance,
@@ -126,6 +132,7 @@ mod tests {
              \x20 chosen   n1: 3 GiB free\n\
              \x20 possible n2: 1 GiB free\n\
              \x20 refused  n3: needs 64 MiB, has 10 MiB\n\
+             users: ids 671088640 to 671154175 of the machine\n\
              last start\n  create        28.4 ms\n"
         );
     }

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::net::TcpListener;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -44,6 +45,8 @@ impl Place {
         let mut builder = tempfile::Builder::new();
         // Short, for the paths of sockets below it are limited.
         builder.prefix("longshore-");
+        // The users of instances pass it on the way to their file systems.
+        builder.permissions(fs::Permissions::from_mode(0o711));
         let (dir, made) = match parent {
             Some(parent) => {
                 let made = (!parent.exists()).then(|| parent.to_owned());
@@ -78,7 +81,9 @@ impl DemoPlatform {
         fs::create_dir_all(&dir).or_fail(Kind::Other, format!("cannot make {}", dir.display()))?;
         // What an earlier demo published holds no more.
         let _ = fs::remove_file(dir.join("data").join(context_file::ENDPOINTS_FILE));
-        let log = File::create(log_path(&dir)).or_fail(Kind::Other, "cannot write the log")?;
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let log = options.open(log_path(&dir)).or_fail(Kind::Other, "cannot write the log")?;
         let life_line = LifeLine::new().or_fail(Kind::Other, "cannot begin")?;
         let exe = own_program().or_fail(Kind::Other, "cannot find our own program")?;
         let mut command = Command::new(exe);

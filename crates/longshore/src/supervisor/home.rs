@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -63,9 +63,12 @@ impl Home {
         self.unpublish()
     }
 
-    /// Makes the run directory, once it is certain that the platform can run.
+    /// Makes the run directory, once it is certain that the platform can run. The users of instances
+    /// may pass it on the way to their file systems; whatever else lies there is root's alone.
     pub fn prepare_run_dir(&self) -> io::Result<()> {
         private_dir(&self.run_dir)?;
+        private_dir(&self.links_dir())?;
+        fs::set_permissions(&self.run_dir, fs::Permissions::from_mode(0o711))?;
         remove_if_there(&self.stop_instances_file())
     }
 
@@ -79,9 +82,14 @@ impl Home {
         self.data_dir.join(role)
     }
 
-    /// The sockets.
+    /// What a reboot empties.
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
+    }
+
+    /// The sockets on which the roles meet.
+    pub fn links_dir(&self) -> PathBuf {
+        self.run_dir.join("links")
     }
 
     /// What everything that this platform makes on the machine is named after.
@@ -268,7 +276,7 @@ mod tests {
         home.prepare_run_dir().unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(home.data_dir()), 0o700);
-        assert_eq!(mode(home.run_dir()), 0o700);
+        assert_eq!((mode(home.run_dir()), mode(&home.links_dir())), (0o711, 0o700));
         assert_eq!(mode(&home.admin_token_file()), 0o600);
         assert_eq!(mode(&home.system_token_file()), 0o600);
     }

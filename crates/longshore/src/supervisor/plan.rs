@@ -32,7 +32,7 @@ pub fn plan_roles(
     sockets: (PublicSockets, LinkSockets),
 ) -> Vec<Vec<RolePlan>> {
     let (public, links) = sockets;
-    let at = |socket: &str| format!("unix:{}", home.run_dir().join(socket).display());
+    let at = |socket: &str| format!("unix:{}", home.links_dir().join(socket).display());
     let (global_at, location_at) = (at("global.sock"), at("location.sock"));
     let registry_at = format!("http://{}", endpoints.registry);
 
@@ -148,7 +148,7 @@ mod tests {
         let public = PublicSockets::bind(&settings).unwrap();
         let endpoints = public.endpoints().unwrap();
         home.prepare_run_dir().unwrap();
-        let links = LinkSockets::bind(home.run_dir()).unwrap();
+        let links = LinkSockets::bind(&home.links_dir()).unwrap();
         let waves = plan_roles(&settings, &home, &endpoints, (public, links));
         let order: Vec<Vec<&str>> =
             waves.iter().map(|wave| wave.iter().map(|plan| plan.role).collect()).collect();

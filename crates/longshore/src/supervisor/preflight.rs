@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::statfs;
@@ -48,11 +49,13 @@ pub struct Facts {
     pub has_nft: bool,
     /// The data directory, when it lies on an overlay file system itself.
     pub data_on_overlay: Option<PathBuf>,
+    /// A directory that the users of instances cannot pass on their way to the run directory.
+    pub closed_way: Option<PathBuf>,
 }
 
 impl Facts {
     /// Looks at this machine.
-    pub fn observe(data_dir: &Path) -> Self {
+    pub fn observe(data_dir: &Path, run_dir: &Path) -> Self {
         Self {
             is_root: rustix::process::geteuid().is_root(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
@@ -60,6 +63,7 @@ impl Facts {
             controllers: controllers(),
             has_nft: find_program("nft").is_some(),
             data_on_overlay: is_on_overlay(data_dir).then(|| data_dir.to_owned()),
+            closed_way: closed_way(run_dir),
         }
     }
 
@@ -105,6 +109,13 @@ impl Facts {
             found.push(Obstacle::new(
                 format!("{} is itself on an overlay file system", dir.display()),
                 "choose a directory on a disk with --data-dir, in a container a volume",
+            ));
+        }
+        if let Some(dir) = &self.closed_way {
+            found.push(Obstacle::new(
+                format!("{} is closed to the users of instances", dir.display()),
+                "let others pass there (chmod o+x), or choose another directory with --run-dir; \
+                 each instance has users of its own, whose file system is mounted below it",
             ));
         }
         found
@@ -176,6 +187,14 @@ fn is_on_overlay(path: &Path) -> bool {
         .is_some_and(|fs| fs.f_type as u64 == OVERLAY_MAGIC)
 }
 
+/// The nearest directory of `path` that exists and lets only its owner or group pass. What does not
+/// exist yet is made so that all may.
+fn closed_way(path: &Path) -> Option<PathBuf> {
+    let is_closed =
+        |dir: &&Path| fs::metadata(dir).is_ok_and(|metadata| metadata.mode() & 0o001 == 0);
+    path.ancestors().filter(|dir| !dir.as_os_str().is_empty()).find(is_closed).map(Path::to_owned)
+}
+
 /// A file of the kernel; one that is missing reads as empty, which is what it means here.
 fn read(path: impl AsRef<Path>) -> String {
     let path = path.as_ref();
@@ -199,6 +218,7 @@ mod tests {
             controllers: ["cpuset", "cpu", "io", "memory", "pids"].map(str::to_owned).into(),
             has_nft: true,
             data_on_overlay: None,
+            closed_way: None,
         }
     }
 
@@ -216,6 +236,7 @@ mod tests {
             controllers: vec!["cpu".to_owned()],
             has_nft: false,
             data_on_overlay: Some("/data".into()),
+            closed_way: Some("/root".into()),
         };
         let found = bad.obstacles();
         for part in [
@@ -226,11 +247,22 @@ mod tests {
             "\"pids\"",
             "nft is missing",
             "/data is itself",
+            "/root is closed",
         ] {
             assert!(found.iter().any(|one| one.what.contains(part)), "{part}: {found:#?}");
         }
-        assert_eq!(found.len(), 7);
+        assert_eq!(found.len(), 8);
         assert!(found.iter().any(|one| one.remedy == "apt-get install nftables"));
+    }
+
+    #[test]
+    fn the_way_to_the_run_directory_is_looked_at_as_far_as_it_exists() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("not/there/yet");
+        assert_eq!(closed_way(&run), Some(dir.path().to_owned()));
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        assert_eq!(closed_way(&run), None);
     }
 
     #[test]

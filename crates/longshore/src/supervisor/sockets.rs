@@ -69,10 +69,10 @@ impl PublicSockets {
 }
 
 impl LinkSockets {
-    /// Binds them in `run_dir`.
-    pub fn bind(run_dir: &Path) -> Result<Self, Failure> {
+    /// Binds them in `dir`.
+    pub fn bind(dir: &Path) -> Result<Self, Failure> {
         let bind = |name: &str| {
-            let path = run_dir.join(format!("{name}.sock"));
+            let path = dir.join(format!("{name}.sock"));
             Listener::bind(name, &Endpoint::Unix(path)).or_fail(Kind::Other, "cannot begin")
         };
         Ok(Self { global: bind("global")?, location: bind("location")?, gate: bind("gate")? })

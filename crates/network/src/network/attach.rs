@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::sync::Arc;
 
 use longshore_types::{EgressRule, InstanceId};
@@ -15,15 +16,17 @@ use super::{AttachError, Attached, Attachment, DetachError, Network, RulesWritte
 use crate::layout::Slot;
 use crate::nft::NftError;
 use crate::record::{Record, ensure_no_file};
-use crate::{namespace, ruleset};
+use crate::ruleset;
+use crate::slots::Owner;
 
-/// How many slots are kept ready. Each costs some 100 KiB of kernel memory; a burst larger than
+/// How many slots are kept ready, with a user namespace each. Each costs some 100 KiB of kernel memory; a burst larger than
 /// this waits some milliseconds for each one more.
 const N_READY: usize = 4;
 
 impl Network {
     /// Gives an instance its network: a namespace that reaches the public internet, the resolver
-    /// and what `egress` names. Repeated, it gives the same network with the new egress list.
+    /// and what `egress` names, and that belongs to a user namespace of the instance's own.
+    /// Repeated, it gives the same network with the new egress list.
     ///
     /// Once called it completes, even when the caller is cancelled.
     ///
@@ -35,10 +38,33 @@ impl Network {
         instance: &InstanceId,
         egress: &[EgressRule],
     ) -> Result<Attachment, AttachError> {
+        self.attach_to(Owner::Instance, instance, egress).await
+    }
+
+    /// Like [`Network::attach`], for an instance that has no user namespace of its own. It is made
+    /// when it is asked for: such instances are the exception.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Network::attach`].
+    pub async fn attach_without_users(
+        &self,
+        instance: &InstanceId,
+        egress: &[EgressRule],
+    ) -> Result<Attachment, AttachError> {
+        self.attach_to(Owner::Machine, instance, egress).await
+    }
+
+    async fn attach_to(
+        &self,
+        owner: Owner,
+        instance: &InstanceId,
+        egress: &[EgressRule],
+    ) -> Result<Attachment, AttachError> {
         let shared = Arc::clone(&self.shared);
         let (instance, egress) = (instance.clone(), egress.to_vec());
         let attaching = self.shared.work.spawn(async move {
-            let attached = shared.attach(&instance, egress).await;
+            let attached = shared.attach(owner, &instance, egress).await;
             Shared::refill(&shared);
             attached
         });
@@ -87,26 +113,27 @@ impl Network {
 impl Shared {
     async fn attach(
         &self,
+        owner: Owner,
         instance: &InstanceId,
         egress: Vec<EgressRule>,
     ) -> Result<Attachment, AttachError> {
         let _lock = self.locks.lock(instance).await;
         let known = self.instances().attached.get(instance).cloned();
-        if let Some(Attached { slot, egress: current }) = known
-            && namespace::is_mounted(&self.maker.layout.netns(slot))
+        if let Some(Attached { slot, egress: current, .. }) = known
+            && self.maker.owner(slot) == Some(owner)
         {
             if current != egress {
                 let mut rules = self.rules.lock().await;
                 self.set_egress(&mut rules, slot, &egress).await?;
-                self.commit(instance, slot, egress)?;
+                self.commit(instance, Attached { slot, owner, egress })?;
             }
-            return Ok(self.attachment(instance, slot));
+            return Ok(self.attachment(instance, slot, owner));
         }
-        // Nothing, unless somebody unmounted the namespace.
+        // Nothing, unless somebody unmounted a namespace.
         self.detach_locked(instance).await?;
-        let slot = self.take_slot().await?;
-        match self.give(instance, slot, egress).await {
-            Ok(()) => Ok(self.attachment(instance, slot)),
+        let slot = self.take_slot(owner).await?;
+        match self.give(instance, Attached { slot, owner, egress }).await {
+            Ok(()) => Ok(self.attachment(instance, slot, owner)),
             Err(error) => {
                 self.discard(slot).await;
                 Err(error)
@@ -114,47 +141,31 @@ impl Shared {
         }
     }
 
-    async fn give(
-        &self,
-        instance: &InstanceId,
-        slot: Slot,
-        egress: Vec<EgressRule>,
-    ) -> Result<(), AttachError> {
-        self.name(instance, slot)
+    async fn give(&self, instance: &InstanceId, attached: Attached) -> Result<(), AttachError> {
+        self.name(instance, attached.slot, attached.owner)
             .map_err(|source| AttachError::Name { instance: instance.clone(), source })?;
-        if egress.is_empty() {
-            return self.commit(instance, slot, egress);
+        if attached.egress.is_empty() {
+            return self.commit(instance, attached);
         }
         let mut rules = self.rules.lock().await;
-        self.set_egress(&mut rules, slot, &egress).await?;
-        self.commit(instance, slot, egress)
+        self.set_egress(&mut rules, attached.slot, &attached.egress).await?;
+        self.commit(instance, attached)
     }
 
-    /// Points the instance's path to the namespace of its slot.
-    fn name(&self, instance: &InstanceId, slot: Slot) -> io::Result<()> {
+    /// Points the instance's paths to the namespaces of its slot.
+    fn name(&self, instance: &InstanceId, slot: Slot, owner: Owner) -> io::Result<()> {
         let layout = &self.maker.layout;
-        let (target, path) = (layout.netns(slot), layout.instance_netns(instance));
-        let target = target.file_name().expect("the file of a slot has a name");
-        match symlink(target, &path) {
-            // Left by an attempt that failed before it was recorded.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                std::fs::remove_file(&path)?;
-                symlink(target, &path)
-            }
-            other => other,
+        if owner == Owner::Instance {
+            point(&layout.instance_users(instance), &layout.users(slot))?;
         }
+        point(&layout.instance_netns(instance), &layout.netns(slot))
     }
 
     /// From here on the slot is the instance's.
-    fn commit(
-        &self,
-        instance: &InstanceId,
-        slot: Slot,
-        egress: Vec<EgressRule>,
-    ) -> Result<(), AttachError> {
-        let address = self.maker.layout.address(slot);
-        self.records.write(instance, &Record { address, egress: egress.clone() })?;
-        self.instances().attached.insert(instance.clone(), Attached { slot, egress });
+    fn commit(&self, instance: &InstanceId, attached: Attached) -> Result<(), AttachError> {
+        let address = self.maker.layout.address(attached.slot);
+        self.records.write(instance, &Record { address, egress: attached.egress.clone() })?;
+        self.instances().attached.insert(instance.clone(), attached);
         Ok(())
     }
 
@@ -164,7 +175,7 @@ impl Shared {
     }
 
     async fn detach_locked(&self, instance: &InstanceId) -> Result<(), DetachError> {
-        let Some(Attached { slot, egress }) = self.instances().attached.get(instance).cloned()
+        let Some(Attached { slot, egress, .. }) = self.instances().attached.get(instance).cloned()
         else {
             return Ok(());
         };
@@ -175,6 +186,7 @@ impl Shared {
             self.set_egress(rules, slot, &[]).await?;
         }
         ensure_no_file(&self.maker.layout.instance_netns(instance))?;
+        ensure_no_file(&self.maker.layout.instance_users(instance))?;
         self.records.remove(instance)?;
         let mut instances = self.instances();
         instances.attached.remove(instance);
@@ -196,20 +208,23 @@ impl Shared {
     }
 
     /// A slot that is ready, or one that is made now.
-    async fn take_slot(&self) -> Result<Slot, AttachError> {
-        let ready = self.instances().ready.pop_front();
+    async fn take_slot(&self, owner: Owner) -> Result<Slot, AttachError> {
+        let ready = match owner {
+            Owner::Instance => self.instances().ready.pop_front(),
+            Owner::Machine => None,
+        };
         match ready {
             Some(slot) => Ok(slot),
-            None => self.make_slot().await,
+            None => self.make_slot(owner).await,
         }
     }
 
-    async fn make_slot(&self) -> Result<Slot, AttachError> {
+    async fn make_slot(&self, owner: Owner) -> Result<Slot, AttachError> {
         let taken = self.instances().numbers.take();
         let subnet = self.maker.layout.subnet;
         let slot = taken.ok_or(AttachError::Full { subnet })?;
         let _permit = self.making.acquire().await.expect("the semaphore is never closed");
-        match self.maker.make(slot).await {
+        match self.maker.make(slot, owner).await {
             Ok(()) => Ok(slot),
             Err(error) => {
                 self.discard(slot).await;
@@ -247,7 +262,10 @@ impl Shared {
             let work = shared.work.clone();
             work.spawn(async move {
                 let is_needed = !shared.stop.is_cancelled();
-                let made = if is_needed { Some(shared.make_slot().await) } else { None };
+                let made = match is_needed {
+                    true => Some(shared.make_slot(Owner::Instance).await),
+                    false => None,
+                };
                 let mut instances = shared.instances();
                 instances.n_underway -= 1;
                 match made {
@@ -261,5 +279,18 @@ impl Shared {
                 }
             });
         }
+    }
+}
+
+/// Makes `path` a symbolic link to `target`, which lies in the same directory.
+fn point(path: &Path, target: &Path) -> io::Result<()> {
+    let target = target.file_name().expect("the file of a slot has a name");
+    match symlink(target, path) {
+        // Left by an attempt that failed before it was recorded.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            std::fs::remove_file(path)?;
+            symlink(target, path)
+        }
+        other => other,
     }
 }

@@ -25,6 +25,14 @@ pub enum OpenNetworkError {
         /// Why it failed.
         source: io::Error,
     },
+    /// Our own program cannot be read.
+    #[error("open the program {path}, which makes user namespaces", path = path.display())]
+    Holder {
+        /// The program.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// Another process has this network open.
     #[error("another process uses the run directory {path}", path = path.display())]
     AlreadyOpen {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,7 +25,8 @@ use crate::netlink::{Netlink, NetlinkError};
 use crate::nft::Nft;
 use crate::record::{Record, Records, ensure_no_file};
 use crate::slots::{SlotMaker, SlotNumbers};
-use crate::{namespace, subnet, sysctl};
+use crate::users::Holder;
+use crate::{subnet, sysctl};
 
 /// The MTU when there is no way out yet.
 const DEFAULT_MTU: u32 = 1500;
@@ -59,11 +61,15 @@ impl Network {
         .await?;
         let layout = Layout::new(config.agent, subnet, &config.run_dir);
         let mtu = uplink_mtu(&netlink).await?.unwrap_or(DEFAULT_MTU);
-        let maker = SlotMaker { layout, netlink, mtu, tasks };
+        let holder = Holder::new(&config.holder)
+            .map_err(|source| OpenNetworkError::Holder { path: config.holder, source })?;
+        let maker = SlotMaker { layout, holder, netlink, mtu, tasks };
 
-        ensure_dir(&maker.layout.netns_dir())?;
+        // A container joins its network as its own root, who must get there.
+        ensure_dir(&maker.layout.netns_dir(), 0o711)?;
+        ensure_dir(&maker.layout.users_dir(), 0o700)?;
         let (records, recorded) = Records::open(maker.layout.records_dir())?;
-        let attached = adopt(&maker.layout, &records, recorded)?;
+        let attached = adopt(&maker, &records, recorded)?;
         remove_leftovers(&maker, &attached).await?;
         let used: BTreeSet<Slot> = attached.values().map(|attached| attached.slot).collect();
 
@@ -127,16 +133,20 @@ impl From<ReconcileError> for OpenNetworkError {
     }
 }
 
-fn ensure_dir(path: &Path) -> Result<(), OpenNetworkError> {
+fn ensure_dir(path: &Path, mode: u32) -> Result<(), OpenNetworkError> {
     fs::create_dir_all(path)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
         .map_err(|source| OpenNetworkError::Directory { path: path.to_owned(), source })
 }
 
 async fn lock_run_dir(run_dir: &Path) -> Result<Flock<File>, OpenNetworkError> {
-    ensure_dir(run_dir)?;
+    ensure_dir(run_dir, 0o711)?;
     let path = run_dir.to_owned();
     let locked = async {
-        let file = File::create(run_dir.join("network.lock"))?;
+        // Nobody else may open it, and so hold the lock.
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let file = options.open(run_dir.join("network.lock"))?;
         lock::exclusive(file, RUN_DIR_LOCK_LIMIT).await
     };
     match locked.await {
@@ -159,15 +169,16 @@ async fn uplink_mtu(netlink: &Netlink) -> Result<Option<u32>, NetlinkError> {
 /// The recorded instances whose namespace is still there. The others are forgotten: after a reboot
 /// that is all of them.
 fn adopt(
-    layout: &Layout,
+    maker: &SlotMaker,
     records: &Records,
     recorded: BTreeMap<InstanceId, Record>,
 ) -> Result<BTreeMap<InstanceId, Attached>, OpenNetworkError> {
     let mut attached = BTreeMap::new();
     for (instance, Record { address, egress }) in recorded {
-        match layout.slot_of(address).filter(|slot| namespace::is_mounted(&layout.netns(*slot))) {
-            Some(slot) => {
-                attached.insert(instance, Attached { slot, egress });
+        let slot = maker.layout.slot_of(address);
+        match slot.and_then(|slot| Some((slot, maker.owner(slot)?))) {
+            Some((slot, owner)) => {
+                attached.insert(instance, Attached { slot, owner, egress });
             }
             None => records.remove(&instance)?,
         }
@@ -185,16 +196,17 @@ async fn remove_leftovers(
     let links = maker.netlink.links().await?;
     let mut leftover: BTreeSet<Slot> =
         links.iter().filter_map(|(name, _)| layout.slot_of_link(name)).collect();
-    let dir = layout.netns_dir();
-    let listed = fs::read_dir(&dir).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
-    let entries = listed.map_err(|source| OpenNetworkError::Directory { path: dir, source })?;
-    for entry in entries {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if let Some(slot) = layout.slot_of_file(&name) {
-            leftover.insert(slot);
-        } else if !name.parse().is_ok_and(|instance| attached.contains_key(&instance)) {
-            ensure_no_file(&entry.path())?;
+    for dir in [layout.netns_dir(), layout.users_dir()] {
+        let listed = fs::read_dir(&dir).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
+        let entries = listed.map_err(|source| OpenNetworkError::Directory { path: dir, source })?;
+        for entry in entries {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if let Some(slot) = layout.slot_of_file(&name) {
+                leftover.insert(slot);
+            } else if !name.parse().is_ok_and(|instance| attached.contains_key(&instance)) {
+                ensure_no_file(&entry.path())?;
+            }
         }
     }
     for slot in attached.values().map(|attached| attached.slot) {

@@ -147,7 +147,7 @@ impl Shared {
             |source| RemoveError::File { path, source }
         };
         ensure_forgotten(&self.state_dir).map_err(failed(&self.state_dir))?;
-        for dir in [layout.netns_dir(), layout.records_dir()] {
+        for dir in [layout.netns_dir(), layout.users_dir(), layout.records_dir()] {
             ensure_no_dir(&dir).map_err(failed(&dir))?;
         }
         Ok(())

@@ -144,7 +144,12 @@ impl Lab {
     pub fn config(&self, agent: &str) -> NetworkConfig {
         let agent: AgentId = agent.parse().unwrap();
         let dir = |kind: &str| self.dir.join(format!("{agent}-{kind}"));
-        let mut config = NetworkConfig::new(agent, dir("run"), dir("state"));
+        let mut config = NetworkConfig::new(
+            agent,
+            dir("run"),
+            dir("state"),
+            env!("CARGO_BIN_EXE_network-test-holder").into(),
+        );
         config.upstream_dns = Some(vec![RESOLVER.parse().unwrap()]);
         config
     }

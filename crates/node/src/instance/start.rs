@@ -2,20 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use longshore_api::links::StartPath;
 use longshore_image::config::ImageConfig;
+use longshore_image::mount::IdMap;
 use longshore_image::pull::PullEvent;
 use longshore_image::store::Image;
 use longshore_link::chain;
-use longshore_network::Attachment;
-use longshore_runtime::{ContainerSpec, LogPolicy, ReadOnlyFile, Running, SignalNumber};
+use longshore_network::{Attachment, InstanceUsers};
+use longshore_runtime::{
+    ContainerSpec, LogPolicy, ReadOnlyFile, Running, SignalNumber, UserNamespace,
+};
 use longshore_types::{ByteCount, InstanceId, InstancePhase, Manifest};
 use tokio::time::Instant;
 
 use super::{Actor, wish_changed};
+use crate::disk::View;
 use crate::machine;
 
 /// When the log of an instance reaches this size it is rotated.
@@ -36,16 +40,15 @@ impl Actor {
 
         let began = Instant::now();
         let attachment = self.attach().await?;
-        self.observed.address = Some(attachment.address);
+        self.show_attachment(&attachment);
         self.stage("network", began.elapsed());
 
         let began = Instant::now();
-        let rootfs = self.mount(&image)?;
-        let etc = self.write_etc(&attachment)?;
+        let view = self.make_view(&image, &attachment)?;
         self.stage("mount", began.elapsed());
 
         let began = Instant::now();
-        let spec = self.spec(&image.config, rootfs, &etc, &attachment)?;
+        let spec = self.spec(&image.config, view, &attachment)?;
         let running = self.node.shims.start(&spec).await.map_err(|error| chain(&error))?;
         for timing in running.timings() {
             tracing::debug!(stage = timing.stage, micros = timing.micros, "created");
@@ -87,50 +90,59 @@ impl Actor {
     }
 
     async fn attach(&self) -> Result<Attachment, String> {
-        let egress = &self.assignment.release.manifest.egress_allow;
-        let attached = self.node.network.attach(&self.assignment.instance, egress).await;
+        let manifest = &self.assignment.release.manifest;
+        let (network, instance) = (&self.node.network, &self.assignment.instance);
+        let attached = match manifest.user_namespace {
+            true => network.attach(instance, &manifest.egress_allow).await,
+            false => network.attach_without_users(instance, &manifest.egress_allow).await,
+        };
         attached.map_err(|error| chain(&error))
     }
 
-    /// Learns the address of an adopted container.
+    /// Learns the address and the ids of an adopted container.
     pub(super) async fn find_network(&mut self) -> Result<(), String> {
         let attachment = self.attach().await?;
-        self.observed.address = Some(attachment.address);
+        self.show_attachment(&attachment);
         Ok(())
     }
 
-    /// Mounts the image with a fresh writable layer.
-    fn mount(&self, image: &Image) -> Result<PathBuf, String> {
+    fn show_attachment(&mut self, attachment: &Attachment) {
+        self.observed.address = Some(attachment.address);
+        self.observed.ids = attachment.users.as_ref().map(|users| users.ids);
+    }
+
+    /// Mounts the image with a fresh writable layer, and writes the files that are shown in it.
+    fn make_view(&self, image: &Image, attachment: &Attachment) -> Result<View, String> {
         let instance = &self.assignment.instance;
-        let target = self.node.disk.mount(instance);
+        let users = attachment.users.as_ref();
+        let view = self.node.disk.make_view(instance, users.map(|users| users.ids));
+        let view = view.map_err(|error| chain(&error))?;
         let writable = self.node.disk.instance(instance).join("writable");
-        longshore_image::mount::mount_rootfs(&image.layers, &writable, &target)
+        let ids = users.map(|InstanceUsers { path, ids }| IdMap { users: path, ids: *ids });
+        longshore_image::mount::mount_rootfs(&image.layers, &writable, &view.rootfs, ids)
             .map_err(|error| chain(&error))?;
-        Ok(target)
+        self.write_etc(&view.etc, attachment)?;
+        Ok(view)
     }
 
     /// The files by which a container knows its name and resolver.
-    fn write_etc(&self, attachment: &Attachment) -> Result<PathBuf, String> {
+    fn write_etc(&self, dir: &Path, attachment: &Attachment) -> Result<(), String> {
         let instance = &self.assignment.instance;
-        let dir = self.node.disk.instance(instance).join("etc");
         let files = [
             ("resolv.conf", attachment.resolv_conf()),
             ("hosts", attachment.hosts(instance.as_str())),
             ("hostname", format!("{instance}\n")),
         ];
-        let write = || {
-            std::fs::create_dir_all(&dir)?;
-            files.iter().try_for_each(|(name, text)| std::fs::write(dir.join(name), text))
-        };
-        write().map_err(|error| format!("cannot write the files of {}: {error}", dir.display()))?;
-        Ok(dir)
+        files
+            .iter()
+            .try_for_each(|(name, text)| std::fs::write(dir.join(name), text))
+            .map_err(|error| format!("cannot write the files of {}: {error}", dir.display()))
     }
 
     fn spec(
         &self,
         config: &ImageConfig,
-        rootfs: PathBuf,
-        etc: &Path,
+        View { rootfs, etc }: View,
         attachment: &Attachment,
     ) -> Result<ContainerSpec, String> {
         let manifest = &self.assignment.release.manifest;
@@ -156,6 +168,10 @@ impl Actor {
             user,
             hostname: instance.to_string(),
             netns: Some(attachment.netns.clone()),
+            users: attachment
+                .users
+                .clone()
+                .map(|InstanceUsers { path, ids }| UserNamespace { path, ids }),
             limits: manifest.resources.clone(),
             files: vec![file("resolv.conf"), file("hosts"), file("hostname")],
             stop_signal,
@@ -173,7 +189,7 @@ impl Actor {
     pub(super) async fn try_clean_up(&mut self) -> Result<(), String> {
         let instance = &self.assignment.instance;
         self.node.shims.remove(instance).await.map_err(|error| chain(&error))?;
-        longshore_image::mount::unmount_rootfs(&self.node.disk.mount(instance))
+        longshore_image::mount::unmount_rootfs(&self.node.disk.rootfs(instance))
             .map_err(|error| chain(&error))?;
         let writable = self.node.disk.instance(instance).join("writable");
         // A panic in it would be a bug of the standard library; it is told like a failure.
@@ -185,6 +201,7 @@ impl Actor {
     pub(super) async fn try_remove(&mut self) -> Result<(), String> {
         self.try_clean_up().await?;
         let instance = &self.assignment.instance;
+        self.node.disk.remove_view(instance).map_err(|error| chain(&error))?;
         self.node.network.detach(instance).await.map_err(|error| chain(&error))?;
         match std::fs::remove_dir_all(self.node.shims.state_dir(instance)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

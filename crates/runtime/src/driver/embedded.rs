@@ -4,7 +4,8 @@
 //! check that no-new-privileges and the capabilities are in force (it swallows an error of the
 //! first), signal dispositions and the error of a failed exec ([`super::workload`]); supplementary
 //! groups of the caller, which it keeps when the list is empty (the list never is); limits and
-//! device rules (the shim, through the cgroup).
+//! device rules (the shim, through the cgroup); joining the container's user namespace in an exec,
+//! which it leaves out of the namespaces that it joins ([`super::join_users`]).
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -15,21 +16,23 @@ use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
-use longshore_types::InstanceId;
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 
+use super::join_users::JoinUsers;
 use super::workload::Workload;
 use super::{Driver, DriverProblem, Output, ProcessPlan};
 use crate::SignalNumber;
 use crate::failure::chain;
 use crate::files;
+use crate::spec::{ContainerSpec, UserNamespace};
 
 pub(super) struct Embedded {
     id: String,
     bundle: PathBuf,
     state: PathBuf,
+    users: Option<UserNamespace>,
     created: Option<(Container, OwnedFd)>,
 }
 
@@ -39,9 +42,10 @@ fn runtime(doing: &'static str) -> impl FnOnce(LibcontainerError) -> DriverProbl
 }
 
 impl Embedded {
-    pub fn new(id: &InstanceId, dir: &Path) -> Self {
+    pub fn new(spec: &ContainerSpec, dir: &Path) -> Self {
         let (bundle, state) = (dir.join("bundle"), dir.join("runtime"));
-        Self { id: id.to_string(), bundle, state, created: None }
+        let users = spec.users.clone();
+        Self { id: spec.id.to_string(), bundle, state, users, created: None }
     }
 
     fn write(&self, path: &Path, document: &serde_json::Value) -> Result<(), DriverProblem> {
@@ -112,8 +116,18 @@ impl Driver for Embedded {
 
     fn exec(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem> {
         let path = self.bundle.join(format!("exec-{}.json", std::process::id()));
-        self.write(&path, plan.document)?;
-        let (workload, reader, writer) = Self::workload(&plan)?;
+        let (mut workload, reader, writer) = Self::workload(&plan)?;
+        let joining = match &self.users {
+            None => None,
+            Some(users) => Some(JoinUsers::open(users, plan.user)?),
+        };
+        match &joining {
+            None => self.write(&path, plan.document)?,
+            Some(joining) => {
+                self.write(&path, &joining.process_before(plan.document))?;
+                workload.join_first(joining.clone());
+            }
+        }
         let pid = self
             .builder(plan.output, workload)?
             .as_tenant()

@@ -19,6 +19,7 @@ use oci_spec::runtime::Spec;
 use seccompiler::BpfProgram;
 
 use super::DriverProblem;
+use super::join_users::JoinUsers;
 use crate::oci;
 use crate::process::end_with_parent;
 use crate::seccomp;
@@ -30,6 +31,7 @@ pub(super) struct Workload {
     withheld: Vec<RawFd>,
     filter: Rc<BpfProgram>,
     effective: u64,
+    joining: Option<JoinUsers>,
 }
 
 impl Workload {
@@ -42,7 +44,12 @@ impl Workload {
     ) -> Result<Self, DriverProblem> {
         let filter = Rc::new(seccomp::compile().map_err(DriverProblem::Filter)?);
         let effective = oci::effective_bits(user);
-        Ok(Self { report, withheld: withheld.to_vec(), filter, effective })
+        Ok(Self { report, withheld: withheld.to_vec(), filter, effective, joining: None })
+    }
+
+    /// Joins a user namespace before anything else.
+    pub fn join_first(&mut self, joining: JoinUsers) {
+        self.joining = Some(joining);
     }
 
     /// Runs the program; returns only to say why that failed.
@@ -62,6 +69,9 @@ impl Workload {
         let texts: Vec<&str> = env.iter().map(String::as_str).collect();
         let candidates = candidates(program, &texts);
 
+        if let Some(joining) = &self.joining {
+            joining.join().map_err(|error| format!("joining the user namespace: {error}"))?;
+        }
         reset_signals().map_err(|error| format!("resetting signals: {error}"))?;
         end_with_parent().map_err(|error| format!("tying the process to its shim: {error}"))?;
         self.check_protections()?;

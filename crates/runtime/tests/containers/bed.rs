@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,9 +13,9 @@ use futures_util::StreamExt as _;
 use longshore_runtime::logs::{Follow, LogLine, read_log};
 use longshore_runtime::{
     ContainerSpec, ExitRecord, LogPolicy, ResolvedUser, Running, RuntimeKind, RuntimePrograms,
-    Shims, ShimsConfig, SignalNumber, probe,
+    Shims, ShimsConfig, SignalNumber, UserNamespace, probe,
 };
-use longshore_types::{Ability, ByteCount, InstanceId, MilliCpu, Resources, RuntimeName};
+use longshore_types::{Ability, ByteCount, IdRange, InstanceId, MilliCpu, Resources, RuntimeName};
 use tempfile::TempDir;
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -27,6 +29,10 @@ pub struct Bed {
     name: String,
     runtime: RuntimeKind,
     pub shims: Shims,
+    /// Whether its containers have user namespaces.
+    pub has_users: bool,
+    /// The processes that keep the user namespaces of the specs.
+    holders: Mutex<Vec<Child>>,
 }
 
 /// Where the programs of the runtimes are. Debian 12 has no runsc; `cargo xtask test` fetches that of
@@ -50,6 +56,7 @@ impl Bed {
             "{BUSYBOX} is missing: install the apt package busybox-static"
         );
         let dir = TempDir::with_prefix("longshore-runtime-").expect("a temporary directory");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).expect("a mode");
         let offers = probe(&programs(), dir.path());
         let offer = offers.into_iter().find(|offer| offer.runtime == runtime).expect("every row");
         let found = programs().find(runtime);
@@ -65,7 +72,8 @@ impl Bed {
         let parent = std::env::var("LONGSHORE_TEST_CGROUP").unwrap_or_default();
         let name = format!("{parent}/{name}").trim_matches('/').to_owned();
         let shims = Self::agent(dir.path(), &name);
-        Some(Self { dir, name, runtime: kind, shims })
+        let has_users = offer.refusal(&[Ability::UserNamespace]).is_none();
+        Some(Self { dir, name, runtime: kind, shims, has_users, holders: Mutex::default() })
     }
 
     /// The programs of the host that make containers here.
@@ -108,6 +116,31 @@ impl Bed {
         listed.as_array().map_or(0, Vec::len)
     }
 
+    /// A user namespace that lives as long as the bed.
+    fn users(&self) -> UserNamespace {
+        let number = (std::process::id() * 8 + NEXT.fetch_add(1, Ordering::Relaxed)) % 30_000;
+        let ids = IdRange::new((1024 + number) << 16).expect("a range");
+        let (id, map) = (ids.first().to_string(), format!("0 {} {}", ids.first(), IdRange::LEN));
+        // It must belong to its own root.
+        let holder = Command::new("setpriv")
+            .args(["--reuid", &id, "--regid", &id, "--clear-groups", "unshare", "--user", "cat"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("setpriv is of the package util-linux");
+        let proc = PathBuf::from(format!("/proc/{}", holder.id()));
+        let own = fs::read_link("/proc/self/ns/user").expect("a namespace");
+        let deadline = Instant::now() + DEADLINE;
+        while fs::read_link(proc.join("ns/user")).expect("a namespace") == own {
+            assert!(Instant::now() < deadline, "unshare makes no user namespace");
+            std::thread::yield_now();
+        }
+        for file in ["uid_map", "gid_map"] {
+            fs::write(proc.join(file), &map).expect("the map is accepted");
+        }
+        self.holders.lock().expect("no test panics in here").push(holder);
+        UserNamespace { path: proc.join("ns/user"), ids }
+    }
+
     fn agent(dir: &Path, name: &str) -> Shims {
         Shims::new(ShimsConfig {
             executable: env!("CARGO_BIN_EXE_runtime-test-shim").into(),
@@ -138,14 +171,20 @@ impl Bed {
         found.unwrap_or_else(|| panic!("none of {candidates:?} can be read")).trim().to_owned()
     }
 
-    /// A spec that runs `args` in a fresh busybox root file system.
+    /// A spec that runs `args` in a fresh busybox root file system, with users of its own where the
+    /// runtime can.
     pub fn spec(&self, args: &[&str]) -> ContainerSpec {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id: InstanceId = format!("web-{number:08}").parse().expect("a valid id");
         let rootfs = self.dir.path().join(format!("rootfs-{id}"));
         make_rootfs(&rootfs);
+        let users = self.has_users.then(|| self.users());
+        if let Some(users) = &users {
+            give(&rootfs, users.ids.first());
+        }
         ContainerSpec {
             rootfs,
+            users,
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             env: BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]),
             cwd: "/".to_owned(),
@@ -171,6 +210,14 @@ impl Bed {
 
     pub fn script(&self, script: &str) -> ContainerSpec {
         self.spec(&["sh", "-c", script])
+    }
+
+    /// Like [`Bed::script`], with the machine's users.
+    pub fn script_without_users(&self, script: &str) -> ContainerSpec {
+        let mut spec = self.script(script);
+        give(&spec.rootfs, 0);
+        spec.users = None;
+        spec
     }
 
     /// Starts a container, which must work.
@@ -200,12 +247,23 @@ impl Bed {
             self.shims.remove(&id).await.expect("removal works");
         }
         self.shims.remove_empty_root();
+        self.end_holders();
         eventually(
             "leftovers to be gone",
             || self.leftovers().is_empty(),
             || format!("{:?}", self.leftovers()),
         )
         .await;
+    }
+
+    fn end_holders(&self) {
+        for mut holder in
+            self.holders.lock().into_iter().flat_map(|mut all| std::mem::take(&mut *all))
+        {
+            // It ends with its input.
+            drop(holder.stdin.take());
+            holder.wait().expect("it ends");
+        }
     }
 
     fn cgroup_directories(&self) -> Vec<PathBuf> {
@@ -245,6 +303,7 @@ impl Bed {
 impl Drop for Bed {
     /// What a failed test left running is ended by force.
     fn drop(&mut self) {
+        self.end_holders();
         for root in self.cgroup_directories() {
             let mut dirs = vec![root];
             let mut idx = 0;
@@ -330,6 +389,19 @@ pub fn text(lines: &[LogLine]) -> String {
     lines.iter().map(|line| format!("{}\n", line.text)).collect()
 }
 
+/// Makes everything below a directory belong to a user and the group of that number.
+pub fn give(dir: &Path, id: u32) {
+    lchown(dir, Some(id), Some(id)).expect("this is root");
+    if dir.symlink_metadata().expect("it is there").is_dir() {
+        for entry in fs::read_dir(dir).expect("a directory") {
+            give(&entry.expect("an entry").path(), id);
+        }
+    }
+    if dir.ends_with("tmp") {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o1777)).expect("a mode");
+    }
+}
+
 fn make_rootfs(rootfs: &Path) {
     for dir in ["bin", "etc", "proc", "sys", "dev", "tmp"] {
         fs::create_dir_all(rootfs.join(dir)).expect("a directory");
@@ -361,6 +433,7 @@ fn make_rootfs(rootfs: &Path) {
         "ip",
         "touch",
         "stat",
+        "chown",
         "true",
         "od",
         "grep",

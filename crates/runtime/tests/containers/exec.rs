@@ -8,13 +8,13 @@ use longshore_runtime::{ExecError, ExecEvent, ExecRequest, Running};
 use crate::bed::{Bed, eventually, is_alive};
 use crate::protection::{assert_protected, assert_protected_root};
 
-fn request(script: &str) -> ExecRequest {
+pub fn request(script: &str) -> ExecRequest {
     let args = ["sh", "-c", script].map(str::to_owned).into();
     ExecRequest { args, ..ExecRequest::default() }
 }
 
 /// Standard output, standard error and exit code.
-async fn run(bed: &Bed, running: &Running, request: ExecRequest) -> (String, String, i32) {
+pub async fn run(bed: &Bed, running: &Running, request: ExecRequest) -> (String, String, i32) {
     let mut stream = bed.shims.exec(running.id(), request).await.expect("exec works");
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     while let Some(event) = stream.next().await {

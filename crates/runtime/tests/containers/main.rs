@@ -15,6 +15,7 @@ mod logs;
 mod protection;
 mod start;
 mod survival;
+mod users;
 
 /// Makes a test of every function, for every runtime. A function that is not listed is dead code,
 /// which the compiler complains of.
@@ -101,5 +102,14 @@ with_every_runtime!({
         a_shim_survives_what_it_does_not_understand
         another_boot_is_a_restart_of_the_node
         a_start_cut_off_at_any_moment_leaves_nothing
+    }
+    users {
+        root_inside_is_nobody_on_the_machine
+        what_is_made_for_the_container_belongs_to_it
+        files_of_the_machine_are_nobodys_inside
+        root_of_one_container_has_no_power_over_another
+        an_exec_joins_the_users_of_the_container
+        a_container_may_do_without
+        what_cannot_be_is_refused_in_plain_words
     }
 });

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use longshore_runtime::{CAPABILITIES, MASKED_PATHS, READONLY_PATHS, resolve_user};
 
-use crate::bed::{Bed, shim_of};
+use crate::bed::{Bed, give, shim_of};
 
 fn expected_capabilities() -> String {
     let bits: u64 = CAPABILITIES.iter().map(|capability| 1 << capability.number).sum();
@@ -165,10 +165,16 @@ pub async fn namespaces_are_the_containers_own(bed: Bed) {
 }
 
 pub async fn a_network_namespace_can_be_joined(bed: Bed) {
-    let running = bed.start(&bed.spec(&["sleep", "1000"])).await;
+    let first = bed.spec(&["sleep", "1000"]);
+    let running = bed.start(&first).await;
     let path = format!("/proc/{}/ns/net", running.pid());
     let mut spec = bed.spec(&["sleep", "1000"]);
     spec.netns = Some(path.clone().into());
+    // It belongs to the user namespace of the other one.
+    if let Some(users) = first.users {
+        give(&spec.rootfs, users.ids.first());
+        spec.users = Some(users);
+    }
     let joined = format!("/proc/{}/ns/net", bed.start(&spec).await.pid());
     let inode = |path| fs::metadata(path).expect("the namespace").ino();
     assert_eq!(inode(joined), inode(path));

@@ -43,6 +43,7 @@ const TOP_KEYS: &[&str] = &[
     "hosts",
     "restart",
     "runtime",
+    "user_namespace",
     "env",
     "resources",
     "process",
@@ -69,6 +70,7 @@ impl Manifest {
         let hosts = top.list("hosts");
         let restart = top.choice("restart", &RESTART_CHOICES).unwrap_or_default();
         let runtime = top.choice("runtime", &RUNTIME_CHOICES).unwrap_or_default();
+        let user_namespace = top.flag("user_namespace").unwrap_or(true);
         let env = env_of(&mut top.table("env"));
         let resources = resources_of(&mut top.table("resources"));
         let process = process_of(&mut top.table("process"), env);
@@ -94,6 +96,7 @@ impl Manifest {
                 egress_allow,
                 restart,
                 runtime,
+                user_namespace,
             }),
             _ => Err(problems),
         }
@@ -348,6 +351,14 @@ impl<'a> Table<'a> {
             self.refuse(key, value, &format!("a whole number from {min} to {max}"));
         }
         number
+    }
+
+    fn flag(&mut self, key: &str) -> Option<bool> {
+        let value = self.get(key)?;
+        if !value.is_boolean() {
+            self.refuse(key, value, "true or false");
+        }
+        value.as_bool()
     }
 
     fn choice<T: Clone>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {

@@ -74,7 +74,7 @@ async fn a_role_finds_its_socket_open() {
     let script = format!("ls -l /proc/$$/fd/${{LONGSHORE_FDS#link=}} >>{}", log.display());
     let around = surroundings(dir.path(), &script);
     around.home.prepare_run_dir().unwrap();
-    let path = around.home.run_dir().join("global.sock");
+    let path = around.home.links_dir().join("global.sock");
     let socket = Listener::bind("link", &longshore_link::Endpoint::Unix(path)).unwrap();
     let plan = RolePlan { sockets: vec![("link", socket)], ..plan(Duration::from_secs(5)) };
     let child = Child::keep_running(plan, around);

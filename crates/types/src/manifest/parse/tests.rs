@@ -14,6 +14,7 @@ fn the_smallest_manifest_gets_the_defaults() {
     assert_eq!(manifest.resources, Resources::default());
     assert_eq!((manifest.health, manifest.restart), (None, RestartPolicy::Always));
     assert_eq!(manifest.runtime, RuntimeName::Embedded);
+    assert!(manifest.user_namespace);
 }
 
 #[test]
@@ -34,7 +35,7 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
         "resources": {"memory": "12 potatoes", "cpu": "fast", "pid": 3},
         "process": {"stop_signal": "SIGNOPE", "workdir": "relative"},
         "health": {"kind": "grpc"}, "egress": {"allow": ["10.0.0.1/8"]},
-        "restart": "sometimes", "runtime": "docker", "env": {"A=B": "x"},
+        "restart": "sometimes", "runtime": "docker", "user_namespace": "no", "env": {"A=B": "x"},
     }));
     for part in [
         "app = \"Web\": use 1 to 40",
@@ -52,11 +53,12 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
         "egress.allow[0] = \"10.0.0.1/8\"",
         "restart = \"sometimes\": one of \"always\", \"on-failure\", \"never\"",
         "runtime = \"docker\": one of \"embedded\", \"runc\", \"crun\", \"runsc\"",
+        "user_namespace = \"no\": true or false",
         "env.A=B = \"x\"",
     ] {
         assert!(found.iter().any(|line| line.contains(part)), "missing {part:?} in {found:#?}");
     }
-    assert_eq!(found.len(), 16, "{found:#?}");
+    assert_eq!(found.len(), 17, "{found:#?}");
 }
 
 #[test]
@@ -72,10 +74,21 @@ fn max_is_never_below_count() {
 }
 
 #[test]
+fn users_of_its_own_are_an_ability_that_is_needed_unless_it_does_without() {
+    let needs = |document: Value| {
+        let needed = Manifest::from_document(&document).unwrap().needed_abilities();
+        needed.contains(&crate::Ability::UserNamespace)
+    };
+    assert!(needs(json!({"app": "web", "image": "web"})));
+    assert!(!needs(json!({"app": "web", "image": "web", "user_namespace": false})));
+}
+
+#[test]
 fn a_stored_manifest_reads_back() {
     let document = json!({
         "app": "web", "image": "web", "port": 80, "env": {"A": 1}, "health": {"path": "/"},
         "resources": {"cpu": 0.5, "memory": "64MiB"}, "process": {"stop_signal": "int"},
+        "user_namespace": false,
     });
     let manifest = Manifest::from_document(&document).unwrap();
     let text = serde_json::to_string(&manifest).unwrap();
