@@ -1,5 +1,6 @@
 //! How many tests ended how, over all runners.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
@@ -44,6 +45,19 @@ impl Counts {
         Ok(())
     }
 
+    /// Takes tests that passed because they did nothing for skipped ones: a line for each, which says
+    /// why. Each reason is shown once.
+    pub fn skipped_inside(&mut self, lines: &str) {
+        let reasons: BTreeSet<&str> = lines.lines().collect();
+        for reason in reasons {
+            let n_tests = lines.lines().filter(|line| *line == reason).count();
+            eprintln!("skipped: {n_tests} tests: {reason}");
+            let n_tests = u64::try_from(n_tests).unwrap_or(u64::MAX);
+            self.skipped += n_tests;
+            self.passed = self.passed.saturating_sub(n_tests);
+        }
+    }
+
     /// Adds a summary line of nextest (`27 tests run: 26 passed (1 slow), 1 failed, 2 skipped`) or
     /// of cargo's own runner (`test result: ok. 3 passed; 0 failed; 1 ignored; ...`).
     fn read(&mut self, line: &str) {
@@ -83,5 +97,7 @@ mod tests {
         let expected = Counts { passed: 27, failed: 3, skipped: 3 };
         assert_eq!(counts, expected);
         assert_eq!(counts.to_string(), "27 passed, 3 failed, 3 skipped");
+        counts.skipped_inside("no crun: it says so\nno crun: it says so\nno disk\n");
+        assert_eq!(counts.to_string(), "24 passed, 3 failed, 6 skipped");
     }
 }

@@ -8,6 +8,7 @@
 
 mod layout;
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -207,6 +208,29 @@ impl InstanceCgroup {
         }
     }
 
+    /// Ends the processes in the container that hang on nobody: their parent is outside, and is neither
+    /// of these names. What they began is in their process group. The kernel ends what hangs on the
+    /// embedded runtime's processes when they die; what another runtime began goes on.
+    pub fn end_orphans(&self, parents: [&CStr; 2]) -> io::Result<()> {
+        let inside = self.processes(&self.payload())?;
+        for pid in &inside {
+            let Some((parent, group)) = parent_and_group(*pid) else { continue };
+            if inside.contains(&parent) {
+                continue;
+            }
+            // A parent that cannot be read has just ended; the next look sees who took its place.
+            let name = fs::read(format!("/proc/{}/comm", parent.as_raw_nonzero()));
+            let known =
+                |name: &[u8]| parents.iter().any(|known| known.to_bytes() == name.trim_ascii());
+            if name.is_ok_and(|name| !known(&name)) {
+                // Both may have ended since.
+                let _ = rustix::process::kill_process_group(group, Signal::KILL);
+                let _ = kill_process(*pid, Signal::KILL);
+            }
+        }
+        Ok(())
+    }
+
     /// Ends every process of the container and waits until all are gone. On v1 a process that forks
     /// in between is met in the next round; the container's first process is among the first killed,
     /// and with it the kernel ends its whole process namespace, so the rounds are few.
@@ -290,6 +314,14 @@ impl InstanceCgroup {
         }
         Ok(())
     }
+}
+
+/// The parent and the process group of a process, unless it has ended.
+fn parent_and_group(pid: Pid) -> Option<(Pid, Pid)> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    let mut fields = stat.rsplit(") ").next()?.split(' ').skip(1);
+    let mut number = || Pid::from_raw(fields.next()?.parse().ok()?);
+    Some((number()?, number()?))
 }
 
 /// A process that was reaped leaves its cgroup a moment later, so the kernel may call it busy.

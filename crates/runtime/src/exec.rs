@@ -5,7 +5,7 @@
 //! dies, it ends that process and its group; when it dies itself, the kernel ends the process.
 //! Output does not pass through here: the process inside writes to the agent's pipes.
 
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -26,6 +26,9 @@ use crate::record::now;
 use crate::shim::inherited_descriptor;
 use crate::spec::Launch;
 use crate::user::UserOutOfRange;
+
+/// What an exec process is called in the list of processes.
+pub(crate) const NAME: &CStr = c"longshore-exec";
 
 #[derive(Debug, thiserror::Error)]
 enum ExecProblem {
@@ -85,7 +88,7 @@ fn run(agent: &UnixStream, run_dir: &Path, state_dir: &Path) -> Result<i32, Exec
         stdout: inherited_descriptor(1).map_err(io("taking over the output"))?,
         stderr: inherited_descriptor(2).map_err(io("taking over the output"))?,
     };
-    rustix::thread::set_name(c"longshore-exec").map_err(io("naming the process"))?;
+    rustix::thread::set_name(NAME).map_err(io("naming the process"))?;
     rustix::process::setsid().map_err(io("leaving the agent's session"))?;
     rustix::process::chdir("/").map_err(io("leaving the agent's directory"))?;
     nix::unistd::setgroups(&[]).map_err(io("dropping groups"))?;

@@ -55,6 +55,22 @@ pub(crate) fn reap(pid: Pid) -> io::Result<Ended> {
     }
 }
 
+/// Reaps children that have ended, save the one whose end is waited for. A reaper of its descendants gets
+/// those that a runtime leaves behind.
+pub(crate) fn bury_others(kept: Pid) {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    while let Ok(status) = waitid(Id::All, look)
+        && let Some(pid) = status.pid().and_then(|pid| Pid::from_raw(pid.as_raw()))
+        && pid != kept
+    {
+        // It has ended, so this does not wait.
+        if reap(pid).is_err() {
+            return;
+        }
+    }
+}
+
 fn ended(status: WaitStatus) -> Option<Ended> {
     status
         .exit_status()

@@ -12,7 +12,7 @@
 mod log;
 mod serve;
 
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::mem::ManuallyDrop;
@@ -42,6 +42,9 @@ use crate::spec::{ContainerSpec, Launch, MachineUser, UserNamespace};
 use crate::user::UserOutOfRange;
 
 use log::LogWriter;
+
+/// What a shim is called in the list of processes.
+pub(crate) const NAME: &CStr = c"longshore-shim";
 
 /// Why a shim could not start its container.
 #[derive(Debug, thiserror::Error)]
@@ -230,7 +233,7 @@ fn detach() -> Result<Inherited, ShimProblem> {
     rustix::process::setsid().map_err(errno(failed))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     rustix::process::chdir("/").map_err(errno(failed))?;
-    rustix::thread::set_name(c"longshore-shim").map_err(errno(failed))?;
+    rustix::thread::set_name(NAME).map_err(errno(failed))?;
     nix::unistd::setgroups(&[]).map_err(|e| io(failed)(e.into()))?;
     let inherited = inherited_descriptor(0).and_then(|agent| {
         Ok(Inherited { agent: UnixStream::from(agent), lock: inherited_descriptor(1)? })

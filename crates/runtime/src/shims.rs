@@ -294,8 +294,10 @@ impl Inner {
         let launch = Launch::load(&state_dir)?.ok_or_else(|| SettleError::Unknown(id.clone()))?;
         let reason = if launch.boot_id == self.boot_id {
             let cgroup = self.cgroup(id);
-            cgroup.kill_payload()?;
+            // A command of a runtime that the shim was waiting for may be about to start something
+            // in the other one.
             cgroup.kill_shim()?;
+            cgroup.kill_payload()?;
             ExitReason::ShimDied
         } else {
             ExitReason::NodeRestarted

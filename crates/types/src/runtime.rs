@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ParseError, text_type};
+use crate::{ByteCount, ParseError, text_type};
 
 /// The program that makes containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -27,6 +27,15 @@ pub enum RuntimeName {
 impl RuntimeName {
     /// All of them, in the order in which they are shown.
     pub const ALL: [Self; 4] = [Self::Embedded, Self::Runc, Self::Crun, Self::Runsc];
+
+    /// The least memory and processes that an instance can be given: a kernel of its own is inside
+    /// its limits.
+    pub fn least(self) -> (ByteCount, u32) {
+        match self {
+            Self::Embedded | Self::Runc | Self::Crun => (ByteCount::mib(4), 1),
+            Self::Runsc => (ByteCount::mib(64), 64),
+        }
+    }
 
     /// The name as a manifest has it.
     pub fn as_str(self) -> &'static str {

@@ -2,9 +2,9 @@
 //!
 //! The embedded runtime's last step reads them back from inside, before the program runs. Another
 //! program is not ours to look into, so its container's first process is looked at: a start at which
-//! anything is missing is refused, and the container ended. crun installs the filter when `start` has
-//! returned already, so this waits for it; a process that runs its program without one shows that by
-//! never getting it.
+//! anything is missing is refused, and the container ended. What is in force when the container is
+//! made is looked at then, for a program that runs may give up rights of its own. crun and runsc
+//! install the filter only after `start`, which nobody can take back, so that is waited for.
 
 use std::fs;
 use std::thread;
@@ -12,21 +12,41 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
-use super::particulars::First;
 use crate::oci;
 
 /// How long the last steps before a program may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
+/// What a line of `/proc/<pid>/status` says when a protection is in force.
+pub(super) type Expected = (&'static str, String);
+
+/// The system call filter.
+pub(super) fn filter() -> Expected {
+    ("Seccomp", "2".to_owned())
+}
+
+/// The rights of a process that has no others than these capabilities.
+pub(super) fn rights(effective: u64) -> Vec<Expected> {
+    let set = |bits: u64| format!("{bits:016x}");
+    vec![
+        ("NoNewPrivs", "1".to_owned()),
+        ("CapInh", set(0)),
+        ("CapPrm", set(effective)),
+        ("CapEff", set(effective)),
+        ("CapBnd", set(oci::capability_bits())),
+        ("CapAmb", set(0)),
+    ]
+}
+
 /// Waits until the protections are in force; otherwise says which is not.
-pub(super) fn verify(pid: Pid, first: First, effective: u64) -> Result<(), String> {
+pub(super) fn verify(pid: Pid, expected: &[Expected]) -> Result<(), String> {
     let deadline = Instant::now() + DEADLINE;
     loop {
         let path = format!("/proc/{}/status", pid.as_raw_nonzero());
         let status = fs::read_to_string(path)
             .map_err(|error| format!("reading the protections: {error}"))?;
-        match missing(&status, first, effective) {
+        match missing(&status, expected) {
             None => return Ok(()),
             Some(what) if has_ended(&status) || Instant::now() > deadline => {
                 return Err(format!("the runtime did not put the protection {what} in force"));
@@ -45,28 +65,10 @@ fn has_ended(status: &str) -> bool {
     field(status, "State").starts_with('Z')
 }
 
-/// The first protection that a process lacks. A kernel of its own keeps those of its processes
-/// itself; what counts is that it is filtered.
-fn missing(status: &str, first: First, effective: u64) -> Option<String> {
-    let filter = ("Seccomp", "2".to_owned());
-    let set = |bits: u64| format!("{bits:016x}");
-    let expected = match first {
-        First::Sandbox => vec![filter],
-        First::Program => vec![
-            filter,
-            ("NoNewPrivs", "1".to_owned()),
-            ("CapInh", set(0)),
-            ("CapPrm", set(effective)),
-            ("CapEff", set(effective)),
-            ("CapBnd", set(oci::capability_bits())),
-            ("CapAmb", set(0)),
-        ],
-    };
-    let differs = |(name, value): &(&str, String)| field(status, name) != value.as_str();
-    expected
-        .iter()
-        .find(|pair| differs(pair))
-        .map(|(name, value)| format!("{name} = {value} (it is {:?})", field(status, name)))
+/// The first protection that a process lacks.
+fn missing(status: &str, expected: &[Expected]) -> Option<String> {
+    let lacks = expected.iter().find(|(name, value)| field(status, name) != value);
+    lacks.map(|(name, value)| format!("{name} = {value} (it is {:?})", field(status, name)))
 }
 
 #[cfg(test)]
@@ -86,21 +88,21 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         let all = oci::capability_bits();
-        assert_eq!(missing(&status(2, all), First::Program, all), None);
-        assert_eq!(missing(&status(2, 0), First::Program, 0), None);
-        let unfiltered = missing(&status(0, all), First::Program, all).unwrap();
+        assert_eq!(missing(&status(2, all), &rights(all)), None);
+        assert_eq!(missing(&status(2, 0), &rights(0)), None);
+        assert_eq!(missing(&status(2, 0), &[filter()]), None);
+        let unfiltered = missing(&status(0, all), &[filter()]).unwrap();
         assert!(unfiltered.starts_with("Seccomp = 2 (it is \"0\")"), "{unfiltered}");
-        let too_much = missing(&status(2, u64::MAX), First::Program, all).unwrap();
+        let too_much = missing(&status(2, u64::MAX), &rights(all)).unwrap();
         assert!(too_much.starts_with("CapPrm"), "{too_much}");
-        assert_eq!(missing(&status(2, u64::MAX), First::Sandbox, 0), None);
-        assert!(missing("", First::Sandbox, 0).is_some());
+        assert!(missing("", &[filter()]).is_some());
     }
 
     #[test]
     fn a_process_without_them_is_refused_once_it_has_ended() {
         let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
         let pid = Pid::from_child(&child);
-        let refused = verify(pid, First::Program, oci::capability_bits()).unwrap_err();
+        let refused = verify(pid, &[filter()]).unwrap_err();
         assert!(refused.contains("Seccomp"), "{refused}");
         child.wait().unwrap();
     }

@@ -21,7 +21,7 @@ use rustix::thread::UnshareFlags;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::particulars::{First, Particulars, Placement};
+use super::particulars::{Filter, First, Particulars, Placement};
 use super::{Driver, DriverProblem, Output, ProcessPlan, applied, lookup};
 use crate::SignalNumber;
 use crate::cgroup::InstanceCgroup;
@@ -41,8 +41,8 @@ pub(super) struct CommandLine {
     cgroup: InstanceCgroup,
     bundle: PathBuf,
     state: PathBuf,
-    /// The first process, and the capabilities that it should have.
-    created: Option<(Pid, u64)>,
+    /// The first process.
+    created: Option<Pid>,
     /// Inside a sandbox, the process that an exec began.
     inside: Option<PathBuf>,
 }
@@ -256,12 +256,19 @@ impl Driver for CommandLine {
         Self::attach_output(&mut command, plan.output);
         self.run("making the container", &log, &mut command)?;
         let pid = read_pid(&pid_file)?;
-        self.created = Some((pid, oci::effective_bits(plan.user)));
+        self.created = Some(pid);
+        let mut expected = match self.particulars.first {
+            First::Program => applied::rights(oci::effective_bits(plan.user)),
+            // Those of its processes it keeps itself.
+            First::Sandbox => Vec::new(),
+        };
+        expected.extend((self.particulars.filter == Filter::Made).then(applied::filter));
+        applied::verify(pid, &expected).map_err(DriverProblem::Workload)?;
         Ok(pid)
     }
 
     fn start(&mut self) -> Result<(), DriverProblem> {
-        let (pid, effective) = self.created.ok_or_else(|| {
+        let pid = self.created.ok_or_else(|| {
             DriverProblem::Workload("the container was started before it was made".to_owned())
         })?;
         let log = self.own_file("start.log");
@@ -272,7 +279,12 @@ impl Driver for CommandLine {
             unsafe { command.pre_exec(move || hide(path)) };
         }
         self.run("starting the container", &log, &mut command)?;
-        applied::verify(pid, self.particulars.first, effective).map_err(DriverProblem::Workload)
+        match self.particulars.filter {
+            Filter::Made => Ok(()),
+            Filter::Started => {
+                applied::verify(pid, &[applied::filter()]).map_err(DriverProblem::Workload)
+            }
+        }
     }
 
     fn exec(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem> {

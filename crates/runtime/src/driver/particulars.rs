@@ -22,6 +22,15 @@ pub(super) enum First {
     Sandbox,
 }
 
+/// When the system call filter of the first process is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Filter {
+    /// When the container has been made.
+    Made,
+    /// Just before the program runs, when `start` may have returned already.
+    Started,
+}
+
 /// A runtime that is driven by its command line.
 #[derive(Debug)]
 pub(super) struct Particulars {
@@ -29,6 +38,7 @@ pub(super) struct Particulars {
     pub options: &'static [&'static str],
     pub placement: Placement,
     pub first: First,
+    pub filter: Filter,
     /// An empty directory lies over this while `start` runs. See [`RUNSC`].
     pub hidden: Option<&'static str>,
 }
@@ -38,6 +48,7 @@ const RUNC: Particulars = Particulars {
     options: &["--log-format=json"],
     placement: Placement::Runtime,
     first: First::Program,
+    filter: Filter::Made,
     hidden: None,
 };
 
@@ -47,6 +58,7 @@ const CRUN: Particulars = Particulars {
     options: &["--log-format=json", "--cgroup-manager=disabled"],
     placement: Placement::Command,
     first: First::Program,
+    filter: Filter::Started,
     hidden: None,
 };
 
@@ -67,6 +79,7 @@ const RUNSC: Particulars = Particulars {
     ],
     placement: Placement::Command,
     first: First::Sandbox,
+    filter: Filter::Started,
     hidden: Some("/proc/sys/net"),
 };
 

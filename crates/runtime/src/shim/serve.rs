@@ -13,7 +13,7 @@ use super::log::{LogWriter, Partial};
 use super::{Container, ShimProblem, errno, io};
 use crate::SignalNumber;
 use crate::logs::StreamTag;
-use crate::process::{Ended, reap};
+use crate::process::{Ended, bury_others, reap};
 use crate::protocol::{self, Reply, Request, Versioned};
 use crate::record::ExitRecord;
 
@@ -86,6 +86,7 @@ struct Ready {
 impl Server {
     /// Waits for the next things to happen and handles them. True when the container has ended.
     fn turn(&mut self) -> Result<bool, ShimProblem> {
+        bury_others(self.container.pid);
         let ready = self.wait()?;
         for idx in 0..2 {
             if ready.streams[idx] {

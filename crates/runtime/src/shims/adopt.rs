@@ -79,6 +79,12 @@ impl Shims {
                 Ok(Reply::State { pid, started_at, .. }) => {
                     let inner = Arc::clone(&self.inner);
                     let (id, timings) = (id.clone(), Vec::new());
+                    let (searched, owned) = (Arc::clone(&inner), id.clone());
+                    let ended = run_blocking(move || searched.end_orphans(&owned)).await;
+                    if let Err(error) = ended {
+                        // They end with the container.
+                        tracing::warn!(instance = %id, error = chain(&error), "looking for orphans");
+                    }
                     let running = Running { inner, id, pid, started_at, timings };
                     return Ok(Some(Adopted { spec, state: AdoptedState::Running(running) }));
                 }

@@ -13,7 +13,7 @@ use tokio::process::{Child, ChildStderr, ChildStdout};
 use tokio::time::timeout;
 
 use super::start::socket_pair;
-use super::{Shims, load_spec, run_blocking};
+use super::{Inner, Shims, load_spec, run_blocking};
 use crate::files::FileProblem;
 use crate::protocol::{self, ExecOrder, Start, Versioned};
 use crate::record::ExitRecord;
@@ -85,6 +85,8 @@ pub struct ExecStream {
     stderr: Option<ChildStderr>,
     ended: Option<i32>,
     finished: bool,
+    inner: Arc<Inner>,
+    id: InstanceId,
 }
 
 impl Shims {
@@ -129,7 +131,15 @@ impl Shims {
             Some(Start::Ended { .. }) | None => return Err(ExecError::Died),
         }
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        Ok(ExecStream { child, control, stdout, stderr, ended: None, finished: false })
+        let (inner, id) = (Arc::clone(&self.inner), id.clone());
+        Ok(ExecStream { child, control, stdout, stderr, ended: None, finished: false, inner, id })
+    }
+}
+
+impl Inner {
+    /// Ends what execs left behind whose own process was killed.
+    pub(super) fn end_orphans(&self, id: &InstanceId) -> io::Result<()> {
+        self.cgroup(id).end_orphans([crate::shim::NAME, crate::exec::NAME])
     }
 }
 
@@ -192,7 +202,13 @@ impl ExecStream {
                     Some(Start::Ended { code }) => self.ended = Some(code),
                     Some(Start::Failed { why }) => return Err(ExecError::Refused { why }),
                     Some(Start::Running { .. }) => {}
-                    None => return Err(ExecError::Died),
+                    None => {
+                        // Its children hang on it until it is gone.
+                        self.child.kill().await?;
+                        let (inner, id) = (Arc::clone(&self.inner), self.id.clone());
+                        run_blocking(move || inner.end_orphans(&id)).await?;
+                        return Err(ExecError::Died);
+                    }
                 },
             }
         }

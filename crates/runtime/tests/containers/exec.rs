@@ -5,7 +5,7 @@ use std::fs;
 
 use longshore_runtime::{ExecError, ExecEvent, ExecRequest, Running};
 
-use crate::bed::{Bed, eventually, is_alive};
+use crate::bed::{Bed, all_pids, eventually, is_alive, kill};
 use crate::protection::{assert_protected, assert_protected_root};
 
 pub fn request(script: &str) -> ExecRequest {
@@ -83,6 +83,35 @@ pub async fn what_cannot_run_is_refused(bed: Bed) {
     running.kill().await.expect("it ends");
     let late = bed.shims.exec(running.id(), request("true")).await;
     assert!(matches!(late, Err(ExecError::NotRunning(_))));
+    bed.finish().await;
+}
+
+pub async fn what_a_killed_exec_process_leaves_is_ended(bed: Bed) {
+    let running = bed.start(&bed.script("sleep 1000 & wait")).await;
+    let mut stream =
+        bed.shims.exec(running.id(), request("exec sleep 3000")).await.expect("exec works");
+    let processes = || bed.n_processes(&running);
+    let told = || processes().to_string();
+    eventually("three processes", || processes() >= 3, told).await;
+    let own = [b"shim-exec\0", bed.path().to_str().expect("text").as_bytes()].concat();
+    let is_exec = |pid: &i32| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.windows(own.len()).any(|part| part == own)
+    };
+    let exec_process = all_pids().into_iter().find(is_exec).expect("an exec process");
+    kill(exec_process, libc::SIGKILL);
+    let end = loop {
+        match stream.next().await {
+            Some(Ok(ExecEvent::Stdout(_) | ExecEvent::Stderr(_))) => {}
+            other => break other,
+        }
+    };
+    assert!(matches!(end, Some(Err(ExecError::Died))), "{end:?}");
+    // What joined a sandbox goes with the sandbox.
+    if !bed.is_sandboxed() {
+        eventually("only the first two", || processes() == 2, told).await;
+    }
+    assert!(is_alive(running.pid()));
     bed.finish().await;
 }
 

@@ -63,6 +63,7 @@ with_every_runtime!({
         output_and_exit_code_come_back
         the_same_protections_apply
         what_cannot_run_is_refused
+        what_a_killed_exec_process_leaves_is_ended
         it_ends_with_its_caller_and_with_its_container
     }
     limits {

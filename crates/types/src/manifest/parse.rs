@@ -72,7 +72,7 @@ impl Manifest {
         let runtime = top.choice("runtime", &RUNTIME_CHOICES).unwrap_or_default();
         let user_namespace = top.flag("user_namespace").unwrap_or(true);
         let env = env_of(&mut top.table("env"));
-        let resources = resources_of(&mut top.table("resources"));
+        let resources = resources_of(&mut top.table("resources"), runtime);
         let process = process_of(&mut top.table("process"), env);
         let health = health_of(&mut top.table("health"), port);
         let mut egress = top.table("egress");
@@ -144,18 +144,21 @@ fn env_of(table: &mut Table<'_>) -> BTreeMap<String, String> {
     env
 }
 
-fn resources_of(table: &mut Table<'_>) -> Resources {
+fn resources_of(table: &mut Table<'_>, runtime: RuntimeName) -> Resources {
     table.refuse_unknown(&["cpu", "memory", "pids"]);
     let defaults = Resources::default();
     let cpu: Option<MilliCpu> = table.text("cpu");
     let memory: Option<ByteCount> = table.text("memory");
-    if let Some(memory) = memory.filter(|memory| *memory < ByteCount::mib(4)) {
-        table.refuse("memory", &Value::from(memory.to_string()), "at least 4MiB");
+    let (least_memory, least_pids) = runtime.least();
+    if let Some(memory) = memory.filter(|memory| *memory < least_memory) {
+        let mib = least_memory.0 >> 20;
+        let allowed = format!("at least {mib}MiB with the runtime {runtime}");
+        table.refuse("memory", &Value::from(memory.to_string()), &allowed);
     }
     Resources {
         cpu: cpu.unwrap_or(defaults.cpu),
         memory: memory.unwrap_or(defaults.memory),
-        pids: table.number("pids", 1, 4_194_304).unwrap_or(defaults.pids),
+        pids: table.number("pids", least_pids, 4_194_304).unwrap_or(defaults.pids),
     }
 }
 

@@ -68,6 +68,19 @@ fn only_amounts_may_be_bare_numbers() {
 }
 
 #[test]
+fn a_kernel_of_its_own_needs_room_within_the_limits() {
+    let with = |runtime: &str| {
+        json!({"app": "web", "image": "web", "runtime": runtime,
+               "resources": {"memory": "32MiB", "pids": 10}})
+    };
+    assert!(Manifest::from_document(&with("crun")).is_ok());
+    let found = problems(with("runsc"));
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].ends_with("at least 64MiB with the runtime runsc"), "{found:?}");
+    assert!(found[1].starts_with("resources.pids = 10: a whole number from 64"), "{found:?}");
+}
+
+#[test]
 fn max_is_never_below_count() {
     let found = problems(json!({"app": "web", "image": "web", "count": 5, "max": 4}));
     assert_eq!(found, ["max = 4: at least count, 5"]);
