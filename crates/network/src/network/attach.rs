@@ -26,7 +26,8 @@ const N_READY: usize = 4;
 impl Network {
     /// Gives an instance its network: a namespace that reaches the public internet, the resolver
     /// and what `egress` names, and that belongs to a user namespace of the instance's own.
-    /// Repeated, it gives the same network with the new egress list.
+    /// Repeated, it gives the same network, whole again, with the new egress list; not to be called
+    /// while a container runs in it, which may have arranged it in its own way.
     ///
     /// Once called it completes, even when the caller is cancelled.
     ///
@@ -127,6 +128,8 @@ impl Shared {
                 self.set_egress(&mut rules, slot, &egress).await?;
                 self.commit(instance, Attached { slot, owner, egress })?;
             }
+            // Who was in there may have taken it apart, as gVisor does, whose kernel has the address then.
+            self.maker.ensure_plugged(slot).await?;
             return Ok(self.attachment(instance, slot, owner));
         }
         // Nothing, unless somebody unmounted a namespace.

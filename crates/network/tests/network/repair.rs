@@ -106,3 +106,18 @@ fn assert_same(after: &str, before: &str, damage: &str) {
     let (gone, new) = (missing_in(after, before), missing_in(before, after));
     assert!(after == before, "after {damage}: gone {gone:#?}, new {new:#?}");
 }
+
+/// gVisor takes the address away from the namespace, since its own kernel has it.
+#[test]
+fn what_a_container_took_apart_is_whole_for_the_next() {
+    on_a_host(async |lab| {
+        serve_tcp(&lab.internet(), &format!("{SERVER}:80"));
+        let network = lab.open("aaaa01").await;
+        let attached = network.attach(&instance(1), &[]).await.unwrap();
+        within(&attached.netns, || run("ip address flush dev eth0"));
+        assert_cut_off(&attached, format!("{SERVER}:80"));
+        assert_eq!(network.attach(&instance(1), &[]).await.unwrap(), attached);
+        assert_reaches(&attached, &format!("{SERVER}:80"));
+        network.remove_all().await.unwrap();
+    });
+}

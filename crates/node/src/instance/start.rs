@@ -101,7 +101,10 @@ impl Actor {
 
     /// Learns the address and the ids of an adopted container.
     pub(super) async fn find_network(&mut self) -> Result<(), String> {
-        let attachment = self.attach().await?;
+        let attachment = match self.node.network.attachment(&self.assignment.instance) {
+            Some(attachment) => attachment,
+            None => self.attach().await?,
+        };
         self.show_attachment(&attachment);
         Ok(())
     }
