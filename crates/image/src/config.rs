@@ -3,10 +3,21 @@
 //! Builders disagree about which fields may be missing or `null`, so everything but the platform and
 //! the DiffIDs is optional here. Fields that we do not use are not read.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use longshore_types::{Digest, ParseError, Port, Protocol};
 use serde::Deserialize;
+
+use crate::wire::{LookalikeKey, UnknownKeys, short};
+
+/// The longest argument or variable that the kernel hands to a program, without its NUL
+/// (`MAX_ARG_STRLEN`).
+const MAX_TEXT: usize = (128 << 10) - 1;
+
+/// All arguments and variables together. The kernel's own limit, a quarter of the stack's, is 2 MiB
+/// with the usual stack; what is left is for the manifest.
+const MAX_TEXTS: usize = 1 << 20;
 
 /// How an image wants to be run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -29,7 +40,8 @@ pub struct ImageConfig {
 
 /// A parsed image config: how to run the image and what its layers must unpack to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ConfigFile {
+pub struct ConfigFile {
+    /// How to run it.
     pub run: ImageConfig,
     /// Digests of the uncompressed layers, lowest first.
     pub diff_ids: Vec<Digest>,
@@ -41,6 +53,9 @@ pub enum ConfigError {
     /// It is not JSON of the expected shape.
     #[error("it is not an image config")]
     Json(#[from] serde_json::Error),
+    /// It has one meaning for us and another for programs that read keys without regard to case.
+    #[error("it can be read in two ways")]
+    Ambiguous(#[from] LookalikeKey),
     /// It is for other machines.
     #[error("the image is for {found}, this node is {host}")]
     Platform {
@@ -60,7 +75,7 @@ pub enum ConfigError {
     Field {
         /// The field's name in the config.
         field: &'static str,
-        /// Its value.
+        /// Its value, cut when it is long.
         value: String,
         /// What would have been accepted, as a phrase.
         allowed: &'static str,
@@ -85,6 +100,12 @@ struct WireConfig {
     os: Option<String>,
     config: Option<WireRun>,
     rootfs: WireRootFs,
+    #[serde(flatten)]
+    unknown: UnknownKeys,
+}
+
+impl WireConfig {
+    const KEYS: [&str; 4] = ["architecture", "os", "config", "rootfs"];
 }
 
 #[derive(Deserialize, Default)]
@@ -96,22 +117,33 @@ struct WireRun {
     user: Option<String>,
     working_dir: Option<String>,
     stop_signal: Option<String>,
-    exposed_ports: Option<BTreeMap<String, serde_json::Value>>,
+    exposed_ports: Option<BTreeMap<String, serde::de::IgnoredAny>>,
+    #[serde(flatten)]
+    unknown: UnknownKeys,
+}
+
+impl WireRun {
+    const KEYS: [&str; 7] =
+        ["Entrypoint", "Cmd", "Env", "User", "WorkingDir", "StopSignal", "ExposedPorts"];
 }
 
 #[derive(Deserialize)]
 struct WireRootFs {
     r#type: Option<String>,
     diff_ids: Option<Vec<String>>,
+    #[serde(flatten)]
+    unknown: UnknownKeys,
 }
 
 impl ConfigFile {
     /// Parses a config and checks that this machine can run it.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         let wire: WireConfig = serde_json::from_slice(bytes)?;
+        wire.unknown.check(&WireConfig::KEYS)?;
+        wire.rootfs.unknown.check(&["type", "diff_ids"])?;
         check_platform(wire.os.as_deref(), wire.architecture.as_deref())?;
         if let Some(kind) = wire.rootfs.r#type.filter(|kind| kind != "layers") {
-            return Err(ConfigError::RootFs(kind));
+            return Err(ConfigError::RootFs(short(&kind)));
         }
         let diff_ids = wire.rootfs.diff_ids.unwrap_or_default();
         let diff_ids = diff_ids.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
@@ -129,17 +161,18 @@ fn check_platform(os: Option<&str>, architecture: Option<&str>) -> Result<(), Co
     };
     let found = format!("{}/{}", or(os, host_os), or(architecture, host_arch));
     let host = format!("{host_os}/{host_arch}");
-    if found == host { Ok(()) } else { Err(ConfigError::Platform { found, host }) }
+    if found == host { Ok(()) } else { Err(ConfigError::Platform { found: short(&found), host }) }
 }
 
 impl WireRun {
     fn validate(self) -> Result<ImageConfig, ConfigError> {
+        self.unknown.check(&Self::KEYS)?;
         let present = |text: &String| !text.is_empty();
         let entrypoint = self.entrypoint.unwrap_or_default();
         let cmd = self.cmd.unwrap_or_default();
-        for argument in entrypoint.iter().chain(&cmd) {
-            refuse_nul("Entrypoint or Cmd", argument)?;
-        }
+        let env = self.env.unwrap_or_default();
+        check_texts("Entrypoint or Cmd", entrypoint.iter().chain(&cmd))?;
+        check_texts("Env", &env)?;
         let working_dir = self.working_dir.filter(present).unwrap_or_else(|| "/".to_owned());
         refuse_nul("WorkingDir", &working_dir)?;
         let user = self.user.filter(present);
@@ -147,51 +180,80 @@ impl WireRun {
         Ok(ImageConfig {
             entrypoint,
             cmd,
-            env: parse_env(&self.env.unwrap_or_default())?,
+            env: parse_env(&env)?,
             user,
-            // Docker resolves a relative one against the root as well.
-            working_dir: match working_dir.starts_with('/') {
-                true => working_dir,
-                false => format!("/{working_dir}"),
-            },
+            working_dir: absolute(&working_dir),
             stop_signal: self.stop_signal.filter(present),
             exposed_ports: parse_ports(self.exposed_ports.unwrap_or_default())?,
         })
     }
 }
 
+/// A path below the root as docker reads it: a relative one begins there, `.` and `..` are resolved
+/// by their words.
+fn absolute(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
 fn refuse_nul(field: &'static str, value: &str) -> Result<(), ConfigError> {
     if value.contains('\0') {
-        return Err(ConfigError::Field {
-            field,
-            value: value.to_owned(),
-            allowed: "text without NUL",
-        });
+        return Err(ConfigError::Field { field, value: short(value), allowed: "text without NUL" });
+    }
+    Ok(())
+}
+
+/// Refuses what no kernel would hand to a program.
+fn check_texts<'a>(
+    field: &'static str,
+    texts: impl IntoIterator<Item = &'a String>,
+) -> Result<(), ConfigError> {
+    let mut n_bytes = 0;
+    for text in texts {
+        refuse_nul(field, text)?;
+        n_bytes += text.len() + 1;
+        let allowed = match (text.len() > MAX_TEXT, n_bytes > MAX_TEXTS) {
+            (true, _) => "at most 131071 bytes each",
+            (_, true) => "at most 1 MiB together",
+            _ => continue,
+        };
+        return Err(ConfigError::Field { field, value: short(text), allowed });
     }
     Ok(())
 }
 
 fn parse_env(lines: &[String]) -> Result<Vec<(String, String)>, ConfigError> {
     let mut env: Vec<(String, String)> = Vec::with_capacity(lines.len());
+    // Searching the list for each line would let a config cost the square of its length.
+    let mut places: HashMap<&str, usize> = HashMap::new();
     for line in lines {
-        refuse_nul("Env", line)?;
         let Some((name, value)) = line.split_once('=').filter(|(name, _)| !name.is_empty()) else {
             return Err(ConfigError::Field {
                 field: "Env",
-                value: line.clone(),
+                value: short(line),
                 allowed: "NAME=value",
             });
         };
-        match env.iter_mut().find(|(known, _)| known == name) {
-            Some((_, known)) => value.clone_into(known),
-            None => env.push((name.to_owned(), value.to_owned())),
+        match places.entry(name) {
+            Entry::Occupied(place) => value.clone_into(&mut env[*place.get()].1),
+            Entry::Vacant(place) => {
+                place.insert(env.len());
+                env.push((name.to_owned(), value.to_owned()));
+            }
         }
     }
     Ok(env)
 }
 
 fn parse_ports(
-    ports: BTreeMap<String, serde_json::Value>,
+    ports: BTreeMap<String, serde::de::IgnoredAny>,
 ) -> Result<Vec<(Port, Protocol)>, ConfigError> {
     let parse = |text: &str| {
         let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
@@ -207,9 +269,9 @@ fn parse_ports(
         // sctp and port ranges are legal and of no use to us; the list is for information.
         .filter(|text| !text.ends_with("/sctp") && !text.contains('-'))
         .map(|text| {
-            parse(&text).ok_or(ConfigError::Field {
+            parse(&text).ok_or_else(|| ConfigError::Field {
                 field: "ExposedPorts",
-                value: text,
+                value: short(&text),
                 allowed: "PORT/tcp or PORT/udp",
             })
         })
@@ -267,6 +329,10 @@ mod tests {
             json!({ "Entrypoint": [], "User": "", "WorkingDir": "", "StopSignal": "" }),
         ] {
             assert_eq!(parse(config).unwrap(), empty);
+        }
+        for (written, meant) in [("a/b", "/a/b"), ("/a/../../b/./c/", "/b/c"), ("..", "/")] {
+            let config = parse(json!({ "WorkingDir": written })).unwrap();
+            assert_eq!(config.working_dir, meant);
         }
         let bare = ConfigFile::parse(br#"{ "rootfs": { "diff_ids": null } }"#).unwrap();
         assert_eq!((bare.run, bare.diff_ids), (empty, Vec::new()));

@@ -34,9 +34,11 @@ pub mod source;
 pub mod store;
 pub mod tar;
 pub mod unpack;
+mod wire;
 
 pub use config::ImageConfig;
 pub use limits::Limits;
 pub use pull::{PullEvent, PullImageError, PullReport};
 pub use source::{Retry, Source};
 pub use store::{Image, ImageStore};
+pub use wire::LookalikeKey;

@@ -5,18 +5,22 @@ use serde::Deserialize;
 
 use crate::compression::Compression;
 use crate::config::host_architecture;
+use crate::wire::{LookalikeKey, UnknownKeys, short};
 
 /// Media types of an image's manifest.
-pub(crate) const MANIFEST_TYPES: [&str; 2] = [
+pub const MANIFEST_TYPES: [&str; 2] = [
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
 
 /// Media types of a list of manifests, one per platform.
-pub(crate) const INDEX_TYPES: [&str; 2] = [
+pub const INDEX_TYPES: [&str; 2] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 ];
+
+/// As many platforms as an error lists.
+const MAX_OFFERED: usize = 20;
 
 const CONFIG_TYPES: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
@@ -27,6 +31,9 @@ pub enum ManifestError {
     /// It is not JSON of the expected shape.
     #[error("it is neither an image manifest nor an index")]
     Json(#[from] serde_json::Error),
+    /// It has one meaning for us and another for programs that read keys without regard to case.
+    #[error("it can be read in two ways")]
+    Ambiguous(#[from] LookalikeKey),
     /// It is stored as something else than it says it is, or could be read as either.
     #[error("it is stored as {stated:?} but says that it is {found:?}")]
     TypeConfusion {
@@ -52,22 +59,26 @@ pub enum ManifestError {
     NoPlatform {
         /// This machine's architecture.
         host: &'static str,
-        /// What the index has, as `os/architecture`.
+        /// What the index has, as `os/architecture`; the first of them.
         offered: Vec<String>,
     },
 }
 
 /// A blob or manifest that a document points to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Descriptor {
+pub struct Descriptor {
+    /// Of its bytes.
     pub digest: Digest,
+    /// How many they are.
     pub size: ByteCount,
 }
 
 /// What a digest can stand for.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Document {
+pub enum Document {
+    /// A manifest of one image.
     Manifest {
+        /// The image config.
         config: Descriptor,
         /// Lowest first.
         layers: Vec<Descriptor>,
@@ -83,6 +94,12 @@ struct WireDocument {
     config: Option<WireDescriptor>,
     layers: Option<Vec<WireDescriptor>>,
     manifests: Option<Vec<WireDescriptor>>,
+    #[serde(flatten)]
+    unknown: UnknownKeys,
+}
+
+impl WireDocument {
+    const KEYS: [&str; 4] = ["mediaType", "config", "layers", "manifests"];
 }
 
 #[derive(Deserialize)]
@@ -93,6 +110,8 @@ struct WireDescriptor {
     digest: String,
     size: u64,
     platform: Option<WirePlatform>,
+    #[serde(flatten)]
+    unknown: UnknownKeys,
 }
 
 #[derive(Deserialize)]
@@ -101,9 +120,20 @@ struct WirePlatform {
     os: String,
     #[serde(default)]
     architecture: String,
+    #[serde(flatten)]
+    unknown: UnknownKeys,
 }
 
 impl WireDescriptor {
+    const KEYS: [&str; 4] = ["mediaType", "digest", "size", "platform"];
+
+    fn check_keys(&self) -> Result<(), LookalikeKey> {
+        if let Some(platform) = &self.platform {
+            platform.unknown.check(&["os", "architecture"])?;
+        }
+        self.unknown.check(&Self::KEYS)
+    }
+
     fn check(&self) -> Result<Descriptor, ManifestError> {
         Ok(Descriptor { digest: self.digest.parse()?, size: ByteCount(self.size) })
     }
@@ -116,11 +146,14 @@ impl Document {
     /// two programs would run two different images (CVE-2021-41190).
     pub fn parse(bytes: &[u8], stated: &str) -> Result<Self, ManifestError> {
         let wire: WireDocument = serde_json::from_slice(bytes)?;
+        wire.unknown.check(&WireDocument::KEYS)?;
+        let descriptors = [&wire.layers, &wire.manifests].into_iter().flatten().flatten();
+        descriptors.chain(&wire.config).try_for_each(WireDescriptor::check_keys)?;
         let stated = stated.split(';').next().unwrap_or_default().trim();
         let own = wire.media_type.as_deref().unwrap_or(stated);
         let confusion = |found: &str| ManifestError::TypeConfusion {
-            stated: stated.to_owned(),
-            found: found.to_owned(),
+            stated: short(stated),
+            found: short(found),
         };
         if own != stated {
             return Err(confusion(own));
@@ -133,7 +166,7 @@ impl Document {
                 manifest(config, layers.as_deref().unwrap_or_default())
             }
             _ if !INDEX_TYPES.contains(&stated) && !MANIFEST_TYPES.contains(&stated) => {
-                Err(ManifestError::MediaType(stated.to_owned()))
+                Err(ManifestError::MediaType(short(stated)))
             }
             (Some(_), _, _) => Err(confusion("an index")),
             (None, _, _) => Err(confusion("a manifest")),
@@ -143,11 +176,11 @@ impl Document {
 
 fn manifest(config: &WireDescriptor, layers: &[WireDescriptor]) -> Result<Document, ManifestError> {
     if !CONFIG_TYPES.contains(&config.media_type.as_str()) {
-        return Err(ManifestError::NotAnImage(config.media_type.clone()));
+        return Err(ManifestError::NotAnImage(short(&config.media_type)));
     }
     for layer in layers {
         if Compression::declared_by(&layer.media_type).is_none() {
-            return Err(ManifestError::LayerType(layer.media_type.clone()));
+            return Err(ManifestError::LayerType(short(&layer.media_type)));
         }
     }
     Ok(Document::Manifest {
@@ -165,11 +198,12 @@ fn choose(manifests: &[WireDescriptor]) -> Result<Descriptor, ManifestError> {
     };
     let Some(chosen) = manifests.iter().find(fits) else {
         let platforms = manifests.iter().filter_map(|entry| entry.platform.as_ref());
-        let offered = platforms.map(|p| format!("{}/{}", p.os, p.architecture)).collect();
+        let offered = platforms.map(|p| short(&format!("{}/{}", p.os, p.architecture)));
+        let offered = offered.take(MAX_OFFERED).collect();
         return Err(ManifestError::NoPlatform { host, offered });
     };
     if !MANIFEST_TYPES.contains(&chosen.media_type.as_str()) {
-        return Err(ManifestError::MediaType(chosen.media_type.clone()));
+        return Err(ManifestError::MediaType(short(&chosen.media_type)));
     }
     chosen.check()
 }

@@ -14,6 +14,9 @@ mod layer;
 pub(crate) mod tests;
 
 use std::collections::HashMap;
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -183,6 +186,15 @@ pub enum PullImageError {
         #[source]
         source: StoreIoError,
     },
+    /// The disk that the store lies on has no room. Everything of the attempt is removed again.
+    #[error("the disk is full below {directory:?}", directory = .directory.display())]
+    DiskFull {
+        /// The store's directory.
+        directory: PathBuf,
+        /// What was being done.
+        #[source]
+        source: Box<PullImageError>,
+    },
     /// The process is shutting down.
     #[error("the pull was interrupted")]
     Interrupted,
@@ -196,11 +208,33 @@ impl PullImageError {
             | Self::FetchConfig { source, .. }
             | Self::FetchLayer { source, .. } => source.retry(),
             Self::UnpackLayer { source, .. } => source.retry(),
-            Self::Mismatch { .. } | Self::Store { .. } | Self::Interrupted => Retry::CanHelp,
+            Self::Mismatch { .. }
+            | Self::Store { .. }
+            | Self::DiskFull { .. }
+            | Self::Interrupted => Retry::CanHelp,
             Self::Manifest { .. }
             | Self::Config { .. }
             | Self::LayerCount { .. }
             | Self::Limit { .. } => Retry::Pointless,
+        }
+    }
+}
+
+/// Says in which directory there was no room, when that is why a pull failed.
+fn name_full_disk(error: PullImageError, directory: &Path) -> PullImageError {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if let Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) = kind {
+            break;
+        }
+        cause = error.source();
+    }
+    match cause {
+        None => error,
+        Some(_) => {
+            let directory = directory.to_owned();
+            PullImageError::DiskFull { directory, source: Box::new(error) }
         }
     }
 }
@@ -222,6 +256,17 @@ impl ImageStore {
     /// Sizes and digests of everything are checked; on error nothing of the image is visible, but
     /// layers that were finished stay for the next attempt. Must be called from a tokio runtime.
     pub async fn pull(
+        &self,
+        source: Arc<dyn Source>,
+        repository: &Repository,
+        digest: &Digest,
+        progress: Progress<'_>,
+    ) -> Result<(Image, PullReport), PullImageError> {
+        let pulled = self.try_pull(source, repository, digest, progress).await;
+        pulled.map_err(|error| name_full_disk(error, self.inner.root()))
+    }
+
+    async fn try_pull(
         &self,
         source: Arc<dyn Source>,
         repository: &Repository,
@@ -320,8 +365,12 @@ async fn resolve(fetcher: &Fetcher<'_>, digest: &Digest) -> Result<Resolved, Pul
         });
     };
     let allowed = fetcher.limits.layers;
-    LimitExceeded::check("layers", layers.len() as u64, allowed as u64)
-        .map_err(|source| PullImageError::Limit { digest: *digest, source })?;
+    let limit = |source| PullImageError::Limit { digest: *digest, source };
+    LimitExceeded::check("layers", layers.len() as u64, allowed as u64).map_err(limit)?;
+    // Each is no larger than what it may unpack to; so their sum is no larger than 64 bits.
+    let largest = layers.iter().map(|layer| layer.size.0).max().unwrap_or(0);
+    let allowed = fetcher.limits.layer_bytes.0;
+    LimitExceeded::check("bytes in one layer", largest, allowed).map_err(limit)?;
     let (config, config_text) = fetcher.config(&config).await?;
     if config.diff_ids.len() != layers.len() {
         return Err(PullImageError::LayerCount {

@@ -121,6 +121,11 @@ impl Inner {
         stored.map(|stored| stored.config.diff_ids.clone()).unwrap_or_default()
     }
 
+    /// The directory of the store.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     fn directory(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }

@@ -35,14 +35,29 @@ pub enum TarError {
     #[error("reading the layer's bytes")]
     Read(#[source] io::Error),
     /// The stream ends inside an entry.
-    #[error("the archive ends in the middle of an entry")]
-    Truncated,
+    #[error("the archive ends in the middle of entry {entry}")]
+    Truncated {
+        /// Which entry, counted from 1.
+        entry: u64,
+    },
     /// A header that the parser refuses.
-    #[error("malformed tar header")]
-    Header(#[source] ParseError),
+    #[error("malformed tar header of entry {entry}")]
+    Header {
+        /// Which entry, counted from 1.
+        entry: u64,
+        /// What is wrong with it.
+        #[source]
+        source: ParseError,
+    },
     /// A header that tar programs read differently.
-    #[error("ambiguous tar header")]
-    Ambiguous(#[source] Ambiguity),
+    #[error("ambiguous tar header of entry {entry}")]
+    Ambiguous {
+        /// Which entry, counted from 1.
+        entry: u64,
+        /// What is wrong with it.
+        #[source]
+        source: Ambiguity,
+    },
     /// The entry has a path that must not be used.
     #[error("entry {path:?}")]
     Path {
@@ -122,7 +137,7 @@ impl<R: Read> TarReader<R> {
                         let whole_blocks = (held as u64).is_multiple_of(BLOCK);
                         return match only_zeros && whole_blocks {
                             true => Ok(None),
-                            false => Err(TarError::Truncated),
+                            false => Err(TarError::Truncated { entry: self.n_entries + 1 }),
                         };
                     }
                 }
@@ -142,23 +157,26 @@ impl<R: Read> TarReader<R> {
     /// One step of the parser over what is buffered, copied out of the buffer.
     fn parse_next(&mut self) -> Result<Parsed, TarError> {
         let input = self.input.available();
-        let event = self.parser.parse(input).map_err(TarError::Header)?;
+        let entry = self.n_entries + 1;
+        let ambiguous = |source| TarError::Ambiguous { entry, source };
+        let event =
+            self.parser.parse(input).map_err(|source| TarError::Header { entry, source })?;
         Ok(match event {
             ParseEvent::NeedData { min_bytes } => Parsed::NeedData(min_bytes),
             ParseEvent::End { consumed } => Parsed::End(consumed),
             ParseEvent::GlobalExtensions { consumed, pax_data } => {
-                strict::check_global(consumed, pax_data).map_err(TarError::Ambiguous)?;
+                strict::check_global(consumed, pax_data).map_err(ambiguous)?;
                 Parsed::Skip(consumed)
             }
             ParseEvent::Entry { consumed, entry } => {
-                let fields = strict::check_entry(&input[..consumed], &entry, None)
-                    .map_err(TarError::Ambiguous)?;
+                let fields =
+                    strict::check_entry(&input[..consumed], &entry, None).map_err(ambiguous)?;
                 Parsed::Entry(consumed, Box::new(RawEntry::new(entry, fields, None)))
             }
             ParseEvent::SparseEntry { consumed, entry, sparse_map, real_size } => {
                 let sparse = entry::SparseMap { regions: sparse_map, real_size };
                 let fields = strict::check_entry(&input[..consumed], &entry, Some(&sparse))
-                    .map_err(TarError::Ambiguous)?;
+                    .map_err(ambiguous)?;
                 Parsed::Entry(consumed, Box::new(RawEntry::new(entry, fields, Some(sparse))))
             }
         })
@@ -185,7 +203,7 @@ impl<R: Read> TarReader<R> {
             return Ok(None);
         };
         if self.input.available().is_empty() && self.input.grow(1, BUFFER)? == Grown::AtEnd {
-            return Err(TarError::Truncated);
+            return Err(TarError::Truncated { entry: self.n_entries });
         }
         let n_bytes = wanted.min(self.input.available().len() as u64) as usize;
         self.content.advance(n_bytes as u64);
@@ -201,7 +219,7 @@ impl<R: Read> TarReader<R> {
         let mut left = self.content.take_padding();
         while left > 0 {
             if self.input.available().is_empty() && self.input.grow(1, BUFFER)? == Grown::AtEnd {
-                return Err(TarError::Truncated);
+                return Err(TarError::Truncated { entry: self.n_entries });
             }
             let n_bytes = left.min(self.input.available().len());
             self.input.consume(n_bytes);

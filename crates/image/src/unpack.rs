@@ -148,6 +148,16 @@ pub enum EntryProblem {
     /// A whiteout of nothing, of `.` or of `..`, or something below a whiteout.
     #[error("a whiteout must name one entry beside it")]
     Whiteout,
+    /// The file system does not take an extended attribute.
+    #[error("the file system refuses its extended attribute {name:?} of {n_bytes} bytes: {answer}")]
+    Xattr {
+        /// The attribute's name.
+        name: String,
+        /// Length of its value.
+        n_bytes: usize,
+        /// The system's answer.
+        answer: String,
+    },
     /// Too many directories above it, symbolic links resolved.
     #[error("a path must not have more than {allowed} directories above its last part")]
     Deep {
@@ -170,8 +180,13 @@ impl UnpackError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::BlobDigest { .. } | Self::BlobSize { .. } | Self::Abandoned => Retry::CanHelp,
-            // The kernel finds something wrong with what the layer asks for: a capability, a name.
-            Self::Write { source, .. } if source.kind() == io::ErrorKind::InvalidInput => {
+            // The kernel finds something wrong with what the layer asks for.
+            Self::Write { source, .. }
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::InvalidInput | io::ErrorKind::InvalidFilename
+                ) =>
+            {
                 Retry::Pointless
             }
             Self::Write { .. } => Retry::CanHelp,

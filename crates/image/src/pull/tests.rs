@@ -2,6 +2,8 @@
 
 mod crash;
 mod fake;
+mod full;
+mod hostile;
 mod images;
 
 use std::path::Path;

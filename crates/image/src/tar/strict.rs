@@ -42,6 +42,9 @@ pub enum Ambiguity {
     /// Some programs would skip the bytes, others read them as the next header.
     #[error("an entry of type {0:?} claims to have contents")]
     ContentsWithoutFile(char),
+    /// Some programs end the archive at the first block of zeros, others at the second.
+    #[error("a block of zeros stands before it")]
+    LoneZeros,
     /// A sparse map that does not describe the file.
     #[error("the map of a sparse file is wrong: {0}")]
     SparseMap(&'static str),
@@ -90,7 +93,14 @@ pub(super) fn check_entry(
             _ => sparse_by_pax |= key.starts_with(b"GNU.sparse."),
         }
     }
+    let sparse_by_header = raw.typeflag[0] == b'S';
+    if sparse_by_header && !entry.header.is_gnu() {
+        return Err(Ambiguity::SparseMap("its header is not one of GNU's"));
+    }
     match sparse {
+        Some(_) if sparse_by_pax && sparse_by_header => {
+            return Err(Ambiguity::SparseMap("there are two"));
+        }
         None if sparse_by_pax => return Err(Ambiguity::SparseMap("there is none")),
         Some(_) if sized_by_pax => return Err(Ambiguity::SparseMap("the size is given twice")),
         _ => {}
@@ -111,7 +121,7 @@ fn check_sizes(consumed: &[u8]) -> Result<(), Ambiguity> {
         let header = Header::from_bytes(block);
         rest = &rest[block.len()..];
         if header.is_empty() {
-            continue;
+            return Err(Ambiguity::LoneZeros);
         }
         check_number("size", &header.as_ustar().size)?;
         let is_extension = (header.is_gnu() || header.is_ustar())
@@ -236,6 +246,10 @@ fn check_contents(entry: &ParsedEntry<'_>, sparse: Option<&SparseMap>) -> Result
     }
     let (mut end, mut stored) = (0_u64, 0_u64);
     for region in &map.regions {
+        // GNU tar looks for each region at the beginning of a block, others right behind the last.
+        if region.length > 0 && !stored.is_multiple_of(BLOCK) {
+            return refuse("a region does not begin with a block");
+        }
         if region.offset < end {
             return refuse("its regions overlap or are out of order");
         }

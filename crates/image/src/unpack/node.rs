@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
-use super::{UnpackError, is_allowed_xattr};
+use super::{EntryProblem, UnpackError, is_allowed_xattr};
 use crate::tar::{EntryPath, Xattr};
 
 /// Owner, mode, xattrs and time, as they will be set; the xattrs are filtered.
@@ -32,10 +32,30 @@ pub(super) fn set_attributes(
         .map_err(failed("setting the mode of", path))?;
     for xattr in &attributes.xattrs {
         rustix::fs::fsetxattr(fd, xattr.name.as_slice(), &xattr.value, XattrFlags::empty())
-            .map_err(failed("setting an xattr of", path))?;
+            .map_err(|errno| xattr_refused(fd, path, xattr, errno))?;
     }
     Ok(())
 }
+
+/// A file system says that it is full also when one file's attributes are more than it can hold.
+fn xattr_refused(fd: &OwnedFd, path: &[u8], xattr: &Xattr, errno: Errno) -> UnpackError {
+    let is_full = || rustix::fs::fstatvfs(fd).is_ok_and(|disk| disk.f_bavail < SPARE_BLOCKS);
+    match errno {
+        Errno::NOSPC if is_full() => failed("setting an xattr of", path)(errno),
+        Errno::NOSPC | Errno::TOOBIG | Errno::RANGE | Errno::INVAL | Errno::OPNOTSUPP => {
+            let problem = EntryProblem::Xattr {
+                name: String::from_utf8_lossy(&xattr.name).into_owned(),
+                n_bytes: xattr.value.len(),
+                answer: errno.to_string(),
+            };
+            UnpackError::entry(path, problem)
+        }
+        _ => failed("setting an xattr of", path)(errno),
+    }
+}
+
+/// A disk with fewer free blocks is full.
+const SPARE_BLOCKS: u64 = 16;
 
 /// Sets the attributes of a file whose contents are written.
 pub(super) fn finish_file(

@@ -1,7 +1,9 @@
 //! A process that pulls is killed at many moments; what it leaves must be harmless.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+
+use crate::unpack::tests::listing::list;
 
 use super::*;
 
@@ -36,14 +38,18 @@ async fn process_to_be_killed() {
     println!("event done");
 }
 
-/// Runs the process until it has told so many steps, and kills it. False when it was done before.
-fn run_and_kill(root: &Path, n_events: usize) -> bool {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+fn start(root: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "pull::tests::crash::process_to_be_killed", "--nocapture"])
         .env(STORE, root)
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// Runs the process until it has told so many steps, and kills it. False when it was done before.
+fn run_and_kill(root: &Path, n_events: usize) -> bool {
+    let mut child = start(root);
     let output = BufReader::new(child.stdout.take().unwrap());
     let lines = output.lines().map_while(Result::ok);
     let told: Vec<String> = lines.filter(|line| line.contains("event ")).take(n_events).collect();
@@ -51,6 +57,86 @@ fn run_and_kill(root: &Path, n_events: usize) -> bool {
     child.wait().unwrap();
     assert!(!told.is_empty());
     told.len() == n_events && !told.iter().any(|line| line.contains("event done"))
+}
+
+/// Runs the process and kills it a moment after it has told so many steps.
+fn run_and_kill_within(root: &Path, n_events: usize, moment: Duration) {
+    let mut child = start(root);
+    let output = BufReader::new(child.stdout.take().unwrap());
+    let lines = output.lines().map_while(Result::ok);
+    // Keeps the pipe open: the process must die by the kill.
+    let mut told = lines.filter(|line| line.contains("event ")).take(n_events);
+    let n_told = told.by_ref().count();
+    assert!(n_told > 0);
+    // The kill is what is waited for: it shall come anywhere between two steps.
+    std::thread::sleep(moment);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// `LONGSHORE_KILLS` says how often fault tests kill something; here a few are cheap.
+fn n_kills() -> usize {
+    let text = std::env::var("LONGSHORE_KILLS");
+    text.map_or(20, |text| text.parse().expect("LONGSHORE_KILLS is a number")).max(20)
+}
+
+#[tokio::test]
+async fn random_kills_leave_whole_layers_or_none() {
+    let source = Arc::new(FakeSource::default());
+    let digest = parts().publish(&source);
+    let reference = tempfile::tempdir().unwrap();
+    let (whole, _) = pull(&open(reference.path()), &source, &digest).await.unwrap();
+    let trees: HashMap<_, _> =
+        whole.layers.iter().map(|path| (name_in_store(path), list(path))).collect();
+
+    let seed = std::env::var("LONGSHORE_SEED").map_or(1, |text| text.parse().unwrap());
+    println!("LONGSHORE_SEED={seed}");
+    let mut random = Random(seed);
+    let root = tempfile::tempdir().unwrap();
+    let mut n_found_whole = 0;
+    for n in 0..n_kills() {
+        let moment = Duration::from_micros(random.below(3000));
+        let n_events = 1 + random.below(250) as usize;
+        run_and_kill_within(root.path(), n_events, moment);
+        let store = open(root.path());
+        assert_no_leftovers(root.path());
+        for name in entries(root.path(), "layers") {
+            let tree = list(&root.path().join("layers").join(&name).join("fs"));
+            assert_eq!(Some(&tree), trees.get(&name), "{n}: the layer {name} is not whole");
+        }
+        if let Some(image) = store.image(&digest) {
+            n_found_whole += 1;
+            assert!(image.layers.iter().all(|path| list(path) == trees[&name_in_store(path)]));
+            // From the beginning.
+            store.collect(&Default::default()).unwrap();
+            assert_eq!(entries(root.path(), "layers"), [""; 0]);
+        }
+    }
+    println!("{n_found_whole} of {} kills came after the end", n_kills());
+    let store = open(root.path());
+    let (image, _) = pull(&store, &source, &digest).await.unwrap();
+    assert_eq!(image.layers.len(), whole.layers.len());
+    assert!(image.layers.iter().all(|path| list(path) == trees[&name_in_store(path)]));
+    assert_no_leftovers(root.path());
+}
+
+/// The name by which the store knows a layer, or the attributes of an image.
+fn name_in_store(path: &Path) -> String {
+    let named = if path.ends_with("fs") { path.parent().unwrap() } else { path };
+    named.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// A small generator of random numbers (SplitMix64), so that a run can be repeated.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
 }
 
 #[tokio::test]

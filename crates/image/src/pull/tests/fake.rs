@@ -86,6 +86,10 @@ impl FakeSource {
         self.add_manifest(INDEX, index.to_string().into_bytes())
     }
 
+    pub fn manifest_size(&self, digest: &Digest) -> u64 {
+        self.state.lock().unwrap().manifests[digest].bytes.len() as u64
+    }
+
     pub fn replace_blob(&self, digest: &Digest, change: impl FnOnce(&mut Vec<u8>)) {
         change(self.state.lock().unwrap().blobs.get_mut(digest).unwrap());
     }

@@ -9,7 +9,7 @@ use crate::tar::tests::Archive;
 use crate::unpack::tests::{digest_of, gzip};
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(super) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(super) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
@@ -18,10 +18,16 @@ pub(super) struct ImageParts {
     layers: Vec<(String, Vec<u8>)>,
     diff_ids: Vec<Digest>,
     architecture: Option<&'static str>,
+    edit_config: Option<Edit>,
+    edit_manifest: Option<Edit>,
 }
 
+/// What becomes of a document that was right.
+type Edit = fn(&str) -> Vec<u8>;
+
 impl ImageParts {
-    fn layer(mut self, suffix: &str, blob: Vec<u8>, plain: &[u8]) -> Self {
+    /// A layer of any bytes; `plain` is what they unpack to.
+    pub fn layer(mut self, suffix: &str, blob: Vec<u8>, plain: &[u8]) -> Self {
         self.layers.push((format!("{LAYER}{suffix}"), blob));
         self.diff_ids.push(digest_of(plain));
         self
@@ -47,6 +53,16 @@ impl ImageParts {
         self
     }
 
+    pub fn edit_config(mut self, edit: Edit) -> Self {
+        self.edit_config = Some(edit);
+        self
+    }
+
+    pub fn edit_manifest(mut self, edit: Edit) -> Self {
+        self.edit_manifest = Some(edit);
+        self
+    }
+
     pub fn architecture(mut self, architecture: &'static str) -> Self {
         self.architecture = Some(architecture);
         self
@@ -61,15 +77,14 @@ impl ImageParts {
     }
 
     fn config(&self) -> Vec<u8> {
-        json!({
+        let config = json!({
             "architecture": self.architecture.unwrap_or(host_architecture()),
             "os": "linux",
             "config": { "Cmd": ["/bin/sh"], "Env": null },
             "rootfs": { "type": "layers", "diff_ids": self.diff_ids },
             "history": null,
-        })
-        .to_string()
-        .into_bytes()
+        });
+        edited(&config, self.edit_config)
     }
 
     pub fn config_digest(&self) -> Digest {
@@ -91,6 +106,11 @@ impl ImageParts {
             source.add_layer(blob);
         }
         source.add_blob(config);
-        source.add_manifest(MANIFEST, manifest.to_string().into_bytes())
+        source.add_manifest(MANIFEST, edited(&manifest, self.edit_manifest))
     }
+}
+
+fn edited(document: &serde_json::Value, edit: Option<Edit>) -> Vec<u8> {
+    let text = document.to_string();
+    edit.map_or_else(|| text.clone().into_bytes(), |edit| edit(&text))
 }

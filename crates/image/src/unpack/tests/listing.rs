@@ -30,7 +30,11 @@ pub(crate) fn list(directory: &Path) -> BTreeMap<Vec<u8>, Node> {
 }
 
 fn visit(root: &Path, path: &Path, nodes: &mut BTreeMap<Vec<u8>, Node>) {
-    let metadata = path.symlink_metadata().unwrap();
+    let metadata = match path.symlink_metadata() {
+        // Overlayfs lists a whiteout, as a name of nothing, where no other layer has the directory.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+        metadata => metadata.unwrap(),
+    };
     let kind = match metadata.mode() & libc::S_IFMT {
         libc::S_IFREG => '-',
         libc::S_IFDIR => 'd',

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::listing::list;
-use super::{Limits, Place};
+use super::{Archive, Limits, Place, RawHeader};
 
 fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program)
@@ -92,6 +92,37 @@ fn gnu_tar_makes_the_same_tree() {
         assert_eq!(report.entries, ours.len() as u64);
         assert!(report.implicit_directories.is_empty());
     }
+}
+
+/// docker and podman refuse such an archive; tar programs let the later entry win.
+#[test]
+fn gnu_tar_makes_the_same_of_names_that_come_twice() {
+    let archive = Archive::default()
+        .raw(&RawHeader::new(b'5', b"./"), b"")
+        .file("twice", b"first")
+        .raw(RawHeader::new(b'0', b"twice").mode(0o600).size(7), b"second!")
+        .raw(RawHeader::new(b'5', b"d").mode(0o700), b"")
+        .file("d/kept", b"x")
+        .raw(RawHeader::new(b'5', b"d").mode(0o711), b"")
+        .file("file-then-link", b"x")
+        .symlink("file-then-link", "twice")
+        .symlink("link-then-file", "twice")
+        .file("link-then-file", b"own")
+        .symlink("link-twice", "a")
+        .symlink("link-twice", "b")
+        .file("linked", b"x")
+        .hard_link("second", "linked")
+        .file("linked", b"apart")
+        .finish();
+    let work = tempfile::tempdir().unwrap();
+    let (file, theirs) = (work.path().join("archive.tar"), work.path().join("theirs"));
+    std::fs::write(&file, &archive).unwrap();
+    std::fs::create_dir(&theirs).unwrap();
+    let [from, to] = [&file, &theirs].map(|path| path.to_str().unwrap());
+    run("tar", &["--same-owner", "--numeric-owner", "-p", "-xf", from, "-C", to]);
+    let place = Place::new();
+    place.unpack(&archive, &Limits::default()).unwrap();
+    assert_eq!(list(&place.layer()), list(&theirs));
 }
 
 /// Python writes archives in its own way: `ustar` with prefixes, and its own pax headers.
