@@ -77,6 +77,8 @@ enum ShimProblem {
     UserOutOfRange(#[from] UserOutOfRange),
     #[error("making the working directory {0:?}")]
     WorkingDirectory(String, #[source] std::io::Error),
+    #[error("making the mount point {0} in the image")]
+    MountPoint(String, #[source] std::io::Error),
     #[error("setting the limits")]
     Cgroup(#[from] CgroupProblem),
     #[error("closing the devices")]
@@ -188,12 +190,31 @@ fn run(run_dir: &Path, state_dir: &Path) -> Result<ExitCode, ShimProblem> {
     }
 }
 
+/// Directories in the root that the runtime mounts on.
+const KERNEL_DIRECTORIES: [&str; 3] = ["proc", "sys", "dev"];
+
 /// Makes what the runtime expects to be there, and finds out what is not while the words for it are
 /// still ours.
 fn prepare_files(spec: &ContainerSpec, user: MachineUser) -> Result<(), ShimProblem> {
     let root = Root::open(&spec.rootfs)
         .map_err(|source| ShimProblem::RootFileSystem(spec.rootfs.clone(), source))?;
+    let mount_point = |path: &str| {
+        let path = path.to_owned();
+        move |source| ShimProblem::MountPoint(path, source)
+    };
+    // What the kernel shows must be where every program looks for it, and nowhere else.
+    for name in KERNEL_DIRECTORIES {
+        root.ensure_plain_directory(name, user.root).map_err(mount_point(&format!("/{name}")))?;
+    }
+    for file in &spec.files {
+        let failed = mount_point(&file.destination);
+        let made = root
+            .ensure_file(&file.destination, user.root)
+            .and_then(|()| visible(&root, &file.destination));
+        made.map_err(failed)?;
+    }
     root.ensure_directory(&spec.cwd, user.root)
+        .and_then(|()| visible(&root, &spec.cwd))
         .map_err(|source| ShimProblem::WorkingDirectory(spec.cwd.clone(), source))?;
     if let Some(path) = &spec.netns {
         File::open(path).map_err(|source| ShimProblem::NetworkNamespace(path.clone(), source))?;
@@ -225,6 +246,19 @@ fn check_way(path: &Path, id: u32) -> Result<(), PathBuf> {
         })
     });
     closed.map_or(Ok(()), |dir| Err(dir.to_owned()))
+}
+
+/// Refuses a path whose links lead to where the kernel's own file systems will be mounted.
+fn visible(root: &Root, path: &str) -> std::io::Result<()> {
+    let place = root.resolve(path)?;
+    let is_below = |top: &&str| place.starts_with(top) && place != Path::new(top);
+    match ["/proc", "/sys"].iter().any(is_below) {
+        false => Ok(()),
+        true => {
+            let problem = format!("it leads to {}, below what the kernel shows", place.display());
+            Err(std::io::Error::other(problem))
+        }
+    }
 }
 
 /// Leaves the agent's session, directory and descriptors behind.
