@@ -23,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
         "longshore-registry",
         "longshore-ingress",
     ],
+    &["longshore-fuzz"],
     &["longshore"],
     &["longshore-e2e"],
     &["xtask"],

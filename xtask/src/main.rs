@@ -8,6 +8,7 @@
 mod bench;
 mod command;
 mod counts;
+mod fuzz;
 mod layers;
 mod metadata;
 mod minimal_debian;
@@ -42,6 +43,8 @@ enum Verb {
     /// The virtual machine with another kernel: its tests, or a shell in it
     #[command(subcommand)]
     Vm(vm::Vm),
+    /// Search for inputs that break a parser
+    Fuzz(fuzz::Options),
     /// Formatting, lints, licences, tidiness and layers; no tests
     Verify,
     /// Fail when a crate depends on one of its own layer or above
@@ -71,6 +74,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
             newer_debian::ensure_fetched()
         }
         Verb::Vm(vm) => vm::run(&vm),
+        Verb::Fuzz(options) => fuzz::run_one(&options),
         Verb::Verify => verify::run_all(&mut stages::Stages::new()),
         Verb::CheckLayers => layers::run(),
         Verb::Tidy => tidy::run(),

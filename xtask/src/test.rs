@@ -20,7 +20,7 @@ use crate::vm;
 /// What to test.
 #[derive(Args)]
 pub struct Options {
-    /// Also what takes long: 200 kills instead of 5
+    /// Also what takes long: 200 kills instead of 5, two minutes of fuzzing for each parser
     #[arg(long)]
     long: bool,
     /// Where the random choices of the fault tests begin; printed by every run
@@ -34,6 +34,9 @@ pub struct Options {
 /// How often the fault tests kill something.
 const N_KILLS: u32 = 5;
 const N_KILLS_LONG: u32 = 200;
+
+/// How long each target is fuzzed in a long run.
+const FUZZ_SECONDS_LONG: u32 = 120;
 
 /// Runs all stages and stops at the first that fails.
 pub fn run_all(options: &Options) -> Result<()> {
@@ -88,6 +91,9 @@ fn run_tests(options: &Options, counts: &mut Counts) -> Result<()> {
     let n_kills = if options.long { N_KILLS_LONG } else { N_KILLS };
     command.env("LONGSHORE_BIN", release_binary()).env("LONGSHORE_KILLS", n_kills.to_string());
     command.env(newer_debian::VARIABLE, newer_debian::dir());
+    if options.long {
+        command.env("LONGSHORE_FUZZ_SECONDS", FUZZ_SECONDS_LONG.to_string());
+    }
     if let Some(seed) = options.seed {
         command.env("LONGSHORE_SEED", seed.to_string());
     }

@@ -1,0 +1,46 @@
+//! Archives that we accept mean the same to the `tar` crate and to Python.
+
+use fastrand::Rng;
+use longshore_fuzz::archives;
+use longshore_fuzz::mutate::mutate;
+use longshore_fuzz::opinions::{
+    Opinion, Python, difference_of_python, difference_of_the_tar_crate, ours,
+};
+use longshore_fuzz::{cases, seed};
+
+#[test]
+fn other_readers_agree_on_what_we_accept() {
+    let mut rng = Rng::with_seed(seed());
+    let mut python = Python::start();
+    let mut previous = archives::random(&mut rng);
+    let (mut n_tried, mut n_accepted) = (0_u64, 0_u64);
+    let mut differences = Vec::new();
+    for _ in cases(3000) {
+        n_tried += 1;
+        let fresh = archives::random(&mut rng);
+        let archive = match rng.bool() {
+            true => fresh,
+            false => mutate(&mut rng, &fresh, &previous, true),
+        };
+        let opinion = ours(archive.as_slice());
+        if let Opinion::Read(_) = opinion {
+            n_accepted += 1;
+            let of_crate = difference_of_the_tar_crate(&opinion, &archive);
+            let of_python = difference_of_python(&opinion, &archive, &mut python);
+            for (who, found) in [("tar crate", of_crate), ("tarfile", of_python)] {
+                let Some(found) = found else { continue };
+                let name = format!("longshore-difference-{}", differences.len());
+                let path = std::env::temp_dir().join(name);
+                std::fs::write(&path, &archive).unwrap();
+                differences.push(format!("{who}, {}: {found}", path.display()));
+            }
+        }
+        if differences.len() > 20 {
+            break;
+        }
+        previous = archive;
+    }
+    println!("{n_tried} archives, {n_accepted} accepted");
+    assert!(differences.is_empty(), "{n_tried} tried:\n{}", differences.join("\n"));
+    assert!(n_accepted * 5 > n_tried, "only {n_accepted} of {n_tried} were accepted");
+}
