@@ -24,17 +24,17 @@ const ROLES: [&str; 5] = ["global", "location", "node", "registry", "ingress"];
 
 /// What is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Victim {
+pub(crate) enum Victim {
     Role(&'static str),
     Supervisor,
     Everything,
 }
 
 /// A small generator of random numbers (SplitMix64), so that a run can be repeated.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn from_environment() -> Self {
+    pub(crate) fn from_environment() -> Self {
         let seed = match std::env::var("LONGSHORE_SEED") {
             Ok(text) => text.parse().expect("LONGSHORE_SEED is a number"),
             Err(_) => {
@@ -46,7 +46,7 @@ impl Random {
         Self(seed)
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -63,12 +63,12 @@ impl Random {
     }
 }
 
-fn n_kills() -> u32 {
+pub(crate) fn n_kills() -> u32 {
     let text = std::env::var("LONGSHORE_KILLS");
     text.map_or(5, |text| text.parse().expect("LONGSHORE_KILLS is a number"))
 }
 
-fn kill(platform: &mut Platform, victim: Victim) -> Result<()> {
+pub(crate) fn kill(platform: &mut Platform, victim: Victim) -> Result<()> {
     match victim {
         Victim::Role(role) => platform.role(role)?.kill(),
         Victim::Supervisor => platform.kill_supervisor(),

@@ -10,13 +10,21 @@ mod bad_input;
 #[cfg(test)]
 mod deploy;
 #[cfg(test)]
+mod disk_full;
+#[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod hostile_images;
 #[cfg(test)]
 mod image_in;
 #[cfg(test)]
 mod instances;
 #[cfg(test)]
 mod isolation;
+#[cfg(test)]
+mod moving_images;
+#[cfg(test)]
+mod odd_images;
 #[cfg(test)]
 mod programs;
 #[cfg(test)]

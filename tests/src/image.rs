@@ -1,6 +1,8 @@
 //! Images for the tests, made here of what Debian has installed; nothing is pulled from a public
 //! registry.
 
+mod layered;
+
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -10,6 +12,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+
+pub use layered::{Entries, Layered};
 
 /// The port on which [`busybox`] images serve their page.
 pub const BUSYBOX_PORT: u16 = 8080;
@@ -86,14 +90,19 @@ pub fn pack(rootfs: &Path, dir: &Path, config: &Value, kind: Compression) -> Res
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff_id}")]},
     });
     let config = document(&config, dir, &blobs, "application/vnd.oci.image.config.v1+json")?;
+    write_index(dir, &blobs, &config, &[layer])
+}
+
+/// Writes the manifest of an image whose blobs are there, and what leads to it.
+fn write_index(dir: &Path, blobs: &Path, config: &Value, layers: &[Value]) -> Result<Layout> {
     let manifest_type = "application/vnd.oci.image.manifest.v1+json";
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": manifest_type,
         "config": config,
-        "layers": [layer],
+        "layers": layers,
     });
-    let manifest = document(&manifest, dir, &blobs, manifest_type)?;
+    let manifest = document(&manifest, dir, blobs, manifest_type)?;
     let digest = manifest["digest"].as_str().unwrap_or_default().to_owned();
     let index = json!({"schemaVersion": 2, "manifests": [manifest]});
     fs::write(dir.join("index.json"), serde_json::to_vec(&index)?)?;

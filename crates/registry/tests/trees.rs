@@ -140,7 +140,7 @@ impl Scene {
     /// Layers as directories, lowest first, stacked by the kernel.
     fn mounted(&self, layers: &[PathBuf], name: &str) -> Tree {
         let target = self.path(&format!("{name}-root"));
-        mount_rootfs(layers, &self.path(&format!("{name}-base")), &target).unwrap();
+        mount_rootfs(layers, &self.path(&format!("{name}-base")), &target, None).unwrap();
         let tree = list(&target);
         unmount_rootfs(&target).unwrap();
         tree

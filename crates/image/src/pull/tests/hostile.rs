@@ -105,7 +105,7 @@ impl Case {
         match (pulled, expected) {
             (Ok((image, _)), Expected::Inside(check)) => {
                 let target = scratch.path().join("rootfs");
-                mount_rootfs(&image.layers, &scratch.path().join("base"), &target).unwrap();
+                mount_rootfs(&image.layers, &scratch.path().join("base"), &target, None).unwrap();
                 let tree = Tree::of(&target);
                 canary.assert_not_in(&tree, name);
                 check(&tree);
