@@ -98,7 +98,8 @@ impl Client {
             body.extend_from_slice(bytes);
             Ok(())
         })?;
-        ensure!(answer.status == 200 && body == manifest.as_bytes(), "another manifest at {path}");
+        ensure!(answer.status == 200, "GET {path}: {}", answer.status);
+        ensure!(body == manifest.as_bytes(), "another manifest at {path}");
         Ok(())
     }
 
@@ -135,7 +136,9 @@ impl Client {
             Sent::Content(content) => ("application/octet-stream", content.length),
             Sent::Manifest(text) => (IMAGE, text.len() as u64),
         };
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\n");
+        // docker-registry has no manifest for who does not say that they know its kind.
+        let mut head =
+            format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\naccept: {IMAGE}, */*\r\n");
         if let Some(token) = token {
             head.push_str(&format!("authorization: Bearer {token}\r\n"));
         }
