@@ -1,7 +1,10 @@
 //! `longshore explain`
 
-use longshore_api::v1::Explanation;
-use longshore_types::Decision;
+use longshore_api::links::Shortfall;
+use longshore_api::v1::{AppView, Explanation, LocationView};
+use longshore_link::Client;
+use longshore_types::{Decision, LocationName};
+use serde::Serialize;
 
 use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::Failure;
@@ -24,19 +27,59 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
     let api = &connection.api;
+    let mut told: Vec<Explained> = Vec::new();
     let instances = match Target::find(api, &options.project, &options.target).await? {
         Target::Instance(instance) => vec![*instance],
-        Target::App(app) => target::instances_of(api, &options.project, &app.app).await?,
+        Target::App(app) => {
+            told.extend(waiting(api, &app).await?);
+            target::instances_of(api, &options.project, &app.app).await?
+        }
     };
-    let mut explanations: Vec<Explanation> = Vec::new();
     for instance in &instances {
         let path = options.project.path(format_args!("instances/{}/explain", instance.id()));
-        explanations.push(api.get(&path).await?);
+        told.push(Explained::Placed(Box::new(api.get(&path).await?)));
     }
-    connection.output.data(&explanations, |explanations| {
-        let texts: Vec<_> = explanations.iter().map(render).collect();
+    connection.output.data(&told, |told| {
+        let texts: Vec<_> = told
+            .iter()
+            .map(|explained| match explained {
+                Explained::Placed(explanation) => render(explanation),
+                Explained::Waiting { location, missing } => render_waiting(location, missing),
+            })
+            .collect();
         texts.join("\n")
     })
+}
+
+/// One thing that is explained.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Explained {
+    Placed(Box<Explanation>),
+    /// Instances that found no place.
+    Waiting {
+        location: LocationName,
+        missing: Shortfall,
+    },
+}
+
+/// What of an app found no place, at each location.
+async fn waiting(api: &Client, app: &AppView) -> Result<Vec<Explained>, Failure> {
+    let locations: Vec<LocationView> = api.get("/v1/locations").await?;
+    let of_app = |missing: &Shortfall| missing.project == app.project && missing.app == app.app;
+    let waiting =
+        locations.into_iter().flat_map(|LocationView { location, shortfalls, .. }| {
+            let shortfalls = shortfalls.into_iter().filter(of_app);
+            shortfalls
+                .map(move |missing| Explained::Waiting { location: location.clone(), missing })
+        });
+    Ok(waiting.collect())
+}
+
+fn render_waiting(location: &LocationName, missing: &Shortfall) -> String {
+    let mut text = format!("{}: {} not placed at {location}\n", missing.app, missing.missing);
+    push_decision(&mut text, &missing.decision);
+    text
 }
 
 /// The explanation in words.
@@ -94,6 +137,25 @@ mod tests {
 
     use super::*;
     use crate::test_views;
+
+    #[test]
+    fn what_found_no_place_is_told_with_every_refusal() {
+        let why = "refused: no runsc: not found".to_owned();
+        let decision = Decision {
+            at: Timestamp(0),
+            chosen: None,
+            why: "no node can run it with the runtime runsc".to_owned(),
+            candidates: vec![Candidate { name: "n1".to_owned(), score: None, why }],
+        };
+        let app = "web".parse().unwrap();
+        let missing = Shortfall { project: Default::default(), app, missing: 2, decision };
+        assert_eq!(
+            render_waiting(&"here".parse().unwrap(), &missing),
+            "web: 2 not placed at here\n\
+             \x20 because no node can run it with the runtime runsc\n\
+             \x20 refused  n1: refused: no runsc: not found\n"
+        );
+    }
 
     #[test]
     fn every_candidate_is_shown_with_its_verdict() {

@@ -12,11 +12,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use longshore_types::InstanceId;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, MountPropagationFlags};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group};
 use rustix::thread::UnshareFlags;
 use serde::Deserialize;
 use serde_json::Value;
@@ -30,6 +32,10 @@ use crate::oci;
 use crate::process::end_with_parent;
 use crate::seccomp;
 
+/// How long a start may take; the agent waits a little longer.
+const START_DEADLINE: Duration = Duration::from_secs(50);
+/// How long sending a signal may take, while which the shim does nothing else.
+const SIGNAL_DEADLINE: Duration = Duration::from_secs(5);
 /// What these programs may look for in it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -142,13 +148,14 @@ impl CommandLine {
         &self,
         doing: &'static str,
         log: &Path,
+        deadline: Duration,
         command: &mut Command,
     ) -> Result<(), DriverProblem> {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| DriverProblem::Runtime {
             doing,
             source,
         };
-        let status = command.status().map_err(|error| failed(Box::new(error)));
+        let status = status_within(command, deadline).map_err(|error| failed(Box::new(error)));
         let said = last_words(log);
         // It has been read; a leftover would go with the run directory.
         let _ = fs::remove_file(log);
@@ -194,7 +201,7 @@ impl CommandLine {
             let mut kill = self.command(&log, "kill");
             kill.args(["--pid", &pid.to_string(), &self.id, "KILL"]);
             // It may have ended since it was listed.
-            let _ = self.run("ending a process", &log, &mut kill);
+            let _ = self.run("ending a process", &log, SIGNAL_DEADLINE, &mut kill);
         }
         Ok(())
     }
@@ -216,6 +223,29 @@ fn last_words(log: &Path) -> Option<String> {
     let lines = serde_json::Deserializer::from_str(&text).into_iter::<LogLine>();
     let errors = lines.map_while(Result::ok).filter(|line| line.level != "warning");
     errors.last().map(|line| line.msg)
+}
+
+/// Runs a command to its end, or ends it: one that hangs must not keep the shim from what it was asked.
+fn status_within(command: &mut Command, deadline: Duration) -> io::Result<ExitStatus> {
+    let mut child = command.spawn()?;
+    let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    let timeout = Timespec {
+        tv_sec: i64::try_from(deadline.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(deadline.subsec_nanos()),
+    };
+    let n_ended = loop {
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    if n_ended == 0 {
+        child.kill()?;
+        child.wait()?;
+        let problem = format!("no answer in {} s", deadline.as_secs());
+        return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
+    }
+    child.wait()
 }
 
 /// Ends with its parent, and leads a session: not every runtime makes one for the container's processes,
@@ -254,7 +284,7 @@ impl Driver for CommandLine {
         command.arg("--bundle").arg(&self.bundle).arg("--pid-file").arg(&pid_file).arg(&self.id);
         self.place(&mut command);
         Self::attach_output(&mut command, plan.output);
-        self.run("making the container", &log, &mut command)?;
+        self.run("making the container", &log, START_DEADLINE, &mut command)?;
         let pid = read_pid(&pid_file)?;
         self.created = Some(pid);
         let mut expected = match self.particulars.first {
@@ -278,7 +308,7 @@ impl Driver for CommandLine {
             // SAFETY: this process has one thread, so its child may do whatever it could do itself.
             unsafe { command.pre_exec(move || hide(path)) };
         }
-        self.run("starting the container", &log, &mut command)?;
+        self.run("starting the container", &log, START_DEADLINE, &mut command)?;
         match self.particulars.filter {
             Filter::Made => Ok(()),
             Filter::Started => {
@@ -304,7 +334,7 @@ impl Driver for CommandLine {
         }
         command.arg(&self.id);
         Self::attach_output(&mut command, plan.output);
-        let run = self.run("entering the container", &log, &mut command);
+        let run = self.run("entering the container", &log, START_DEADLINE, &mut command);
         let pid = run.and_then(|()| read_pid(&pid_file));
         for file in [&document, &pid_file] {
             // They have been read; leftovers would go with the run directory.
@@ -320,7 +350,7 @@ impl Driver for CommandLine {
         let log = self.own_file("kill.log");
         let mut command = self.command(&log, "kill");
         command.args([self.id.as_str(), &signal.get().to_string()]);
-        self.run("sending a signal", &log, &mut command).map_err(io::Error::other)
+        self.run("sending a signal", &log, SIGNAL_DEADLINE, &mut command).map_err(io::Error::other)
     }
 
     fn end_exec(&self, pid: Pid) -> io::Result<()> {
@@ -357,6 +387,15 @@ mod tests {
                      0  12  1  0  ?  12:00  10ms  sh -c 1 2\n";
         assert_eq!(listed_processes(table), [(1, 0), (12, 1)]);
         assert_eq!(listed_processes(""), []);
+    }
+
+    #[test]
+    fn a_command_that_hangs_is_ended() {
+        let mut hangs = Command::new("/bin/sleep");
+        let error = status_within(hangs.arg("1000"), Duration::from_millis(20)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let status = status_within(&mut Command::new("/bin/false"), SIGNAL_DEADLINE).unwrap();
+        assert_eq!(status.code(), Some(1));
     }
 
     #[test]
