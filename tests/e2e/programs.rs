@@ -4,6 +4,7 @@
 //! What does not speak HTTP has no way in through the ingress: its client runs beside it, by `exec`,
 //! or on its node, by the address of the instance.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
@@ -20,13 +21,20 @@ use sha2::{Digest as _, Sha256};
 use crate::scene::host;
 
 /// A platform with the program deployed as its manifest says.
-fn deploy(program: &str) -> Platform {
-    let image = programs::image(program).unwrap();
+fn platform_with(program: &str) -> Platform {
     let platform = Platform::start().unwrap();
-    platform.push_from(&image, &format!("default/{program}:debian")).unwrap();
-    let manifest = programs::recipe(program).join("longshore.toml");
-    platform.run(&["deploy", "--file", manifest.to_str().unwrap()]).ok();
+    deploy(&platform, program, "");
     platform
+}
+
+/// Deploys a program as its manifest says, with further lines before that.
+fn deploy(platform: &Platform, program: &str, lines: &str) {
+    let image = programs::image(program).unwrap();
+    platform.push_from(&image, &format!("default/{program}:debian")).unwrap();
+    let manifest = std::fs::read_to_string(programs::recipe(program).join("longshore.toml"));
+    let file = platform.dir().join(format!("{program}.toml"));
+    std::fs::write(&file, format!("{lines}{}", manifest.unwrap())).unwrap();
+    platform.run(&["deploy", "--file", file.to_str().unwrap()]).ok();
 }
 
 fn instance(platform: &Platform, app: &str) -> InstanceView {
@@ -62,6 +70,7 @@ fn user(platform: &Platform, instance: &InstanceView, name: &str) -> String {
 }
 
 /// `ab` against the ingress: every request must be answered with 200.
+#[track_caller]
 fn apache_bench(platform: &Platform, app: &str, path: &str, options: &[&str]) {
     const N_REQUESTS: &str = "2000";
     let url = format!("http://{}{path}", platform.ingress_address());
@@ -98,33 +107,54 @@ fn ends_with(platform: &Platform, instance: &InstanceView, last_words: &str) {
 
 #[test]
 fn nginx_serves_with_its_own_users_and_reloads() {
-    let platform = deploy("nginx");
-    let one = instance(&platform, "nginx");
-    apache_bench(&platform, "nginx", "/", &[]);
-    apache_bench(&platform, "nginx", "/", &["-k"]);
+    let platform = platform_with("nginx");
+    check_nginx(&platform);
+    platform.finish();
+}
+
+fn check_nginx(platform: &Platform) {
+    let one = instance(platform, "nginx");
+    apache_bench(platform, "nginx", "/", &[]);
+    apache_bench(platform, "nginx", "/", &["-k"]);
     let large = platform.get(&host("nginx"), "/large").unwrap();
     assert_eq!((large.status, large.body.len()), (200, 8 << 20));
 
-    assert_eq!(users(&platform, &one, "nginx"), ["0", &user(&platform, &one, "www-data")]);
-    exec(&platform, &one, &[], &["nginx", "-s", "reload"]);
-    apache_bench(&platform, "nginx", "/", &[]);
+    assert_eq!(users(platform, &one, "nginx"), ["0", &user(platform, &one, "www-data")]);
+    let workers = || {
+        let files = exec(platform, &one, &[], &["sh", "-c", "grep -l '^nginx' /proc/[0-9]*/comm"]);
+        let files: BTreeSet<String> = files.lines().map(str::to_owned).collect();
+        files.into_iter().filter(|file| file != "/proc/1/comm").collect::<BTreeSet<_>>()
+    };
+    let before = workers();
+    exec(platform, &one, &[], &["nginx", "-s", "reload"]);
+    // An old worker closes its idle connections at any moment, also while a request is on its way.
+    eventually("new workers have taken over", || {
+        let now = workers();
+        Ok((!now.is_empty() && now.is_disjoint(&before)).then_some(()))
+    })
+    .unwrap();
+    apache_bench(platform, "nginx", "/", &[]);
     let log = platform.run(&["logs", one.id().as_str()]).ok();
     assert!(log.contains("\"GET / HTTP/1."), "no line of its access log in {log}");
-    platform.finish();
 }
 
 #[test]
 fn redis_holds_its_benchmark_and_saves() {
-    let platform = deploy("redis");
-    let redis = instance(&platform, "redis");
+    let platform = platform_with("redis");
+    check_redis(&platform);
+    platform.finish();
+}
+
+fn check_redis(platform: &Platform) {
+    let redis = instance(platform, "redis");
     let cli = |arguments: &[&str]| {
-        exec(&platform, &redis, &["--user", "redis"], &[&["redis-cli"], arguments].concat())
+        exec(platform, &redis, &["--user", "redis"], &[&["redis-cli"], arguments].concat())
     };
-    assert_eq!(users(&platform, &redis, "redis-server"), [user(&platform, &redis, "redis")]);
+    assert_eq!(users(platform, &redis, "redis-server"), [user(platform, &redis, "redis")]);
     let benchmark = ["-n", "5000", "-c", "50", "-P", "4", "-d", "512", "--csv"];
     let tests = ["-t", "set,get,incr,lpush,lrange_100,sadd,hset,zadd,mset"];
     let table =
-        exec(&platform, &redis, &[], &[&["redis-benchmark"], &benchmark[..], &tests].concat());
+        exec(platform, &redis, &[], &[&["redis-benchmark"], &benchmark[..], &tests].concat());
     assert!(table.lines().count() > tests[1].split(',').count(), "{table}");
 
     assert_eq!(cli(&["SET", "greeting", "hello"]).trim(), "OK");
@@ -144,16 +174,20 @@ fn redis_holds_its_benchmark_and_saves() {
     let mut lines = BufReader::new(stream).lines();
     let answer = [lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()];
     assert_eq!(answer, ["$5", "hello"]);
-    ends_with(&platform, &redis, "Redis is now ready to exit");
-    platform.finish();
+    ends_with(platform, &redis, "Redis is now ready to exit");
 }
 
 #[test]
 fn postgres_makes_its_cluster_and_holds_pgbench() {
-    let platform = deploy("postgres");
-    let postgres = instance(&platform, "postgres");
-    let run = |command: &[&str]| exec(&platform, &postgres, &["--user", "postgres"], command);
-    assert_eq!(users(&platform, &postgres, "postgres"), [user(&platform, &postgres, "postgres")]);
+    let platform = platform_with("postgres");
+    check_postgres(&platform);
+    platform.finish();
+}
+
+fn check_postgres(platform: &Platform) {
+    let postgres = instance(platform, "postgres");
+    let run = |command: &[&str]| exec(platform, &postgres, &["--user", "postgres"], command);
+    assert_eq!(users(platform, &postgres, "postgres"), [user(platform, &postgres, "postgres")]);
 
     run(&["pgbench", "--initialize", "--quiet", "--scale", "5", "app"]);
     let options = ["--client", "8", "--jobs", "2", "--transactions", "100", "app"];
@@ -178,15 +212,19 @@ fn postgres_makes_its_cluster_and_holds_pgbench() {
     assert_eq!(psql(&url("secret")).ok().trim(), "42");
     let refused = psql(&url("wrong"));
     assert!(refused.stderr.contains("password authentication failed"), "{refused}");
-    ends_with(&platform, &postgres, "database system is shut down");
-    platform.finish();
+    ends_with(platform, &postgres, "database system is shut down");
 }
 
 #[test]
 fn a_python_app_answers_takes_bodies_and_streams() {
-    let platform = deploy("python");
-    let python = instance(&platform, "python");
-    apache_bench(&platform, "python", "/", &[]);
+    let platform = platform_with("python");
+    check_python(&platform);
+    platform.finish();
+}
+
+fn check_python(platform: &Platform) {
+    let python = instance(platform, "python");
+    apache_bench(platform, "python", "/", &[]);
     let page = platform.get(&host("python"), "/").unwrap();
     let page: Value = serde_json::from_slice(&page.body).unwrap();
     assert_eq!(page["instance"], python.id().as_str());
@@ -208,14 +246,18 @@ fn a_python_app_answers_takes_bodies_and_streams() {
     assert!(lines.any(|line| line.unwrap() == "first"));
     assert_eq!(platform.get(&host, "/go").unwrap().text(), "gone");
     assert!(lines.any(|line| line.unwrap() == "second"));
-    platform.finish();
 }
 
 #[test]
 fn a_node_server_answers_and_speaks_websocket() {
-    let platform = deploy("node");
-    let node = instance(&platform, "node");
-    apache_bench(&platform, "node", "/", &["-k"]);
+    let platform = platform_with("node");
+    check_node(&platform);
+    platform.finish();
+}
+
+fn check_node(platform: &Platform) {
+    let node = instance(platform, "node");
+    apache_bench(platform, "node", "/", &["-k"]);
     let page = platform.get(&host("node"), "/a?b=c").unwrap();
     let page: Value = serde_json::from_slice(&page.body).unwrap();
     assert_eq!((page["path"].as_str(), page["user"].as_u64()), (Some("/a?b=c"), Some(1000)));
@@ -229,14 +271,18 @@ fn a_node_server_answers_and_speaks_websocket() {
         assert_eq!(socket.receive().unwrap(), Message::Text("hello".to_owned()));
         assert_eq!(socket.receive().unwrap(), Message::Binary(binary.clone()));
     }
-    ends_with(&platform, &node, "told to stop");
-    platform.finish();
+    ends_with(platform, &node, "told to stop");
 }
 
 #[test]
 fn chromium_renders_and_is_driven_through_the_ingress() {
-    let platform = deploy("chromium");
-    let chromium = instance(&platform, "chromium");
+    let platform = platform_with("chromium");
+    check_chromium(&platform);
+    platform.finish();
+}
+
+fn check_chromium(platform: &Platform) {
+    let chromium = instance(platform, "chromium");
     let once = |option: &str| {
         let shell = [
             "chromium-headless-shell",
@@ -244,13 +290,12 @@ fn chromium_renders_and_is_driven_through_the_ingress() {
             "--disable-gpu",
             "--user-data-dir=/tmp/once",
         ];
-        exec(&platform, &chromium, &[], &[&shell[..], &[option, "file:///srv/page.html"]].concat())
+        exec(platform, &chromium, &[], &[&shell[..], &[option, "file:///srv/page.html"]].concat())
     };
     let dom = once("--dump-dom");
     assert!(dom.contains("the sum is 6"), "{dom}");
     once("--screenshot=/tmp/page.png");
-    let head =
-        exec(&platform, &chromium, &[], &["sh", "-c", "head -c 4 /tmp/page.png | tail -c 3"]);
+    let head = exec(platform, &chromium, &[], &["sh", "-c", "head -c 4 /tmp/page.png | tail -c 3"]);
     assert_eq!(head, "PNG");
 
     // Its own protocol, as a driver on another machine would speak it.
@@ -272,5 +317,34 @@ fn chromium_renders_and_is_driven_through_the_ingress() {
         Ok(page.filter(|page| page["title"] == "after").map(drop))
     })
     .unwrap();
+}
+
+/// What is tried on a platform that has the program.
+type Check = fn(&Platform);
+
+/// Some of them once more, in containers that another runtime makes.
+fn programs_run_in(runtime: &str, checks: &[(&str, Check)]) {
+    let platform = Platform::start().unwrap();
+    for (program, check) in checks {
+        // runsc has no use for one, and runc needs more rights for it than an agent may have.
+        let lines = format!("runtime = \"{runtime}\"\nuser_namespace = false\n");
+        deploy(&platform, program, &lines);
+        check(&platform);
+        platform.remove(program).unwrap();
+    }
     platform.finish();
+}
+
+#[test]
+fn programs_run_in_runc() {
+    let checks: [(_, Check); 3] =
+        [("nginx", check_nginx), ("redis", check_redis), ("postgres", check_postgres)];
+    programs_run_in("runc", &checks);
+}
+
+#[test]
+fn programs_run_in_runsc() {
+    let checks: [(_, Check); 3] =
+        [("redis", check_redis), ("python", check_python), ("node", check_node)];
+    programs_run_in("runsc", &checks);
 }

@@ -4,7 +4,7 @@
 //!   or inherited from the supervisor, which keeps it open while the service is restarted.
 //! - [`Client`]: calls with a time limit, and watches that notice a silent peer.
 //! - [`Refusal`]: a [`longshore_api::Problem`] as an answer. [`json_lines`]: a stream as an answer.
-//! - [`Service`]: the tasks of a role, ended together.
+//! - [`Service`]: the tasks of a role, ended together. [`Pace`]: spacing out what they repeat.
 //!
 //! The crate knows nothing of what is said; that is `longshore-api`.
 //! Test: `cargo nextest run -p longshore-link`.
@@ -16,6 +16,7 @@ mod client;
 mod clock;
 mod endpoint;
 mod listener;
+mod pace;
 mod refusal;
 mod service;
 mod stream;
@@ -25,6 +26,7 @@ pub use client::{CallError, Client, LineStream};
 pub use clock::now;
 pub use endpoint::Endpoint;
 pub use listener::{FDS_VARIABLE, ListenError, Listener};
+pub use pace::Pace;
 pub use refusal::{Body, Refusal};
 pub use service::{Service, ServiceError};
 pub use stream::{json_lines, relay, watch_lines};

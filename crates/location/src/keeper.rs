@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use longshore_api::links::{
     AllotmentSet, AssignmentSet, LocationReport, NodeReport, RouteAck, RoutingTable,
 };
-use longshore_link::{Endpoint, now};
+use longshore_link::{Endpoint, Pace, now};
 use longshore_store::{MAX_OPERATIONS, Page, Store, Transaction};
 use longshore_types::{Generation, InstanceId, LocationName, NodeName};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -26,6 +26,9 @@ use crate::state::{Changes, Moment, State};
 
 /// How many events may wait. Senders wait when it is full: reports come again anyway.
 const QUEUE: usize = 256;
+/// Each round looks at all instances: between two there is a rest this many times as long as the
+/// first took, in which events gather.
+const REST: u32 = 1;
 /// How often to look without an event: nodes fall silent, drained instances wait.
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -113,11 +116,14 @@ impl Keeper {
     /// Runs until shutdown or until the store fails.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), LocationError> {
         let mut batch = Vec::new();
+        let mut pace = Pace::new(REST);
         loop {
+            pace.rest().await;
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 _ = tokio::time::timeout(INTERVAL, self.events.recv_many(&mut batch, QUEUE)) => {}
             }
+            let began = Instant::now();
             let mut changes = Changes::default();
             let mut answers = Vec::new();
             for event in batch.drain(..) {
@@ -141,6 +147,7 @@ impl Keeper {
                 // Whoever asked may have gone away; what was asked is done all the same.
                 let _ = answer.send(found);
             }
+            pace.worked_since(began);
         }
     }
 

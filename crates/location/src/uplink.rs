@@ -1,18 +1,21 @@
 //! The link to the global plane: allotments down, reports up. Both go on for ever; while the
 //! global plane is away the location works with what it has.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::AllotmentSet;
-use longshore_link::{CallError, Client};
+use longshore_link::{CallError, Client, Pace};
 use longshore_types::LocationName;
 
 use crate::keeper::{Event, Handle};
 
 /// A report goes out at least this often.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// A report holds all instances: between two there is a rest this many times as long as the first
+/// took.
+const REST: u32 = 4;
 /// The first and the longest wait before trying again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
@@ -51,7 +54,10 @@ pub async fn report(global: Client, location: LocationName, handle: Handle) {
     let path = format!("/link/locations/{location}/report");
     let mut reports = handle.report;
     let mut wait = RETRY.0;
+    let mut pace = Pace::new(REST);
     loop {
+        pace.rest().await;
+        let began = Instant::now();
         // Cloned out at once: the borrow must not be held while sending.
         let report = reports.borrow_and_update().as_ref().clone();
         let outcome = match report {
@@ -61,6 +67,7 @@ pub async fn report(global: Client, location: LocationName, handle: Handle) {
             }
             None => Ok(()),
         };
+        pace.worked_since(began);
         match outcome {
             Ok(()) => {
                 wait = RETRY.0;

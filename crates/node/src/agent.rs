@@ -12,6 +12,7 @@ use longshore_types::{Generation, InstanceId};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::disk::Assignments;
 use crate::instance::{Actor, Wish};
 use crate::uplink::RETRY;
 use crate::{Node, NodeError};
@@ -35,8 +36,7 @@ impl Agent {
     /// starts an actor for every assignment on disk. Returns once each has looked at its instance,
     /// so that the first report tells the truth.
     pub async fn restore(node: Arc<Node>) -> Result<Self, NodeError> {
-        let assignments = node.disk.assignments()?;
-        let generation = node.disk.generation()?;
+        let Assignments { generation, assignments } = node.disk.assignments()?;
         let keep: BTreeSet<InstanceId> =
             assignments.iter().map(|assignment| assignment.instance.clone()).collect();
         let mut adopted = BTreeMap::new();
@@ -129,39 +129,38 @@ impl Agent {
         }
         self.actors.retain(|_, running| !running.task.is_finished());
         let named: BTreeSet<_> = set.assignments.iter().map(|a| a.instance.clone()).collect();
+        if set.generation > self.generation || !self.carries_out(&set) {
+            // Off the async workers, which other actors need meanwhile.
+            tokio::task::block_in_place(|| {
+                self.node.disk.save_assignments(set.generation, &set.assignments)
+            })?;
+            self.generation = set.generation;
+        }
         for assignment in set.assignments {
-            self.take_over_one(assignment)?;
+            match self.actors.get(&assignment.instance) {
+                Some(running) => {
+                    let wish = Wish::Carry(Box::new(assignment));
+                    running.wish.send_if_modified(|before| before.replace(wish));
+                }
+                None => self.spawn(assignment, None),
+            }
         }
         for (instance, running) in &self.actors {
             if !named.contains(instance) {
                 running.wish.send_if_modified(|wish| wish.replace(Wish::Remove));
             }
         }
-        if set.generation > self.generation {
-            self.node.disk.save_generation(set.generation)?;
-            self.generation = set.generation;
-        }
         self.acknowledged.send_replace(Some(set.generation));
         Ok(())
     }
 
-    fn take_over_one(&mut self, assignment: Assignment) -> Result<(), NodeError> {
-        match self.actors.get(&assignment.instance) {
-            Some(running) => {
-                let wish = Wish::Carry(Box::new(assignment));
-                if *running.wish.borrow() != wish {
-                    if let Wish::Carry(assignment) = &wish {
-                        self.node.disk.save_assignment(assignment)?;
-                    }
-                    running.wish.send_replace(wish);
-                }
-            }
-            None => {
-                self.node.disk.save_assignment(&assignment)?;
-                self.spawn(assignment, None);
-            }
-        }
-        Ok(())
+    /// Whether there is an actor for every assignment of a set, with the wish for just that.
+    fn carries_out(&self, set: &AssignmentSet) -> bool {
+        set.assignments.iter().all(|assignment| {
+            self.actors.get(&assignment.instance).is_some_and(|running| {
+                matches!(&*running.wish.borrow(), Wish::Carry(carried) if **carried == *assignment)
+            })
+        })
     }
 
     async fn end_everything(&mut self) {

@@ -1,8 +1,11 @@
 //! What an agent must remember over its own death and the machine's: its assignments.
 //!
-//! Every instance has a directory `instances/<id>/` with its assignment, the count of its restarts
-//! and its writable layer. A file is replaced by writing another beside it, syncing and renaming.
+//! All of them lie in one file, so that however many come at once cost one wait for the disk. Every
+//! instance has a directory `instances/<id>/` with the count of its restarts and its writable layer;
+//! an assignment whose directory is gone was carried out to its end, and is no longer one. A file is
+//! replaced by writing another beside it, syncing and renaming.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -21,7 +24,23 @@ use crate::NodeError;
 pub struct Disk {
     instances: PathBuf,
     mounts: PathBuf,
-    generation: PathBuf,
+    assignments: PathBuf,
+}
+
+/// What lies in the file.
+#[derive(Serialize)]
+struct Stored<'a> {
+    generation: Generation,
+    assignments: &'a [Assignment],
+}
+
+/// The same, read.
+#[derive(Debug, Default, Deserialize)]
+pub struct Assignments {
+    /// The generation of the set that was last taken over.
+    pub generation: Generation,
+    /// What it asked for, less what was forgotten since.
+    pub assignments: Vec<Assignment>,
 }
 
 /// What an instance sees of the machine.
@@ -53,7 +72,7 @@ impl Disk {
         let disk = Self {
             instances: data_dir.join("instances"),
             mounts: run_dir.join("mounts"),
-            generation: data_dir.join("generation.json"),
+            assignments: data_dir.join("assignments.json"),
         };
         for dir in [&disk.instances, &disk.mounts] {
             fs::create_dir_all(dir).map_err(|source| failed("make", dir, source))?;
@@ -114,27 +133,36 @@ impl Disk {
         &self.mounts
     }
 
-    /// The assignments as they were last written. What was left half removed is removed.
-    pub fn assignments(&self) -> Result<Vec<Assignment>, NodeError> {
+    /// The assignments as they were last written. The directories of others are removed, and what was
+    /// left half removed is.
+    pub fn assignments(&self) -> Result<Assignments, NodeError> {
+        let mut stored: Assignments = load(&self.assignments)?.unwrap_or_default();
+        stored.assignments.retain(|assignment| self.instance(&assignment.instance).exists());
+        let keep: BTreeSet<_> =
+            stored.assignments.iter().map(|one| one.instance.as_str()).collect();
         let read = |source| failed("read", &self.instances, source);
-        let mut assignments = Vec::new();
         for entry in fs::read_dir(&self.instances).map_err(read)? {
-            let dir = entry.map_err(read)?.path();
-            match load(&dir.join("assignment.json"))? {
-                Some(assignment) => assignments.push(assignment),
-                // The assignment is written first and removed first.
-                None => remove_dir(&dir)?,
+            let entry = entry.map_err(read)?;
+            if !entry.file_name().to_str().is_some_and(|name| keep.contains(name)) {
+                remove_dir(&entry.path())?;
             }
         }
-        Ok(assignments)
+        Ok(stored)
     }
 
-    /// Remembers an assignment.
-    pub fn save_assignment(&self, assignment: &Assignment) -> Result<(), NodeError> {
-        let dir = self.instance(&assignment.instance);
-        fs::create_dir_all(&dir).map_err(|source| failed("make", &dir, source))?;
-        save(&dir.join("assignment.json"), assignment)?;
-        sync_dir(&self.instances)
+    /// Remembers a set of assignments, in place of the one before.
+    pub fn save_assignments(
+        &self,
+        generation: Generation,
+        assignments: &[Assignment],
+    ) -> Result<(), NodeError> {
+        for assignment in assignments {
+            let dir = self.instance(&assignment.instance);
+            fs::create_dir_all(&dir).map_err(|source| failed("make", &dir, source))?;
+        }
+        sync_dir(&self.instances)?;
+        save(&self.assignments, &Stored { generation, assignments })?;
+        sync_dir(self.assignments.parent().unwrap_or(Path::new("/")))
     }
 
     /// How the earlier starts of an instance went.
@@ -147,27 +175,18 @@ impl Disk {
         save(&self.instance(instance).join("history.json"), history)
     }
 
-    /// Forgets an instance and removes its directory.
+    /// Forgets an instance and removes its directory: first its name, in one step, for a directory
+    /// that has it is that of an instance.
     pub fn forget(&self, instance: &InstanceId) -> Result<(), NodeError> {
         let dir = self.instance(instance);
-        let file = dir.join("assignment.json");
-        match fs::remove_file(&file) {
+        // No id of an instance has a dot.
+        let nameless = dir.with_extension("gone");
+        match fs::rename(&dir, &nameless) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove", &file, error));
+                Err(failed("rename", &dir, error))
             }
-            _ => {}
+            _ => remove_dir(&nameless),
         }
-        remove_dir(&dir)
-    }
-
-    /// The generation of the assignments that were last taken over.
-    pub fn generation(&self) -> Result<Generation, NodeError> {
-        Ok(load(&self.generation)?.unwrap_or_default())
-    }
-
-    /// Remembers the generation of the assignments, after the assignments themselves.
-    pub fn save_generation(&self, generation: Generation) -> Result<(), NodeError> {
-        save(&self.generation, &generation)
     }
 }
 
@@ -213,9 +232,26 @@ fn remove_dir(dir: &Path) -> Result<(), NodeError> {
 
 #[cfg(test)]
 mod tests {
+    use longshore_api::links::Intent;
+    use longshore_types::{Manifest, Release, ReleaseNumber, Timestamp};
     use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
+
+    fn assignment(id: &str) -> Assignment {
+        let manifest = serde_json::json!({"app": "web", "image": "web"});
+        Assignment {
+            instance: id.parse().unwrap(),
+            release: Release {
+                number: ReleaseNumber(1),
+                manifest: Manifest::from_document(&manifest).unwrap(),
+                image_digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),
+                created_at: Timestamp(0),
+            },
+            intent: Intent::Run,
+            generation: Generation(1),
+        }
+    }
 
     #[test]
     fn only_the_root_of_an_instance_enters_its_view() {
@@ -240,15 +276,21 @@ mod tests {
     fn what_was_saved_is_there_and_what_was_half_removed_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let disk = Disk::open(dir.path(), &dir.path().join("run")).unwrap();
-        let id: InstanceId = "web-01234567".parse().unwrap();
+        let all = ["web-01234567", "web-12345678", "web-23456789"].map(assignment);
+        disk.save_assignments(Generation(7), &all).unwrap();
+        let [kept, forgotten, half] = all.each_ref().map(|one| one.instance.clone());
         let history = History { restarts: 3, ..History::default() };
-        fs::create_dir_all(disk.instance(&id)).unwrap();
-        disk.save_history(&id, &history).unwrap();
-        assert_eq!(disk.history(&id).unwrap(), history);
-        disk.save_generation(Generation(7)).unwrap();
-        assert_eq!(disk.generation().unwrap(), Generation(7));
-        assert!(disk.assignments().unwrap().is_empty());
-        assert!(!disk.instance(&id).exists(), "a directory without an assignment is removed");
-        disk.forget(&id).unwrap();
+        disk.save_history(&kept, &history).unwrap();
+        disk.forget(&forgotten).unwrap();
+        disk.forget(&forgotten).unwrap();
+        fs::rename(disk.instance(&half), disk.instance(&half).with_extension("gone")).unwrap();
+        fs::create_dir(disk.instance(&"web-34567890".parse().unwrap())).unwrap();
+
+        let found = disk.assignments().unwrap();
+        assert_eq!((found.generation, found.assignments), (Generation(7), vec![all[0].clone()]));
+        assert_eq!(disk.history(&kept).unwrap(), history);
+        let left = fs::read_dir(dir.path().join("instances")).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [kept.as_str()]);
     }
 }

@@ -49,6 +49,8 @@ pub struct Actor {
     observed: ObservedInstance,
     history: History,
     adopted: Option<AdoptedState>,
+    /// What the reason of the last end does not say: which check failed, and how.
+    detail: Option<String>,
 }
 
 /// Why a container is no longer watched.
@@ -79,7 +81,7 @@ impl Actor {
         observed.restarts = history.restarts;
         observed.last_exit.clone_from(&history.last_exit);
         let adopted = adopted.map(|adopted| adopted.state);
-        Self { node, wishes, assignment: *assignment, observed, history, adopted }
+        Self { node, wishes, assignment: *assignment, observed, history, adopted, detail: None }
     }
 
     /// Runs until the instance is removed.
@@ -192,6 +194,7 @@ impl Actor {
                     self.show_pulse(&pulse, began);
                     if let Verdict::GiveUp(why) = verdict {
                         tracing::warn!(why, "ending an unhealthy container");
+                        self.detail = Some(why);
                         return self.end(running, ExitReason::Unhealthy).await;
                     }
                 }
@@ -272,15 +275,19 @@ impl Actor {
         self.history.last_exit = Some(reason.clone());
         self.observed.last_exit = Some(reason.clone());
         self.observed.ready_at = None;
+        let said = match self.detail.take() {
+            Some(detail) => format!("{reason}: {detail}"),
+            None => reason.to_string(),
+        };
         let again = match restart {
             Restart::Never => {
-                self.show(InstancePhase::Exited, Some(reason.to_string()));
+                self.show(InstancePhase::Exited, Some(said));
                 None
             }
             Restart::After(wait) => {
                 self.history.restarts += 1;
                 self.observed.restarts = self.history.restarts;
-                let note = format!("{reason}; starting again in {wait}");
+                let note = format!("{said}; starting again in {wait}");
                 self.show(InstancePhase::Backoff, Some(note));
                 Some(Instant::now() + wait.0)
             }

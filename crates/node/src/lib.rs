@@ -31,6 +31,7 @@ use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
 use longshore_network::{AgentId, Network, NetworkConfig, OpenNetworkError};
 use longshore_runtime::{AdoptError, RuntimeProblem, RuntimePrograms, Shims, ShimsConfig, probe};
 use longshore_types::{IpNet, NodeName};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use agent::Agent;
@@ -126,8 +127,15 @@ struct Node {
     programs: RuntimePrograms,
     disk: disk::Disk,
     board: board::Board,
+    /// Who may start a container now.
+    starts: Semaphore,
     shutdown: CancellationToken,
 }
+
+/// How many containers are started at the same time on each core. A start is mostly work, and a
+/// little waiting for the kernel; all at once, each would take as long as all of them, and what the
+/// machine serves meanwhile would stand still.
+const STARTS_PER_CORE: usize = 2;
 
 /// Runs a node agent until `shutdown`. Instances go on without it, unless the file
 /// [`STOP_INSTANCES_FILE`] is in the run directory by then.
@@ -173,6 +181,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         programs: options.programs,
         disk,
         board: board::Board::default(),
+        starts: Semaphore::new(STARTS_PER_CORE * machine::cores()?),
         shutdown: service.shutdown(),
     });
     let gate = options.gate.endpoint().map_err(|source| NodeError::Disk {

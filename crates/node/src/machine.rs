@@ -11,12 +11,17 @@ fn read(path: &'static str) -> Result<String, NodeError> {
     std::fs::read_to_string(path).map_err(|source| NodeError::Machine { path, source })
 }
 
+/// How many cores this process may use.
+pub fn cores() -> Result<usize, NodeError> {
+    std::thread::available_parallelism()
+        .map(usize::from)
+        .map_err(|source| NodeError::Machine { path: "sched_getaffinity", source })
+}
+
 /// What this machine offers to instances: its cores times `cpu_overcommit`, and its memory less
 /// what is kept back.
 pub fn capacity(cpu_overcommit: f64) -> Result<Capacity, NodeError> {
-    let cores = std::thread::available_parallelism()
-        .map_err(|source| NodeError::Machine { path: "sched_getaffinity", source })?;
-    let cores = u32::try_from(cores.get()).unwrap_or(u32::MAX);
+    let cores = u32::try_from(cores()?).unwrap_or(u32::MAX);
     // Whole thousandths of an overcommit factor are exact enough, and keep the arithmetic integer.
     let factor = (cpu_overcommit * 1000.0).clamp(1.0, 1e6).round();
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped above")]

@@ -1,11 +1,11 @@
 //! The link to the location: reports up. (Assignments come down in `agent`, which acts on them.)
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Method;
 use longshore_api::links::NodeReport;
-use longshore_link::Client;
+use longshore_link::{Client, Pace};
 use longshore_types::{Capacity, Generation, RuntimeOffer};
 use tokio::sync::watch;
 
@@ -13,6 +13,9 @@ use crate::Node;
 
 /// A report goes out at least this often.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// A report holds all instances, so one for each change of many would cost the square of their number:
+/// between two there is a rest this many times as long as the first took.
+const REST: u32 = 4;
 /// The first and the longest wait before a report is tried again.
 pub const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 /// How often the network is looked after: another program may have flushed the firewall.
@@ -40,7 +43,10 @@ pub async fn report(
     let path = format!("/link/nodes/{}/report", node.name);
     let mut board = node.board.subscribe();
     let mut wait = RETRY.0;
+    let mut pace = Pace::new(REST);
     loop {
+        pace.rest().await;
+        let began = Instant::now();
         let instances = board.borrow_and_update().values().map(|o| (**o).clone()).collect();
         let report = NodeReport {
             node: node.name.clone(),
@@ -53,7 +59,9 @@ pub async fn report(
             network: identity.network.clone(),
             runtimes: identity.runtimes.clone(),
         };
-        match location.call::<_, ()>(Method::POST, &path, Some(&report)).await {
+        let outcome = location.call::<_, ()>(Method::POST, &path, Some(&report)).await;
+        pace.worked_since(began);
+        match outcome {
             Ok(()) => {
                 wait = RETRY.0;
                 tokio::select! {

@@ -92,15 +92,31 @@ impl Condition {
     }
 }
 
+/// Whose kernel the calls of a container reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// The machine's.
+    Machines,
+    /// One that the runtime brings.
+    OfTheRuntime,
+}
+
 /// The filter as the `seccomp` section of an OCI configuration. What it cannot say: ENOSYS for calls
 /// newer than the list. runc answers that by itself; with another runtime such a call gets EPERM.
-pub(crate) fn section() -> Value {
+///
+/// runsc knows no other error than EPERM, after which no C library tries `clone` in place of `clone3`:
+/// not one thread could be made. Its own kernel has the call, and a namespace that is made by it is
+/// one of that kernel, so there it is allowed.
+pub(crate) fn section(kernel: Kernel) -> Value {
     let bare = |text: &'static str| text.rsplit_once("SYS_").map_or(text, |(_, name)| name);
     let names: Vec<_> = allowed::ALLOWED.iter().map(|(text, _)| bare(text)).collect();
-    let mut calls = vec![
-        json!({"names": names, "action": "SCMP_ACT_ALLOW"}),
-        json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOSYS}),
-    ];
+    let clone3 = match kernel {
+        Kernel::Machines => {
+            json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOSYS})
+        }
+        Kernel::OfTheRuntime => json!({"names": ["clone3"], "action": "SCMP_ACT_ALLOW"}),
+    };
+    let mut calls = vec![json!({"names": names, "action": "SCMP_ACT_ALLOW"}), clone3];
     calls.extend(conditions().iter().map(Condition::section));
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
@@ -225,7 +241,8 @@ mod tests {
 
     #[test]
     fn the_section_for_other_runtimes_says_the_same() {
-        let parsed: oci_spec::runtime::LinuxSeccomp = serde_json::from_value(section()).unwrap();
+        let parsed: oci_spec::runtime::LinuxSeccomp =
+            serde_json::from_value(section(Kernel::Machines)).unwrap();
         assert_eq!(parsed.default_errno_ret(), Some(1));
         let calls = parsed.syscalls().as_ref().unwrap();
         assert_eq!(calls[0].names().len(), allowed::ALLOWED.len());

@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use longshore_e2e::Platform;
@@ -24,9 +25,10 @@ fn hierarchy() -> PathBuf {
 pub struct Enclosure(String);
 
 impl Enclosure {
-    /// One of this process alone.
-    pub fn new() -> Self {
-        Self(format!("longshore-bench-{}", std::process::id()))
+    /// One of its own. Not by the id of this process: in its namespace that is always 1.
+    pub fn new() -> Result<Self> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is not set")?;
+        Ok(Self(format!("longshore-bench-{:x}", now.as_micros())))
     }
 
     /// The line of the platform's config that puts its instances inside.
@@ -78,9 +80,12 @@ impl Enclosure {
 
 impl Drop for Enclosure {
     fn drop(&mut self) {
-        // Its processes have ended with the platform; if not, that is what has to be told.
-        for dir in [self.roles(), self.dir()] {
-            let _ = fs::remove_dir(dir);
+        // The agent made its own in every hierarchy there is. What is not empty stays.
+        let hierarchies = directories(Path::new("/sys/fs/cgroup")).unwrap_or_default();
+        for hierarchy in hierarchies.into_iter().chain([PathBuf::from("/sys/fs/cgroup")]) {
+            for dir in [hierarchy.join(&self.0).join("roles"), hierarchy.join(&self.0)] {
+                let _ = fs::remove_dir(dir);
+            }
         }
     }
 }

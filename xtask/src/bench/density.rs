@@ -76,7 +76,7 @@ fn measure(disk: &Path, options: &Options) -> Result<BTreeMap<&'static str, f64>
     fs::create_dir(&docker_dir)?;
     let docker = Docker(Dockerd::start_in(&docker_dir, Firewall::Default)?);
     docker.load(&image)?;
-    let enclosure = Enclosure::new();
+    let enclosure = Enclosure::new()?;
     let config = enclosure.config() + OVERCOMMIT;
     let platform = Platform::start_with(&UpOptions { parent: Some(disk.to_owned()), config })?;
     enclosure.take(&platform)?;

@@ -36,6 +36,14 @@ impl Actor {
         self.observed.started_at = None;
         self.observed.ready_at = None;
         let Some(image) = self.pull().await? else { return Ok(None) };
+        let node = Arc::clone(&self.node);
+        let _turn = tokio::select! {
+            turn = node.starts.acquire() => turn.expect("the semaphore is never closed"),
+            () = wish_changed(&mut self.wishes) => {
+                self.wishes.mark_changed();
+                return Ok(None);
+            }
+        };
         self.show(InstancePhase::Creating, None);
 
         let began = Instant::now();

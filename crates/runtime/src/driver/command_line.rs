@@ -30,7 +30,7 @@ use crate::cgroup::InstanceCgroup;
 use crate::files;
 use crate::oci;
 use crate::process::end_with_parent;
-use crate::seccomp;
+use crate::seccomp::{self, Kernel};
 
 /// How long a start may take; the agent waits a little longer.
 const START_DEADLINE: Duration = Duration::from_secs(50);
@@ -106,7 +106,11 @@ impl CommandLine {
     /// The configuration with what the embedded runtime does itself.
     fn config(&self, document: &Value) -> Value {
         let mut config = document.clone();
-        config["linux"]["seccomp"] = seccomp::section();
+        let kernel = match self.particulars.first {
+            First::Sandbox => Kernel::OfTheRuntime,
+            First::Program => Kernel::Machines,
+        };
+        config["linux"]["seccomp"] = seccomp::section(kernel);
         if self.particulars.placement == Placement::Command
             && let Some(linux) = config["linux"].as_object_mut()
         {
