@@ -3,22 +3,21 @@
 //!
 //! `LONGSHORE_KILLS` says how often (5 unless told), `LONGSHORE_SEED` repeats a run.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
-use longshore_api::v1::{InstanceView, ReleaseView};
+use longshore_api::v1::ReleaseView;
 use longshore_e2e::image::BUSYBOX_PORT;
 use longshore_e2e::platform::{Instances, Remote};
 use longshore_e2e::process::Process;
 use longshore_e2e::{Platform, Traffic, eventually, holds};
-use longshore_types::{ExitReason, InstanceId, Timestamp};
+use longshore_types::ExitReason;
 use serde_json::{Value, json};
 
-use crate::scene::{but, page, script, traffic, web, with_web};
+use crate::scene::{Lives, but, lives, page, script, traffic, web, with_web};
 
 const ROLES: [&str; 5] = ["global", "location", "node", "registry", "ingress"];
 
@@ -83,14 +82,6 @@ pub(crate) fn kill(platform: &mut Platform, victim: Victim) -> Result<()> {
             Ok(())
         }
     }
-}
-
-/// What must not change by a kill: which instances there are, since when, how often restarted.
-type Lives = BTreeMap<InstanceId, (Option<Timestamp>, u32)>;
-
-fn lives(instances: &[InstanceView]) -> Lives {
-    let each = instances.iter();
-    each.map(|one| (one.id().clone(), (one.observed.started_at, one.observed.restarts))).collect()
 }
 
 /// Deploys the app `churn` over and over, each time with another count and a mark, and remembers

@@ -32,6 +32,8 @@ mod runtimes;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]
+mod service;
+#[cfg(test)]
 mod ten_agents;
 #[cfg(test)]
 mod two_commands;

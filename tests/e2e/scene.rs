@@ -1,7 +1,11 @@
 //! What most tests begin with: a platform that has an image, and manifests for it.
 
+use std::collections::BTreeMap;
+
+use longshore_api::v1::InstanceView;
 use longshore_e2e::image::{self, BUSYBOX_PORT, Layout};
 use longshore_e2e::{Platform, Traffic};
+use longshore_types::{InstanceId, Timestamp};
 use serde_json::{Value, json};
 
 /// A platform whose registry has `default/web:1`, a busybox that serves the page `one`.
@@ -64,4 +68,13 @@ pub fn page(platform: &Platform, app: &str) -> String {
 /// Requests to an app through the ingress that go on.
 pub fn traffic(platform: &Platform, app: &str) -> Traffic {
     Traffic::start(platform.ingress_address(), &host(app))
+}
+
+/// What must not change by a kill: which instances there are, since when, how often restarted.
+pub type Lives = BTreeMap<InstanceId, (Option<Timestamp>, u32)>;
+
+/// Reads it from a list of instances.
+pub fn lives(instances: &[InstanceView]) -> Lives {
+    let each = instances.iter();
+    each.map(|one| (one.id().clone(), (one.observed.started_at, one.observed.restarts))).collect()
 }

@@ -21,6 +21,7 @@ pub mod leaks;
 pub mod platform;
 pub mod process;
 pub mod programs;
+pub mod skip;
 pub mod traffic;
 pub mod wait;
 pub mod websocket;

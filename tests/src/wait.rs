@@ -8,11 +8,19 @@ use anyhow::{Result, bail};
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long anything may take on a machine under load. A test that waits this long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// [`PATIENCE`], as many times as long as `LONGSHORE_SLOWNESS` says: an emulated processor is slower
+/// than any load makes a real one.
+pub fn patience() -> Duration {
+    let slowness = std::env::var("LONGSHORE_SLOWNESS").ok().and_then(|text| text.parse().ok());
+    PATIENCE * slowness.unwrap_or(1)
+}
 
 /// Looks again until there is an answer; the error names what was waited for, and the last cause.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let patience = patience();
+    let deadline = Instant::now() + patience;
     loop {
         let outcome = look();
         if let Ok(Some(found)) = outcome {
@@ -20,8 +28,8 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) ->
         }
         if Instant::now() > deadline {
             match outcome.err() {
-                Some(cause) => return Err(cause.context(format!("{what}: not in {PATIENCE:?}"))),
-                None => bail!("{what}: not in {PATIENCE:?}"),
+                Some(cause) => return Err(cause.context(format!("{what}: not in {patience:?}"))),
+                None => bail!("{what}: not in {patience:?}"),
             }
         }
         std::thread::sleep(PAUSE);

@@ -44,6 +44,7 @@ pub fn run_all(options: &Options) -> Result<()> {
         bail!("the tests make namespaces, mounts and cgroups: run them as root");
     }
     let mut stages = Stages::new();
+    stages.run("packages", 150, packages::install_missing)?;
     if options.vm {
         let mut counts = Counts::default();
         let outcome = vm::run_stages(&mut stages, vm::Binary::Dev, "", &mut counts);
@@ -51,10 +52,9 @@ pub fn run_all(options: &Options) -> Result<()> {
         eprintln!("{counts}");
         return outcome;
     }
-    stages.run("packages", 180, packages::install_missing)?;
-    stages.run("newer debian", 60, newer_debian::ensure_fetched)?;
-    let debian = stages.run("minimal debian", 120, MinimalDebian::ensure)?;
-    stages.run("release build", 720, || {
+    stages.run("newer debian", 30, newer_debian::ensure_fetched)?;
+    let debian = stages.run("minimal debian", 60, MinimalDebian::ensure)?;
+    stages.run("release build", 540, || {
         // Downloads happen out here: a minimal Debian has no certificates to check a server by.
         run(&mut cargo(["fetch", "--locked"]))?;
         run(&mut debian.command(&["cargo", "build", "--release", "--locked", "--offline"])?)
@@ -64,14 +64,14 @@ pub fn run_all(options: &Options) -> Result<()> {
         let binary = binary.to_str().context("the target directory is not UTF-8")?;
         run(&mut debian.command(&[binary, "demo", "--once"])?)
     })?;
-    stages.run("images of real programs", 300, longshore_e2e::programs::make_all)?;
+    stages.run("images of real programs", 120, longshore_e2e::programs::make_all)?;
     verify::run_all(&mut stages)?;
     let mut counts = Counts::default();
     stages.run("documentation tests", 60, || {
         let arguments = ["test", "--doc", "--workspace", "--locked", "--no-fail-fast"];
         counts.add(&mut cargo(arguments))
     })?;
-    let outcome = stages.run("tests", 900, || run_tests(options, &mut counts));
+    let outcome = stages.run("tests", 720, || run_tests(options, &mut counts));
     let in_machine = vm::run_stages(&mut stages, vm::Binary::Release, "", &mut counts);
     stages.print_summary();
     eprintln!("{counts}");

@@ -11,11 +11,11 @@ pub fn run_all(stages: &mut Stages) -> Result<()> {
     stages.run("format", 10, || run(&mut cargo(["fmt", "--all", "--check"])))?;
     stages.run("tidy", 5, tidy::run)?;
     stages.run("layers", 5, layers::run)?;
-    stages.run("lints", 300, || {
+    stages.run("lints", 150, || {
         let what = ["clippy", "--workspace", "--all-targets", "--locked"];
         run(cargo(what).args(["--", "--deny", "warnings"]))
     })?;
-    stages.run("dependencies", 60, dependencies)
+    stages.run("dependencies", 20, dependencies)
 }
 
 /// Licences, duplicates and sources; and known holes, when their list can be fetched.

@@ -64,6 +64,7 @@ pub fn run(what: &Vm) -> Result<()> {
         Vm::Test { filter } => {
             let mut counts = Counts::default();
             let filter = filter.as_deref().unwrap_or_default();
+            packages::install_missing()?;
             let outcome = run_stages(&mut stages, Binary::Dev, filter, &mut counts);
             eprintln!("{counts}");
             outcome
@@ -84,10 +85,9 @@ pub fn run_stages(
     filter: &str,
     counts: &mut Counts,
 ) -> Result<()> {
-    stages.run("packages", 180, packages::install_missing)?;
-    let disk = stages.run("disk of the machine", 120, Disk::ensure)?;
-    let carried = stages.run("what the machine runs", 300, || Carried::pack(binary, filter))?;
-    stages.run("tests in the machine", 480, || {
+    let disk = stages.run("disk of the machine", 100, Disk::ensure)?;
+    let carried = stages.run("what the machine runs", 20, || Carried::pack(binary, filter))?;
+    stages.run("tests in the machine", 360, || {
         let mut report = Report::new(carried.tests());
         let outcome = Machine { disk: &disk, carried: &carried }.run(TIME_LIMIT, &mut report);
         report.add_to(counts);

@@ -28,10 +28,12 @@ const PACKAGES: &[&str] = &[
     "iptables",
     "kmod",
     "libcap2-bin",
+    "netavark",
     "nftables",
     "procps",
     "python3",
     "runc",
+    "skopeo",
     "systemd-sysv",
     "udev",
 ];

@@ -14,6 +14,9 @@ run_one() {
     esac
     cd "$dir" || exit 255
     output=$(mktemp)
+    # Where a test says that this machine lacks what it needs.
+    LONGSHORE_SKIPPED=$(mktemp)
+    export LONGSHORE_SKIPPED
     began=$(cut -d ' ' -f 1 /proc/uptime)
     timeout --kill-after 5 "$TIME_LIMIT" "$executable" --exact "$name" --nocapture > "$output" 2>&1 < /dev/null
     status=$?
@@ -21,7 +24,9 @@ run_one() {
     # In one piece: the other worker prints too.
     {
         flock 9
-        if [ $status -eq 0 ]; then
+        if [ $status -eq 0 ] && [ -s "$LONGSHORE_SKIPPED" ]; then
+            echo "@skipped $number $(head -n 1 "$LONGSHORE_SKIPPED")"
+        elif [ $status -eq 0 ]; then
             echo "@passed $number $began $ended"
         else
             echo "@failed $number $began $ended $status"
@@ -29,7 +34,7 @@ run_one() {
             echo "@end"
         fi
     } 9> /run/longshore-tests.lock
-    rm -f "$output"
+    rm -f "$output" "$LONGSHORE_SKIPPED"
 }
 
 if [ "$1" = one ]; then
@@ -56,5 +61,4 @@ fi
 UNIT=$(sed -n 's/^0:://p' /proc/self/cgroup)
 export UNIT
 xargs -P 2 -L 1 sh $here/guest.sh one < $here/tests
-dmesg --level emerg,alert,crit,err | tail -n 20
 echo "@done"

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::carried::Carried;
+use super::carried::{Carried, TIME_LIMIT};
 use super::disk::Disk;
 use super::report::Report;
 use crate::command::{program, target_dir};
@@ -19,6 +19,9 @@ pub struct Machine<'a> {
     pub disk: &'a Disk,
     pub carried: &'a Carried,
 }
+
+/// A test that hangs is ended sooner, and says so.
+const MAX_SILENCE: Duration = Duration::from_secs(TIME_LIMIT as u64 + 60);
 
 /// How much of the console is shown when the machine does not end as it should.
 const N_LINES_SHOWN: usize = 40;
@@ -42,28 +45,30 @@ impl Machine<'_> {
             }
         });
         let deadline = Instant::now() + limit;
-        let ending = loop {
-            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        let hangs = loop {
+            let wait = deadline.saturating_duration_since(Instant::now()).min(MAX_SILENCE);
+            match lines.recv_timeout(wait) {
                 Ok(line) => {
                     let shown = report.read(&line);
                     if !shown.is_empty() {
                         eprintln!("{shown}");
                     }
                 }
-                Err(RecvTimeoutError::Disconnected) => break None,
-                Err(RecvTimeoutError::Timeout) => break Some(limit),
+                Err(RecvTimeoutError::Disconnected) => break false,
+                Err(RecvTimeoutError::Timeout) => break true,
             }
         };
-        if ending.is_some() {
+        if hangs {
             // It may have ended by itself in this moment.
             let _ = child.kill();
         }
         let status = child.wait().context("cannot wait for qemu")?;
-        let trouble = match ending {
-            Some(limit) => format!("it was not done after {} s", limit.as_secs()),
-            None if !report.booted() => format!("it did not boot (qemu: {status})"),
-            None if !report.done => format!("it went down before the tests were done ({status})"),
-            None => return Ok(()),
+        let trouble = match (report.booted(), report.done) {
+            (true, true) if !hangs => return Ok(()),
+            (true, true) => "it did not power off".to_owned(),
+            _ if hangs => format!("it hangs, or has not come to its end in {} s", limit.as_secs()),
+            (false, _) => format!("it did not boot (qemu: {status})"),
+            (true, false) => format!("it went down before the tests were done (qemu: {status})"),
         };
         let tail = tail(&console).unwrap_or_else(|error| format!("(no console: {error})"));
         bail!("the virtual machine failed: {trouble}; its console ended with\n{tail}");

@@ -3,11 +3,17 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The place where every distribution mounts cgroups, and the only one that libcontainer knows.
 const MOUNT_ROOT: &str = "/sys/fs/cgroup";
 /// The controllers without which limits cannot hold.
 const REQUIRED: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// The leaf to which processes move that are in the way of handing down controllers.
+const SERVICES: &str = "longshore-services";
+/// How long processes may go on appearing in the cgroup that they are moved out of.
+const MOVE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What kind of hierarchy a machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -296,23 +302,30 @@ fn hand_down(dir: &Path) -> Result<(), CgroupProblem> {
         return Ok(());
     }
     let wanted = wanted.join(" ");
-    let refused = |source| CgroupProblem::NotDelegated { path: dir.to_owned(), source };
-    match fs::write(&file, &wanted) {
-        Err(error) if error.kind() == io::ErrorKind::ResourceBusy && holds_us(dir)? => {
-            move_out_of_the_way(dir)?;
-            fs::write(&file, &wanted).map_err(refused)
+    let deadline = Instant::now() + MOVE_DEADLINE;
+    loop {
+        let Err(error) = fs::write(&file, &wanted) else { return Ok(()) };
+        let is_ours = error.kind() == io::ErrorKind::ResourceBusy
+            && (holds_us(dir)? || holds_us(&dir.join(SERVICES))?);
+        if !is_ours || Instant::now() > deadline {
+            return Err(CgroupProblem::NotDelegated { path: dir.to_owned(), source: error });
         }
-        other => other.map_err(refused),
+        // Again when a process was started here meanwhile, or another of us moved this one.
+        move_out_of_the_way(dir)?;
     }
 }
 
 fn holds_us(dir: &Path) -> Result<bool, CgroupProblem> {
     let own = std::process::id().to_string();
-    Ok(read(&dir.join("cgroup.procs"))?.lines().any(|line| line == own))
+    match fs::read_to_string(dir.join("cgroup.procs")) {
+        Ok(text) => Ok(text.lines().any(|line| line == own)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(CgroupProblem::Read { path: dir.to_owned(), source }),
+    }
 }
 
 fn move_out_of_the_way(dir: &Path) -> Result<(), CgroupProblem> {
-    let leaf = dir.join("longshore-services");
+    let leaf = dir.join(SERVICES);
     make(&leaf)?;
     let file = leaf.join("cgroup.procs");
     for pid in read(&dir.join("cgroup.procs"))?.lines() {

@@ -95,7 +95,8 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "cgroup_parent",
         help: "The cgroup below which instances get theirs, a path such as \"/longshore\"; empty for one\n\
-               that is named after this platform. Default \"\".",
+               that is named after this platform. Not that of a systemd service: with cgroup v2 it could not\n\
+               be started again while instances run. Default \"\".",
         set: |settings, value| put(&mut settings.cgroup_parent, cgroup(value)),
         show: |settings| quoted(settings.cgroup_parent.as_deref().unwrap_or_default()),
     },
