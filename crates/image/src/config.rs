@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use longshore_types::{Digest, ParseError, Port, Protocol};
 use serde::Deserialize;
 
-use crate::wire::{LookalikeKey, UnknownKeys, short};
+use crate::wire::{LookalikeKey, Shape, short};
 
 /// The longest argument or variable that the kernel hands to a program, without its NUL
 /// (`MAX_ARG_STRLEN`).
@@ -100,13 +100,26 @@ struct WireConfig {
     os: Option<String>,
     config: Option<WireRun>,
     rootfs: WireRootFs,
-    #[serde(flatten)]
-    unknown: UnknownKeys,
 }
 
-impl WireConfig {
-    const KEYS: [&str; 4] = ["architecture", "os", "config", "rootfs"];
-}
+/// The keys of a config that we read.
+static CONFIG: Shape = Shape::Object(&[
+    ("architecture", Shape::Any),
+    ("os", Shape::Any),
+    (
+        "config",
+        Shape::Object(&[
+            ("Entrypoint", Shape::Any),
+            ("Cmd", Shape::Any),
+            ("Env", Shape::Any),
+            ("User", Shape::Any),
+            ("WorkingDir", Shape::Any),
+            ("StopSignal", Shape::Any),
+            ("ExposedPorts", Shape::Any),
+        ]),
+    ),
+    ("rootfs", Shape::Object(&[("type", Shape::Any), ("diff_ids", Shape::Any)])),
+]);
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase")]
@@ -118,29 +131,19 @@ struct WireRun {
     working_dir: Option<String>,
     stop_signal: Option<String>,
     exposed_ports: Option<BTreeMap<String, serde::de::IgnoredAny>>,
-    #[serde(flatten)]
-    unknown: UnknownKeys,
-}
-
-impl WireRun {
-    const KEYS: [&str; 7] =
-        ["Entrypoint", "Cmd", "Env", "User", "WorkingDir", "StopSignal", "ExposedPorts"];
 }
 
 #[derive(Deserialize)]
 struct WireRootFs {
     r#type: Option<String>,
     diff_ids: Option<Vec<String>>,
-    #[serde(flatten)]
-    unknown: UnknownKeys,
 }
 
 impl ConfigFile {
     /// Parses a config and checks that this machine can run it.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         let wire: WireConfig = serde_json::from_slice(bytes)?;
-        wire.unknown.check(&WireConfig::KEYS)?;
-        wire.rootfs.unknown.check(&["type", "diff_ids"])?;
+        CONFIG.check(bytes)?;
         check_platform(wire.os.as_deref(), wire.architecture.as_deref())?;
         if let Some(kind) = wire.rootfs.r#type.filter(|kind| kind != "layers") {
             return Err(ConfigError::RootFs(short(&kind)));
@@ -166,7 +169,6 @@ fn check_platform(os: Option<&str>, architecture: Option<&str>) -> Result<(), Co
 
 impl WireRun {
     fn validate(self) -> Result<ImageConfig, ConfigError> {
-        self.unknown.check(&Self::KEYS)?;
         let present = |text: &String| !text.is_empty();
         let entrypoint = self.entrypoint.unwrap_or_default();
         let cmd = self.cmd.unwrap_or_default();

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::compression::Compression;
 use crate::config::host_architecture;
-use crate::wire::{LookalikeKey, UnknownKeys, short};
+use crate::wire::{LookalikeKey, Shape, short};
 
 /// Media types of an image's manifest.
 pub const MANIFEST_TYPES: [&str; 2] = [
@@ -94,13 +94,22 @@ struct WireDocument {
     config: Option<WireDescriptor>,
     layers: Option<Vec<WireDescriptor>>,
     manifests: Option<Vec<WireDescriptor>>,
-    #[serde(flatten)]
-    unknown: UnknownKeys,
 }
 
-impl WireDocument {
-    const KEYS: [&str; 4] = ["mediaType", "config", "layers", "manifests"];
-}
+/// The keys of a document that we read.
+static DOCUMENT: Shape = Shape::Object(&[
+    ("mediaType", Shape::Any),
+    ("config", DESCRIPTOR),
+    ("layers", Shape::List(&DESCRIPTOR)),
+    ("manifests", Shape::List(&DESCRIPTOR)),
+]);
+
+const DESCRIPTOR: Shape = Shape::Object(&[
+    ("mediaType", Shape::Any),
+    ("digest", Shape::Any),
+    ("size", Shape::Any),
+    ("platform", Shape::Object(&[("os", Shape::Any), ("architecture", Shape::Any)])),
+]);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -110,8 +119,6 @@ struct WireDescriptor {
     digest: String,
     size: u64,
     platform: Option<WirePlatform>,
-    #[serde(flatten)]
-    unknown: UnknownKeys,
 }
 
 #[derive(Deserialize)]
@@ -120,20 +127,9 @@ struct WirePlatform {
     os: String,
     #[serde(default)]
     architecture: String,
-    #[serde(flatten)]
-    unknown: UnknownKeys,
 }
 
 impl WireDescriptor {
-    const KEYS: [&str; 4] = ["mediaType", "digest", "size", "platform"];
-
-    fn check_keys(&self) -> Result<(), LookalikeKey> {
-        if let Some(platform) = &self.platform {
-            platform.unknown.check(&["os", "architecture"])?;
-        }
-        self.unknown.check(&Self::KEYS)
-    }
-
     fn check(&self) -> Result<Descriptor, ManifestError> {
         Ok(Descriptor { digest: self.digest.parse()?, size: ByteCount(self.size) })
     }
@@ -146,9 +142,7 @@ impl Document {
     /// two programs would run two different images (CVE-2021-41190).
     pub fn parse(bytes: &[u8], stated: &str) -> Result<Self, ManifestError> {
         let wire: WireDocument = serde_json::from_slice(bytes)?;
-        wire.unknown.check(&WireDocument::KEYS)?;
-        let descriptors = [&wire.layers, &wire.manifests].into_iter().flatten().flatten();
-        descriptors.chain(&wire.config).try_for_each(WireDescriptor::check_keys)?;
+        DOCUMENT.check(bytes)?;
         let stated = stated.split(';').next().unwrap_or_default().trim();
         let own = wire.media_type.as_deref().unwrap_or(stated);
         let confusion = |found: &str| ManifestError::TypeConfusion {

@@ -165,7 +165,7 @@ impl<R: Read> TarReader<R> {
             ParseEvent::NeedData { min_bytes } => Parsed::NeedData(min_bytes),
             ParseEvent::End { consumed } => Parsed::End(consumed),
             ParseEvent::GlobalExtensions { consumed, pax_data } => {
-                strict::check_global(consumed, pax_data).map_err(ambiguous)?;
+                strict::check_global(&input[..consumed], pax_data).map_err(ambiguous)?;
                 Parsed::Skip(consumed)
             }
             ParseEvent::Entry { consumed, entry } => {

@@ -1,21 +1,20 @@
 //! What every JSON document of a stranger needs.
 
-use std::collections::HashMap;
-
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// Longest part of a stranger's text that an error repeats, in characters.
 const SHOWN: usize = 120;
 
-/// The keys of an object that we do not know, collected with `#[serde(flatten)]`.
-///
-/// Programs written in Go match keys without regard to case, and the last of several wins. So a
-/// document may say `layers` to us and `Layers` to them: two programs, two images. Such a key is
-/// refused; keys that nobody could take for one of ours are none of our business.
-#[derive(Debug, Default, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct UnknownKeys(HashMap<String, IgnoredAny>);
+/// The keys that we know in a document, and what lies under them.
+pub(crate) enum Shape {
+    /// Anything, which is not looked into.
+    Any,
+    /// An object with these keys and others.
+    Object(&'static [(&'static str, Shape)]),
+    /// A list of one shape.
+    List(&'static Shape),
+}
 
 /// A key that some programs take for another.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,15 +26,76 @@ pub struct LookalikeKey {
     pub known: &'static str,
 }
 
-impl UnknownKeys {
-    /// Refuses keys that equal one of `known` but for case.
-    pub fn check(&self, known: &[&'static str]) -> Result<(), LookalikeKey> {
-        for found in self.0.keys() {
-            let folded = fold(found);
-            if let Some(known) = known.iter().find(|known| fold(known) == folded) {
-                return Err(LookalikeKey { found: found.clone(), known });
-            }
+impl Shape {
+    /// Refuses keys that equal one of ours but for case.
+    ///
+    /// Programs written in Go match keys without regard to case, and the last of several wins. So a
+    /// document may say `layers` to us and `Layers` to them: two programs, two images. Keys that
+    /// nobody could take for one of ours are none of our business.
+    ///
+    /// The document is walked as far as the shape goes and no deeper: what is nested deeper than that
+    /// costs no stack. What is not JSON passes; whoever parses it says so.
+    pub fn check(&'static self, document: &[u8]) -> Result<(), LookalikeKey> {
+        let mut found = None;
+        let walk = Walk { shape: self, found: &mut found };
+        // Whoever parses the document has more to say about its faults.
+        let _ = walk.deserialize(&mut serde_json::Deserializer::from_slice(document));
+        found.map_or(Ok(()), Err)
+    }
+}
+
+struct Walk<'a> {
+    shape: &'static Shape,
+    found: &'a mut Option<LookalikeKey>,
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        match self.shape {
+            Shape::Any => IgnoredAny::deserialize(deserializer).map(|_| ()),
+            Shape::Object(_) | Shape::List(_) => deserializer.deserialize_any(self),
         }
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object or a list")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let keys = match self.shape {
+            Shape::Object(keys) => keys,
+            Shape::Any | Shape::List(_) => &[][..],
+        };
+        while let Some(key) = map.next_key::<String>()? {
+            if let Some((_, shape)) = keys.iter().find(|(known, _)| *known == key) {
+                map.next_value_seed(Walk { shape, found: &mut *self.found })?;
+                continue;
+            }
+            let folded = fold(&key);
+            if let Some((known, _)) = keys.iter().find(|(known, _)| fold(known) == folded) {
+                self.found.get_or_insert(LookalikeKey { found: key, known });
+            }
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let shape = match self.shape {
+            Shape::List(shape) => shape,
+            Shape::Any | Shape::Object(_) => &Shape::Any,
+        };
+        while list.next_element_seed(Walk { shape, found: &mut *self.found })?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
         Ok(())
     }
 }
@@ -62,27 +122,38 @@ pub(crate) fn short(text: &str) -> String {
 mod tests {
     use super::*;
 
-    #[derive(Deserialize)]
-    struct Wire {
-        #[serde(rename = "mediaSkin")]
-        _known: Option<String>,
-        #[serde(flatten)]
-        unknown: UnknownKeys,
+    const SHAPE: Shape = Shape::Object(&[
+        ("mediaSkin", Shape::Any),
+        ("list", Shape::List(&Shape::Object(&[("size", Shape::Any)]))),
+    ]);
+
+    fn check(document: &str) -> Result<(), LookalikeKey> {
+        static STATIC: Shape = SHAPE;
+        STATIC.check(document.as_bytes())
     }
 
     #[test]
     fn keys_that_differ_in_case_alone_are_refused() {
-        let check = |text: &str| {
-            let wire: Wire = serde_json::from_str(text).unwrap();
-            wire.unknown.check(&["mediaSkin"])
-        };
-        assert_eq!(check(r#"{"mediaSkin": "x", "other": {"MEDIASKIN": 1}}"#), Ok(()));
-        for key in ["MediaSkin", "mediaskin", "media\u{17f}kin", "mediaS\u{212a}in"] {
-            let text = format!(r#"{{"mediaSkin": "x", "{key}": "y"}}"#);
-            assert_eq!(check(&text).unwrap_err().found, key);
+        for fine in [
+            r#"{"mediaSkin": {"MEDIASKIN": 1}, "other": {"List": 2}, "list": [null, {"size": 1}]}"#,
+            r#"{"list": null}"#,
+            "[]",
+            "no document",
+        ] {
+            assert_eq!(check(fine), Ok(()), "{fine}");
         }
-        let twice = r#"{"mediaSkin": "x", "mediaSkin": "y"}"#;
-        assert!(serde_json::from_str::<Wire>(twice).is_err());
+        for key in ["MediaSkin", "mediaskin", "media\u{17f}kin", "mediaS\u{212a}in"] {
+            let error = check(&format!(r#"{{"mediaSkin": "x", "{key}": "y"}}"#)).unwrap_err();
+            assert_eq!((error.found.as_str(), error.known), (key, "mediaSkin"));
+        }
+        assert_eq!(check(r#"{"list": [{"size": 1}, {"Size": 2}]}"#).unwrap_err().known, "size");
+    }
+
+    #[test]
+    fn what_is_nested_deep_costs_no_stack() {
+        for deep in ["[".repeat(1 << 20), r#"{"a":"#.repeat(1 << 20)] {
+            assert_eq!(check(&format!(r#"{{"mediaSkin": {deep}"#)), Ok(()));
+        }
     }
 
     #[test]

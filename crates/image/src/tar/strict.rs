@@ -45,6 +45,9 @@ pub enum Ambiguity {
     /// Some programs end the archive at the first block of zeros, others at the second.
     #[error("a block of zeros stands before it")]
     LoneZeros,
+    /// A directory of the oldest format, whose only mark is in a name that does not count.
+    #[error("its short name is a directory's, its long one a file's")]
+    OldDirectory,
     /// A sparse map that does not describe the file.
     #[error("the map of a sparse file is wrong: {0}")]
     SparseMap(&'static str),
@@ -59,11 +62,12 @@ pub(super) struct Fields {
 
 /// Checks a global pax header. Comments (git writes one) are harmless; anything that names an
 /// attribute is applied by GNU tar and Python, and ignored by the Go programs.
-pub(super) fn check_global(consumed: usize, pax: &[u8]) -> Result<(), Ambiguity> {
+pub(super) fn check_global(consumed: &[u8], pax: &[u8]) -> Result<(), Ambiguity> {
     let own_size = BLOCK + (pax.len() as u64).next_multiple_of(BLOCK);
-    if consumed as u64 != own_size {
+    if consumed.len() as u64 != own_size {
         return Err(Ambiguity::GlobalInside);
     }
+    consumed.first_chunk().map_or(Ok(()), check_octal)?;
     for (key, _) in pax_records(pax)? {
         if key != b"comment" {
             return Err(Ambiguity::PaxGlobal(printable(key)));
@@ -92,6 +96,11 @@ pub(super) fn check_entry(
             b"size" => sized_by_pax = true,
             _ => sparse_by_pax |= key.starts_with(b"GNU.sparse."),
         }
+    }
+    // Python takes the header's word for it, others that of the name in the end.
+    let name = raw.name.split(|&byte| byte == 0).next().unwrap_or_default();
+    if raw.typeflag[0] == 0 && name.ends_with(b"/") && !entry.path.ends_with(b"/") {
+        return Err(Ambiguity::OldDirectory);
     }
     let sparse_by_header = raw.typeflag[0] == b'S';
     if sparse_by_header && !entry.header.is_gnu() {
@@ -124,6 +133,7 @@ fn check_sizes(consumed: &[u8]) -> Result<(), Ambiguity> {
             return Err(Ambiguity::LoneZeros);
         }
         check_number("size", &header.as_ustar().size)?;
+        check_octal(block)?;
         let is_extension = (header.is_gnu() || header.is_ustar())
             && matches!(
                 header.entry_type(),
@@ -135,6 +145,26 @@ fn check_sizes(consumed: &[u8]) -> Result<(), Ambiguity> {
         let size = header.entry_size().map_err(|_| Ambiguity::Number("size"))?;
         let padded = size.next_multiple_of(BLOCK) as usize;
         rest = rest.get(padded..).ok_or(Ambiguity::Number("size"))?;
+    }
+    Ok(())
+}
+
+/// Numbers that are read by some programs in every header, also where they mean nothing: Python ends
+/// an archive at a header that has one it cannot read.
+fn check_octal(block: &[u8; BLOCK as usize]) -> Result<(), Ambiguity> {
+    for (what, field) in [
+        ("mode", &block[100..108]),
+        ("owner", &block[108..116]),
+        ("group", &block[116..124]),
+        ("time", &block[136..148]),
+        ("device", &block[329..337]),
+        ("device", &block[337..345]),
+    ] {
+        let text = field.split(|&byte| byte == 0).next().unwrap_or_default().trim_ascii();
+        let is_octal = text.iter().all(|byte| (b'0'..=b'7').contains(byte));
+        if field[0] & 0x80 == 0 && !is_octal {
+            return Err(Ambiguity::Number(what));
+        }
     }
     Ok(())
 }

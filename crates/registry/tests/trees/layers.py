@@ -85,12 +85,9 @@ with tempfile.TemporaryDirectory() as source:
                     file.write(b"data" * 1000)
             file.truncate(2000000)
     options = ["--mtime=@1500000000", "--owner=0", "--group=0", "--numeric-owner", "--mode=644", "-S"]
-    for n, form in enumerate(["--format=gnu", "--format=posix"]):
-        with open(f"{source}/holes", "ab") as file:
-            file.truncate(2000000 + n)
-        names = [f"--transform=s,^,{form[9:]}-,", "holes", "all-hole"]
-        subprocess.run(["tar", "-cf", f"{target}/{n + 1}-sparse.tar", "-C", source, form, *options,
-                        *names], check=True)
+    # Those of pax: docker does not know GNU's older ones, which GNU tar is a judge of elsewhere.
+    subprocess.run(["tar", "-cf", f"{target}/1-sparse.tar", "-C", source, "--format=posix", *options,
+                    "holes", "all-hole"], check=True)
 
 with Layer("3-changes") as changes:
     changes.add(".wh.gone-file").directory("gone").add("gone/.wh.file")

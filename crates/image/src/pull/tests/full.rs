@@ -56,15 +56,21 @@ enum Room {
     Pages,
 }
 
-/// With every kind of thing that a pull writes: files, links, whiteouts, attributes of directories.
-fn parts() -> ImageParts {
-    let base = Archive::default()
-        .raw(RawHeader::new(b'5', b"tmp").mode(0o1777), b"")
+/// One layer with every kind of thing that unpacking writes.
+fn one_layer() -> ImageParts {
+    let all = Archive::default()
         .file("etc/a", &[1; 9000])
         .hard_link("etc/b", "etc/a")
-        .symlink("link", "etc");
-    let top = Archive::default().file("tmp/file", &[2; 5000]).file("etc/.wh.a", b"").directory("d");
-    ImageParts::default().gzip(base).zstd(top)
+        .symlink("link", "etc")
+        .file("etc/.wh.gone", b"");
+    ImageParts::default().gzip(all)
+}
+
+/// Two layers that together need attributes of a directory. Both are unpacked at once, so which of
+/// them meets the end of the disk first is not said.
+fn two_layers() -> ImageParts {
+    let base = Archive::default().raw(RawHeader::new(b'5', b"tmp").mode(0o1777), b"");
+    ImageParts::default().gzip(base).zstd(Archive::default().file("tmp/file", &[2; 5000]))
 }
 
 type Trees = Vec<BTreeMap<Vec<u8>, Node>>;
@@ -79,7 +85,7 @@ fn trees(image: &Image) -> Trees {
 }
 
 /// Pulls with room for nothing, then for ever more until it succeeds, and tells where each failed.
-async fn failures(what: Room, expected: &Trees) -> BTreeSet<String> {
+async fn failures(what: Room, parts: fn() -> ImageParts, expected: &Trees) -> BTreeSet<String> {
     let disk = SmallDisk::new();
     let source = Arc::new(FakeSource::default());
     let digest = parts().publish(&source);
@@ -113,29 +119,43 @@ async fn failures(what: Room, expected: &Trees) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn a_full_disk_is_told_and_the_same_pull_succeeds_when_there_is_room() {
-    let root = tempfile::tempdir().unwrap();
-    let source = Arc::new(FakeSource::default());
-    let digest = parts().publish(&source);
-    let (image, _) = pull(&open(root.path()), &source, &digest).await.unwrap();
-    let expected = trees(&image);
-    assert_eq!(expected.len(), 3, "two layers and the attributes of a directory");
+    let mut told = BTreeSet::new();
+    for (parts, n_layers) in [(one_layer as fn() -> ImageParts, 1), (two_layers, 3)] {
+        let root = tempfile::tempdir().unwrap();
+        let source = Arc::new(FakeSource::default());
+        let digest = parts().publish(&source);
+        let (image, _) = pull(&open(root.path()), &source, &digest).await.unwrap();
+        let expected = trees(&image);
+        assert_eq!(expected.len(), n_layers, "the attributes of a directory are one more");
+        // A thread of the last attempt may give its room back late, and then a step is passed over.
+        for _ in 0..5 {
+            told.extend(failures(Room::Files, parts, &expected).await);
+            told.extend(failures(Room::Pages, parts, &expected).await);
+            if missing(&told).is_empty() {
+                break;
+            }
+        }
+    }
+    assert!(missing(&told).is_empty(), "{:?} are not among {told:#?}", missing(&told));
+    assert!(told.iter().all(|told| told.contains("No space left on device")), "{told:#?}");
+}
 
-    let mut told = failures(Room::Files, &expected).await;
-    told.extend(failures(Room::Pages, &expected).await);
-    // Every path on which a pull writes was met.
-    for (what, path) in [
+/// The paths on which a pull writes and where it never failed.
+fn missing(told: &BTreeSet<String>) -> Vec<(&'static str, &'static str)> {
+    let all = [
         ("creating", "/staging/"),
         ("creating", "/fs\""),
         ("making the directory", "\"etc\""),
         ("creating", "\"etc/a\""),
         ("writing", "\"etc/a\""),
         ("making the symbolic link", "\"link\""),
-        ("making the whiteout", "\"a\""),
+        ("linking", "\"etc/b\""),
+        ("making the whiteout", "\"gone\""),
         ("writing", "/report.json\""),
         ("writing", "/record\""),
-    ] {
-        let is_it = |told: &&String| told.contains(what) && told.contains(path);
-        assert!(told.iter().any(|told| is_it(&told)), "{what} {path} is not among {told:#?}");
-    }
-    assert!(told.iter().all(|told| told.contains("No space left on device")), "{told:#?}");
+    ];
+    let is_told = |(what, path): &(&str, &str)| {
+        told.iter().any(|told| told.contains(what) && told.contains(path))
+    };
+    all.into_iter().filter(|step| !is_told(step)).collect()
 }

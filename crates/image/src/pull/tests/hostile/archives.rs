@@ -417,7 +417,7 @@ fn damage() -> Vec<Case> {
             |source| {
                 let parts = layer(archive().file("f", b"x"));
                 let digest = parts.clone().publish(source);
-                source.replace_blob(&parts.blob(0), |blob| blob.extend([0; 1 << 20]));
+                source.replace_blob(&parts.blob(0), |blob| blob.resize(1 << 20, 0));
                 digest
             },
             &["unpacking the layer sha256:", "not 2048"],

@@ -267,7 +267,7 @@ fn sizes_and_digests() -> Vec<Case> {
             |source| {
                 let parts = one_layer();
                 let digest = parts.clone().publish(source);
-                source.replace_blob(&parts.config_digest(), |blob| blob.extend([b' '; 1 << 20]));
+                source.replace_blob(&parts.config_digest(), |blob| blob.resize(1 << 20, b' '));
                 digest
             },
             &["the config sha256:", "came as"],
