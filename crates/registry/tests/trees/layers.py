@@ -53,7 +53,10 @@ with Layer("0-base") as base:
     # Names.
     base.add(odd(b"\xff\xfe not UTF-8"), data=b"odd").add("new\nline\\ \t*", data=b"odd")
     base.add("-dash", data=b"x").add("é", data=b"x").add("e\u0301", data=b"x").add("N", data=b"x")
-    base.add("n" * 255, data=b"long").add("/".join(["p" * 240] * 15) + "/deep", data=b"deep")
+    base.add("n" * 255, data=b"long")
+    for depth in range(1, 16):
+        base.directory("/".join(["p" * 240] * depth))
+    base.add("/".join(["p" * 240] * 15) + "/deep", data=b"deep")
     # Owners, modes, times.
     base.add("bin/su", data=b"#!", mode=0o6755).add("bin/owned", uid=1234, gid=5678, mode=0o040)
     base.add("highest-owner", uid=2147483646, gid=2147483646)
