@@ -90,10 +90,13 @@ pub async fn files_of_the_machine_are_nobodys_inside(bed: Bed) {
     );
     spec.files = vec![ReadOnlyFile { source: shown.clone(), destination: "/etc/shown".to_owned() }];
     let (_, output) = bed.run(&spec).await;
-    let expected = "of the machine\n65534:65534\n65534:65534\n";
-    assert!(output.starts_with(expected), "{output}");
+    assert!(output.starts_with("of the machine\n65534:65534\n"), "{output}");
     assert_eq!(output.matches("Read-only file system").count(), 2, "{output}");
-    assert_eq!(output.matches("not permitted").count(), 1, "{output}");
+    // Most show the machine's own device; crun makes one in the container's file system, which is not
+    // the machine's.
+    let made = output.contains("\n0:0\n");
+    assert!(made || output.matches("65534:65534").count() == 2, "{output}");
+    assert_eq!(output.matches("not permitted").count(), usize::from(!made), "{output}");
     assert!(output.contains("\ndiscarded\n"), "{output}");
     assert_eq!(owner(&shown), (0, 0));
     bed.finish().await;
