@@ -32,7 +32,11 @@ fn entry(rng: &mut Rng, archive: &mut Vec<u8>) {
         put(&mut header, 157, &name(rng));
     }
     match rng.u8(..10) {
-        0 => extension(archive, b'L', &[name(rng), b"\0".to_vec()].concat()),
+        0 => {
+            // Some writers leave out the zero at the end.
+            let end: &[u8] = if rng.u8(..8) == 0 { b"" } else { b"\0" };
+            extension(archive, b'L', &[&name(rng), end].concat());
+        }
         1 if matches!(kind, b'1' | b'2') => {
             extension(archive, b'K', &[name(rng), b"\0".to_vec()].concat());
         }
@@ -69,7 +73,8 @@ fn header(rng: &mut Rng, kind: u8, size: usize) -> [u8; 512] {
         _ => b"ustar\x0000",
     };
     put(&mut header, 257, magic);
-    if magic.starts_with(b"ustar\0") && rng.u8(..8) == 0 {
+    // Seldom where the format has none.
+    if rng.u8(..if magic.starts_with(b"ustar\0") { 8 } else { 80 }) == 0 {
         put(&mut header, 345, &name(rng));
     }
     // By its form it is known as a checksum, and mended.

@@ -15,6 +15,11 @@ pub fn run_all(stages: &mut Stages) -> Result<()> {
         let what = ["clippy", "--workspace", "--all-targets", "--locked"];
         run(cargo(what).args(["--", "--deny", "warnings"]))
     })?;
+    stages.run("lints of the fuzzer", 30, || {
+        // Which `--all-targets` leaves out, as it needs a feature.
+        let what = ["clippy", "--package", "longshore-fuzz", "--bin", "fuzz", "--locked"];
+        run(cargo(what).args(["--features", "libfuzzer", "--", "--deny", "warnings"]))
+    })?;
     stages.run("dependencies", 20, dependencies)
 }
 

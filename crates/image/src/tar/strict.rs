@@ -4,6 +4,8 @@
 //! well-formed archives; for malformed ones it has its own idea, as every program has: it drops the
 //! high bytes of large binary numbers, stops silently at a pax record without a length, lets the last
 //! of several sparse maps win. Each of these is looked for here on the raw bytes and refused.
+//!
+//! `fuzz/tests/differential.rs` compares what is left with other readers.
 
 use std::collections::HashSet;
 
@@ -45,8 +47,14 @@ pub enum Ambiguity {
     /// Some programs end the archive at the first block of zeros, others at the second.
     #[error("a block of zeros stands before it")]
     LoneZeros,
-    /// A directory of the oldest format, whose only mark is in a name that does not count.
-    #[error("its short name is a directory's, its long one a file's")]
+    /// Python reads on behind the end, to the end of the block.
+    #[error("a header of headers is followed by more than zeros")]
+    BehindExtension,
+    /// Python puts the field before the name whatever the format, others where it is one of the format.
+    #[error("the header has a prefix of the name that its format does not have")]
+    Prefix,
+    /// An entry of the oldest format, where a slash at the end of the name makes a directory.
+    #[error("one of its short and its long name is a directory's, the other a file's")]
     OldDirectory,
     /// A sparse map that does not describe the file.
     #[error("the map of a sparse file is wrong: {0}")]
@@ -68,6 +76,7 @@ pub(super) fn check_global(consumed: &[u8], pax: &[u8]) -> Result<(), Ambiguity>
         return Err(Ambiguity::GlobalInside);
     }
     consumed.first_chunk().map_or(Ok(()), check_octal)?;
+    check_padding(&consumed[BLOCK as usize + pax.len()..])?;
     for (key, _) in pax_records(pax)? {
         if key != b"comment" {
             return Err(Ambiguity::PaxGlobal(printable(key)));
@@ -82,11 +91,12 @@ pub(super) fn check_entry(
     entry: &ParsedEntry<'_>,
     sparse: Option<&SparseMap>,
 ) -> Result<Fields, Ambiguity> {
-    check_sizes(consumed)?;
+    check_headers(consumed)?;
+    check_prefix(entry.header)?;
     let raw = entry.header.as_ustar();
-    check_number("owner", &raw.uid)?;
-    check_number("group", &raw.gid)?;
-    check_number("mode", &raw.mode)?;
+    check_plain("owner", &raw.uid)?;
+    check_plain("group", &raw.gid)?;
+    check_plain("mode", &raw.mode)?;
     let mut mtime = (header_time(&raw.mtime)?.unwrap_or(entry.mtime as i64), 0);
     let (mut sized_by_pax, mut sparse_by_pax) = (false, false);
     for (key, value) in pax_records(entry.pax.unwrap_or_default())? {
@@ -97,11 +107,7 @@ pub(super) fn check_entry(
             _ => sparse_by_pax |= key.starts_with(b"GNU.sparse."),
         }
     }
-    // Python takes the header's word for it, others that of the name in the end.
-    let name = raw.name.split(|&byte| byte == 0).next().unwrap_or_default();
-    if raw.typeflag[0] == 0 && name.ends_with(b"/") && !entry.path.ends_with(b"/") {
-        return Err(Ambiguity::OldDirectory);
-    }
+    check_old_directory(entry)?;
     let sparse_by_header = raw.typeflag[0] == b'S';
     if sparse_by_header && !entry.header.is_gnu() {
         return Err(Ambiguity::SparseMap("its header is not one of GNU's"));
@@ -109,6 +115,10 @@ pub(super) fn check_entry(
     match sparse {
         Some(_) if sparse_by_pax && sparse_by_header => {
             return Err(Ambiguity::SparseMap("there are two"));
+        }
+        // Python passes over a region at the beginning of the file in the blocks behind the header.
+        Some(map) if sparse_by_header && map.regions.iter().skip(4).any(|r| r.offset == 0) => {
+            return Err(Ambiguity::SparseMap("its first region is not in the header"));
         }
         None if sparse_by_pax => return Err(Ambiguity::SparseMap("there is none")),
         Some(_) if sized_by_pax => return Err(Ambiguity::SparseMap("the size is given twice")),
@@ -124,7 +134,7 @@ pub(super) fn check_entry(
 
 /// Walks the extension headers before an entry and the entry's own: a size that two programs read
 /// differently makes them disagree on everything after it.
-fn check_sizes(consumed: &[u8]) -> Result<(), Ambiguity> {
+fn check_headers(consumed: &[u8]) -> Result<(), Ambiguity> {
     let mut rest = consumed;
     while let Some(block) = rest.first_chunk::<{ BLOCK as usize }>() {
         let header = Header::from_bytes(block);
@@ -132,7 +142,7 @@ fn check_sizes(consumed: &[u8]) -> Result<(), Ambiguity> {
         if header.is_empty() {
             return Err(Ambiguity::LoneZeros);
         }
-        check_number("size", &header.as_ustar().size)?;
+        check_plain("size", &header.as_ustar().size)?;
         check_octal(block)?;
         let is_extension = (header.is_gnu() || header.is_ustar())
             && matches!(
@@ -140,11 +150,68 @@ fn check_sizes(consumed: &[u8]) -> Result<(), Ambiguity> {
                 EntryType::GnuLongName | EntryType::GnuLongLink | EntryType::XHeader
             );
         if !is_extension {
-            return Ok(());
+            return match header.entry_type() {
+                EntryType::GnuSparse => check_gnu_map(block, rest),
+                _ => Ok(()),
+            };
         }
         let size = header.entry_size().map_err(|_| Ambiguity::Number("size"))?;
         let padded = size.next_multiple_of(BLOCK) as usize;
-        rest = rest.get(padded..).ok_or(Ambiguity::Number("size"))?;
+        let (own, next) = rest.split_at_checked(padded).ok_or(Ambiguity::Number("size"))?;
+        check_padding(&own[size as usize..])?;
+        rest = next;
+    }
+    Ok(())
+}
+
+/// What fills up the last block of an extension header.
+fn check_padding(padding: &[u8]) -> Result<(), Ambiguity> {
+    let is_zero = padding.iter().all(|&byte| byte == 0);
+    if is_zero { Ok(()) } else { Err(Ambiguity::BehindExtension) }
+}
+
+/// Only headers of POSIX have a prefix. GNU's keep other times there, which GNU tar writes for backups
+/// alone; some releases of Go wrote prefixes there. In star's variant of POSIX it is shorter.
+fn check_prefix(header: &Header) -> Result<(), Ambiguity> {
+    let raw = header.as_ustar();
+    let is_right = if header.is_ustar() {
+        let is_star = header.as_bytes().ends_with(b"tar\0");
+        !is_star || raw.prefix[..131].contains(&0)
+    } else {
+        raw.prefix[0] == 0 || raw.typeflag[0] == b'S'
+    };
+    if is_right { Ok(()) } else { Err(Ambiguity::Prefix) }
+}
+
+/// Python takes the header's word for what is a directory, others that of the name in the end.
+fn check_old_directory(entry: &ParsedEntry<'_>) -> Result<(), Ambiguity> {
+    let raw = entry.header.as_ustar();
+    let name = raw.name.split(|&byte| byte == 0).next().unwrap_or_default();
+    let last = entry.path.iter().rfind(|&&byte| byte != 0);
+    let agree = name.ends_with(b"/") == (last == Some(&b'/'));
+    if raw.typeflag[0] != 0 || agree { Ok(()) } else { Err(Ambiguity::OldDirectory) }
+}
+
+/// The map in a header of GNU's and in the blocks behind it, `more`: some programs end it at the first
+/// free slot, others at the last, and what is in them counts only for some.
+fn check_gnu_map(block: &[u8; BLOCK as usize], more: &[u8]) -> Result<(), Ambiguity> {
+    check_plain("real size", &block[483..495])?;
+    let behind = more.chunks_exact(BLOCK as usize).map(|block| (&block[..504], block[504]));
+    let mut ended = false;
+    for (slots, goes_on) in std::iter::once((&block[386..482], block[482])).chain(behind) {
+        for slot in slots.chunks_exact(24) {
+            let (offset, length) = slot.split_at(12);
+            if slot.iter().all(|&byte| byte == 0) {
+                ended = true;
+            } else if ended || offset[0] == 0 || length[0] == 0 {
+                return Err(Ambiguity::SparseMap("something stands in or behind a free slot"));
+            }
+            check_plain("sparse map", offset)?;
+            check_plain("sparse map", length)?;
+        }
+        if goes_on > 1 || (goes_on == 1 && ended) {
+            return Err(Ambiguity::SparseMap("it goes on behind its end"));
+        }
     }
     Ok(())
 }
@@ -156,34 +223,40 @@ fn check_octal(block: &[u8; BLOCK as usize]) -> Result<(), Ambiguity> {
         ("mode", &block[100..108]),
         ("owner", &block[108..116]),
         ("group", &block[116..124]),
+        ("size", &block[124..136]),
         ("time", &block[136..148]),
         ("device", &block[329..337]),
         ("device", &block[337..345]),
     ] {
-        let text = field.split(|&byte| byte == 0).next().unwrap_or_default().trim_ascii();
-        let is_octal = text.iter().all(|byte| (b'0'..=b'7').contains(byte));
-        if field[0] & 0x80 == 0 && !is_octal {
-            return Err(Ambiguity::Number(what));
-        }
+        check_form(what, field)?;
     }
     Ok(())
 }
 
-/// Plain octal digits, or a binary number whose bytes above 64 bits are zero.
-fn check_number(what: &'static str, field: &[u8]) -> Result<(), Ambiguity> {
-    let plain = if field[0] & 0x80 == 0 {
-        !field.contains(&b'+')
-    } else {
-        let n_high = field.len().saturating_sub(8);
-        field[0] == 0x80 && field[1..].iter().take(n_high.saturating_sub(1)).all(|&b| b == 0)
+/// A number that is octal digits or marked as binary. Go and GNU tar pass over zeros before the
+/// digits; to others the number ends there.
+fn check_form(what: &'static str, field: &[u8]) -> Result<(), Ambiguity> {
+    let text = field.split(|&byte| byte == 0).next().unwrap_or_default();
+    let plain = match field[0] {
+        0 => field.iter().all(|&byte| byte == 0),
+        0x80 | 0xff => true,
+        _ => text.trim_ascii().iter().all(|byte| (b'0'..=b'7').contains(byte)),
     };
     if plain { Ok(()) } else { Err(Ambiguity::Number(what)) }
+}
+
+/// Plain octal digits, or a binary number whose bytes above 64 bits are zero.
+fn check_plain(what: &'static str, field: &[u8]) -> Result<(), Ambiguity> {
+    check_form(what, field)?;
+    let n_high = field.len().saturating_sub(9);
+    let is_short = field[0] == 0x80 && field[1..=n_high].iter().all(|&byte| byte == 0);
+    if field[0] & 0x80 == 0 || is_short { Ok(()) } else { Err(Ambiguity::Number(what)) }
 }
 
 /// The time of a header when it is binary, which may be negative; `None` when it is octal.
 fn header_time(field: &[u8; 12]) -> Result<Option<i64>, Ambiguity> {
     if field[0] & 0x80 == 0 {
-        return check_number("time", field).map(|()| None);
+        return check_plain("time", field).map(|()| None);
     }
     // The first bit marks the number as binary; the second is its sign.
     let first = field[0] & 0x7f;

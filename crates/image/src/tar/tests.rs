@@ -298,6 +298,10 @@ fn sparse_archives() -> Vec<Archive> {
     let stored = [&[b'a'; 512][..], b"de"].concat();
     let mut gnu = RawHeader::new(b'S', b"f");
     gnu.gnu().size(514).octal(386..398, 2).octal(398..410, 512).octal(483..495, 2000);
+    // Only a header without a free slot is followed by more of the map.
+    for at in [410, 434, 458] {
+        gnu.octal(at..at + 12, 600).octal(at + 12..at + 24, 0);
+    }
     gnu.set(482, &[1]);
     let mut more = RawHeader([0; 512]);
     more.octal(0..12, 1000).octal(12..24, 2);
@@ -386,6 +390,9 @@ fn headers_without_a_single_meaning_are_refused() {
     assert_refused([
         ("size above 64 bits", with(124, &[0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
         ("size with sign", with(124, b"+0000000000\0")),
+        ("size behind a zero", with(124, b"\x000000000010\0")),
+        ("mode behind a zero", with(100, b"\x00004755\0")),
+        ("device with half a mark", with(329, &[0x90, 0, 0, 0, 0, 0, 0, 1])),
         ("negative owner", with(108, &[0xff; 8])),
         ("directory with contents", archive().raw(directory.size(512), &[0; 512])),
         ("link with contents", archive().file("a", b"").raw(link.link(b"a").size(512), &[0; 512])),
@@ -416,6 +423,74 @@ fn headers_without_a_single_meaning_are_refused() {
     let plain = RawHeader::new(b'S', b"f");
     assert_refused([("a sparse file of nobody's", archive().raw(&plain, b""))]);
     assert_refused([("a map by pax and by GNU", archive().pax(&records).raw(&twice, b""))]);
+}
+
+#[test]
+fn names_that_are_put_together_differently_are_refused() {
+    let archive = Archive::default;
+    let header = |magic: &[u8], prefix: &[u8]| {
+        archive().raw(RawHeader::new(b'5', b"d").set(257, magic).set(345, prefix), b"")
+    };
+    let old = |name: &[u8]| RawHeader::new(0, name);
+    let star = [&[b'p'; 131][..], &[b'q'; 24], &[0; 8], b"tar\0"].concat();
+    assert_eq!(path_of(header(b"ustar\x0000", b"p")), b"p/d");
+    assert_eq!(path_of(archive().pax(&[("path", b"d/")]).raw(&old(b"e/"), b"")), b"d");
+    assert_refused([
+        ("prefix with GNU's magic", header(b"ustar  \0", b"p")),
+        ("time with GNU's magic", header(b"ustar  \0", b"14552341377\0")),
+        ("prefix without a magic", header(&[0; 8], b"p")),
+        ("prefix with another version", header(b"ustar\x0001", b"p")),
+        ("prefix of star's", header(b"ustar\x0000", &star)),
+        ("file by header", archive().pax(&[("path", b"d/")]).raw(&old(b"f"), b"")),
+        ("file by header, GNU", archive().extension(b'L', b"d/\0\0").raw(&old(b"f"), b"")),
+        ("directory by header", archive().pax(&[("path", b"f")]).raw(&old(b"d/"), b"")),
+    ]);
+    let padded = |kind: u8, contents: &[u8], size: u64| {
+        let mut header = RawHeader::new(kind, b"header");
+        if kind == b'L' {
+            header.gnu();
+        }
+        archive().raw(header.size(size), contents).file("f", b"")
+    };
+    assert_eq!(path_of(padded(b'L', b"long", 4)), b"long");
+    assert_refused([
+        ("name behind the long name", padded(b'L', b"longer", 4)),
+        ("record behind the pax header", padded(b'x', b"9 path=a\n9 path=b\n", 9)),
+        ("record behind the global header", padded(b'g', b"12 comment=\n9 path=b\n", 12)),
+    ]);
+}
+
+#[test]
+fn maps_of_gnu_that_end_in_two_places_are_refused() {
+    let map = |slots: &[(u64, u64)]| {
+        let mut header = RawHeader::new(b'S', b"f");
+        header.gnu().size(slots.iter().map(|slot| slot.1).sum()).octal(483..495, 9999);
+        for (at, (offset, length)) in (386..).step_by(24).zip(slots) {
+            header.octal(at..at + 12, *offset).octal(at + 12..at + 24, *length);
+        }
+        header
+    };
+    let one = || map(&[(2, 512)]);
+    let full = || map(&[(0, 0); 4]);
+    let ends = |header: &RawHeader| Archive::default().raw(header, b"").blocks(&[b'a'; 512]);
+    let goes_on = |header: &RawHeader, flag: u8| {
+        let mut more = RawHeader([0; 512]);
+        more.octal(0..12, 0).octal(12..24, 512).set(504, &[flag]);
+        let mut header = header.clone();
+        header.size(512).set(482, &[1]);
+        Archive::default().raw(&header, b"").blocks(&more.0).blocks(&[b'a'; 512])
+    };
+    assert_eq!(only(ends(&one())).1.len(), 9999);
+    assert_refused([
+        ("behind a free slot", ends(one().set(434, b"00000000600\x0000000000000\0"))),
+        ("half a slot", ends(one().set(410, b"00000000600\0"))),
+        ("no number in a slot", ends(one().set(410, b"path=a\n"))),
+        ("no number as size", ends(one().set(483, b"9999 bytes"))),
+        ("a flag of 2", ends(one().set(482, &[2]))),
+        ("on behind a free slot", goes_on(&map(&[]), 0)),
+        ("the first region behind the header", goes_on(&full(), 0)),
+        ("a flag of 2 behind the header", goes_on(&full(), 2)),
+    ]);
 }
 
 #[test]
