@@ -31,8 +31,13 @@ fn entry(rng: &mut Rng, archive: &mut Vec<u8>) {
     if matches!(kind, b'1' | b'2') {
         put(&mut header, 157, &name(rng));
     }
-    match rng.u8(..10) {
-        0 => {
+    let choice = rng.u8(..40);
+    if choice == 0 {
+        // Both, whose order matters to some.
+        extension(archive, b'L', &[&name(rng)[..], b"\0"].concat());
+    }
+    match choice % 10 {
+        9 => {
             // Some writers leave out the zero at the end.
             let end: &[u8] = if rng.u8(..8) == 0 { b"" } else { b"\0" };
             extension(archive, b'L', &[&name(rng), end].concat());
@@ -40,7 +45,7 @@ fn entry(rng: &mut Rng, archive: &mut Vec<u8>) {
         1 if matches!(kind, b'1' | b'2') => {
             extension(archive, b'K', &[name(rng), b"\0".to_vec()].concat());
         }
-        2..=5 => {
+        0 | 2..=5 => {
             let records = records(rng, contents.len());
             extension(archive, if rng.u8(..) < 12 { b'g' } else { b'x' }, &records);
         }

@@ -194,13 +194,15 @@ fn difference(ours: &Opinion, theirs: &Opinion) -> Option<String> {
 /// - The `tar` crate wants the hole at the end of a sparse file named. GNU tar, which writes such
 ///   files, Python and we do not.
 /// - The `tar` crate wants digits in the size, also in that of a link; to all others blanks are 0.
-/// - Python wants an archive to have at least a block of zeros.
+/// - Python wants an archive to have at least a block of zeros, and an entry behind a global header,
+///   which git writes also when there is none.
 fn is_known_refusal(ours: &[Item], why: &str) -> bool {
     why.contains("mismatch in sparse file chunks")
         || why
             .split_once("numeric field was not a number: ")
             .is_some_and(|(_, rest)| rest.trim_start().starts_with("when getting size"))
         || (ours.is_empty() && why.contains("empty file"))
+        || ["end of file header", "empty header"].iter().any(|end| why.contains(end))
 }
 
 /// Whether the `tar` crate reads an archive in a way of its own: it knows the sparse files of GNU and

@@ -1,7 +1,7 @@
 //! The parsers and what must hold of every answer of theirs.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use longshore_image::config::ConfigFile;
 use longshore_image::manifest::{Document, INDEX_TYPES, MANIFEST_TYPES};
@@ -34,10 +34,24 @@ pub fn by_name(name: &str) -> Option<&'static Target> {
 }
 
 impl Target {
-    /// The directory of its committed corpus.
+    /// The name and the bytes of every file of its committed corpus, in the order of their names.
+    ///
+    /// # Panics
+    /// When it cannot be read or has less than ten files.
     #[must_use]
-    pub fn corpus(&self) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(self.name)
+    pub fn corpus(&self) -> Vec<(String, Vec<u8>)> {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(self.name);
+        let mut files: Vec<_> = std::fs::read_dir(&directory)
+            .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
+            .map(|entry| entry.expect("the corpus can be listed").path())
+            .map(|path| {
+                let bytes = std::fs::read(&path).expect("the corpus can be read");
+                (path.display().to_string(), bytes)
+            })
+            .collect();
+        files.sort();
+        assert!(files.len() >= 10, "{}: only {} files", self.name, files.len());
+        files
     }
 }
 

@@ -6,11 +6,14 @@ use longshore_fuzz::mutate::mutate;
 use longshore_fuzz::opinions::{
     Opinion, Python, difference_of_python, difference_of_the_tar_crate, ours,
 };
+use longshore_fuzz::targets::by_name;
 use longshore_fuzz::{cases, seed};
 
 #[test]
 fn other_readers_agree_on_what_we_accept() {
     let mut rng = Rng::with_seed(seed());
+    let corpus = by_name("tar").unwrap().corpus();
+    let mut whole_corpus = corpus.iter();
     let mut python = Python::start();
     let mut previous = archives::random(&mut rng);
     let (mut n_tried, mut n_accepted) = (0_u64, 0_u64);
@@ -18,9 +21,14 @@ fn other_readers_agree_on_what_we_accept() {
     for _ in cases(3000) {
         n_tried += 1;
         let fresh = archives::random(&mut rng);
-        let archive = match rng.bool() {
-            true => fresh,
-            false => mutate(&mut rng, &fresh, &previous, true),
+        let archive = match (whole_corpus.next(), rng.u8(..8)) {
+            (Some((_, bytes)), _) => bytes.clone(),
+            (None, 0) => {
+                let (_, bytes) = &corpus[rng.usize(..corpus.len())];
+                mutate(&mut rng, bytes, &previous, true)
+            }
+            (None, 1..4) => mutate(&mut rng, &fresh, &previous, true),
+            (None, _) => fresh,
         };
         let opinion = ours(archive.as_slice());
         if let Opinion::Read(_) = opinion {

@@ -4,25 +4,13 @@
 
 use fastrand::Rng;
 use longshore_fuzz::mutate::mutate;
-use longshore_fuzz::targets::{TARGETS, Target, by_name};
+use longshore_fuzz::targets::{TARGETS, by_name};
 use longshore_fuzz::{cases, seed};
-
-/// Every file of a target's corpus, in the order of their names.
-fn corpus(target: &Target) -> Vec<(String, Vec<u8>)> {
-    let mut files: Vec<_> = std::fs::read_dir(target.corpus())
-        .unwrap_or_else(|error| panic!("{}: {error}", target.corpus().display()))
-        .map(|entry| entry.unwrap().path())
-        .map(|path| (path.display().to_string(), std::fs::read(&path).unwrap()))
-        .collect();
-    files.sort();
-    assert!(files.len() >= 10, "{}: only {} files", target.name, files.len());
-    files
-}
 
 #[test]
 fn the_corpus_of_every_target_passes() {
     for target in &TARGETS {
-        for (name, bytes) in corpus(target) {
+        for (name, bytes) in target.corpus() {
             println!("{name}");
             (target.run)(&bytes);
         }
@@ -31,7 +19,7 @@ fn the_corpus_of_every_target_passes() {
 
 fn mutations(name: &str) {
     let target = by_name(name).unwrap();
-    let corpus = corpus(target);
+    let corpus = target.corpus();
     let mut rng = Rng::with_seed(seed());
     for _ in cases(4000) {
         let [one, other] = [0, 1].map(|_| &corpus[rng.usize(..corpus.len())].1);

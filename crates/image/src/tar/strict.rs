@@ -35,6 +35,10 @@ pub enum Ambiguity {
     /// Two pax records of the same key.
     #[error("the pax key {0:?} is given twice")]
     PaxTwice(String),
+    /// A name in a header of GNU's and in one of pax: Go takes the former, GNU tar the latter, Python
+    /// that of the first header.
+    #[error("its {0} is given both by a pax header and by one of GNU's")]
+    GivenTwice(&'static str),
     /// A global pax header that some programs apply and others do not.
     #[error("a global pax header sets {0:?}")]
     PaxGlobal(String),
@@ -91,7 +95,7 @@ pub(super) fn check_entry(
     entry: &ParsedEntry<'_>,
     sparse: Option<&SparseMap>,
 ) -> Result<Fields, Ambiguity> {
-    check_headers(consumed)?;
+    let long = check_headers(consumed)?;
     check_prefix(entry.header)?;
     let raw = entry.header.as_ustar();
     check_plain("owner", &raw.uid)?;
@@ -104,6 +108,8 @@ pub(super) fn check_entry(
         match key {
             b"mtime" => mtime = pax_time(value).ok_or_else(|| bad_value(key, value))?,
             b"size" => sized_by_pax = true,
+            b"path" | b"GNU.sparse.name" if long.name => return Err(Ambiguity::GivenTwice("name")),
+            b"linkpath" if long.target => return Err(Ambiguity::GivenTwice("link target")),
             _ => sparse_by_pax |= key.starts_with(b"GNU.sparse."),
         }
     }
@@ -132,9 +138,17 @@ pub(super) fn check_entry(
     })
 }
 
+/// What headers of GNU's say about the entry that follows them.
+#[derive(Default)]
+struct LongNames {
+    name: bool,
+    target: bool,
+}
+
 /// Walks the extension headers before an entry and the entry's own: a size that two programs read
 /// differently makes them disagree on everything after it.
-fn check_headers(consumed: &[u8]) -> Result<(), Ambiguity> {
+fn check_headers(consumed: &[u8]) -> Result<LongNames, Ambiguity> {
+    let mut long = LongNames::default();
     let mut rest = consumed;
     while let Some(block) = rest.first_chunk::<{ BLOCK as usize }>() {
         let header = Header::from_bytes(block);
@@ -150,18 +164,20 @@ fn check_headers(consumed: &[u8]) -> Result<(), Ambiguity> {
                 EntryType::GnuLongName | EntryType::GnuLongLink | EntryType::XHeader
             );
         if !is_extension {
-            return match header.entry_type() {
-                EntryType::GnuSparse => check_gnu_map(block, rest),
-                _ => Ok(()),
-            };
+            if header.entry_type() == EntryType::GnuSparse {
+                check_gnu_map(block, rest)?;
+            }
+            break;
         }
+        long.name |= header.entry_type() == EntryType::GnuLongName;
+        long.target |= header.entry_type() == EntryType::GnuLongLink;
         let size = header.entry_size().map_err(|_| Ambiguity::Number("size"))?;
         let padded = size.next_multiple_of(BLOCK) as usize;
         let (own, next) = rest.split_at_checked(padded).ok_or(Ambiguity::Number("size"))?;
         check_padding(&own[size as usize..])?;
         rest = next;
     }
-    Ok(())
+    Ok(long)
 }
 
 /// What fills up the last block of an extension header.

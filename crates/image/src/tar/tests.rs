@@ -246,13 +246,6 @@ fn paths_in_every_encoding_of_them() {
         (Archive::default().extension(b'L', b"x\0\0\0").file("short", b""), b"x"),
         (Archive::default().pax(&[("path", &long)]).file("short", b""), &long),
         (Archive::default().pax(&[("path", b"\xff")]).file("short", b""), b"\xff"),
-        (
-            Archive::default()
-                .extension(b'L', b"from-gnu\0")
-                .pax(&[("path", b"from-pax")])
-                .file("short", b""),
-            b"from-pax",
-        ),
     ] {
         assert_eq!(path_of(archive), expected);
     }
@@ -444,6 +437,19 @@ fn names_that_are_put_together_differently_are_refused() {
         ("file by header", archive().pax(&[("path", b"d/")]).raw(&old(b"f"), b"")),
         ("file by header, GNU", archive().extension(b'L', b"d/\0\0").raw(&old(b"f"), b"")),
         ("directory by header", archive().pax(&[("path", b"f")]).raw(&old(b"d/"), b"")),
+    ]);
+    let long = |kind| archive().extension(kind, b"a\0");
+    let pax = |archive: Archive, key: &str| archive.pax(&[(key, b"b")]);
+    assert_eq!(path_of(pax(long(b'L'), "comment").file("f", b"")), b"a");
+    assert_refused([
+        ("GNU's name and pax's", pax(long(b'L'), "path").file("f", b"")),
+        ("pax's name and GNU's", pax(archive(), "path").extension(b'L', b"a\0").file("f", b"")),
+        ("GNU's target and pax's", pax(long(b'K'), "linkpath").symlink("f", "c")),
+        ("sparse name", {
+            let map: [(&str, &[u8]); 3] =
+                [("GNU.sparse.size", b"0"), ("GNU.sparse.map", b"0,0"), ("GNU.sparse.name", b"b")];
+            long(b'L').pax(&map).file("f", b"")
+        }),
     ]);
     let padded = |kind: u8, contents: &[u8], size: u64| {
         let mut header = RawHeader::new(kind, b"header");
