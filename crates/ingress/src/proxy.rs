@@ -2,7 +2,10 @@
 //!
 //! A request is sent to another endpoint only when nothing of it was sent: no connection could be
 //! made, or hyper hands the request back untouched because the connection was found dead before.
-//! Whatever may have reached an instance is never sent twice.
+//! Whatever may have reached an instance is never sent twice, save a safe request without a body
+//! over a connection that had been idle: a server that closes such a connection while a request is
+//! on its way (a worker that ends, a limit on idle time) means no answer, and the request goes again
+//! over a new connection to the same instance. Once: a new connection that ends is an answer.
 
 mod attempt;
 mod body;
@@ -172,7 +175,11 @@ impl Proxy {
                     request = *unsent;
                 }
                 Err(Failed::NotSent(_)) => return Err(Fault::Unreachable),
-                Err(Failed::Sent(fault)) => {
+                Err(failed) => {
+                    let fault = match failed {
+                        Failed::Sent(fault) => fault,
+                        _ => Fault::Broken,
+                    };
                     let instance = &upstream.endpoint().instance;
                     tracing::debug!(code = fault.code(), %instance, request_id = ?id, "no answer");
                     return Err(fault);

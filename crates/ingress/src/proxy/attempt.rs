@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
@@ -26,6 +26,8 @@ pub(super) enum Failed {
     NotSent(Box<Request<RequestBody>>),
     /// Something of it may have been sent.
     Sent(Fault),
+    /// All of it may have been sent, and the connection ended without an answer.
+    Closed,
 }
 
 /// Why there is no connection to an endpoint.
@@ -93,14 +95,21 @@ impl Proxy {
         progress: &Progress,
     ) -> Result<(Response<Incoming>, Sender), Failed> {
         while let Some(mut sender) = upstream.take_idle() {
-            match self.send(&mut sender, request, progress).await {
+            let repetition = repetition(&request);
+            match (self.send(&mut sender, request, progress).await, repetition) {
                 // The instance closed this connection before the request was written.
-                Err(Failed::NotSent(unsent)) => request = *unsent,
-                Ok(answer) => {
+                (Err(Failed::NotSent(unsent)), _) => request = *unsent,
+                // It closed it while the request was on its way, as servers do with a connection
+                // that was idle. The other idle ones may be closing too.
+                (Err(Failed::Closed), Some(repetition)) => {
+                    request = repetition;
+                    break;
+                }
+                (Ok(answer), _) => {
                     upstream.note_connected();
                     return Ok((answer, sender));
                 }
-                Err(failed) => return Err(failed),
+                (Err(failed), _) => return Err(failed),
             }
         }
         let mut sender = match self.dialler.dial(upstream).await {
@@ -136,11 +145,38 @@ impl Proxy {
         outcome.map_err(|mut error| match error.take_message() {
             Some(unsent) => Failed::NotSent(Box::new(unsent)),
             None => {
-                tracing::debug!(error = error.error() as &dyn Error, "a request broke off");
-                Failed::Sent(Fault::Broken)
+                let error = error.into_error();
+                tracing::debug!(error = &error as &dyn Error, "a request broke off");
+                match is_closed(&error) {
+                    true => Failed::Closed,
+                    false => Failed::Sent(Fault::Broken),
+                }
             }
         })
     }
+}
+
+/// The same request once more, where that cannot be noticed: it asks for something and changes
+/// nothing (RFC 9110, 9.2.1), and has no body.
+fn repetition(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    if !request.method().is_safe() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut again = Request::new(request.body().empty());
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.version_mut() = request.version();
+    *again.headers_mut() = request.headers().clone();
+    Some(again)
+}
+
+/// True when the connection ended, and not when there was an answer that is no HTTP.
+fn is_closed(error: &hyper::Error) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    let by_reset = source.is_some_and(|error| {
+        matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+    });
+    error.is_incomplete_message() || error.is_closed() || by_reset
 }
 
 fn note_failed(upstream: &Upstream, error: &DialError) {

@@ -57,13 +57,19 @@ impl Progress {
 /// The body of a user's request.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
-    inner: Incoming,
+    /// None in the repetition of a request that has no body.
+    inner: Option<Incoming>,
     progress: Arc<Progress>,
 }
 
 impl RequestBody {
     pub fn new(inner: Incoming, progress: Arc<Progress>) -> Self {
-        Self { inner, progress }
+        Self { inner: Some(inner), progress }
+    }
+
+    /// One without bytes in the exchange of this one.
+    pub fn empty(&self) -> Self {
+        Self { inner: None, progress: Arc::clone(&self.progress) }
     }
 }
 
@@ -75,7 +81,8 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let polled = Pin::new(inner).poll_frame(cx);
         self.progress.awaits_client.store(polled.is_pending(), Ordering::Relaxed);
         if polled.is_ready() {
             self.progress.touch();
@@ -84,11 +91,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

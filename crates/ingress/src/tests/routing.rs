@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use axum::Router;
 use futures_util::future::{BoxFuture, join_all};
-use http::{StatusCode, header};
+use http::{Request, StatusCode, header};
+use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 
@@ -183,6 +184,63 @@ async fn a_connection_that_the_instance_closed_while_idle_fails_no_request() {
         }
     };
     tokio::join!(playing, asking);
+}
+
+/// Answers one request and closes its connection on the next as soon as that has arrived.
+async fn play_closing_worker(raw: &RawInstance) {
+    let mut stream = raw.accept().await;
+    read_head(&mut stream).await;
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nraw").await.unwrap();
+    read_head(&mut stream).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_closes_under_a_safe_request_fails_it_not() {
+    let raw = RawInstance::start().await;
+    let scene = Scene::new(&[&raw.endpoint]).await;
+    let playing = async {
+        play_closing_worker(&raw).await;
+        let mut stream = raw.accept().await;
+        let again = read_head(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nnew").await.unwrap();
+        again
+    };
+    let asking = async {
+        assert_eq!(scene.ingress.get().await.1, "raw");
+        let request = Request::get("/page?q=1")
+            .header("Host", HOST)
+            .header("X-Mine", "kept")
+            .body(Full::default());
+        let answer = scene.ingress.send(request.unwrap()).await;
+        assert_eq!(text(answer).await, "new");
+    };
+    let (again, ()) = tokio::join!(playing, asking);
+    assert!(again.starts_with("GET /page?q=1 HTTP/1.1\r\n"), "{again}");
+    assert!(again.to_ascii_lowercase().contains("x-mine: kept"), "{again}");
+}
+
+#[tokio::test]
+async fn what_may_change_something_is_sent_once() {
+    for method in ["POST", "PUT", "DELETE"] {
+        let raw = RawInstance::start().await;
+        let scene = Scene::new(&[&raw.endpoint]).await;
+        let asking = async {
+            assert_eq!(scene.ingress.get().await.1, "raw");
+            let request = Request::builder().method(method).uri("/").header("Host", HOST);
+            scene.ingress.send(request.body(Full::default()).unwrap()).await.status()
+        };
+        let ((), status) = tokio::join!(play_closing_worker(&raw), asking);
+        assert_eq!(status, StatusCode::BAD_GATEWAY, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_connection_that_closes_is_an_answer() {
+    let raw = RawInstance::start().await;
+    let scene = Scene::new(&[&raw.endpoint]).await;
+    let playing = async { read_head(&mut raw.accept().await).await };
+    let (_, (status, _)) = tokio::join!(playing, scene.ingress.get());
+    assert_eq!(status, StatusCode::BAD_GATEWAY);
 }
 
 #[tokio::test]
