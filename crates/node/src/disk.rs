@@ -52,6 +52,15 @@ pub struct View {
     pub etc: PathBuf,
 }
 
+impl View {
+    /// Writes a file that is shown. It stays the machine's, and all inside may read it.
+    pub fn show(&self, name: &str, text: &str) -> io::Result<()> {
+        let path = self.etc.join(name);
+        fs::write(&path, text)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644))
+    }
+}
+
 const ROOTFS: &str = "rootfs";
 const ETC: &str = "etc";
 
@@ -258,6 +267,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = Disk::open(dir.path(), &dir.path().join("run")).unwrap();
         let id: InstanceId = "web-01234567".parse().unwrap();
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         for ids in [IdRange::new(700_000), None] {
             let view = disk.make_view(&id, ids).unwrap();
             let metadata = view.rootfs.parent().unwrap().metadata().unwrap();
@@ -265,7 +275,9 @@ mod tests {
             let found = (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777);
             assert_eq!(found, (owner, owner, 0o700));
             assert_eq!(disk.mounts().metadata().unwrap().mode() & 0o7777, 0o711);
-            fs::write(view.etc.join("hosts"), "").unwrap();
+            view.show("hosts", "").unwrap();
+            let mode = |path: &Path| path.metadata().unwrap().mode() & 0o7777;
+            assert_eq!((mode(&view.etc), mode(&view.etc.join("hosts"))), (0o755, 0o644));
         }
         disk.remove_view(&id).unwrap();
         disk.remove_view(&id).unwrap();

@@ -66,6 +66,7 @@ impl Home {
     /// Makes the run directory, once it is certain that the platform can run. The users of instances
     /// may pass it on the way to their file systems; whatever else lies there is root's alone.
     pub fn prepare_run_dir(&self) -> io::Result<()> {
+        make_way(&self.run_dir)?;
         private_dir(&self.run_dir)?;
         private_dir(&self.links_dir())?;
         fs::set_permissions(&self.run_dir, fs::Permissions::from_mode(0o711))?;
@@ -214,6 +215,17 @@ fn agent_id(data_dir: &Path) -> io::Result<AgentId> {
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("agent-id: {error}")))
 }
 
+/// Makes the directories above `path` that are missing so that all may pass, whatever the mask of
+/// whoever started this.
+fn make_way(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().skip(1).take_while(|dir| !dir.exists()).collect();
+    for dir in missing.into_iter().rev() {
+        fs::create_dir(dir)?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
 /// A directory of root's alone, with those above it.
 fn private_dir(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
@@ -279,6 +291,18 @@ mod tests {
         assert_eq!((mode(home.run_dir()), mode(&home.links_dir())), (0o711, 0o700));
         assert_eq!(mode(&home.admin_token_file()), 0o600);
         assert_eq!(mode(&home.system_token_file()), 0o600);
+    }
+
+    #[test]
+    fn the_users_of_instances_pass_whatever_the_mask() {
+        let dir = tempfile::tempdir().unwrap();
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        let home = Home::take(&dir.path().join("data"), &dir.path().join("run/below")).unwrap();
+        home.prepare_run_dir().unwrap();
+        for path in home.run_dir().ancestors().take(3) {
+            let mode = fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o111, 0o111, "{}", path.display());
+        }
     }
 
     #[test]

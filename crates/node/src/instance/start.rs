@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::sync::Arc;
 
 use longshore_api::links::StartPath;
@@ -132,12 +131,12 @@ impl Actor {
         let ids = users.map(|InstanceUsers { path, ids }| IdMap { users: path, ids: *ids });
         longshore_image::mount::mount_rootfs(&image.layers, &writable, &view.rootfs, ids)
             .map_err(|error| chain(&error))?;
-        self.write_etc(&view.etc, attachment)?;
+        self.write_etc(&view, attachment)?;
         Ok(view)
     }
 
     /// The files by which a container knows its name and resolver.
-    fn write_etc(&self, dir: &Path, attachment: &Attachment) -> Result<(), String> {
+    fn write_etc(&self, view: &View, attachment: &Attachment) -> Result<(), String> {
         let instance = &self.assignment.instance;
         let files = [
             ("resolv.conf", attachment.resolv_conf()),
@@ -146,8 +145,8 @@ impl Actor {
         ];
         files
             .iter()
-            .try_for_each(|(name, text)| std::fs::write(dir.join(name), text))
-            .map_err(|error| format!("cannot write the files of {}: {error}", dir.display()))
+            .try_for_each(|(name, text)| view.show(name, text))
+            .map_err(|error| format!("cannot write the files of {}: {error}", view.etc.display()))
     }
 
     fn spec(
