@@ -61,4 +61,6 @@ fi
 UNIT=$(sed -n 's/^0:://p' /proc/self/cgroup)
 export UNIT
 xargs -P 2 -L 1 sh $here/guest.sh one < $here/tests
-echo "@done"
+# On a line of its own, whatever was written last; stty returns when all of it has been sent.
+printf '\n@done\n'
+stty sane 2> /dev/null
