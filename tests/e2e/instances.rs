@@ -1,11 +1,12 @@
 //! The life of an instance: its logs, its end and the reason, its limits and what it cannot do.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 
+use longshore_e2e::platform::binary;
 use longshore_e2e::{Platform, eventually};
 use longshore_types::{ExitReason, InstancePhase};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::scene::{but, host, page, script, web, with_web};
 
@@ -93,9 +94,15 @@ fn running_out_of_memory_is_the_reason() {
     let ended = platform
         .wait_for_instance("hog", "ended", |instance| instance.observed.last_exit.is_some())
         .unwrap();
-    assert_eq!(ended.observed.last_exit, Some(ExitReason::OutOfMemory));
-    let shown = platform.run(&["ps", "hog"]).ok();
-    assert!(shown.contains("out of memory"), "{shown}");
+    let Some(ExitReason::OutOfMemory { peak: Some(peak), .. }) = ended.observed.last_exit else {
+        panic!("{ended:?}");
+    };
+    let said = format!("out of memory: used {peak} of 32 MiB");
+    let id = ended.id().as_str();
+    for command in [&["ps", "hog"][..], &["explain", id], &["logs", "hog"]] {
+        let shown = platform.run(command).ok();
+        assert!(shown.contains(&said), "{command:?}: {shown}");
+    }
     platform.finish();
 }
 
@@ -204,5 +211,43 @@ fn an_instance_that_fails_its_check_gets_no_requests_and_is_restarted() {
         Ok((response.status == 200).then_some(()))
     })
     .unwrap();
+    platform.finish();
+}
+
+#[test]
+fn top_is_drawn_again_on_a_terminal_and_knows_who_is_busy() {
+    let platform = with_web();
+    platform.deploy(&web("web", 1)).unwrap();
+    platform.deploy(&script("busy", "while :; do :; done")).unwrap();
+    let shown = platform.run(&["top", "busy", "--json"]).ok();
+    let rows: Vec<Value> = serde_json::from_str(&shown).unwrap();
+    let percent = rows[0]["cpu_percent"].as_f64().unwrap();
+    // How much of its share it gets depends on what else runs here; more it never gets.
+    assert!(percent > 0.0 && percent < 150.0, "{shown}");
+    assert!(rows[0]["usage"]["memory"].as_u64().unwrap() > 0, "{shown}");
+    assert!(rows[0]["usage"]["received"].is_u64(), "{shown}");
+
+    let id = platform.instances("web").unwrap().remove(0).id().to_string();
+    let command = format!("{} top web", binary().unwrap().display());
+    let mut script = platform.tool("script");
+    let mut terminal = script
+        .args(["-qefc", &command, "/dev/null"])
+        .env("LONGSHORE_API", &platform.endpoints().api)
+        .env("LONGSHORE_TOKEN", platform.token())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script can be run; its package is bsdutils");
+    let mut output = terminal.stdout.take().unwrap();
+    let mut seen = String::new();
+    // Ends with the test's own time limit when nothing comes.
+    while seen.matches("\x1b[H").count() < 2 {
+        let mut buffer = [0; 4096];
+        let length = output.read(&mut buffer).unwrap();
+        assert!(length > 0, "{seen}");
+        seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+    terminal.kill().unwrap();
+    terminal.wait().unwrap();
+    assert!(seen.contains(&id) && seen.contains("MEMORY"), "{seen}");
     platform.finish();
 }

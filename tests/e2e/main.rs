@@ -14,6 +14,8 @@ mod disk_full;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod full_disk;
+#[cfg(test)]
 mod hostile_images;
 #[cfg(test)]
 mod image_in;
@@ -23,6 +25,8 @@ mod instances;
 mod isolation;
 #[cfg(test)]
 mod moving_images;
+#[cfg(test)]
+mod neighbours;
 #[cfg(test)]
 mod odd_images;
 #[cfg(test)]

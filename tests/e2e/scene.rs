@@ -28,7 +28,7 @@ pub fn web(app: &str, count: u32) -> Value {
         "image": "default/web:1",
         "count": count,
         "port": BUSYBOX_PORT,
-        "resources": {"memory": "32MiB", "cpu": "0.25"},
+        "resources": {"memory": "32MiB", "cpu": "0.25", "disk": "64MiB"},
         "health": {"kind": "http", "path": "/", "interval": "1s"},
         "process": {"stop_grace": "1s"},
     })
@@ -39,7 +39,7 @@ pub fn script(app: &str, text: &str) -> Value {
     json!({
         "app": app,
         "image": "default/web:1",
-        "resources": {"memory": "32MiB", "cpu": "0.25"},
+        "resources": {"memory": "32MiB", "cpu": "0.25", "disk": "64MiB"},
         "process": {"command": ["/bin/sh", "-c", text], "stop_grace": "1s"},
     })
 }

@@ -22,6 +22,7 @@ pub mod platform;
 pub mod process;
 pub mod programs;
 pub mod skip;
+pub mod small_disk;
 pub mod traffic;
 pub mod wait;
 pub mod websocket;

@@ -32,6 +32,8 @@ pub struct UpOptions {
     pub parent: Option<PathBuf>,
     /// Further lines of its config file.
     pub config: String,
+    /// Roles whose directories lie elsewhere, on disks of their own.
+    pub elsewhere: Vec<(&'static str, PathBuf)>,
 }
 
 /// Where a platform is reached, as it publishes it.
@@ -83,6 +85,10 @@ impl Platform {
             None => builder.tempdir()?,
         };
         fs::create_dir(dir.path().join("home"))?;
+        for (role, disk) in &options.elsewhere {
+            fs::create_dir_all(dir.path().join("data"))?;
+            std::os::unix::fs::symlink(disk, dir.path().join("data").join(role))?;
+        }
         // Kept over restarts, so that clients need not look again.
         let [api, registry, ingress] = free_ports()?;
         let mut platform = Self {

@@ -15,7 +15,13 @@ const LAYERS: &[&[&str]] = &[
     &["longshore-planning"],
     &["longshore-api"],
     &["longshore-link"],
-    &["longshore-store", "longshore-image", "longshore-runtime", "longshore-network"],
+    &[
+        "longshore-store",
+        "longshore-image",
+        "longshore-runtime",
+        "longshore-network",
+        "longshore-disk",
+    ],
     &[
         "longshore-global",
         "longshore-location",

@@ -15,7 +15,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("crun", "a runtime that is driven"),
     ("debootstrap", "the minimal Debian that builds, and the base of the programs' images"),
     ("docker.io", "the client that most people push with; a peer that is measured"),
-    ("e2fsprogs", "mkfs.ext4, for disks that fill up and those of the virtual machine"),
+    ("e2fsprogs", "mkfs.ext4, for disks that fill up and those of the virtual machine; e2fsck"),
     ("g++", "libFuzzer's runtime, for `cargo xtask fuzz`"),
     ("git", "the list of files to check"),
     ("iproute2", "looking at links and namespaces for leaks"),
@@ -28,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("qemu-system-x86", "the virtual machine with another kernel"),
     ("runc", "a runtime that is driven, and that of both peers"),
     ("skopeo", "a client that pushes and copies between formats"),
+    ("xfsprogs", "mkfs.xfs, for the project quotas of XFS"),
 ];
 
 /// Installs the packages that are missing, and touches nothing when none is.

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use node::{
     Assignment, AssignmentSet, Intent, LogLine, NodeReport, ObservedInstance, Stage, StartPath,
 };
-pub use node::{ExecFrame, ExecRequest, LogStream};
+pub use node::{ExecFrame, ExecRequest, InstanceUsage, LogStream, UsageRequest};
 pub use routes::{Endpoint, Route, RouteAck, RoutingTable};
 
 /// What the global scheduler gives a location for one app.

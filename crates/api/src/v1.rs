@@ -15,6 +15,7 @@
 //! | `POST /v1/projects/{project}/instances/{instance}/stop` | | `202` |
 //! | `GET /v1/projects/{project}/instances/{instance}/logs?tail=&follow=` | | JSON lines of [`crate::links::LogLine`] |
 //! | `POST /v1/projects/{project}/instances/{instance}/exec` | [`crate::links::ExecRequest`] | JSON lines of [`crate::links::ExecFrame`] |
+//! | `GET /v1/projects/{project}/usage?app=&instance=` | | list of [`UsageView`] |
 //! | `GET /v1/projects/{project}/watch` | | JSON lines of [`ProjectView`], one at each change |
 //! | `GET /v1/locations` | | list of [`LocationView`] |
 //! | `GET /v1/tokens`, `POST /v1/tokens`, `DELETE /v1/tokens/{name}` | [`TokenRequest`] | [`TokenView`], [`TokenCreated`] |
@@ -22,12 +23,12 @@
 //! Blank lines in streams of JSON lines are heartbeats. Errors are [`crate::Problem`] documents.
 
 use longshore_types::{
-    AppName, Decision, Digest, Generation, HostName, InstanceId, LocationName, Manifest, NodeName,
-    ProjectName, ReleaseNumber, Timestamp, token::Rights,
+    AppName, Decision, Digest, Generation, HostName, InstanceId, InstancePhase, LocationName,
+    Manifest, NodeName, ProjectName, ReleaseNumber, Resources, Timestamp, token::Rights,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::links::{NodeSummary, ObservedInstance, Shortfall};
+use crate::links::{InstanceUsage, NodeSummary, ObservedInstance, Shortfall};
 
 /// Whether the platform answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +134,27 @@ impl InstanceView {
     pub fn id(&self) -> &InstanceId {
         &self.observed.instance
     }
+}
+
+/// What an instance uses of what it may.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageView {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its app.
+    pub app: AppName,
+    /// Where it is.
+    pub location: LocationName,
+    /// On which machine.
+    pub node: NodeName,
+    /// Where it is in its life.
+    pub phase: InstancePhase,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// What it may use.
+    pub limits: Resources,
+    /// What it uses; absent when it has no container now, or its node did not answer.
+    pub usage: Option<InstanceUsage>,
 }
 
 /// Why an instance is where it is.

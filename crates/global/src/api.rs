@@ -3,6 +3,7 @@
 mod apps;
 mod instances;
 mod tokens;
+mod usage;
 
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ pub fn router(plane: Arc<Plane>) -> Router {
         .route("/projects/{project}/instances/{instance}/stop", post(instances::stop))
         .route("/projects/{project}/instances/{instance}/logs", get(instances::logs))
         .route("/projects/{project}/instances/{instance}/exec", post(instances::exec))
+        .route("/projects/{project}/usage", get(usage::list))
         .route("/projects/{project}/watch", get(apps::watch))
         .route("/locations", get(locations))
         .route("/tokens", get(tokens::list).post(tokens::create))
@@ -88,6 +90,11 @@ async fn locations(State(plane): State<Arc<Plane>>) -> axum::Json<Vec<LocationVi
 
 /// A failure of the store as an answer. The caller did nothing wrong and may try again.
 pub fn store_failed(error: StoreError) -> Refusal {
+    if matches!(error, StoreError::DiskFull { .. }) {
+        tracing::warn!("{error}");
+        let detail = format!("{error}; nothing was changed: make room there and try again");
+        return Problem::new(ProblemCode::Unavailable, detail).into();
+    }
     tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
     Problem::new(ProblemCode::Unavailable, "the store failed; nothing was changed").into()
 }

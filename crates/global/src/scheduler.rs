@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use longshore_link::now;
 use longshore_planning::global::{LocationState, Share, WantedApp, plan_shares};
-use longshore_store::{Compare, Relation, Transaction};
+use longshore_store::{Compare, Relation, StoreError, Transaction};
 use longshore_types::{Capacity, LocationName};
 
 use crate::catalog::{AppKey, Catalog, Stored};
@@ -57,8 +57,14 @@ async fn reconcile(plane: &Plane) -> Result<bool, GlobalError> {
             Relation::Equal,
             app.revision,
         );
-        let result =
-            plane.store.commit(change.when(unchanged)).await.map_err(GlobalError::Store)?;
+        let result = match plane.store.commit(change.when(unchanged)).await {
+            Ok(result) => result,
+            Err(error @ StoreError::DiskFull { .. }) => {
+                tracing::warn!("what was planned waits: {error}");
+                return Ok(false);
+            }
+            Err(error) => return Err(GlobalError::Store(error)),
+        };
         plane.catalog.reached(result.revision).await;
         wrote = true;
     }

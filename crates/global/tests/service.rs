@@ -93,7 +93,8 @@ impl Plane {
         instances: Vec<InstanceStatus>,
         runtimes: Vec<RuntimeOffer>,
     ) {
-        let capacity = Capacity { cpu: MilliCpu(8000), memory: ByteCount::gib(8) };
+        let capacity =
+            Capacity { cpu: MilliCpu(8000), memory: ByteCount::gib(8), disk: ByteCount::gib(100) };
         let node = NodeSummary {
             node: "n1".parse().unwrap(),
             reachable: true,

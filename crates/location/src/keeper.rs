@@ -12,7 +12,7 @@ use longshore_api::links::{
     AllotmentSet, AssignmentSet, LocationReport, NodeReport, RouteAck, RoutingTable,
 };
 use longshore_link::{Endpoint, Pace, now};
-use longshore_store::{MAX_OPERATIONS, Page, Store, Transaction};
+use longshore_store::{MAX_OPERATIONS, Page, Store, StoreError, Transaction};
 use longshore_types::{Generation, InstanceId, LocationName, NodeName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,9 @@ const QUEUE: usize = 256;
 const REST: u32 = 1;
 /// How often to look without an event: nodes fall silent, drained instances wait.
 const INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long to wait before a write to a full disk is tried again.
+const DISK_FULL_WAIT: Duration = Duration::from_secs(1);
 
 /// Something that happened.
 pub enum Event {
@@ -67,6 +70,8 @@ pub struct Keeper {
     report: watch::Sender<Arc<Option<LocationReport>>>,
     /// The generation of the assignment sets: the store's revision, which never goes back.
     generation: Generation,
+    /// Ends a wait for room on the disk.
+    shutdown: CancellationToken,
 }
 
 fn moment() -> Moment {
@@ -79,6 +84,7 @@ impl Keeper {
         name: LocationName,
         gate: Endpoint,
         store: Arc<dyn Store>,
+        shutdown: CancellationToken,
     ) -> Result<(Self, Handle), LocationError> {
         let acknowledged = match store.get(ALLOTMENTS_GENERATION).await? {
             Some(stored) => stored.decode::<GenerationRecord>()?.0,
@@ -108,13 +114,14 @@ impl Keeper {
             report: report_seen,
         };
         let mut keeper =
-            Self { state, store, gate, events, assignments, routes, report, generation };
+            Self { state, store, gate, events, assignments, routes, report, generation, shutdown };
         keeper.publish(moment);
         Ok((keeper, handle))
     }
 
     /// Runs until shutdown or until the store fails.
-    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), LocationError> {
+    pub async fn run(mut self) -> Result<(), LocationError> {
+        let shutdown = self.shutdown.clone();
         let mut batch = Vec::new();
         let mut pace = Pace::new(REST);
         loop {
@@ -239,7 +246,20 @@ impl Keeper {
     }
 
     async fn commit(&mut self, transaction: Transaction) -> Result<(), LocationError> {
-        let result = self.store.commit(transaction).await?;
+        let result = loop {
+            match self.store.commit(transaction.clone()).await {
+                Err(error @ StoreError::DiskFull { .. }) => {
+                    // Nobody may be told what a restart would forget, so everything new waits. What
+                    // was told goes on: nodes run it, ingresses route to it.
+                    tracing::warn!("what was decided waits: {error}");
+                    let wait = tokio::time::sleep(DISK_FULL_WAIT);
+                    if self.shutdown.run_until_cancelled(wait).await.is_none() {
+                        return Err(error.into());
+                    }
+                }
+                other => break other?,
+            }
+        };
         self.generation = Generation(result.revision.0);
         Ok(())
     }

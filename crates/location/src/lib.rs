@@ -75,8 +75,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     let gate = options.link.endpoint().map_err(LocationError::Listen)?;
 
     let service = Service::new(shutdown);
-    let (keeper, handle) = Keeper::restore(options.name.clone(), gate, store).await?;
-    service.spawn("keeper", keeper.run(service.shutdown()));
+    let (keeper, handle) =
+        Keeper::restore(options.name.clone(), gate, store, service.shutdown()).await?;
+    service.spawn("keeper", keeper.run());
     let global = Client::new(options.global);
     let receive = uplink::receive(global.clone(), options.name.clone(), handle.clone());
     service.spawn_until_shutdown("allotments", receive);

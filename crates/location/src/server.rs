@@ -8,7 +8,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use futures_util::StreamExt;
 use http::Method;
-use longshore_api::links::{ExecRequest, NodeReport, RouteAck, StopInstance};
+use longshore_api::links::{ExecRequest, NodeReport, RouteAck, StopInstance, UsageRequest};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, CallError, Client, Refusal, json_lines, relay, watch_lines};
 use longshore_types::{InstanceId, NodeName};
@@ -37,6 +37,7 @@ pub fn router(handle: Handle, shutdown: CancellationToken) -> Router {
         .route("/gate/stop", post(stop))
         .route("/gate/nodes/{node}/instances/{instance}/logs", get(logs))
         .route("/gate/nodes/{node}/instances/{instance}/exec", post(exec))
+        .route("/gate/nodes/{node}/usage", post(usage))
         .layer(axum::extract::DefaultBodyLimit::max(64 << 20))
         .with_state(server)
 }
@@ -143,6 +144,16 @@ async fn exec(
 ) -> Result<Response, Refusal> {
     let path = format!("/instances/{instance}/exec");
     let answer = gate(&server, &node)?.send(Method::POST, &path, Some(&request)).await;
+    let answer = answer.map_err(|error| gate_failed(&node, error))?;
+    Ok(relay(answer, server.shutdown.clone()))
+}
+
+async fn usage(
+    State(server): Shared,
+    Path(node): Path<NodeName>,
+    Body(request): Body<UsageRequest>,
+) -> Result<Response, Refusal> {
+    let answer = gate(&server, &node)?.send(Method::POST, "/usage", Some(&request)).await;
     let answer = answer.map_err(|error| gate_failed(&node, error))?;
     Ok(relay(answer, server.shutdown.clone()))
 }

@@ -16,6 +16,7 @@ pub mod rm;
 pub mod scale;
 pub mod stop;
 pub mod token;
+pub mod top;
 
 use std::future::Future;
 

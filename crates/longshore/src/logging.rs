@@ -22,6 +22,8 @@ pub fn begin(role: &'static str, filter: &str) {
     let format = Prefixed { role, format: Format::default().with_target(false) };
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
+        // It would tell of a full disk by a panic: standard error may lie on that disk too.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .event_format(format)
         .with_env_filter(filter)

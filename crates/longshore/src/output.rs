@@ -28,6 +28,11 @@ impl Output {
         Self { format }
     }
 
+    /// In which format data is written.
+    pub fn format(self) -> Format {
+        self.format
+    }
+
     /// Shows `data` as JSON, or as the text that `text` makes of it.
     pub fn data<T: Serialize + ?Sized>(
         self,

@@ -304,3 +304,32 @@ fn without_a_platform_the_way_to_one_is_shown() {
     assert_eq!(finished.code, Some(6), "{finished:?}");
     assert!(finished.stderr.contains("longshore up"), "{finished:?}");
 }
+
+#[test]
+fn top_shows_a_table_or_json_once_without_a_terminal() {
+    let usage = json!([{
+        "instance": "web-00000001", "app": "web", "location": "here", "node": "n1",
+        "phase": "healthy", "restarts": 1,
+        "limits": {"cpu": 500, "memory": 1 << 28, "pids": 64, "disk": 1 << 30, "open_files": null},
+        "usage": {
+            "instance": "web-00000001", "at_micros": 7, "cpu_micros": 5, "cpu_periods": 1,
+            "cpu_throttled": 0, "memory": 1 << 20, "memory_peak": 1 << 21, "pids": 2,
+            "disk": 4096, "received": 1, "sent": 2,
+        },
+    }]);
+    let asked = format!("GET {PROJECT}/usage?app=web");
+    let scene = Scene::new(&[
+        (&format!("GET {PROJECT}/apps/web"), 200, app(1).to_string()),
+        (&asked, 200, usage.to_string()),
+    ]);
+    let shown = scene.run(&["top", "web"], &[]);
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    let row = "web-00000001  -    -      1M/256M  2M    2/64  4K/1G  1";
+    assert!(shown.stdout.ends_with(&format!("{row}\n")), "{}", shown.stdout);
+    let json = scene.run(&["top", "web", "--json"], &[]);
+    let rows: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(rows[0]["usage"]["memory_peak"], 1 << 21);
+    assert_eq!(scene.asked().iter().filter(|line| line.starts_with(&asked)).count(), 4);
+    let missing = scene.run(&["top", "other"], &[]);
+    assert_eq!(missing.code, Some(4), "{missing:?}");
+}

@@ -43,7 +43,7 @@ pub use namespace::NamespaceError;
 pub use netlink::NetlinkError;
 pub use network::{
     AttachError, Attachment, DetachError, InstanceUsers, Network, NetworkConfig, OpenNetworkError,
-    ReconcileError, RemoveError,
+    ReconcileError, RemoveError, Traffic,
 };
 pub use nft::NftError;
 pub use record::RecordError;

@@ -174,6 +174,30 @@ impl Network {
     }
 }
 
+/// What passed the link of an instance, in bytes, since its network was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// To the instance.
+    pub received: u64,
+    /// From the instance.
+    pub sent: u64,
+}
+
+impl Network {
+    /// What passed the link of an instance; absent when it is not attached.
+    pub fn traffic(&self, instance: &InstanceId) -> Option<Traffic> {
+        let slot = self.shared.instances().attached.get(instance)?.slot;
+        let link = self.shared.maker.layout.link(slot);
+        let read = |name: &str| -> Option<u64> {
+            let path = format!("/sys/class/net/{link}/statistics/{name}");
+            // A link that somebody deleted comes back by itself; until then there is no count.
+            std::fs::read_to_string(path).ok()?.trim().parse().ok()
+        };
+        // The host's end receives what the instance sends.
+        Some(Traffic { received: read("tx_bytes")?, sent: read("rx_bytes")? })
+    }
+}
+
 impl Drop for Network {
     fn drop(&mut self) {
         self.shared.stop.cancel();

@@ -1,12 +1,12 @@
 //! From the assignments of the location to actors.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use longshore_api::links::{Assignment, AssignmentSet};
-use longshore_link::{CallError, Client};
+use longshore_api::links::{Assignment, AssignmentSet, ObservedInstance};
+use longshore_link::{CallError, Client, chain};
 use longshore_runtime::{Adopted, AdoptedState};
 use longshore_types::{Generation, InstanceId};
 use tokio::sync::watch;
@@ -36,7 +36,7 @@ impl Agent {
     /// starts an actor for every assignment on disk. Returns once each has looked at its instance,
     /// so that the first report tells the truth.
     pub async fn restore(node: Arc<Node>) -> Result<Self, NodeError> {
-        let Assignments { generation, assignments } = node.disk.assignments()?;
+        let (Assignments { generation, assignments }, leftovers) = node.disk.assignments()?;
         let keep: BTreeSet<InstanceId> =
             assignments.iter().map(|assignment| assignment.instance.clone()).collect();
         let mut adopted = BTreeMap::new();
@@ -53,6 +53,11 @@ impl Agent {
             tracing::warn!(error, "cannot remove leftovers of the network");
         }
         unmount_leftovers(&node, &adopted);
+        for dir in leftovers {
+            if let Err(message) = remove_leftover(&node, &dir) {
+                tracing::warn!(dir = %dir.display(), message, "cannot remove a leftover");
+            }
+        }
         let mut agent = Self {
             node,
             actors: BTreeMap::new(),
@@ -92,14 +97,15 @@ impl Agent {
     /// Follows the location until shutdown; then, if `stop_file` is there, ends everything.
     pub async fn run(mut self, location: Client, stop_file: PathBuf) -> Result<(), NodeError> {
         let shutdown = self.node.shutdown.clone();
-        let outcome = shutdown.run_until_cancelled(self.follow(&location)).await;
-        if outcome.is_none() && stop_file.exists() {
+        shutdown.run_until_cancelled(self.follow(&location)).await;
+        if stop_file.exists() {
             self.end_everything().await;
         }
-        outcome.unwrap_or(Ok(()))
+        Ok(())
     }
 
-    async fn follow(&mut self, location: &Client) -> Result<(), NodeError> {
+    /// Never ends by itself.
+    async fn follow(&mut self, location: &Client) {
         let path = format!("/link/nodes/{}/assignments", self.node.name);
         let mut wait = RETRY.0;
         loop {
@@ -108,7 +114,16 @@ impl Agent {
                     while let Some(set) = sets.next().await {
                         wait = RETRY.0;
                         match set {
-                            Ok(set) => self.take_over(set)?,
+                            // Not acknowledged, it is sent again.
+                            Ok(set) => {
+                                if let Err(error) = self.take_over(set) {
+                                    tracing::warn!(
+                                        message = chain(&error),
+                                        "cannot take assignments over"
+                                    );
+                                    break;
+                                }
+                            }
                             Err(error) => log_broken(&error),
                         }
                     }
@@ -129,11 +144,21 @@ impl Agent {
         }
         self.actors.retain(|_, running| !running.task.is_finished());
         let named: BTreeSet<_> = set.assignments.iter().map(|a| a.instance.clone()).collect();
+        // What could not be taken over has an entry without an actor.
+        for instance in self.node.board.now().keys() {
+            if !named.contains(instance) && !self.actors.contains_key(instance) {
+                self.node.board.remove(instance);
+            }
+        }
         if set.generation > self.generation || !self.carries_out(&set) {
             // Off the async workers, which other actors need meanwhile.
-            tokio::task::block_in_place(|| {
+            let saved = tokio::task::block_in_place(|| {
                 self.node.disk.save_assignments(set.generation, &set.assignments)
-            })?;
+            });
+            if let Err(error) = saved {
+                self.show_why_not(&set, &error);
+                return Err(error);
+            }
             self.generation = set.generation;
         }
         for assignment in set.assignments {
@@ -163,6 +188,17 @@ impl Agent {
         })
     }
 
+    /// Tells of assignments that could not be taken over, which have no actor that would.
+    fn show_why_not(&self, set: &AssignmentSet, error: &NodeError) {
+        let new = |assignment: &&Assignment| !self.actors.contains_key(&assignment.instance);
+        for assignment in set.assignments.iter().filter(new) {
+            let (instance, generation) = (assignment.instance.clone(), assignment.generation);
+            let mut observed = ObservedInstance::pending(instance, generation);
+            observed.note = Some(chain(error));
+            self.node.board.put(&observed);
+        }
+    }
+
     async fn end_everything(&mut self) {
         for running in self.actors.values() {
             running.wish.send_replace(Wish::Remove);
@@ -177,6 +213,13 @@ impl Agent {
 
 fn log_broken(error: &CallError) {
     tracing::debug!(error = error as &dyn std::error::Error, "no assignments for now");
+}
+
+/// Removes what is left of an instance whose assignment is gone.
+fn remove_leftover(node: &Node, dir: &Path) -> Result<(), String> {
+    node.layers.remove(dir).map_err(|error| chain(&error))?;
+    node.layers.release(dir).map_err(|error| chain(&error))?;
+    node.disk.remove_leftover(dir).map_err(|error| chain(&error))
 }
 
 /// Unmounts the file systems whose containers are gone.

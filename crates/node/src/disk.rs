@@ -92,6 +92,11 @@ impl Disk {
         Ok(disk)
     }
 
+    /// The directories of all instances lie below this one.
+    pub fn instances(&self) -> &Path {
+        &self.instances
+    }
+
     /// The directory of an instance.
     pub fn instance(&self, instance: &InstanceId) -> PathBuf {
         self.instances.join(instance.as_str())
@@ -142,9 +147,10 @@ impl Disk {
         &self.mounts
     }
 
-    /// The assignments as they were last written. The directories of others are removed, and what was
-    /// left half removed is.
-    pub fn assignments(&self) -> Result<Assignments, NodeError> {
+    /// The assignments as they were last written, and what else lies among the directories of their
+    /// instances: left half removed, or of others.
+    pub fn assignments(&self) -> Result<(Assignments, Vec<PathBuf>), NodeError> {
+        let mut leftovers = Vec::new();
         let mut stored: Assignments = load(&self.assignments)?.unwrap_or_default();
         stored.assignments.retain(|assignment| self.instance(&assignment.instance).exists());
         let keep: BTreeSet<_> =
@@ -153,10 +159,10 @@ impl Disk {
         for entry in fs::read_dir(&self.instances).map_err(read)? {
             let entry = entry.map_err(read)?;
             if !entry.file_name().to_str().is_some_and(|name| keep.contains(name)) {
-                remove_dir(&entry.path())?;
+                leftovers.push(entry.path());
             }
         }
-        Ok(stored)
+        Ok((stored, leftovers))
     }
 
     /// Remembers a set of assignments, in place of the one before.
@@ -196,6 +202,11 @@ impl Disk {
             }
             _ => remove_dir(&nameless),
         }
+    }
+
+    /// Removes what is left of the directory of an instance.
+    pub fn remove_leftover(&self, dir: &Path) -> Result<(), NodeError> {
+        remove_dir(dir)
     }
 }
 
@@ -298,7 +309,10 @@ mod tests {
         fs::rename(disk.instance(&half), disk.instance(&half).with_extension("gone")).unwrap();
         fs::create_dir(disk.instance(&"web-34567890".parse().unwrap())).unwrap();
 
-        let found = disk.assignments().unwrap();
+        let (found, leftovers) = disk.assignments().unwrap();
+        for dir in leftovers {
+            disk.remove_leftover(&dir).unwrap();
+        }
         assert_eq!((found.generation, found.assignments), (Generation(7), vec![all[0].clone()]));
         assert_eq!(disk.history(&kept).unwrap(), history);
         let left = fs::read_dir(dir.path().join("instances")).unwrap();

@@ -1,7 +1,8 @@
-//! What the location asks of a node on behalf of users: logs and exec.
+//! What the location asks of a node on behalf of users: logs, exec and what instances use.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Path, Query, State};
@@ -10,7 +11,9 @@ use axum::routing::{get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::stream::{self, StreamExt};
-use longshore_api::links::{ExecFrame, ExecRequest, LogLine, LogStream};
+use longshore_api::links::{
+    ExecFrame, ExecRequest, InstanceUsage, LogLine, LogStream, UsageRequest,
+};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, chain, json_lines};
 use longshore_runtime::ExecEvent;
@@ -19,8 +22,8 @@ use longshore_types::{InstanceId, InstancePhase, ManifestProblem, Timestamp};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use crate::Node;
 use crate::instance::log_path;
+use crate::{Node, space};
 
 /// How many lines may wait for a slow reader.
 const LINES_AHEAD: usize = 64;
@@ -29,6 +32,7 @@ pub fn router(node: Arc<Node>) -> Router {
     Router::new()
         .route("/instances/{instance}/logs", get(logs))
         .route("/instances/{instance}/exec", post(exec))
+        .route("/usage", post(usage))
         .with_state(node)
 }
 
@@ -146,6 +150,39 @@ async fn exec(
         Some((frame, events))
     });
     Ok(json_lines(frames, node.shutdown.clone()))
+}
+
+async fn usage(
+    State(node): State<Arc<Node>>,
+    Body(request): Body<UsageRequest>,
+) -> axum::Json<Vec<InstanceUsage>> {
+    let mut usages = Vec::with_capacity(request.instances.len());
+    for instance in request.instances {
+        // One that has no container now has no cgroup to read.
+        if let Ok(used) = node.shims.stats(&instance).await {
+            usages.push(usage_of(&node, instance, used));
+        }
+    }
+    axum::Json(usages)
+}
+
+fn usage_of(node: &Node, instance: InstanceId, used: longshore_runtime::Usage) -> InstanceUsage {
+    static CLOCK: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+    let traffic = node.network.traffic(&instance);
+    InstanceUsage {
+        at_micros: micros(CLOCK.elapsed()),
+        cpu_micros: micros(used.cpu_time),
+        cpu_periods: used.cpu_periods,
+        cpu_throttled: used.cpu_throttled,
+        memory: used.memory,
+        memory_peak: used.memory_peak,
+        pids: used.pids,
+        disk: space::usage(node, &instance).map(|usage| usage.used),
+        received: traffic.map(|traffic| traffic.received),
+        sent: traffic.map(|traffic| traffic.sent),
+        instance,
+    }
 }
 
 fn output(stream: LogStream, data: &[u8]) -> ExecFrame {

@@ -9,7 +9,7 @@
 //! ([`agent::Agent::restore`]) before it says a word to its location.
 //!
 //! - `agent`: assignments to actors. `instance`: the life of one instance.
-//! - `disk`: what an agent must remember. `board`: what it observes.
+//! - `disk`: what an agent must remember. `board`: what it observes. `space`: the room on the disk.
 //! - `uplink`: the link to the location. `gate`: logs and exec.
 
 mod agent;
@@ -18,12 +18,14 @@ mod disk;
 mod gate;
 mod instance;
 mod machine;
+mod space;
 mod uplink;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use longshore_disk::{LayerError, WritableLayers};
 use longshore_image::limits::Limits;
 use longshore_image::source::Source;
 use longshore_image::store::{ImageStore, OpenStoreError};
@@ -100,6 +102,12 @@ pub enum NodeError {
     /// The image store cannot be opened.
     #[error("cannot open the image store")]
     Images(#[from] OpenStoreError),
+    /// What instances write cannot be limited.
+    #[error(
+        "cannot limit what instances write; let this machine have loop devices, or put the data \
+         directory on an ext4 or XFS with project quotas"
+    )]
+    Layers(#[from] LayerError),
     /// The network cannot be set up.
     #[error("cannot set up the network")]
     Network(#[from] OpenNetworkError),
@@ -126,6 +134,7 @@ struct Node {
     shims: Shims,
     programs: RuntimePrograms,
     disk: disk::Disk,
+    layers: WritableLayers,
     board: board::Board,
     /// Who may start a container now.
     starts: Semaphore,
@@ -140,12 +149,13 @@ const STARTS_PER_CORE: usize = 2;
 /// Runs a node agent until `shutdown`. Instances go on without it, unless the file
 /// [`STOP_INSTANCES_FILE`] is in the run directory by then.
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), NodeError> {
-    let capacity = machine::capacity(options.cpu_overcommit)?;
     let network_name = machine::network_name()?;
     let disk = disk::Disk::open(&options.data_dir, &options.run_dir)?;
     // Programs are asked what they can do while the rest is prepared.
     let (programs, cache_dir) = (options.programs.clone(), options.run_dir.clone());
     let runtimes = tokio::task::spawn_blocking(move || probe(&programs, &cache_dir));
+    let layers = WritableLayers::probe(disk.instances())?;
+    tracing::info!(means = ?layers.means(), "what instances write is limited");
     let images = ImageStore::open(&options.data_dir.join("images"), Limits::default())?;
     let network = Network::open(NetworkConfig {
         agent: options.agent,
@@ -180,6 +190,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         shims,
         programs: options.programs,
         disk,
+        layers,
         board: board::Board::default(),
         starts: Semaphore::new(STARTS_PER_CORE * machine::cores()?),
         shutdown: service.shutdown(),
@@ -192,12 +203,19 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
     let agent = Agent::restore(Arc::clone(&node)).await?;
     // A panic in it would be a bug; without its answers only the embedded runtime is offered.
     let runtimes = runtimes.await.unwrap_or_default();
-    let identity =
-        uplink::Identity { gate: gate.to_string(), capacity, network: network_name, runtimes };
+    let capacity = machine::capacity(options.cpu_overcommit, space::offered(&node)?)?;
+    let (capacity, offered) = tokio::sync::watch::channel(capacity);
+    let identity = uplink::Identity {
+        gate: gate.to_string(),
+        capacity: offered,
+        network: network_name,
+        runtimes,
+    };
     let location = Client::new(options.location);
     let reports =
         uplink::report(Arc::clone(&node), location.clone(), identity, agent.acknowledged());
     service.spawn_until_shutdown("reports", reports);
+    service.spawn_until_shutdown("disk", space::keep(Arc::clone(&node), capacity));
     service.spawn_until_shutdown("network", uplink::keep_network(Arc::clone(&node)));
     let router = gate::router(Arc::clone(&node));
     service.spawn("gate", options.gate.serve(router, service.shutdown()));

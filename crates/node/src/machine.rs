@@ -18,9 +18,9 @@ pub fn cores() -> Result<usize, NodeError> {
         .map_err(|source| NodeError::Machine { path: "sched_getaffinity", source })
 }
 
-/// What this machine offers to instances: its cores times `cpu_overcommit`, and its memory less
-/// what is kept back.
-pub fn capacity(cpu_overcommit: f64) -> Result<Capacity, NodeError> {
+/// What this machine offers to instances: its cores times `cpu_overcommit`, its memory less what is
+/// kept back, and the room that was found on its `disk`.
+pub fn capacity(cpu_overcommit: f64, disk: ByteCount) -> Result<Capacity, NodeError> {
     let cores = u32::try_from(cores()?).unwrap_or(u32::MAX);
     // Whole thousandths of an overcommit factor are exact enough, and keep the arithmetic integer.
     let factor = (cpu_overcommit * 1000.0).clamp(1.0, 1e6).round();
@@ -30,6 +30,7 @@ pub fn capacity(cpu_overcommit: f64) -> Result<Capacity, NodeError> {
     Ok(Capacity {
         cpu: MilliCpu(cores.saturating_mul(factor)),
         memory: ByteCount(memory.0.saturating_sub(RESERVED_MEMORY.0)),
+        disk,
     })
 }
 
@@ -71,8 +72,9 @@ mod tests {
 
     #[test]
     fn this_machine_offers_something() {
-        let single = capacity(1.0).unwrap();
+        let disk = ByteCount::gib(1);
+        let single = capacity(1.0, disk).unwrap();
         assert!(single.cpu.0 >= 1000 && single.memory.0 > 0);
-        assert_eq!(capacity(4.0).unwrap().cpu.0, single.cpu.0 * 4);
+        assert_eq!(capacity(4.0, disk).unwrap().cpu.0, single.cpu.0 * 4);
     }
 }

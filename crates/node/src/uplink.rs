@@ -25,8 +25,8 @@ const NETWORK_INTERVAL: Duration = Duration::from_secs(5);
 pub struct Identity {
     /// Where the location asks for logs and exec.
     pub gate: String,
-    /// What the machine offers.
-    pub capacity: Capacity,
+    /// What the machine offers; its disk fills and empties.
+    pub capacity: watch::Receiver<Capacity>,
     /// Names the kernel and network namespace.
     pub network: String,
     /// What makes containers there.
@@ -37,7 +37,7 @@ pub struct Identity {
 pub async fn report(
     node: Arc<Node>,
     location: Client,
-    identity: Identity,
+    mut identity: Identity,
     mut acknowledged: watch::Receiver<Option<Generation>>,
 ) {
     let path = format!("/link/nodes/{}/report", node.name);
@@ -52,7 +52,7 @@ pub async fn report(
             node: node.name.clone(),
             gate: identity.gate.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capacity: identity.capacity,
+            capacity: *identity.capacity.borrow_and_update(),
             acknowledged: *acknowledged.borrow_and_update(),
             images: node.images.list_images().iter().map(|image| image.digest).collect(),
             instances,
@@ -68,6 +68,7 @@ pub async fn report(
                     // The senders live as long as the agent, so these errors cannot come.
                     _ = board.changed() => {}
                     _ = acknowledged.changed() => {}
+                    _ = identity.capacity.changed() => {}
                     () = tokio::time::sleep(HEARTBEAT) => {}
                 }
             }

@@ -138,16 +138,14 @@ fn judge(app: &WantedApp, location: &LocationState, added: u32) -> Candidate {
     for _ in 0..added {
         free = free.minus(app.each);
     }
-    if !free.holds(app.each) {
-        let why = format!(
-            "refused: {} cpu and {} are free, {} cpu and {} are needed",
-            free.cpu, free.memory, app.each.cpu, app.each.memory
-        );
+    if let Some(lack) = free.lacks_for(app.each) {
+        let why = format!("refused: {lack}");
         return Candidate { name, score: None, why };
     }
     let left = free.minus(app.each);
     let score = i64::try_from(left.memory.0 >> 20).unwrap_or(i64::MAX);
-    Candidate { name, score: Some(score), why: format!("{} stay free", left.memory) }
+    let why = format!("{} of memory and {} of disk stay free", left.memory, left.disk);
+    Candidate { name, score: Some(score), why }
 }
 
 /// Gives every location its count and shares what `max` leaves above that, without ever handing out

@@ -46,6 +46,8 @@ pub fn plan_restart(
 mod tests {
     use super::*;
 
+    const OOM: ExitReason = ExitReason::OutOfMemory { peak: None, limit: None };
+
     const QUICK: Duration = Duration::from_secs(1);
 
     #[test]
@@ -55,7 +57,7 @@ mod tests {
             (RestartPolicy::Always, &well, true),
             (RestartPolicy::OnFailure, &well, false),
             (RestartPolicy::OnFailure, &badly, true),
-            (RestartPolicy::OnFailure, &ExitReason::OutOfMemory, true),
+            (RestartPolicy::OnFailure, &OOM, true),
             (RestartPolicy::Never, &badly, false),
             (RestartPolicy::Never, &ExitReason::ShimDied, true),
         ] {
@@ -69,7 +71,7 @@ mod tests {
         let mut quick_ends = 0;
         let mut waits = Vec::new();
         for _ in 0..10 {
-            let reason = ExitReason::OutOfMemory;
+            let reason = OOM;
             let (restart, next) = plan_restart(RestartPolicy::Always, &reason, QUICK, quick_ends);
             let Restart::After(wait) = restart else { panic!("must restart") };
             waits.push(wait.0.as_millis());
@@ -77,7 +79,7 @@ mod tests {
         }
         assert_eq!(waits, [250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000]);
         let long = Duration::from_secs(60);
-        let (restart, _) = plan_restart(RestartPolicy::Always, &ExitReason::OutOfMemory, long, 9);
+        let (restart, _) = plan_restart(RestartPolicy::Always, &OOM, long, 9);
         assert_eq!(restart, Restart::After(FIRST_WAIT));
     }
 }

@@ -30,6 +30,10 @@ const CPU_PERIOD_US: u64 = 100_000;
 /// The least quota that the kernel takes, in microseconds.
 const CPU_QUOTA_MIN_US: u64 = 1_000;
 
+/// What a shim may use of a core once its container runs, in microseconds of each period: a container
+/// that floods its log must not get a core of its own that way. Its pipe slows it down instead.
+const SHIM_QUOTA_US: u64 = 20_000;
+
 /// The agent's part of the cgroup hierarchies.
 #[derive(Debug, Clone)]
 pub(crate) struct CgroupTree {
@@ -42,8 +46,14 @@ pub(crate) struct CgroupTree {
 pub struct Usage {
     /// Memory in use, without page cache that the kernel can drop at once.
     pub memory: ByteCount,
+    /// The most memory that was ever in use, page cache included, where the kernel keeps that.
+    pub memory_peak: Option<ByteCount>,
     /// Processor time used since the start.
     pub cpu_time: Duration,
+    /// Periods of 100 ms in which it wanted processor time.
+    pub cpu_periods: u64,
+    /// Those of them in which it wanted more than its limit.
+    pub cpu_throttled: u64,
     /// Processes and threads.
     pub pids: u64,
 }
@@ -185,6 +195,21 @@ impl InstanceCgroup {
         Ok(())
     }
 
+    /// Bounds the processor time of the shim, whose work for the start is done.
+    pub fn bound_shim(&self) -> Result<(), CgroupProblem> {
+        match &self.layout {
+            Layout::V2 { mount } => {
+                let quota = format!("{SHIM_QUOTA_US} {CPU_PERIOD_US}");
+                write(&mount.join(self.shim()), "cpu.max", &quota)
+            }
+            Layout::V1(v1) => {
+                let dir = v1.cpu.join(self.shim());
+                write(&dir, "cpu.cfs_period_us", &CPU_PERIOD_US.to_string())?;
+                write(&dir, "cpu.cfs_quota_us", &SHIM_QUOTA_US.to_string())
+            }
+        }
+    }
+
     /// The directory in which access to devices is decided.
     pub fn devices_directory(&self) -> (CgroupKind, PathBuf) {
         (self.layout.kind(), self.layout.devices().join(self.payload()))
@@ -281,28 +306,51 @@ impl InstanceCgroup {
         }
     }
 
+    /// The most memory that the container ever used; absent on kernels that do not keep it.
+    pub fn memory_peak(&self) -> io::Result<Option<ByteCount>> {
+        let peak = match &self.layout {
+            Layout::V2 { mount } => read_number(&mount.join(self.payload()), "memory.peak"),
+            Layout::V1(v1) => {
+                read_number(&v1.memory.join(self.payload()), "memory.max_usage_in_bytes")
+            }
+        };
+        match peak {
+            Ok(peak) => Ok(Some(ByteCount(peak))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What the container uses now.
     pub fn usage(&self) -> io::Result<Usage> {
         let pids = self.layout.pids().join(self.payload());
-        let (used, cache, cpu_time) = match &self.layout {
+        let (used, cache, cpu_time, cpu) = match &self.layout {
             Layout::V2 { .. } => (
                 read_number(&pids, "memory.current")?,
                 read_keyed(&pids, "memory.stat", "inactive_file ")?,
                 Duration::from_micros(read_keyed(&pids, "cpu.stat", "usage_usec ")?),
+                pids.clone(),
             ),
             Layout::V1(v1) => {
                 let memory = v1.memory.join(self.payload());
-                let cpu = v1.cpuacct.as_ref().map(|mount| mount.join(self.payload()));
-                let cpu = cpu.map(|dir| read_number(&dir, "cpuacct.usage")).transpose()?;
+                let cpuacct = v1.cpuacct.as_ref().map(|mount| mount.join(self.payload()));
+                let used = cpuacct.map(|dir| read_number(&dir, "cpuacct.usage")).transpose()?;
                 (
                     read_number(&memory, "memory.usage_in_bytes")?,
                     read_keyed(&memory, "memory.stat", "total_inactive_file ")?,
-                    Duration::from_nanos(cpu.unwrap_or(0)),
+                    Duration::from_nanos(used.unwrap_or(0)),
+                    v1.cpu.join(self.payload()),
                 )
             }
         };
-        let memory = ByteCount(used.saturating_sub(cache));
-        Ok(Usage { memory, cpu_time, pids: read_number(&pids, "pids.current")? })
+        Ok(Usage {
+            memory: ByteCount(used.saturating_sub(cache)),
+            memory_peak: self.memory_peak()?,
+            cpu_time,
+            cpu_periods: read_keyed(&cpu, "cpu.stat", "nr_periods ")?,
+            cpu_throttled: read_keyed(&cpu, "cpu.stat", "nr_throttled ")?,
+            pids: read_number(&pids, "pids.current")?,
+        })
     }
 
     /// Removes the cgroups, in which nothing may run any more. Does nothing when they are gone.

@@ -19,7 +19,7 @@ use crate::cgroup::{CgroupProblem, CgroupTree};
 use crate::driver::{Driver, DriverProblem, Output, ProcessPlan, driver};
 use crate::failure::chain;
 use crate::files::FileProblem;
-use crate::oci::{self, Bounds};
+use crate::oci::{self, Bounds, TooManyOpenFiles};
 use crate::process::reap;
 use crate::protocol::{self, ExecOrder, Start, Versioned};
 use crate::record::now;
@@ -50,6 +50,8 @@ enum ExecProblem {
     Cgroup(#[from] CgroupProblem),
     #[error(transparent)]
     User(#[from] UserOutOfRange),
+    #[error(transparent)]
+    OpenFiles(#[from] TooManyOpenFiles),
     #[error(transparent)]
     Driver(#[from] DriverProblem),
 }
@@ -102,7 +104,8 @@ fn run(agent: &UnixStream, run_dir: &Path, state_dir: &Path) -> Result<i32, Exec
         own_output(fd, user.uid).map_err(io("handing over the output"))?;
     }
     let ExecOrder { args, env, cwd, user } = &order;
-    let document = oci::process(args, env, cwd, user, Bounds::own());
+    let bounds = Bounds::own(&launch.spec.limits)?;
+    let document = oci::process(args, env, cwd, user, bounds);
     let cgroup = CgroupTree::probe(&launch.cgroup_root)?.instance(&launch.spec.id);
     let mut driver = driver(&launch.spec, run_dir, &cgroup);
     let pid = driver.exec(ProcessPlan {

@@ -12,7 +12,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use longshore_types::IdRange;
+use longshore_types::{IdRange, Resources};
+use rustix::process::Resource::Nofile;
+use rustix::process::{Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::spec::{ContainerSpec, UserNamespace};
@@ -85,26 +87,48 @@ pub const READONLY_PATHS: [&str; 5] =
 pub(crate) const DEFAULT_PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Open files: what a server needs without an image having to ask, and the kernel's usual ceiling.
-const OPEN_FILES: (u64, u64) = (65_536, 524_288);
+/// More open files were asked for than this process can hand on.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "resources.open_files = {asked}: this node can give at most {most}; raise the limit of its agent \
+     (LimitNOFILE in a systemd unit)"
+)]
+pub(crate) struct TooManyOpenFiles {
+    asked: u64,
+    most: u64,
+}
 
-/// What this process may hand on. Raising a hard limit or lowering the score needs CAP_SYS_RESOURCE,
-/// which an agent that runs in a container itself often lacks; then its own bounds apply.
+/// What a container's processes get of what this process may hand on. Raising a hard limit or
+/// lowering the score needs CAP_SYS_RESOURCE, which an agent that runs in a container itself often
+/// lacks; then its own bounds apply, save to a limit that was asked for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    open_files: u64,
+    /// The soft and the hard limit.
+    open_files: (u64, u64),
     oom_score: i32,
 }
 
 impl Bounds {
-    /// The bounds of this process.
-    pub fn own() -> Self {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    /// The bounds of this process for a container with these limits. Raises its own limit on open
+    /// files where that is too low and it may, for a child in a user namespace never may.
+    pub fn own(limits: &Resources) -> Result<Self, TooManyOpenFiles> {
+        let (soft, hard) = limits.open_file_limits();
+        let (soft, hard) = (u64::from(soft), u64::from(hard));
+        let own = getrlimit(Nofile);
+        let most = own.maximum.unwrap_or(u64::MAX);
+        let raised = Rlimit { current: own.current, maximum: Some(hard.max(most)) };
+        let most = match setrlimit(Nofile, raised) {
+            Ok(()) => hard.max(most),
+            Err(_) if limits.open_files.is_some() && hard > most => {
+                return Err(TooManyOpenFiles { asked: hard, most });
+            }
+            Err(_) => most,
+        };
         let score = std::fs::read_to_string("/proc/self/oom_score_adj").ok();
-        Self {
-            open_files: limit.maximum.unwrap_or(u64::MAX),
+        Ok(Self {
+            open_files: (soft.min(most), hard.min(most)),
             oom_score: score.and_then(|text| text.trim().parse().ok()).unwrap_or(0),
-        }
+        })
     }
 }
 
@@ -127,7 +151,7 @@ pub(crate) fn process(
     user: &ResolvedUser,
     bounds: Bounds,
 ) -> Value {
-    let (soft, hard) = (OPEN_FILES.0.min(bounds.open_files), OPEN_FILES.1.min(bounds.open_files));
+    let (soft, hard) = bounds.open_files;
     let granted: Vec<&str> = CAPABILITIES.iter().map(|capability| capability.name).collect();
     let in_force: &[&str] = if user.uid == 0 { &granted } else { &[] };
     json!({
@@ -244,9 +268,13 @@ mod tests {
         }
     }
 
+    fn bounds() -> Bounds {
+        Bounds::own(&Resources::default()).unwrap()
+    }
+
     #[test]
     fn is_a_valid_runtime_configuration() {
-        let config = config(&spec(ResolvedUser::root()), "/longshore/web/payload", Bounds::own());
+        let config = config(&spec(ResolvedUser::root()), "/longshore/web/payload", bounds());
         let parsed: oci_spec::runtime::Spec = serde_json::from_value(config).unwrap();
         let process = parsed.process().as_ref().unwrap();
         assert_eq!(process.no_new_privileges(), Some(true));
@@ -262,7 +290,7 @@ mod tests {
         let ids = IdRange::new(671_088_640).unwrap();
         let users = Some(UserNamespace { path: "/run/users/x".into(), ids });
         let spec = ContainerSpec { users, ..spec(ResolvedUser::root()) };
-        let config = config(&spec, "/x", Bounds::own());
+        let config = config(&spec, "/x", bounds());
         let joined = json!({"type": "user", "path": "/run/users/x"});
         assert!(config["linux"]["namespaces"].as_array().unwrap().contains(&joined));
         assert_eq!(config["linux"]["uidMappings"][0]["hostID"], 671_088_640);
@@ -273,7 +301,7 @@ mod tests {
     #[test]
     fn other_users_have_no_capabilities() {
         let user = ResolvedUser { uid: 7, gid: 7, additional_gids: vec![7], home: "/".to_owned() };
-        let config = config(&spec(user), "/x", Bounds::own());
+        let config = config(&spec(user), "/x", bounds());
         let capabilities = &config["process"]["capabilities"];
         for set in ["effective", "permitted", "inheritable", "ambient"] {
             assert_eq!(capabilities[set], json!([]), "{set}");

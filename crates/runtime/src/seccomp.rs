@@ -34,6 +34,9 @@ const NAMESPACE_FLAGS: u64 = 0x7e02_0000;
 /// The domains of `personality` that docker allows: Linux and Linux32, with and without the old
 /// `uname`, and the query.
 const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x20000, 0x20008, 0xffff_ffff];
+/// Sets, among other things, the project that a file counts for: an owner who could change that
+/// could leave the quota of its instance. `FS_IOC_FSSETXATTR`, the same on both architectures.
+const SET_PROJECT: u64 = 0x401c_5820;
 /// Sockets to the hypervisor are no part of a container's network.
 const AF_VSOCK: u64 = 40;
 
@@ -61,6 +64,7 @@ fn conditions() -> Vec<Condition> {
             is: Is::Without(NAMESPACE_FLAGS),
         },
         Condition { call: ("socket", libc::SYS_socket), argument: 0, is: Is::Not(AF_VSOCK) },
+        Condition { call: ("ioctl", libc::SYS_ioctl), argument: 1, is: Is::Not(SET_PROJECT) },
     ];
     all.extend(PERSONALITIES.map(|domain| Condition {
         call: ("personality", libc::SYS_personality),
@@ -80,15 +84,22 @@ impl Condition {
         SeccompRule::new(vec![SeccompCondition::new(self.argument, Len::Dword, op, value)?])
     }
 
-    fn section(&self) -> Value {
-        let (op, value, value_two) = match self.is {
-            Is::Without(bits) => ("SCMP_CMP_MASKED_EQ", bits, 0),
-            Is::Not(value) => ("SCMP_CMP_NE", value, 0),
-            Is::Exactly(value) => ("SCMP_CMP_EQ", value, 0),
+    /// The kernel takes these arguments as 32 bits, the library compares 64: what a call must not be
+    /// is said bit by bit, so that nothing in the upper half makes it another.
+    fn section(&self) -> Vec<Value> {
+        let row = |op: &str, value: u64, value_two: u64| {
+            let argument =
+                json!({"index": self.argument, "value": value, "valueTwo": value_two, "op": op});
+            json!({"names": [self.call.0], "action": "SCMP_ACT_ALLOW", "args": [argument]})
         };
-        let argument =
-            json!({"index": self.argument, "value": value, "valueTwo": value_two, "op": op});
-        json!({"names": [self.call.0], "action": "SCMP_ACT_ALLOW", "args": [argument]})
+        match self.is {
+            Is::Without(bits) => vec![row("SCMP_CMP_MASKED_EQ", bits, 0)],
+            Is::Exactly(value) => vec![row("SCMP_CMP_EQ", value, 0)],
+            Is::Not(value) => (0..32)
+                .map(|bit| 1_u64 << bit)
+                .map(|bit| row("SCMP_CMP_MASKED_EQ", bit, !value & bit))
+                .collect(),
+        }
     }
 }
 
@@ -117,7 +128,7 @@ pub(crate) fn section(kernel: Kernel) -> Value {
         Kernel::OfTheRuntime => json!({"names": ["clone3"], "action": "SCMP_ACT_ALLOW"}),
     };
     let mut calls = vec![json!({"names": names, "action": "SCMP_ACT_ALLOW"}), clone3];
-    calls.extend(conditions().iter().map(Condition::section));
+    calls.extend(conditions().iter().flat_map(Condition::section));
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": libc::EPERM,
@@ -179,11 +190,12 @@ mod tests {
         let program = compile().unwrap();
         let errors = std::thread::spawn(move || {
             seccompiler::apply_filter(&program).unwrap();
-            let call = |number: i64, argument: u64| {
+            let call_with = |number: i64, first: u64, second: u64| {
                 // SAFETY: each call is refused by the filter or fails on its null arguments.
-                let result = unsafe { libc::syscall(number, argument, 0, 0, 0, 0, 0) };
+                let result = unsafe { libc::syscall(number, first, second, 0, 0, 0, 0) };
                 if result < 0 { std::io::Error::last_os_error().raw_os_error() } else { None }
             };
+            let call = |number, argument| call_with(number, argument, 0);
             [
                 call(libc::SYS_clone3, 0),
                 call(100_000, 0),
@@ -194,10 +206,14 @@ mod tests {
                 call(libc::SYS_personality, 0xffff_ffff),
                 call(libc::SYS_bpf, 0),
                 call(libc::SYS_getpid, 0),
+                call_with(libc::SYS_ioctl, u64::MAX, SET_PROJECT),
+                call_with(libc::SYS_ioctl, u64::MAX, 0x5401),
             ]
         });
         let (enosys, eperm) = (Some(libc::ENOSYS), Some(libc::EPERM));
-        let expected = [enosys, enosys, eperm, eperm, eperm, eperm, None, eperm, None];
+        let ebadf = Some(libc::EBADF);
+        let expected =
+            [enosys, enosys, eperm, eperm, eperm, eperm, None, eperm, None, eperm, ebadf];
         assert_eq!(errors.join().unwrap(), expected);
     }
 
@@ -251,6 +267,7 @@ mod tests {
             let listed = conditions().iter().any(|condition| condition.call.1 == *number);
             assert!(!listed, "{number} is allowed whatever its arguments, and has a condition");
         }
-        assert_eq!(calls.len(), 2 + conditions().len());
+        let rows: usize = conditions().iter().map(|condition| condition.section().len()).sum();
+        assert_eq!(calls.len(), 2 + rows);
     }
 }

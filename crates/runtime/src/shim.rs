@@ -33,7 +33,7 @@ use crate::devices::{self, DeviceProblem};
 use crate::driver::{Driver, DriverProblem, Output, ProcessPlan, driver};
 use crate::failure::chain;
 use crate::files::FileProblem;
-use crate::oci::{self, Bounds};
+use crate::oci::{self, Bounds, TooManyOpenFiles};
 use crate::process::reap;
 use crate::protocol::{self, Start, Timing, short_socket_path};
 use crate::record::{ExitRecord, now};
@@ -81,6 +81,8 @@ enum ShimProblem {
     MountPoint(String, #[source] std::io::Error),
     #[error("setting the limits")]
     Cgroup(#[from] CgroupProblem),
+    #[error(transparent)]
+    OpenFiles(#[from] TooManyOpenFiles),
     #[error("closing the devices")]
     Devices(#[from] DeviceProblem),
     #[error(transparent)]
@@ -323,7 +325,7 @@ fn start(
     let log = LogWriter::open(&spec.log).map_err(io("opening the log"))?;
     let (stdout, container_stdout) = output_pipe(user.uid)?;
     let (stderr, container_stderr) = output_pipe(user.uid)?;
-    let document = oci::config(&spec, &cgroup.oci_path(), Bounds::own());
+    let document = oci::config(&spec, &cgroup.oci_path(), Bounds::own(&spec.limits)?);
     let mut driver = driver(&spec, run_dir, cgroup);
     stopwatch.lap("prepare");
     let pid = driver.create(ProcessPlan {
@@ -338,7 +340,9 @@ fn start(
     let (kind, devices_dir) = cgroup.devices_directory();
     let restricted = devices::restrict(kind, &devices_dir).map_err(ShimProblem::from);
     stopwatch.lap("devices");
-    let started = restricted.and_then(|()| driver.start().map_err(ShimProblem::from));
+    let started = restricted
+        .and_then(|()| driver.start().map_err(ShimProblem::from))
+        .and_then(|()| cgroup.bound_shim().map_err(ShimProblem::from));
     if let Err(problem) = started {
         cgroup.kill_payload()?;
         reap(pid).map_err(io("reaping the container's first process"))?;

@@ -22,7 +22,7 @@ mod tables;
 mod writer;
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -52,12 +52,15 @@ pub struct RedbOptions {
     pub keep_revisions: Option<u64>,
     /// The most memory for cached pages, in bytes.
     pub cache_bytes: usize,
+    /// With less than this free on its disk, in bytes, the store refuses to write: a write that
+    /// fails half way would cost its process a restart.
+    pub kept_free: u64,
 }
 
 impl Default for RedbOptions {
-    /// 10,000 revisions, 16 MiB.
+    /// 10,000 revisions, 16 MiB; 32 MiB kept free, more than a batch of commits ever takes.
     fn default() -> Self {
-        Self { keep_revisions: Some(10_000), cache_bytes: 16 << 20 }
+        Self { keep_revisions: Some(10_000), cache_bytes: 16 << 20, kept_free: 32 << 20 }
     }
 }
 
@@ -81,7 +84,8 @@ impl RedbStore {
     /// Opens the store with options other than the default.
     pub fn open_with(path: &Path, options: &RedbOptions) -> Result<Self, OpenStoreError> {
         let database = open::open(path, options.cache_bytes)?;
-        Self::start(path, database, options.keep_revisions)
+        let room = Room { path: path.to_owned(), kept_free: options.kept_free };
+        Self::start(path, database, options.keep_revisions, Some(room))
     }
 
     /// Starts the writer of a store that has been opened; `path` is for the errors.
@@ -89,6 +93,7 @@ impl RedbStore {
         path: &Path,
         database: Database,
         keep_revisions: Option<u64>,
+        room: Option<Room>,
     ) -> Result<Self, OpenStoreError> {
         let unreadable = |source: StoreError| OpenStoreError::Read {
             path: path.to_owned(),
@@ -103,6 +108,7 @@ impl RedbStore {
             recent: Recent::default(),
             newest: watch::Sender::new(newest),
             failure: OnceLock::new(),
+            room,
         });
         let writer = writer::spawn(Arc::clone(&shared), keep_revisions)
             .map_err(|source| OpenStoreError::Open { path: path.to_owned(), source })?;
@@ -155,6 +161,28 @@ struct Shared {
     newest: watch::Sender<Revision>,
     /// Set once, when the disk has failed or the store is closed.
     failure: OnceLock<StoreError>,
+    /// The disk of its file; absent when it has none.
+    room: Option<Room>,
+}
+
+/// The disk that a store lies on.
+#[derive(Debug)]
+struct Room {
+    path: PathBuf,
+    kept_free: u64,
+}
+
+impl Room {
+    /// Fails when less is free than is kept for the store. A disk that cannot be asked is taken to
+    /// have room: writing tells.
+    fn check(&self) -> Result<(), StoreError> {
+        let Ok(space) = rustix::fs::statvfs(&self.path) else { return Ok(()) };
+        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        if free >= self.kept_free {
+            return Ok(());
+        }
+        Err(StoreError::DiskFull { path: self.path.clone(), free, needed: self.kept_free })
+    }
 }
 
 impl Shared {

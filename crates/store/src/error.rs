@@ -1,6 +1,7 @@
 //! What a store can answer instead of what was asked for.
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,6 +74,20 @@ pub enum StoreError {
         requested: Revision,
         /// The newest revision there is.
         current: Revision,
+    },
+    /// The disk has less free than is kept for the store, so it was not written to. Nothing took
+    /// effect, reads go on, and writes do once there is room.
+    #[error(
+        "the disk with {} is full: {} MiB are free, {} MiB are kept for the store",
+        path.display(), free >> 20, needed >> 20
+    )]
+    DiskFull {
+        /// The file of the store.
+        path: PathBuf,
+        /// What is free there, in bytes.
+        free: u64,
+        /// What must be, in bytes.
+        needed: u64,
     },
     /// The store is being closed. For a commit: it may or may not have taken effect.
     #[error("the store is closed")]

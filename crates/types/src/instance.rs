@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ByteCount;
+
 /// Where an instance is in its life. Only ever moves down this list, save that `Backoff` returns to
 /// `Pulling` when its wait is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -75,7 +77,14 @@ pub enum ExitReason {
         signal: i32,
     },
     /// The kernel ended it because it went over its memory limit.
-    OutOfMemory,
+    OutOfMemory {
+        /// The most memory that it used, where the kernel keeps that.
+        #[serde(default)]
+        peak: Option<ByteCount>,
+        /// Its limit.
+        #[serde(default)]
+        limit: Option<ByteCount>,
+    },
     /// Longshore stopped it.
     Stopped,
     /// Its health check failed too often, so Longshore ended it.
@@ -96,12 +105,35 @@ impl fmt::Display for ExitReason {
         match self {
             Self::Exited { code } => write!(f, "exited with code {code}"),
             Self::Signalled { signal } => write!(f, "ended by signal {signal}"),
-            Self::OutOfMemory => f.write_str("out of memory"),
+            Self::OutOfMemory { peak, limit } => match (peak, limit) {
+                (Some(peak), Some(limit)) => write!(f, "out of memory: used {peak} of {limit}"),
+                (None, Some(limit)) => write!(f, "out of memory: its limit is {limit}"),
+                (_, None) => f.write_str("out of memory"),
+            },
             Self::Stopped => f.write_str("stopped"),
             Self::Unhealthy => f.write_str("health check failed"),
             Self::ShimDied => f.write_str("shim died"),
             Self::NodeRestarted => f.write_str("node restarted"),
             Self::StartFailed { message } => write!(f, "could not start: {message}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn running_out_of_memory_says_what_was_used_of_what() {
+        let limit = Some(ByteCount::mib(64));
+        for (peak, limit, text) in [
+            (limit, limit, "out of memory: used 64 MiB of 64 MiB"),
+            (None, limit, "out of memory: its limit is 64 MiB"),
+            (None, None, "out of memory"),
+        ] {
+            assert_eq!(ExitReason::OutOfMemory { peak, limit }.to_string(), text);
+        }
+        let old: ExitReason = serde_json::from_str(r#"{"kind":"out_of_memory"}"#).unwrap();
+        assert_eq!(old, ExitReason::OutOfMemory { peak: None, limit: None });
     }
 }

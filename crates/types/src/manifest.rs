@@ -96,18 +96,45 @@ pub struct Resources {
     pub memory: ByteCount,
     /// Processes and threads.
     pub pids: u32,
+    /// What it may write to its file system. /dev/shm and other file systems in memory count as
+    /// memory instead.
+    #[serde(default = "Resources::default_disk")]
+    pub disk: ByteCount,
+    /// Open files of each process; see [`Resources::open_file_limits`] for the default.
+    #[serde(default)]
+    pub open_files: Option<u32>,
 }
 
 impl Resources {
+    /// The most that an instance's log takes, older files included; rotation keeps it to this.
+    pub const LOG: ByteCount = ByteCount::mib(40);
+
     /// What a scheduler sets aside for one instance.
     pub fn capacity(&self) -> Capacity {
-        Capacity { cpu: self.cpu, memory: self.memory }
+        let disk = ByteCount(self.disk.0.saturating_add(Self::LOG.0));
+        Capacity { cpu: self.cpu, memory: self.memory, disk }
+    }
+
+    /// The soft and the hard limit on open files. One that was asked for is both. Without, programs
+    /// get what servers need without asking, and may raise it to the kernel's usual ceiling.
+    pub fn open_file_limits(&self) -> (u32, u32) {
+        self.open_files.map_or((65_536, 524_288), |limit| (limit, limit))
+    }
+
+    fn default_disk() -> ByteCount {
+        ByteCount::gib(1)
     }
 }
 
 impl Default for Resources {
     fn default() -> Self {
-        Self { cpu: MilliCpu(1000), memory: ByteCount::mib(256), pids: 512 }
+        Self {
+            cpu: MilliCpu(1000),
+            memory: ByteCount::mib(256),
+            pids: 512,
+            disk: Self::default_disk(),
+            open_files: None,
+        }
     }
 }
 

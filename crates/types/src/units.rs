@@ -124,6 +124,9 @@ pub struct Capacity {
     pub cpu: MilliCpu,
     /// Memory.
     pub memory: ByteCount,
+    /// Room on the file system that holds writable layers and logs.
+    #[serde(default)]
+    pub disk: ByteCount,
 }
 
 impl Capacity {
@@ -133,6 +136,7 @@ impl Capacity {
         Self {
             cpu: MilliCpu(self.cpu.0.saturating_add(other.cpu.0)),
             memory: ByteCount(self.memory.0.saturating_add(other.memory.0)),
+            disk: ByteCount(self.disk.0.saturating_add(other.disk.0)),
         }
     }
 
@@ -142,12 +146,30 @@ impl Capacity {
         Self {
             cpu: MilliCpu(self.cpu.0.saturating_sub(other.cpu.0)),
             memory: ByteCount(self.memory.0.saturating_sub(other.memory.0)),
+            disk: ByteCount(self.disk.0.saturating_sub(other.disk.0)),
         }
     }
 
     /// True when `other` fits into this.
     pub fn holds(self, other: Self) -> bool {
-        self.cpu >= other.cpu && self.memory >= other.memory
+        self.lacks_for(other).is_none()
+    }
+
+    /// What is missing for `other` to fit into this, as a phrase that names each resource and both
+    /// amounts; nothing when it fits.
+    pub fn lacks_for(self, other: Self) -> Option<String> {
+        let lack = |name: &str, short: bool, needed: &dyn fmt::Display, free: &dyn fmt::Display| {
+            short.then(|| format!("{needed} of {name} needed, {free} free"))
+        };
+        let lacks: Vec<String> = [
+            lack("cpu", self.cpu < other.cpu, &other.cpu, &self.cpu),
+            lack("memory", self.memory < other.memory, &other.memory, &self.memory),
+            lack("disk", self.disk < other.disk, &other.disk, &self.disk),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        (!lacks.is_empty()).then(|| lacks.join("; "))
     }
 }
 
@@ -200,6 +222,23 @@ mod tests {
         {
             assert_eq!(ByteCount(bytes).to_string(), text);
         }
+    }
+
+    #[test]
+    fn what_lacks_is_named() {
+        let capacity = |cpu, memory, disk| Capacity {
+            cpu: MilliCpu(cpu),
+            memory: ByteCount::mib(memory),
+            disk: ByteCount::mib(disk),
+        };
+        let free = capacity(500, 100, 64);
+        assert!(free.holds(free) && free.holds(Capacity::default()));
+        assert!(!free.holds(capacity(0, 0, 65)));
+        assert_eq!(
+            free.lacks_for(capacity(1000, 100, 1024)).unwrap(),
+            "1 of cpu needed, 0.5 free; 1 GiB of disk needed, 64 MiB free"
+        );
+        assert_eq!(free.plus(free).minus(free), free);
     }
 
     #[test]

@@ -78,7 +78,11 @@ fn measure(disk: &Path, options: &Options) -> Result<BTreeMap<&'static str, f64>
     docker.load(&image)?;
     let enclosure = Enclosure::new()?;
     let config = enclosure.config() + OVERCOMMIT;
-    let platform = Platform::start_with(&UpOptions { parent: Some(disk.to_owned()), config })?;
+    let platform = Platform::start_with(&UpOptions {
+        parent: Some(disk.to_owned()),
+        config,
+        ..UpOptions::default()
+    })?;
     enclosure.take(&platform)?;
     platform.push(&image, IMAGE)?;
     // Brings the image to the node and warms both sides.
@@ -119,7 +123,7 @@ fn measure(disk: &Path, options: &Options) -> Result<BTreeMap<&'static str, f64>
 fn deploy(platform: &Platform, n_instances: u32) -> Result<Duration> {
     let mut manifest = manifest(APP);
     manifest["count"] = n_instances.into();
-    manifest["resources"] = json!({"memory": "16MiB", "cpu": "0.5"});
+    manifest["resources"] = json!({"memory": "16MiB", "cpu": "0.5", "disk": "16MiB"});
     let began = Instant::now();
     platform.deploy_only(&manifest)?;
     while platform.app(APP)?.ready < n_instances {

@@ -174,7 +174,7 @@ fn instance_overhead(platform: &Platform) -> Result<f64> {
     let before = private_memory(&node)?;
     let mut manifest = manifest("many");
     manifest["count"] = N_INSTANCES.into();
-    manifest["resources"] = json!({"memory": "16MiB", "cpu": "0.05"});
+    manifest["resources"] = json!({"memory": "16MiB", "cpu": "0.05", "disk": "64MiB"});
     platform.deploy(&manifest)?;
     let growth = private_memory(&node)? - before;
     let shims = platform.shims()?;

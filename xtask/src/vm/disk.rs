@@ -36,6 +36,7 @@ const PACKAGES: &[&str] = &[
     "skopeo",
     "systemd-sysv",
     "udev",
+    "xfsprogs",
 ];
 
 /// Quotas need a module, so they begin when systemd remounts the root to be written to.

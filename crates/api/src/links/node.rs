@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use longshore_types::{
-    Capacity, Digest, ExitReason, Generation, IdRange, InstanceId, InstancePhase, NodeName,
-    Release, RuntimeOffer, Timestamp,
+    ByteCount, Capacity, Digest, ExitReason, Generation, IdRange, InstanceId, InstancePhase,
+    NodeName, Release, RuntimeOffer, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -156,6 +156,60 @@ pub struct LogLine {
     pub stream: LogStream,
     /// The text without its line end; bytes that are not UTF-8 are replaced.
     pub text: String,
+}
+
+/// Asks a node what some of its instances use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageRequest {
+    /// The instances; those that have no container now are left out of the answer.
+    pub instances: Vec<InstanceId>,
+}
+
+/// What an instance uses, as its node counted it when it was asked. Counters begin at each start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceUsage {
+    /// The instance.
+    pub instance: InstanceId,
+    /// When it was counted, in microseconds of a clock of the node that only goes forward: rates
+    /// come from two of these.
+    pub at_micros: u64,
+    /// Processor time used, in microseconds.
+    pub cpu_micros: u64,
+    /// Periods of 100 ms in which it wanted processor time.
+    pub cpu_periods: u64,
+    /// Those of them in which it wanted more than its limit.
+    pub cpu_throttled: u64,
+    /// Memory in use, without page cache that the kernel can drop at once.
+    pub memory: ByteCount,
+    /// The most memory that was ever in use, page cache included, where the kernel keeps that.
+    pub memory_peak: Option<ByteCount>,
+    /// Processes and threads.
+    pub pids: u64,
+    /// What its files take, those of its image not counted.
+    pub disk: Option<ByteCount>,
+    /// Bytes that came to it by the network.
+    pub received: Option<u64>,
+    /// Bytes that it sent.
+    pub sent: Option<u64>,
+}
+
+impl InstanceUsage {
+    /// Nothing used yet.
+    pub fn of(instance: &InstanceId) -> Self {
+        Self {
+            instance: instance.clone(),
+            at_micros: 0,
+            cpu_micros: 0,
+            cpu_periods: 0,
+            cpu_throttled: 0,
+            memory: ByteCount(0),
+            memory_peak: None,
+            pids: 0,
+            disk: None,
+            received: None,
+            sent: None,
+        }
+    }
 }
 
 /// A command to run in an instance.

@@ -75,7 +75,7 @@ pub async fn explain(
 }
 
 /// A client of the HTTP interface of the location that reported an instance.
-fn gate(received: &Received) -> Result<Client, Refusal> {
+pub(super) fn gate(received: &Received) -> Result<Client, Refusal> {
     let gate = &received.report.gate;
     let endpoint = gate.parse().map_err(|error: String| {
         tracing::error!(gate, error, "a location reported a gate that is not an endpoint");
@@ -84,7 +84,7 @@ fn gate(received: &Received) -> Result<Client, Refusal> {
     Ok(Client::new(endpoint))
 }
 
-fn gate_failed(error: CallError) -> Refusal {
+pub(super) fn gate_failed(error: CallError) -> Refusal {
     match error {
         CallError::Refused(problem) => problem.into(),
         error => {

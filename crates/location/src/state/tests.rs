@@ -74,7 +74,11 @@ impl World {
             node: "n1".parse().unwrap(),
             gate: "unix:/x".to_owned(),
             version: "1".to_owned(),
-            capacity: Capacity { cpu: MilliCpu(8000), memory: ByteCount::gib(8) },
+            capacity: Capacity {
+                cpu: MilliCpu(8000),
+                memory: ByteCount::gib(8),
+                disk: ByteCount::gib(100),
+            },
             acknowledged: None,
             images: vec![],
             instances: self.state.instances.values().map(observe).collect(),

@@ -23,7 +23,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 }
 
 fn render(locations: &[LocationView]) -> String {
-    let mut table = Table::new(&["LOCATION", "STATE", "NODES", "INSTANCES", "CPU", "MEMORY"]);
+    let mut table =
+        Table::new(&["LOCATION", "STATE", "NODES", "INSTANCES", "CPU", "MEMORY", "DISK"]);
     for location in locations {
         let sum = |part: fn(&longshore_api::links::NodeSummary) -> Capacity| {
             location.nodes.iter().map(part).fold(Capacity::default(), Capacity::plus)
@@ -37,6 +38,7 @@ fn render(locations: &[LocationView]) -> String {
             location.instances.to_string(),
             format!("{} of {}", promised.cpu, capacity.cpu),
             format!("{} of {}", promised.memory, capacity.memory),
+            format!("{} of {}", promised.disk, capacity.disk),
         ]);
     }
     let mut text = table_text(&table);

@@ -42,7 +42,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 }
 
 fn render(rows: &[Row<'_>], now: Timestamp) -> String {
-    let mut table = Table::new(&["NODE", "LOCATION", "STATE", "HEARD", "CPU", "MEMORY", "VERSION"]);
+    let mut table =
+        Table::new(&["NODE", "LOCATION", "STATE", "HEARD", "CPU", "MEMORY", "DISK", "VERSION"]);
     for Row { location, node } in rows {
         table.row([
             node.node.to_string(),
@@ -51,6 +52,7 @@ fn render(rows: &[Row<'_>], now: Timestamp) -> String {
             human::age(now, node.reported_at),
             format!("{} of {}", node.promised.cpu, node.capacity.cpu),
             format!("{} of {}", node.promised.memory, node.capacity.memory),
+            format!("{} of {}", node.promised.disk, node.capacity.disk),
             node.version.clone(),
         ]);
     }
@@ -109,7 +111,8 @@ mod tests {
             }
         };
         let missing = "not found in /usr/bin:/bin: install it, or set runsc";
-        let capacity = Capacity { cpu: MilliCpu(1000), memory: ByteCount::gib(1) };
+        let capacity =
+            Capacity { cpu: MilliCpu(1000), memory: ByteCount::gib(1), disk: ByteCount::gib(1) };
         let node = NodeSummary {
             node: "n1".parse().unwrap(),
             reachable: true,

@@ -70,7 +70,7 @@ fn note(instance: &InstanceView) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use longshore_types::ExitReason;
+    use longshore_types::{ByteCount, ExitReason};
 
     use super::*;
     use crate::test_views;
@@ -80,13 +80,14 @@ mod tests {
         let mut instance = test_views::instance("web-00000001");
         instance.observed.phase = InstancePhase::Backoff;
         instance.observed.restarts = 12;
-        instance.observed.last_exit = Some(ExitReason::OutOfMemory);
+        let limit = Some(ByteCount::mib(64));
+        instance.observed.last_exit = Some(ExitReason::OutOfMemory { peak: limit, limit });
         let text = render(&[instance], Timestamp(90_000));
         assert_eq!(
             text,
             "INSTANCE      PHASE    RELEASE  WHERE    AGE  RESTARTS\n\
              web-00000001  backoff  r1       here/n1  1m   12\n\n\
-             web-00000001: last ended: out of memory\n"
+             web-00000001: last ended: out of memory: used 64 MiB of 64 MiB\n"
         );
     }
 

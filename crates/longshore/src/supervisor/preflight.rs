@@ -51,6 +51,8 @@ pub struct Facts {
     pub data_on_overlay: Option<PathBuf>,
     /// A directory that the users of instances cannot pass on their way to the run directory.
     pub closed_way: Option<PathBuf>,
+    /// Whether what instances write there can be limited.
+    pub can_limit_disk: bool,
 }
 
 impl Facts {
@@ -64,6 +66,7 @@ impl Facts {
             has_nft: find_program("nft").is_some(),
             data_on_overlay: is_on_overlay(data_dir).then(|| data_dir.to_owned()),
             closed_way: closed_way(run_dir),
+            can_limit_disk: longshore_disk::may_limit(existing(data_dir)),
         }
     }
 
@@ -104,6 +107,12 @@ impl Facts {
             self.has_nft,
             "the program nft is missing, which keeps instances apart".to_owned(),
             "apt-get install nftables",
+        );
+        need(
+            self.can_limit_disk,
+            "there are no loop devices, so instances could fill the disk".to_owned(),
+            "load them with `modprobe loop`, let a container have /dev/loop-control, or put the \
+             data directory on an ext4 or XFS with project quotas",
         );
         if let Some(dir) = &self.data_on_overlay {
             found.push(Obstacle::new(
@@ -179,6 +188,11 @@ fn mounted_controllers(mountinfo: &str) -> Vec<String> {
         .collect()
 }
 
+/// The nearest directory of `path` that exists.
+fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("."))
+}
+
 /// Whether the nearest directory of `path` that exists lies on an overlay.
 fn is_on_overlay(path: &Path) -> bool {
     path.ancestors()
@@ -219,6 +233,7 @@ mod tests {
             has_nft: true,
             data_on_overlay: None,
             closed_way: None,
+            can_limit_disk: true,
         }
     }
 
@@ -237,6 +252,7 @@ mod tests {
             has_nft: false,
             data_on_overlay: Some("/data".into()),
             closed_way: Some("/root".into()),
+            can_limit_disk: false,
         };
         let found = bad.obstacles();
         for part in [
@@ -248,10 +264,11 @@ mod tests {
             "nft is missing",
             "/data is itself",
             "/root is closed",
+            "no loop devices",
         ] {
             assert!(found.iter().any(|one| one.what.contains(part)), "{part}: {found:#?}");
         }
-        assert_eq!(found.len(), 8);
+        assert_eq!(found.len(), 9);
         assert!(found.iter().any(|one| one.remedy == "apt-get install nftables"));
     }
 

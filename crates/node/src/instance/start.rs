@@ -14,17 +14,17 @@ use longshore_network::{Attachment, InstanceUsers};
 use longshore_runtime::{
     ContainerSpec, LogPolicy, ReadOnlyFile, Running, SignalNumber, UserNamespace,
 };
-use longshore_types::{ByteCount, InstanceId, InstancePhase, Manifest, RuntimeName};
+use longshore_types::{ByteCount, InstanceId, InstancePhase, Manifest, Resources, RuntimeName};
 use tokio::time::Instant;
 
 use super::{Actor, wish_changed};
 use crate::disk::View;
 use crate::machine;
 
-/// When the log of an instance reaches this size it is rotated.
-const LOG_SIZE: ByteCount = ByteCount::mib(10);
 /// How many files of a log are kept, the newest included.
 const LOG_FILES: u32 = 4;
+/// When the newest file reaches this size the files are rotated.
+const LOG_SIZE: ByteCount = ByteCount(Resources::LOG.0 / LOG_FILES as u64);
 
 impl Actor {
     /// Starts a container; `None` when the wish changed while its image was pulled. The error is
@@ -51,7 +51,7 @@ impl Actor {
         self.stage("network", began.elapsed());
 
         let began = Instant::now();
-        let view = self.make_view(&image, &attachment)?;
+        let view = self.make_view(&image, &attachment).await?;
         self.stage("mount", began.elapsed());
 
         let began = Instant::now();
@@ -121,16 +121,25 @@ impl Actor {
         self.observed.ids = attachment.users.as_ref().map(|users| users.ids);
     }
 
-    /// Mounts the image with a fresh writable layer, and writes the files that are shown in it.
-    fn make_view(&self, image: &Image, attachment: &Attachment) -> Result<View, String> {
-        let instance = &self.assignment.instance;
-        let users = attachment.users.as_ref();
-        let view = self.node.disk.make_view(instance, users.map(|users| users.ids));
+    /// Mounts the image with a fresh writable layer of the size that the manifest allows, and writes
+    /// the files that are shown in it.
+    async fn make_view(&self, image: &Image, attachment: &Attachment) -> Result<View, String> {
+        let instance = self.assignment.instance.clone();
+        let users = attachment.users.clone();
+        let view = self.node.disk.make_view(&instance, users.as_ref().map(|users| users.ids));
         let view = view.map_err(|error| chain(&error))?;
-        let writable = self.node.disk.instance(instance).join("writable");
-        let ids = users.map(|InstanceUsers { path, ids }| IdMap { users: path, ids: *ids });
-        longshore_image::mount::mount_rootfs(&image.layers, &writable, &view.rootfs, ids)
-            .map_err(|error| chain(&error))?;
+        let (node, layers, rootfs) =
+            (Arc::clone(&self.node), image.layers.clone(), view.rootfs.clone());
+        let limit = self.assignment.release.manifest.resources.disk;
+        in_background(move || {
+            let base = node.layers.make(&node.disk.instance(&instance), limit);
+            let base = base.map_err(|error| chain(&error))?;
+            let ids = users.as_ref();
+            let ids = ids.map(|InstanceUsers { path, ids }| IdMap { users: path, ids: *ids });
+            longshore_image::mount::mount_rootfs(&layers, &base, &rootfs, ids)
+                .map_err(|error| chain(&error))
+        })
+        .await?;
         self.write_etc(&view, attachment)?;
         Ok(view)
     }
@@ -205,10 +214,8 @@ impl Actor {
         }
         longshore_image::mount::unmount_rootfs(&self.node.disk.rootfs(instance))
             .map_err(|error| chain(&error))?;
-        let writable = self.node.disk.instance(instance).join("writable");
-        // A panic in it would be a bug of the standard library; it is told like a failure.
-        let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(writable)).await;
-        absent_is_fine(removed.map_err(|error| chain(&error))?)
+        let (node, dir) = (Arc::clone(&self.node), self.node.disk.instance(instance));
+        in_background(move || node.layers.remove(&dir).map_err(|error| chain(&error))).await
     }
 
     /// One try to remove everything that the instance used.
@@ -223,16 +230,20 @@ impl Actor {
             }
             _ => {}
         }
+        self.node
+            .layers
+            .release(&self.node.disk.instance(instance))
+            .map_err(|error| chain(&error))?;
         self.node.disk.forget(instance).map_err(|error| chain(&error))
     }
 }
 
-/// Removing what is not there is no failure.
-fn absent_is_fine(removed: std::io::Result<()>) -> Result<(), String> {
-    match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(chain(&error)),
-        _ => Ok(()),
-    }
+/// Runs what waits for the disk or the kernel off the async workers.
+async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    // A panic in it would be a bug; it is told like a failure.
+    tokio::task::spawn_blocking(work).await.map_err(|error| chain(&error))?
 }
 
 /// What is run: the manifest's words over the image's, as docker combines them.

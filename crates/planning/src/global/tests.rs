@@ -4,11 +4,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn capacity(mib: u64) -> Capacity {
-    Capacity { cpu: MilliCpu(100), memory: ByteCount::mib(mib) }
+    Capacity { cpu: MilliCpu(100), memory: ByteCount::mib(mib), disk: ByteCount::mib(mib) }
 }
 
 fn location(idx: usize, reachable: bool, free_mib: u64) -> LocationState {
-    let free = Capacity { cpu: MilliCpu(1_000_000), memory: ByteCount::mib(free_mib) };
+    let free = Capacity { cpu: MilliCpu(1_000_000), ..capacity(free_mib) };
     LocationState { name: format!("loc{idx}").parse().unwrap(), reachable, free }
 }
 
@@ -34,6 +34,16 @@ fn a_full_world_lets_the_instance_wait_where_it_is_reachable() {
     let shares = plan_shares(Timestamp(5), &app(1, 2, vec![]), &locations);
     assert_eq!(counts(&shares), [("loc2".to_owned(), 1, 2)]);
     assert!(shares[0].decision.why.contains("no location has room"), "{shares:?}");
+}
+
+#[test]
+fn a_location_without_disk_is_refused_and_says_so() {
+    let mut full = location(1, true, 9000);
+    full.free.disk = ByteCount::mib(10);
+    let shares = plan_shares(Timestamp(5), &app(3, 6, vec![]), &[full, location(2, true, 1000)]);
+    assert_eq!(counts(&shares), [("loc2".to_owned(), 3, 6)]);
+    let whys: Vec<_> = shares[0].decision.candidates.iter().map(|c| c.why.as_str()).collect();
+    assert!(whys.contains(&"refused: 100 MiB of disk needed, 10 MiB free"), "{whys:?}");
 }
 
 #[test]

@@ -108,11 +108,8 @@ impl NodeRoom<'_> {
         if let Some(why) = runtime::refusal(&self.node.runtimes, wanted.runtime, &wanted.needs) {
             return Candidate { name, score: None, why: format!("refused: {why}") };
         }
-        if !self.free.holds(wanted.each) {
-            let why = format!(
-                "refused: {} cpu and {} are free, {} cpu and {} are needed",
-                self.free.cpu, self.free.memory, wanted.each.cpu, wanted.each.memory
-            );
+        if let Some(lack) = self.free.lacks_for(wanted.each) {
+            let why = format!("refused: {lack}");
             return Candidate { name, score: None, why };
         }
         let key = (wanted.project.to_string(), wanted.app.to_string());
@@ -123,7 +120,10 @@ impl NodeRoom<'_> {
         let bonus = if has_image { IMAGE_BONUS } else { 0 };
         let score = free_mib.min(SPREAD_PENALTY) + bonus - i64::from(same_app) * SPREAD_PENALTY;
         let image = if has_image { "has the image" } else { "must pull the image" };
-        let why = format!("{} stay free, {image}, {same_app} of this app there", left.memory);
+        let why = format!(
+            "{} of memory and {} of disk stay free, {image}, {same_app} of this app there",
+            left.memory, left.disk
+        );
         Candidate { name, score: Some(score), why }
     }
 }

@@ -3,7 +3,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const EACH: Capacity = Capacity { cpu: MilliCpu(100), memory: ByteCount::mib(100) };
+const EACH: Capacity =
+    Capacity { cpu: MilliCpu(100), memory: ByteCount::mib(100), disk: ByteCount::mib(300) };
 
 fn image() -> Digest {
     Digest::from_sha256([7; 32])
@@ -24,8 +25,14 @@ fn wanted(release: u64, count: u32, budget: u32) -> WantedApp {
 }
 
 fn node(name: &str, room_for: u64) -> NodeState {
-    let memory = ByteCount::mib(100 * room_for);
-    let capacity = Capacity { cpu: MilliCpu(1_000_000), memory };
+    node_with(name, room_for, room_for)
+}
+
+/// A node with memory for some instances and disk for perhaps another number.
+fn node_with(name: &str, memory_for: u64, disk_for: u64) -> NodeState {
+    let memory = ByteCount::mib(100 * memory_for);
+    let disk = ByteCount::mib(300 * disk_for);
+    let capacity = Capacity { cpu: MilliCpu(1_000_000), memory, disk };
     NodeState {
         name: name.parse().unwrap(),
         reachable: true,
@@ -172,17 +179,16 @@ fn a_budget_without_room_replaces_by_going_one_down() {
 
 #[test]
 fn what_does_not_fit_is_a_shortfall_that_names_every_node() {
-    let mut world = World::new(vec![node("n1", 1), node("n2", 0)]);
+    let mut world = World::new(vec![node("n1", 1), node_with("n2", 5, 0)]);
     world.want(wanted(1, 3, 6));
     let plan = world.apply();
     assert_eq!(plan.actions.len(), 1);
     let shortfall = &plan.shortfalls[0];
     assert_eq!(shortfall.missing, 2);
-    let whys: Vec<_> = shortfall.decision.candidates.iter().map(|c| c.why.as_str()).collect();
-    assert!(
-        whys.len() == 2 && whys.iter().all(|why| why.contains("100 MiB are needed")),
-        "{whys:?}"
-    );
+    let mut whys: Vec<_> = shortfall.decision.candidates.iter().map(|c| c.why.as_str()).collect();
+    whys.sort_unstable();
+    let memory = "refused: 100 MiB of memory needed, 0 B free; 300 MiB of disk needed, 0 B free";
+    assert_eq!(whys, [memory, "refused: 300 MiB of disk needed, 0 B free"]);
 }
 
 fn offer(runtime: RuntimeName, lacks: &[Ability]) -> RuntimeOffer {
@@ -248,13 +254,15 @@ proptest! {
     /// before or wanted. Progress: every wish is reached when instances become ready.
     #[test]
     fn plans_are_safe_and_get_there(
-        rooms in prop::collection::vec(0..6_u64, 1..4),
+        rooms in prop::collection::vec((0..6_u64, 0..6_u64), 1..4),
         wishes in prop::collection::vec((0..6_u32, 0..4_u32, any::<bool>()), 1..6),
         chaos in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
     ) {
-        let nodes: Vec<_> =
-            rooms.iter().enumerate().map(|(idx, room)| node(&format!("n{idx}"), *room)).collect();
-        let total: u64 = rooms.iter().sum();
+        let node = |(idx, (memory, disk)): (usize, &(u64, u64))| {
+            node_with(&format!("n{idx}"), *memory, *disk)
+        };
+        let nodes: Vec<_> = rooms.iter().enumerate().map(node).collect();
+        let total: u64 = rooms.iter().map(|(memory, disk)| memory.min(disk)).sum();
         let mut world = World::new(nodes);
         let mut release = 1;
         let mut chaos = chaos.into_iter();
@@ -273,6 +281,7 @@ proptest! {
                 for node in &world.snapshot.nodes {
                     let on = world.snapshot.instances.iter().filter(|i| i.node == node.name).count();
                     prop_assert!(on as u64 * 100 <= node.capacity.memory.0 >> 20);
+                    prop_assert!(on as u64 * 300 <= node.capacity.disk.0 >> 20);
                 }
                 world.let_time_pass();
                 if let (Some(index), false) = (chaos.next(), world.snapshot.instances.is_empty()) {

@@ -1,6 +1,6 @@
 //! The list itself. Docker's default profile for a container without extra capabilities is the
 //! model; `chroot` is in it because CAP_SYS_CHROOT is granted. Calls that are allowed with some
-//! arguments only (`clone`, `personality`, `socket`) are not listed here.
+//! arguments only (`clone`, `ioctl`, `personality`, `socket`) are not listed here.
 
 /// A call: its name, possibly behind the path of its constant, and its number. Our own filter goes by
 /// numbers, runtimes that install one themselves by names.
@@ -117,7 +117,6 @@ const COMMON: &[Call] = calls![
     libc::SYS_io_getevents,
     libc::SYS_io_setup,
     libc::SYS_io_submit,
-    libc::SYS_ioctl,
     libc::SYS_ioprio_get,
     libc::SYS_ioprio_set,
     libc::SYS_kill,

@@ -92,6 +92,12 @@ impl LogWriter {
         self.flush();
     }
 
+    /// Adds a line of our own to the error output.
+    pub fn note(&mut self, text: &str) {
+        let mut line = Partial { bytes: format!("longshore: {text}").into_bytes() };
+        self.finish(StreamTag::Err, &mut line);
+    }
+
     fn push(&mut self, stream: StreamTag, partial: &mut Partial, goes_on: bool) {
         let text = String::from_utf8_lossy(&partial.bytes);
         let entry = Entry { t: now().0, s: stream, l: text.into_owned(), p: goes_on };

@@ -264,7 +264,14 @@ impl Server {
             self.container.log.finish(*tag, partial);
         }
         let oom_kills = self.container.cgroup.oom_kills().map_err(io("reading the OOM count"))?;
-        let reason = reason(ended, self.stopping, oom_kills);
+        let out_of_memory = ExitReason::OutOfMemory {
+            peak: self.container.cgroup.memory_peak().map_err(io("reading the peak of memory"))?,
+            limit: Some(self.container.spec.limits.memory),
+        };
+        let reason = reason(ended, self.stopping, (oom_kills > 0).then_some(out_of_memory));
+        if matches!(reason, ExitReason::OutOfMemory { .. }) {
+            self.container.log.note(&reason.to_string());
+        }
         let started_at = Some(self.container.started_at);
         let mut record = ExitRecord::now(&self.container.spec.id, reason, started_at);
         record.oom_kills = oom_kills;
@@ -296,13 +303,13 @@ impl Client {
 
 /// Running out of memory counts as the reason when the kernel's SIGKILL can be told from the end of
 /// the first process: it was hit itself, or it is a shell that passed on that its child was.
-fn reason(ended: Ended, stopping: bool, oom_kills: u64) -> ExitReason {
+fn reason(ended: Ended, stopping: bool, out_of_memory: Option<ExitReason>) -> ExitReason {
     const KILLED: i32 = 128 + libc::SIGKILL;
-    match ended {
+    match (ended, out_of_memory) {
         _ if stopping => ExitReason::Stopped,
-        ended if oom_kills > 0 && ended.code() == KILLED => ExitReason::OutOfMemory,
-        Ended::Exited(code) => ExitReason::Exited { code },
-        Ended::Signalled(signal) => ExitReason::Signalled { signal },
+        (ended, Some(reason)) if ended.code() == KILLED => reason,
+        (Ended::Exited(code), _) => ExitReason::Exited { code },
+        (Ended::Signalled(signal), _) => ExitReason::Signalled { signal },
     }
 }
 
@@ -312,16 +319,17 @@ mod tests {
 
     #[test]
     fn reasons() {
+        let oom = || ExitReason::OutOfMemory { peak: None, limit: None };
         for (ended, stopping, oom_kills, expected) in [
             (Ended::Exited(0), false, 0, ExitReason::Exited { code: 0 }),
             (Ended::Exited(3), false, 2, ExitReason::Exited { code: 3 }),
-            (Ended::Exited(137), false, 1, ExitReason::OutOfMemory),
-            (Ended::Signalled(9), false, 1, ExitReason::OutOfMemory),
+            (Ended::Exited(137), false, 1, oom()),
+            (Ended::Signalled(9), false, 1, oom()),
             (Ended::Signalled(9), false, 0, ExitReason::Signalled { signal: 9 }),
             (Ended::Signalled(9), true, 0, ExitReason::Stopped),
             (Ended::Exited(0), true, 0, ExitReason::Stopped),
         ] {
-            assert_eq!(reason(ended, stopping, oom_kills), expected, "{ended:?}");
+            assert_eq!(reason(ended, stopping, (oom_kills > 0).then(oom)), expected, "{ended:?}");
         }
     }
 }

@@ -174,7 +174,16 @@ impl Bed {
 
     /// The directories of an instance's container in the v1 hierarchies, or the one of v2.
     pub fn payload_file(&self, id: &InstanceId, controller: &str, file: &str) -> String {
-        let below = format!("{}/{id}/payload/{file}", self.name);
+        self.cgroup_file(id, "payload", controller, file)
+    }
+
+    /// The same of its shim.
+    pub fn shim_file(&self, id: &InstanceId, controller: &str, file: &str) -> String {
+        self.cgroup_file(id, "shim", controller, file)
+    }
+
+    fn cgroup_file(&self, id: &InstanceId, part: &str, controller: &str, file: &str) -> String {
+        let below = format!("{}/{id}/{part}/{file}", self.name);
         let candidates = [
             PathBuf::from("/sys/fs/cgroup").join(controller).join(&below),
             PathBuf::from("/sys/fs/cgroup").join(&below),
@@ -207,6 +216,7 @@ impl Bed {
                 cpu: MilliCpu(1000),
                 memory: self.memory(64),
                 pids: if self.is_sandboxed() { 256 } else { 64 },
+                ..Resources::default()
             },
             files: Vec::new(),
             stop_signal: SignalNumber::TERM,

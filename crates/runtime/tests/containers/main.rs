@@ -72,6 +72,9 @@ with_every_runtime!({
         a_memory_hog_ends_as_out_of_memory
         a_hog_behind_a_shell_is_told_apart_from_one_that_is_survived
         a_fork_bomb_is_ended_whole
+        what_is_written_to_dev_shm_is_memory
+        a_busy_container_gets_its_share_of_the_processor
+        open_files_are_limited_and_the_limit_is_seen
     }
     logs {
         both_streams_are_kept

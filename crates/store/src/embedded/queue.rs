@@ -52,6 +52,17 @@ impl Request {
             Self::Grant { .. } | Self::Revoke { .. } | Self::Compact { .. } => 0,
         }
     }
+
+    /// Answers with an error. Who asked may be gone by then.
+    pub fn refuse(self, error: &StoreError) {
+        let error = error.clone();
+        match self {
+            Self::Commit { reply, .. } => drop(reply.send(Err(error))),
+            Self::Grant { reply, .. } => drop(reply.send(Err(error))),
+            Self::Revoke { reply, .. } => drop(reply.send(Err(error))),
+            Self::Compact { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
 }
 
 /// The requests that wait.

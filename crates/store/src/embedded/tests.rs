@@ -26,7 +26,7 @@ fn store_path(directory: &tempfile::TempDir) -> std::path::PathBuf {
 fn on_disk(disk: &Disk) -> RedbStore {
     let path = Path::new("a test's disk");
     let database = open::open_backend(path, disk.clone(), 1 << 20).unwrap();
-    RedbStore::start(path, database, None).unwrap()
+    RedbStore::start(path, database, None, None).unwrap()
 }
 
 fn put(key: &str, value: impl Into<bytes::Bytes>) -> Transaction {
@@ -319,5 +319,34 @@ async fn a_failed_disk_fails_everything_until_the_store_is_opened_anew() {
     let kv = store.get("/kept").await.unwrap().unwrap();
     assert_eq!(kv.mod_revision, kept);
     store.keep_alive(lease).await.unwrap();
+    store.commit(put("/later", "1")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    let store = RedbStore::open(&path).unwrap();
+    let kept = store.commit(put("/kept", "1")).await.unwrap().revision;
+    let lease = store.grant_lease(TTL).await.unwrap();
+    drop(store);
+
+    // No disk has that much free.
+    let options = RedbOptions { kept_free: u64::MAX, ..RedbOptions::default() };
+    let store = RedbStore::open_with(&path, &options).unwrap();
+    for refusal in [
+        store.commit(put("/later", "1")).await.err(),
+        store.grant_lease(TTL).await.err(),
+        store.revoke_lease(lease).await.err(),
+    ] {
+        assert!(matches!(refusal, Some(StoreError::DiskFull { .. })), "{refusal:?}");
+        assert!(refusal.unwrap().to_string().contains("store.redb is full"));
+    }
+    assert_eq!(store.get("/kept").await.unwrap().unwrap().mod_revision, kept);
+    store.keep_alive(lease).await.unwrap();
+    drop(store);
+
+    let store = RedbStore::open(&path).unwrap();
+    assert_eq!(store.get("/later").await.unwrap(), None);
     store.commit(put("/later", "1")).await.unwrap();
 }

@@ -13,7 +13,10 @@ use crate::key_value::LeaseId;
 
 use super::apply::{Batch, Outcome};
 use super::queue::{Reply, Request};
-use super::{Shared, fault};
+use super::{Room, Shared, fault};
+
+/// How long a full disk is left alone when a lease has run out.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Answers one request, once it is known whether the batch is on disk.
 type Answer = Box<dyn FnOnce(Result<(), &StoreError>)>;
@@ -25,11 +28,18 @@ type Granted = (LeaseId, Duration);
 pub fn run(shared: &Shared, keep_revisions: Option<u64>) {
     // However this ends, a panic included, nobody may be left waiting for an answer.
     let _closing = CloseQueue(shared);
+    let mut not_before = None;
     loop {
-        let deadline = shared.lease_clock().next_deadline();
+        let deadline = shared.lease_clock().next_deadline().max(not_before.take());
         let Some(requests) = shared.queue.take(deadline) else {
             return;
         };
+        if let Some(Err(error)) = shared.room.as_ref().map(Room::check) {
+            requests.into_iter().for_each(|request| request.refuse(&error));
+            // Leases that ran out meanwhile end when that can be written.
+            not_before = deadline.map(|_| Instant::now() + LOOK_AGAIN);
+            continue;
+        }
         let expired = shared.lease_clock().take_expired(Instant::now());
         if requests.is_empty() && expired.is_empty() {
             continue;

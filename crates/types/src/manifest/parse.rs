@@ -145,7 +145,7 @@ fn env_of(table: &mut Table<'_>) -> BTreeMap<String, String> {
 }
 
 fn resources_of(table: &mut Table<'_>, runtime: RuntimeName) -> Resources {
-    table.refuse_unknown(&["cpu", "memory", "pids"]);
+    table.refuse_unknown(&["cpu", "memory", "pids", "disk", "open_files"]);
     let defaults = Resources::default();
     let cpu: Option<MilliCpu> = table.text("cpu");
     let memory: Option<ByteCount> = table.text("memory");
@@ -155,10 +155,18 @@ fn resources_of(table: &mut Table<'_>, runtime: RuntimeName) -> Resources {
         let allowed = format!("at least {mib}MiB with the runtime {runtime}");
         table.refuse("memory", &Value::from(memory.to_string()), &allowed);
     }
+    let disk: Option<ByteCount> = table.text("disk");
+    let allowed = ByteCount::mib(4)..=ByteCount::gib(8 << 10);
+    if let Some(disk) = disk.filter(|disk| !allowed.contains(disk)) {
+        table.refuse("disk", &Value::from(disk.to_string()), "from 4MiB to 8TiB");
+    }
     Resources {
         cpu: cpu.unwrap_or(defaults.cpu),
         memory: memory.unwrap_or(defaults.memory),
         pids: table.number("pids", least_pids, 4_194_304).unwrap_or(defaults.pids),
+        disk: disk.unwrap_or(defaults.disk),
+        // Less than 16 starts no program with a few libraries; more the kernel never takes.
+        open_files: table.number("open_files", 16, 1_048_576),
     }
 }
 

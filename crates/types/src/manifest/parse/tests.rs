@@ -32,7 +32,9 @@ fn a_port_brings_a_tcp_check_and_a_path_an_http_check() {
 fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
     let found = problems(json!({
         "app": "Web", "imagee": "x", "count": -1, "port": 0, "hosts": ["ok.example", "a b"],
-        "resources": {"memory": "12 potatoes", "cpu": "fast", "pid": 3},
+        "resources": {
+            "memory": "12 potatoes", "cpu": "fast", "pid": 3, "disk": "1MiB", "open_files": 3,
+        },
         "process": {"stop_signal": "SIGNOPE", "workdir": "relative"},
         "health": {"kind": "grpc"}, "egress": {"allow": ["10.0.0.1/8"]},
         "restart": "sometimes", "runtime": "docker", "user_namespace": "no", "env": {"A=B": "x"},
@@ -47,6 +49,8 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
         "resources.memory = \"12 potatoes\"",
         "resources.cpu = \"fast\"",
         "resources.pid = 3: unknown key; did you mean \"pids\"?",
+        "resources.disk = \"1 MiB\": from 4MiB to 8TiB",
+        "resources.open_files = 3: a whole number from 16 to 1048576",
         "process.stop_signal = \"SIGNOPE\"",
         "process.workdir = \"relative\": an absolute path",
         "health.port: a health check needs a port",
@@ -58,7 +62,33 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
     ] {
         assert!(found.iter().any(|line| line.contains(part)), "missing {part:?} in {found:#?}");
     }
-    assert_eq!(found.len(), 17, "{found:#?}");
+    assert_eq!(found.len(), 19, "{found:#?}");
+}
+
+#[test]
+fn limits_of_disk_and_open_files_have_bounds_and_defaults() {
+    let resources = |resources| {
+        let document = json!({"app": "web", "image": "web", "resources": resources});
+        Manifest::from_document(&document).map(|manifest| manifest.resources)
+    };
+    let defaults = resources(json!({})).unwrap();
+    assert_eq!(
+        (defaults.disk, defaults.open_file_limits()),
+        (ByteCount::gib(1), (65_536, 524_288))
+    );
+    let set = resources(json!({"disk": "4MiB", "open_files": 256})).unwrap();
+    assert_eq!((set.disk, set.open_file_limits()), (ByteCount::mib(4), (256, 256)));
+    assert_eq!(set.capacity().disk, ByteCount::mib(44), "its log counts too");
+    assert!(resources(json!({"disk": "8TiB"})).is_ok());
+    assert!(resources(json!({"disk": "9TiB"})).is_err());
+    assert!(resources(json!({"disk": "4194303"})).is_err());
+}
+
+#[test]
+fn a_manifest_that_was_stored_without_the_newer_limits_gets_the_defaults() {
+    let old = json!({"cpu": 500, "memory": 1024, "pids": 5});
+    let read: Resources = serde_json::from_value(old).unwrap();
+    assert_eq!((read.disk, read.open_files), (ByteCount::gib(1), None));
 }
 
 #[test]
