@@ -1,65 +1,23 @@
 //! A disk that is full while an image comes: the instance says so, everything else goes on, and the
 //! same pull succeeds once there is room.
 
-use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::fs;
+use std::path::Path;
 
 use anyhow::ensure;
-use longshore_e2e::image::{Entries, Layered, checked};
+use longshore_e2e::image::{Entries, Layered};
+use longshore_e2e::small_disk::SmallDisk;
 use longshore_e2e::{Platform, UpOptions, eventually};
 use longshore_types::InstancePhase;
-use rustix::fs::FallocateFlags;
 use serde_json::json;
-use tempfile::TempDir;
 
 use crate::odd_images::{base, shell};
-use crate::scene::{busybox, page, web};
+use crate::scene::{busybox, but, page, web};
 
-const MIB: u64 = 1 << 20;
-
-/// A file system of its own size, unmounted when it is dropped.
-struct SmallDisk {
-    dir: TempDir,
-}
-
-impl SmallDisk {
-    fn new(size: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        // The users of instances pass through.
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        let image = dir.path().join("image");
-        File::create(&image).unwrap().set_len(size).unwrap();
-        checked(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image)).unwrap();
-        let disk = Self { dir };
-        fs::create_dir(disk.path()).unwrap();
-        checked(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(disk.path())).unwrap();
-        disk
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("disk")
-    }
-
-    /// Takes all room but this.
-    fn leave(&self, n_bytes: u64) -> PathBuf {
-        let disk = rustix::fs::statvfs(self.path()).unwrap();
-        let filler = self.path().join("filler");
-        let file = File::create(&filler).unwrap();
-        let n_free = disk.f_bfree * disk.f_frsize;
-        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, n_free - n_bytes).unwrap();
-        filler
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        if let Err(error) = checked(Command::new("umount").arg("--lazy").arg(self.path())) {
-            eprintln!("{error:#}");
-        }
-    }
-}
+/// The size of a file of the image.
+const LARGE: u64 = 400 << 20;
+/// What is left on the disk, in MiB.
+const LEFT: u64 = 300;
 
 fn is_empty(dir: &Path) -> bool {
     fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
@@ -67,15 +25,16 @@ fn is_empty(dir: &Path) -> bool {
 
 #[test]
 fn a_pull_onto_a_full_disk_says_so_and_succeeds_when_there_is_room() {
-    let disk = SmallDisk::new(256 * MIB);
-    let platform =
-        Platform::start_with(&UpOptions { parent: Some(disk.path()), ..UpOptions::default() })
-            .unwrap();
+    // The node alone lies there, and there is room enough by the plan: it offers what is free less a
+    // tenth of the disk, and does not know how large an image is.
+    let disk = SmallDisk::new(1024).unwrap();
+    let elsewhere = vec![("node", disk.path())];
+    let platform = Platform::start_with(&UpOptions { elsewhere, ..UpOptions::default() }).unwrap();
     platform.push(&busybox(&platform, "one"), "default/web:1").unwrap();
-    platform.deploy(&web("web", 1)).unwrap();
+    platform.deploy(&but(web("web", 1), &json!({"resources": {"disk": "8MiB"}}))).unwrap();
     let before = platform.instances("web").unwrap().remove(0);
 
-    let contents = vec![b'x'; usize::try_from(30 * MIB).unwrap()];
+    let contents = vec![b'x'; usize::try_from(LARGE).unwrap()];
     let large = Entries::default().file("large", 0o644, &contents);
     let large =
         Layered::new(shell("ls -l /large; while sleep 1; do :; done")).layer(base()).layer(large);
@@ -83,11 +42,11 @@ fn a_pull_onto_a_full_disk_says_so_and_succeeds_when_there_is_room() {
     platform.push(&large.write(&layout).unwrap(), "default/large:1").unwrap();
     fs::remove_dir_all(&layout).unwrap();
 
-    let filler = disk.leave(12 * MIB);
+    disk.leave(LEFT).unwrap();
     let manifest = json!({
         "app": "large",
         "image": "default/large:1",
-        "resources": {"memory": "32MiB", "cpu": "0.1"},
+        "resources": {"memory": "32MiB", "cpu": "0.1", "disk": "8MiB"},
     });
     platform.deploy_only(&manifest).unwrap();
     let store = platform.data_dir().join("node/images");
@@ -104,12 +63,12 @@ fn a_pull_onto_a_full_disk_says_so_and_succeeds_when_there_is_room() {
     assert_eq!(page(&platform, "web"), "one");
     platform.run(&["ps"]).ok();
 
-    fs::remove_file(filler).unwrap();
+    disk.empty().unwrap();
     platform
         .wait_for_instance("large", "runs", |one| one.observed.phase == InstancePhase::Healthy)
         .unwrap();
     let log = platform.run(&["logs", "large"]).ok();
-    assert!(log.contains(&(30 * MIB).to_string()), "{log}");
+    assert!(log.contains(&LARGE.to_string()), "{log}");
     eventually("nothing half is left", || {
         ensure!(is_empty(&store.join("staging")) && is_empty(&store.join("trash")), "something is");
         Ok(Some(()))

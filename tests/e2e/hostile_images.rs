@@ -226,7 +226,7 @@ fn run(cases: fn(&str) -> Vec<Case>) {
             "app": app,
             "image": format!("default/{app}:1"),
             "restart": "never",
-            "resources": {"memory": "32MiB", "cpu": "0.02"},
+            "resources": {"memory": "32MiB", "cpu": "0.02", "disk": "16MiB"},
         });
         platform.deploy_only(&manifest).unwrap();
         expected.push((app, outcome));

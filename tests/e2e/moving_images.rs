@@ -36,7 +36,7 @@ fn manifest(number: u32) -> Value {
         "app": "moving",
         "image": format!("default/moving:{number}"),
         "port": BUSYBOX_PORT,
-        "resources": {"memory": "32MiB", "cpu": "0.1"},
+        "resources": {"memory": "32MiB", "cpu": "0.1", "disk": "16MiB"},
         "process": {"stop_grace": "1s"},
     })
 }

@@ -198,7 +198,7 @@ fn run(cases: Vec<Case>) {
             "app": app,
             "image": format!("default/{app}:1"),
             "restart": "never",
-            "resources": {"memory": "32MiB", "cpu": "0.02"},
+            "resources": {"memory": "32MiB", "cpu": "0.02", "disk": "16MiB"},
         });
         platform.deploy_only(&manifest).unwrap();
         expected.push((app, outcome));

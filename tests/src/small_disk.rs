@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::FallocateFlags;
 use tempfile::TempDir;
 
 use crate::image::checked;
@@ -54,6 +55,14 @@ impl SmallDisk {
         }
         // Blocks that were only promised are taken now, so that nobody else gets them.
         Ok(file.sync_all()?)
+    }
+
+    /// Leaves so many MiB free.
+    pub fn leave(&self, mib: u64) -> Result<()> {
+        let disk = rustix::fs::statvfs(self.path())?;
+        let taken = (disk.f_bfree * disk.f_frsize).saturating_sub(mib << 20);
+        let file = File::create(self.ballast())?;
+        Ok(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, taken)?)
     }
 
     /// Makes room again.

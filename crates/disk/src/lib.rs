@@ -81,6 +81,12 @@ pub enum LayerError {
     },
 }
 
+impl LayerError {
+    fn is_full_disk(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    }
+}
+
 /// What a layer holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerUsage {
@@ -118,19 +124,26 @@ pub fn may_limit(dir: &Path) -> bool {
 
 impl WritableLayers {
     /// Finds out by which means layers below `dir` can be limited, and that it works. `dir` holds the
-    /// directories of the instances; a name below it that no instance has is used for a moment.
+    /// directories of the instances; a name below it that no instance has is used for a moment. On a
+    /// full disk nothing can be tried: then the starts of instances tell, once there is room.
     pub fn probe(dir: &Path) -> Result<Self, LayerError> {
         let quota = Quota::probe(dir).map_err(failed("looking for project quotas of", dir))?;
         let layers = Self { quota };
         // A name that no instance can have. What an agent that was killed left here goes first.
-        let trial = dir.join(".trial");
-        layers.remove(&trial)?;
-        make_directory(&trial)?;
-        let made = layers.make(&trial, ByteCount::mib(4));
-        layers.remove(&trial)?;
-        layers.release(&trial)?;
-        fs::remove_dir(&trial).map_err(failed("removing", &trial))?;
-        made.map(|_| layers)
+        match layers.try_one(&dir.join(".trial")) {
+            Err(error) if !error.is_full_disk() => Err(error),
+            _ => Ok(layers),
+        }
+    }
+
+    fn try_one(&self, trial: &Path) -> Result<(), LayerError> {
+        self.remove(trial)?;
+        make_directory(trial)?;
+        let made = self.make(trial, ByteCount::mib(4));
+        self.remove(trial)?;
+        self.release(trial)?;
+        fs::remove_dir(trial).map_err(failed("removing", trial))?;
+        made.map(drop)
     }
 
     /// The means that was found.

@@ -131,7 +131,8 @@ fn instance(id: &str, phase: &str, note: Option<&str>) -> Value {
 fn app(ready: u32) -> Value {
     json!({
         "project": "default", "app": "web", "release": 1, "image": "default/web:1", "count": 1,
-        "ready": ready, "outdated": 0, "hosts": ["web.localhost"], "state": "rolling",
+        "ready": ready, "outdated": 0, "hosts": ["web.localhost"],
+        "urls": ["http://web.localhost:8080"], "state": "rolling",
         "note": null, "generation": 1,
     })
 }
@@ -161,7 +162,7 @@ fn a_deploy_ends_when_all_is_healthy() {
     scene.write("longshore.toml", WEB);
     let finished = scene.run(&["deploy"], &[]);
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    assert_eq!(finished.stdout, "web r1: 1 of 1 healthy\n  http://web.localhost\n");
+    assert_eq!(finished.stdout, "web r1: 1 of 1 healthy\n  http://web.localhost:8080\n");
     assert!(finished.stderr.contains("web-00000001  r1 on here/n1: healthy"), "{finished:?}");
     let json = scene.run(&["deploy", "--json", "--no-wait"], &[]);
     let data: Value = serde_json::from_str(&json.stdout).unwrap();

@@ -276,6 +276,7 @@ mod tests {
     fn the_way_to_the_run_directory_is_looked_at_as_far_as_it_exists() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let run = dir.path().join("not/there/yet");
         assert_eq!(closed_way(&run), Some(dir.path().to_owned()));
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
