@@ -137,8 +137,15 @@ fn what_is_hard_to_hold_is_held_and_removed() {
         assert_eq!(platform.instances(app).unwrap()[0].observed.restarts, 0, "{app}");
         platform.remove(app).unwrap();
     }
-    let left = fs::read_dir(platform.data_dir().join("node/instances")).unwrap();
-    assert_eq!(left.count(), 1, "only the quiet one is left");
+    eventually("only the quiet one is left", || {
+        let entries = fs::read_dir(platform.data_dir().join("node/instances"))?;
+        let left: Vec<_> =
+            entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+        let left: Vec<_> = left.iter().filter(|path| path.is_dir()).collect();
+        anyhow::ensure!(left.len() == 1, "{left:?}");
+        Ok(Some(()))
+    })
+    .unwrap();
     assert_eq!(traffic.stop(), Vec::<String>::new());
     platform.finish();
 }
