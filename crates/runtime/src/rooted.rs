@@ -15,6 +15,9 @@ use rustix::fs::{
     openat2, readlinkat, statat,
 };
 
+/// How often a path is looked up that the kernel could not follow to its end in one go.
+const LOOKUP_ATTEMPTS: u32 = 1000;
+
 /// An image's file that is larger than this is not a password or group file.
 const MAX_TEXT: u64 = 4 << 20;
 
@@ -32,7 +35,16 @@ impl Root {
 
     fn open_inside(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+        let flags = flags | OFlags::CLOEXEC;
+        let mut result = Err(rustix::io::Errno::AGAIN);
+        // The kernel gives EAGAIN when anything anywhere was renamed while it resolved a `..`.
+        for _ in 0..LOOKUP_ATTEMPTS {
+            result = openat2(&self.0, path, flags, Mode::empty(), resolve);
+            if !matches!(result, Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR)) {
+                break;
+            }
+        }
+        result
     }
 
     /// Reads a regular text file; absent when there is none.
