@@ -10,7 +10,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{self, Stream, StreamExt};
 use longshore_api::links::{
     ExecFrame, ExecRequest, InstanceUsage, LogLine, LogStream, UsageRequest,
 };
@@ -20,13 +20,17 @@ use longshore_runtime::ExecEvent;
 use longshore_runtime::logs::{Follow, StreamTag, read_log};
 use longshore_types::{InstanceId, InstancePhase, ManifestProblem, Timestamp};
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use crate::board::Entries;
 use crate::instance::log_path;
 use crate::{Node, space};
 
 /// How many lines may wait for a slow reader.
 const LINES_AHEAD: usize = 64;
+
+/// How long the last lines of a removed instance's log may take to be read.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 pub fn router(node: Arc<Node>) -> Router {
     Router::new()
@@ -77,7 +81,7 @@ async fn send_lines(
     let (mut tail, mut since) = (query.tail, Timestamp(0));
     loop {
         let mut entries = std::pin::pin!(read_log(&path, tail, mode));
-        while let Some(entry) = entries.next().await {
+        while let Some(entry) = next_unless_removed(&mut entries, &board, &instance).await {
             match entry {
                 Ok(entry) if entry.at < since => {}
                 Ok(entry) => {
@@ -107,6 +111,25 @@ async fn send_lines(
         run = next.started_at;
         since = next.started_at.unwrap_or_default();
         tail = None;
+    }
+}
+
+/// The next entry. A log that has not begun when its instance is removed never will; one that has
+/// ends by itself.
+async fn next_unless_removed<S: Stream + Unpin>(
+    entries: &mut S,
+    board: &watch::Receiver<Arc<Entries>>,
+    instance: &InstanceId,
+) -> Option<S::Item> {
+    let mut board = board.clone();
+    let removed = async {
+        // An agent that ends closes the board, and its readers with it.
+        let _ = board.wait_for(|entries| !entries.contains_key(instance)).await;
+        tokio::time::sleep(LAST_LINES).await;
+    };
+    tokio::select! {
+        entry = entries.next() => entry,
+        () = removed => None,
     }
 }
 

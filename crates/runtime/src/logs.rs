@@ -75,7 +75,7 @@ pub struct ReadLogError {
 pub enum Follow {
     /// Until everything that is there now has been read.
     No,
-    /// Until the instance has ended and everything has been read.
+    /// Until the instance has ended, or was removed, and everything has been read.
     UntilExit,
 }
 
@@ -159,8 +159,11 @@ impl Reader {
         }
     }
 
+    /// True when there is an exit record, or when all that there was of the instance is removed: a
+    /// reader that slept meanwhile has the file open still and never sees the record.
     fn has_ended(&self) -> bool {
-        self.path.with_file_name(ExitRecord::FILE).exists()
+        let was_removed = || self.file.is_some() && self.path.parent().is_some_and(|d| !d.exists());
+        self.path.with_file_name(ExitRecord::FILE).exists() || was_removed()
     }
 
     fn skip_to_tail(&mut self, tail: usize) -> io::Result<()> {
@@ -244,5 +247,29 @@ impl Reader {
         self.drained = false;
         self.file = Some(BufReader::new(file));
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::StreamExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_follower_ends_when_all_of_the_instance_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("web-01234567");
+        std::fs::create_dir(&state).unwrap();
+        let path = state.join("output.log");
+        let entry = Entry { t: 1, s: StreamTag::Out, l: "hello".to_owned(), p: false };
+        std::fs::write(&path, serde_json::to_string(&entry).unwrap() + "\n").unwrap();
+        let mut lines = pin!(read_log(&path, None, Follow::UntilExit));
+        assert_eq!(lines.next().await.unwrap().unwrap().text, "hello");
+        std::fs::remove_dir_all(&state).unwrap();
+        let end = tokio::time::timeout(Duration::from_secs(60), lines.next()).await;
+        assert!(end.expect("it ends").is_none());
     }
 }
