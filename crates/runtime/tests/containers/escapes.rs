@@ -230,7 +230,9 @@ fn helpers_of_the_kernel() -> BTreeMap<PathBuf, Option<String>> {
     files.push("/sys/kernel/uevent_helper".into());
     files.push("/proc/sys/fs/binfmt_misc/register".into());
     let hierarchies = fs::read_dir("/sys/fs/cgroup").expect("cgroups are mounted");
-    files.extend(hierarchies.map(|entry| entry.expect("an entry").path().join("release_agent")));
+    let agents = hierarchies.map(|entry| entry.expect("an entry").path().join("release_agent"));
+    // With cgroup v2 these directories are cgroups that come and go, and have no such file.
+    files.extend(agents.filter(|path| path.exists()));
     files.into_iter().map(|path| (path.clone(), fs::read_to_string(path).ok())).collect()
 }
 
