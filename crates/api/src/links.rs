@@ -116,6 +116,10 @@ pub struct InstanceStatus {
     pub observed: ObservedInstance,
     /// True from when requests no longer go to it until it is gone.
     pub draining: bool,
+    /// True while an ingress may not have heard yet that it is healthy: a request could still be
+    /// told that nobody is there.
+    #[serde(default)]
+    pub awaits_ingress: bool,
     /// When it was assigned.
     pub created_at: Timestamp,
     /// Why this node.

@@ -75,7 +75,8 @@ pub fn app(
     };
     let is_current = |status: &&InstanceStatus| status.release == wanted.release;
     let is_ready = |status: &&InstanceStatus| {
-        !status.draining && status.observed.phase == InstancePhase::Healthy
+        let healthy = status.observed.phase == InstancePhase::Healthy;
+        healthy && !status.draining && !status.awaits_ingress
     };
     let ready = count(statuses().filter(is_current).filter(is_ready));
     let live_current = count(statuses().filter(is_current).filter(|status| !status.draining));

@@ -158,6 +158,7 @@ fn healthy(allotment: &Allotment, id: &str) -> InstanceStatus {
         node: "n1".parse().unwrap(),
         observed,
         draining: false,
+        awaits_ingress: false,
         created_at: now(),
         decision: allotment.decision.clone(),
     }

@@ -12,6 +12,7 @@ use longshore_api::links::{ExecRequest, NodeReport, RouteAck, StopInstance, Usag
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, CallError, Client, Refusal, json_lines, relay, watch_lines};
 use longshore_types::{InstanceId, NodeName};
+use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -115,13 +116,21 @@ fn gate(server: &Server, node: &NodeName) -> Result<Client, Refusal> {
     client.ok_or_else(unknown)
 }
 
-fn gate_failed(node: &NodeName, error: CallError) -> Refusal {
-    match error {
-        CallError::Refused(problem) => problem.into(),
-        error => {
+/// Passes a request on to a node, and its answer back.
+async fn ask<T: Serialize + Sync>(
+    server: &Server,
+    node: &NodeName,
+    method: Method,
+    path: &str,
+    body: Option<&T>,
+) -> Result<Response, Refusal> {
+    match gate(server, node)?.send(method, path, body).await {
+        Ok(answer) => Ok(relay(answer, server.shutdown.clone())),
+        Err(CallError::Refused(problem)) => Err(problem.into()),
+        Err(error) => {
             tracing::warn!(%node, error = &error as &dyn std::error::Error, "cannot ask a node");
             let detail = format!("node {node} cannot be reached now; try again");
-            Problem::new(ProblemCode::Unavailable, detail).into()
+            Err(Problem::new(ProblemCode::Unavailable, detail).into())
         }
     }
 }
@@ -132,9 +141,7 @@ async fn logs(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
     let path = format!("/instances/{instance}/logs?{}", query.unwrap_or_default());
-    let answer = gate(&server, &node)?.send(Method::GET, &path, None::<&()>).await;
-    let answer = answer.map_err(|error| gate_failed(&node, error))?;
-    Ok(relay(answer, server.shutdown.clone()))
+    ask(&server, &node, Method::GET, &path, None::<&()>).await
 }
 
 async fn exec(
@@ -143,9 +150,7 @@ async fn exec(
     Body(request): Body<ExecRequest>,
 ) -> Result<Response, Refusal> {
     let path = format!("/instances/{instance}/exec");
-    let answer = gate(&server, &node)?.send(Method::POST, &path, Some(&request)).await;
-    let answer = answer.map_err(|error| gate_failed(&node, error))?;
-    Ok(relay(answer, server.shutdown.clone()))
+    ask(&server, &node, Method::POST, &path, Some(&request)).await
 }
 
 async fn usage(
@@ -153,7 +158,5 @@ async fn usage(
     Path(node): Path<NodeName>,
     Body(request): Body<UsageRequest>,
 ) -> Result<Response, Refusal> {
-    let answer = gate(&server, &node)?.send(Method::POST, "/usage", Some(&request)).await;
-    let answer = answer.map_err(|error| gate_failed(&node, error))?;
-    Ok(relay(answer, server.shutdown.clone()))
+    ask(&server, &node, Method::POST, "/usage", Some(&request)).await
 }

@@ -18,8 +18,8 @@ use crate::records::InstanceRecord;
 pub const SILENT_AFTER: Duration = Duration::from_secs(16);
 /// The instances of a node that did not report for this long are replaced elsewhere.
 pub const LOST_AFTER: Duration = Duration::from_secs(60);
-/// How long an ingress may take to acknowledge a table before instances are stopped without its
-/// word: by then it is dead or cut off, and its requests fail whatever is done.
+/// How long an ingress may take to acknowledge a table before instances are stopped, or count as
+/// reachable, without its word: by then it is dead or cut off, and its requests fail whatever is done.
 pub const ACK_WAIT: Duration = Duration::from_secs(2);
 
 /// How long a location that was just started waits for its nodes to report. Until then nothing is
@@ -57,8 +57,19 @@ pub struct State {
     pub table_since: Instant,
     /// Which revision each ingress routes by. One that does not keep up is forgotten.
     pub ingresses: BTreeMap<String, u64>,
-    /// For each draining instance the first table without it, and when that was published.
-    pub excluded: BTreeMap<InstanceId, (u64, Instant)>,
+    /// For each draining instance the first table without it.
+    pub excluded: BTreeMap<InstanceId, Published>,
+    /// For each instance that entered the table the first one with it.
+    pub included: BTreeMap<InstanceId, Published>,
+}
+
+/// A table that ingresses were told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// Its revision.
+    pub revision: u64,
+    /// When they were.
+    pub at: Instant,
 }
 
 /// The last report of a node.
@@ -113,6 +124,7 @@ impl State {
             table_since: moment.instant,
             ingresses: BTreeMap::new(),
             excluded: BTreeMap::new(),
+            included: BTreeMap::new(),
         }
     }
 
@@ -140,6 +152,13 @@ impl State {
     pub fn take_ack(&mut self, ack: RouteAck) {
         let newest = self.ingresses.entry(ack.ingress).or_default();
         *newest = ack.revision.max(*newest);
+    }
+
+    /// True once every ingress routes by a table at least as new, or had the time for it.
+    pub fn in_force(&self, table: Published, moment: Moment) -> bool {
+        let all_know = !self.ingresses.is_empty()
+            && self.ingresses.values().all(|routed_by| *routed_by >= table.revision);
+        all_know || moment.instant.saturating_duration_since(table.at) >= ACK_WAIT
     }
 
     /// What the node of an instance says of it, when it has said something of its present

@@ -1,15 +1,15 @@
 //! What the state looks like to nodes, ingresses and the global plane.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use longshore_api::links::{
     Assignment, Endpoint, InstanceStatus, LocationReport, NodeSummary, ObservedInstance, Route,
     RoutingTable,
 };
-use longshore_types::{Capacity, InstancePhase, NodeName};
+use longshore_types::{Capacity, InstanceId, InstancePhase, NodeName};
 
-use super::{Moment, State};
+use super::{Moment, Published, State};
 use crate::records::InstanceRecord;
 
 impl State {
@@ -29,20 +29,37 @@ impl State {
     }
 
     /// Renews the routing table; true when it changed. Remembers from which revision on a draining
-    /// instance is out of it.
+    /// instance is out of it and a healthy one is in it.
     pub fn renew_table(&mut self, moment: Moment) -> bool {
         let routes: Vec<Route> = self.allotments.values().filter_map(|a| self.route(a)).collect();
         let changed = routes != self.table.routes;
         if changed {
-            self.table = RoutingTable { revision: self.table.revision + 1, routes };
+            let revision = self.table.revision + 1;
+            let before = std::mem::replace(&mut self.table, RoutingTable { revision, routes });
             self.table_since = moment.instant;
+            self.note_included(&before, moment);
         }
-        let (revision, since) = (self.table.revision, moment.instant);
+        let table = Published { revision: self.table.revision, at: moment.instant };
         let draining = self.instances.values().filter(|record| record.draining.is_some());
         for record in draining {
-            self.excluded.entry(record.instance.clone()).or_insert((revision, since));
+            self.excluded.entry(record.instance.clone()).or_insert(table);
         }
         changed
+    }
+
+    fn note_included(&mut self, before: &RoutingTable, moment: Moment) {
+        // An app is routed before it has instances. So the first table has some only where a
+        // location was started again, and its ingresses went on routing to those.
+        if before.routes.is_empty() {
+            return;
+        }
+        let known = instances(before);
+        let now = instances(&self.table);
+        self.included.retain(|instance, _| now.contains(instance));
+        let table = Published { revision: self.table.revision, at: moment.instant };
+        for instance in now.difference(&known) {
+            self.included.insert((*instance).clone(), table);
+        }
     }
 
     fn route(&self, allotment: &longshore_api::links::Allotment) -> Option<Route> {
@@ -94,17 +111,18 @@ impl State {
             acknowledged: self.acknowledged,
             at: moment.wall,
             nodes: nodes.collect(),
-            instances: self.instances.values().map(|record| self.status(record)).collect(),
+            instances: self.instances.values().map(|record| self.status(record, moment)).collect(),
             shortfalls: self.shortfalls.clone(),
         }
     }
 
-    fn status(&self, record: &InstanceRecord) -> InstanceStatus {
+    fn status(&self, record: &InstanceRecord, moment: Moment) -> InstanceStatus {
         let pending = || ObservedInstance::pending(record.instance.clone(), record.generation);
         let mut observed = self.observed(record).cloned().unwrap_or_else(pending);
         if observed.note.is_none() {
             observed.note.clone_from(&record.draining);
         }
+        let included = self.included.get(&record.instance);
         InstanceStatus {
             project: record.release.manifest.project.clone(),
             app: record.release.manifest.app.clone(),
@@ -112,8 +130,15 @@ impl State {
             node: record.node.clone(),
             observed,
             draining: record.draining.is_some(),
+            awaits_ingress: included.is_some_and(|table| !self.in_force(*table, moment)),
             created_at: record.created_at,
             decision: record.decision.clone(),
         }
     }
+}
+
+/// Which instances a table sends requests to.
+fn instances(table: &RoutingTable) -> BTreeSet<&InstanceId> {
+    let endpoints = table.routes.iter().flat_map(|route| &route.endpoints);
+    endpoints.map(|endpoint| &endpoint.instance).collect()
 }

@@ -72,18 +72,17 @@ impl State {
             let newest = self.table.revision;
             self.ingresses.retain(|_, revision| *revision >= newest);
         }
-        for record in self.instances.values_mut() {
-            if record.draining.is_none() || record.intent == Intent::Stop {
-                continue;
-            }
-            let Some((revision, since)) = self.excluded.get(&record.instance) else { continue };
-            let all_know = !self.ingresses.is_empty()
-                && self.ingresses.values().all(|routed_by| routed_by >= revision);
-            let waited = moment.instant.saturating_duration_since(*since) >= ACK_WAIT;
-            if all_know || waited {
+        let is_out = |record: &&InstanceRecord| {
+            let table = self.excluded.get(&record.instance);
+            record.draining.is_some() && table.is_some_and(|table| self.in_force(*table, moment))
+        };
+        let drained = self.instances.values().filter(is_out).map(|record| record.instance.clone());
+        for instance in drained.collect::<Vec<_>>() {
+            let Some(record) = self.instances.get_mut(&instance) else { continue };
+            if record.intent != Intent::Stop {
                 record.intent = Intent::Stop;
                 record.generation = record.generation.next();
-                changes.put.insert(record.instance.clone());
+                changes.put.insert(instance);
             }
         }
     }

@@ -105,6 +105,11 @@ impl World {
         world
     }
 
+    fn awaiting_an_ingress(&self) -> usize {
+        let report = self.state.report("unix:/x", self.moment());
+        report.instances.iter().filter(|status| status.awaits_ingress).count()
+    }
+
     fn routed(&self) -> usize {
         self.state.table.routes[0].endpoints.len()
     }
@@ -158,6 +163,28 @@ fn a_dead_ingress_does_not_hold_up_a_stop_for_long() {
 }
 
 #[test]
+fn a_healthy_instance_is_reachable_only_after_every_ingress_heard_of_it() {
+    let mut world = World::running();
+    assert_eq!(world.awaiting_an_ingress(), 2, "there may be one that has not said anything yet");
+    let ack = |ingress: &str, revision| RouteAck { ingress: ingress.into(), revision };
+    let newest = world.state.table.revision;
+    world.state.take_ack(ack("a", newest));
+    world.state.take_ack(ack("b", newest - 1));
+    assert_eq!(world.awaiting_an_ingress(), 2);
+    world.state.take_ack(ack("b", newest));
+    assert_eq!(world.awaiting_an_ingress(), 0);
+
+    // One that falls ill and recovers was out of the table in between.
+    world.report(|_| InstancePhase::Unhealthy);
+    world.reconcile();
+    world.obey();
+    world.reconcile();
+    assert_eq!(world.awaiting_an_ingress(), 2);
+    world.wait(2100);
+    assert_eq!(world.awaiting_an_ingress(), 0, "a dead ingress holds up no deploy for long");
+}
+
+#[test]
 fn a_rollout_ends_with_only_new_instances_and_always_routes_enough() {
     let mut world = World::running();
     world.state.take_allotments(set(2, 2));
@@ -201,4 +228,5 @@ fn a_restarted_location_waits_for_its_nodes_before_it_settles() {
     assert!(again.state.settled(again.moment()));
     assert!(again.reconcile().is_empty());
     assert_eq!(again.routed(), 2);
+    assert_eq!(again.awaiting_an_ingress(), 0, "ingresses went on with what they had");
 }
