@@ -178,7 +178,7 @@ impl Proxy {
                 Err(failed) => {
                     let fault = match failed {
                         Failed::Sent(fault) => fault,
-                        _ => Fault::Broken,
+                        Failed::Closed | Failed::NotSent(_) => Fault::Broken,
                     };
                     let instance = &upstream.endpoint().instance;
                     tracing::debug!(code = fault.code(), %instance, request_id = ?id, "no answer");

@@ -176,8 +176,7 @@ impl Disk {
             fs::create_dir_all(&dir).map_err(|source| failed("make", &dir, source))?;
         }
         sync_dir(&self.instances)?;
-        save(&self.assignments, &Stored { generation, assignments })?;
-        sync_dir(self.assignments.parent().unwrap_or(Path::new("/")))
+        save(&self.assignments, &Stored { generation, assignments })
     }
 
     /// How the earlier starts of an instance went.

@@ -128,6 +128,8 @@ async fn next_unless_removed<S: Stream + Unpin>(
         tokio::time::sleep(LAST_LINES).await;
     };
     tokio::select! {
+        // The lines that are there already do not wait for a look at the board.
+        biased;
         entry = entries.next() => entry,
         () = removed => None,
     }

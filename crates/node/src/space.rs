@@ -22,10 +22,11 @@ const STEP: ByteCount = ByteCount::mib(64);
 const LEAST_TRIM: ByteCount = ByteCount::mib(32);
 
 /// What the data directory's file system offers to instances in all: what is free there, and what
-/// their layers and logs take already, for that is part of what they were promised.
+/// their layers and logs take already, for that is part of what they were promised. They are those that
+/// the agent has restored.
 pub fn offered(node: &Node) -> Result<ByteCount, NodeError> {
     let dir = node.disk.instances();
-    let taken: u64 = instances(node)?.iter().map(|id| taken_by(node, id)).sum();
+    let taken: u64 = node.board.now().keys().map(|id| taken_by(node, id)).sum();
     let failed =
         |source| NodeError::Disk { doing: "ask for the room on", path: dir.to_owned(), source };
     let space = rustix::fs::statvfs(dir).map_err(|errno| failed(errno.into()))?;
@@ -38,17 +39,6 @@ fn offer(total: ByteCount, free: ByteCount, taken: ByteCount) -> ByteCount {
     let reserved = (total.0 / 10).min(RESERVED.0);
     let offered = (free.0 + taken.0).saturating_sub(reserved);
     ByteCount(offered / STEP.0 * STEP.0)
-}
-
-fn instances(node: &Node) -> Result<Vec<InstanceId>, NodeError> {
-    let board = node.board.now();
-    match board.is_empty() {
-        // Before the first look at them, an earlier agent's are on disk only.
-        true => {
-            Ok(node.disk.assignments()?.0.assignments.into_iter().map(|a| a.instance).collect())
-        }
-        false => Ok(board.keys().cloned().collect()),
-    }
 }
 
 fn taken_by(node: &Node, id: &InstanceId) -> u64 {
@@ -96,9 +86,9 @@ pub async fn keep(node: Arc<Node>, capacity: watch::Sender<Capacity>) {
 }
 
 fn look(node: &Node) -> Result<ByteCount, NodeError> {
-    for id in instances(node)? {
-        if usage(node, &id).is_some_and(|usage| usage.to_give_back() >= LEAST_TRIM)
-            && let Err(error) = node.layers.trim(&node.disk.instance(&id))
+    for id in node.board.now().keys() {
+        if usage(node, id).is_some_and(|usage| usage.to_give_back() >= LEAST_TRIM)
+            && let Err(error) = node.layers.trim(&node.disk.instance(id))
         {
             tracing::warn!(%id, error = &error as &dyn std::error::Error, "cannot trim a layer");
         }

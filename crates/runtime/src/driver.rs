@@ -13,16 +13,17 @@ mod embedded;
 mod join_users;
 mod lookup;
 mod particulars;
+mod run_files;
 mod workload;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Pid;
 use serde_json::Value;
 
 use crate::SignalNumber;
-use crate::cgroup::InstanceCgroup;
+use crate::cgroup::{CgroupProblem, InstanceCgroup};
 use crate::spec::ContainerSpec;
 use crate::user::ResolvedUser;
 
@@ -87,21 +88,23 @@ pub(crate) trait Driver {
     fn signal(&self, pidfd: &OwnedFd, signal: SignalNumber) -> std::io::Result<()>;
     /// Ends a process that [`Driver::exec`] began, and what it began itself.
     fn end_exec(&self, pid: Pid) -> std::io::Result<()> {
-        match kill_process_group(pid, Signal::KILL) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
+        crate::process::end_group_of(pid)
     }
     /// Forgets the container, whose processes have ended.
     fn delete(&mut self) -> Result<(), DriverProblem>;
 }
 
-/// The driver that a spec asks for. `dir` is the instance's run directory.
-pub(crate) fn driver(spec: &ContainerSpec, dir: &Path, cgroup: &InstanceCgroup) -> Box<dyn Driver> {
-    match particulars::particulars(&spec.runtime) {
+/// The driver that a spec asks for. `dir` is the instance's run directory; `cgroup` finds its cgroup,
+/// which the embedded runtime finds itself.
+pub(crate) fn driver(
+    spec: &ContainerSpec,
+    dir: &Path,
+    cgroup: impl FnOnce() -> Result<InstanceCgroup, CgroupProblem>,
+) -> Result<Box<dyn Driver>, CgroupProblem> {
+    Ok(match particulars::particulars(&spec.runtime) {
         None => Box::new(embedded::Embedded::new(spec, dir)),
         Some(how) => {
-            Box::new(command_line::CommandLine::new(how, &spec.id, &spec.rootfs, dir, cgroup))
+            Box::new(command_line::CommandLine::new(how, &spec.id, &spec.rootfs, dir, cgroup()?))
         }
-    }
+    })
 }

@@ -106,8 +106,8 @@ fn run(agent: &UnixStream, run_dir: &Path, state_dir: &Path) -> Result<i32, Exec
     let ExecOrder { args, env, cwd, user } = &order;
     let bounds = Bounds::own(&launch.spec.limits)?;
     let document = oci::process(args, env, cwd, user, bounds);
-    let cgroup = CgroupTree::probe(&launch.cgroup_root)?.instance(&launch.spec.id);
-    let mut driver = driver(&launch.spec, run_dir, &cgroup);
+    let cgroup = || Ok(CgroupTree::probe(&launch.cgroup_root)?.instance(&launch.spec.id));
+    let mut driver = driver(&launch.spec, run_dir, cgroup)?;
     let pid = driver.exec(ProcessPlan {
         user: &order.user,
         document: &document,

@@ -14,7 +14,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use longshore_types::{Ability, RuntimeName, RuntimeOffer};
 use rustix::thread::CapabilitySet;
@@ -23,13 +23,11 @@ use serde_json::{Value, json};
 
 use crate::cgroup::{CgroupKind, CgroupTree};
 use crate::files::{self, Durability};
+use crate::process::{PATH, wait_within};
 use crate::spec::RuntimeKind;
 
-/// Where programs are looked for.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How long a program may take to say what it is.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// A program that no root file system has.
 const NO_PROGRAM: &str = "/longshore-tries-this-runtime";
 /// Where the answers are kept.
@@ -218,18 +216,8 @@ fn output(command: &mut Command) -> Result<String, String> {
     command.env_clear().env("PATH", PATH).stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{name} cannot be run: {error}"))?;
-    let deadline = Instant::now() + ANSWER_DEADLINE;
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) if Instant::now() < deadline => thread::sleep(LOOK_EVERY),
-            Ok(None) | Err(_) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("{name} did not answer in {} s", ANSWER_DEADLINE.as_secs()));
-            }
-        }
-    };
+    let status =
+        wait_within(&mut child, ANSWER_DEADLINE).map_err(|error| format!("{name}: {error}"))?;
     let (mut said, mut complained) = (String::new(), String::new());
     // Both are a few lines, which the pipes held.
     let read = child.stdout.take().map(|mut out| out.read_to_string(&mut said));

@@ -2,10 +2,19 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::process::{Child, ExitStatus};
+use std::time::Duration;
 
-use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpgid, kill_process_group, pidfd_open,
+    waitpid,
+};
 
 use crate::SignalNumber;
+
+/// Where the machine's programs are looked for, and what they may look for.
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,8 +87,58 @@ fn ended(status: WaitStatus) -> Option<Ended> {
         .or_else(|| status.terminating_signal().map(Ended::Signalled))
 }
 
+/// Waits for a command to end, or ends it: one that hangs must not keep its caller.
+pub(crate) fn wait_within(child: &mut Child, deadline: Duration) -> io::Result<ExitStatus> {
+    if ends_within(child, deadline)? {
+        return child.wait();
+    }
+    child.kill()?;
+    child.wait()?;
+    let problem = format!("no answer in {} s", deadline.as_secs());
+    Err(io::Error::new(io::ErrorKind::TimedOut, problem))
+}
+
+fn ends_within(child: &Child, deadline: Duration) -> io::Result<bool> {
+    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    let timeout = Timespec {
+        tv_sec: i64::try_from(deadline.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(deadline.subsec_nanos()),
+    };
+    loop {
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => {}
+            n_ended => return Ok(n_ended? > 0),
+        }
+    }
+}
+
+/// Ends the process group of a child, which may have ended already.
+pub(crate) fn end_group_of(pid: Pid) -> io::Result<()> {
+    match getpgid(Some(pid)).and_then(|group| kill_process_group(group, Signal::KILL)) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Makes this process end together with its parent.
 pub(crate) fn end_with_parent() -> io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_command_that_hangs_is_ended() {
+        let mut hangs = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        let error = wait_within(&mut hangs, Duration::from_millis(20)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let mut ends = Command::new("/bin/false").spawn().unwrap();
+        let status = wait_within(&mut ends, Duration::from_secs(5)).unwrap();
+        assert_eq!(status.code(), Some(1));
+    }
 }

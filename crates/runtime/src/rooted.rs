@@ -68,19 +68,6 @@ impl Root {
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// True when this entry of the root is something else than a directory, such as a link to one.
-    pub fn is_no_directory(&self, name: &str) -> io::Result<bool> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW;
-        match self.open_inside(Path::new(name), flags) {
-            Ok(found) => {
-                let mode = rustix::fs::fstat(&found)?.st_mode;
-                Ok(!rustix::fs::FileType::from_raw_mode(mode).is_dir())
-            }
-            Err(rustix::io::Errno::NOENT) => Ok(false),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
     /// Opens a file that somebody may run; what is not one is refused with EACCES, as the kernel does.
     pub fn open_program(&self, path: &Path) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;

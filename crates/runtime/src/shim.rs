@@ -204,7 +204,9 @@ fn prepare_files(spec: &ContainerSpec, user: MachineUser) -> Result<(), ShimProb
         let path = path.to_owned();
         move |source| ShimProblem::MountPoint(path, source)
     };
-    // What the kernel shows must be where every program looks for it, and nowhere else.
+    // What the kernel shows must be where every program looks for it, and nowhere else. Besides, runc
+    // 1.1 makes its links in `/dev` without looking where a link of the image leads, which may be the
+    // host. Nobody changes the root between this look and the runtime's: it is the container's alone.
     for name in KERNEL_DIRECTORIES {
         root.ensure_plain_directory(name, user.root).map_err(mount_point(&format!("/{name}")))?;
     }
@@ -326,7 +328,7 @@ fn start(
     let (stdout, container_stdout) = output_pipe(user.uid)?;
     let (stderr, container_stderr) = output_pipe(user.uid)?;
     let document = oci::config(&spec, &cgroup.oci_path(), Bounds::own(&spec.limits)?);
-    let mut driver = driver(&spec, run_dir, cgroup);
+    let mut driver = driver(&spec, run_dir, || Ok(cgroup.clone()))?;
     stopwatch.lap("prepare");
     let pid = driver.create(ProcessPlan {
         user: &spec.user,

@@ -193,25 +193,6 @@ pub struct InstanceUsage {
     pub sent: Option<u64>,
 }
 
-impl InstanceUsage {
-    /// Nothing used yet.
-    pub fn of(instance: &InstanceId) -> Self {
-        Self {
-            instance: instance.clone(),
-            at_micros: 0,
-            cpu_micros: 0,
-            cpu_periods: 0,
-            cpu_throttled: 0,
-            memory: ByteCount(0),
-            memory_peak: None,
-            pids: 0,
-            disk: None,
-            received: None,
-            sent: None,
-        }
-    }
-}
-
 /// A command to run in an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecRequest {

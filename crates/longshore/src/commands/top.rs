@@ -144,12 +144,12 @@ fn short(size: ByteCount) -> String {
 
 #[cfg(test)]
 mod tests {
-    use longshore_types::{InstancePhase, MilliCpu, Resources};
+    use longshore_types::{InstanceId, InstancePhase, MilliCpu, Resources};
 
     use super::*;
 
     fn view(id: &str, cpu_micros: u64, at_micros: u64) -> UsageView {
-        let (instance, limits) = (id.parse().unwrap(), Resources::default());
+        let (instance, limits) = (id.parse::<InstanceId>().unwrap(), Resources::default());
         UsageView {
             app: "web".parse().unwrap(),
             location: "here".parse().unwrap(),
@@ -158,13 +158,17 @@ mod tests {
             restarts: 2,
             limits: Resources { cpu: MilliCpu(500), ..limits },
             usage: Some(InstanceUsage {
+                instance: instance.clone(),
                 at_micros,
                 cpu_micros,
+                cpu_periods: 0,
+                cpu_throttled: 0,
                 memory: ByteCount::mib(24),
                 memory_peak: Some(ByteCount(27_787_264)),
                 pids: 3,
                 disk: Some(ByteCount(1_572_864)),
-                ..InstanceUsage::of(&instance)
+                received: None,
+                sent: None,
             }),
             instance,
         }

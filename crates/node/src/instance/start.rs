@@ -14,7 +14,7 @@ use longshore_network::{Attachment, InstanceUsers};
 use longshore_runtime::{
     ContainerSpec, LogPolicy, ReadOnlyFile, Running, SignalNumber, UserNamespace,
 };
-use longshore_types::{ByteCount, InstanceId, InstancePhase, Manifest, Resources, RuntimeName};
+use longshore_types::{ByteCount, InstanceId, InstancePhase, Manifest, Resources};
 use tokio::time::Instant;
 
 use super::{Actor, wish_changed};
@@ -208,10 +208,6 @@ impl Actor {
     pub(super) async fn try_clean_up(&mut self) -> Result<(), String> {
         let instance = &self.assignment.instance;
         self.node.shims.remove(instance).await.map_err(|error| chain(&error))?;
-        if self.assignment.release.manifest.runtime == RuntimeName::Runsc {
-            // It moved the addresses out of the namespace into its own kernel, and they ended there.
-            self.node.network.detach(instance).await.map_err(|error| chain(&error))?;
-        }
         longshore_image::mount::unmount_rootfs(&self.node.disk.rootfs(instance))
             .map_err(|error| chain(&error))?;
         let (node, dir) = (Arc::clone(&self.node), self.node.disk.instance(instance));

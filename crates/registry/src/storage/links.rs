@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use longshore_types::{Digest, Repository, Tag};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::durable::{self, During as _};
@@ -44,6 +45,20 @@ pub(crate) struct Referrer {
     pub(crate) subject: Digest,
     /// How it is listed, in JSON.
     pub(crate) descriptor: Vec<u8>,
+}
+
+/// The kind of the links to manifests that are about the subject.
+fn referrers_of(subject: &Digest) -> String {
+    format!("{REFERRERS}/{}", subject.hex())
+}
+
+/// What is kept in a link, when it is there.
+fn read_json<T: DeserializeOwned>(link: &Path) -> Result<Option<T>, StorageError> {
+    let Some(record) = durable::read(link)? else {
+        return Ok(None);
+    };
+    let kept = serde_json::from_slice(&record).map_err(std::io::Error::from);
+    kept.map(Some).during("understand", link)
 }
 
 impl Storage {
@@ -202,8 +217,7 @@ impl Storage {
         if let Some(Referrer { subject, descriptor }) = referrer {
             // Before the manifest, so that one that is there is listed; without it this means
             // nothing.
-            let kind = format!("{REFERRERS}/{}", subject.hex());
-            let path = self.new_link(repository, &kind, &digest.hex())?;
+            let path = self.new_link(repository, &referrers_of(subject), &digest.hex())?;
             durable::write(&self.tmp(), &path, descriptor)?;
         }
         let link = ManifestLink {
@@ -238,12 +252,7 @@ impl Storage {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Option<ManifestLink>, StorageError> {
-        let path = self.link(repository, MANIFESTS, &digest.hex());
-        let Some(record) = durable::read(&path)? else {
-            return Ok(None);
-        };
-        let link = serde_json::from_slice(&record).map_err(std::io::Error::from);
-        link.map(Some).during("understand", &path)
+        read_json(&self.link(repository, MANIFESTS, &digest.hex()))
     }
 
     /// The manifests that may be about the subject, in order.
@@ -252,7 +261,7 @@ impl Storage {
         repository: &Repository,
         subject: &Digest,
     ) -> Result<Vec<Digest>, StorageError> {
-        let dir = self.repository_dir(repository).join(REFERRERS).join(subject.hex());
+        let dir = self.repository_dir(repository).join(referrers_of(subject));
         let names = durable::list(&dir)?;
         Ok(names.iter().filter_map(|name| Digest::from_hex(name).ok()).collect())
     }
@@ -267,13 +276,7 @@ impl Storage {
         if self.manifest_size(repository, digest)?.is_none() {
             return Ok(None);
         }
-        let kind = format!("{REFERRERS}/{}", subject.hex());
-        let path = self.link(repository, &kind, &digest.hex());
-        let Some(record) = durable::read(&path)? else {
-            return Ok(None);
-        };
-        let descriptor = serde_json::from_slice(&record).map_err(std::io::Error::from);
-        descriptor.map(Some).during("understand", &path)
+        read_json(&self.link(repository, &referrers_of(subject), &digest.hex()))
     }
 
     /// The size of a manifest in bytes, when the repository has it.
@@ -305,8 +308,7 @@ impl Storage {
         }
         let existed = self.delete_link(repository, MANIFESTS, digest)?;
         if let Some(subject) = subject {
-            let kind = format!("{REFERRERS}/{}", subject.hex());
-            durable::remove(&self.link(repository, &kind, &digest.hex()))?;
+            durable::remove(&self.link(repository, &referrers_of(&subject), &digest.hex()))?;
         }
         Ok(existed)
     }

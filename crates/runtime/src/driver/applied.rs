@@ -1,7 +1,7 @@
-//! Reading back from outside whether a runtime has put the protections in place.
+//! Reading back whether a runtime has put the protections in place.
 //!
-//! The embedded runtime's last step reads them back from inside, before the program runs. Another
-//! program is not ours to look into, so its container's first process is looked at: a start at which
+//! The embedded runtime's last step reads its own back, before the program runs. Another program is
+//! not ours to look into, so its container's first process is looked at: a start at which
 //! anything is missing is refused, and the container ended. What is in force when the container is
 //! made is looked at then, for a program that runs may give up rights of its own. crun and runsc
 //! install the filter only after `start`, which nobody can take back, so that is waited for.
@@ -39,21 +39,29 @@ pub(super) fn rights(effective: u64) -> Vec<Expected> {
     ]
 }
 
-/// Waits until the protections are in force; otherwise says which is not.
+/// Waits until the protections of a process are in force; otherwise says which is not.
 pub(super) fn verify(pid: Pid, expected: &[Expected]) -> Result<(), String> {
     let deadline = Instant::now() + DEADLINE;
+    let path = format!("/proc/{}/status", pid.as_raw_nonzero());
     loop {
-        let path = format!("/proc/{}/status", pid.as_raw_nonzero());
-        let status = fs::read_to_string(path)
-            .map_err(|error| format!("reading the protections: {error}"))?;
+        let status = read(&path)?;
         match missing(&status, expected) {
-            None => return Ok(()),
             Some(what) if has_ended(&status) || Instant::now() > deadline => {
-                return Err(format!("the runtime did not put the protection {what} in force"));
+                return Err(refused(&what));
             }
             Some(_) => thread::sleep(LOOK_EVERY),
+            None => return Ok(()),
         }
     }
+}
+
+/// Whether the protections of this process are in force; otherwise says which is not.
+pub(super) fn check_own(expected: &[Expected]) -> Result<(), String> {
+    missing(&read("/proc/self/status")?, expected).map_or(Ok(()), |what| Err(refused(&what)))
+}
+
+fn read(path: &str) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| format!("reading the protections: {error}"))
 }
 
 fn field<'a>(status: &'a str, name: &str) -> &'a str {
@@ -69,6 +77,10 @@ fn has_ended(status: &str) -> bool {
 fn missing(status: &str, expected: &[Expected]) -> Option<String> {
     let lacks = expected.iter().find(|(name, value)| field(status, name) != value);
     lacks.map(|(name, value)| format!("{name} = {value} (it is {:?})", field(status, name)))
+}
+
+fn refused(missing: &str) -> String {
+    format!("the runtime did not put the protection {missing} in force")
 }
 
 #[cfg(test)]

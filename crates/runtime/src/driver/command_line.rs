@@ -12,32 +12,29 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use longshore_types::InstanceId;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, MountPropagationFlags};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group};
+use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::particulars::{Filter, First, Particulars, Placement};
+use super::run_files::{RunFiles, write};
 use super::{Driver, DriverProblem, Output, ProcessPlan, applied, lookup};
 use crate::SignalNumber;
 use crate::cgroup::InstanceCgroup;
-use crate::files;
 use crate::oci;
-use crate::process::end_with_parent;
+use crate::process::{self, PATH, end_with_parent, wait_within};
 use crate::seccomp::{self, Kernel};
 
 /// How long a start may take; the agent waits a little longer.
 const START_DEADLINE: Duration = Duration::from_secs(50);
 /// How long sending a signal may take, while which the shim does nothing else.
 const SIGNAL_DEADLINE: Duration = Duration::from_secs(5);
-/// What these programs may look for in it.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 pub(super) struct CommandLine {
     particulars: &'static Particulars,
@@ -45,8 +42,7 @@ pub(super) struct CommandLine {
     id: String,
     rootfs: PathBuf,
     cgroup: InstanceCgroup,
-    bundle: PathBuf,
-    state: PathBuf,
+    files: RunFiles,
     /// The first process.
     created: Option<Pid>,
     /// Inside a sandbox, the process that an exec began.
@@ -68,16 +64,15 @@ impl CommandLine {
         id: &InstanceId,
         rootfs: &Path,
         dir: &Path,
-        cgroup: &InstanceCgroup,
+        cgroup: InstanceCgroup,
     ) -> Self {
         Self {
             particulars,
             program: program.to_owned(),
             id: id.to_string(),
             rootfs: rootfs.to_owned(),
-            cgroup: cgroup.clone(),
-            bundle: dir.join("bundle"),
-            state: dir.join("runtime"),
+            cgroup,
+            files: RunFiles::new(dir),
             created: None,
             inside: None,
         }
@@ -85,22 +80,13 @@ impl CommandLine {
 
     /// A file of this process alone: several execs may run at once.
     fn own_file(&self, name: &str) -> PathBuf {
-        self.bundle.join(format!("{name}-{}", std::process::id()))
+        self.files.bundle.join(format!("{name}-{}", std::process::id()))
     }
 
     fn prepare(&self) -> Result<(), DriverProblem> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|errno| DriverProblem::Pipe(errno.into()))?;
-        for dir in [&self.bundle, &self.state] {
-            fs::create_dir_all(dir)
-                .map_err(|source| DriverProblem::Prepare { path: dir.clone(), source })?;
-        }
-        Ok(())
-    }
-
-    fn write(path: &Path, document: &Value) -> Result<(), DriverProblem> {
-        fs::write(path, document.to_string())
-            .map_err(|source| DriverProblem::Prepare { path: path.to_owned(), source })
+        self.files.make()
     }
 
     /// The configuration with what the embedded runtime does itself.
@@ -124,7 +110,7 @@ impl CommandLine {
         command
             .args(self.particulars.options)
             .arg("--root")
-            .arg(&self.state)
+            .arg(&self.files.state)
             .arg("--log")
             .arg(log)
             .arg(verb)
@@ -159,7 +145,8 @@ impl CommandLine {
             doing,
             source,
         };
-        let status = status_within(command, deadline).map_err(|error| failed(Box::new(error)));
+        let ended = command.spawn().and_then(|mut child| wait_within(&mut child, deadline));
+        let status = ended.map_err(|error| failed(Box::new(error)));
         let said = last_words(log);
         // It has been read; a leftover would go with the run directory.
         let _ = fs::remove_file(log);
@@ -229,29 +216,6 @@ fn last_words(log: &Path) -> Option<String> {
     errors.last().map(|line| line.msg)
 }
 
-/// Runs a command to its end, or ends it: one that hangs must not keep the shim from what it was asked.
-fn status_within(command: &mut Command, deadline: Duration) -> io::Result<ExitStatus> {
-    let mut child = command.spawn()?;
-    let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-    let timeout = Timespec {
-        tv_sec: i64::try_from(deadline.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(deadline.subsec_nanos()),
-    };
-    let n_ended = loop {
-        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)) {
-            Err(rustix::io::Errno::INTR) => {}
-            other => break other?,
-        }
-    };
-    if n_ended == 0 {
-        child.kill()?;
-        child.wait()?;
-        let problem = format!("no answer in {} s", deadline.as_secs());
-        return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
-    }
-    child.wait()
-}
-
 /// Ends with its parent, and leads a session: not every runtime makes one for the container's processes,
 /// which would be in ours otherwise, where they could signal us.
 fn on_its_own() -> io::Result<()> {
@@ -280,12 +244,16 @@ fn read_pid(path: &Path) -> Result<Pid, DriverProblem> {
 impl Driver for CommandLine {
     fn create(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem> {
         self.check(&plan.document["process"])?;
-        lookup::check_root(&self.rootfs).map_err(DriverProblem::Workload)?;
         self.prepare()?;
-        Self::write(&self.bundle.join("config.json"), &self.config(plan.document))?;
+        write(&self.files.config(), &self.config(plan.document))?;
         let (log, pid_file) = (self.own_file("create.log"), self.own_file("pid"));
         let mut command = self.command(&log, "create");
-        command.arg("--bundle").arg(&self.bundle).arg("--pid-file").arg(&pid_file).arg(&self.id);
+        command
+            .arg("--bundle")
+            .arg(&self.files.bundle)
+            .arg("--pid-file")
+            .arg(&pid_file)
+            .arg(&self.id);
         self.place(&mut command);
         Self::attach_output(&mut command, plan.output);
         self.run("making the container", &log, START_DEADLINE, &mut command)?;
@@ -325,7 +293,7 @@ impl Driver for CommandLine {
         self.check(plan.document)?;
         self.prepare()?;
         let document = self.own_file("exec.json");
-        Self::write(&document, plan.document)?;
+        write(&document, plan.document)?;
         let (log, pid_file) = (self.own_file("exec.log"), self.own_file("exec-pid"));
         let mut command = self.command(&log, "exec");
         command.arg("--detach").arg("--process").arg(&document).arg("--pid-file").arg(&pid_file);
@@ -349,7 +317,7 @@ impl Driver for CommandLine {
 
     fn signal(&self, pidfd: &OwnedFd, signal: SignalNumber) -> io::Result<()> {
         if self.particulars.first == First::Program || signal == SignalNumber::KILL {
-            return crate::process::send_signal(pidfd, signal);
+            return process::send_signal(pidfd, signal);
         }
         let log = self.own_file("kill.log");
         let mut command = self.command(&log, "kill");
@@ -363,21 +331,12 @@ impl Driver for CommandLine {
         {
             self.end_inside(inside.as_raw_nonzero().get()).map_err(io::Error::other)?;
         }
-        let ended = rustix::process::getpgid(Some(pid))
-            .and_then(|group| kill_process_group(group, Signal::KILL));
-        match ended {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
+        process::end_group_of(pid)
     }
 
     fn delete(&mut self) -> Result<(), DriverProblem> {
         self.created = None;
-        for path in [&self.state, &self.bundle] {
-            files::remove_if_present(path)
-                .map_err(|source| DriverProblem::Prepare { path: path.clone(), source })?;
-        }
-        Ok(())
+        self.files.remove()
     }
 }
 
@@ -391,15 +350,6 @@ mod tests {
                      0  12  1  0  ?  12:00  10ms  sh -c 1 2\n";
         assert_eq!(listed_processes(table), [(1, 0), (12, 1)]);
         assert_eq!(listed_processes(""), []);
-    }
-
-    #[test]
-    fn a_command_that_hangs_is_ended() {
-        let mut hangs = Command::new("/bin/sleep");
-        let error = status_within(hangs.arg("1000"), Duration::from_millis(20)).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        let status = status_within(&mut Command::new("/bin/false"), SIGNAL_DEADLINE).unwrap();
-        assert_eq!(status.code(), Some(1));
     }
 
     #[test]

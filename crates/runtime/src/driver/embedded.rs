@@ -10,7 +10,7 @@
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
@@ -21,17 +21,16 @@ use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 
 use super::join_users::JoinUsers;
+use super::run_files::{RunFiles, write};
 use super::workload::Workload;
 use super::{Driver, DriverProblem, Output, ProcessPlan};
 use crate::SignalNumber;
 use crate::failure::chain;
-use crate::files;
 use crate::spec::{ContainerSpec, UserNamespace};
 
 pub(super) struct Embedded {
     id: String,
-    bundle: PathBuf,
-    state: PathBuf,
+    files: RunFiles,
     users: Option<UserNamespace>,
     created: Option<(Container, OwnedFd)>,
 }
@@ -43,16 +42,8 @@ fn runtime(doing: &'static str) -> impl FnOnce(LibcontainerError) -> DriverProbl
 
 impl Embedded {
     pub fn new(spec: &ContainerSpec, dir: &Path) -> Self {
-        let (bundle, state) = (dir.join("bundle"), dir.join("runtime"));
         let users = spec.users.clone();
-        Self { id: spec.id.to_string(), bundle, state, users, created: None }
-    }
-
-    fn write(&self, path: &Path, document: &serde_json::Value) -> Result<(), DriverProblem> {
-        let prepare = |source| DriverProblem::Prepare { path: path.to_owned(), source };
-        fs::create_dir_all(&self.bundle).map_err(prepare)?;
-        fs::create_dir_all(&self.state).map_err(prepare)?;
-        fs::write(path, document.to_string()).map_err(prepare)
+        Self { id: spec.id.to_string(), files: RunFiles::new(dir), users, created: None }
     }
 
     fn builder(
@@ -64,7 +55,7 @@ impl Embedded {
         let null = rustix::fs::open("/dev/null", flags, Mode::empty())
             .map_err(|errno| DriverProblem::Pipe(errno.into()))?;
         let builder = ContainerBuilder::new(self.id.clone(), SyscallType::Linux)
-            .with_root_path(&self.state)
+            .with_root_path(&self.files.state)
             .map_err(runtime("opening the runtime's state"))?;
         Ok(builder
             .with_executor(workload)
@@ -91,11 +82,12 @@ fn wait_for_report(reader: OwnedFd) -> Result<(), DriverProblem> {
 
 impl Driver for Embedded {
     fn create(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem> {
-        self.write(&self.bundle.join("config.json"), plan.document)?;
+        self.files.make()?;
+        write(&self.files.config(), plan.document)?;
         let (workload, reader, writer) = Self::workload(&plan)?;
         let container = self
             .builder(plan.output, workload)?
-            .as_init(&self.bundle)
+            .as_init(&self.files.bundle)
             .with_systemd(false)
             .with_detach(true)
             .build()
@@ -115,16 +107,17 @@ impl Driver for Embedded {
     }
 
     fn exec(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem> {
-        let path = self.bundle.join(format!("exec-{}.json", std::process::id()));
+        self.files.make()?;
+        let path = self.files.bundle.join(format!("exec-{}.json", std::process::id()));
         let (mut workload, reader, writer) = Self::workload(&plan)?;
         let joining = match &self.users {
             None => None,
             Some(users) => Some(JoinUsers::open(users, plan.user)?),
         };
         match &joining {
-            None => self.write(&path, plan.document)?,
+            None => write(&path, plan.document)?,
             Some(joining) => {
-                self.write(&path, &joining.process_before(plan.document))?;
+                write(&path, &joining.process_before(plan.document))?;
                 workload.join_first(joining.clone());
             }
         }
@@ -152,11 +145,7 @@ impl Driver for Embedded {
 
     fn delete(&mut self) -> Result<(), DriverProblem> {
         self.created = None;
-        for path in [&self.state, &self.bundle] {
-            files::remove_if_present(path)
-                .map_err(|source| DriverProblem::Prepare { path: path.clone(), source })?;
-        }
-        Ok(())
+        self.files.remove()
     }
 }
 

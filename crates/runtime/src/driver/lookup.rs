@@ -18,22 +18,6 @@ const MOUNTED: [&str; 3] = ["/proc", "/dev", "/sys"];
 /// As much of a program as tells its kind.
 const HEAD: usize = 256;
 
-/// Says why a root file system cannot be given to a runtime, when that is so: runc 1.1 makes its links in
-/// `/dev` without looking where a link of the image leads, which may be the host. Nobody changes
-/// the root between this look and the runtime's: it is the container's alone.
-pub(super) fn check_root(rootfs: &Path) -> Result<(), String> {
-    let root = Root::open(rootfs).map_err(|error| format!("opening the root: {error}"))?;
-    for place in MOUNTED {
-        let odd = root.is_no_directory(place);
-        if odd.map_err(|error| format!("looking at {place} of the image: {error}"))? {
-            return Err(format!(
-                "{place} of the image is not a directory, and the container's own files go there"
-            ));
-        }
-    }
-    Ok(())
-}
-
 /// Says why the program of `args` cannot be run, when that is sure.
 pub(super) fn check(rootfs: &Path, args: &[&str], env: &[&str], cwd: &str) -> Result<(), String> {
     let program = args.first().ok_or("no program to run")?;
@@ -90,17 +74,6 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
-
-    #[test]
-    fn a_link_where_files_are_mounted_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(check_root(dir.path()), Ok(()));
-        fs::create_dir(dir.path().join("proc")).unwrap();
-        assert_eq!(check_root(dir.path()), Ok(()));
-        symlink("/tmp", dir.path().join("dev")).unwrap();
-        let why = check_root(dir.path()).unwrap_err();
-        assert!(why.starts_with("/dev of the image is not a directory"), "{why}");
-    }
 
     #[test]
     fn says_what_the_embedded_runtime_says() {

@@ -18,8 +18,8 @@ use libcontainer::workload::{
 use oci_spec::runtime::Spec;
 use seccompiler::BpfProgram;
 
-use super::DriverProblem;
 use super::join_users::JoinUsers;
+use super::{DriverProblem, applied};
 use crate::oci;
 use crate::process::end_with_parent;
 use crate::seccomp;
@@ -74,35 +74,10 @@ impl Workload {
         }
         reset_signals().map_err(|error| format!("resetting signals: {error}"))?;
         end_with_parent().map_err(|error| format!("tying the process to its shim: {error}"))?;
-        self.check_protections()?;
+        applied::check_own(&applied::rights(self.effective))?;
         seccompiler::apply_filter(&self.filter)
             .map_err(|error| format!("installing the system call filter: {error}"))?;
         Err(exec_first(program, &candidates, &argv, &envp))
-    }
-
-    fn check_protections(&self) -> Result<(), String> {
-        let status = fs::read_to_string("/proc/self/status")
-            .map_err(|error| format!("reading back the protections: {error}"))?;
-        let field = |name: &str| {
-            status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap_or("")
-        };
-        if field("NoNewPrivs:") != "1" {
-            return Err("the protection no_new_privs is not in force".to_owned());
-        }
-        for (name, expected) in [
-            ("CapInh:", 0),
-            ("CapPrm:", self.effective),
-            ("CapEff:", self.effective),
-            ("CapBnd:", oci::capability_bits()),
-            ("CapAmb:", 0),
-        ] {
-            let found = u64::from_str_radix(field(name), 16);
-            if found != Ok(expected) {
-                let found = field(name);
-                return Err(format!("the capabilities {name} {found} are not {expected:016x}"));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -69,7 +69,9 @@ impl Manifest {
         let port = top.number("port", 1, 65535).and_then(port_of);
         let hosts = top.list("hosts");
         let restart = top.choice("restart", &RESTART_CHOICES).unwrap_or_default();
-        let runtime = top.choice("runtime", &RUNTIME_CHOICES).unwrap_or_default();
+        let runtime = top
+            .choice("runtime", &RuntimeName::ALL.map(|name| (name.as_str(), name)))
+            .unwrap_or_default();
         let user_namespace = top.flag("user_namespace").unwrap_or(true);
         let env = env_of(&mut top.table("env"));
         let resources = resources_of(&mut top.table("resources"), runtime);
@@ -107,13 +109,6 @@ const RESTART_CHOICES: [(&str, RestartPolicy); 3] = [
     ("always", RestartPolicy::Always),
     ("on-failure", RestartPolicy::OnFailure),
     ("never", RestartPolicy::Never),
-];
-
-const RUNTIME_CHOICES: [(&str, RuntimeName); 4] = [
-    ("embedded", RuntimeName::Embedded),
-    ("runc", RuntimeName::Runc),
-    ("crun", RuntimeName::Crun),
-    ("runsc", RuntimeName::Runsc),
 ];
 
 fn port_of(number: u32) -> Option<Port> {
