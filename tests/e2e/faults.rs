@@ -29,8 +29,8 @@ pub(crate) enum Victim {
     Everything,
 }
 
-/// A small generator of random numbers (SplitMix64), so that a run can be repeated.
-pub(crate) struct Random(u64);
+/// Random numbers of a run that can be repeated.
+pub(crate) struct Random(fastrand::Rng);
 
 impl Random {
     pub(crate) fn from_environment() -> Self {
@@ -42,15 +42,11 @@ impl Random {
             }
         };
         println!("repeat with LONGSHORE_SEED={seed}");
-        Self(seed)
+        Self(fastrand::Rng::with_seed(seed))
     }
 
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
+        self.0.u64(..limit)
     }
 
     fn victim(&mut self) -> Victim {

@@ -15,7 +15,7 @@ use longshore_e2e::image::{Entries, Layered};
 use longshore_types::ExitReason;
 use serde_json::{Value, json};
 
-use crate::odd_images::{base, shell};
+use crate::odd_images::{base, begin, end, shell};
 
 /// In every file of the canary.
 const SECRET: &str = "a secret of the machine";
@@ -219,26 +219,13 @@ fn run(cases: fn(&str) -> Vec<Case>) {
     let canary = Canary::new(platform.dir().join("outside"));
     let mut expected = Vec::new();
     for Case { app, top, config, expected: outcome } in cases(canary.path()) {
-        let image = Layered::new(config).layer(base()).layer(top);
-        let layout = image.write(&platform.dir().join(&app)).unwrap();
-        platform.push(&layout, &format!("default/{app}:1")).unwrap();
-        let manifest = json!({
-            "app": app,
-            "image": format!("default/{app}:1"),
-            "restart": "never",
-            "resources": {"memory": "32MiB", "cpu": "0.02", "disk": "16MiB"},
-        });
-        platform.deploy_only(&manifest).unwrap();
+        begin(&platform, &app, Layered::new(config).layer(base()).layer(top));
         expected.push((app, outcome));
     }
     let mut wrong = Vec::new();
     for (app, expected) in expected {
-        let ended = platform
-            .wait_for_instance(&app, "ended", |instance| instance.observed.last_exit.is_some())
-            .unwrap();
-        let log = platform.run(&["logs", "--tail", "100000", &app]).ok();
+        let (exit, log) = end(&platform, &app);
         assert!(!log.contains(SECRET), "{app} read a secret:\n{log}");
-        let exit = ended.observed.last_exit;
         let is_so = match (&exit, &expected) {
             (Some(ExitReason::Exited { code: 0 }), Expected::Runs(texts)) => {
                 texts.iter().all(|text| log.contains(text))

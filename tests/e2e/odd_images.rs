@@ -187,28 +187,38 @@ fn directories_and_environments() -> Vec<Case> {
     ]
 }
 
+/// Pushes an image of the app's name and has it run once, on so little that many run side by side.
+pub(crate) fn begin(platform: &Platform, app: &str, image: Layered) {
+    let layout = image.write(&platform.dir().join(app)).unwrap();
+    platform.push(&layout, &format!("default/{app}:1")).unwrap();
+    let manifest = json!({
+        "app": app,
+        "image": format!("default/{app}:1"),
+        "restart": "never",
+        "resources": {"memory": "32MiB", "cpu": "0.02", "disk": "16MiB"},
+    });
+    platform.deploy_only(&manifest).unwrap();
+}
+
+/// Waits until such an app has ended: how, and what it wrote.
+pub(crate) fn end(platform: &Platform, app: &str) -> (Option<ExitReason>, String) {
+    let ended = platform
+        .wait_for_instance(app, "ended", |instance| instance.observed.last_exit.is_some())
+        .unwrap();
+    (ended.observed.last_exit, platform.run(&["logs", "--tail", "100000", app]).ok())
+}
+
 /// Pushes all images, runs all of them side by side and looks at each.
 fn run(cases: Vec<Case>) {
     let platform = Platform::start().unwrap();
     let mut expected = Vec::new();
     for Case { app, image, expected: outcome } in cases {
-        let layout = image.write(&platform.dir().join(app)).unwrap();
-        platform.push(&layout, &format!("default/{app}:1")).unwrap();
-        let manifest = json!({
-            "app": app,
-            "image": format!("default/{app}:1"),
-            "restart": "never",
-            "resources": {"memory": "32MiB", "cpu": "0.02", "disk": "16MiB"},
-        });
-        platform.deploy_only(&manifest).unwrap();
+        begin(&platform, app, image);
         expected.push((app, outcome));
     }
     for (app, expected) in expected {
-        let ended = platform
-            .wait_for_instance(app, "ended", |instance| instance.observed.last_exit.is_some())
-            .unwrap();
-        let log = platform.run(&["logs", app]).ok();
-        match (ended.observed.last_exit, expected) {
+        let (exit, log) = end(&platform, app);
+        match (exit, expected) {
             (Some(ExitReason::Exited { .. }), Expected::Says(lines)) => {
                 let said: Vec<&str> = log.lines().collect();
                 for line in lines {

@@ -27,13 +27,18 @@ pub fn debootstrap(root: &Path, options: &[&str], packages: &str) -> Result<()> 
     fs::rename(&partial, root).context("cannot put the finished root in its place")
 }
 
-/// A program of a newer Debian, where `cargo xtask packages` puts it.
-pub fn newer_program(package: &str) -> Result<PathBuf> {
+/// Where `cargo xtask packages` puts a program of a newer Debian.
+pub fn newer_path(package: &str) -> PathBuf {
     let dir = std::env::var_os("LONGSHORE_NEWER_DEBIAN").map(PathBuf::from).unwrap_or_else(|| {
         let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
         Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(target).join("newer-debian")
     });
-    let program = dir.join(package).join("usr/bin").join(package);
+    dir.join(package).join("usr/bin").join(package)
+}
+
+/// The same, when it is there.
+pub fn newer_program(package: &str) -> Result<PathBuf> {
+    let program = newer_path(package);
     if !program.exists() {
         bail!("{} is missing; run cargo xtask packages", program.display());
     }

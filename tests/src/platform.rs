@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cli::Finished;
+use crate::debian::newer_path;
 use crate::http::{Request, Response};
 use crate::image::{Layout, checked};
 use crate::leaks::{self, Marks};
@@ -140,7 +141,7 @@ impl Platform {
         let runsc = if self.config.contains("runsc =") {
             String::new()
         } else {
-            format!("runsc = {:?}\n", fetched_runsc())
+            format!("runsc = {:?}\n", newer_path("runsc"))
         };
         let text = format!(
             "data_dir = {:?}\nrun_dir = {:?}\napi_listen = {:?}\nregistry_listen = {:?}\n\
@@ -513,13 +514,6 @@ impl Drop for Platform {
             }
         }
     }
-}
-
-/// The runsc of a newer Debian: Debian 12 has none. `cargo xtask test` fetches it.
-fn fetched_runsc() -> PathBuf {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/newer-debian");
-    let newer = std::env::var_os("LONGSHORE_NEWER_DEBIAN").map_or(beside.into(), PathBuf::from);
-    newer.join("runsc/usr/bin/runsc")
 }
 
 /// The binary that is tested: the release build, unless the environment names another.

@@ -3,14 +3,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
+#[path = "support/filling.rs"]
+mod filling;
+
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use filling::{fill, obey_quotas};
 use longshore_disk::{Means, WritableLayers};
 use longshore_types::ByteCount;
 
@@ -67,28 +71,6 @@ fn eventually(what: &str, mut look: impl FnMut() -> bool) {
     }
 }
 
-/// Gives up this thread's right to exceed quotas, which root has on ext4. Overlayfs, through which
-/// instances write, gives it up too.
-fn obey_quotas() {
-    let mut sets = rustix::thread::capabilities(None).unwrap();
-    sets.effective.remove(rustix::thread::CapabilitySet::SYS_RESOURCE);
-    rustix::thread::set_capabilities(None, sets).unwrap();
-}
-
-/// Writes until the layer is full, and gives how much went in and the error that ended it.
-fn fill(file: &Path) -> (u64, io::Error) {
-    obey_quotas();
-    let mut file = fs::File::create(file).unwrap();
-    let block = vec![1; 64 * 1024];
-    let mut written = 0;
-    loop {
-        match file.write(&block) {
-            Ok(length) => written += length as u64,
-            Err(error) => return (written, error),
-        }
-    }
-}
-
 fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
@@ -99,6 +81,7 @@ fn a_layer_takes_its_limit_and_no_more_and_the_next_one_does_not_notice() {
     let (full, other) = (bed.instance("full"), bed.instance("other"));
     let base = bed.layers.make(&full, LIMIT).unwrap();
     let other_base = bed.layers.make(&other, LIMIT).unwrap();
+    obey_quotas();
     let (written, error) = fill(&base.join("file"));
     assert!(is_full(&error), "{error}");
     assert!((LIMIT.0 * 93 / 100..=LIMIT.0).contains(&written), "{written} of {}", LIMIT.0);
@@ -132,6 +115,7 @@ fn freed_space_is_given_back() {
     let instance = bed.instance("web");
     let base = bed.layers.make(&instance, LIMIT).unwrap();
     let file = base.join("file");
+    obey_quotas();
     fill(&file);
     fs::File::open(&file).unwrap().sync_all().unwrap();
     fs::remove_file(&file).unwrap();

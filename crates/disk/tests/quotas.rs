@@ -3,12 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
+#[path = "support/filling.rs"]
+mod filling;
+
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
+use filling::{fill, obey_quotas};
 use longshore_disk::{Means, WritableLayers};
 use longshore_types::ByteCount;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -45,26 +49,6 @@ impl Drop for Disk {
     fn drop(&mut self) {
         // Where it was never mounted, there is nothing to unmount.
         let _ = unmount(self.path(), UnmountFlags::DETACH);
-    }
-}
-
-/// Gives up this thread's right to exceed quotas, which root has on ext4. Overlayfs, through which
-/// instances write, gives it up too.
-fn obey_quotas() {
-    let mut sets = rustix::thread::capabilities(None).unwrap();
-    sets.effective.remove(rustix::thread::CapabilitySet::SYS_RESOURCE);
-    rustix::thread::set_capabilities(None, sets).unwrap();
-}
-
-fn fill(path: &Path) -> (u64, std::io::Error) {
-    let mut file = File::create(path).unwrap();
-    let block = vec![1; 64 * 1024];
-    let mut written = 0;
-    loop {
-        match file.write(&block) {
-            Ok(length) => written += length as u64,
-            Err(error) => return (written, error),
-        }
     }
 }
 

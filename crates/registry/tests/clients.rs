@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+#[path = "support/engines.rs"]
+mod engines;
 #[path = "support/server.rs"]
 mod server;
 
@@ -16,14 +18,13 @@ mod oras;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
+use engines::{Docker, Podman, run, succeeds};
 use longshore_image::client::RegistryClient;
 use longshore_image::pack::{PackOptions, PackOutput, Packed, pack};
 use longshore_image::push::{PushTarget, push};
 use longshore_types::Digest;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use server::{ADMIN, READER, Server, TEAM, options, serve};
 
@@ -76,22 +77,6 @@ impl Harness {
         let document = serde_json::from_slice(&manifest.bytes).unwrap();
         (manifest.digest, manifest.media_type, document)
     }
-}
-
-/// Runs a program of a Debian package to its end.
-fn run(package: &str, command: &mut Command) -> Output {
-    let output = command.stdin(Stdio::null()).output();
-    output.unwrap_or_else(|error| {
-        panic!("{:?} does not start ({error}); apt install {package}", command.get_program())
-    })
-}
-
-#[track_caller]
-fn succeeds(package: &str, command: &mut Command) -> String {
-    let output = run(package, command);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {error}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 /// Runs a command that must fail and say why.
@@ -222,41 +207,11 @@ async fn skopeo_is_told_what_a_token_may_not_do() {
     fails("skopeo", skopeo(&inspect).arg(name), "unauthorized");
 }
 
-/// podman with its own storage.
-struct Podman<'a>(&'a Harness);
-
-impl Podman<'_> {
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("podman");
-        for (option, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
-            command.arg(option).arg(self.0.path("podman").join(name));
-        }
-        command
-            .args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"])
-            .args(args)
-            .env("REGISTRY_AUTH_FILE", self.0.path("podman/auth.json"))
-            .env("CONTAINERS_REGISTRIES_CONF", "/dev/null");
-        command
-    }
-
-    #[track_caller]
-    fn run(&self, args: &[&str]) -> String {
-        succeeds("podman", &mut self.command(args))
-    }
-}
-
-impl Drop for Podman<'_> {
-    fn drop(&mut self) {
-        unmount_below(&self.0.path("podman"));
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn podman_logs_in_pulls_and_pushes() {
     let registry = Harness::new().await;
     registry.push_packed("team/app").await;
-    fs::create_dir(registry.path("podman")).unwrap();
-    let podman = Podman(&registry);
+    let podman = Podman::new(registry.path("podman"), "vfs");
     let address = registry.server.address.to_string();
     let login =
         |token| podman.command(&["login", "--tls-verify=false", "-u", "me", "-p", token, &address]);
@@ -286,95 +241,20 @@ async fn podman_logs_in_pulls_and_pushes() {
     fails("podman", &mut push, "403 (forbidden)");
 }
 
-/// A docker daemon of this test alone.
-struct Docker {
-    dir: PathBuf,
-    daemon: Child,
-}
-
-impl Docker {
-    fn start(dir: PathBuf) -> Self {
-        fs::create_dir(&dir).unwrap();
-        let log = File::create(dir.join("log")).unwrap();
-        let daemon = Command::new("/usr/sbin/dockerd")
-            .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
-            .arg("--storage-driver=vfs")
-            .arg(format!("--host=unix://{}", dir.join("sock").display()))
-            .arg(format!("--data-root={}", dir.join("data").display()))
-            .arg(format!("--exec-root={}", dir.join("exec").display()))
-            .arg(format!("--pidfile={}", dir.join("pid").display()))
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|error| panic!("dockerd: {error}; apt install docker.io"));
-        let mut docker = Self { dir, daemon };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !run("docker.io", &mut docker.command(&["version"])).status.success() {
-            let log = || fs::read_to_string(docker.dir.join("log")).unwrap();
-            let ended = docker.daemon.try_wait().unwrap();
-            assert!(ended.is_none(), "dockerd ended: {}", log());
-            assert!(Instant::now() < deadline, "dockerd does not answer: {}", log());
-        }
-        docker
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("/usr/bin/docker");
-        command
-            .arg("--config")
-            .arg(self.dir.join("config"))
-            .arg(format!("--host=unix://{}", self.dir.join("sock").display()))
-            .args(args)
-            .env_remove("DOCKER_HOST");
-        command
-    }
-
-    #[track_caller]
-    fn run(&self, args: &[&str]) -> String {
-        succeeds("docker.io", &mut self.command(args))
-    }
-
-    /// The digest by which the daemon knows an image of a repository.
-    fn digest(&self, image: &str) -> String {
-        let digests = self.run(&["inspect", "--format", "{{json .RepoDigests}}", image]);
-        let digests: Vec<String> = serde_json::from_str(&digests).unwrap();
-        let (repository, _) = image.rsplit_once(':').unwrap();
-        let found =
-            digests.iter().find_map(|digest| digest.strip_prefix(&format!("{repository}@")));
-        found.unwrap_or_else(|| panic!("{image} is not in {digests:?}")).to_owned()
-    }
-}
-
-impl Drop for Docker {
-    fn drop(&mut self) {
-        let pid = Pid::from_child(&self.daemon);
-        // It ends its own containerd when it is asked to end.
-        if kill_process(pid, Signal::TERM).is_ok() {
-            let _ = self.daemon.wait();
-        }
-        unmount_below(&self.dir);
-    }
-}
-
-/// Unmounts what a client left below a directory, so that the directory can be removed.
-fn unmount_below(dir: &Path) {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
-    let mut points: Vec<_> = points.filter(|point| Path::new(point).starts_with(dir)).collect();
-    points.reverse();
-    for point in points {
-        let detached = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH);
-        if let Err(error) = detached {
-            eprintln!("cannot unmount {point}: {error}");
-        }
-    }
+/// The digest by which the daemon knows an image of a repository.
+fn digest_in(docker: &Docker, image: &str) -> String {
+    let digests = docker.run(&["inspect", "--format", "{{json .RepoDigests}}", image]);
+    let digests: Vec<String> = serde_json::from_str(&digests).unwrap();
+    let (repository, _) = image.rsplit_once(':').unwrap();
+    let found = digests.iter().find_map(|digest| digest.strip_prefix(&format!("{repository}@")));
+    found.unwrap_or_else(|| panic!("{image} is not in {digests:?}")).to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_logs_in_pulls_and_pushes() {
     let registry = Harness::new().await;
     registry.push_packed("team/app").await;
-    let docker = Docker::start(registry.path("docker"));
+    let docker = Docker::start(registry.path("docker"), "vfs");
     let address = registry.server.address.to_string();
     let login = |token| docker.command(&["login", "-u", "me", "-p", token, &address]);
     fails("docker.io", &mut login("wrong"), "unauthorized");
@@ -382,7 +262,7 @@ async fn docker_logs_in_pulls_and_pushes() {
 
     let image = registry.image("team/app:1");
     docker.run(&["pull", &image]);
-    assert_eq!(docker.digest(&image), registry.packed.digest.to_string());
+    assert_eq!(digest_in(&docker, &image), registry.packed.digest.to_string());
 
     // docker knows where the layer came from and has it mounted; its manifest is of its own kind.
     let copy = registry.image("team/docker:2");
@@ -392,7 +272,7 @@ async fn docker_logs_in_pulls_and_pushes() {
     let (digest, kind, document) = registry.manifest("team/docker", "2").await;
     assert_eq!(kind, DOCKER_MANIFEST);
     assert_eq!(layer_digests(&document), [registry.packed.layer.to_string()]);
-    assert_eq!(docker.digest(&copy), digest.to_string());
+    assert_eq!(digest_in(&docker, &copy), digest.to_string());
 
     // Layers that the registry does not have are uploaded.
     let tar = registry.path("files.tar");

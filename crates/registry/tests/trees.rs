@@ -7,11 +7,11 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+#[path = "support/engines.rs"]
+mod engines;
 #[path = "support/server.rs"]
 mod server;
 
-#[path = "trees/clients.rs"]
-mod clients;
 #[path = "trees/listing.rs"]
 mod listing;
 
@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use clients::{Docker, Podman, succeeds};
+use engines::{Docker, Podman, succeeds};
 use listing::{Node, Tree, list};
 use longshore_image::client::RegistryClient;
 use longshore_image::mount::{mount_rootfs, unmount_rootfs};
@@ -137,6 +137,29 @@ impl Scene {
         self.mounted(&image.layers, "ours")
     }
 
+    /// The directories of the layers that docker makes, lowest first.
+    fn pull_with_docker(&self, docker: &Docker) -> Vec<PathBuf> {
+        let (registry, image) = (self.server.address.to_string(), self.image());
+        docker.run(&["login", "-u", "me", "-p", ADMIN, &registry]);
+        docker.run(&["pull", "--quiet", &image]);
+        let inspect = ["image", "inspect", "--format", "{{json .GraphDriver.Data}}", &image];
+        let data: Value = serde_json::from_str(&docker.run(&inspect)).unwrap();
+        let upper = data["UpperDir"].as_str().unwrap();
+        let lower = data["LowerDir"].as_str().unwrap_or_default();
+        let from_the_top = std::iter::once(upper).chain(lower.split(':'));
+        let mut layers: Vec<PathBuf> =
+            from_the_top.filter(|path| !path.is_empty()).map(PathBuf::from).collect();
+        layers.reverse();
+        layers
+    }
+
+    /// The tree that podman makes.
+    fn mount_with_podman(&self, podman: &Podman) -> PathBuf {
+        let (creds, image) = (format!("me:{ADMIN}"), self.image());
+        podman.run(&["pull", "--quiet", "--tls-verify=false", "--creds", &creds, &image]);
+        PathBuf::from(podman.run(&["image", "mount", &image]))
+    }
+
     /// Layers as directories, lowest first, stacked by the kernel.
     fn mounted(&self, layers: &[PathBuf], name: &str) -> Tree {
         let target = self.path(&format!("{name}-root"));
@@ -244,13 +267,12 @@ async fn compare(layers: &[Vec<u8>], others: &[Who]) -> (Tree, BTreeSet<usize>) 
     for who in others {
         let theirs = match who {
             Who::Docker => {
-                let docker = Docker::start(scene.path("docker"));
-                let layers = docker.pull(&scene.server.address.to_string(), ADMIN, &scene.image());
-                scene.mounted(&layers, "docker")
+                let docker = Docker::start(scene.path("docker"), "overlay2");
+                scene.mounted(&scene.pull_with_docker(&docker), "docker")
             }
             Who::Podman => {
-                let podman = Podman::new(scene.path("podman"));
-                list(&podman.pull_and_mount(ADMIN, &scene.image()))
+                let podman = Podman::new(scene.path("podman"), "overlay");
+                list(&scene.mount_with_podman(&podman))
             }
         };
         assert!(!theirs.is_empty());

@@ -143,35 +143,22 @@ impl Drop for Running {
     }
 }
 
-/// A generator good enough to choose moments: splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_loses_nothing_acknowledged() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store.redb");
-    let mut random = Random(SEED);
+    let mut random = fastrand::Rng::with_seed(SEED);
     let mut acknowledged = BTreeMap::new();
     let mut n_acks = 0;
     for round in 0..ROUNDS {
         let running = Running::start(&path);
         // Every third kill comes while the child starts: makes, opens or repairs the file.
         let span = if round % 3 == 0 {
-            Duration::from_micros(random.below(40_000))
+            Duration::from_micros(random.u64(..40_000))
         } else {
             running.until_open();
             assert!(matches!(RedbStore::open(&path), Err(OpenStoreError::Held { .. })));
-            Duration::from_micros(random.below(600_000))
+            Duration::from_micros(random.u64(..600_000))
         };
         let acks = running.kill_after(span);
         n_acks += acks.len();
@@ -188,11 +175,11 @@ async fn kill_9_loses_nothing_acknowledged() {
 /// The moments around the making of the file, each on a fresh one.
 #[test]
 fn kill_9_while_the_file_is_made_leaves_one_that_opens() {
-    let mut random = Random(SEED);
+    let mut random = fastrand::Rng::with_seed(SEED);
     for _ in 0..20 {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("store.redb");
-        Running::start(&path).kill_after(Duration::from_micros(random.below(20_000)));
+        Running::start(&path).kill_after(Duration::from_micros(random.u64(..20_000)));
         drop(open(&path));
     }
 }

@@ -34,32 +34,20 @@ impl Samples {
     }
 }
 
-/// Numbers in an order that cannot be guessed by what is measured (SplitMix64).
-pub struct Shuffler(u64);
+/// Numbers in an order that cannot be guessed by what is measured.
+pub struct Shuffler(fastrand::Rng);
 
 impl Shuffler {
     /// Begins at `seed`; the same seed gives the same orders.
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(fastrand::Rng::with_seed(seed))
     }
 
     /// 0 to `n` - 1 in another order at each call.
     pub fn order(&mut self, n: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..n).collect();
-        for idx in (1..n).rev() {
-            let limit = u64::try_from(idx + 1).expect("a handful");
-            let other = usize::try_from(self.next() % limit).expect("below a handful");
-            order.swap(idx, other);
-        }
+        self.0.shuffle(&mut order);
         order
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
     }
 }
 

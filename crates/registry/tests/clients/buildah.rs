@@ -1,5 +1,6 @@
 //! buildah, with its own storage.
 
+use super::engines::unmount_below;
 use super::*;
 
 struct Buildah<'a>(&'a Harness);

@@ -8,32 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::sync::watch;
 
 use super::crash::Process;
 use super::*;
-
-/// Random numbers that can be repeated (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-
-    fn bytes(&mut self, n: u64) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while bytes.len() < n as usize {
-            bytes.extend(self.below(u64::MAX).to_le_bytes());
-        }
-        bytes.truncate(n as usize);
-        bytes
-    }
-}
 
 /// Between two looks.
 async fn pause() {
@@ -124,17 +103,17 @@ impl World {
         }
     }
 
-    async fn push_images(self: Arc<Self>, mut random: Random, name: u64) {
+    async fn push_images(self: Arc<Self>, mut random: Rng, name: u64) {
         for n in 0.. {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
             let repository = format!("team/{name}");
             let mut layers = Vec::new();
-            for _ in 0..1 + random.below(3) {
-                let size = if random.below(4) == 0 { 2_000_000 } else { 20_000 };
-                let n_bytes = 1 + random.below(size);
-                let bytes = random.bytes(n_bytes);
+            for _ in 0..1 + random.usize(..3) {
+                let size = if random.u8(..4) == 0 { 2_000_000 } else { 20_000 };
+                let mut bytes = vec![0; 1 + random.usize(..size)];
+                random.fill(&mut bytes);
                 self.push_blob(&repository, &bytes).await;
                 layers.push(descriptor(&digest(&bytes), bytes.len()));
             }
@@ -149,11 +128,11 @@ impl World {
         }
     }
 
-    async fn pull_images(self: Arc<Self>, mut random: Random) {
+    async fn pull_images(self: Arc<Self>, mut random: Rng) {
         while !self.stop.load(Ordering::Relaxed) {
             let image = {
                 let pushed = self.pushed.lock().unwrap();
-                let idx = random.below(pushed.len().max(1) as u64) as usize;
+                let idx = random.usize(..pushed.len().max(1));
                 pushed.get(idx).cloned()
             };
             match image {
@@ -191,7 +170,7 @@ async fn random_kills_while_images_are_pushed_and_pulled_lose_nothing() {
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
     let seed = number("LONGSHORE_SEED", now.into());
     println!("repeat with LONGSHORE_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Rng::with_seed(seed);
     let root = tempfile::tempdir().unwrap();
     let mut process = Process::start(root.path());
     let (sender, address) = watch::channel(process.address.clone());
@@ -205,12 +184,11 @@ async fn random_kills_while_images_are_pushed_and_pulled_lose_nothing() {
     });
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..4 {
-        let seed = random.below(u64::MAX);
-        tasks.spawn(world.clone().push_images(Random(seed), n));
-        tasks.spawn(world.clone().pull_images(Random(seed + 1)));
+        tasks.spawn(world.clone().push_images(random.fork(), n));
+        tasks.spawn(world.clone().pull_images(random.fork()));
     }
     for kill in 0..number("LONGSHORE_KILLS", 5) {
-        let until = world.begun.load(Ordering::Relaxed) + 20 + random.below(60) as usize;
+        let until = world.begun.load(Ordering::Relaxed) + 20 + random.usize(..60);
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         while world.begun.load(Ordering::Relaxed) < until {
             assert!(tokio::time::Instant::now() < deadline, "nothing happens before kill {kill}");

@@ -30,16 +30,8 @@ pub struct Noise {
 impl Noise {
     /// The same for the same seed.
     pub fn new(seed: u64) -> Self {
-        let mut state = seed;
-        let mut block = Vec::with_capacity(BLOCK + 8);
-        while block.len() < BLOCK {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut mixed = state;
-            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            block.extend_from_slice(&(mixed ^ (mixed >> 31)).to_le_bytes());
-        }
-        block.truncate(BLOCK);
+        let mut block = vec![0; BLOCK];
+        fastrand::Rng::with_seed(seed).fill(&mut block);
         Self { block: block.into(), used: 0 }
     }
 

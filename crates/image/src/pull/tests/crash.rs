@@ -91,12 +91,12 @@ async fn random_kills_leave_whole_layers_or_none() {
 
     let seed = std::env::var("LONGSHORE_SEED").map_or(1, |text| text.parse().unwrap());
     println!("LONGSHORE_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = fastrand::Rng::with_seed(seed);
     let root = tempfile::tempdir().unwrap();
     let mut n_found_whole = 0;
     for n in 0..n_kills() {
-        let moment = Duration::from_micros(random.below(3000));
-        let n_events = 1 + random.below(250) as usize;
+        let moment = Duration::from_micros(random.u64(..3000));
+        let n_events = 1 + random.usize(..250);
         run_and_kill_within(root.path(), n_events, moment);
         let store = open(root.path());
         assert_no_leftovers(root.path());
@@ -124,19 +124,6 @@ async fn random_kills_leave_whole_layers_or_none() {
 fn name_in_store(path: &Path) -> String {
     let named = if path.ends_with("fs") { path.parent().unwrap() } else { path };
     named.file_name().unwrap().to_str().unwrap().to_owned()
-}
-
-/// A small generator of random numbers (SplitMix64), so that a run can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
 }
 
 #[tokio::test]

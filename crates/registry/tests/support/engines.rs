@@ -1,19 +1,24 @@
-//! docker and podman of Debian with overlayfs below them, each with a storage of its own.
+//! docker and podman of Debian, each with a storage of its own that goes with it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 
 /// Runs a program of a Debian package to its end.
+pub fn run(package: &str, command: &mut Command) -> Output {
+    let output = command.stdin(Stdio::null()).output();
+    output.unwrap_or_else(|error| {
+        panic!("{:?} does not start ({error}); apt install {package}", command.get_program())
+    })
+}
+
+/// Runs a command that must succeed, and gives what it wrote.
 #[track_caller]
 pub fn succeeds(package: &str, command: &mut Command) -> String {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| {
-        panic!("{:?} does not start ({error}); apt install {package}", command.get_program())
-    });
+    let output = run(package, command);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {error}");
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
@@ -26,12 +31,13 @@ pub struct Docker {
 }
 
 impl Docker {
-    pub fn start(dir: PathBuf) -> Self {
+    /// Starts it in a directory that is not there yet, with one of its storage drivers.
+    pub fn start(dir: PathBuf, storage: &str) -> Self {
         fs::create_dir(&dir).unwrap();
         let log = File::create(dir.join("log")).unwrap();
         let daemon = Command::new("/usr/sbin/dockerd")
             .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
-            .arg("--storage-driver=overlay2")
+            .arg(format!("--storage-driver={storage}"))
             .arg(format!("--host=unix://{}", dir.join("sock").display()))
             .arg(format!("--data-root={}", dir.join("data").display()))
             .arg(format!("--exec-root={}", dir.join("exec").display()))
@@ -43,11 +49,7 @@ impl Docker {
             .unwrap_or_else(|error| panic!("dockerd: {error}; apt install docker.io"));
         let mut docker = Self { dir, daemon };
         let deadline = Instant::now() + Duration::from_secs(60);
-        let answers = |docker: &Self| {
-            let version = docker.command(&["version"]).stdin(Stdio::null()).output();
-            version.is_ok_and(|output| output.status.success())
-        };
-        while !answers(&docker) {
+        while !run("docker.io", &mut docker.command(&["version"])).status.success() {
             let log = || fs::read_to_string(docker.dir.join("log")).unwrap();
             let ended = docker.daemon.try_wait().unwrap();
             assert!(ended.is_none(), "dockerd ended: {}", log());
@@ -56,7 +58,7 @@ impl Docker {
         docker
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("/usr/bin/docker");
         command
             .arg("--config")
@@ -67,21 +69,9 @@ impl Docker {
         command
     }
 
-    /// Pulls an image and gives the directories of its layers, lowest first.
-    pub fn pull(&self, registry: &str, token: &str, image: &str) -> Vec<PathBuf> {
-        let login = ["login", "-u", "me", "-p", token, registry];
-        succeeds("docker.io", &mut self.command(&login));
-        succeeds("docker.io", &mut self.command(&["pull", "--quiet", image]));
-        let inspect = ["image", "inspect", "--format", "{{json .GraphDriver.Data}}", image];
-        let data = succeeds("docker.io", &mut self.command(&inspect));
-        let data: Value = serde_json::from_str(&data).unwrap();
-        let upper = data["UpperDir"].as_str().unwrap();
-        let lower = data["LowerDir"].as_str().unwrap_or_default();
-        let from_the_top = std::iter::once(upper).chain(lower.split(':'));
-        let mut layers: Vec<PathBuf> =
-            from_the_top.filter(|path| !path.is_empty()).map(PathBuf::from).collect();
-        layers.reverse();
-        layers
+    #[track_caller]
+    pub fn run(&self, args: &[&str]) -> String {
+        succeeds("docker.io", &mut self.command(args))
     }
 }
 
@@ -97,43 +87,45 @@ impl Drop for Docker {
 }
 
 /// podman with its own storage.
-pub struct Podman(PathBuf);
+pub struct Podman {
+    dir: PathBuf,
+    storage: &'static str,
+}
 
 impl Podman {
-    pub fn new(dir: PathBuf) -> Self {
+    /// In a directory that is not there yet, with one of its storage drivers.
+    pub fn new(dir: PathBuf, storage: &'static str) -> Self {
         fs::create_dir(&dir).unwrap();
-        Self(dir)
+        Self { dir, storage }
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("/usr/bin/podman");
         for (option, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
-            command.arg(option).arg(self.0.join(name));
+            command.arg(option).arg(self.dir.join(name));
         }
         command
-            .args(["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs"])
+            .args(["--storage-driver", self.storage, "--cgroup-manager", "cgroupfs"])
             .args(args)
+            .env("REGISTRY_AUTH_FILE", self.dir.join("auth.json"))
             .env("CONTAINERS_REGISTRIES_CONF", "/dev/null");
         command
     }
 
-    /// Pulls an image and mounts it.
-    pub fn pull_and_mount(&self, token: &str, image: &str) -> PathBuf {
-        let creds = format!("me:{token}");
-        let pull = ["pull", "--quiet", "--tls-verify=false", "--creds", &creds, image];
-        succeeds("podman", &mut self.command(&pull));
-        PathBuf::from(succeeds("podman", &mut self.command(&["image", "mount", image])))
+    #[track_caller]
+    pub fn run(&self, args: &[&str]) -> String {
+        succeeds("podman", &mut self.command(args))
     }
 }
 
 impl Drop for Podman {
     fn drop(&mut self) {
-        unmount_below(&self.0);
+        unmount_below(&self.dir);
     }
 }
 
 /// Unmounts what a client left below a directory, so that the directory can be removed.
-fn unmount_below(dir: &Path) {
+pub fn unmount_below(dir: &Path) {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
     let mut points: Vec<_> = points.filter(|point| Path::new(point).starts_with(dir)).collect();
