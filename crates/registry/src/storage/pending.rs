@@ -8,19 +8,20 @@
 //!
 //! After a power cut a file that was not synced may have any length and any bytes. Such a file is
 //! never found under the name of a blob: it lies in `pending` until it is known to be on the disk,
-//! and what lies there at the start is hashed before it counts. A batch is synced at once, by one
-//! call for the file system when there are many, so concurrent pushes share the wait.
+//! and what lies there at the start is hashed before it counts. Many are synced by one call for the
+//! file system, whose wait concurrent pushes share; few one by one and without a turn, for the
+//! kernel joins what waits for its journal at the same moment.
 //!
 //! Syncing each blob before its acknowledgement, in groups, was measured and rejected: one client
 //! that sends one blob at a time makes groups of one. A log of small blobs was rejected because
 //! what lies in the directories would no longer be all there is.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use longshore_types::{Digest, Repository};
 
@@ -34,10 +35,63 @@ const FEW: usize = 8;
 /// What else is known of the files in `pending`, which are themselves the list of pending blobs.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    /// Directories with links that are not synced.
-    dirs: Mutex<HashSet<PathBuf>>,
-    /// One batch at a time: who waits for it often finds that it held theirs.
+    dirs: Mutex<Dirs>,
+    /// One call for the file system at a time: who waits for it often finds that it held theirs.
     turn: Mutex<()>,
+    claims: Claims,
+}
+
+/// Directories with links that are not synced.
+#[derive(Debug, Default)]
+struct Dirs {
+    /// How many links were made, ever.
+    n_made: u64,
+    /// For each directory its newest link, by its place among all that were made.
+    newest: HashMap<PathBuf, u64>,
+}
+
+impl Dirs {
+    /// Forgets directories that were synced, but for those that have got a link since.
+    fn forget(&mut self, synced: &HashMap<PathBuf, u64>) {
+        for (dir, newest) in synced {
+            if self.newest.get(dir) == Some(newest) {
+                self.newest.remove(dir);
+            }
+        }
+    }
+}
+
+/// Blobs that are being brought to the disk, each by one caller. Two could not both learn that it
+/// failed: the kernel tells whoever asks first.
+#[derive(Debug, Default)]
+struct Claims {
+    claimed: Mutex<HashSet<Digest>>,
+    freed: Condvar,
+}
+
+#[derive(Debug)]
+struct Claim<'a> {
+    claims: &'a Claims,
+    digests: HashSet<Digest>,
+}
+
+impl Claims {
+    /// Waits until nobody else has any of these, and takes all.
+    fn claim(&self, digests: HashSet<Digest>) -> Claim<'_> {
+        let mut claimed = lock(&self.claimed);
+        while !claimed.is_disjoint(&digests) {
+            claimed = self.freed.wait(claimed).unwrap_or_else(PoisonError::into_inner);
+        }
+        claimed.extend(&digests);
+        Claim { claims: self, digests }
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        lock(&self.claims.claimed).retain(|digest| !self.digests.contains(digest));
+        self.claims.freed.notify_all();
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -52,7 +106,9 @@ impl Pending {
         // Held while the link appears, so that whoever sees it finds its directory listed too.
         let mut dirs = lock(&self.dirs);
         durable::touch(link)?;
-        dirs.insert(dir);
+        dirs.n_made += 1;
+        let made = dirs.n_made;
+        dirs.newest.insert(dir, made);
         Ok(())
     }
 }
@@ -78,22 +134,34 @@ impl Storage {
         self.pending_dir().join(digest.hex())
     }
 
-    /// Returns once these blobs of the repository are on the disk. Where that fails they are
-    /// dropped, for nobody can say what of them the disk has, and the client must send them again.
+    /// Returns once these blobs, which the repository has, are on the disk. Where that fails they
+    /// are dropped, for nobody can say what of them the disk has, and the client must send them
+    /// again.
     pub(crate) fn settle(
         &self,
         repository: &Repository,
         wanted: impl IntoIterator<Item = Digest>,
     ) -> Result<(), StorageError> {
-        let _turn = lock(&self.pending.turn);
         let wanted: HashSet<Digest> = wanted.into_iter().collect();
-        let unsettled = self.unsettled(wanted)?;
-        if unsettled.len() > FEW {
-            return self.settle_together();
+        if self.unsettled(&wanted)?.len() > FEW {
+            let _turn = lock(&self.pending.turn);
+            if self.unsettled(&wanted)?.len() > FEW {
+                self.settle_together()?;
+            }
         }
         let links = self.blob_links_dir(repository);
-        let dirs: HashSet<_> = lock(&self.pending.dirs).take(&links).into_iter().collect();
-        self.settle_batch(&unsettled, dirs)
+        let newest = lock(&self.pending.dirs).newest.get(&links).copied();
+        let dirs = newest.map(|newest| (links, newest)).into_iter().collect();
+        let claim = self.pending.claims.claim(wanted);
+        self.settle_batch(&claim, &dirs)?;
+        // Someone else may have tried before, and dropped what failed.
+        for digest in &claim.digests {
+            let path = self.blob_path(digest);
+            if durable::size(&path)?.is_none() {
+                return Err(io::Error::other("it was lost on the way")).during("sync", &path);
+            }
+        }
+        Ok(())
     }
 
     /// Brings everything that is pending to the disk.
@@ -104,21 +172,19 @@ impl Storage {
 
     fn settle_together(&self) -> Result<(), StorageError> {
         // The links first: what is found in them afterwards was made after this.
-        let dirs = std::mem::take(&mut *lock(&self.pending.dirs));
+        let dirs = lock(&self.pending.dirs).newest.clone();
         let names = durable::list(&self.pending_dir())?;
         let digests = names.iter().filter_map(|name| Digest::from_hex(name).ok());
-        self.settle_batch(&self.unsettled(digests)?, dirs)
+        let claim = self.pending.claims.claim(digests.collect());
+        self.settle_batch(&claim, &dirs)
     }
 
-    fn unsettled(
-        &self,
-        digests: impl IntoIterator<Item = Digest>,
-    ) -> Result<Vec<Unsettled>, StorageError> {
+    fn unsettled(&self, digests: &HashSet<Digest>) -> Result<Vec<Unsettled>, StorageError> {
         let mut found = Vec::new();
         for digest in digests {
-            let path = self.pending_path(&digest);
+            let path = self.pending_path(digest);
             match fs::metadata(&path) {
-                Ok(file) => found.push(Unsettled { digest, identity: identity(&file) }),
+                Ok(file) => found.push(Unsettled { digest: *digest, identity: identity(&file) }),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error).during("read", &path),
             }
@@ -128,14 +194,14 @@ impl Storage {
 
     fn settle_batch(
         &self,
-        batch: &[Unsettled],
-        dirs: HashSet<PathBuf>,
+        claim: &Claim<'_>,
+        dirs: &HashMap<PathBuf, u64>,
     ) -> Result<(), StorageError> {
+        let batch = &self.unsettled(&claim.digests)?;
         if batch.is_empty() && dirs.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.sync(batch, &dirs) {
-            lock(&self.pending.dirs).extend(dirs);
+        if let Err(error) = self.sync(batch, dirs) {
             for unsettled in batch {
                 let _guard = self.digests.lock(unsettled.digest);
                 if self.is_still_there(unsettled)? {
@@ -144,6 +210,7 @@ impl Storage {
             }
             return Err(error);
         }
+        lock(&self.pending.dirs).forget(dirs);
         for unsettled in batch {
             let _guard = self.digests.lock(unsettled.digest);
             if self.is_still_there(unsettled)? {
@@ -165,7 +232,7 @@ impl Storage {
         }
     }
 
-    fn sync(&self, batch: &[Unsettled], dirs: &HashSet<PathBuf>) -> Result<(), StorageError> {
+    fn sync(&self, batch: &[Unsettled], dirs: &HashMap<PathBuf, u64>) -> Result<(), StorageError> {
         if batch.len() + dirs.len() > FEW {
             let root = File::open(&self.root).during("open", &self.root)?;
             return rustix::fs::syncfs(root).map_err(io::Error::from).during("sync", &self.root);
@@ -180,7 +247,7 @@ impl Storage {
         if !batch.is_empty() {
             durable::sync_dir(&self.pending_dir())?;
         }
-        dirs.iter().try_for_each(|dir| durable::sync_dir(dir))
+        dirs.keys().try_for_each(|dir| durable::sync_dir(dir))
     }
 
     /// At the start: keeps what is whole and belongs to a repository, and removes the rest.

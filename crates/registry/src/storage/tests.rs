@@ -20,9 +20,9 @@ fn digest_of(bytes: &[u8]) -> Digest {
     Digest::from_sha256(Sha256::digest(bytes).into())
 }
 
-fn push(storage: &Storage, name: &str, bytes: &'static [u8]) -> Digest {
+fn push(storage: &Storage, name: &str, bytes: &[u8]) -> Digest {
     let (upload, mut hash) = storage.begin_upload(&repository(name)).unwrap();
-    hash.append(&[Bytes::from_static(bytes)]).unwrap();
+    hash.append(&[Bytes::copy_from_slice(bytes)]).unwrap();
     storage.finish_upload(&repository(name), upload, &hash).unwrap();
     hash.digest()
 }
@@ -187,6 +187,33 @@ fn what_is_settled_is_in_its_place() {
     push(&storage, "a/c", texts[0]);
     assert_eq!(pending(dir.path()), 0);
     storage.settle_all().unwrap();
+}
+
+#[test]
+fn many_settle_what_is_theirs_and_what_they_share() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = open(dir.path());
+    let pusher = |client: usize| {
+        let name = format!("a/{client}");
+        for round in 0..20 {
+            // Now few, now many.
+            let n_own = if client.is_multiple_of(4) { 12 } else { 1 };
+            let own = (0..n_own).map(|n| format!("{client} {round} {n}"));
+            let texts: Vec<_> = own.chain([format!("shared {round}")]).collect();
+            let digests: Vec<_> =
+                texts.iter().map(|text| push(&storage, &name, text.as_bytes())).collect();
+            storage.settle(&repository(&name), digests.iter().copied()).unwrap();
+            for (digest, text) in digests.iter().zip(&texts) {
+                assert_eq!(fs::read(storage.blob_path(digest)).unwrap(), text.as_bytes());
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for client in 0..8 {
+            scope.spawn(move || pusher(client));
+        }
+    });
+    assert_eq!(pending(dir.path()), 0);
 }
 
 /// A power cut leaves a file that was not synced with any length and any bytes.

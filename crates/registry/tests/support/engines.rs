@@ -96,6 +96,8 @@ impl Podman {
     /// In a directory that is not there yet, with one of its storage drivers.
     pub fn new(dir: PathBuf, storage: &'static str) -> Self {
         fs::create_dir(&dir).unwrap();
+        // podman refuses to pull with a file that is not there.
+        fs::write(dir.join("auth.json"), "{}").unwrap();
         Self { dir, storage }
     }
 
