@@ -59,9 +59,19 @@ fn a_new_release_replaces_the_old_one_without_a_failed_request() {
     })
     .unwrap();
 
+    assert_eq!(page(&platform, "web"), "two");
+
+    // And back: to the digest that the first release had, whatever its tag names by now.
+    platform.push(&busybox(&platform, "three"), "default/web:1").unwrap();
+    let back = platform.run(&["rollback", "web"]).ok();
+    assert!(back.contains("web r3: 2 of 2 healthy"), "{back}");
+    assert_eq!(page(&platform, "web"), "one");
+    let releases = platform.run(&["releases", "web"]).ok();
+    assert!(releases.contains("current, again r1"), "{releases}");
+    platform.run(&["rollback", "web", "r9"]).fails(3, &["release = r9", "r1, r2, r3"]);
+
     assert!(traffic.answered() > 0);
     assert_eq!(traffic.stop(), Vec::<String>::new());
-    assert_eq!(page(&platform, "web"), "two");
     platform.finish();
 }
 

@@ -59,10 +59,12 @@ impl Counts {
     }
 
     /// Adds a summary line of nextest (`27 tests run: 26 passed (1 slow), 1 failed, 2 skipped`) or
-    /// of cargo's own runner (`test result: ok. 3 passed; 0 failed; 1 ignored; ...`).
+    /// of cargo's own runner (`test result: ok. 3 passed; 0 failed; 1 ignored; ...`). What is indented
+    /// is what nextest quotes of a test that failed, which it has counted.
     fn read(&mut self, line: &str) {
         let summary = line.split_once(" tests run: ").or_else(|| line.split_once(" test run: "));
-        let Some((_, counts)) = summary.or_else(|| line.split_once("test result: ")) else {
+        let Some((_, counts)) = summary.or_else(|| Some(("", line.strip_prefix("test result: ")?)))
+        else {
             return;
         };
         let words: Vec<&str> = counts.split([' ', ',', ';', '(', ')']).collect();
@@ -89,6 +91,7 @@ mod tests {
         let mut counts = Counts::default();
         for line in [
             "running 3 tests",
+            "    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 7 filtered out",
             "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 7 filtered out; finished",
             "     Summary [   1.2s] 27 tests run: 24 passed (1 slow), 2 failed, 1 timed out, 2 skipped",
         ] {

@@ -9,6 +9,7 @@
 //! | `DELETE /v1/projects/{project}/apps/{app}` | | `204` |
 //! | `POST /v1/projects/{project}/apps/{app}/scale` | [`ScaleRequest`] | [`AppView`] |
 //! | `GET /v1/projects/{project}/apps/{app}/releases` | | list of [`ReleaseView`] |
+//! | `POST /v1/projects/{project}/apps/{app}/rollback` | [`RollbackRequest`] | [`DeployResponse`] |
 //! | `GET /v1/projects/{project}/instances?app=` | | list of [`InstanceView`] |
 //! | `GET /v1/projects/{project}/instances/{instance}` | | [`InstanceView`] |
 //! | `GET /v1/projects/{project}/instances/{instance}/explain` | | [`Explanation`] |
@@ -75,6 +76,20 @@ pub struct ReleaseView {
     pub image_digest: Digest,
     /// When it was made.
     pub created_at: Timestamp,
+    /// The release that a rollback made it a copy of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_of: Option<ReleaseNumber>,
+    /// True for the one that should run.
+    #[serde(default)]
+    pub current: bool,
+}
+
+/// A way back to an earlier release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollbackRequest {
+    /// The release; the one before the present one when it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleaseNumber>,
 }
 
 /// An app.

@@ -2,6 +2,7 @@
 
 mod apps;
 mod instances;
+mod releases;
 mod tokens;
 mod usage;
 
@@ -31,7 +32,8 @@ pub fn router(plane: Arc<Plane>) -> Router {
             get(apps::show).put(apps::deploy).delete(apps::remove),
         )
         .route("/projects/{project}/apps/{app}/scale", post(apps::scale))
-        .route("/projects/{project}/apps/{app}/releases", get(apps::releases))
+        .route("/projects/{project}/apps/{app}/releases", get(releases::list))
+        .route("/projects/{project}/apps/{app}/rollback", post(releases::rollback))
         .route("/projects/{project}/instances", get(instances::list))
         .route("/projects/{project}/instances/{instance}", get(instances::show))
         .route("/projects/{project}/instances/{instance}/explain", get(instances::explain))

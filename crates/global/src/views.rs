@@ -2,15 +2,19 @@
 
 use longshore_api::links::{InstanceStatus, LocationReport};
 use longshore_api::v1::{AppView, InstanceView, LocationView, ProjectView, ReleaseView};
-use longshore_types::{HostName, InstancePhase, LocationName, Manifest, ProjectName, Release};
+use longshore_types::{
+    HostName, InstancePhase, LocationName, Manifest, ProjectName, Release, ReleaseNumber,
+};
 
 use crate::PublicNames;
 use crate::catalog::{AppKey, Catalog};
 use crate::reports::{ByLocation, Received};
 
-pub fn release(release: &Release) -> ReleaseView {
-    let Release { number, manifest, image_digest, created_at } = release.clone();
-    ReleaseView { number, manifest, image_digest, created_at }
+/// `current` is the number of the release that should run.
+pub fn release(release: &Release, current: ReleaseNumber) -> ReleaseView {
+    let Release { number, manifest, image_digest, created_at, copy_of } = release.clone();
+    let current = number == current;
+    ReleaseView { number, manifest, image_digest, created_at, copy_of, current }
 }
 
 /// The host names that lead to an app: the one that every app gets, then its own.

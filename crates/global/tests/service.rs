@@ -17,8 +17,8 @@ use longshore_api::links::{
     TokenTable,
 };
 use longshore_api::v1::{
-    AppView, DeployRequest, DeployResponse, Explanation, InstanceView, ReleaseView, ScaleRequest,
-    TokenCreated, TokenRequest,
+    AppView, DeployRequest, DeployResponse, Explanation, InstanceView, ReleaseView,
+    RollbackRequest, ScaleRequest, TokenCreated, TokenRequest,
 };
 use longshore_global::Options;
 use longshore_link::{CallError, Client, Endpoint, LineStream, Listener, now};
@@ -32,8 +32,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+/// Of an image that is removed once its tag was asked for.
+const GONE: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
-/// A control plane in this process, with a registry that knows one image.
+/// A control plane in this process, with a registry that knows one image, and of another the tag.
 struct Plane {
     user: Client,
     link: Client,
@@ -46,9 +48,11 @@ impl Plane {
         let tcp = || Listener::bind("test", &Endpoint::Tcp("127.0.0.1:0".into())).unwrap();
         let (registry, api) = (tcp(), tcp());
         let registry_at = registry.endpoint().unwrap();
-        let image = get(|| async { [("docker-content-digest", DIGEST)] });
+        let image = |digest| get(move || async move { [("docker-content-digest", digest)] });
         let known = Router::new()
-            .route("/v2/default/web/manifests/1", image)
+            .route("/v2/default/web/manifests/1", image(DIGEST))
+            .route(&format!("/v2/default/web/manifests/{DIGEST}"), image(DIGEST))
+            .route("/v2/default/web/manifests/2", image(GONE))
             .fallback(|| async { StatusCode::NOT_FOUND });
         let shutdown = CancellationToken::new();
         tokio::spawn(registry.serve(known, shutdown.clone()));
@@ -120,6 +124,16 @@ impl Plane {
     async fn deploy(&self, document: serde_json::Value) -> Result<DeployResponse, CallError> {
         let request = DeployRequest { manifest: document };
         self.user.call(Method::PUT, "/v1/projects/default/apps/web", Some(&request)).await
+    }
+
+    async fn rollback(&self, to: Option<u64>) -> Result<DeployResponse, CallError> {
+        let request = RollbackRequest { release: to.map(ReleaseNumber) };
+        let path = "/v1/projects/default/apps/web/rollback";
+        self.user.call(Method::POST, path, Some(&request)).await
+    }
+
+    async fn releases(&self) -> Vec<ReleaseView> {
+        self.user.get("/v1/projects/default/apps/web/releases").await.unwrap()
     }
 
     async fn app(&self) -> AppView {
@@ -207,10 +221,65 @@ async fn the_same_deploy_changes_nothing_and_a_restart_forgets_nothing() {
     plane.stop().await;
 
     let plane = Plane::start(dir.path()).await;
-    let releases: Vec<ReleaseView> =
-        plane.user.get("/v1/projects/default/apps/web/releases").await.unwrap();
-    assert_eq!(releases.len(), 2);
+    assert_eq!(plane.releases().await.len(), 2);
     assert!(!plane.deploy(changed).await.unwrap().changed);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_rollback_is_a_new_release_of_what_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    assert!(plane.rollback(None).await.is_err(), "there is no app");
+    let first = plane.deploy(web()).await.unwrap().release;
+    let CallError::Refused(problem) = plane.rollback(None).await.unwrap_err() else {
+        panic!("there is no release before the first")
+    };
+    assert_eq!(problem.code, ProblemCode::Conflict);
+    let mut changed = web();
+    changed["env"] = json!({"A": "1"});
+    plane.deploy(changed).await.unwrap();
+    let scale = ScaleRequest { count: 3 };
+    let path = "/v1/projects/default/apps/web/scale";
+    plane.user.call::<_, AppView>(Method::POST, path, Some(&scale)).await.unwrap();
+
+    let back = plane.rollback(None).await.unwrap();
+    assert!(back.changed);
+    assert_eq!((back.release.number, back.release.copy_of), (ReleaseNumber(3), Some(first.number)));
+    assert_eq!(back.release.manifest, first.manifest);
+    assert_eq!((plane.app().await.release, plane.app().await.count), (ReleaseNumber(3), 3));
+    let current: Vec<_> = plane.releases().await.iter().map(|release| release.current).collect();
+    assert_eq!(current, [false, false, true]);
+
+    // What is there already makes no release, and what was a copy is one of the same.
+    assert!(!plane.rollback(Some(1)).await.unwrap().changed);
+    plane.rollback(Some(2)).await.unwrap();
+    let again = plane.rollback(Some(3)).await.unwrap().release;
+    assert_eq!((again.number, again.copy_of), (ReleaseNumber(5), Some(first.number)));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_rollback_that_cannot_be_is_refused_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    let mut other = web();
+    other["image"] = json!("default/web:2");
+    plane.deploy(other).await.unwrap();
+    plane.deploy(web()).await.unwrap();
+    for (to, field, part) in [
+        (Some(7), "release", "a release of the app that is kept: r1, r2"),
+        (Some(1), "image", "an image in the registry"),
+        (None, "image", "an image in the registry"),
+    ] {
+        let CallError::Refused(problem) = plane.rollback(to).await.unwrap_err() else {
+            panic!("{to:?} must be refused")
+        };
+        let named = &problem.problems[0];
+        assert_eq!((problem.status, named.field.as_str()), (422, field), "{to:?}");
+        assert!(named.allowed.contains(part), "{to:?}: {named}");
+    }
+    assert_eq!((plane.app().await.release, plane.releases().await.len()), (ReleaseNumber(2), 2));
     plane.stop().await;
 }
 

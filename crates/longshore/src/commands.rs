@@ -13,6 +13,7 @@ pub mod nodes;
 pub mod ps;
 pub mod releases;
 pub mod rm;
+pub mod rollback;
 pub mod scale;
 pub mod stop;
 pub mod token;

@@ -150,6 +150,18 @@ impl ReleaseNumber {
     }
 }
 
+impl FromStr for ReleaseNumber {
+    type Err = ParseError;
+    /// Reads `r3`, as it is shown, and `3`.
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let digits = text.strip_prefix('r').unwrap_or(text);
+        let number = digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()));
+        let wrong =
+            || ParseError::new("release number", text, "a number as `releases` shows it, r3");
+        number.filter(|number| *number > 0).map(Self).ok_or_else(wrong)
+    }
+}
+
 impl fmt::Display for ReleaseNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&format!("r{}", self.0))
@@ -283,6 +295,17 @@ mod tests {
         for bad in ["", "Web", "-a", "a-", "a--b", "1a", "a_b", "a.b", &"a".repeat(41)] {
             let error = bad.parse::<AppName>().unwrap_err();
             assert!(error.to_string().contains("lower-case letters"), "{error}");
+        }
+    }
+
+    #[test]
+    fn release_numbers_are_read_as_they_are_shown() {
+        for (text, number) in [("r3", 3), ("3", 3), ("r18446744073709551615", u64::MAX)] {
+            assert_eq!(text.parse::<ReleaseNumber>().unwrap(), ReleaseNumber(number));
+        }
+        for bad in ["", "r", "r0", "0", "-1", "+1", "rr1", "r1x", "v1", "18446744073709551616"] {
+            let error = bad.parse::<ReleaseNumber>().unwrap_err();
+            assert!(error.to_string().contains("release number"), "{error}");
         }
     }
 

@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use futures_util::stream::{self, StreamExt};
 use http::StatusCode;
-use longshore_api::v1::{AppView, DeployRequest, DeployResponse, ReleaseView, ScaleRequest};
+use longshore_api::v1::{AppView, DeployRequest, DeployResponse, ScaleRequest};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, json_lines, now, watch_lines};
 use longshore_store::{Compare, Relation, Revision, Transaction};
@@ -16,17 +16,17 @@ use longshore_types::{
 };
 
 use super::{parse, store_failed};
-use crate::catalog::{AppKey, Catalog};
+use crate::catalog::{AppKey, Catalog, Stored};
 use crate::records::{AppRecord, Key, ReleaseRecord, encode};
 use crate::reports::ByLocation;
 use crate::{Plane, views};
 
 /// How often a write is tried again when another one came in between.
-const TRIES: u32 = 8;
+pub(super) const TRIES: u32 = 8;
 
 type Shared = State<Arc<Plane>>;
 
-fn app_key(project: &str, app: &str) -> Result<AppKey, Refusal> {
+pub(super) fn app_key(project: &str, app: &str) -> Result<AppKey, Refusal> {
     Ok((parse("project", project)?, parse("app", app)?))
 }
 
@@ -55,18 +55,6 @@ fn show_app(plane: &Plane, key: &AppKey) -> Result<AppView, Refusal> {
         .ok_or_else(|| Problem::not_found("app", &key.1).into())
 }
 
-pub async fn releases(
-    State(plane): Shared,
-    Path((project, app)): Path<(String, String)>,
-) -> Result<Json<Vec<ReleaseView>>, Refusal> {
-    let key = app_key(&project, &app)?;
-    let catalog = plane.catalog();
-    if !catalog.apps.contains_key(&key) {
-        return Err(Problem::not_found("app", &key.1).into());
-    }
-    Ok(Json(catalog.releases_of(&key).map(|release| views::release(release)).collect()))
-}
-
 pub async fn deploy(
     State(plane): Shared,
     Path((project, app)): Path<(String, String)>,
@@ -88,15 +76,11 @@ pub async fn deploy(
     if !misplaced.is_empty() {
         return Err(Problem::invalid(misplaced).into());
     }
-    refuse_taken_hosts(&plane.catalog(), &key, &manifest)?;
-    refuse_runtime_that_nobody_has(&plane.reports.now(), &manifest)?;
+    refuse_what_cannot_be(&plane, &key, &manifest)?;
     let image_digest = plane.images.resolve(&manifest.image).await?;
     for _ in 0..TRIES {
         let catalog = plane.catalog();
         let before = catalog.apps.get(&key);
-        let number = next_number(&catalog, &key);
-        let release =
-            Release { number, manifest: manifest.clone(), image_digest, created_at: now() };
         if before.is_some_and(|before| before.record.removing) {
             return Err(being_removed(&key));
         }
@@ -104,25 +88,57 @@ pub async fn deploy(
             && current.manifest == manifest
             && current.image_digest == image_digest
         {
-            let release = views::release(current);
-            return Ok(Json(DeployResponse { release, changed: false }));
+            return Ok(unchanged(current));
         }
-        let record = AppRecord {
-            release: number,
-            count: manifest.count,
-            generation: before.map_or(Generation(1), |before| before.record.generation.next()),
-            removing: false,
-        };
-        let release_key = Key::Release(key.0.clone(), key.1.clone(), number).to_string();
-        let change = put_app(&key, before.map(|before| before.revision), &record)
-            .when(Compare::absent(&release_key))
-            .put(release_key, encode(&ReleaseRecord(release.clone())));
-        if commit(&plane, change).await? {
-            let release = views::release(&release);
-            return Ok(Json(DeployResponse { release, changed: true }));
+        let number = next_number(&catalog, &key);
+        let (manifest, created_at) = (manifest.clone(), now());
+        let release = Release { number, manifest, image_digest, created_at, copy_of: None };
+        let count = release.manifest.count;
+        if let Some(response) = put_release(&plane, &key, before, release, count).await? {
+            return Ok(response);
         }
     }
     Err(too_busy(&key))
+}
+
+/// The answer when the release that is asked for is the present one.
+pub(super) fn unchanged(current: &Release) -> Json<DeployResponse> {
+    let release = views::release(current, current.number);
+    Json(DeployResponse { release, changed: false })
+}
+
+/// Makes a release the one that should run, with so many instances; nothing when another write came
+/// in between.
+pub(super) async fn put_release(
+    plane: &Plane,
+    key: &AppKey,
+    before: Option<&Stored<AppRecord>>,
+    release: Release,
+    count: u32,
+) -> Result<Option<Json<DeployResponse>>, Refusal> {
+    let record = AppRecord {
+        release: release.number,
+        count,
+        generation: before.map_or(Generation(1), |before| before.record.generation.next()),
+        removing: false,
+    };
+    let release_key = Key::Release(key.0.clone(), key.1.clone(), release.number).to_string();
+    let change = put_app(key, before.map(|before| before.revision), &record)
+        .when(Compare::absent(&release_key))
+        .put(release_key, encode(&ReleaseRecord(release.clone())));
+    let release = views::release(&release, release.number);
+    let done = commit(plane, change).await?;
+    Ok(done.then_some(Json(DeployResponse { release, changed: true })))
+}
+
+/// Refuses what cannot run beside what there is.
+pub(super) fn refuse_what_cannot_be(
+    plane: &Plane,
+    key: &AppKey,
+    manifest: &Manifest,
+) -> Result<(), Refusal> {
+    refuse_taken_hosts(&plane.catalog(), key, manifest)?;
+    refuse_runtime_that_nobody_has(&plane.reports.now(), manifest)
 }
 
 /// A host name leads to one app.
@@ -166,7 +182,7 @@ fn refuse_runtime_that_nobody_has(
     Err(Problem::invalid(vec![ManifestProblem { field, value, allowed }]).into())
 }
 
-fn next_number(catalog: &Catalog, key: &AppKey) -> ReleaseNumber {
+pub(super) fn next_number(catalog: &Catalog, key: &AppKey) -> ReleaseNumber {
     catalog.releases_of(key).last().map_or(ReleaseNumber(1), |release| release.number.next())
 }
 
@@ -209,12 +225,12 @@ async fn update(
     Err(too_busy(key))
 }
 
-fn being_removed(key: &AppKey) -> Refusal {
+pub(super) fn being_removed(key: &AppKey) -> Refusal {
     let detail = format!("app {} is being removed; deploy it again once it is gone", key.1);
     Problem::new(ProblemCode::Conflict, detail).into()
 }
 
-fn too_busy(key: &AppKey) -> Refusal {
+pub(super) fn too_busy(key: &AppKey) -> Refusal {
     let detail = format!("app {} was changed by others again and again; nothing was done", key.1);
     Problem::new(ProblemCode::Conflict, detail).into()
 }

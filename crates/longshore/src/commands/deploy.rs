@@ -41,40 +41,57 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
     let project = ProjectOption { project: manifest.project.clone() };
     let response = send(&connection, &project, &manifest, document).await?;
-    announce(&connection, &response);
-    if !options.no_wait {
-        let rollout = Rollout::new(manifest.app.clone(), response.release.number);
-        rollout::wait(&connection.api, &project, rollout, options.timeout.0).await?;
-    }
-    let path = project.path(format_args!("apps/{}", manifest.app));
-    let app: AppView = connection.api.get(&path).await?;
-    let outcome = Outcome { response, app };
-    connection.output.data(&outcome, render)
+    let timeout = (!options.no_wait).then_some(options.timeout.0);
+    let outcome = follow(&connection, &project, response, timeout).await?;
+    connection.output.data(&outcome, Outcome::to_text)
 }
 
-/// The data of the command.
+/// The data of a command that makes a release.
 #[derive(Debug, serde::Serialize)]
-struct Outcome {
+pub struct Outcome {
     #[serde(flatten)]
     response: DeployResponse,
     app: AppView,
 }
 
-fn render(outcome: &Outcome) -> String {
-    let app = &outcome.app;
-    let mut text = format!("{} {}: {} of {} healthy\n", app.app, app.release, app.ready, app.count);
-    for url in &app.urls {
-        text.push_str(&format!("  {url}\n"));
+impl Outcome {
+    /// The same in words.
+    pub fn to_text(&self) -> String {
+        let app = &self.app;
+        let mut text =
+            format!("{} {}: {} of {} healthy\n", app.app, app.release, app.ready, app.count);
+        for url in &app.urls {
+            text.push_str(&format!("  {url}\n"));
+        }
+        text
     }
-    text
+}
+
+/// Tells of a release that was made, and waits so long until it is all that runs; not at all without
+/// a time.
+pub async fn follow(
+    connection: &Connection,
+    project: &ProjectOption,
+    response: DeployResponse,
+    timeout: Option<std::time::Duration>,
+) -> Result<Outcome, Failure> {
+    announce(connection, &response);
+    let app = &response.release.manifest.app;
+    if let Some(timeout) = timeout {
+        let rollout = Rollout::new(app.clone(), response.release.number);
+        rollout::wait(&connection.api, project, rollout, timeout).await?;
+    }
+    let app: AppView = connection.api.get(&project.path(format_args!("apps/{app}"))).await?;
+    Ok(Outcome { response, app })
 }
 
 fn announce(connection: &Connection, response: &DeployResponse) {
     let release = &response.release;
-    let app = &release.manifest.app;
-    connection.output.say(match response.changed {
-        true => format!("{app}: release {} of {}", release.number, release.image_digest),
-        false => format!("{app}: nothing changed, {} is deployed already", release.number),
+    let (app, number) = (&release.manifest.app, release.number);
+    connection.output.say(match (response.changed, release.copy_of) {
+        (true, Some(earlier)) => format!("{app}: release {number}, again what {earlier} was"),
+        (true, None) => format!("{app}: release {number} of {}", release.image_digest),
+        (false, _) => format!("{app}: nothing changed, {number} is deployed already"),
     });
 }
 

@@ -30,7 +30,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 }
 
 fn render(releases: &[ReleaseView], now: Timestamp) -> String {
-    let mut table = Table::new(&["RELEASE", "AGE", "COUNT", "IMAGE", "DIGEST"]);
+    let mut table = Table::new(&["RELEASE", "AGE", "COUNT", "IMAGE", "DIGEST", "NOTE"]);
     for release in releases {
         table.row([
             release.number.to_string(),
@@ -38,7 +38,14 @@ fn render(releases: &[ReleaseView], now: Timestamp) -> String {
             release.manifest.count.to_string(),
             release.manifest.image.to_string(),
             human::short_digest(&release.image_digest.to_string()).to_owned(),
+            note(release),
         ]);
     }
     table_text(&table)
+}
+
+fn note(release: &ReleaseView) -> String {
+    let current = release.current.then(|| "current".to_owned());
+    let copy = release.copy_of.map(|earlier| format!("again {earlier}"));
+    current.into_iter().chain(copy).collect::<Vec<_>>().join(", ")
 }

@@ -1,0 +1,92 @@
+//! Releases: look, and go back to an earlier one.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use longshore_api::v1::{DeployResponse, ReleaseView, RollbackRequest};
+use longshore_api::{Problem, ProblemCode};
+use longshore_link::{Body, Refusal, now};
+use longshore_types::{ImageReference, ManifestProblem, Release, ReleaseNumber};
+
+use super::apps::{
+    TRIES, app_key, being_removed, next_number, put_release, refuse_what_cannot_be, too_busy,
+    unchanged,
+};
+use crate::catalog::{AppKey, Catalog};
+use crate::{Plane, views};
+
+pub async fn list(
+    State(plane): State<Arc<Plane>>,
+    Path((project, app)): Path<(String, String)>,
+) -> Result<Json<Vec<ReleaseView>>, Refusal> {
+    let key = app_key(&project, &app)?;
+    let catalog = plane.catalog();
+    let stored = catalog.apps.get(&key).ok_or_else(|| Problem::not_found("app", &key.1))?;
+    let current = stored.record.release;
+    Ok(Json(catalog.releases_of(&key).map(|release| views::release(release, current)).collect()))
+}
+
+/// Deploys an earlier release again, as a new one: numbers only grow, so that whoever follows a
+/// rollout sees that it was overtaken. How many instances should run stays as it is: what is taken
+/// back is what runs, not the answer to today's load.
+pub async fn rollback(
+    State(plane): State<Arc<Plane>>,
+    Path((project, app)): Path<(String, String)>,
+    Body(request): Body<RollbackRequest>,
+) -> Result<Json<DeployResponse>, Refusal> {
+    let key = app_key(&project, &app)?;
+    for _ in 0..TRIES {
+        let catalog = plane.catalog();
+        let before = catalog.apps.get(&key).ok_or_else(|| Problem::not_found("app", &key.1))?;
+        if before.record.removing {
+            return Err(being_removed(&key));
+        }
+        let wanted = find(&catalog, &key, before.record.release, request.release)?;
+        if let Some(current) = catalog.current_release(&key)
+            && current.manifest == wanted.manifest
+            && current.image_digest == wanted.image_digest
+        {
+            return Ok(unchanged(current));
+        }
+        refuse_what_cannot_be(&plane, &key, &wanted.manifest)?;
+        let pinned =
+            ImageReference { digest: Some(wanted.image_digest), ..wanted.manifest.image.clone() };
+        plane.images.resolve(&pinned).await?;
+        let release = Release {
+            number: next_number(&catalog, &key),
+            created_at: now(),
+            // Of what was written by a user, however often it was gone back to.
+            copy_of: Some(wanted.copy_of.unwrap_or(wanted.number)),
+            ..Release::clone(wanted)
+        };
+        let count = before.record.count.min(wanted.manifest.max.unwrap_or(u32::MAX));
+        if let Some(response) = put_release(&plane, &key, Some(before), release, count).await? {
+            return Ok(response);
+        }
+    }
+    Err(too_busy(&key))
+}
+
+/// The release that is meant, `None` being the one before the present one.
+fn find<'a>(
+    catalog: &'a Catalog,
+    key: &AppKey,
+    current: ReleaseNumber,
+    wanted: Option<ReleaseNumber>,
+) -> Result<&'a Arc<Release>, Refusal> {
+    let Some(number) = wanted else {
+        let earlier = catalog.releases_of(key).filter(|release| release.number < current).last();
+        return earlier.ok_or_else(|| {
+            let detail = format!("app {} has no release before {current}", key.1);
+            Problem::new(ProblemCode::Conflict, detail).into()
+        });
+    };
+    let found = catalog.releases_of(key).find(|release| release.number == number);
+    found.ok_or_else(|| {
+        let kept: Vec<_> = catalog.releases_of(key).map(|kept| kept.number.to_string()).collect();
+        let (field, value) = ("release".to_owned(), number.to_string());
+        let allowed = format!("a release of the app that is kept: {}", kept.join(", "));
+        Problem::invalid(vec![ManifestProblem { field, value, allowed }]).into()
+    })
+}

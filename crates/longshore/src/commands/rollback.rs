@@ -1,0 +1,42 @@
+//! `longshore rollback`
+
+use http::Method;
+use longshore_api::v1::{DeployResponse, RollbackRequest};
+use longshore_types::{AppName, Duration, ReleaseNumber};
+
+use super::deploy::{self, Outcome};
+use crate::connection::{ConnectionOptions, ProjectOption};
+use crate::failure::Failure;
+
+/// Deploy an earlier release of an app again
+///
+/// It becomes a new release with the manifest and the image that the earlier one had. How many
+/// instances should run does not change.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The app
+    app: AppName,
+    /// The release to go back to, as `releases` shows it [default: the one before the present one]
+    release: Option<ReleaseNumber>,
+    /// Return as soon as the new release is recorded
+    #[arg(long)]
+    no_wait: bool,
+    /// How long to wait until the instances are healthy
+    #[arg(long, value_name = "SPAN", default_value = "5m", conflicts_with = "no_wait")]
+    timeout: Duration,
+    #[command(flatten)]
+    project: ProjectOption,
+    #[command(flatten)]
+    connection: ConnectionOptions,
+}
+
+/// Goes back.
+pub async fn run(options: Options) -> Result<(), Failure> {
+    let connection = options.connection.connect()?;
+    let path = options.project.path(format_args!("apps/{}/rollback", options.app));
+    let request = RollbackRequest { release: options.release };
+    let response: DeployResponse = connection.api.call(Method::POST, &path, Some(&request)).await?;
+    let timeout = (!options.no_wait).then_some(options.timeout.0);
+    let outcome = deploy::follow(&connection, &options.project, response, timeout).await?;
+    connection.output.data(&outcome, Outcome::to_text)
+}
