@@ -1,7 +1,9 @@
 //! Blobs as clients pull them.
 
+mod body;
+
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read as _};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,9 +14,7 @@ use axum::http::header::{
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
-use futures_util::{StreamExt as _, stream};
 use longshore_types::{Digest, Repository};
-use tokio::task::JoinHandle;
 
 use crate::Registry;
 use crate::range::Wanted;
@@ -22,8 +22,8 @@ use crate::refusal::{Code, Refusal};
 use crate::server::{CONTENT_DIGEST, empty, is_known_to_client, set, text, visible};
 use crate::storage::StorageError;
 
-/// Large enough that a read from the page cache outweighs the hop to the thread that does it.
-const SEGMENT: u64 = 512 << 10;
+/// A blob of at most so many bytes is read together with the look for it.
+const SMALL: u64 = 512 << 10;
 
 pub(crate) async fn answer(
     registry: &Arc<Registry>,
@@ -73,17 +73,17 @@ struct Opened {
 
 impl Opened {
     fn new(mut file: File, length: u64, is_read: bool) -> io::Result<Self> {
-        let is_small = is_read && length <= SEGMENT;
-        let whole = is_small.then(|| read_segment(&mut file, length)).transpose()?;
+        let is_small = is_read && length <= SMALL;
+        let whole = is_small.then(|| read_whole(&mut file, length)).transpose()?;
         Ok(Self { file, length, whole })
     }
 
     /// A part of it that is not empty.
     fn part(self, part: Range<u64>) -> Body {
         match self.whole {
-            // It has at most a segment, so its offsets are small.
+            // It is small, and so are its offsets.
             Some(whole) => whole.slice(part.start as usize..part.end as usize).into(),
-            None => stream_of(self.file, part),
+            None => body::of_file(self.file, part),
         }
     }
 }
@@ -132,36 +132,7 @@ fn send(opened: Opened, digest: &Digest, parts: &Parts) -> Result<Response, Refu
     Ok(response)
 }
 
-/// A segment that is being read, with the file and how many bytes then are left.
-type Ahead = JoinHandle<io::Result<(File, Bytes, u64)>>;
-
-/// Reads each segment while the one before it is sent. No thread is held while a client is waited
-/// for, so slow clients cost memory: two segments each.
-fn stream_of(mut file: File, part: Range<u64>) -> Body {
-    let n_bytes = part.end - part.start;
-    let first = tokio::task::spawn_blocking(move || {
-        file.seek(SeekFrom::Start(part.start))?;
-        next_segment(file, n_bytes)
-    });
-    let segments = stream::try_unfold(Some(first), async |ahead: Option<Ahead>| {
-        let Some(ahead) = ahead else {
-            return Ok::<_, io::Error>(None);
-        };
-        let (file, bytes, left) = ahead.await.map_err(io::Error::other)??;
-        let next =
-            (left > 0).then(|| tokio::task::spawn_blocking(move || next_segment(file, left)));
-        Ok(Some((bytes, next)))
-    });
-    Body::from_stream(segments.boxed())
-}
-
-fn next_segment(mut file: File, left: u64) -> io::Result<(File, Bytes, u64)> {
-    let n_bytes = left.min(SEGMENT);
-    let bytes = read_segment(&mut file, n_bytes)?;
-    Ok((file, bytes, left - n_bytes))
-}
-
-fn read_segment(file: &mut File, n_bytes: u64) -> io::Result<Bytes> {
+fn read_whole(file: &mut File, n_bytes: u64) -> io::Result<Bytes> {
     let mut bytes = Vec::with_capacity(n_bytes as usize);
     if file.take(n_bytes).read_to_end(&mut bytes)? as u64 != n_bytes {
         return Err(io::ErrorKind::UnexpectedEof.into());
