@@ -30,6 +30,16 @@ pub fn release_binary() -> PathBuf {
 pub fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments);
+    // What cargo says of this program to it would make build scripts that look for the same of
+    // theirs run anew, and everything above them compile anew, at each change between the two.
+    for (name, _) in std::env::vars_os() {
+        let is_about_us = name.to_str().is_some_and(|name| {
+            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+        });
+        if is_about_us {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

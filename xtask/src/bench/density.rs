@@ -59,7 +59,8 @@ pub fn run(options: &Options) -> Result<()> {
         }
         return laboratory::enter("LONGSHORE_DENSITY", None);
     }
-    let disk = Disk::make(8 << 30)?;
+    // Each instance is promised its log beside its disk.
+    let disk = Disk::make(32 << 30)?;
     // What is dropped first is what lies on the disk.
     let figures = measure(&disk.dir, options);
     drop(disk);
