@@ -1,8 +1,9 @@
 //! Which node runs an instance, and which instance goes next.
 //!
 //! [`plan`] is run again and again on what is observed; each plan is a small step that is right by
-//! itself. A new release replaces the old one instance by instance: one more instance than wanted
-//! is started (when the budget allows), and an old one is drained once enough others are ready.
+//! itself. A new release replaces the old one within the bounds of its [`Rollout`]: so many
+//! instances more than wanted are started (when the budget allows), and old ones are drained once
+//! enough others are ready.
 
 mod choose;
 mod replace;
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{
     Ability, AppName, Capacity, Decision, Digest, InstanceId, NodeName, ProjectName, ReleaseNumber,
-    RuntimeName, RuntimeOffer, Timestamp,
+    Rollout, RuntimeName, RuntimeOffer, Timestamp,
 };
 
 /// Everything a location's plan depends on.
@@ -44,6 +45,8 @@ pub struct WantedApp {
     pub count: u32,
     /// The most that may ever run.
     pub budget: u32,
+    /// How a new release takes the place of the old one.
+    pub rollout: Rollout,
     /// What one instance needs.
     pub each: Capacity,
     /// What makes its containers.

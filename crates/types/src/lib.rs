@@ -14,6 +14,7 @@ pub mod ids;
 pub mod image_reference;
 pub mod instance;
 pub mod manifest;
+pub mod rollout;
 pub mod runtime;
 pub mod time;
 pub mod token;
@@ -33,6 +34,7 @@ pub use manifest::{
     Health, HealthKind, Manifest, ManifestProblem, ProcessOverrides, Release, Resources,
     RestartPolicy,
 };
+pub use rollout::{Portion, Rollout};
 pub use runtime::{Ability, RuntimeName, RuntimeOffer};
 pub use time::{Duration, Timestamp};
 pub use units::{ByteCount, Capacity, MilliCpu, Port};

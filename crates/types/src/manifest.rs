@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Ability, AppName, ByteCount, Capacity, Digest, Duration, EgressRule, HostName, ImageReference,
-    MilliCpu, Port, ProjectName, ReleaseNumber, RuntimeName, Timestamp,
+    MilliCpu, Port, ProjectName, ReleaseNumber, Rollout, RuntimeName, Timestamp,
 };
 
 pub use parse::ManifestProblem;
@@ -45,6 +45,9 @@ pub struct Manifest {
     pub egress_allow: Vec<EgressRule>,
     /// What happens when an instance ends by itself.
     pub restart: RestartPolicy,
+    /// How a new release takes the place of the old one, at each location.
+    #[serde(default)]
+    pub rollout: Rollout,
     /// What makes the containers.
     #[serde(default)]
     pub runtime: RuntimeName,

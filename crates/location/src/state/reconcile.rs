@@ -118,6 +118,7 @@ impl State {
             image: allotment.release.image_digest,
             count: allotment.count,
             budget: allotment.budget,
+            rollout: allotment.release.manifest.rollout,
             each: allotment.release.manifest.resources.capacity(),
             runtime: allotment.release.manifest.runtime,
             needs: allotment.release.manifest.needed_abilities(),

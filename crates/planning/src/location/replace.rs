@@ -2,9 +2,6 @@
 
 use super::{Action, PlacedInstance, Standing, WantedApp};
 
-/// How many instances beyond the wanted count a rollout starts at a time.
-const SURGE: u32 = 1;
-
 /// What to do next with one app.
 pub(super) struct Step {
     /// The instances to drain.
@@ -29,11 +26,12 @@ pub(super) fn step(wanted: &WantedApp, instances: &[&PlacedInstance]) -> Step {
         drain.push(drained(instance, format!("{} instances are wanted", wanted.count)));
     }
 
-    // Old instances go when they are not needed to keep `count` ready, unready ones at once.
+    // Old instances go when they are not needed to keep enough ready, unready ones at once.
     old.sort_by_key(|instance| (instance.standing, instance.created_at));
     let ready =
         |list: &[&PlacedInstance]| count(list.iter().filter(|i| i.standing == Standing::Ready));
-    let mut spare = (ready(&current) + ready(&old)).saturating_sub(wanted.count);
+    let enough = wanted.count - wanted.rollout.unavailable(wanted.count);
+    let mut spare = (ready(&current) + ready(&old)).saturating_sub(enough);
     let mut kept_old = 0;
     for instance in &old {
         let goes = instance.standing == Standing::NotReady || spare > 0;
@@ -49,7 +47,8 @@ pub(super) fn step(wanted: &WantedApp, instances: &[&PlacedInstance]) -> Step {
 
     let live = count(current.iter()) + kept_old;
     let missing = wanted.count.saturating_sub(count(current.iter()));
-    let room = (wanted.count + if kept_old > 0 { SURGE } else { 0 }).saturating_sub(live);
+    let surge = if kept_old > 0 { wanted.rollout.surge(wanted.count) } else { 0 };
+    let room = wanted.count.saturating_add(surge).saturating_sub(live);
     let start = missing.min(room).min(wanted.budget.saturating_sub(occupied));
     // With a budget that leaves no room for one more, one old instance has to go first.
     let stuck = start == 0 && missing > 0 && kept_old > 0 && drain.is_empty();

@@ -1,4 +1,4 @@
-use longshore_types::{ByteCount, MilliCpu};
+use longshore_types::{ByteCount, MilliCpu, Portion};
 use proptest::prelude::*;
 
 use super::*;
@@ -18,6 +18,7 @@ fn wanted(release: u64, count: u32, budget: u32) -> WantedApp {
         image: image(),
         count,
         budget,
+        rollout: Rollout::default(),
         each: EACH,
         runtime: RuntimeName::Embedded,
         needs: Ability::ALWAYS.to_vec(),
@@ -162,6 +163,45 @@ fn a_new_release_that_never_becomes_ready_leaves_the_old_one_serving() {
     assert_eq!((world.ready_of(1), world.n(Standing::NotReady)), (2, 1));
 }
 
+fn rollout(max_surge: u32, max_unavailable: u32) -> Rollout {
+    let (max_surge, max_unavailable) = (Portion::Count(max_surge), Portion::Count(max_unavailable));
+    Rollout { max_surge, max_unavailable }
+}
+
+#[test]
+fn a_rollout_goes_as_wide_as_it_may() {
+    for (surge, unavailable) in [(3, 0), (0, 2), (2, 1), (0, 4)] {
+        let mut world = World::new(vec![node("n1", 20)]);
+        world.want(wanted(1, 4, 8));
+        world.settle();
+        world.want(WantedApp { rollout: rollout(surge, unavailable), ..wanted(2, 4, 8) });
+        let (mut most, mut fewest) = (0, 4);
+        for _ in 0..50 {
+            world.apply();
+            let leaving = world.n(Standing::Leaving);
+            most = most.max(world.snapshot.instances.len() - leaving);
+            fewest = fewest.min(world.n(Standing::Ready));
+            world.let_time_pass();
+        }
+        let bounds = ((4 + surge) as usize, (4 - unavailable) as usize);
+        assert_eq!((most, fewest), bounds, "{surge} more, {unavailable} less");
+        assert_eq!((world.ready_of(2), world.snapshot.instances.len()), (4, 4));
+    }
+}
+
+#[test]
+fn a_release_that_never_becomes_ready_takes_no_more_than_may_be_missing() {
+    let mut world = World::new(vec![node("n1", 20)]);
+    world.want(wanted(1, 4, 8));
+    world.settle();
+    world.want(WantedApp { rollout: rollout(0, 1), ..wanted(2, 4, 8) });
+    for _ in 0..10 {
+        world.apply();
+        world.snapshot.instances.retain(|instance| instance.standing != Standing::Leaving);
+    }
+    assert_eq!((world.ready_of(1), world.n(Standing::NotReady)), (3, 1));
+}
+
 #[test]
 fn a_budget_without_room_replaces_by_going_one_down() {
     let mut world = World::new(vec![node("n1", 20)]);
@@ -251,11 +291,12 @@ fn an_app_that_is_not_wanted_is_drained() {
 
 proptest! {
     /// Safety at every step: never over a node, never over the budget, never fewer ready than
-    /// before or wanted. Progress: every wish is reached when instances become ready.
+    /// before or than the rollout has to leave. Progress: every wish is reached when instances become ready.
     #[test]
     fn plans_are_safe_and_get_there(
         rooms in prop::collection::vec((0..6_u64, 0..6_u64), 1..4),
         wishes in prop::collection::vec((0..6_u32, 0..4_u32, any::<bool>()), 1..6),
+        (surge, unavailable) in (0..4_u32, 0..4_u32).prop_filter("neither", |(s, u)| s + u > 0),
         chaos in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
     ) {
         let node = |(idx, (memory, disk)): (usize, &(u64, u64))| {
@@ -268,7 +309,9 @@ proptest! {
         let mut chaos = chaos.into_iter();
         for (count, extra, new_release) in wishes {
             release += u64::from(new_release);
-            world.want(wanted(release, count, count + extra));
+            let rollout = rollout(surge, unavailable);
+            let enough = count - rollout.unavailable(count);
+            world.want(WantedApp { rollout, ..wanted(release, count, count + extra) });
             for _ in 0..60 {
                 let before = world.n(Standing::Ready);
                 let occupied = world.snapshot.instances.len();
@@ -276,7 +319,7 @@ proptest! {
                 let placed = world.snapshot.instances.len() - occupied;
                 prop_assert!(placed == 0 || world.snapshot.instances.len() <= (count + extra) as usize);
                 if extra > 0 {
-                    prop_assert!(world.n(Standing::Ready) >= before.min(count as usize));
+                    prop_assert!(world.n(Standing::Ready) >= before.min(enough as usize));
                 }
                 for node in &world.snapshot.nodes {
                     let on = world.snapshot.instances.iter().filter(|i| i.node == node.name).count();

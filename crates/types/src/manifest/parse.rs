@@ -1,14 +1,17 @@
 //! From a document to a [`Manifest`], with every problem reported at once.
 
+mod table;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{Health, HealthKind, Manifest, ProcessOverrides, Resources, RestartPolicy};
-use crate::{ByteCount, MilliCpu, ParseError, Port, RuntimeName};
+use crate::{ByteCount, MilliCpu, ParseError, Port, Rollout, RuntimeName};
+use table::{Table, problem};
 
 /// One thing that is wrong with a document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +45,7 @@ const TOP_KEYS: &[&str] = &[
     "port",
     "hosts",
     "restart",
+    "rollout",
     "runtime",
     "user_namespace",
     "env",
@@ -77,6 +81,7 @@ impl Manifest {
         let resources = resources_of(&mut top.table("resources"), runtime);
         let process = process_of(&mut top.table("process"), env);
         let health = health_of(&mut top.table("health"), port);
+        let rollout = rollout_of(&mut top.table("rollout"));
         let mut egress = top.table("egress");
         egress.refuse_unknown(&["allow"]);
         let egress_allow = egress.list("allow");
@@ -97,6 +102,7 @@ impl Manifest {
                 health,
                 egress_allow,
                 restart,
+                rollout,
                 runtime,
                 user_namespace,
             }),
@@ -265,180 +271,19 @@ fn health_of(table: &mut Table<'_>, app_port: Option<Port>) -> Option<Health> {
     })
 }
 
-fn problem(field: &str, value: &Value, allowed: &str) -> ManifestProblem {
-    ManifestProblem {
-        field: field.to_owned(),
-        value: value.to_string(),
-        allowed: allowed.to_owned(),
+fn rollout_of(table: &mut Table<'_>) -> Rollout {
+    table.refuse_unknown(&["max_surge", "max_unavailable"]);
+    let defaults = Rollout::default();
+    let rollout = Rollout {
+        max_surge: table.text("max_surge").unwrap_or(defaults.max_surge),
+        max_unavailable: table.text("max_unavailable").unwrap_or(defaults.max_unavailable),
+    };
+    if rollout.max_surge.is_none() && rollout.max_unavailable.is_none() {
+        let value = Value::from(rollout.max_surge.to_string());
+        table.refuse("max_surge", &value, "more than 0 unless max_unavailable is");
     }
+    rollout
 }
-
-/// One table of the document, or none where the key is absent; collects what is wrong.
-struct Table<'a> {
-    prefix: &'static str,
-    map: Option<&'a Map<String, Value>>,
-    problems: &'a mut Vec<ManifestProblem>,
-}
-
-impl<'a> Table<'a> {
-    fn path(&self, key: &str) -> String {
-        if self.prefix.is_empty() { key.to_owned() } else { format!("{}.{key}", self.prefix) }
-    }
-
-    fn get(&self, key: &str) -> Option<&'a Value> {
-        self.map.and_then(|map| map.get(key)).filter(|value| !value.is_null())
-    }
-
-    fn refuse(&mut self, key: &str, value: &Value, allowed: &str) {
-        self.problems.push(problem(&self.path(key), value, allowed));
-    }
-
-    fn missing(&mut self, key: &str, allowed: &str) {
-        let field = self.path(key);
-        self.problems.push(ManifestProblem {
-            field,
-            value: String::new(),
-            allowed: allowed.to_owned(),
-        });
-    }
-
-    fn refuse_unknown(&mut self, known: &[&str]) {
-        for (key, value) in self.map.into_iter().flatten() {
-            if known.contains(&key.as_str()) {
-                continue;
-            }
-            let nearest = known
-                .iter()
-                .map(|name| (strsim::damerau_levenshtein(name, key), *name))
-                .min()
-                .filter(|(distance, name)| *distance <= 1 + name.len() / 3);
-            let allowed = match nearest {
-                Some((_, name)) => format!("unknown key; did you mean {name:?}?"),
-                None => format!("unknown key; known keys: {}", known.join(", ")),
-            };
-            self.refuse(key, value, &allowed);
-        }
-    }
-
-    fn table(&mut self, key: &'static str) -> Table<'_> {
-        let value = self.get(key);
-        if let Some(value) = value.filter(|value| !value.is_object()) {
-            self.refuse(key, value, "a table");
-        }
-        Table { prefix: key, map: value.and_then(Value::as_object), problems: self.problems }
-    }
-
-    /// A value that is written as text. Amounts may also be numbers, so that `cpu = 0.5` works.
-    fn text<T: FromText>(&mut self, key: &str) -> Option<T> {
-        let value = self.get(key)?;
-        let text = match value {
-            Value::String(text) => text.clone(),
-            Value::Number(number) if T::IS_AMOUNT => number.to_string(),
-            _ => {
-                self.refuse(key, value, "a text");
-                return None;
-            }
-        };
-        T::from_text(&text).map_err(|allowed| self.refuse(key, value, &allowed)).ok()
-    }
-
-    fn required<T: FromText>(&mut self, key: &str) -> Option<T> {
-        if self.get(key).is_none() {
-            self.missing(key, "is required");
-        }
-        self.text(key)
-    }
-
-    fn number(&mut self, key: &str, min: u32, max: u32) -> Option<u32> {
-        let value = self.get(key)?;
-        let number =
-            value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| (min..=max).contains(n));
-        if number.is_none() {
-            self.refuse(key, value, &format!("a whole number from {min} to {max}"));
-        }
-        number
-    }
-
-    fn flag(&mut self, key: &str) -> Option<bool> {
-        let value = self.get(key)?;
-        if !value.is_boolean() {
-            self.refuse(key, value, "true or false");
-        }
-        value.as_bool()
-    }
-
-    fn choice<T: Clone>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
-        let value = self.get(key)?;
-        let found = choices.iter().find(|(name, _)| value.as_str() == Some(name));
-        if found.is_none() {
-            let names: Vec<_> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
-            self.refuse(key, value, &format!("one of {}", names.join(", ")));
-        }
-        found.map(|(_, choice)| choice.clone())
-    }
-
-    fn list<T: FromText>(&mut self, key: &str) -> Vec<T> {
-        self.optional_list(key).unwrap_or_default()
-    }
-
-    fn optional_list<T: FromText>(&mut self, key: &str) -> Option<Vec<T>> {
-        let value = self.get(key)?;
-        let Some(items) = value.as_array() else {
-            self.refuse(key, value, "a list of texts");
-            return None;
-        };
-        let mut list = Vec::with_capacity(items.len());
-        for (idx, item) in items.iter().enumerate() {
-            let parsed = item.as_str().ok_or_else(|| "a text".to_owned()).and_then(T::from_text);
-            match parsed {
-                Ok(parsed) => list.push(parsed),
-                Err(allowed) => self.refuse(&format!("{key}[{idx}]"), item, &allowed),
-            }
-        }
-        Some(list)
-    }
-}
-
-/// What a text of a document can be parsed into; the error is what is allowed.
-trait FromText: Sized {
-    /// True for what can also be written as a bare number.
-    const IS_AMOUNT: bool = false;
-
-    fn from_text(text: &str) -> Result<Self, String>;
-}
-
-impl FromText for String {
-    fn from_text(text: &str) -> Result<Self, String> {
-        if text.contains('\0') {
-            Err("a text without a zero byte".to_owned())
-        } else {
-            Ok(text.to_owned())
-        }
-    }
-}
-
-macro_rules! from_text {
-    ($($name:ty: $is_amount:literal),* $(,)?) => {$(
-        impl FromText for $name {
-            const IS_AMOUNT: bool = $is_amount;
-
-            fn from_text(text: &str) -> Result<Self, String> {
-                text.parse().map_err(|error: ParseError| error.allowed.to_owned())
-            }
-        }
-    )*};
-}
-from_text!(
-    crate::AppName: false,
-    crate::ProjectName: false,
-    crate::ImageReference: false,
-    crate::HostName: false,
-    crate::EgressRule: false,
-    crate::Duration: false,
-    SignalName: false,
-    ByteCount: true,
-    MilliCpu: true,
-);
 
 #[cfg(test)]
 mod tests;

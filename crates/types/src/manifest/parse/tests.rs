@@ -37,7 +37,7 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
         },
         "process": {"stop_signal": "SIGNOPE", "workdir": "relative"},
         "health": {"kind": "grpc"}, "egress": {"allow": ["10.0.0.1/8"]},
-        "restart": "sometimes", "runtime": "docker", "user_namespace": "no", "env": {"A=B": "x"},
+        "rollout": {"max_surge": "a few", "max_unavailable": "120%"}, "restart": "sometimes", "runtime": "docker", "user_namespace": "no", "env": {"A=B": "x"},
     }));
     for part in [
         "app = \"Web\": use 1 to 40",
@@ -55,6 +55,8 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
         "process.workdir = \"relative\": an absolute path",
         "health.port: a health check needs a port",
         "egress.allow[0] = \"10.0.0.1/8\"",
+        "rollout.max_surge = \"a few\": a whole number from 0 to 10000, or from 0% to 100%",
+        "rollout.max_unavailable = \"120%\": a whole number",
         "restart = \"sometimes\": one of \"always\", \"on-failure\", \"never\"",
         "runtime = \"docker\": one of \"embedded\", \"runc\", \"crun\", \"runsc\"",
         "user_namespace = \"no\": true or false",
@@ -62,7 +64,23 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
     ] {
         assert!(found.iter().any(|line| line.contains(part)), "missing {part:?} in {found:#?}");
     }
-    assert_eq!(found.len(), 19, "{found:#?}");
+    assert_eq!(found.len(), 21, "{found:#?}");
+}
+
+#[test]
+fn a_rollout_is_counts_or_parts_of_which_one_is_more_than_nothing() {
+    let rollout = |rollout| {
+        let document = json!({"app": "web", "image": "web", "rollout": rollout});
+        Manifest::from_document(&document).map(|manifest| manifest.rollout)
+    };
+    assert_eq!(rollout(json!({})).unwrap(), Rollout::default());
+    let set = rollout(json!({"max_surge": 0, "max_unavailable": "25%"})).unwrap();
+    assert_eq!((set.surge(8), set.unavailable(8)), (0, 2));
+    let refused = rollout(json!({"max_surge": "0%"})).unwrap_err();
+    assert_eq!(
+        refused[0].to_string(),
+        "rollout.max_surge = \"0%\": more than 0 unless max_unavailable is"
+    );
 }
 
 #[test]
