@@ -7,6 +7,7 @@
 //! | `PUT /v1/projects/{project}/apps/{app}` | [`DeployRequest`] | [`DeployResponse`] |
 //! | `GET /v1/projects/{project}/apps/{app}` | | [`AppView`] |
 //! | `DELETE /v1/projects/{project}/apps/{app}` | | `204` |
+//! | `POST /v1/projects/{project}/apps/{app}/plan` | [`DeployRequest`] | [`PlanView`] |
 //! | `POST /v1/projects/{project}/apps/{app}/scale` | [`ScaleRequest`] | [`AppView`] |
 //! | `GET /v1/projects/{project}/apps/{app}/releases` | | list of [`ReleaseView`] |
 //! | `POST /v1/projects/{project}/apps/{app}/rollback` | [`RollbackRequest`] | [`DeployResponse`] |
@@ -56,6 +57,47 @@ pub struct DeployResponse {
     pub release: ReleaseView,
     /// False when the same manifest and digest were deployed already, so nothing happens.
     pub changed: bool,
+}
+
+/// What a deploy would do, which did nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanView {
+    /// The release that should run now; absent for an app that is not there.
+    pub current: Option<ReleaseNumber>,
+    /// The release that the deploy would make; the present one when nothing would change.
+    pub release: ReleaseNumber,
+    /// What of the release would differ from the present one, or from the defaults where there is
+    /// none; empty when nothing would change.
+    pub changes: Vec<Change>,
+    /// Where the instances would be, by what is known of the locations now.
+    pub placement: Vec<Placement>,
+}
+
+/// A value of a release that would change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The dotted path of the key, such as `resources.memory`, or `image_digest`.
+    pub field: String,
+    /// What it is; absent when it is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<serde_json::Value>,
+    /// What it would be; absent when it would not be there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<serde_json::Value>,
+}
+
+/// How many instances a location would have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// The location.
+    pub location: LocationName,
+    /// How many it should have now.
+    pub before: u32,
+    /// How many it would have.
+    pub after: u32,
+    /// Why this location; absent when nothing more would go there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
 }
 
 /// A new count of instances.

@@ -2,6 +2,7 @@
 
 mod apps;
 mod instances;
+mod plan;
 mod releases;
 mod tokens;
 mod usage;
@@ -31,6 +32,7 @@ pub fn router(plane: Arc<Plane>) -> Router {
             "/projects/{project}/apps/{app}",
             get(apps::show).put(apps::deploy).delete(apps::remove),
         )
+        .route("/projects/{project}/apps/{app}/plan", post(plan::show))
         .route("/projects/{project}/apps/{app}/scale", post(apps::scale))
         .route("/projects/{project}/apps/{app}/releases", get(releases::list))
         .route("/projects/{project}/apps/{app}/rollback", post(releases::rollback))

@@ -10,7 +10,7 @@ use std::time::Duration;
 use longshore_link::now;
 use longshore_planning::global::{LocationState, Share, WantedApp, plan_shares};
 use longshore_store::{Compare, Relation, StoreError, Transaction};
-use longshore_types::{Capacity, LocationName};
+use longshore_types::{Capacity, LocationName, Manifest};
 
 use crate::catalog::{AppKey, Catalog, Stored};
 use crate::records::{AllotmentRecord, AppRecord, Key, encode};
@@ -109,6 +109,52 @@ fn removal(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Option<Tran
     Some(change)
 }
 
+type Held<'a> = BTreeMap<&'a LocationName, &'a Stored<AllotmentRecord>>;
+
+/// What the locations were given of an app.
+pub fn held<'a>(catalog: &'a Catalog, key: &AppKey) -> Held<'a> {
+    let all = catalog.allotments.iter();
+    let of_app = all.filter(|((_, project, name), _)| (project, name) == (&key.0, &key.1));
+    of_app.map(|((location, _, _), stored)| (location, stored)).collect()
+}
+
+/// The budget by which a location may still go.
+fn in_force(
+    reports: &ByLocation,
+    location: &LocationName,
+    stored: &Stored<AllotmentRecord>,
+) -> u32 {
+    let acknowledged =
+        reports.get(location).is_some_and(|r| r.report.acknowledged.0 >= stored.revision.0);
+    if acknowledged { stored.record.budget } else { stored.record.budget_in_force }
+}
+
+/// What each location is to be given when so many instances by this manifest should run.
+pub fn shares(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    key: &AppKey,
+    (count, manifest): (u32, &Manifest),
+) -> Vec<Share> {
+    let held = held(catalog, key);
+    let so_far = held.iter().map(|(location, stored)| Share {
+        location: (*location).clone(),
+        count: stored.record.count,
+        budget: stored.record.budget,
+        budget_in_force: in_force(reports, location, stored),
+        decision: stored.record.decision.clone(),
+    });
+    let wanted = WantedApp {
+        project: key.0.clone(),
+        app: key.1.clone(),
+        count,
+        max: manifest.max_for(count),
+        each: manifest.resources.capacity(),
+        shares: so_far.collect(),
+    };
+    plan_shares(now(), &wanted, &locations(catalog, reports))
+}
+
 /// The change that brings the allotments of an app in line with what is wanted, if one is needed.
 fn allotments(
     catalog: &Catalog,
@@ -117,33 +163,8 @@ fn allotments(
     app: &Stored<AppRecord>,
 ) -> Option<Transaction> {
     let release = catalog.current_release(key)?;
-    let held: BTreeMap<&LocationName, &Stored<AllotmentRecord>> = catalog
-        .allotments
-        .iter()
-        .filter(|((_, project, name), _)| (project, name) == (&key.0, &key.1))
-        .map(|((location, _, _), stored)| (location, stored))
-        .collect();
-    let in_force = |location: &LocationName, stored: &Stored<AllotmentRecord>| {
-        let acknowledged =
-            reports.get(location).is_some_and(|r| r.report.acknowledged.0 >= stored.revision.0);
-        if acknowledged { stored.record.budget } else { stored.record.budget_in_force }
-    };
-    let shares = held.iter().map(|(location, stored)| Share {
-        location: (*location).clone(),
-        count: stored.record.count,
-        budget: stored.record.budget,
-        budget_in_force: in_force(location, stored),
-        decision: stored.record.decision.clone(),
-    });
-    let wanted = WantedApp {
-        project: key.0.clone(),
-        app: key.1.clone(),
-        count: app.record.count,
-        max: release.manifest.max_for(app.record.count),
-        each: release.manifest.resources.capacity(),
-        shares: shares.collect(),
-    };
-    let shares = plan_shares(now(), &wanted, &locations(catalog, reports));
+    let held = held(catalog, key);
+    let shares = shares(catalog, reports, key, (app.record.count, &release.manifest));
     let mut change = None;
     for share in &shares {
         let before = held.get(&share.location).map(|stored| &stored.record);
@@ -162,7 +183,7 @@ fn allotments(
     for (location, stored) in &held {
         if shares.iter().all(|share| share.location != **location) {
             let before = &stored.record;
-            let in_force = in_force(location, stored);
+            let in_force = in_force(reports, location, stored);
             let record = AllotmentRecord {
                 release: app.record.release,
                 count: 0,

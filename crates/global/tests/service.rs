@@ -17,7 +17,7 @@ use longshore_api::links::{
     TokenTable,
 };
 use longshore_api::v1::{
-    AppView, DeployRequest, DeployResponse, Explanation, InstanceView, ReleaseView,
+    AppView, DeployRequest, DeployResponse, Explanation, InstanceView, PlanView, ReleaseView,
     RollbackRequest, ScaleRequest, TokenCreated, TokenRequest,
 };
 use longshore_global::Options;
@@ -124,6 +124,11 @@ impl Plane {
     async fn deploy(&self, document: serde_json::Value) -> Result<DeployResponse, CallError> {
         let request = DeployRequest { manifest: document };
         self.user.call(Method::PUT, "/v1/projects/default/apps/web", Some(&request)).await
+    }
+
+    async fn plan(&self, document: serde_json::Value) -> Result<PlanView, CallError> {
+        let request = DeployRequest { manifest: document };
+        self.user.call(Method::POST, "/v1/projects/default/apps/web/plan", Some(&request)).await
     }
 
     async fn rollback(&self, to: Option<u64>) -> Result<DeployResponse, CallError> {
@@ -256,6 +261,49 @@ async fn a_rollback_is_a_new_release_of_what_was() {
     plane.rollback(Some(2)).await.unwrap();
     let again = plane.rollback(Some(3)).await.unwrap().release;
     assert_eq!((again.number, again.copy_of), (ReleaseNumber(5), Some(first.number)));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_plan_says_what_a_deploy_would_do_and_does_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    plane.report(Generation(0), vec![]).await;
+    let first = plane.plan(web()).await.unwrap();
+    assert_eq!((first.current, first.release), (None, ReleaseNumber(1)));
+    let fields: Vec<_> = first.changes.iter().map(|change| change.field.as_str()).collect();
+    assert!(["count", "image_digest", "port"].iter().all(|f| fields.contains(f)), "{fields:?}");
+    assert!(!fields.contains(&"resources.memory"), "what is as by default is no news");
+    let place = &first.placement[0];
+    assert_eq!((place.location.as_str(), place.before, place.after), ("ams", 0, 2));
+    assert_eq!(place.decision.as_ref().unwrap().why, "the only location");
+    let apps: Vec<AppView> = plane.user.get("/v1/projects/default/apps").await.unwrap();
+    assert!(apps.is_empty());
+
+    plane.deploy(web()).await.unwrap();
+    until(&mut plane.allotments().await, |set| set.allotments.len() == 1).await;
+    let same = plane.plan(web()).await.unwrap();
+    assert_eq!((same.release, same.changes.len()), (ReleaseNumber(1), 0));
+    assert_eq!((same.placement[0].before, same.placement[0].after), (2, 2));
+    let mut changed = web();
+    changed["count"] = json!(3);
+    changed["env"] = json!({"A": "1"});
+    let plan = plane.plan(changed).await.unwrap();
+    assert_eq!((plan.current, plan.release), (Some(ReleaseNumber(1)), ReleaseNumber(2)));
+    let told: Vec<_> = plan
+        .changes
+        .iter()
+        .map(|c| (c.field.as_str(), c.before.clone(), c.after.clone()))
+        .collect();
+    let env = ("process.env.A", None, Some(json!("1")));
+    assert_eq!(told, [("count", Some(json!(2)), Some(json!(3))), env]);
+    assert_eq!((plan.placement[0].before, plan.placement[0].after), (2, 3));
+    assert_eq!(plane.releases().await.len(), 1);
+
+    let CallError::Refused(problem) = plane.plan(json!({"app": "web"})).await.unwrap_err() else {
+        panic!("must be refused as a deploy is")
+    };
+    assert_eq!(problem.problems[0].field, "image");
     plane.stop().await;
 }
 

@@ -32,6 +32,7 @@ enum Command {
 
     // Apps.
     Deploy(commands::deploy::Options),
+    Plan(commands::plan::Options),
     Apps(commands::apps::Options),
     Ps(commands::ps::Options),
     Top(commands::top::Options),
@@ -105,6 +106,7 @@ impl Command {
             Self::Locations(options) => run_client(commands::locations::run(options)),
             Self::Nodes(options) => run_client(commands::nodes::run(options)),
             Self::Token(options) => run_client(commands::token::run(options)),
+            Self::Plan(options) => return run_client(commands::plan::run(options)),
             Self::Exec(options) => return run_client(commands::exec::run(options)),
         };
         done.map(|()| ExitCode::SUCCESS)

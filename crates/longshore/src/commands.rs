@@ -10,6 +10,7 @@ pub mod image;
 pub mod locations;
 pub mod logs;
 pub mod nodes;
+pub mod plan;
 pub mod ps;
 pub mod releases;
 pub mod rm;

@@ -38,6 +38,7 @@ Exit codes:
   5  no token, or one that does not allow this
   6  a part of the platform cannot be reached
   7  it did not happen in the time given
+  8  a deploy would change something (`plan --exit-code`)
 `exec` ends with the exit code of the command that it ran.";
 
 /// A failed command.

@@ -61,22 +61,7 @@ pub async fn deploy(
     Body(request): Body<DeployRequest>,
 ) -> Result<Json<DeployResponse>, Refusal> {
     let key = app_key(&project, &app)?;
-    let manifest = Manifest::from_document(&request.manifest).map_err(Problem::invalid)?;
-    let mut misplaced = Vec::new();
-    for (field, given, in_path) in [
-        ("app", manifest.app.as_str(), key.1.as_str()),
-        ("project", manifest.project.as_str(), key.0.as_str()),
-    ] {
-        if given != in_path {
-            let allowed = format!("the same as in the path, {in_path:?}");
-            let (field, value) = (field.to_owned(), format!("{given:?}"));
-            misplaced.push(ManifestProblem { field, value, allowed });
-        }
-    }
-    if !misplaced.is_empty() {
-        return Err(Problem::invalid(misplaced).into());
-    }
-    refuse_what_cannot_be(&plane, &key, &manifest)?;
+    let manifest = checked(&plane, &key, &request)?;
     let image_digest = plane.images.resolve(&manifest.image).await?;
     for _ in 0..TRIES {
         let catalog = plane.catalog();
@@ -99,6 +84,31 @@ pub async fn deploy(
         }
     }
     Err(too_busy(&key))
+}
+
+/// The manifest of a request, once nothing speaks against it but perhaps its image.
+pub(super) fn checked(
+    plane: &Plane,
+    key: &AppKey,
+    request: &DeployRequest,
+) -> Result<Manifest, Refusal> {
+    let manifest = Manifest::from_document(&request.manifest).map_err(Problem::invalid)?;
+    let mut misplaced = Vec::new();
+    for (field, given, in_path) in [
+        ("app", manifest.app.as_str(), key.1.as_str()),
+        ("project", manifest.project.as_str(), key.0.as_str()),
+    ] {
+        if given != in_path {
+            let allowed = format!("the same as in the path, {in_path:?}");
+            let (field, value) = (field.to_owned(), format!("{given:?}"));
+            misplaced.push(ManifestProblem { field, value, allowed });
+        }
+    }
+    if !misplaced.is_empty() {
+        return Err(Problem::invalid(misplaced).into());
+    }
+    refuse_what_cannot_be(plane, key, &manifest)?;
+    Ok(manifest)
 }
 
 /// The answer when the release that is asked for is the present one.

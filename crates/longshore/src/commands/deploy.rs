@@ -109,7 +109,10 @@ pub async fn send(
 
 /// Reads the manifest and checks it here, so that a slip is told without a platform. The server
 /// checks again: it may know more than this version.
-fn read_manifest(path: &Path, project: Option<&ProjectName>) -> Result<(Value, Manifest), Failure> {
+pub fn read_manifest(
+    path: &Path,
+    project: Option<&ProjectName>,
+) -> Result<(Value, Manifest), Failure> {
     let name = path.display();
     let text = read_text(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {

@@ -1,0 +1,122 @@
+//! What a deploy would do: the same checks and the same planner, and nothing written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use longshore_api::v1::{Change, DeployRequest, Placement, PlanView};
+use longshore_link::{Body, Refusal};
+use longshore_types::{Digest, LocationName, Manifest, ManifestProblem};
+use serde_json::{Value, json};
+
+use super::apps::{app_key, being_removed, checked, next_number};
+use crate::catalog::{AppKey, Catalog};
+use crate::reports::ByLocation;
+use crate::{Plane, scheduler};
+
+pub async fn show(
+    State(plane): State<Arc<Plane>>,
+    Path((project, app)): Path<(String, String)>,
+    Body(request): Body<DeployRequest>,
+) -> Result<Json<PlanView>, Refusal> {
+    let key = app_key(&project, &app)?;
+    let manifest = checked(&plane, &key, &request)?;
+    let digest = plane.images.resolve(&manifest.image).await?;
+    let catalog = plane.catalog();
+    let stored = catalog.apps.get(&key).map(|stored| &stored.record);
+    if stored.is_some_and(|record| record.removing) {
+        return Err(being_removed(&key));
+    }
+    let current = catalog.current_release(&key);
+    let changes = match current {
+        Some(current) if current.manifest == manifest && current.image_digest == digest => vec![],
+        Some(current) => {
+            // A deploy of something else also takes back what `scale` made of the count.
+            let count = stored.map_or(current.manifest.count, |record| record.count);
+            let before = Manifest { count, ..current.manifest.clone() };
+            changes((&before, Some(current.image_digest)), (&manifest, digest))
+        }
+        None => changes((&defaults(&manifest)?, None), (&manifest, digest)),
+    };
+    let count = match (stored, changes.is_empty()) {
+        (Some(record), true) => record.count,
+        _ => manifest.count,
+    };
+    let number = current.map(|current| current.number);
+    let release = number.filter(|_| changes.is_empty());
+    Ok(Json(PlanView {
+        current: number,
+        release: release.unwrap_or_else(|| next_number(&catalog, &key)),
+        placement: placement(&catalog, &plane.reports.now(), &key, (count, &manifest)),
+        changes,
+    }))
+}
+
+/// The manifest that says as little as one of this app can.
+fn defaults(manifest: &Manifest) -> Result<Manifest, Refusal> {
+    let least = json!({"app": manifest.app, "project": manifest.project, "image": manifest.image});
+    let read = Manifest::from_document(&least);
+    read.map_err(|problems: Vec<ManifestProblem>| longshore_api::Problem::invalid(problems).into())
+}
+
+fn changes(
+    (before, before_digest): (&Manifest, Option<Digest>),
+    (after, after_digest): (&Manifest, Digest),
+) -> Vec<Change> {
+    let values = |manifest: &Manifest, digest: Option<Digest>| {
+        let mut values = BTreeMap::new();
+        let manifest = serde_json::to_value(manifest).unwrap_or_default();
+        flatten(String::new(), manifest, &mut values);
+        values.extend(digest.map(|digest| ("image_digest".to_owned(), json!(digest))));
+        values
+    };
+    let (mut before, mut after) =
+        (values(before, before_digest), values(after, Some(after_digest)));
+    let fields: BTreeSet<String> = before.keys().chain(after.keys()).cloned().collect();
+    let each = fields.into_iter().map(|field| {
+        let (before, after) = (before.remove(&field), after.remove(&field));
+        Change { field, before, after }
+    });
+    each.filter(|change| change.before != change.after).collect()
+}
+
+/// Every value in tables and tables of tables by its path. What is absent has none; a list is one.
+fn flatten(path: String, value: Value, values: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(table) => {
+            for (key, value) in table {
+                let path = if path.is_empty() { key } else { format!("{path}.{key}") };
+                flatten(path, value, values);
+            }
+        }
+        Value::Null => {}
+        value => {
+            values.insert(path, value);
+        }
+    }
+}
+
+fn placement(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    key: &AppKey,
+    wanted: (u32, &Manifest),
+) -> Vec<Placement> {
+    let held = scheduler::held(catalog, key);
+    let before = |location: &LocationName| held.get(location).map_or(0, |held| held.record.count);
+    let shares = scheduler::shares(catalog, reports, key, wanted);
+    let emptied = held.keys().filter(|location| shares.iter().all(|s| s.location != ***location));
+    let emptied = emptied.filter(|location| before(location) > 0).map(|location| Placement {
+        location: (*location).clone(),
+        before: before(location),
+        after: 0,
+        decision: None,
+    });
+    let given = shares.iter().map(|share| {
+        let (before, after) = (before(&share.location), share.count);
+        let decision = (after > before).then(|| share.decision.clone());
+        Placement { location: share.location.clone(), before, after, decision }
+    });
+    given.chain(emptied).collect()
+}
