@@ -65,11 +65,11 @@ fn a_new_release_replaces_the_old_one_without_a_failed_request() {
     // And back: to the digest that the first release had, whatever its tag names by now.
     platform.push(&busybox(&platform, "three"), "default/web:1").unwrap();
     let back = platform.run(&["rollback", "web"]).ok();
-    assert!(back.contains("web r3: 2 of 2 healthy"), "{back}");
+    assert!(back.contains("web r1: 2 of 2 healthy"), "{back}");
     assert_eq!(page(&platform, "web"), "one");
     let releases = platform.run(&["releases", "web"]).ok();
-    assert!(releases.contains("current, again r1"), "{releases}");
-    platform.run(&["rollback", "web", "r9"]).fails(3, &["release = r9", "r1, r2, r3"]);
+    assert!(releases.contains("current"), "{releases}");
+    platform.run(&["rollback", "web", "r9"]).fails(3, &["release = r9", "r1, r2"]);
 
     assert!(traffic.answered() > 0);
     assert_eq!(traffic.stop(), Vec::<String>::new());
@@ -84,6 +84,7 @@ fn a_plan_shows_what_a_deploy_then_does() {
     let write = |count: u32| {
         let text = format!(
             "app = \"web\"\nimage = \"default/web:1\"\nport = {BUSYBOX_PORT}\ncount = {count}\n\
+             process = {{ stop_grace = \"1s\" }}\n\
              [resources]\nmemory = \"32MiB\"\ncpu = 0.25\ndisk = \"64MiB\"\n"
         );
         std::fs::write(&file, text).unwrap();
@@ -104,6 +105,28 @@ fn a_plan_shows_what_a_deploy_then_does() {
     assert_eq!(platform.instances("web").unwrap().len(), 1);
     platform.run(&["deploy", "--file", manifest]).ok();
     assert_eq!(platform.instances("web").unwrap().len(), 2);
+    platform.finish();
+}
+
+#[test]
+fn a_release_that_does_not_become_healthy_is_taken_back() {
+    let platform = with_web();
+    platform.deploy(&web("web", 2)).unwrap();
+    let before = ids(&platform.instances("web").unwrap());
+    let traffic = traffic(&platform, "web");
+    let file = platform.dir().join("bad.toml");
+    let text = format!(
+        "app = \"web\"\nimage = \"default/web:1\"\nport = {BUSYBOX_PORT}\ncount = 2\n\
+         resources = {{ memory = \"32MiB\", cpu = 0.25, disk = \"64MiB\" }}\n\
+         process = {{ stop_grace = \"1s\" }}\nhealth = {{ path = \"/missing\" }}\nrollout = {{ deadline = \"3s\" }}\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let deployed = platform.run(&["deploy", "--file", file.to_str().unwrap()]);
+    deployed.fails(7, &["web r2 does not become healthy; r1 runs again", "404"]);
+    let app = platform.wait_until_settled("web").unwrap();
+    assert_eq!((app.release.0, app.failed.map(|failed| failed.0)), (1, Some(2)));
+    assert_eq!(ids(&platform.instances("web").unwrap()), before, "nobody else was touched");
+    assert_eq!(traffic.stop(), Vec::<String>::new());
     platform.finish();
 }
 

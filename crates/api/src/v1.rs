@@ -57,6 +57,9 @@ pub struct DeployResponse {
     pub release: ReleaseView,
     /// False when the same manifest and digest were deployed already, so nothing happens.
     pub changed: bool,
+    /// Of the app since then: one that is older does not know of it yet.
+    #[serde(default)]
+    pub generation: Generation,
 }
 
 /// What a deploy would do, which did nothing.
@@ -118,9 +121,6 @@ pub struct ReleaseView {
     pub image_digest: Digest,
     /// When it was made.
     pub created_at: Timestamp,
-    /// The release that a rollback made it a copy of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub copy_of: Option<ReleaseNumber>,
     /// True for the one that should run.
     #[serde(default)]
     pub current: bool,
@@ -157,8 +157,12 @@ pub struct AppView {
     /// a port, which answers no requests.
     #[serde(default)]
     pub urls: Vec<String>,
-    /// In one word: `running`, `rolling`, `waiting`, `stopped` or `removing`.
+    /// In one word: `running`, `rolling`, `waiting`, `failed`, `stopped` or `removing`.
     pub state: String,
+    /// The release that was given up last, because it was not complete in time. The present one
+    /// when there is none to go back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<ReleaseNumber>,
     /// Why it is not running yet, when something is known.
     pub note: Option<String>,
     /// Raised at each change of what should run.

@@ -8,7 +8,7 @@
 //! - `links`: what locations and the registry call.
 //! - `records`: what is stored, and under which keys.
 //! - `catalog`: the mirror of the store. `reports`: what locations say.
-//! - `scheduler`: carries out `longshore_planning::global`.
+//! - `scheduler`: carries out `longshore_planning::global`; `rollouts`: `longshore_planning::rollout`.
 //!
 //! It must not know of nodes beyond what locations report, nor of containers.
 
@@ -18,6 +18,7 @@ mod images;
 mod links;
 mod records;
 mod reports;
+mod rollouts;
 mod scheduler;
 mod tokens;
 mod views;

@@ -19,6 +19,13 @@ pub struct AppRecord {
     pub generation: Generation,
     /// True from when the user removed the app until nothing of it is left.
     pub removing: bool,
+    /// The last release of which every instance was healthy and no other left.
+    #[serde(default)]
+    pub good: Option<ReleaseNumber>,
+    /// The release that was given up since the user's last word: the present one, or one whose place
+    /// `release` took again.
+    #[serde(default)]
+    pub failed: Option<ReleaseNumber>,
 }
 
 /// What a location was given of an app.

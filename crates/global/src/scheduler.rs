@@ -15,48 +15,55 @@ use longshore_types::{Capacity, LocationName, Manifest};
 use crate::catalog::{AppKey, Catalog, Stored};
 use crate::records::{AllotmentRecord, AppRecord, Key, encode};
 use crate::reports::ByLocation;
+use crate::rollouts::Rollouts;
 use crate::{GlobalError, Plane};
 
 /// How often to look without a change: reachability fades without one.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// However near a deadline is.
+const LEAST_WAIT: Duration = Duration::from_millis(100);
 
 /// Runs until shutdown.
 pub async fn run(plane: Arc<Plane>) -> Result<(), GlobalError> {
     let mut catalog = plane.catalog.subscribe();
     let mut reports = plane.reports.subscribe();
+    let mut rollouts = Rollouts::default();
     loop {
         catalog.mark_unchanged();
         reports.mark_unchanged();
-        let wrote = reconcile(&plane).await?;
+        let wrote = reconcile(&plane, &mut rollouts).await?;
         if wrote {
             continue;
         }
+        let deadline = rollouts.next_deadline(&plane.catalog()).unwrap_or(INTERVAL);
         tokio::select! {
             () = plane.shutdown.cancelled() => return Ok(()),
             Ok(()) = catalog.changed() => {}
             Ok(()) = reports.changed() => {}
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = tokio::time::sleep(deadline.clamp(LEAST_WAIT, INTERVAL)) => {}
         }
     }
 }
 
-/// Brings every app's allotments in line; true when something was written.
-async fn reconcile(plane: &Plane) -> Result<bool, GlobalError> {
+/// Brings every app's allotments in line, and judges its rollout; true when something was written.
+async fn reconcile(plane: &Plane, rollouts: &mut Rollouts) -> Result<bool, GlobalError> {
     let catalog = plane.catalog();
     let reports = plane.reports.now();
     let mut wrote = false;
+    rollouts.forget_gone(&catalog);
     for (key, app) in &catalog.apps {
         let change = if app.record.removing {
             removal(&catalog, &reports, key)
         } else {
-            allotments(&catalog, &reports, key, app)
+            let verdict = || {
+                let record = rollouts.next_record(key, &catalog, &reports, &plane.public)?;
+                tracing::info!(app = %key.1, ?record, "judged a rollout");
+                Some(Transaction::new().put(app_key_text(key), encode(&record)))
+            };
+            allotments(&catalog, &reports, key, app).or_else(verdict)
         };
         let Some(change) = change else { continue };
-        let unchanged = Compare::mod_revision(
-            Key::App(key.0.clone(), key.1.clone()).to_string(),
-            Relation::Equal,
-            app.revision,
-        );
+        let unchanged = Compare::mod_revision(app_key_text(key), Relation::Equal, app.revision);
         let result = match plane.store.commit(change.when(unchanged)).await {
             Ok(result) => result,
             Err(error @ StoreError::DiskFull { .. }) => {
@@ -104,9 +111,13 @@ fn removal(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Option<Tran
         change = change.delete(key.to_string());
     }
     if last {
-        change = change.delete(Key::App(key.0.clone(), key.1.clone()).to_string());
+        change = change.delete(app_key_text(key));
     }
     Some(change)
+}
+
+fn app_key_text(key: &AppKey) -> String {
+    Key::App(key.0.clone(), key.1.clone()).to_string()
 }
 
 type Held<'a> = BTreeMap<&'a LocationName, &'a Stored<AllotmentRecord>>;

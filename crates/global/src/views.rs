@@ -8,13 +8,13 @@ use longshore_types::{
 
 use crate::PublicNames;
 use crate::catalog::{AppKey, Catalog};
+use crate::records::AppRecord;
 use crate::reports::{ByLocation, Received};
 
 /// `current` is the number of the release that should run.
 pub fn release(release: &Release, current: ReleaseNumber) -> ReleaseView {
-    let Release { number, manifest, image_digest, created_at, copy_of } = release.clone();
-    let current = number == current;
-    ReleaseView { number, manifest, image_digest, created_at, copy_of, current }
+    let Release { number, manifest, image_digest, created_at } = release.clone();
+    ReleaseView { number, manifest, image_digest, created_at, current: number == current }
 }
 
 /// The host names that lead to an app: the one that every app gets, then its own.
@@ -89,11 +89,13 @@ pub fn app(
         (true, ..) => "removing",
         (false, 0, 0, _) => "stopped",
         (false, count, 0, ready) if ready >= count => "running",
+        _ if wanted.failed == Some(wanted.release) => "failed",
         (false, _, outdated, _) if outdated > 0 => "rolling",
         _ => "waiting",
     };
     let settled = matches!(state, "running" | "stopped");
     let note = if settled { None } else { note(reports, key, statuses().filter(is_current)) };
+    let note = given_up(catalog, key, wanted).or(note);
     let hosts = hosts(&current.manifest, &public.domain);
     Some(AppView {
         project: key.0.clone(),
@@ -106,9 +108,19 @@ pub fn app(
         urls: urls(&current.manifest, &hosts, &public.ingress),
         hosts,
         state: state.to_owned(),
+        failed: wanted.failed,
         note,
         generation: wanted.generation,
     })
+}
+
+/// What became of a release that was not complete in time.
+fn given_up(catalog: &Catalog, key: &AppKey, wanted: &AppRecord) -> Option<String> {
+    let failed = wanted.failed?;
+    let release = catalog.releases.get(&(key.0.clone(), key.1.clone(), failed))?;
+    let deadline = release.manifest.rollout.deadline;
+    (failed != wanted.release)
+        .then(|| format!("{failed} got no further for {deadline}; {} runs again", wanted.release))
 }
 
 /// The first thing that is known to stand in the way of an app.

@@ -141,6 +141,19 @@ impl Plane {
         self.user.get("/v1/projects/default/apps/web/releases").await.unwrap()
     }
 
+    async fn app_when(&self, holds: impl Fn(&AppView) -> bool) -> AppView {
+        let search = async {
+            loop {
+                let app = self.app().await;
+                if holds(&app) {
+                    return app;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), search).await.expect("in time")
+    }
+
     async fn app(&self) -> AppView {
         self.user.get("/v1/projects/default/apps/web").await.unwrap()
     }
@@ -232,35 +245,74 @@ async fn the_same_deploy_changes_nothing_and_a_restart_forgets_nothing() {
 }
 
 #[tokio::test]
-async fn a_rollback_is_a_new_release_of_what_was() {
+async fn a_rollback_makes_an_earlier_release_the_one_that_should_run() {
     let dir = tempfile::tempdir().unwrap();
     let plane = Plane::start(dir.path()).await;
     assert!(plane.rollback(None).await.is_err(), "there is no app");
-    let first = plane.deploy(web()).await.unwrap().release;
+    let first = plane.deploy(web()).await.unwrap();
     let CallError::Refused(problem) = plane.rollback(None).await.unwrap_err() else {
         panic!("there is no release before the first")
     };
     assert_eq!(problem.code, ProblemCode::Conflict);
     let mut changed = web();
     changed["env"] = json!({"A": "1"});
-    plane.deploy(changed).await.unwrap();
+    plane.deploy(changed.clone()).await.unwrap();
     let scale = ScaleRequest { count: 3 };
     let path = "/v1/projects/default/apps/web/scale";
     plane.user.call::<_, AppView>(Method::POST, path, Some(&scale)).await.unwrap();
 
     let back = plane.rollback(None).await.unwrap();
-    assert!(back.changed);
-    assert_eq!((back.release.number, back.release.copy_of), (ReleaseNumber(3), Some(first.number)));
-    assert_eq!(back.release.manifest, first.manifest);
-    assert_eq!((plane.app().await.release, plane.app().await.count), (ReleaseNumber(3), 3));
+    assert!(back.changed && back.generation > first.generation);
+    assert_eq!(back.release, first.release);
+    assert_eq!((plane.app().await.release, plane.app().await.count), (ReleaseNumber(1), 3));
     let current: Vec<_> = plane.releases().await.iter().map(|release| release.current).collect();
-    assert_eq!(current, [false, false, true]);
+    assert_eq!(current, [true, false]);
 
-    // What is there already makes no release, and what was a copy is one of the same.
     assert!(!plane.rollback(Some(1)).await.unwrap().changed);
-    plane.rollback(Some(2)).await.unwrap();
-    let again = plane.rollback(Some(3)).await.unwrap().release;
-    assert_eq!((again.number, again.copy_of), (ReleaseNumber(5), Some(first.number)));
+    assert_eq!(plane.rollback(Some(2)).await.unwrap().release.number, ReleaseNumber(2));
+    // What comes next is new, whatever should run now.
+    plane.rollback(Some(1)).await.unwrap();
+    assert_eq!(plane.deploy(changed).await.unwrap().release.number, ReleaseNumber(3));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_release_that_gets_no_further_is_taken_back_to_the_last_complete_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    plane.report(Generation(0), vec![]).await;
+    let with = |rollout: serde_json::Value, env: &str| {
+        let mut document = web();
+        document["count"] = json!(1);
+        document["rollout"] = rollout;
+        document["env"] = json!({"A": env});
+        document
+    };
+    let mut sets = plane.allotments().await;
+    plane.deploy(with(json!({"deadline": "1s"}), "good")).await.unwrap();
+    let is_of = |release: u64| {
+        move |set: &AllotmentSet| set.allotments.iter().any(|a| a.release.number.0 == release)
+    };
+    let set = until(&mut sets, is_of(1)).await;
+    // It is late, and there is nothing to go back to; then it is complete all the same.
+    plane.app_when(|app| app.state == "failed" && app.failed == Some(ReleaseNumber(1))).await;
+    let kept = healthy(&set.allotments[0], "web-00000001");
+    plane.report(set.generation, vec![kept.clone()]).await;
+    plane.app_when(|app| app.state == "running" && app.failed.is_none()).await;
+
+    plane.deploy(with(json!({"deadline": "1s"}), "bad")).await.unwrap();
+    let set = until(&mut sets, is_of(2)).await;
+    plane.report(set.generation, vec![kept.clone()]).await;
+    let app = plane.app_when(|app| app.release == ReleaseNumber(1)).await;
+    assert_eq!(app.failed, Some(ReleaseNumber(2)));
+    assert_eq!(app.note.unwrap(), "r2 got no further for 1s; r1 runs again");
+    until(&mut sets, is_of(1)).await;
+    assert_eq!(plane.app().await.state, "running", "what ran all the time is kept");
+
+    // The next word of the user ends that; one that says so is not taken back.
+    plane.deploy(with(json!({"deadline": "1s", "revert": false}), "bad")).await.unwrap();
+    let app = plane.app_when(|app| app.state == "failed").await;
+    assert_eq!((app.release, app.failed), (ReleaseNumber(3), Some(ReleaseNumber(3))));
     plane.stop().await;
 }
 

@@ -132,7 +132,6 @@ fn set(generation: u64, count: u32) -> Arc<AllotmentSet> {
         manifest: Manifest::from_document(&document).unwrap(),
         image_digest: Digest::from_sha256([1; 32]),
         created_at: Timestamp(0),
-        copy_of: None,
     };
     let allotment = Allotment {
         release,

@@ -9,7 +9,7 @@ mod wait;
 use std::collections::BTreeMap;
 
 use longshore_api::v1::{AppView, InstanceView, ProjectView};
-use longshore_types::{AppName, InstanceId, InstancePhase, ReleaseNumber};
+use longshore_types::{AppName, Generation, InstanceId, InstancePhase, ReleaseNumber};
 
 use crate::human;
 
@@ -20,6 +20,8 @@ pub use wait::wait;
 pub struct Rollout {
     app: AppName,
     release: ReleaseNumber,
+    /// Of the app since it should run.
+    generation: Generation,
     seen: BTreeMap<InstanceId, String>,
     app_note: Option<String>,
     latest: Option<AppView>,
@@ -34,16 +36,22 @@ pub enum Progress {
     Underway,
     /// Every instance that should run is of the release and healthy, and no other is left.
     Done,
-    /// A newer release was deployed meanwhile, so this one will never be complete.
+    /// Another release was deployed meanwhile, so this one will never be complete.
     Overtaken,
+    /// It got no further for too long; the platform goes on trying, or went back to another.
+    Failed {
+        /// The release that should run now.
+        now: ReleaseNumber,
+    },
     /// The app was removed meanwhile.
     Removed,
 }
 
 impl Rollout {
-    /// The rollout of `release`.
-    pub fn new(app: AppName, release: ReleaseNumber) -> Self {
-        Self { app, release, seen: BTreeMap::new(), app_note: None, latest: None, was_there: false }
+    /// The rollout of `release`, which should run since the app has this generation.
+    pub fn new(app: AppName, release: ReleaseNumber, generation: Generation) -> Self {
+        let (seen, app_note, latest, was_there) = (BTreeMap::new(), None, None, false);
+        Self { app, release, generation, seen, app_note, latest, was_there }
     }
 
     /// Takes the next view over and gives the lines that tell what is new.
@@ -84,9 +92,13 @@ impl Rollout {
                 false => Progress::Underway,
             };
         };
-        if app.release > self.release {
+        if app.generation < self.generation {
+            Progress::Underway
+        } else if app.failed == Some(self.release) {
+            Progress::Failed { now: app.release }
+        } else if app.release != self.release {
             Progress::Overtaken
-        } else if app.release == self.release && app.ready >= app.count && app.outdated == 0 {
+        } else if app.ready >= app.count && app.outdated == 0 {
             Progress::Done
         } else {
             Progress::Underway

@@ -266,7 +266,6 @@ mod tests {
                 manifest: Manifest::from_document(&manifest).unwrap(),
                 image_digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),
                 created_at: Timestamp(0),
-                copy_of: None,
             },
             intent: Intent::Run,
             generation: Generation(1),

@@ -3,6 +3,7 @@
 //! - [`global`]: which locations run how many instances of an app.
 //! - [`location`]: which node runs an instance, and which instance of an old release goes next.
 //! - [`restart`]: when an instance that ended is started again.
+//! - [`rollout`]: whether a rollout gets anywhere, and what becomes of one that does not.
 //!
 //! No I/O, no clock, no randomness but the seed, no iteration in hash order: the same input gives
 //! the same plan anywhere, so decisions can be replayed, simulated and tested by property.
@@ -13,4 +14,5 @@
 pub mod global;
 pub mod location;
 pub mod restart;
+pub mod rollout;
 mod seeded;

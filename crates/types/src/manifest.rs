@@ -88,9 +88,6 @@ pub struct Release {
     pub image_digest: Digest,
     /// When it was made, by the clock of the global plane.
     pub created_at: Timestamp,
-    /// The release that a rollback made it a copy of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub copy_of: Option<ReleaseNumber>,
 }
 
 /// What one instance may use. The limits are enforced by the kernel.

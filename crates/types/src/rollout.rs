@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ParseError, text_type};
+use crate::{Duration, ParseError, text_type};
 
 /// A number of instances, or a part of those that should run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,19 +60,29 @@ impl fmt::Display for Portion {
 
 text_type!(Portion);
 
-/// How far a rollout may go from what should run.
+/// How far a rollout may go from what should run, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Rollout {
     /// How many instances may run beyond those that should; a part is rounded up.
     pub max_surge: Portion,
     /// How many of those that should serve may be missing; a part is rounded down.
     pub max_unavailable: Portion,
+    /// How long it may go without one more healthy or one less left before it has failed.
+    pub deadline: Duration,
+    /// Whether the last release that was complete takes the place of one that failed.
+    pub revert: bool,
 }
 
 impl Default for Rollout {
-    /// One more at a time, and never one less.
+    /// One more at a time, and never one less; back after five minutes.
     fn default() -> Self {
-        Self { max_surge: Portion::Count(1), max_unavailable: Portion::Count(0) }
+        Self {
+            max_surge: Portion::Count(1),
+            max_unavailable: Portion::Count(0),
+            deadline: Duration::from_secs(300),
+            revert: true,
+        }
     }
 }
 
@@ -117,6 +127,7 @@ mod tests {
         let rollout = |surge: &str, unavailable: &str| Rollout {
             max_surge: surge.parse().unwrap(),
             max_unavailable: unavailable.parse().unwrap(),
+            ..Rollout::default()
         };
         for (surge, unavailable, count, expected) in [
             ("1", "0", 10, (1, 0)),

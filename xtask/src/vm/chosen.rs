@@ -66,7 +66,6 @@ pub const LEFT_OUT: &[LeftOut] = &[
     LeftOut { name: "runtime crun::start::", why: CRUN },
     LeftOut { name: "runtime crun::survival::", why: CRUN },
     LeftOut { name: "runtime second_writer::crun::", why: CRUN },
-    LeftOut { name: "runtime second_writer::runc::", why: RUNC },
     LeftOut { name: "runtime runc::end::", why: RUNC },
     LeftOut { name: "runtime runc::escapes::", why: RUNC },
     LeftOut { name: "runtime runc::exec::", why: RUNC },

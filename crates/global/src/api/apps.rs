@@ -73,13 +73,13 @@ pub async fn deploy(
             && current.manifest == manifest
             && current.image_digest == image_digest
         {
-            return Ok(unchanged(current));
+            return Ok(unchanged(current, before));
         }
         let number = next_number(&catalog, &key);
         let (manifest, created_at) = (manifest.clone(), now());
-        let release = Release { number, manifest, image_digest, created_at, copy_of: None };
+        let release = Release { number, manifest, image_digest, created_at };
         let count = release.manifest.count;
-        if let Some(response) = put_release(&plane, &key, before, release, count).await? {
+        if let Some(response) = put_release(&plane, &key, before, (&release, count)).await? {
             return Ok(response);
         }
     }
@@ -112,33 +112,42 @@ pub(super) fn checked(
 }
 
 /// The answer when the release that is asked for is the present one.
-pub(super) fn unchanged(current: &Release) -> Json<DeployResponse> {
+pub(super) fn unchanged(
+    current: &Release,
+    stored: Option<&Stored<AppRecord>>,
+) -> Json<DeployResponse> {
     let release = views::release(current, current.number);
-    Json(DeployResponse { release, changed: false })
+    let generation = stored.map_or_else(Generation::default, |stored| stored.record.generation);
+    Json(DeployResponse { release, changed: false, generation })
 }
 
-/// Makes a release the one that should run, with so many instances; nothing when another write came
-/// in between.
+/// Makes a release the one that should run, with so many instances, and keeps it when it is new;
+/// nothing when another write came in between.
 pub(super) async fn put_release(
     plane: &Plane,
     key: &AppKey,
     before: Option<&Stored<AppRecord>>,
-    release: Release,
-    count: u32,
+    (release, count): (&Release, u32),
 ) -> Result<Option<Json<DeployResponse>>, Refusal> {
+    let generation = before.map_or(Generation(1), |before| before.record.generation.next());
     let record = AppRecord {
         release: release.number,
         count,
-        generation: before.map_or(Generation(1), |before| before.record.generation.next()),
+        generation,
         removing: false,
+        good: before.and_then(|before| before.record.good),
+        failed: None,
     };
-    let release_key = Key::Release(key.0.clone(), key.1.clone(), release.number).to_string();
-    let change = put_app(key, before.map(|before| before.revision), &record)
-        .when(Compare::absent(&release_key))
-        .put(release_key, encode(&ReleaseRecord(release.clone())));
-    let release = views::release(&release, release.number);
+    let mut change = put_app(key, before.map(|before| before.revision), &record);
+    let kept = (key.0.clone(), key.1.clone(), release.number);
+    if !plane.catalog().releases.contains_key(&kept) {
+        let name = Key::Release(kept.0, kept.1, kept.2).to_string();
+        change =
+            change.when(Compare::absent(&name)).put(name, encode(&ReleaseRecord(release.clone())));
+    }
+    let release = views::release(release, release.number);
     let done = commit(plane, change).await?;
-    Ok(done.then_some(Json(DeployResponse { release, changed: true })))
+    Ok(done.then_some(Json(DeployResponse { release, changed: true, generation })))
 }
 
 /// Refuses what cannot run beside what there is.

@@ -6,12 +6,11 @@ use axum::Json;
 use axum::extract::{Path, State};
 use longshore_api::v1::{DeployResponse, ReleaseView, RollbackRequest};
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{Body, Refusal, now};
+use longshore_link::{Body, Refusal};
 use longshore_types::{ImageReference, ManifestProblem, Release, ReleaseNumber};
 
 use super::apps::{
-    TRIES, app_key, being_removed, next_number, put_release, refuse_what_cannot_be, too_busy,
-    unchanged,
+    TRIES, app_key, being_removed, put_release, refuse_what_cannot_be, too_busy, unchanged,
 };
 use crate::catalog::{AppKey, Catalog};
 use crate::{Plane, views};
@@ -27,9 +26,8 @@ pub async fn list(
     Ok(Json(catalog.releases_of(&key).map(|release| views::release(release, current)).collect()))
 }
 
-/// Deploys an earlier release again, as a new one: numbers only grow, so that whoever follows a
-/// rollout sees that it was overtaken. How many instances should run stays as it is: what is taken
-/// back is what runs, not the answer to today's load.
+/// Makes an earlier release the one that should run. Its instances that are left are kept. How many
+/// should run stays as it is: what is taken back is what runs, not the answer to today's load.
 pub async fn rollback(
     State(plane): State<Arc<Plane>>,
     Path((project, app)): Path<(String, String)>,
@@ -43,25 +41,15 @@ pub async fn rollback(
             return Err(being_removed(&key));
         }
         let wanted = find(&catalog, &key, before.record.release, request.release)?;
-        if let Some(current) = catalog.current_release(&key)
-            && current.manifest == wanted.manifest
-            && current.image_digest == wanted.image_digest
-        {
-            return Ok(unchanged(current));
+        if wanted.number == before.record.release {
+            return Ok(unchanged(wanted, Some(before)));
         }
         refuse_what_cannot_be(&plane, &key, &wanted.manifest)?;
         let pinned =
             ImageReference { digest: Some(wanted.image_digest), ..wanted.manifest.image.clone() };
         plane.images.resolve(&pinned).await?;
-        let release = Release {
-            number: next_number(&catalog, &key),
-            created_at: now(),
-            // Of what was written by a user, however often it was gone back to.
-            copy_of: Some(wanted.copy_of.unwrap_or(wanted.number)),
-            ..Release::clone(wanted)
-        };
         let count = before.record.count.min(wanted.manifest.max.unwrap_or(u32::MAX));
-        if let Some(response) = put_release(&plane, &key, Some(before), release, count).await? {
+        if let Some(response) = put_release(&plane, &key, Some(before), (wanted, count)).await? {
             return Ok(response);
         }
     }

@@ -32,6 +32,10 @@ pub enum Ambiguity {
         /// The value, made printable.
         value: String,
     },
+    /// Go refuses the one, and programs that read a pax header line by line see another key at the
+    /// other.
+    #[error("the pax key {0:?} has a zero byte or an end of a line in it")]
+    PaxKey(String),
     /// Two pax records of the same key.
     #[error("the pax key {0:?} is given twice")]
     PaxTwice(String),
@@ -292,6 +296,9 @@ fn pax_records(pax: &[u8]) -> Result<Vec<KeyValue<'_>>, Ambiguity> {
     for record in PaxExtensions::new(pax) {
         let record = record.map_err(|_| Ambiguity::PaxRecords)?;
         let (key, value) = (record.key_bytes(), record.value_bytes());
+        if key.iter().any(|byte| matches!(byte, 0 | b'\n')) {
+            return Err(Ambiguity::PaxKey(printable(key)));
+        }
         // A record is `length key=value\n`; the parser hides the length, so it is looked for between
         // the end of the record before and this key.
         let key_start = key.as_ptr().addr() - pax.as_ptr().addr();

@@ -394,6 +394,8 @@ fn headers_without_a_single_meaning_are_refused() {
             "two long names",
             archive().extension(b'L', b"a\0").extension(b'L', b"b\0").file("f", b""),
         ),
+        ("nul in pax key", archive().pax(&[("a\0b", b"c")]).file("f", b"")),
+        ("another record in a pax key", archive().pax(&[("a\n9 path", b"b")]).file("f", b"")),
         ("headers of nothing", archive().pax(&[("path", b"a")])),
         ("global size", archive().extension(b'g', &pax_records(&[("size", b"1")])).file("f", b"")),
         (

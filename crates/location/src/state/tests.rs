@@ -20,7 +20,6 @@ fn set(generation: u64, release: u64) -> AllotmentSet {
         number: ReleaseNumber(release),
         image_digest: Digest::from_sha256([1; 32]),
         created_at: Timestamp(0),
-        copy_of: None,
         manifest,
     };
     let decision =

@@ -26,7 +26,7 @@ pub struct Options {
     #[arg(long)]
     no_wait: bool,
     /// How long to wait until the instances are healthy
-    #[arg(long, value_name = "SPAN", default_value = "5m", conflicts_with = "no_wait")]
+    #[arg(long, value_name = "SPAN", default_value = "10m", conflicts_with = "no_wait")]
     timeout: Duration,
     /// The project that owns the app [default: what the manifest says, else `default`]
     #[arg(long, env = "LONGSHORE_PROJECT", value_name = "NAME", help_heading = "Connection")]
@@ -78,7 +78,7 @@ pub async fn follow(
     announce(connection, &response);
     let app = &response.release.manifest.app;
     if let Some(timeout) = timeout {
-        let rollout = Rollout::new(app.clone(), response.release.number);
+        let rollout = Rollout::new(app.clone(), response.release.number, response.generation);
         rollout::wait(&connection.api, project, rollout, timeout).await?;
     }
     let app: AppView = connection.api.get(&project.path(format_args!("apps/{app}"))).await?;
@@ -88,10 +88,9 @@ pub async fn follow(
 fn announce(connection: &Connection, response: &DeployResponse) {
     let release = &response.release;
     let (app, number) = (&release.manifest.app, release.number);
-    connection.output.say(match (response.changed, release.copy_of) {
-        (true, Some(earlier)) => format!("{app}: release {number}, again what {earlier} was"),
-        (true, None) => format!("{app}: release {number} of {}", release.image_digest),
-        (false, _) => format!("{app}: nothing changed, {number} is deployed already"),
+    connection.output.say(match response.changed {
+        true => format!("{app}: release {number} of {}", release.image_digest),
+        false => format!("{app}: nothing changed, {number} is deployed already"),
     });
 }
 

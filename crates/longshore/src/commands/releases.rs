@@ -38,14 +38,8 @@ fn render(releases: &[ReleaseView], now: Timestamp) -> String {
             release.manifest.count.to_string(),
             release.manifest.image.to_string(),
             human::short_digest(&release.image_digest.to_string()).to_owned(),
-            note(release),
+            if release.current { "current" } else { "" }.to_owned(),
         ]);
     }
     table_text(&table)
-}
-
-fn note(release: &ReleaseView) -> String {
-    let current = release.current.then(|| "current".to_owned());
-    let copy = release.copy_of.map(|earlier| format!("again {earlier}"));
-    current.into_iter().chain(copy).collect::<Vec<_>>().join(", ")
 }

@@ -8,21 +8,21 @@ use super::deploy::{self, Outcome};
 use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::Failure;
 
-/// Deploy an earlier release of an app again
+/// Go back to an earlier release of an app
 ///
-/// It becomes a new release with the manifest and the image that the earlier one had. How many
-/// instances should run does not change.
+/// To its manifest and to the image as it was then; its instances that are left are kept. How many
+/// should run does not change.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// The app
     app: AppName,
     /// The release to go back to, as `releases` shows it [default: the one before the present one]
     release: Option<ReleaseNumber>,
-    /// Return as soon as the new release is recorded
+    /// Return as soon as it is recorded that it should run
     #[arg(long)]
     no_wait: bool,
     /// How long to wait until the instances are healthy
-    #[arg(long, value_name = "SPAN", default_value = "5m", conflicts_with = "no_wait")]
+    #[arg(long, value_name = "SPAN", default_value = "10m", conflicts_with = "no_wait")]
     timeout: Duration,
     #[command(flatten)]
     project: ProjectOption,

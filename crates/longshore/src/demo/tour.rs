@@ -103,7 +103,8 @@ async fn deploy_two(connection: &Connection, project: &ProjectOption) -> Result<
     let manifest = Manifest::from_document(&document)
         .map_err(|problems| Failure::from(longshore_api::Problem::invalid(problems)))?;
     let response = deploy::send(connection, project, &manifest, document).await?;
-    let rollout = Rollout::new(manifest.app.clone(), response.release.number);
+    let number = response.release.number;
+    let rollout = Rollout::new(manifest.app.clone(), number, response.generation);
     rollout::wait(&connection.api, project, rollout, HEALTHY).await?;
     Ok(manifest.app)
 }

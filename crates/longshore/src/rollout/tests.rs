@@ -25,7 +25,7 @@ fn view(app: AppView, instances: Vec<InstanceView>) -> ProjectView {
 
 #[test]
 fn only_what_is_new_is_told() {
-    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(2));
+    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(2), Generation(1));
     let old = instance("web-00000001", 1, InstancePhase::Healthy);
     let new = instance("web-00000002", 2, InstancePhase::Pulling);
     let first = view(app(2, 1, 0, 1), vec![old.clone(), new]);
@@ -45,7 +45,7 @@ fn only_what_is_new_is_told() {
 
 #[test]
 fn what_stands_in_the_way_is_named() {
-    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(1));
+    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(1), Generation(1));
     let mut failing = instance("web-00000001", 1, InstancePhase::Backoff);
     failing.observed.restarts = 3;
     failing.observed.last_exit = Some(ExitReason::Exited { code: 7 });
@@ -64,7 +64,7 @@ fn what_stands_in_the_way_is_named() {
 
 #[test]
 fn what_an_instance_notes_is_told_once() {
-    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(1));
+    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(1), Generation(1));
     let mut failing = instance("web-00000001", 1, InstancePhase::Starting);
     failing.observed.note = Some("health check: refused".to_owned());
     let mut waiting = app(1, 1, 0, 0);
@@ -77,7 +77,7 @@ fn what_an_instance_notes_is_told_once() {
 
 #[test]
 fn a_newer_release_or_a_removal_ends_the_wait() {
-    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(1));
+    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(1), Generation(1));
     assert_eq!(rollout.progress(), Progress::Underway, "nothing seen yet");
     let only = instance("web-00000001", 1, InstancePhase::Starting);
     rollout.update(&view(app(2, 1, 0, 1), vec![only]));
@@ -87,8 +87,22 @@ fn a_newer_release_or_a_removal_ends_the_wait() {
 }
 
 #[test]
+fn a_release_that_was_given_up_ends_the_wait_and_an_old_view_does_not() {
+    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(2), Generation(5));
+    // Of before the deploy, which went back to a release that had been replaced.
+    let of = |generation, app| AppView { generation: Generation(generation), ..app };
+    rollout.update(&view(of(4, app(3, 1, 1, 0)), Vec::new()));
+    assert_eq!(rollout.progress(), Progress::Underway);
+    let failed = |release| AppView { failed: Some(ReleaseNumber(2)), ..app(release, 1, 0, 0) };
+    rollout.update(&view(of(5, failed(2)), Vec::new()));
+    assert_eq!(rollout.progress(), Progress::Failed { now: ReleaseNumber(2) });
+    rollout.update(&view(of(6, failed(1)), Vec::new()));
+    assert_eq!(rollout.progress(), Progress::Failed { now: ReleaseNumber(1) });
+}
+
+#[test]
 fn a_scale_to_nothing_is_done_when_nothing_is_left() {
-    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(1));
+    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(1), Generation(1));
     rollout.update(&view(app(1, 0, 0, 1), Vec::new()));
     assert_eq!(rollout.progress(), Progress::Underway);
     rollout.update(&view(app(1, 0, 0, 0), Vec::new()));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use longshore_api::v1::ProjectView;
 use longshore_link::{CallError, Client};
+use longshore_types::ReleaseNumber;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Progress as Standing, Rollout};
@@ -49,7 +50,7 @@ pub async fn wait(
                         progress.line(&line);
                     }
                     progress.status(rollout.summary());
-                    if let Some(outcome) = over(&rollout) {
+                    if let Some(outcome) = over(&rollout, last.as_ref().unwrap_or(&view)) {
                         return outcome;
                     }
                     last = Some(view);
@@ -64,16 +65,17 @@ pub async fn wait(
     }
 }
 
-fn over(rollout: &Rollout) -> Option<Result<(), Failure>> {
+fn over(rollout: &Rollout, last: &ProjectView) -> Option<Result<(), Failure>> {
     let release = rollout.release;
     let failed = |why: String| Some(Err(Failure::new(Kind::Other, why)));
     match rollout.progress() {
         Standing::Underway => None,
         Standing::Done => Some(Ok(())),
         Standing::Overtaken => failed(format!(
-            "{}: a newer release was deployed before {release} was complete",
+            "{}: another release was deployed before {release} was complete",
             rollout.app
         )),
+        Standing::Failed { now } => Some(Err(given_up(rollout, last, now))),
         Standing::Removed => failed(format!("{} was removed meanwhile", rollout.app)),
     }
 }
@@ -86,6 +88,20 @@ async fn retry(error: CallError, progress: &Progress, deadline: Instant) -> Resu
     progress.status(format!("{error}; trying again"));
     sleep_until(deadline.min(Instant::now() + RETRY)).await;
     Ok(())
+}
+
+/// What stood in the way is in the view before the one that says so: then its instances are going.
+fn given_up(rollout: &Rollout, last: &ProjectView, now: ReleaseNumber) -> Failure {
+    let (app, release) = (&rollout.app, rollout.release);
+    let mut message = match now == release {
+        true => format!("{app} {release} does not become healthy"),
+        false => format!("{app} {release} does not become healthy; {now} runs again"),
+    };
+    for line in rollout.obstacles(last) {
+        message.push_str("\n  ");
+        message.push_str(&line);
+    }
+    Failure::new(Kind::TimedOut, message)
 }
 
 fn late(rollout: &Rollout, last: Option<&ProjectView>, limit: Duration) -> Failure {

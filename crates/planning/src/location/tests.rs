@@ -165,7 +165,7 @@ fn a_new_release_that_never_becomes_ready_leaves_the_old_one_serving() {
 
 fn rollout(max_surge: u32, max_unavailable: u32) -> Rollout {
     let (max_surge, max_unavailable) = (Portion::Count(max_surge), Portion::Count(max_unavailable));
-    Rollout { max_surge, max_unavailable }
+    Rollout { max_surge, max_unavailable, ..Rollout::default() }
 }
 
 #[test]

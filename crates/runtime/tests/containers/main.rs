@@ -117,14 +117,12 @@ with_every_runtime!({
     }
 });
 
-/// What only somebody with a second way to write to the root of a container can try. Not with runsc:
-/// it makes the places of its mounts by their paths, and what keeps it inside is that the root
-/// belongs to the container alone, which does not run yet (SECURITY.md).
+/// What only somebody with a second way to write to the root of a container can try. Not with runsc,
+/// nor with the runc 1.1 of Debian 12 (CVE-2024-45310): both make places of their mounts by their
+/// paths, and what keeps them inside is that the root belongs to the container alone, which does not
+/// run yet (SECURITY.md).
 mod second_writer {
     with_every_runtime!(embedded, Embedded, {
-        escapes { links_that_change_during_a_start_do_not_lead_out }
-    });
-    with_every_runtime!(runc, Runc, {
         escapes { links_that_change_during_a_start_do_not_lead_out }
     });
     with_every_runtime!(crun, Crun, {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Health, HealthKind, Manifest, ProcessOverrides, Resources, RestartPolicy};
-use crate::{ByteCount, MilliCpu, ParseError, Port, Rollout, RuntimeName};
+use crate::{ByteCount, Duration, MilliCpu, ParseError, Port, Rollout, RuntimeName};
 use table::{Table, problem};
 
 /// One thing that is wrong with a document.
@@ -272,12 +272,18 @@ fn health_of(table: &mut Table<'_>, app_port: Option<Port>) -> Option<Health> {
 }
 
 fn rollout_of(table: &mut Table<'_>) -> Rollout {
-    table.refuse_unknown(&["max_surge", "max_unavailable"]);
+    table.refuse_unknown(&["max_surge", "max_unavailable", "deadline", "revert"]);
     let defaults = Rollout::default();
     let rollout = Rollout {
         max_surge: table.text("max_surge").unwrap_or(defaults.max_surge),
         max_unavailable: table.text("max_unavailable").unwrap_or(defaults.max_unavailable),
+        deadline: table.text("deadline").unwrap_or(defaults.deadline),
+        revert: table.flag("revert").unwrap_or(defaults.revert),
     };
+    if rollout.deadline < Duration::from_secs(1) {
+        let value = Value::from(rollout.deadline.to_string());
+        table.refuse("deadline", &value, "at least 1s");
+    }
     if rollout.max_surge.is_none() && rollout.max_unavailable.is_none() {
         let value = Value::from(rollout.max_surge.to_string());
         table.refuse("max_surge", &value, "more than 0 unless max_unavailable is");

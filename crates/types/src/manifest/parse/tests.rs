@@ -37,7 +37,8 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
         },
         "process": {"stop_signal": "SIGNOPE", "workdir": "relative"},
         "health": {"kind": "grpc"}, "egress": {"allow": ["10.0.0.1/8"]},
-        "rollout": {"max_surge": "a few", "max_unavailable": "120%"}, "restart": "sometimes", "runtime": "docker", "user_namespace": "no", "env": {"A=B": "x"},
+        "rollout": {"max_surge": "a few", "max_unavailable": "120%", "deadline": "10ms", "revert": 1},
+        "restart": "sometimes", "runtime": "docker", "user_namespace": "no", "env": {"A=B": "x"},
     }));
     for part in [
         "app = \"Web\": use 1 to 40",
@@ -57,6 +58,8 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
         "egress.allow[0] = \"10.0.0.1/8\"",
         "rollout.max_surge = \"a few\": a whole number from 0 to 10000, or from 0% to 100%",
         "rollout.max_unavailable = \"120%\": a whole number",
+        "rollout.deadline = \"10ms\": at least 1s",
+        "rollout.revert = 1: true or false",
         "restart = \"sometimes\": one of \"always\", \"on-failure\", \"never\"",
         "runtime = \"docker\": one of \"embedded\", \"runc\", \"crun\", \"runsc\"",
         "user_namespace = \"no\": true or false",
@@ -64,7 +67,7 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
     ] {
         assert!(found.iter().any(|line| line.contains(part)), "missing {part:?} in {found:#?}");
     }
-    assert_eq!(found.len(), 21, "{found:#?}");
+    assert_eq!(found.len(), 23, "{found:#?}");
 }
 
 #[test]

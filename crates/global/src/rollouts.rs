@@ -1,0 +1,101 @@
+//! Carries out what `longshore_planning::rollout` decides of each app.
+//!
+//! When a rollout last got on is kept in memory: a control plane that is started again gives every
+//! rollout its whole time anew. While a location that has a part of an app is not heard of, the
+//! clock stands still: nobody can say how that part is doing.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use longshore_api::v1::AppView;
+use longshore_planning::rollout::{RolloutState, Verdict, judge};
+use longshore_types::Generation;
+
+use crate::catalog::{AppKey, Catalog};
+use crate::records::AppRecord;
+use crate::reports::{ByLocation, Received};
+use crate::{PublicNames, scheduler, views};
+
+/// How far each rollout got, and when.
+#[derive(Debug, Default)]
+pub struct Rollouts {
+    seen: BTreeMap<AppKey, Seen>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    generation: Generation,
+    ready: u32,
+    outdated: u32,
+    at: Instant,
+}
+
+impl Rollouts {
+    /// What has to be written of an app now, if anything.
+    pub fn next_record(
+        &mut self,
+        key: &AppKey,
+        catalog: &Catalog,
+        reports: &ByLocation,
+        public: &PublicNames,
+    ) -> Option<AppRecord> {
+        let record = &catalog.apps.get(key)?.record;
+        let view = views::app(catalog, reports, key, public)?;
+        let rules = catalog.current_release(key)?.manifest.rollout;
+        let is_known = scheduler::held(catalog, key)
+            .keys()
+            .all(|location| reports.get(location).is_some_and(Received::reachable));
+        let state = RolloutState {
+            release: record.release,
+            good: record.good,
+            is_complete: is_known && matches!(view.state.as_str(), "running" | "stopped"),
+            since_progress: self.since_progress(key, &view, is_known),
+            rules,
+        };
+        let next = match judge(&state) {
+            Verdict::Nothing => return None,
+            Verdict::Complete => AppRecord {
+                good: Some(record.release),
+                failed: record.failed.filter(|failed| *failed != record.release),
+                ..record.clone()
+            },
+            Verdict::Failed => AppRecord { failed: Some(record.release), ..record.clone() },
+            Verdict::Revert(good) => AppRecord {
+                release: good,
+                failed: Some(record.release),
+                generation: record.generation.next(),
+                ..record.clone()
+            },
+        };
+        (next != *record).then_some(next)
+    }
+
+    fn since_progress(&mut self, key: &AppKey, view: &AppView, is_known: bool) -> Duration {
+        let AppView { generation, ready, outdated, .. } = *view;
+        let now = Seen { generation, ready, outdated, at: Instant::now() };
+        let seen = self.seen.entry(key.clone()).or_insert(now);
+        if seen.generation != generation || !is_known {
+            *seen = now;
+        } else if ready > seen.ready || outdated < seen.outdated {
+            let (ready, outdated) = (ready.max(seen.ready), outdated.min(seen.outdated));
+            *seen = Seen { ready, outdated, ..now };
+        }
+        seen.at.elapsed()
+    }
+
+    /// How long until the first rollout may have failed, when any is under way.
+    pub fn next_deadline(&self, catalog: &Catalog) -> Option<Duration> {
+        let left = self.seen.iter().filter_map(|(key, seen)| {
+            let record = &catalog.apps.get(key)?.record;
+            let judged = record.good != Some(record.release) && record.failed.is_none();
+            let deadline = catalog.current_release(key)?.manifest.rollout.deadline.0;
+            judged.then(|| deadline.saturating_sub(seen.at.elapsed()))
+        });
+        left.min()
+    }
+
+    /// Forgets apps that are gone.
+    pub fn forget_gone(&mut self, catalog: &Catalog) {
+        self.seen.retain(|key, _| catalog.apps.contains_key(key));
+    }
+}
