@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use longshore_api::v1::AppView;
 use longshore_planning::rollout::{RolloutState, Verdict, judge};
-use longshore_types::Generation;
+use longshore_types::{Generation, RestartPolicy};
 
 use crate::catalog::{AppKey, Catalog};
 use crate::records::AppRecord;
@@ -41,16 +41,22 @@ impl Rollouts {
     ) -> Option<AppRecord> {
         let record = &catalog.apps.get(key)?.record;
         let view = views::app(catalog, reports, key, public)?;
-        let rules = catalog.current_release(key)?.manifest.rollout;
+        let manifest = &catalog.current_release(key)?.manifest;
+        // What should not run has nothing to show, and what may end by itself may have done so.
+        let may_end = manifest.port.is_none() && manifest.restart != RestartPolicy::Always;
+        if view.count == 0 || may_end {
+            self.seen.remove(key);
+            return None;
+        }
         let is_known = scheduler::held(catalog, key)
             .keys()
             .all(|location| reports.get(location).is_some_and(Received::reachable));
         let state = RolloutState {
             release: record.release,
             good: record.good,
-            is_complete: is_known && matches!(view.state.as_str(), "running" | "stopped"),
+            is_complete: is_known && view.state == "running",
             since_progress: self.since_progress(key, &view, is_known),
-            rules,
+            rules: manifest.rollout,
         };
         let next = match judge(&state) {
             Verdict::Nothing => return None,

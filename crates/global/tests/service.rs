@@ -360,6 +360,26 @@ async fn a_plan_says_what_a_deploy_would_do_and_does_nothing() {
 }
 
 #[tokio::test]
+async fn what_should_not_run_or_may_end_is_not_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    plane.report(Generation(0), vec![]).await;
+    let none = json!({
+        "app": "web", "image": "default/web:1", "count": 0, "rollout": {"deadline": "1s"},
+    });
+    let once = json!({
+        "app": "web", "image": "default/web:1", "restart": "never", "rollout": {"deadline": "1s"},
+    });
+    for (document, state) in [(none, "stopped"), (once, "waiting")] {
+        plane.deploy(document).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        let app = plane.app().await;
+        assert_eq!((app.state.as_str(), app.failed), (state, None));
+    }
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn a_rollback_that_cannot_be_is_refused_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let plane = Plane::start(dir.path()).await;
