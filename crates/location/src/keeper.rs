@@ -205,8 +205,25 @@ impl Keeper {
             return Ok(());
         }
         let generation = longshore_store::record::encode(&GenerationRecord(set.generation))?;
+        if writes.is_empty() {
+            return self.save_generation(generation).await;
+        }
         writes.push((ALLOTMENTS_GENERATION.to_owned(), Some(generation)));
         self.write(writes).await
+    }
+
+    /// Stores the generation of a set that says what is stored already. On a full disk it is known in
+    /// memory alone: whoever forgets it is told the same again.
+    async fn save_generation(&mut self, generation: bytes::Bytes) -> Result<(), LocationError> {
+        let change = Transaction::new().put(ALLOTMENTS_GENERATION, generation);
+        match self.store.commit(change).await {
+            Ok(result) => self.generation = Generation(result.revision.0),
+            Err(error @ StoreError::DiskFull { .. }) => {
+                tracing::warn!("a generation is not kept: {error}");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
     }
 
     async fn save(&mut self, changes: Changes) -> Result<(), LocationError> {
