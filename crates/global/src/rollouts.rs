@@ -40,6 +40,11 @@ impl Rollouts {
         public: &PublicNames,
     ) -> Option<AppRecord> {
         let record = &catalog.apps.get(key)?.record;
+        // Most of all apps most of the time: nothing is counted for them.
+        if record.good == Some(record.release) {
+            self.seen.remove(key);
+            return None;
+        }
         let view = views::app(catalog, reports, key, public)?;
         let manifest = &catalog.current_release(key)?.manifest;
         // What should not run has nothing to show, and what may end by itself may have done so.

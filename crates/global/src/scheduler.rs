@@ -81,16 +81,12 @@ async fn reconcile(plane: &Plane, rollouts: &mut Rollouts) -> Result<bool, Globa
 /// The next step in removing an app: take the allotments away, and once every location has
 /// acknowledged that and reports no instance any more, forget the app and its releases.
 fn removal(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Option<Transaction> {
-    let mut held =
-        catalog.allotments.keys().filter(|(_, p, a)| (p, a) == (&key.0, &key.1)).peekable();
-    if held.peek().is_some() {
-        let take = |change: Transaction, (location, project, app): &(LocationName, _, _)| {
-            change.delete(
-                Key::Allotment(location.clone(), Clone::clone(project), Clone::clone(app))
-                    .to_string(),
-            )
+    let held = held(catalog, key);
+    if !held.is_empty() {
+        let take = |change: Transaction, location: &&LocationName| {
+            change.delete(allotment_key_text(location, key))
         };
-        return Some(held.fold(Transaction::new(), take));
+        return Some(held.keys().fold(Transaction::new(), take));
     }
     let gone = catalog.allotments_changed.iter().all(|(location, changed)| {
         reports.get(location).is_some_and(|received| {
@@ -120,7 +116,12 @@ fn app_key_text(key: &AppKey) -> String {
     Key::App(key.0.clone(), key.1.clone()).to_string()
 }
 
-type Held<'a> = BTreeMap<&'a LocationName, &'a Stored<AllotmentRecord>>;
+fn allotment_key_text(location: &LocationName, key: &AppKey) -> String {
+    Key::Allotment(location.clone(), key.0.clone(), key.1.clone()).to_string()
+}
+
+/// The allotments of an app by location.
+pub type Held<'a> = BTreeMap<&'a LocationName, &'a Stored<AllotmentRecord>>;
 
 /// What the locations were given of an app.
 pub fn held<'a>(catalog: &'a Catalog, key: &AppKey) -> Held<'a> {
@@ -144,10 +145,9 @@ fn in_force(
 pub fn shares(
     catalog: &Catalog,
     reports: &ByLocation,
-    key: &AppKey,
+    (key, held): (&AppKey, &Held<'_>),
     (count, manifest): (u32, &Manifest),
 ) -> Vec<Share> {
-    let held = held(catalog, key);
     let so_far = held.iter().map(|(location, stored)| Share {
         location: (*location).clone(),
         count: stored.record.count,
@@ -175,7 +175,7 @@ fn allotments(
 ) -> Option<Transaction> {
     let release = catalog.current_release(key)?;
     let held = held(catalog, key);
-    let shares = shares(catalog, reports, key, (app.record.count, &release.manifest));
+    let shares = shares(catalog, reports, (key, &held), (app.record.count, &release.manifest));
     let mut change = None;
     for share in &shares {
         let before = held.get(&share.location).map(|stored| &stored.record);
@@ -219,7 +219,7 @@ fn put_if_changed(
         return;
     }
     record.generation = record.generation.next();
-    let key = Key::Allotment(location.clone(), key.0.clone(), key.1.clone()).to_string();
+    let key = allotment_key_text(location, key);
     *change = Some(change.take().unwrap_or_default().put(key, encode(&record)));
 }
 

@@ -105,7 +105,7 @@ fn placement(
 ) -> Vec<Placement> {
     let held = scheduler::held(catalog, key);
     let before = |location: &LocationName| held.get(location).map_or(0, |held| held.record.count);
-    let shares = scheduler::shares(catalog, reports, key, wanted);
+    let shares = scheduler::shares(catalog, reports, (key, &held), wanted);
     let emptied = held.keys().filter(|location| shares.iter().all(|s| s.location != ***location));
     let emptied = emptied.filter(|location| before(location) > 0).map(|location| Placement {
         location: (*location).clone(),

@@ -73,17 +73,16 @@ impl State {
             self.ingresses.retain(|_, revision| *revision >= newest);
         }
         let is_out = |record: &&InstanceRecord| {
+            let goes = record.draining.is_some() && record.intent != Intent::Stop;
             let table = self.excluded.get(&record.instance);
-            record.draining.is_some() && table.is_some_and(|table| self.in_force(*table, moment))
+            goes && table.is_some_and(|table| self.in_force(*table, moment))
         };
         let drained = self.instances.values().filter(is_out).map(|record| record.instance.clone());
         for instance in drained.collect::<Vec<_>>() {
             let Some(record) = self.instances.get_mut(&instance) else { continue };
-            if record.intent != Intent::Stop {
-                record.intent = Intent::Stop;
-                record.generation = record.generation.next();
-                changes.put.insert(instance);
-            }
+            record.intent = Intent::Stop;
+            record.generation = record.generation.next();
+            changes.put.insert(instance);
         }
     }
 
