@@ -69,8 +69,8 @@ pub struct PlanView {
     pub current: Option<ReleaseNumber>,
     /// The release that the deploy would make; the present one when nothing would change.
     pub release: ReleaseNumber,
-    /// What of the release would differ from the present one, or from the defaults where there is
-    /// none; empty when nothing would change.
+    /// What would differ from the present release and count, or from the defaults where there is no
+    /// app. Empty also where only what `scale` made of the count would become a release.
     pub changes: Vec<Change>,
     /// Where the instances would be, by what is known of the locations now.
     pub placement: Vec<Placement>,

@@ -352,6 +352,15 @@ async fn a_plan_says_what_a_deploy_would_do_and_does_nothing() {
     assert_eq!((plan.placement[0].before, plan.placement[0].after), (2, 3));
     assert_eq!(plane.releases().await.len(), 1);
 
+    // A manifest that says what `scale` did is a release of its own.
+    let scale = ScaleRequest { count: 3 };
+    let path = "/v1/projects/default/apps/web/scale";
+    plane.user.call::<_, AppView>(Method::POST, path, Some(&scale)).await.unwrap();
+    let mut scaled = web();
+    scaled["count"] = json!(3);
+    let plan = plane.plan(scaled).await.unwrap();
+    assert_eq!((plan.release, plan.changes.len()), (ReleaseNumber(2), 0));
+
     let CallError::Refused(problem) = plane.plan(json!({"app": "web"})).await.unwrap_err() else {
         panic!("must be refused as a deploy is")
     };

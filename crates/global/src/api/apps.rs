@@ -12,7 +12,7 @@ use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, json_lines, now, watch_lines};
 use longshore_store::{Compare, Relation, Revision, Transaction};
 use longshore_types::{
-    Generation, Manifest, ManifestProblem, ProjectName, Release, ReleaseNumber, runtime,
+    Digest, Generation, Manifest, ManifestProblem, ProjectName, Release, ReleaseNumber, runtime,
 };
 
 use super::{parse, store_failed};
@@ -69,10 +69,7 @@ pub async fn deploy(
         if before.is_some_and(|before| before.record.removing) {
             return Err(being_removed(&key));
         }
-        if let Some(current) = catalog.current_release(&key)
-            && current.manifest == manifest
-            && current.image_digest == image_digest
-        {
+        if let Some(current) = present(&catalog, &key, &manifest, image_digest) {
             return Ok(unchanged(current, before));
         }
         let number = next_number(&catalog, &key);
@@ -109,6 +106,17 @@ pub(super) fn checked(
     }
     refuse_what_cannot_be(plane, key, &manifest)?;
     Ok(manifest)
+}
+
+/// The present release, when it is what a deploy asks for.
+pub(super) fn present<'a>(
+    catalog: &'a Catalog,
+    key: &AppKey,
+    manifest: &Manifest,
+    image_digest: Digest,
+) -> Option<&'a Release> {
+    let current = catalog.current_release(key)?;
+    (current.manifest == *manifest && current.image_digest == image_digest).then_some(current)
 }
 
 /// The answer when the release that is asked for is the present one.

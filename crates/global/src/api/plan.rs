@@ -10,7 +10,7 @@ use longshore_link::{Body, Refusal};
 use longshore_types::{Digest, LocationName, Manifest, ManifestProblem};
 use serde_json::{Value, json};
 
-use super::apps::{app_key, being_removed, checked, next_number};
+use super::apps::{app_key, being_removed, checked, next_number, present};
 use crate::catalog::{AppKey, Catalog};
 use crate::reports::ByLocation;
 use crate::{Plane, scheduler};
@@ -29,25 +29,25 @@ pub async fn show(
         return Err(being_removed(&key));
     }
     let current = catalog.current_release(&key);
-    let changes = match current {
-        Some(current) if current.manifest == manifest && current.image_digest == digest => vec![],
-        Some(current) => {
-            // A deploy of something else also takes back what `scale` made of the count.
-            let count = stored.map_or(current.manifest.count, |record| record.count);
-            let before = Manifest { count, ..current.manifest.clone() };
-            changes((&before, Some(current.image_digest)), (&manifest, digest))
-        }
-        None => changes((&defaults(&manifest)?, None), (&manifest, digest)),
-    };
-    let count = match (stored, changes.is_empty()) {
-        (Some(record), true) => record.count,
-        _ => manifest.count,
-    };
     let number = current.map(|current| current.number);
-    let release = number.filter(|_| changes.is_empty());
+    let (release, count, changes) = match (current, stored) {
+        (Some(current), Some(record)) if present(&catalog, &key, &manifest, digest).is_some() => {
+            (current.number, record.count, vec![])
+        }
+        (Some(current), Some(record)) => {
+            // A deploy of something else also takes back what `scale` made of the count.
+            let before = Manifest { count: record.count, ..current.manifest.clone() };
+            let changes = changes((&before, Some(current.image_digest)), (&manifest, digest));
+            (next_number(&catalog, &key), manifest.count, changes)
+        }
+        _ => {
+            let changes = changes((&defaults(&manifest)?, None), (&manifest, digest));
+            (next_number(&catalog, &key), manifest.count, changes)
+        }
+    };
     Ok(Json(PlanView {
         current: number,
-        release: release.unwrap_or_else(|| next_number(&catalog, &key)),
+        release,
         placement: placement(&catalog, &plane.reports.now(), &key, (count, &manifest)),
         changes,
     }))

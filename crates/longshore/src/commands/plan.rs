@@ -41,14 +41,14 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let request = DeployRequest { manifest: document };
     let plan: PlanView = connection.api.call(Method::POST, &path, Some(&request)).await?;
     connection.output.data(&plan, |plan| render(manifest.app.as_str(), plan))?;
-    let changed = options.exit_code && !plan.changes.is_empty();
+    let changed = options.exit_code && plan.current != Some(plan.release);
     Ok(if changed { ExitCode::from(SOMETHING_WOULD_CHANGE) } else { ExitCode::SUCCESS })
 }
 
 fn render(app: &str, plan: &PlanView) -> String {
     let (release, current) = (plan.release, plan.current);
     let mut text = match current {
-        _ if plan.changes.is_empty() => {
+        _ if current == Some(release) => {
             format!("{app}: nothing would change, {release} is deployed already\n")
         }
         Some(current) => format!("{app}: {release} would take the place of {current}\n"),
@@ -108,7 +108,8 @@ mod tests {
         let text = render("web", &plan);
         assert!(text.starts_with(expected), "{text}");
         assert!(text.contains("here"), "{text}");
-        let same = PlanView { changes: vec![], placement: vec![], ..plan };
+        let current = Some(plan.release);
+        let same = PlanView { current, changes: vec![], placement: vec![], ..plan };
         assert_eq!(render("web", &same), "web: nothing would change, r3 is deployed already\n");
     }
 }
