@@ -19,30 +19,43 @@ use crate::rollout::{self, Rollout};
 /// changes nothing.
 #[derive(Debug, clap::Args)]
 pub struct Options {
+    #[command(flatten)]
+    manifest: ManifestOptions,
+    #[command(flatten)]
+    wait: WaitOptions,
+    #[command(flatten)]
+    connection: ConnectionOptions,
+}
+
+/// Which manifest.
+#[derive(Debug, clap::Args)]
+pub struct ManifestOptions {
     /// The manifest; `-` reads standard input
     #[arg(short, long, value_name = "FILE", default_value = "longshore.toml")]
     file: PathBuf,
+    /// The project that owns the app [default: what the manifest says, else `default`]
+    #[arg(long, env = "LONGSHORE_PROJECT", value_name = "NAME", help_heading = "Connection")]
+    project: Option<ProjectName>,
+}
+
+/// Whether a rollout is waited for.
+#[derive(Debug, clap::Args)]
+pub struct WaitOptions {
     /// Return as soon as the release is recorded
     #[arg(long)]
     no_wait: bool,
     /// How long to wait until the instances are healthy
     #[arg(long, value_name = "SPAN", default_value = "10m", conflicts_with = "no_wait")]
     timeout: Duration,
-    /// The project that owns the app [default: what the manifest says, else `default`]
-    #[arg(long, env = "LONGSHORE_PROJECT", value_name = "NAME", help_heading = "Connection")]
-    project: Option<ProjectName>,
-    #[command(flatten)]
-    connection: ConnectionOptions,
 }
 
 /// Deploys the app of the manifest.
 pub async fn run(options: Options) -> Result<(), Failure> {
-    let (document, manifest) = read_manifest(&options.file, options.project.as_ref())?;
+    let (document, manifest) = options.manifest.read()?;
     let connection = options.connection.connect()?;
     let project = ProjectOption { project: manifest.project.clone() };
     let response = send(&connection, &project, &manifest, document).await?;
-    let timeout = (!options.no_wait).then_some(options.timeout.0);
-    let outcome = follow(&connection, &project, response, timeout).await?;
+    let outcome = follow(&connection, &project, response, &options.wait).await?;
     connection.output.data(&outcome, Outcome::to_text)
 }
 
@@ -67,19 +80,18 @@ impl Outcome {
     }
 }
 
-/// Tells of a release that was made, and waits so long until it is all that runs; not at all without
-/// a time.
+/// Tells of a release that was made, and waits until it is all that runs.
 pub async fn follow(
     connection: &Connection,
     project: &ProjectOption,
     response: DeployResponse,
-    timeout: Option<std::time::Duration>,
+    wait: &WaitOptions,
 ) -> Result<Outcome, Failure> {
     announce(connection, &response);
     let app = &response.release.manifest.app;
-    if let Some(timeout) = timeout {
+    if !wait.no_wait {
         let rollout = Rollout::new(app.clone(), response.release.number, response.generation);
-        rollout::wait(&connection.api, project, rollout, timeout).await?;
+        rollout::wait(&connection.api, project, rollout, wait.timeout.0).await?;
     }
     let app: AppView = connection.api.get(&project.path(format_args!("apps/{app}"))).await?;
     Ok(Outcome { response, app })
@@ -106,24 +118,23 @@ pub async fn send(
     Ok(connection.api.call(Method::PUT, &path, Some(&request)).await?)
 }
 
-/// Reads the manifest and checks it here, so that a slip is told without a platform. The server
-/// checks again: it may know more than this version.
-pub fn read_manifest(
-    path: &Path,
-    project: Option<&ProjectName>,
-) -> Result<(Value, Manifest), Failure> {
-    let name = path.display();
-    let text = read_text(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            Failure::new(Kind::Invalid, format!("there is no manifest {name}"))
-                .hint("name one with --file; examples/web/longshore.toml shows every key")
-        }
-        _ => Failure::new(Kind::Invalid, format!("cannot read {name}: {error}")),
-    })?;
-    parse_manifest(&text, project).map_err(|mut failure| {
-        failure.message = format!("{name}: {}", failure.message);
-        failure
-    })
+impl ManifestOptions {
+    /// Reads the manifest and checks it here, so that a slip is told without a platform. The server
+    /// checks again: it may know more than this version.
+    pub fn read(&self) -> Result<(Value, Manifest), Failure> {
+        let name = self.file.display();
+        let text = read_text(&self.file).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Failure::new(Kind::Invalid, format!("there is no manifest {name}"))
+                    .hint("name one with --file; examples/web/longshore.toml shows every key")
+            }
+            _ => Failure::new(Kind::Invalid, format!("cannot read {name}: {error}")),
+        })?;
+        parse_manifest(&text, self.project.as_ref()).map_err(|mut failure| {
+            failure.message = format!("{name}: {}", failure.message);
+            failure
+        })
+    }
 }
 
 fn read_text(path: &Path) -> std::io::Result<String> {

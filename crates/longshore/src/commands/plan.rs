@@ -1,14 +1,12 @@
 //! `longshore plan`
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use http::Method;
 use longshore_api::v1::{Change, DeployRequest, Placement, PlanView};
-use longshore_types::ProjectName;
 use serde_json::Value;
 
-use super::deploy::read_manifest;
+use super::deploy::ManifestOptions;
 use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::Failure;
 use crate::table::Table;
@@ -19,22 +17,18 @@ pub const SOMETHING_WOULD_CHANGE: u8 = 8;
 /// Show what a deploy would change and where instances would be, and change nothing
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The manifest; `-` reads standard input
-    #[arg(short, long, value_name = "FILE", default_value = "longshore.toml")]
-    file: PathBuf,
+    #[command(flatten)]
+    manifest: ManifestOptions,
     /// End with code 8 when a deploy would change something
     #[arg(long)]
     exit_code: bool,
-    /// The project that owns the app [default: what the manifest says, else `default`]
-    #[arg(long, env = "LONGSHORE_PROJECT", value_name = "NAME", help_heading = "Connection")]
-    project: Option<ProjectName>,
     #[command(flatten)]
     connection: ConnectionOptions,
 }
 
 /// Shows it.
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
-    let (document, manifest) = read_manifest(&options.file, options.project.as_ref())?;
+    let (document, manifest) = options.manifest.read()?;
     let connection = options.connection.connect()?;
     let project = ProjectOption { project: manifest.project.clone() };
     let path = project.path(format_args!("apps/{}/plan", manifest.app));

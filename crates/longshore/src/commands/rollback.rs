@@ -2,9 +2,9 @@
 
 use http::Method;
 use longshore_api::v1::{DeployResponse, RollbackRequest};
-use longshore_types::{AppName, Duration, ReleaseNumber};
+use longshore_types::{AppName, ReleaseNumber};
 
-use super::deploy::{self, Outcome};
+use super::deploy::{self, Outcome, WaitOptions};
 use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::Failure;
 
@@ -18,12 +18,8 @@ pub struct Options {
     app: AppName,
     /// The release to go back to, as `releases` shows it [default: the one before the present one]
     release: Option<ReleaseNumber>,
-    /// Return as soon as it is recorded that it should run
-    #[arg(long)]
-    no_wait: bool,
-    /// How long to wait until the instances are healthy
-    #[arg(long, value_name = "SPAN", default_value = "10m", conflicts_with = "no_wait")]
-    timeout: Duration,
+    #[command(flatten)]
+    wait: WaitOptions,
     #[command(flatten)]
     project: ProjectOption,
     #[command(flatten)]
@@ -36,7 +32,6 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let path = options.project.path(format_args!("apps/{}/rollback", options.app));
     let request = RollbackRequest { release: options.release };
     let response: DeployResponse = connection.api.call(Method::POST, &path, Some(&request)).await?;
-    let timeout = (!options.no_wait).then_some(options.timeout.0);
-    let outcome = deploy::follow(&connection, &options.project, response, timeout).await?;
+    let outcome = deploy::follow(&connection, &options.project, response, &options.wait).await?;
     connection.output.data(&outcome, Outcome::to_text)
 }
