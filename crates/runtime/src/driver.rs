@@ -14,6 +14,7 @@ mod join_users;
 mod lookup;
 mod particulars;
 mod run_files;
+mod shown;
 mod workload;
 
 use std::os::fd::OwnedFd;
@@ -103,8 +104,6 @@ pub(crate) fn driver(
 ) -> Result<Box<dyn Driver>, CgroupProblem> {
     Ok(match particulars::particulars(&spec.runtime) {
         None => Box::new(embedded::Embedded::new(spec, dir)),
-        Some(how) => {
-            Box::new(command_line::CommandLine::new(how, &spec.id, &spec.rootfs, dir, cgroup()?))
-        }
+        Some(how) => Box::new(command_line::CommandLine::new(how, spec, dir, cgroup()?)),
     })
 }

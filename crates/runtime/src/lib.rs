@@ -35,6 +35,7 @@ mod shims;
 mod signal;
 mod spec;
 mod user;
+mod view;
 
 pub use cgroup::{CgroupKind, CgroupProblem, Usage};
 pub use exec::exec_main;

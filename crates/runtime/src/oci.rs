@@ -17,7 +17,7 @@ use rustix::process::Resource::Nofile;
 use rustix::process::{Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
-use crate::spec::{ContainerSpec, UserNamespace};
+use crate::spec::{ContainerSpec, RuntimeKind, UserNamespace};
 use crate::user::ResolvedUser;
 
 /// A capability: its number in the kernel and its name.
@@ -195,7 +195,9 @@ fn mounts(spec: &ContainerSpec) -> Vec<Value> {
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
     ];
-    mounts.extend(spec.files.iter().map(|file| {
+    // Other runtimes find these mounted (`driver/shown.rs`).
+    let shown = if spec.runtime == RuntimeKind::Embedded { &*spec.files } else { &[] };
+    mounts.extend(shown.iter().map(|file| {
         json!({
             "destination": file.destination,
             "type": "bind",
@@ -246,7 +248,7 @@ mod tests {
     use longshore_types::{ByteCount, Resources};
 
     use super::*;
-    use crate::spec::{LogPolicy, ReadOnlyFile, RuntimeKind};
+    use crate::spec::{LogPolicy, ReadOnlyFile};
     use crate::{SignalNumber, user::ResolvedUser};
 
     fn spec(user: ResolvedUser) -> ContainerSpec {

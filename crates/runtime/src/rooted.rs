@@ -109,10 +109,15 @@ impl Root {
         Err(io::Error::new(io::ErrorKind::NotADirectory, format!("it is {what}, not a directory")))
     }
 
+    /// The file or directory at a path, to mount on.
+    pub fn open_place(&self, path: &str) -> io::Result<OwnedFd> {
+        Ok(self.open_inside(Path::new(path), OFlags::PATH)?)
+    }
+
     /// Where a directory really is, its links resolved, as a path of the container.
     pub fn resolve(&self, path: &str) -> io::Result<PathBuf> {
         let place = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-        let found = place(&self.open_inside(Path::new(path), OFlags::PATH)?)?;
+        let found = place(&self.open_place(path)?)?;
         let below = found.strip_prefix(place(&self.0)?).map_err(io::Error::other)?;
         Ok(Path::new("/").join(below))
     }

@@ -31,6 +31,7 @@ use crate::files::{self, FileProblem};
 use crate::protocol::{self, Reply, Request, Timing, Versioned, short_socket_path};
 use crate::record::ExitRecord;
 use crate::spec::{ContainerSpec, Launch};
+use crate::view;
 
 pub use adopt::{AdoptError, Adopted, AdoptedState};
 pub use exec::{ExecError, ExecEvent, ExecRequest, ExecStream};
@@ -204,7 +205,7 @@ impl Shims {
         }
         let cgroups = CgroupTree::probe(&config.cgroup_root)?;
         cgroups.ensure_root()?;
-        let executable = executable::read_only_view(&config.executable).map_err(|source| {
+        let executable = view::read_only(&config.executable, 0).map_err(|source| {
             RuntimeProblem::Executable { path: config.executable.clone(), source }
         })?;
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")

@@ -15,21 +15,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use longshore_types::InstanceId;
-use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::mount::MountFlags;
 use rustix::process::Pid;
-use rustix::thread::UnshareFlags;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::particulars::{Filter, First, Particulars, Placement};
 use super::run_files::{RunFiles, write};
+use super::shown::Shown;
 use super::{Driver, DriverProblem, Output, ProcessPlan, applied, lookup};
 use crate::SignalNumber;
 use crate::cgroup::InstanceCgroup;
 use crate::oci;
 use crate::process::{self, PATH, end_with_parent, wait_within};
 use crate::seccomp::{self, Kernel};
+use crate::spec::{ContainerSpec, ReadOnlyFile};
+use crate::view;
 
 /// How long a start may take; the agent waits a little longer.
 const START_DEADLINE: Duration = Duration::from_secs(50);
@@ -41,6 +42,7 @@ pub(super) struct CommandLine {
     program: PathBuf,
     id: String,
     rootfs: PathBuf,
+    shown: Vec<ReadOnlyFile>,
     cgroup: InstanceCgroup,
     files: RunFiles,
     /// The first process.
@@ -61,16 +63,16 @@ impl CommandLine {
     /// `dir` is the instance's run directory.
     pub fn new(
         (particulars, program): (&'static Particulars, &Path),
-        id: &InstanceId,
-        rootfs: &Path,
+        spec: &ContainerSpec,
         dir: &Path,
         cgroup: InstanceCgroup,
     ) -> Self {
         Self {
             particulars,
             program: program.to_owned(),
-            id: id.to_string(),
-            rootfs: rootfs.to_owned(),
+            id: spec.id.to_string(),
+            rootfs: spec.rootfs.clone(),
+            shown: spec.files.clone(),
             cgroup,
             files: RunFiles::new(dir),
             created: None,
@@ -226,10 +228,7 @@ fn on_its_own() -> io::Result<()> {
 
 /// Lays an empty directory over a path, seen by this process and its children alone.
 fn hide(path: &str) -> io::Result<()> {
-    // SAFETY: this process has one thread, which shares its mounts with no other.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS)? };
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private)?;
+    view::unshare_mounts()?;
     rustix::mount::mount("none", path, "tmpfs", MountFlags::RDONLY, None::<&std::ffi::CStr>)?;
     Ok(())
 }
@@ -255,6 +254,9 @@ impl Driver for CommandLine {
             .arg(&pid_file)
             .arg(&self.id);
         self.place(&mut command);
+        let shown = Shown::open(&self.rootfs, &self.shown)?;
+        // SAFETY: this process has one thread, so its child may do whatever it could do itself.
+        unsafe { command.pre_exec(move || shown.attach()) };
         Self::attach_output(&mut command, plan.output);
         self.run("making the container", &log, START_DEADLINE, &mut command)?;
         let pid = read_pid(&pid_file)?;

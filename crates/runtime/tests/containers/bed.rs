@@ -105,6 +105,11 @@ impl Bed {
         matches!(self.runtime, RuntimeKind::Runsc(_))
     }
 
+    /// True when the runtime reaches every place of a mount by descriptors.
+    pub fn finds_by_descriptor(&self) -> bool {
+        matches!(self.runtime, RuntimeKind::Embedded | RuntimeKind::Crun(_))
+    }
+
     /// True when nothing else has to be installed, which is also the quickest to start.
     pub fn is_embedded(&self) -> bool {
         self.runtime == RuntimeKind::Embedded
@@ -460,6 +465,9 @@ fn make_rootfs(rootfs: &Path) {
         "od",
         "grep",
         "ps",
+        "mv",
+        "ln",
+        "rm",
     ] {
         symlink("busybox", rootfs.join("bin").join(applet)).expect("a link");
     }
