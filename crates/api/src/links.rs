@@ -13,8 +13,8 @@ mod node;
 mod routes;
 
 use longshore_types::{
-    AppName, Capacity, Decision, Generation, HostName, InstanceId, LocationName, NodeName,
-    ProjectName, Release, ReleaseNumber, RuntimeOffer, Timestamp, token::Rights,
+    AppName, Capacity, Decision, Digest, Generation, HostName, InstanceId, LocationName, NodeName,
+    ProjectName, Release, ReleaseNumber, Repository, RuntimeOffer, Timestamp, token::Rights,
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,9 @@ pub struct Allotment {
     pub release: Release,
     /// How many instances should run.
     pub count: u32,
+    /// What is tried beside it.
+    #[serde(default)]
+    pub canary: Option<Canary>,
     /// The most that may ever run there, replacements and rollouts included.
     pub budget: u32,
     /// The host names that lead to the app.
@@ -51,6 +54,15 @@ impl Allotment {
     pub fn app(&self) -> &AppName {
         &self.release.manifest.app
     }
+}
+
+/// Instances of another release that run beside those that should.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canary {
+    /// The release that is tried.
+    pub release: Release,
+    /// How many instances.
+    pub count: u32,
 }
 
 /// All allotments of a location. An app that is missing here must not run there any more.
@@ -146,9 +158,23 @@ pub struct StopInstance {
     pub instance: InstanceId,
 }
 
-/// Every token that the registry has to know, by the hexadecimal SHA-256 of its text.
+/// What the registry has to know of the rest of the platform.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct TokenTable {
-    /// Hash and rights.
+pub struct RegistryTable {
+    /// Rights by the hexadecimal SHA-256 of the text of each token.
     pub tokens: std::collections::BTreeMap<String, Rights>,
+    /// The images of all releases that are kept.
+    #[serde(default)]
+    pub pins: Vec<Pin>,
+}
+
+/// An image that must not be deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// Where it lies.
+    pub repository: Repository,
+    /// The digest of its manifest or index.
+    pub digest: Digest,
+    /// The newest release that needs it, as a message names it: `web r3`.
+    pub release: String,
 }

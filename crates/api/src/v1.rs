@@ -11,6 +11,7 @@
 //! | `POST /v1/projects/{project}/apps/{app}/scale` | [`ScaleRequest`] | [`AppView`] |
 //! | `GET /v1/projects/{project}/apps/{app}/releases` | | list of [`ReleaseView`] |
 //! | `POST /v1/projects/{project}/apps/{app}/rollback` | [`RollbackRequest`] | [`DeployResponse`] |
+//! | `POST /v1/projects/{project}/apps/{app}/promote` | | [`DeployResponse`] |
 //! | `GET /v1/projects/{project}/instances?app=` | | list of [`InstanceView`] |
 //! | `GET /v1/projects/{project}/instances/{instance}` | | [`InstanceView`] |
 //! | `GET /v1/projects/{project}/instances/{instance}/explain` | | [`Explanation`] |
@@ -25,8 +26,9 @@
 //! Blank lines in streams of JSON lines are heartbeats. Errors are [`crate::Problem`] documents.
 
 use longshore_types::{
-    AppName, Decision, Digest, Generation, HostName, InstanceId, InstancePhase, LocationName,
-    Manifest, NodeName, ProjectName, ReleaseNumber, Resources, Timestamp, token::Rights,
+    AppName, Decision, Digest, Duration, Generation, HostName, InstanceId, InstancePhase,
+    LocationName, Manifest, NodeName, ProjectName, ReleaseNumber, Resources, Timestamp,
+    token::Rights,
 };
 use serde::{Deserialize, Serialize};
 
@@ -157,8 +159,11 @@ pub struct AppView {
     /// a port, which answers no requests.
     #[serde(default)]
     pub urls: Vec<String>,
-    /// In one word: `running`, `rolling`, `waiting`, `failed`, `stopped` or `removing`.
+    /// In one word: `running`, `rolling`, `canary`, `waiting`, `failed`, `stopped` or `removing`.
     pub state: String,
+    /// While the release is only tried: beside which one, and how far that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryView>,
     /// The release that was given up last, because it was not complete in time. The present one
     /// when there is none to go back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -167,6 +172,38 @@ pub struct AppView {
     pub note: Option<String>,
     /// Raised at each change of what should run.
     pub generation: Generation,
+}
+
+/// A release that is tried before it takes over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryView {
+    /// The release of which all of `count` run meanwhile.
+    pub beside: ReleaseNumber,
+    /// How many instances of the new one should run.
+    pub count: u32,
+    /// How many of them are healthy and not draining.
+    pub ready: u32,
+    /// How long they have to be healthy before it takes over by itself; absent when somebody has to
+    /// promote it.
+    pub wait: Option<Duration>,
+}
+
+impl CanaryView {
+    /// True when all of them are healthy.
+    pub fn is_ready(&self) -> bool {
+        self.ready >= self.count
+    }
+
+    /// How far it is, and what comes next.
+    pub fn note(&self) -> String {
+        let Self { beside, count, ready, wait } = self;
+        let next = match wait {
+            _ if !self.is_ready() => String::new(),
+            Some(wait) => format!("; takes over once they were for {wait}"),
+            None => "; waits to be promoted".to_owned(),
+        };
+        format!("canaries beside {beside}: {ready} of {count} healthy{next}")
+    }
 }
 
 /// An instance.

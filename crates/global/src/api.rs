@@ -36,6 +36,7 @@ pub fn router(plane: Arc<Plane>) -> Router {
         .route("/projects/{project}/apps/{app}/scale", post(apps::scale))
         .route("/projects/{project}/apps/{app}/releases", get(releases::list))
         .route("/projects/{project}/apps/{app}/rollback", post(releases::rollback))
+        .route("/projects/{project}/apps/{app}/promote", post(releases::promote))
         .route("/projects/{project}/instances", get(instances::list))
         .route("/projects/{project}/instances/{instance}", get(instances::show))
         .route("/projects/{project}/instances/{instance}/explain", get(instances::explain))

@@ -36,6 +36,7 @@ pub struct Catalog {
     pub revision: Revision,
     pub apps: BTreeMap<AppKey, Stored<AppRecord>>,
     pub releases: BTreeMap<(ProjectName, AppName, ReleaseNumber), Arc<Release>>,
+    pub releases_changed: Revision,
     pub allotments: BTreeMap<(LocationName, ProjectName, AppName), Stored<AllotmentRecord>>,
     /// The revision of the last change to any allotment of a location, removals included.
     pub allotments_changed: BTreeMap<LocationName, Revision>,
@@ -66,6 +67,7 @@ impl Catalog {
             }
             Some(Key::Release(project, app, number)) => {
                 let ReleaseRecord(release) = decode(stored)?;
+                self.releases_changed = revision;
                 self.releases.insert((project, app, number), Arc::new(release));
             }
             Some(Key::Allotment(location, project, app)) => {
@@ -91,6 +93,7 @@ impl Catalog {
                 self.apps.remove(&(project, app));
             }
             Some(Key::Release(project, app, number)) => {
+                self.releases_changed = revision;
                 self.releases.remove(&(project, app, number));
             }
             Some(Key::Allotment(location, project, app)) => {
@@ -128,6 +131,7 @@ impl Mirror {
             *changed = listing.revision;
         }
         catalog.tokens_changed = listing.revision;
+        catalog.releases_changed = listing.revision;
         let mut events =
             store.watch("/", listing.revision.next()).await.map_err(GlobalError::Store)?;
         let (sender, receiver) = watch::channel(Arc::new(catalog));

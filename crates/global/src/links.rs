@@ -1,5 +1,6 @@
 //! What locations and the registry call. Only they can: the socket is theirs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -7,11 +8,11 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::{get, post};
 use futures_util::StreamExt;
-use longshore_api::links::{Allotment, AllotmentSet, LocationReport, TokenTable};
+use longshore_api::links::{Allotment, AllotmentSet, Canary, LocationReport, Pin, RegistryTable};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, json_lines, now, watch_lines};
 use longshore_store::{Compare, Transaction};
-use longshore_types::{Generation, LocationName};
+use longshore_types::{Generation, LocationName, ProjectName};
 
 use crate::catalog::Catalog;
 use crate::records::{Key, LocationRecord, encode};
@@ -21,7 +22,7 @@ pub fn router(plane: Arc<Plane>) -> Router {
     Router::new()
         .route("/link/locations/{location}/allotments", get(allotments))
         .route("/link/locations/{location}/report", post(report))
-        .route("/link/registry/tokens", get(tokens))
+        .route("/link/registry/table", get(registry_table))
         .layer(axum::extract::DefaultBodyLimit::max(64 << 20))
         .with_state(plane)
 }
@@ -46,11 +47,16 @@ fn allotment_set(catalog: &Catalog, location: &LocationName, domain: &str) -> Al
     let of_location = catalog.allotments.iter().filter(|((of, _, _), _)| of == location);
     let allotments = of_location.filter_map(|((_, project, app), stored)| {
         let record = &stored.record;
-        let key = (project.clone(), app.clone(), record.release);
-        let release = catalog.releases.get(&key)?;
+        let find = |number| catalog.releases.get(&(project.clone(), app.clone(), number));
+        let release = find(record.release)?;
+        let canary = record.canary.and_then(|canary| {
+            let release = find(canary.release)?.as_ref().clone();
+            Some(Canary { release, count: canary.count })
+        });
         Some(Allotment {
             release: release.as_ref().clone(),
             count: record.count,
+            canary,
             budget: record.budget,
             hosts: views::hosts(&release.manifest, domain),
             generation: record.generation,
@@ -81,18 +87,30 @@ async fn report(
     Ok(axum::Json(()))
 }
 
-/// Every token that the registry has to know, again at each change.
-async fn tokens(State(plane): State<Arc<Plane>>) -> Response {
+/// What the registry has to know, again at each change.
+async fn registry_table(State(plane): State<Arc<Plane>>) -> Response {
     let mut last = None;
     let tables = watch_lines(plane.catalog.subscribe()).filter_map(move |catalog| {
-        let news = last != Some(catalog.tokens_changed);
-        last = Some(catalog.tokens_changed);
-        let table = || {
-            let tokens = catalog.tokens.values();
-            let tokens = tokens.map(|token| (token.hash.clone(), token.rights.clone())).collect();
-            TokenTable { tokens }
-        };
-        std::future::ready(news.then(table))
+        let newest = catalog.tokens_changed.max(catalog.releases_changed);
+        let news = last != Some(newest);
+        last = Some(newest);
+        std::future::ready(news.then(|| table_of(&catalog)))
     });
     json_lines(tables, plane.shutdown.clone())
+}
+
+fn table_of(catalog: &Catalog) -> RegistryTable {
+    let tokens = catalog.tokens.values();
+    let tokens = tokens.map(|token| (token.hash.clone(), token.rights.clone())).collect();
+    let mut pins = BTreeMap::new();
+    for ((project, app, number), release) in &catalog.releases {
+        let image = (release.manifest.image.repository.clone(), release.image_digest);
+        let name = match *project == ProjectName::default() {
+            true => format!("{app} {number}"),
+            false => format!("{app} {number} of {project}"),
+        };
+        pins.insert(image, name);
+    }
+    let pin = |((repository, digest), release)| Pin { repository, digest, release };
+    RegistryTable { tokens, pins: pins.into_iter().map(pin).collect() }
 }

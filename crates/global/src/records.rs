@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 pub struct AppRecord {
     /// The release that should run.
     pub release: ReleaseNumber,
+    /// How far it has come.
+    #[serde(default)]
+    pub stage: RolloutStage,
     /// How many instances should run: the manifest's count until `scale` changes it.
     pub count: u32,
     /// Raised at each change.
@@ -28,6 +31,27 @@ pub struct AppRecord {
     pub failed: Option<ReleaseNumber>,
 }
 
+/// How far the rollout of a release may go for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutStage {
+    /// Some instances of it are tried beside all of the last complete one.
+    Canary,
+    /// It takes the place of every other.
+    #[default]
+    Whole,
+}
+
+impl AppRecord {
+    /// The release that most instances should be of.
+    pub fn main(&self) -> ReleaseNumber {
+        match self.stage {
+            RolloutStage::Canary => self.good.unwrap_or(self.release),
+            RolloutStage::Whole => self.release,
+        }
+    }
+}
+
 /// What a location was given of an app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AllotmentRecord {
@@ -35,6 +59,9 @@ pub struct AllotmentRecord {
     pub release: ReleaseNumber,
     /// How many instances should run.
     pub count: u32,
+    /// What is tried beside those.
+    #[serde(default)]
+    pub canary: Option<CanaryRecord>,
     /// The most that may run.
     pub budget: u32,
     /// The largest budget that the location may still go by.
@@ -43,6 +70,15 @@ pub struct AllotmentRecord {
     pub generation: Generation,
     /// Why this location.
     pub decision: Decision,
+}
+
+/// Instances of another release that run beside those that should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryRecord {
+    /// The release that is tried.
+    pub release: ReleaseNumber,
+    /// How many instances.
+    pub count: u32,
 }
 
 /// A token, known by its hash alone.

@@ -12,7 +12,7 @@ use longshore_planning::rollout::{RolloutState, Verdict, judge};
 use longshore_types::{Generation, RestartPolicy};
 
 use crate::catalog::{AppKey, Catalog};
-use crate::records::AppRecord;
+use crate::records::{AppRecord, RolloutStage};
 use crate::reports::{ByLocation, Received};
 use crate::{PublicNames, scheduler, views};
 
@@ -28,6 +28,7 @@ struct Seen {
     ready: u32,
     outdated: u32,
     at: Instant,
+    complete_since: Option<Instant>,
 }
 
 impl Rollouts {
@@ -56,11 +57,19 @@ impl Rollouts {
         let is_known = scheduler::held(catalog, key)
             .keys()
             .all(|location| reports.get(location).is_some_and(Received::reachable));
+        let is_complete = is_known
+            && match &view.canary {
+                Some(canary) => canary.is_ready(),
+                None => view.state == "running",
+            };
+        let seen = self.look(key, &view, (is_known, is_complete));
         let state = RolloutState {
             release: record.release,
             good: record.good,
-            is_complete: is_known && view.state == "running",
-            since_progress: self.since_progress(key, &view, is_known),
+            is_canary: record.stage == RolloutStage::Canary,
+            is_complete,
+            complete_for: seen.complete_since.map_or(Duration::ZERO, |since| since.elapsed()),
+            since_progress: seen.at.elapsed(),
             rules: manifest.rollout,
         };
         let next = match judge(&state) {
@@ -70,9 +79,15 @@ impl Rollouts {
                 failed: record.failed.filter(|failed| *failed != record.release),
                 ..record.clone()
             },
+            Verdict::Promote => AppRecord {
+                stage: RolloutStage::Whole,
+                generation: record.generation.next(),
+                ..record.clone()
+            },
             Verdict::Failed => AppRecord { failed: Some(record.release), ..record.clone() },
             Verdict::Revert(good) => AppRecord {
                 release: good,
+                stage: RolloutStage::Whole,
                 failed: Some(record.release),
                 generation: record.generation.next(),
                 ..record.clone()
@@ -81,26 +96,36 @@ impl Rollouts {
         (next != *record).then_some(next)
     }
 
-    fn since_progress(&mut self, key: &AppKey, view: &AppView, is_known: bool) -> Duration {
+    fn look(
+        &mut self,
+        key: &AppKey,
+        view: &AppView,
+        (is_known, is_complete): (bool, bool),
+    ) -> Seen {
         let AppView { generation, ready, outdated, .. } = *view;
-        let now = Seen { generation, ready, outdated, at: Instant::now() };
+        let at = Instant::now();
+        let now = Seen { generation, ready, outdated, at, complete_since: None };
         let seen = self.seen.entry(key.clone()).or_insert(now);
         if seen.generation != generation || !is_known {
             *seen = now;
         } else if ready > seen.ready || outdated < seen.outdated {
             let (ready, outdated) = (ready.max(seen.ready), outdated.min(seen.outdated));
-            *seen = Seen { ready, outdated, ..now };
+            *seen = Seen { ready, outdated, at, ..*seen };
         }
-        seen.at.elapsed()
+        seen.complete_since = is_complete.then(|| seen.complete_since.unwrap_or(at));
+        *seen
     }
 
-    /// How long until the first rollout may have failed, when any is under way.
+    /// How long until the first rollout may have failed or canary take over, when any is under way.
     pub fn next_deadline(&self, catalog: &Catalog) -> Option<Duration> {
         let left = self.seen.iter().filter_map(|(key, seen)| {
             let record = &catalog.apps.get(key)?.record;
+            let rules = &catalog.current_release(key)?.manifest.rollout;
+            if let Some(since) = seen.complete_since {
+                return Some(rules.canary_wait?.0.saturating_sub(since.elapsed()));
+            }
             let judged = record.good != Some(record.release) && record.failed.is_none();
-            let deadline = catalog.current_release(key)?.manifest.rollout.deadline.0;
-            judged.then(|| deadline.saturating_sub(seen.at.elapsed()))
+            judged.then(|| rules.deadline.0.saturating_sub(seen.at.elapsed()))
         });
         left.min()
     }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_link::now;
-use longshore_planning::global::{LocationState, Share, WantedApp, plan_shares};
+use longshore_planning::global::{LocationState, Share, WantedApp, plan_shares, spread_canaries};
 use longshore_store::{Compare, Relation, StoreError, Transaction};
-use longshore_types::{Capacity, LocationName, Manifest};
+use longshore_types::{Capacity, LocationName, Manifest, ReleaseNumber};
 
 use crate::catalog::{AppKey, Catalog, Stored};
-use crate::records::{AllotmentRecord, AppRecord, Key, encode};
+use crate::records::{AllotmentRecord, AppRecord, CanaryRecord, Key, RolloutStage, encode};
 use crate::reports::ByLocation;
 use crate::rollouts::Rollouts;
 use crate::{GlobalError, Plane};
@@ -22,6 +22,8 @@ use crate::{GlobalError, Plane};
 const INTERVAL: Duration = Duration::from_secs(5);
 /// However near a deadline is.
 const LEAST_WAIT: Duration = Duration::from_millis(100);
+/// How many releases are deleted in one transaction, which holds 128 operations.
+const MOST_AT_ONCE: usize = 100;
 
 /// Runs until shutdown.
 pub async fn run(plane: Arc<Plane>) -> Result<(), GlobalError> {
@@ -60,7 +62,8 @@ async fn reconcile(plane: &Plane, rollouts: &mut Rollouts) -> Result<bool, Globa
                 tracing::info!(app = %key.1, ?record, "judged a rollout");
                 Some(Transaction::new().put(app_key_text(key), encode(&record)))
             };
-            allotments(&catalog, &reports, key, app).or_else(verdict)
+            let change = allotments(&catalog, &reports, key, app).or_else(verdict);
+            change.or_else(|| forgetting(&catalog, key, &app.record))
         };
         let Some(change) = change else { continue };
         let unchanged = Compare::mod_revision(app_key_text(key), Relation::Equal, app.revision);
@@ -98,18 +101,36 @@ fn removal(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Option<Tran
     if !gone {
         return None;
     }
-    // The oldest releases first: a transaction holds 128 operations, the rest goes next time.
-    let mut releases: Vec<_> = catalog.releases_of(key).take(100).collect();
+    // The oldest releases first; the rest goes next time.
+    let mut releases: Vec<_> = catalog.releases_of(key).take(MOST_AT_ONCE).collect();
     let last = catalog.releases_of(key).count() == releases.len();
     let mut change = Transaction::new();
     for release in releases.drain(..) {
-        let key = Key::Release(key.0.clone(), key.1.clone(), release.number);
-        change = change.delete(key.to_string());
+        change = change.delete(release_key_text(key, release.number));
     }
     if last {
         change = change.delete(app_key_text(key));
     }
     Some(change)
+}
+
+/// How many releases of an app are kept, beside those that it needs.
+const KEPT_RELEASES: usize = 20;
+
+/// Forgets the oldest releases when there are too many, but none that runs or may be taken back.
+fn forgetting(catalog: &Catalog, key: &AppKey, record: &AppRecord) -> Option<Transaction> {
+    let surplus = catalog.releases_of(key).count().checked_sub(KEPT_RELEASES)?;
+    let needed = [Some(record.release), record.good, record.failed];
+    let oldest = catalog.releases_of(key).take(surplus.min(MOST_AT_ONCE));
+    let mut forgotten = oldest.filter(|release| !needed.contains(&Some(release.number))).peekable();
+    forgotten.peek()?;
+    Some(forgotten.fold(Transaction::new(), |change, release| {
+        change.delete(release_key_text(key, release.number))
+    }))
+}
+
+fn release_key_text(key: &AppKey, number: ReleaseNumber) -> String {
+    Key::Release(key.0.clone(), key.1.clone(), number).to_string()
 }
 
 fn app_key_text(key: &AppKey) -> String {
@@ -176,12 +197,18 @@ fn allotments(
     let release = catalog.current_release(key)?;
     let held = held(catalog, key);
     let shares = shares(catalog, reports, (key, &held), (app.record.count, &release.manifest));
+    let n_canaries = match app.record.stage {
+        RolloutStage::Canary => release.manifest.rollout.canaries(app.record.count),
+        RolloutStage::Whole => 0,
+    };
     let mut change = None;
-    for share in &shares {
+    for (share, n_canaries) in shares.iter().zip(spread_canaries(&shares, n_canaries)) {
         let before = held.get(&share.location).map(|stored| &stored.record);
+        let canary = CanaryRecord { release: app.record.release, count: n_canaries };
         let record = AllotmentRecord {
-            release: app.record.release,
+            release: app.record.main(),
             count: share.count,
+            canary: (n_canaries > 0).then_some(canary),
             budget: share.budget,
             budget_in_force: share.budget_in_force,
             generation: before.map_or(Default::default(), |before| before.generation),
@@ -196,8 +223,9 @@ fn allotments(
             let before = &stored.record;
             let in_force = in_force(reports, location, stored);
             let record = AllotmentRecord {
-                release: app.record.release,
+                release: app.record.main(),
                 count: 0,
+                canary: None,
                 budget: 0,
                 budget_in_force: in_force,
                 ..before.clone()
@@ -229,12 +257,17 @@ fn locations(catalog: &Catalog, reports: &ByLocation) -> Vec<LocationState> {
     let allotted = |location: &LocationName| {
         let mut sum = Capacity::default();
         for ((of, project, app), stored) in &catalog.allotments {
-            let key = (project.clone(), app.clone());
-            let Some(release) = catalog.current_release(&key).filter(|_| of == location) else {
+            if of != location {
                 continue;
-            };
-            for _ in 0..stored.record.count {
-                sum = sum.plus(release.manifest.resources.capacity());
+            }
+            let AllotmentRecord { release, count, canary, .. } = &stored.record;
+            let canary = canary.map(|canary| (canary.release, canary.count));
+            for (number, count) in [(*release, *count)].into_iter().chain(canary) {
+                let key = (project.clone(), app.clone(), number);
+                let Some(release) = catalog.releases.get(&key) else { continue };
+                for _ in 0..count {
+                    sum = sum.plus(release.manifest.resources.capacity());
+                }
             }
         }
         sum

@@ -1,14 +1,16 @@
 //! What users see, made from what is wanted and what is reported.
 
 use longshore_api::links::{InstanceStatus, LocationReport};
-use longshore_api::v1::{AppView, InstanceView, LocationView, ProjectView, ReleaseView};
+use longshore_api::v1::{
+    AppView, CanaryView, InstanceView, LocationView, ProjectView, ReleaseView,
+};
 use longshore_types::{
     HostName, InstancePhase, LocationName, Manifest, ProjectName, Release, ReleaseNumber,
 };
 
 use crate::PublicNames;
 use crate::catalog::{AppKey, Catalog};
-use crate::records::AppRecord;
+use crate::records::{AppRecord, RolloutStage};
 use crate::reports::{ByLocation, Received};
 
 /// `current` is the number of the release that should run.
@@ -85,17 +87,20 @@ pub fn app(
     let ready = count(statuses().filter(is_current).filter(is_ready));
     let live_current = count(statuses().filter(is_current).filter(|status| !status.draining));
     let outdated = count(statuses()) - live_current.min(wanted.count);
+    let canary = canary(wanted, &current.manifest, ready);
     let state = match (wanted.removing, wanted.count, outdated, ready) {
         (true, ..) => "removing",
         (false, 0, 0, _) => "stopped",
+        _ if canary.is_some() => "canary",
         (false, count, 0, ready) if ready >= count => "running",
         _ if wanted.failed == Some(wanted.release) => "failed",
         (false, _, outdated, _) if outdated > 0 => "rolling",
         _ => "waiting",
     };
-    let settled = matches!(state, "running" | "stopped");
+    let tried = canary.as_ref().filter(|canary| state == "canary" && canary.is_ready());
+    let settled = matches!(state, "running" | "stopped") || tried.is_some();
     let note = if settled { None } else { note(reports, key, statuses().filter(is_current)) };
-    let note = given_up(catalog, key, wanted).or(note);
+    let note = given_up(catalog, key, wanted).or(note).or_else(|| tried.map(CanaryView::note));
     let hosts = hosts(&current.manifest, &public.domain);
     Some(AppView {
         project: key.0.clone(),
@@ -108,10 +113,18 @@ pub fn app(
         urls: urls(&current.manifest, &hosts, &public.ingress),
         hosts,
         state: state.to_owned(),
+        canary,
         failed: wanted.failed,
         note,
         generation: wanted.generation,
     })
+}
+
+fn canary(wanted: &AppRecord, manifest: &Manifest, ready: u32) -> Option<CanaryView> {
+    let rules = &manifest.rollout;
+    let count = rules.canaries(wanted.count);
+    let view = CanaryView { beside: wanted.main(), count, ready, wait: rules.canary_wait };
+    (wanted.stage == RolloutStage::Canary).then_some(view)
 }
 
 /// What became of a release that was not complete in time.

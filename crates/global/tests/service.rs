@@ -14,7 +14,7 @@ use http::Method;
 use longshore_api::ProblemCode;
 use longshore_api::links::{
     Allotment, AllotmentSet, InstanceStatus, LocationReport, NodeSummary, ObservedInstance,
-    TokenTable,
+    RegistryTable,
 };
 use longshore_api::v1::{
     AppView, DeployRequest, DeployResponse, Explanation, InstanceView, PlanView, ReleaseView,
@@ -135,6 +135,11 @@ impl Plane {
         let request = RollbackRequest { release: to.map(ReleaseNumber) };
         let path = "/v1/projects/default/apps/web/rollback";
         self.user.call(Method::POST, path, Some(&request)).await
+    }
+
+    async fn promote(&self) -> Result<DeployResponse, CallError> {
+        let path = "/v1/projects/default/apps/web/promote";
+        self.user.call(Method::POST, path, None::<&()>).await
     }
 
     async fn releases(&self) -> Vec<ReleaseView> {
@@ -313,6 +318,137 @@ async fn a_release_that_gets_no_further_is_taken_back_to_the_last_complete_one()
     plane.deploy(with(json!({"deadline": "1s", "revert": false}), "bad")).await.unwrap();
     let app = plane.app_when(|app| app.state == "failed").await;
     assert_eq!((app.release, app.failed), (ReleaseNumber(3), Some(ReleaseNumber(3))));
+    plane.stop().await;
+}
+
+/// The app with one word in its environment, by which releases differ.
+fn web_with(word: &str, rollout: serde_json::Value) -> serde_json::Value {
+    let mut document = web();
+    document["env"] = json!({"A": word});
+    document["rollout"] = rollout;
+    document
+}
+
+#[tokio::test]
+async fn a_canary_runs_beside_the_last_complete_release_until_it_is_promoted() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    plane.report(Generation(0), vec![]).await;
+    let mut sets = plane.allotments().await;
+    let canary = json!({"canary": "25%"});
+    // Nothing runs that it could be beside.
+    plane.deploy(web_with("one", canary.clone())).await.unwrap();
+    let set = until(&mut sets, |set| set.allotments.len() == 1).await;
+    assert_eq!((set.allotments[0].count, &set.allotments[0].canary), (2, &None));
+    let one = |id: &str| healthy(&set.allotments[0], id);
+    let mut running = vec![one("web-00000001"), one("web-00000002")];
+    plane.report(set.generation, running.clone()).await;
+    plane.app_when(|app| app.state == "running").await;
+    assert!(plane.promote().await.is_err(), "no canary runs");
+
+    plane.deploy(web_with("two", canary.clone())).await.unwrap();
+    let set = until(&mut sets, |set| set.allotments[0].canary.is_some()).await;
+    let allotment = &set.allotments[0];
+    let tried = allotment.canary.as_ref().unwrap();
+    assert_eq!((allotment.release.number.0, allotment.count), (1, 2));
+    assert_eq!((tried.release.number.0, tried.count), (2, 1));
+    let app = plane.app().await;
+    assert_eq!((app.state.as_str(), app.release.0), ("canary", 2));
+    let mut second = one("web-00000003");
+    second.release = ReleaseNumber(2);
+    running.push(second);
+    plane.report(set.generation, running.clone()).await;
+    let app = plane.app_when(|app| app.canary.as_ref().is_some_and(|c| c.is_ready())).await;
+    let note = "canaries beside r1: 1 of 1 healthy; waits to be promoted";
+    assert_eq!(app.note.as_deref(), Some(note));
+
+    let promoted = plane.promote().await.unwrap();
+    assert_eq!(promoted.release.number, ReleaseNumber(2));
+    let set = until(&mut sets, |set| set.allotments[0].release.number.0 == 2).await;
+    assert_eq!(set.allotments[0].canary, None);
+    for status in &mut running {
+        status.release = ReleaseNumber(2);
+    }
+    plane.report(set.generation, running[1..].to_vec()).await;
+    plane.app_when(|app| app.state == "running").await;
+
+    // A rollback is not tried first, and takes a canary back.
+    plane.deploy(web_with("three", canary)).await.unwrap();
+    until(&mut sets, |set| set.allotments[0].canary.is_some()).await;
+    assert_eq!(plane.rollback(None).await.unwrap().release.number, ReleaseNumber(2));
+    let set = until(&mut sets, |set| set.allotments[0].canary.is_none()).await;
+    assert_eq!(set.allotments[0].release.number, ReleaseNumber(2));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_canary_takes_over_after_its_wait_and_is_taken_back_when_it_is_not_healthy() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    plane.report(Generation(0), vec![]).await;
+    let mut sets = plane.allotments().await;
+    plane.deploy(web_with("one", json!({}))).await.unwrap();
+    let set = until(&mut sets, |set| set.allotments.len() == 1).await;
+    let one = |id: &str| healthy(&set.allotments[0], id);
+    let running = vec![one("web-00000001"), one("web-00000002")];
+    plane.report(set.generation, running.clone()).await;
+    plane.app_when(|app| app.state == "running").await;
+
+    let rules = json!({"canary": 1, "canary_wait": "1s", "deadline": "1s"});
+    plane.deploy(web_with("sick", rules.clone())).await.unwrap();
+    let app = plane.app_when(|app| app.failed == Some(ReleaseNumber(2))).await;
+    assert_eq!((app.release.0, app.canary), (1, None));
+
+    plane.deploy(web_with("well", rules)).await.unwrap();
+    let is_third = |set: &AllotmentSet| {
+        set.allotments[0].canary.as_ref().is_some_and(|c| c.release.number.0 == 3)
+    };
+    let set = until(&mut sets, is_third).await;
+    let mut third = one("web-00000003");
+    third.release = ReleaseNumber(3);
+    plane.report(set.generation, [running, vec![third]].concat()).await;
+    until(&mut sets, |set| set.allotments[0].release.number.0 == 3).await;
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn old_releases_are_forgotten_and_the_images_of_all_others_must_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    plane.report(Generation(0), vec![]).await;
+    let mut sets = plane.allotments().await;
+    plane.deploy(web()).await.unwrap();
+    let set = until(&mut sets, |set| set.allotments.len() == 1).await;
+    let one = |id: &str| healthy(&set.allotments[0], id);
+    plane.report(set.generation, vec![one("web-00000001"), one("web-00000002")]).await;
+    plane.app_when(|app| app.state == "running").await;
+    for number in 0..25 {
+        plane.deploy(web_with(&number.to_string(), json!({}))).await.unwrap();
+    }
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let kept = loop {
+        let kept: Vec<_> = plane.releases().await.iter().map(|release| release.number.0).collect();
+        if kept.len() == 21 {
+            break kept;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{kept:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    // The last complete one, which the present one may be taken back to, and the newest twenty.
+    assert_eq!(kept, [vec![1], (7..=26).collect()].concat());
+
+    let mut tables = plane.link.watch::<RegistryTable>("/link/registry/table").await.unwrap();
+    let pins = tables.next().await.unwrap().unwrap().pins;
+    assert_eq!(pins.len(), 1, "they are of one image");
+    assert_eq!(
+        (pins[0].release.as_str(), pins[0].digest.to_string()),
+        ("web r26", DIGEST.to_owned())
+    );
+    plane.user.call::<(), ()>(Method::DELETE, "/v1/projects/default/apps/web", None).await.unwrap();
+    let set = until(&mut sets, |set| set.allotments.is_empty()).await;
+    plane.report(set.generation, vec![]).await;
+    let unpinned = async { while !tables.next().await.unwrap().unwrap().pins.is_empty() {} };
+    tokio::time::timeout(Duration::from_secs(20), unpinned).await.expect("in time");
     plane.stop().await;
 }
 
@@ -533,7 +669,7 @@ async fn tokens_open_what_they_say_and_reach_the_registry_as_hashes() {
         plane.user.call::<_, TokenCreated>(Method::POST, "/v1/tokens", Some(&request)).await;
     assert!(matches!(again, Err(CallError::Refused(p)) if p.code == ProblemCode::Conflict));
 
-    let mut tables = plane.link.watch::<TokenTable>("/link/registry/tokens").await.unwrap();
+    let mut tables = plane.link.watch::<RegistryTable>("/link/registry/table").await.unwrap();
     let table = tables.next().await.unwrap().unwrap();
     assert_eq!(table.tokens.values().filter(|r| **r == rights).count(), 1);
     assert!(table.tokens.keys().all(|hash| hash.len() == 64 && !hash.contains(&made.token)));

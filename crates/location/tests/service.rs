@@ -136,6 +136,7 @@ fn set(generation: u64, count: u32) -> Arc<AllotmentSet> {
     let allotment = Allotment {
         release,
         count,
+        canary: None,
         budget: 4,
         hosts: vec!["web.localhost".parse().unwrap()],
         generation: Generation(generation),

@@ -11,6 +11,7 @@ pub mod locations;
 pub mod logs;
 pub mod nodes;
 pub mod plan;
+pub mod promote;
 pub mod ps;
 pub mod releases;
 pub mod rm;

@@ -17,9 +17,7 @@ impl Progress {
     pub fn begin() -> Self {
         let bar = output::is_watched().then(|| {
             let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}") {
-                bar.set_style(style);
-            }
+            set_style(&bar, "{spinner} {wide_msg} {elapsed}");
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
@@ -34,11 +32,29 @@ impl Progress {
         }
     }
 
+    /// So many steps of so many are done.
+    pub fn steps(&self, done: u32, all: u32) {
+        if let Some(bar) = &self.bar {
+            if bar.length() != Some(all.into()) {
+                bar.set_length(all.into());
+                set_style(bar, "{spinner} [{bar:20}] {pos}/{len} {wide_msg} {elapsed}");
+            }
+            bar.set_position(done.into());
+        }
+    }
+
     /// What is going on now; shown to a person only, for it is outdated at once.
     pub fn status(&self, text: String) {
         if let Some(bar) = &self.bar {
             bar.set_message(text);
         }
+    }
+}
+
+fn set_style(bar: &ProgressBar, template: &str) {
+    // A template that cannot be read leaves the style as it is, which is worse to look at and no more.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Rollout {
     seen: BTreeMap<InstanceId, String>,
     app_note: Option<String>,
     latest: Option<AppView>,
+    /// The most instances that were to go.
+    most_outdated: u32,
     /// True once a view had the app, so that its absence means that it was removed.
     was_there: bool,
 }
@@ -36,6 +38,8 @@ pub enum Progress {
     Underway,
     /// Every instance that should run is of the release and healthy, and no other is left.
     Done,
+    /// Its canaries are healthy, and somebody has to promote it.
+    Tried,
     /// Another release was deployed meanwhile, so this one will never be complete.
     Overtaken,
     /// It got no further for too long; the platform goes on trying, or went back to another.
@@ -50,8 +54,16 @@ pub enum Progress {
 impl Rollout {
     /// The rollout of `release`, which should run since the app has this generation.
     pub fn new(app: AppName, release: ReleaseNumber, generation: Generation) -> Self {
-        let (seen, app_note, latest, was_there) = (BTreeMap::new(), None, None, false);
-        Self { app, release, generation, seen, app_note, latest, was_there }
+        Self {
+            app,
+            release,
+            generation,
+            seen: BTreeMap::new(),
+            app_note: None,
+            latest: None,
+            most_outdated: 0,
+            was_there: false,
+        }
     }
 
     /// Takes the next view over and gives the lines that tell what is new.
@@ -59,6 +71,8 @@ impl Rollout {
         let mut lines = Vec::new();
         self.latest = view.apps.iter().find(|app| app.app == self.app).cloned();
         self.was_there |= self.latest.is_some();
+        let outdated = self.latest.as_ref().map_or(0, |app| app.outdated);
+        self.most_outdated = self.most_outdated.max(outdated);
         let note = self.latest.as_ref().and_then(|app| app.note.clone());
         // What the app only passes on from one of its instances is told with that instance.
         let passed_on =
@@ -98,6 +112,9 @@ impl Rollout {
             Progress::Failed { now: app.release }
         } else if app.release != self.release {
             Progress::Overtaken
+        } else if let Some(canary) = &app.canary {
+            let waits = canary.is_ready() && canary.wait.is_none();
+            if waits { Progress::Tried } else { Progress::Underway }
         } else if app.ready >= app.count && app.outdated == 0 {
             Progress::Done
         } else {
@@ -105,11 +122,24 @@ impl Rollout {
         }
     }
 
+    /// How many steps of how many were done: instances that became healthy, or were to go and are gone.
+    pub fn steps(&self) -> Option<(u32, u32)> {
+        let app = self.latest.as_ref().filter(|app| app.release == self.release)?;
+        if let Some(canary) = &app.canary {
+            return Some((canary.ready.min(canary.count), canary.count));
+        }
+        let gone = self.most_outdated.saturating_sub(app.outdated);
+        Some((app.ready.min(app.count) + gone, app.count + self.most_outdated))
+    }
+
     /// The state in a few words: `1 of 2 healthy, 1 old`.
     pub fn summary(&self) -> String {
         let Some(app) = &self.latest else {
             return "waiting for the platform".to_owned();
         };
+        if let Some(canary) = &app.canary {
+            return canary.note();
+        }
         let mut text = format!("{} of {} healthy", app.ready, app.count);
         if app.outdated > 0 {
             text.push_str(&format!(", {} to be replaced or ended", app.outdated));
@@ -121,10 +151,12 @@ impl Rollout {
     pub fn obstacles(&self, view: &ProjectView) -> Vec<String> {
         let mut lines = Vec::new();
         lines.extend(self.app_note.iter().map(|note| format!("{}: {note}", self.app)));
+        let canary = self.latest.as_ref().and_then(|app| app.canary.as_ref());
+        let stays =
+            |release| release == self.release || canary.is_some_and(|c| c.beside == release);
         let waiting = view.instances.iter().filter(|instance| {
             instance.app == self.app
-                && (instance.observed.phase != InstancePhase::Healthy
-                    || instance.release != self.release)
+                && (instance.observed.phase != InstancePhase::Healthy || !stays(instance.release))
         });
         lines.extend(waiting.map(|instance| format!("{}  {}", instance.id(), describe(instance))));
         lines

@@ -32,6 +32,7 @@ pub fn app(name: &str) -> AppView {
         hosts: vec![format!("{name}.localhost").parse().unwrap()],
         urls: vec![format!("http://{name}.localhost:8080")],
         state: "rolling".to_owned(),
+        canary: None,
         failed: None,
         note: None,
         generation: Generation(1),

@@ -69,6 +69,26 @@ pub fn plan_shares(now: Timestamp, app: &WantedApp, locations: &[LocationState])
     shares
 }
 
+/// How many of `n_canaries` each location tries, in the order of `shares`: in proportion to what runs there.
+pub fn spread_canaries(shares: &[Share], n_canaries: u32) -> Vec<u32> {
+    let mut spread = vec![0_u32; shares.len()];
+    for _ in 0..n_canaries {
+        // The highest average so far gets the next one; the first among equals.
+        let averages =
+            shares.iter().zip(&spread).map(|(share, n)| (share.count, n + 1)).enumerate();
+        let next = averages.filter(|(_, (count, _))| *count > 0).reduce(|best, other| {
+            let ((_, (count, n)), (_, (other_count, other_n))) = (best, other);
+            let is_higher =
+                u64::from(other_count) * u64::from(n) > u64::from(count) * u64::from(other_n);
+            if is_higher { other } else { best }
+        });
+        if let Some((idx, _)) = next {
+            spread[idx] += 1;
+        }
+    }
+    spread
+}
+
 /// Takes instances away one by one where most run, from unreachable locations last: those cannot
 /// be told.
 fn take_away(shares: &mut [Share], surplus: u32, locations: &[LocationState]) {

@@ -3,7 +3,7 @@
 //! [`plan`] is run again and again on what is observed; each plan is a small step that is right by
 //! itself. A new release replaces the old one within the bounds of its [`Rollout`]: so many
 //! instances more than wanted are started (when the budget allows), and old ones are drained once
-//! enough others are ready.
+//! enough others are ready. Canaries of a release that is tried come on top of what should run.
 
 mod choose;
 mod replace;
@@ -37,16 +37,25 @@ pub struct WantedApp {
     pub project: ProjectName,
     /// Its name.
     pub app: AppName,
-    /// The release that should run.
+    /// What takes the place of all else.
+    pub main: Goal,
+    /// What is tried beside it.
+    pub canary: Option<Goal>,
+    /// The most that may ever run.
+    pub budget: u32,
+    /// How a new release takes the place of the old one.
+    pub rollout: Rollout,
+}
+
+/// Instances of one release that should run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Goal {
+    /// The release.
     pub release: ReleaseNumber,
     /// The image of that release.
     pub image: Digest,
     /// How many instances should run.
     pub count: u32,
-    /// The most that may ever run.
-    pub budget: u32,
-    /// How a new release takes the place of the old one.
-    pub rollout: Rollout,
     /// What one instance needs.
     pub each: Capacity,
     /// What makes its containers.
@@ -115,6 +124,8 @@ pub enum Action {
         project: ProjectName,
         /// The app.
         app: AppName,
+        /// The release.
+        release: ReleaseNumber,
         /// The node.
         node: NodeName,
         /// Why this node.
@@ -163,7 +174,10 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         let instances = by_app.remove(&(&wanted.project, &wanted.app)).unwrap_or_default();
         let step = replace::step(wanted, &instances);
         plan.actions.extend(step.drain);
-        room.place(wanted, step.start, &mut plan);
+        room.place((wanted, &wanted.main), step.start, &mut plan);
+        if let Some(canary) = &wanted.canary {
+            room.place((wanted, canary), step.start_canaries, &mut plan);
+        }
     }
     // What is left belongs to apps that should not run here at all.
     for instance in by_app.into_values().flatten() {

@@ -11,8 +11,13 @@ pub struct RolloutState {
     pub release: ReleaseNumber,
     /// The last release that was complete.
     pub good: Option<ReleaseNumber>,
-    /// True when every instance that should run is of the release and healthy, and no other is left.
+    /// True while only canaries of the release should run, beside the last complete one.
+    pub is_canary: bool,
+    /// True when every instance that should run is of the release and healthy, and no other is left;
+    /// of canaries, when all are healthy.
     pub is_complete: bool,
+    /// For how long that has been so.
+    pub complete_for: Duration,
     /// How long ago one more was healthy, or one less left.
     pub since_progress: Duration,
     /// What the release says of its rollout.
@@ -26,6 +31,8 @@ pub enum Verdict {
     Nothing,
     /// It is complete for the first time.
     Complete,
+    /// Its canaries were healthy for long enough: it is to take over.
+    Promote,
     /// It has failed, and this release is to run again.
     Revert(ReleaseNumber),
     /// It has failed, and goes on trying: there is nothing to go back to, or it should not be done.
@@ -34,9 +41,13 @@ pub enum Verdict {
 
 /// Judges a rollout.
 pub fn judge(state: &RolloutState) -> Verdict {
-    let RolloutState { release, good, is_complete, since_progress, rules } = *state;
+    let RolloutState { release, good, is_complete, since_progress, rules, .. } = *state;
     match good {
         Some(good) if good == release => Verdict::Nothing,
+        _ if is_complete && state.is_canary => match rules.canary_wait {
+            Some(wait) if state.complete_for >= wait.0 => Verdict::Promote,
+            _ => Verdict::Nothing,
+        },
         _ if is_complete => Verdict::Complete,
         _ if since_progress < rules.deadline.0 => Verdict::Nothing,
         Some(good) if rules.revert => Verdict::Revert(good),
@@ -65,7 +76,42 @@ mod tests {
             (Some(second), false, late, rules, Verdict::Nothing),
             (Some(second), true, early, rules, Verdict::Nothing),
         ] {
-            let state = RolloutState { release: second, good, is_complete, since_progress, rules };
+            let (is_canary, complete_for) = (false, Duration::ZERO);
+            let state = RolloutState {
+                release: second,
+                good,
+                is_canary,
+                is_complete,
+                complete_for,
+                since_progress,
+                rules,
+            };
+            assert_eq!(judge(&state), expected, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn canaries_take_over_after_their_wait_and_never_without_one() {
+        let wait = Some(longshore_types::Duration::from_secs(600));
+        let by_itself = Rollout { canary_wait: wait, ..Rollout::default() };
+        let by_hand = Rollout::default();
+        let late = Duration::from_secs(900);
+        for (is_complete, complete_for, rules, expected) in [
+            (true, Duration::from_secs(599), by_itself, Verdict::Nothing),
+            (true, Duration::from_secs(600), by_itself, Verdict::Promote),
+            (true, late, by_hand, Verdict::Nothing),
+            (false, Duration::ZERO, by_itself, Verdict::Revert(ReleaseNumber(1))),
+            (false, Duration::ZERO, by_hand, Verdict::Revert(ReleaseNumber(1))),
+        ] {
+            let state = RolloutState {
+                release: ReleaseNumber(2),
+                good: Some(ReleaseNumber(1)),
+                is_canary: true,
+                is_complete,
+                complete_for,
+                since_progress: late,
+                rules,
+            };
             assert_eq!(judge(&state), expected, "{state:?}");
         }
     }

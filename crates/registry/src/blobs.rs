@@ -55,8 +55,12 @@ async fn delete(
     repository: Repository,
     digest: Digest,
 ) -> Result<Response, Refusal> {
-    let of = repository.clone();
-    let existed = registry.blocking(move |storage| storage.delete_blob(&of, &digest)).await?;
+    let (of, pins) = (repository.clone(), registry.pins.clone());
+    let deleted = registry.blocking(move |storage| {
+        pins.check(storage, &of, &digest)?;
+        Ok::<_, Refusal>(storage.delete_blob(&of, &digest)?)
+    });
+    let existed = deleted.await?;
     if existed {
         Ok(empty(StatusCode::ACCEPTED))
     } else {

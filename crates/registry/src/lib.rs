@@ -16,6 +16,7 @@ mod blobs;
 mod listings;
 mod manifest;
 mod manifests;
+mod pins;
 mod range;
 mod referrers;
 mod refusal;
@@ -26,6 +27,7 @@ mod storage;
 mod uploads;
 
 pub use access::{Authorizer, TokenTable};
+pub use pins::PinTable;
 pub use registry::{OpenRegistryError, Registry, RegistryOptions};
 pub use server::router;
 pub use storage::StorageError;

@@ -191,13 +191,17 @@ async fn delete(
     name: Name,
     reference: &str,
 ) -> Result<Response, Refusal> {
-    let of = repository.clone();
-    let existed = registry
-        .blocking(move |storage| match name {
-            Name::Digest(digest) => storage.delete_manifest(&of, &digest),
-            Name::Tag(tag) => storage.delete_tag(&of, &tag),
+    let (of, pins) = (repository.clone(), registry.pins.clone());
+    let deleted = registry.blocking(move |storage| {
+        Ok::<_, Refusal>(match name {
+            Name::Digest(digest) => {
+                pins.check(storage, &of, &digest)?;
+                storage.delete_manifest(&of, &digest)?
+            }
+            Name::Tag(tag) => storage.delete_tag(&of, &tag)?,
         })
-        .await?;
+    });
+    let existed = deleted.await?;
     if existed {
         Ok(empty(StatusCode::ACCEPTED))
     } else {

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_types::ByteCount;
+use tokio::sync::watch;
 
 use crate::access::Authorizer;
 use crate::access::passing::PassingTokens;
+use crate::pins::{PinTable, Pins};
 use crate::storage::{Storage, StorageError};
 use crate::uploads::Uploads;
 
@@ -25,6 +27,8 @@ pub struct RegistryOptions {
     pub root: PathBuf,
     /// Who knows the rights of tokens.
     pub authorizer: Arc<dyn Authorizer>,
+    /// What must not be deleted. Default: nothing, for ever.
+    pub pins: watch::Receiver<Arc<PinTable>>,
     /// How long a client may send nothing in the middle of a body. Default: 30 s.
     pub body_stall: Duration,
     /// The largest blob that is taken. Default: 256 GiB.
@@ -41,6 +45,7 @@ impl RegistryOptions {
         Self {
             root: root.into(),
             authorizer,
+            pins: watch::channel(Arc::default()).1,
             body_stall: Duration::from_secs(30),
             max_blob: ByteCount(256 << 30),
             upload_age: Duration::from_secs(24 * 3600),
@@ -82,6 +87,7 @@ pub enum OpenRegistryError {
 pub struct Registry {
     pub(crate) authorizer: Arc<dyn Authorizer>,
     pub(crate) passing: PassingTokens,
+    pub(crate) pins: Pins,
     pub(crate) body_stall: Duration,
     pub(crate) max_blob: ByteCount,
     pub(crate) uploads: Uploads,
@@ -102,6 +108,7 @@ impl Registry {
         let RegistryOptions {
             root,
             authorizer,
+            pins,
             body_stall,
             max_blob,
             upload_age,
@@ -119,6 +126,7 @@ impl Registry {
         Ok(Self {
             authorizer,
             passing,
+            pins: Pins::new(pins),
             body_stall,
             max_blob,
             uploads: Uploads::default(),

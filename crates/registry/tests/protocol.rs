@@ -23,6 +23,8 @@ mod kills;
 mod listings;
 #[path = "protocol/manifests.rs"]
 mod manifests;
+#[path = "protocol/pins.rs"]
+mod pins;
 #[path = "protocol/power_cut.rs"]
 mod power_cut;
 #[path = "protocol/referrers.rs"]

@@ -72,16 +72,24 @@ pub struct Rollout {
     pub deadline: Duration,
     /// Whether the last release that was complete takes the place of one that failed.
     pub revert: bool,
+    /// How many instances of a new release run at first, beside all of the last complete one; a part
+    /// is rounded up, none goes without.
+    pub canary: Portion,
+    /// How long all of those have to be healthy before the release takes over by itself; without,
+    /// somebody has to say so.
+    pub canary_wait: Option<Duration>,
 }
 
 impl Default for Rollout {
-    /// One more at a time, and never one less; back after five minutes.
+    /// One more at a time, and never one less; back after five minutes; no canaries.
     fn default() -> Self {
         Self {
             max_surge: Portion::Count(1),
             max_unavailable: Portion::Count(0),
             deadline: Duration::from_secs(300),
             revert: true,
+            canary: Portion::Count(0),
+            canary_wait: None,
         }
     }
 }
@@ -90,6 +98,11 @@ impl Rollout {
     /// The most that may run beyond `count`.
     pub fn surge(&self, count: u32) -> u32 {
         self.max_surge.of(count, |hundredths| hundredths.div_ceil(100))
+    }
+
+    /// How many instances of a new release run at first when `count` of the last one do.
+    pub fn canaries(&self, count: u32) -> u32 {
+        self.canary.of(count, |hundredths| hundredths.div_ceil(100)).min(count)
     }
 
     /// The most of `count` that may be missing. One where parts of a small count come to nothing
@@ -142,6 +155,12 @@ mod tests {
             let rollout = rollout(surge, unavailable);
             let found = (rollout.surge(count), rollout.unavailable(count));
             assert_eq!(found, expected, "{surge} {unavailable} of {count}");
+        }
+        for (canary, count, expected) in
+            [("0", 10, 0), ("0%", 10, 0), ("1%", 10, 1), ("25%", 10, 3), ("4", 2, 2), ("1", 0, 0)]
+        {
+            let rollout = Rollout { canary: canary.parse().unwrap(), ..Rollout::default() };
+            assert_eq!(rollout.canaries(count), expected, "{canary} of {count}");
         }
     }
 }

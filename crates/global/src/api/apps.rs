@@ -17,7 +17,7 @@ use longshore_types::{
 
 use super::{parse, store_failed};
 use crate::catalog::{AppKey, Catalog, Stored};
-use crate::records::{AppRecord, Key, ReleaseRecord, encode};
+use crate::records::{AppRecord, Key, ReleaseRecord, RolloutStage, encode};
 use crate::reports::ByLocation;
 use crate::{Plane, views};
 
@@ -76,7 +76,9 @@ pub async fn deploy(
         let (manifest, created_at) = (manifest.clone(), now());
         let release = Release { number, manifest, image_digest, created_at };
         let count = release.manifest.count;
-        if let Some(response) = put_release(&plane, &key, before, (&release, count)).await? {
+        let stage = first_stage(&release, before);
+        let wanted = Wanted { release: &release, count, stage };
+        if let Some(response) = put_release(&plane, &key, before, wanted).await? {
             return Ok(response);
         }
     }
@@ -129,17 +131,36 @@ pub(super) fn unchanged(
     Json(DeployResponse { release, changed: false, generation })
 }
 
-/// Makes a release the one that should run, with so many instances, and keeps it when it is new;
-/// nothing when another write came in between.
+/// A release is tried by canaries first where it says so and there is another one to be beside.
+fn first_stage(release: &Release, before: Option<&Stored<AppRecord>>) -> RolloutStage {
+    let tried = !release.manifest.rollout.canary.is_none();
+    match before.and_then(|before| before.record.good) {
+        Some(_) if tried => RolloutStage::Canary,
+        _ => RolloutStage::Whole,
+    }
+}
+
+/// A release that should run.
+pub(super) struct Wanted<'a> {
+    pub release: &'a Release,
+    /// How many instances.
+    pub count: u32,
+    /// How far it may go at first.
+    pub stage: RolloutStage,
+}
+
+/// Makes a release the one that should run, and keeps it when it is new; nothing when another write
+/// came in between.
 pub(super) async fn put_release(
     plane: &Plane,
     key: &AppKey,
     before: Option<&Stored<AppRecord>>,
-    (release, count): (&Release, u32),
+    Wanted { release, count, stage }: Wanted<'_>,
 ) -> Result<Option<Json<DeployResponse>>, Refusal> {
     let generation = before.map_or(Generation(1), |before| before.record.generation.next());
     let record = AppRecord {
         release: release.number,
+        stage,
         count,
         generation,
         removing: false,
@@ -231,7 +252,7 @@ async fn commit(plane: &Plane, change: Transaction) -> Result<bool, Refusal> {
 }
 
 /// Changes an app's record; `change` is called again when another write came in between.
-async fn update(
+pub(super) async fn update(
     plane: &Plane,
     key: &AppKey,
     change: impl Fn(&Catalog, &mut AppRecord) -> Result<(), Refusal>,

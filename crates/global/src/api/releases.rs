@@ -10,9 +10,11 @@ use longshore_link::{Body, Refusal};
 use longshore_types::{ImageReference, ManifestProblem, Release, ReleaseNumber};
 
 use super::apps::{
-    TRIES, app_key, being_removed, put_release, refuse_what_cannot_be, too_busy, unchanged,
+    TRIES, Wanted, app_key, being_removed, put_release, refuse_what_cannot_be, too_busy, unchanged,
+    update,
 };
 use crate::catalog::{AppKey, Catalog};
+use crate::records::RolloutStage;
 use crate::{Plane, views};
 
 pub async fn list(
@@ -49,11 +51,38 @@ pub async fn rollback(
             ImageReference { digest: Some(wanted.image_digest), ..wanted.manifest.image.clone() };
         plane.images.resolve(&pinned).await?;
         let count = before.record.count.min(wanted.manifest.max.unwrap_or(u32::MAX));
-        if let Some(response) = put_release(&plane, &key, Some(before), (wanted, count)).await? {
+        let wanted = Wanted { release: wanted, count, stage: RolloutStage::Whole };
+        if let Some(response) = put_release(&plane, &key, Some(before), wanted).await? {
             return Ok(response);
         }
     }
     Err(too_busy(&key))
+}
+
+/// Lets the release whose canaries run take over.
+pub async fn promote(
+    State(plane): State<Arc<Plane>>,
+    Path((project, app)): Path<(String, String)>,
+) -> Result<Json<DeployResponse>, Refusal> {
+    let key = app_key(&project, &app)?;
+    update(&plane, &key, |_, record| {
+        if record.removing {
+            return Err(being_removed(&key));
+        }
+        if record.stage != RolloutStage::Canary {
+            let detail = format!("no canary of app {} is running; nothing to promote", key.1);
+            return Err(Problem::new(ProblemCode::Conflict, detail).into());
+        }
+        record.stage = RolloutStage::Whole;
+        Ok(())
+    })
+    .await?;
+    let catalog = plane.catalog();
+    let gone = || Refusal::from(Problem::not_found("app", &key.1));
+    let stored = catalog.apps.get(&key).ok_or_else(gone)?;
+    let release = catalog.current_release(&key).ok_or_else(gone)?;
+    let release = views::release(release, stored.record.release);
+    Ok(Json(DeployResponse { release, changed: true, generation: stored.record.generation }))
 }
 
 /// The release that is meant, `None` being the one before the present one.

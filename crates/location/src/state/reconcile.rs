@@ -2,9 +2,9 @@
 
 use longshore_api::links::{Intent, Shortfall};
 use longshore_planning::location::{
-    self as planner, Action, NodeState, PlacedInstance, Snapshot, Standing, WantedApp,
+    self as planner, Action, Goal, NodeState, PlacedInstance, Snapshot, Standing, WantedApp,
 };
-use longshore_types::{Generation, InstancePhase};
+use longshore_types::{Generation, InstancePhase, Release};
 
 use super::{ACK_WAIT, Changes, LOST_AFTER, Moment, State};
 use crate::records::InstanceRecord;
@@ -91,11 +91,13 @@ impl State {
             Action::Drain { instance, why } => {
                 self.drain(&instance, &why, changes);
             }
-            Action::Place { instance, project, app, node, decision } => {
+            Action::Place { instance, project, app, release, node, decision } => {
                 let Some(allotment) = self.allotments.get(&(project, app)) else { return };
+                let canary = allotment.canary.as_ref().map(|canary| &canary.release);
+                let release = canary.filter(|tried| tried.number == release);
                 let record = InstanceRecord {
                     instance: instance.clone(),
-                    release: allotment.release.clone(),
+                    release: release.unwrap_or(&allotment.release).clone(),
                     node,
                     decision,
                     intent: Intent::Run,
@@ -113,14 +115,10 @@ impl State {
         let wanted = self.allotments.values().map(|allotment| WantedApp {
             project: allotment.project().clone(),
             app: allotment.app().clone(),
-            release: allotment.release.number,
-            image: allotment.release.image_digest,
-            count: allotment.count,
+            main: goal(&allotment.release, allotment.count),
+            canary: allotment.canary.as_ref().map(|canary| goal(&canary.release, canary.count)),
             budget: allotment.budget,
             rollout: allotment.release.manifest.rollout,
-            each: allotment.release.manifest.resources.capacity(),
-            runtime: allotment.release.manifest.runtime,
-            needs: allotment.release.manifest.needed_abilities(),
         });
         let instances = self.instances.values().map(|record| PlacedInstance {
             id: record.instance.clone(),
@@ -158,5 +156,16 @@ impl State {
         } else {
             Standing::NotReady
         }
+    }
+}
+
+fn goal(release: &Release, count: u32) -> Goal {
+    Goal {
+        release: release.number,
+        image: release.image_digest,
+        count,
+        each: release.manifest.resources.capacity(),
+        runtime: release.manifest.runtime,
+        needs: release.manifest.needed_abilities(),
     }
 }

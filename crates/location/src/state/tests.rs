@@ -26,7 +26,8 @@ fn set(generation: u64, release: u64) -> AllotmentSet {
         Decision { at: Timestamp(0), chosen: None, why: String::new(), candidates: vec![] };
     let hosts = vec!["web.localhost".parse().unwrap()];
     let generation = Generation(generation);
-    let allotment = Allotment { release, count: 2, budget: 4, hosts, generation, decision };
+    let (count, canary, budget) = (2, None, 4);
+    let allotment = Allotment { release, count, canary, budget, hosts, generation, decision };
     AllotmentSet { generation, allotments: vec![allotment] }
 }
 

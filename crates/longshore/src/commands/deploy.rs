@@ -71,8 +71,11 @@ impl Outcome {
     /// The same in words.
     pub fn to_text(&self) -> String {
         let app = &self.app;
-        let mut text =
-            format!("{} {}: {} of {} healthy\n", app.app, app.release, app.ready, app.count);
+        let (name, release) = (&app.app, app.release);
+        let mut text = match &app.canary {
+            Some(canary) => format!("{name} {release}: {}\n", canary.note()),
+            None => format!("{name} {release}: {} of {} healthy\n", app.ready, app.count),
+        };
         for url in &app.urls {
             text.push_str(&format!("  {url}\n"));
         }
@@ -80,7 +83,8 @@ impl Outcome {
     }
 }
 
-/// Tells of a release that was made, and waits until it is all that runs.
+/// Tells of a release that was made, and waits until it is all that runs, or its canaries wait to be
+/// promoted.
 pub async fn follow(
     connection: &Connection,
     project: &ProjectOption,
@@ -94,6 +98,12 @@ pub async fn follow(
         rollout::wait(&connection.api, project, rollout, wait.timeout.0).await?;
     }
     let app: AppView = connection.api.get(&project.path(format_args!("apps/{app}"))).await?;
+    if app.canary.as_ref().is_some_and(|canary| canary.is_ready() && canary.wait.is_none()) {
+        connection.output.say(format!(
+            "`longshore promote {0}` lets {1} take over, `longshore rollback {0}` takes it back",
+            app.app, app.release
+        ));
+    }
     Ok(Outcome { response, app })
 }
 

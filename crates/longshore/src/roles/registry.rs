@@ -1,6 +1,6 @@
 //! `longshore registry`
 
-mod tokens;
+mod table;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Threads, listener};
 use crate::failure::Failure;
-use tokens::{FollowTokensError, FollowedTokens};
+use table::{FollowTableError, FollowedTable};
 
 /// Run the registry of images alone
 ///
@@ -43,7 +43,7 @@ enum RegistryRoleError {
     #[error(transparent)]
     Open(#[from] OpenRegistryError),
     #[error(transparent)]
-    Tokens(#[from] FollowTokensError),
+    Table(#[from] FollowTableError),
     #[error(transparent)]
     Service(#[from] ServiceError),
 }
@@ -53,13 +53,15 @@ async fn serve(
     listener: Listener,
     shutdown: CancellationToken,
 ) -> Result<(), RegistryRoleError> {
-    let tokens = FollowedTokens::open(options.data_dir.join("tokens.json"))?;
-    let authorizer = Arc::new(tokens.table());
+    let table = FollowedTable::open(options.data_dir.join("tokens.json"))?;
+    let authorizer = Arc::new(table.tokens());
     let images = options.data_dir.join("images");
-    let registry = Arc::new(Registry::open(RegistryOptions::new(images, authorizer))?);
+    let pins = table.pins();
+    let registry = RegistryOptions { pins, ..RegistryOptions::new(images, authorizer) };
+    let registry = Arc::new(Registry::open(registry)?);
 
     let service = Service::new(shutdown);
-    service.spawn_until_shutdown("tokens", tokens.follow(Client::new(options.global)));
+    service.spawn_until_shutdown("table", table.follow(Client::new(options.global)));
     let maintained = Arc::clone(&registry);
     service.spawn_until_shutdown("maintenance", async move { maintained.maintain().await });
     let router = longshore_registry::router(registry);

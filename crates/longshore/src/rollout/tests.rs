@@ -1,4 +1,5 @@
 use longshore_api::links::ObservedInstance;
+use longshore_api::v1::CanaryView;
 use longshore_types::{ExitReason, Generation};
 
 use super::*;
@@ -107,4 +108,28 @@ fn a_scale_to_nothing_is_done_when_nothing_is_left() {
     assert_eq!(rollout.progress(), Progress::Underway);
     rollout.update(&view(app(1, 0, 0, 0), Vec::new()));
     assert_eq!(rollout.progress(), Progress::Done);
+}
+
+#[test]
+fn a_canary_that_is_healthy_ends_the_wait_unless_it_takes_over_by_itself() {
+    let tried = |ready, wait| AppView {
+        canary: Some(CanaryView { beside: ReleaseNumber(1), count: 2, ready, wait }),
+        ..app(2, 4, ready, 4)
+    };
+    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(2), Generation(1));
+    let main = instance("web-00000001", 1, InstancePhase::Healthy);
+    let canary = instance("web-00000002", 2, InstancePhase::Starting);
+    let first = view(tried(1, None), vec![main, canary]);
+    rollout.update(&first);
+    assert_eq!((rollout.progress(), rollout.steps()), (Progress::Underway, Some((1, 2))));
+    assert_eq!(rollout.obstacles(&first), ["web-00000002  r2 on here/n1: starting"]);
+    rollout.update(&view(tried(2, None), Vec::new()));
+    assert_eq!((rollout.progress(), rollout.steps()), (Progress::Tried, Some((2, 2))));
+    rollout.update(&view(tried(2, Some(longshore_types::Duration::from_secs(9))), Vec::new()));
+    assert_eq!(rollout.progress(), Progress::Underway);
+    // Promoted: four to become healthy, two of which are, and four to go.
+    rollout.update(&view(app(2, 4, 2, 4), Vec::new()));
+    assert_eq!(rollout.steps(), Some((2, 8)));
+    rollout.update(&view(app(2, 4, 4, 1), Vec::new()));
+    assert_eq!((rollout.progress(), rollout.steps()), (Progress::Underway, Some((7, 8))));
 }

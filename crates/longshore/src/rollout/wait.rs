@@ -50,6 +50,9 @@ pub async fn wait(
                         progress.line(&line);
                     }
                     progress.status(rollout.summary());
+                    if let Some((done, all)) = rollout.steps() {
+                        progress.steps(done, all);
+                    }
                     if let Some(outcome) = over(&rollout, last.as_ref().unwrap_or(&view)) {
                         return outcome;
                     }
@@ -70,7 +73,7 @@ fn over(rollout: &Rollout, last: &ProjectView) -> Option<Result<(), Failure>> {
     let failed = |why: String| Some(Err(Failure::new(Kind::Other, why)));
     match rollout.progress() {
         Standing::Underway => None,
-        Standing::Done => Some(Ok(())),
+        Standing::Done | Standing::Tried => Some(Ok(())),
         Standing::Overtaken => failed(format!(
             "{}: another release was deployed before {release} was complete",
             rollout.app

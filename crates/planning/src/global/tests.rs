@@ -29,6 +29,29 @@ fn one_location_gets_everything_and_the_whole_budget() {
 }
 
 #[test]
+fn canaries_are_spread_in_proportion_to_what_runs() {
+    for (counts, n_canaries, expected) in [
+        (vec![4, 2, 1], 0, vec![0, 0, 0]),
+        (vec![4, 2, 1], 1, vec![1, 0, 0]),
+        (vec![4, 2, 1], 7, vec![4, 2, 1]),
+        (vec![1, 1, 1], 2, vec![1, 1, 0]),
+        (vec![0, 3], 2, vec![0, 2]),
+        (vec![0], 1, vec![0]),
+        (vec![], 1, vec![]),
+    ] {
+        let shares: Vec<_> = counts.into_iter().map(share_of).collect();
+        assert_eq!(spread_canaries(&shares, n_canaries), expected);
+    }
+}
+
+fn share_of(count: u32) -> Share {
+    plan_shares(Timestamp(5), &app(1, 2, vec![]), &[location(1, true, 1000)])
+        .pop()
+        .map(|share| Share { count, ..share })
+        .expect("one location gets it")
+}
+
+#[test]
 fn a_full_world_lets_the_instance_wait_where_it_is_reachable() {
     let locations = [location(1, false, 1000), location(2, true, 50)];
     let shares = plan_shares(Timestamp(5), &app(1, 2, vec![]), &locations);

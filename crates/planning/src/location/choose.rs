@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use longshore_types::{Candidate, Capacity, Decision, InstanceId, NodeName, Timestamp, runtime};
 
-use super::{Action, NodeState, Plan, Shortfall, Snapshot, Standing, WantedApp};
+use super::{Action, Goal, NodeState, Plan, Shortfall, Snapshot, Standing, WantedApp};
 use crate::seeded::Seeded;
 
 /// A node that has the image saves a pull; worth as much as this much free memory, in MiB.
@@ -48,9 +48,15 @@ impl<'a> Room<'a> {
     }
 
     /// Places `n_instances` of an app, or as many as fit.
-    pub(super) fn place(&mut self, wanted: &WantedApp, n_instances: u32, plan: &mut Plan) {
+    pub(super) fn place(
+        &mut self,
+        (wanted, goal): (&WantedApp, &Goal),
+        n_instances: u32,
+        plan: &mut Plan,
+    ) {
+        let app = (wanted.project.to_string(), wanted.app.to_string());
         for placed in 0..n_instances {
-            let decision = self.decide(wanted);
+            let decision = self.decide(&app, goal);
             let chosen = decision.chosen.as_deref();
             let found = self.nodes.iter_mut().find(|room| Some(room.node.name.as_str()) == chosen);
             let Some(room) = found else {
@@ -62,16 +68,17 @@ impl<'a> Room<'a> {
                 });
                 return;
             };
-            room.take((wanted.project.to_string(), wanted.app.to_string()), wanted.each);
+            room.take(app.clone(), goal.each);
             let node: NodeName = room.node.name.clone();
             let instance = InstanceId::mint(&wanted.app, self.ids.next());
             let (project, app) = (wanted.project.clone(), wanted.app.clone());
-            plan.actions.push(Action::Place { instance, project, app, node, decision });
+            let release = goal.release;
+            plan.actions.push(Action::Place { instance, project, app, release, node, decision });
         }
     }
 
-    fn decide(&self, wanted: &WantedApp) -> Decision {
-        let mut candidates: Vec<_> = self.nodes.iter().map(|room| room.judge(wanted)).collect();
+    fn decide(&self, app: &(String, String), goal: &Goal) -> Decision {
+        let mut candidates: Vec<_> = self.nodes.iter().map(|room| room.judge(app, goal)).collect();
         // The sort is stable and the nodes are in order of their names, so ties are settled.
         candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.score));
         let best = candidates.first().filter(|best| best.score.is_some());
@@ -79,8 +86,8 @@ impl<'a> Room<'a> {
             (Some(_), 1) => "the only node".to_owned(),
             (Some(best), n_nodes) => format!("best of {n_nodes} nodes: {}", best.why),
             (None, 0) => "no node has joined this location".to_owned(),
-            (None, _) if self.nodes.iter().all(|room| room.lacks_runtime(wanted)) => {
-                format!("no node can run it with the runtime {}", wanted.runtime)
+            (None, _) if self.nodes.iter().all(|room| room.lacks_runtime(goal)) => {
+                format!("no node can run it with the runtime {}", goal.runtime)
             }
             (None, _) => "no node has room".to_owned(),
         };
@@ -95,27 +102,26 @@ impl NodeRoom<'_> {
         *self.apps.entry(app).or_default() += 1;
     }
 
-    fn lacks_runtime(&self, wanted: &WantedApp) -> bool {
-        runtime::refusal(&self.node.runtimes, wanted.runtime, &wanted.needs).is_some()
+    fn lacks_runtime(&self, goal: &Goal) -> bool {
+        runtime::refusal(&self.node.runtimes, goal.runtime, &goal.needs).is_some()
     }
 
-    fn judge(&self, wanted: &WantedApp) -> Candidate {
+    fn judge(&self, app: &(String, String), goal: &Goal) -> Candidate {
         let name = self.node.name.to_string();
         if !self.node.reachable {
             let why = "refused: it has not reported lately".to_owned();
             return Candidate { name, score: None, why };
         }
-        if let Some(why) = runtime::refusal(&self.node.runtimes, wanted.runtime, &wanted.needs) {
+        if let Some(why) = runtime::refusal(&self.node.runtimes, goal.runtime, &goal.needs) {
             return Candidate { name, score: None, why: format!("refused: {why}") };
         }
-        if let Some(lack) = self.free.lacks_for(wanted.each) {
+        if let Some(lack) = self.free.lacks_for(goal.each) {
             let why = format!("refused: {lack}");
             return Candidate { name, score: None, why };
         }
-        let key = (wanted.project.to_string(), wanted.app.to_string());
-        let same_app = self.apps.get(&key).copied().unwrap_or(0);
-        let has_image = self.node.images.contains(&wanted.image);
-        let left = self.free.minus(wanted.each);
+        let same_app = self.apps.get(app).copied().unwrap_or(0);
+        let has_image = self.node.images.contains(&goal.image);
+        let left = self.free.minus(goal.each);
         let free_mib = i64::try_from(left.memory.0 >> 20).unwrap_or(i64::MAX / 2);
         let bonus = if has_image { IMAGE_BONUS } else { 0 };
         let score = free_mib.min(SPREAD_PENALTY) + bonus - i64::from(same_app) * SPREAD_PENALTY;

@@ -14,11 +14,18 @@ fn wanted(release: u64, count: u32, budget: u32) -> WantedApp {
     WantedApp {
         project: ProjectName::default(),
         app: "web".parse().unwrap(),
+        main: goal(release, count),
+        canary: None,
+        budget,
+        rollout: Rollout::default(),
+    }
+}
+
+fn goal(release: u64, count: u32) -> Goal {
+    Goal {
         release: ReleaseNumber(release),
         image: image(),
         count,
-        budget,
-        rollout: Rollout::default(),
         each: EACH,
         runtime: RuntimeName::Embedded,
         needs: Ability::ALWAYS.to_vec(),
@@ -67,13 +74,12 @@ impl World {
         for action in &plan.actions {
             match action {
                 Action::Drain { instance, .. } => self.set(instance, Standing::Leaving),
-                Action::Place { instance, project, app, node, .. } => {
-                    let release = self.snapshot.wanted[0].release;
+                Action::Place { instance, project, app, release, node, .. } => {
                     self.snapshot.instances.push(PlacedInstance {
                         id: instance.clone(),
                         project: project.clone(),
                         app: app.clone(),
-                        release,
+                        release: *release,
                         node: node.clone(),
                         each: EACH,
                         standing: Standing::NotReady,
@@ -203,6 +209,38 @@ fn a_release_that_never_becomes_ready_takes_no_more_than_may_be_missing() {
 }
 
 #[test]
+fn canaries_run_beside_all_of_the_main_release_and_become_the_first_of_their_own() {
+    let mut world = World::new(vec![node("n1", 20)]);
+    world.want(wanted(1, 3, 6));
+    world.settle();
+    let beside = |release| WantedApp { canary: Some(goal(release, 2)), ..wanted(1, 3, 6) };
+    world.want(beside(2));
+    world.settle();
+    assert_eq!((world.ready_of(1), world.ready_of(2)), (3, 2));
+    // An instance of the main release that is lost comes back as one of that.
+    let lost = world.snapshot.instances[0].id.clone();
+    world.snapshot.instances.retain(|instance| instance.id != lost);
+    world.settle();
+    assert_eq!((world.ready_of(1), world.ready_of(2)), (3, 2));
+    // Another one is tried instead: the canaries before it go.
+    world.want(beside(3));
+    world.settle();
+    assert_eq!((world.ready_of(1), world.ready_of(2), world.ready_of(3)), (3, 0, 2));
+    let canaries = world.snapshot.instances.iter().filter(|i| i.release.0 == 3);
+    let canaries: Vec<_> = canaries.map(|canary| canary.id.clone()).collect();
+    world.want(wanted(3, 3, 6));
+    world.settle();
+    assert_eq!((world.ready_of(1), world.ready_of(3)), (0, 3));
+    assert!(canaries.iter().all(|id| world.snapshot.instances.iter().any(|i| i.id == *id)));
+    // And back from a try.
+    world.want(WantedApp { canary: Some(goal(4, 1)), ..wanted(3, 3, 6) });
+    world.settle();
+    world.want(wanted(3, 3, 6));
+    world.settle();
+    assert_eq!((world.ready_of(3), world.snapshot.instances.len()), (3, 3));
+}
+
+#[test]
 fn a_budget_without_room_replaces_by_going_one_down() {
     let mut world = World::new(vec![node("n1", 20)]);
     world.want(wanted(1, 2, 2));
@@ -241,7 +279,8 @@ fn an_instance_goes_where_its_runtime_is_and_can_do_what_it_needs() {
     let mut world = World::new(vec![node("n1", 9), node("n2", 9), node("n3", 9)]);
     world.snapshot.nodes[1].runtimes = vec![offer(RuntimeName::Runc, &[Ability::Limits])];
     world.snapshot.nodes[2].runtimes = vec![offer(RuntimeName::Runc, &[Ability::Gpu])];
-    world.want(WantedApp { runtime: RuntimeName::Runc, ..wanted(1, 2, 4) });
+    let main = Goal { runtime: RuntimeName::Runc, ..goal(1, 2) };
+    world.want(WantedApp { main, ..wanted(1, 2, 4) });
     let plan = world.apply();
     assert_eq!(plan.actions.len(), 2);
     for action in &plan.actions {
@@ -256,7 +295,8 @@ fn an_instance_goes_where_its_runtime_is_and_can_do_what_it_needs() {
 #[test]
 fn an_instance_whose_runtime_no_node_has_waits_and_says_so() {
     let mut world = World::new(vec![node("n1", 9)]);
-    world.want(WantedApp { runtime: RuntimeName::Runsc, ..wanted(1, 1, 2) });
+    let main = Goal { runtime: RuntimeName::Runsc, ..goal(1, 1) };
+    world.want(WantedApp { main, ..wanted(1, 1, 2) });
     let plan = world.apply();
     assert_eq!((plan.actions.len(), plan.shortfalls.len()), (0, 1));
     let decision = &plan.shortfalls[0].decision;
@@ -295,7 +335,7 @@ proptest! {
     #[test]
     fn plans_are_safe_and_get_there(
         rooms in prop::collection::vec((0..6_u64, 0..6_u64), 1..4),
-        wishes in prop::collection::vec((0..6_u32, 0..4_u32, any::<bool>()), 1..6),
+        wishes in prop::collection::vec((0..6_u32, 0..4_u32, 0..3_u32, any::<bool>()), 1..6),
         (surge, unavailable) in (0..4_u32, 0..4_u32).prop_filter("neither", |(s, u)| s + u > 0),
         chaos in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
     ) {
@@ -307,19 +347,24 @@ proptest! {
         let mut world = World::new(nodes);
         let mut release = 1;
         let mut chaos = chaos.into_iter();
-        for (count, extra, new_release) in wishes {
+        for (count, extra, n_canaries, new_release) in wishes {
             release += u64::from(new_release);
             let rollout = rollout(surge, unavailable);
             let enough = count - rollout.unavailable(count);
-            world.want(WantedApp { rollout, ..wanted(release, count, count + extra) });
+            let n_canaries = n_canaries.min(count);
+            let canary = (n_canaries > 0).then(|| goal(release + 1000, n_canaries));
+            world.want(WantedApp { rollout, canary, ..wanted(release, count, count + extra) });
             for _ in 0..60 {
-                let before = world.n(Standing::Ready);
+                // Canaries come on top, and fewer of them are nobody's loss.
+                let served =
+                    |world: &World| world.n(Standing::Ready) - world.ready_of(release + 1000);
+                let before = served(&world);
                 let occupied = world.snapshot.instances.len();
                 world.apply();
                 let placed = world.snapshot.instances.len() - occupied;
                 prop_assert!(placed == 0 || world.snapshot.instances.len() <= (count + extra) as usize);
                 if extra > 0 {
-                    prop_assert!(world.n(Standing::Ready) >= before.min(enough as usize));
+                    prop_assert!(served(&world) >= before.min(enough as usize));
                 }
                 for node in &world.snapshot.nodes {
                     let on = world.snapshot.instances.iter().filter(|i| i.node == node.name).count();
@@ -333,9 +378,11 @@ proptest! {
                 }
             }
             // A surge needs room for one more; without it an old release may have to stay.
-            if total > u64::from(count + 1) {
+            if total > u64::from(count + 1 + n_canaries) {
+                let canaries = n_canaries.min(extra) as usize;
                 prop_assert_eq!(world.ready_of(release), count as usize);
-                prop_assert_eq!(world.snapshot.instances.len(), count as usize);
+                prop_assert_eq!(world.ready_of(release + 1000), canaries);
+                prop_assert_eq!(world.snapshot.instances.len(), count as usize + canaries);
             }
         }
     }

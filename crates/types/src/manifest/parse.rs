@@ -272,13 +272,22 @@ fn health_of(table: &mut Table<'_>, app_port: Option<Port>) -> Option<Health> {
 }
 
 fn rollout_of(table: &mut Table<'_>) -> Rollout {
-    table.refuse_unknown(&["max_surge", "max_unavailable", "deadline", "revert"]);
+    table.refuse_unknown(&[
+        "max_surge",
+        "max_unavailable",
+        "deadline",
+        "revert",
+        "canary",
+        "canary_wait",
+    ]);
     let defaults = Rollout::default();
     let rollout = Rollout {
         max_surge: table.text("max_surge").unwrap_or(defaults.max_surge),
         max_unavailable: table.text("max_unavailable").unwrap_or(defaults.max_unavailable),
         deadline: table.text("deadline").unwrap_or(defaults.deadline),
         revert: table.flag("revert").unwrap_or(defaults.revert),
+        canary: table.text("canary").unwrap_or(defaults.canary),
+        canary_wait: table.text("canary_wait"),
     };
     if rollout.deadline < Duration::from_secs(1) {
         let value = Value::from(rollout.deadline.to_string());
@@ -287,6 +296,10 @@ fn rollout_of(table: &mut Table<'_>) -> Rollout {
     if rollout.max_surge.is_none() && rollout.max_unavailable.is_none() {
         let value = Value::from(rollout.max_surge.to_string());
         table.refuse("max_surge", &value, "more than 0 unless max_unavailable is");
+    }
+    if let Some(wait) = rollout.canary_wait.filter(|_| rollout.canary.is_none()) {
+        let value = Value::from(wait.to_string());
+        table.refuse("canary_wait", &value, "nothing, unless canary is more than 0");
     }
     rollout
 }
