@@ -32,6 +32,8 @@ mod odd_images;
 #[cfg(test)]
 mod programs;
 #[cfg(test)]
+mod rollouts;
+#[cfg(test)]
 mod runtimes;
 #[cfg(test)]
 mod scene;

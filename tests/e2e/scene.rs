@@ -1,6 +1,6 @@
 //! What most tests begin with: a platform that has an image, and manifests for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_api::v1::InstanceView;
 use longshore_e2e::image::{self, BUSYBOX_PORT, Layout};
@@ -68,6 +68,11 @@ pub fn page(platform: &Platform, app: &str) -> String {
 /// Requests to an app through the ingress that go on.
 pub fn traffic(platform: &Platform, app: &str) -> Traffic {
     Traffic::start(platform.ingress_address(), &host(app))
+}
+
+/// Which instances there are.
+pub fn ids(instances: &[InstanceView]) -> BTreeSet<InstanceId> {
+    instances.iter().map(|instance| instance.id().clone()).collect()
 }
 
 /// What must not change by a kill: which instances there are, since when, how often restarted.

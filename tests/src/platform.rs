@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
-use longshore_api::v1::{AppView, DeployResponse, InstanceView};
+use longshore_api::v1::{AppView, DeployResponse, InstanceView, ReleaseView};
 use rustix::process::Signal;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -415,6 +415,11 @@ impl Platform {
     /// An app.
     pub fn app(&self, app: &str) -> Result<AppView> {
         self.call("GET", &format!("/v1/projects/default/apps/{app}"), None)
+    }
+
+    /// The releases of an app that are kept, oldest first.
+    pub fn releases(&self, app: &str) -> Result<Vec<ReleaseView>> {
+        self.call("GET", &format!("/v1/projects/default/apps/{app}/releases"), None)
     }
 
     /// The instances of an app.

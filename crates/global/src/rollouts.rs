@@ -31,6 +31,16 @@ struct Seen {
     complete_since: Option<Instant>,
 }
 
+/// Whether all that should run is healthy, and nothing else is left but what is on its way out.
+fn is_served(view: &AppView, reports: &ByLocation) -> bool {
+    let all = reports.values().flat_map(|received| &received.report.instances);
+    let of_app = all.filter(|status| status.project == view.project && status.app == view.app);
+    let mut staying = of_app.filter(|status| !status.draining);
+    view.canary.is_none()
+        && view.ready >= view.count
+        && staying.all(|status| status.release == view.release)
+}
+
 impl Rollouts {
     /// What has to be written of an app now, if anything.
     pub fn next_record(
@@ -69,6 +79,7 @@ impl Rollouts {
             is_canary: record.stage == RolloutStage::Canary,
             is_complete,
             complete_for: seen.complete_since.map_or(Duration::ZERO, |since| since.elapsed()),
+            is_served: is_served(&view, reports),
             since_progress: seen.at.elapsed(),
             rules: manifest.rollout,
         };

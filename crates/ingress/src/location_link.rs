@@ -1,19 +1,21 @@
 //! The link to the location: tables come down, acknowledgements go up.
 //!
 //! Two tasks. `follow` puts each table in force the moment it comes. `confirm` does what may take
-//! time, for the newest table only: it stores it, lets requests to departed endpoints end for a
-//! moment, and acknowledges. So a slow disk or a long request never delays a table, and a burst
-//! of tables costs one write.
+//! time, for the newest table only: it stores it and acknowledges, with the instances that left the
+//! table and have requests under way, and does so again when one of these has no more. So a slow disk
+//! never delays a table, and a burst of tables costs one write.
 //!
 //! The location is the only author of tables, and a stream is in order. What a new stream begins
 //! with is therefore taken whatever its revision: a location that came back with its clock set
 //! back must not be ignored for ever. Within a stream an older table is refused.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::select_all;
 use http::Method;
 use longshore_api::links::{RouteAck, RoutingTable};
 use longshore_link::{CallError, Client, Service};
@@ -21,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::router::Router;
 use crate::state_file::StateFile;
+use crate::upstream::Upstream;
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(3);
@@ -58,12 +61,22 @@ impl LocationLink {
         // a table that it no longer routes by.
         let ingress = uuid::Uuid::new_v4().simple().to_string();
         let mut retry = Retry::default();
-        while in_force.changed().await.is_ok() {
+        let mut busy = Vec::new();
+        loop {
+            tokio::select! {
+                changed = in_force.changed() => if changed.is_err() { return },
+                () = any_quiet(&busy) => {}
+            }
             let newest = in_force.borrow_and_update().clone();
             let Some(table) = newest else { continue };
             self.store(&table).await;
-            self.router.departed_quiet().await;
-            let ack = RouteAck { ingress: ingress.clone(), revision: table.revision };
+            busy = self.router.departed();
+            let instances: BTreeSet<_> = busy.iter().map(|one| &one.endpoint().instance).collect();
+            let ack = RouteAck {
+                ingress: ingress.clone(),
+                revision: table.revision,
+                busy: instances.into_iter().cloned().collect(),
+            };
             let call = self.client.call(Method::POST, "/link/routes/ack", Some(&ack));
             let outcome: Result<(), CallError> = call.await;
             match outcome {
@@ -91,6 +104,14 @@ impl LocationLink {
             Err(error) => tracing::error!(%error, "storing the routes did not end"),
         }
     }
+}
+
+/// Waits until one of these has no request in flight; for ever when there are none.
+async fn any_quiet(upstreams: &[Arc<Upstream>]) {
+    if upstreams.is_empty() {
+        return std::future::pending().await;
+    }
+    select_all(upstreams.iter().map(|upstream| Box::pin(upstream.quiet()))).await;
 }
 
 async fn follow(

@@ -7,17 +7,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
 
 use longshore_api::links::RoutingTable;
 use longshore_types::{AppName, InstanceId};
 use tokio::time::Instant;
 
 use crate::upstream::{InFlight, Upstream, UpstreamKey};
-
-/// How long requests to an endpoint that left the table may delay the acknowledgement of that
-/// table. The location stops an instance without an acknowledgement after twice as long.
-const DEPARTURE_GRACE: Duration = Duration::from_secs(1);
 
 /// Why no endpoint was picked.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,7 +29,8 @@ pub(crate) enum NoPick {
 #[derive(Debug, Default)]
 pub(crate) struct Router {
     table: RwLock<Option<Table>>,
-    departed: Mutex<Vec<Departed>>,
+    /// Endpoints that left the table while they had requests in flight.
+    departed: Mutex<Vec<Arc<Upstream>>>,
 }
 
 #[derive(Debug)]
@@ -47,13 +43,6 @@ struct Table {
 struct App {
     name: AppName,
     upstreams: Vec<Arc<Upstream>>,
-}
-
-/// An endpoint that left the table while it had requests in flight.
-#[derive(Debug, Clone)]
-struct Departed {
-    upstream: Arc<Upstream>,
-    awaited_until: Instant,
 }
 
 impl Router {
@@ -74,23 +63,15 @@ impl Router {
     }
 
     fn note_departures(&self, gone: Vec<Arc<Upstream>>) {
-        let awaited_until = Instant::now() + DEPARTURE_GRACE;
-        let mut departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
-        departed.retain(|earlier| earlier.upstream.outstanding() > 0);
-        for upstream in gone {
-            upstream.retire();
-            departed.push(Departed { upstream, awaited_until });
-        }
+        gone.iter().for_each(|upstream| upstream.retire());
+        self.departed.lock().unwrap_or_else(PoisonError::into_inner).extend(gone);
     }
 
-    /// Waits until endpoints that left the table have no request in flight, each for a second at
-    /// most. With that word an instance is told to stop, and a short request should not meet it.
-    pub async fn departed_quiet(&self) {
-        let departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for Departed { upstream, awaited_until } in departed {
-            // Over time means a long request, which goes on while its instance is being stopped.
-            let _ = tokio::time::timeout_at(awaited_until, upstream.quiet()).await;
-        }
+    /// Endpoints that left the table and still have requests in flight.
+    pub fn departed(&self) -> Vec<Arc<Upstream>> {
+        let mut departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
+        departed.retain(|upstream| upstream.outstanding() > 0);
+        departed.clone()
     }
 
     /// Picks the endpoint with the fewest requests in flight among those of `host` that are not in

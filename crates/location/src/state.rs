@@ -56,7 +56,7 @@ pub struct State {
     /// When that was.
     pub table_since: Instant,
     /// Which revision each ingress routes by. One that does not keep up is forgotten.
-    pub ingresses: BTreeMap<String, u64>,
+    pub ingresses: BTreeMap<String, KnownIngress>,
     /// For each draining instance the first table without it.
     pub excluded: BTreeMap<InstanceId, Published>,
     /// For each instance that entered the table the first one with it.
@@ -70,6 +70,15 @@ pub struct Published {
     pub revision: u64,
     /// When they were.
     pub at: Instant,
+}
+
+/// What an ingress last said.
+#[derive(Debug, Default)]
+pub struct KnownIngress {
+    /// The revision of the table that it routes by.
+    pub revision: u64,
+    /// Instances outside of that which it still has requests or connections with.
+    pub busy: BTreeSet<InstanceId>,
 }
 
 /// The last report of a node.
@@ -150,15 +159,25 @@ impl State {
 
     /// Takes over which table an ingress routes by.
     pub fn take_ack(&mut self, ack: RouteAck) {
-        let newest = self.ingresses.entry(ack.ingress).or_default();
-        *newest = ack.revision.max(*newest);
+        let known = self.ingresses.entry(ack.ingress).or_default();
+        if ack.revision >= known.revision {
+            *known = KnownIngress { revision: ack.revision, busy: ack.busy.into_iter().collect() };
+        }
     }
 
     /// True once every ingress routes by a table at least as new, or had the time for it.
     pub fn in_force(&self, table: Published, moment: Moment) -> bool {
         let all_know = !self.ingresses.is_empty()
-            && self.ingresses.values().all(|routed_by| *routed_by >= table.revision);
+            && self.ingresses.values().all(|ingress| ingress.revision >= table.revision);
         all_know || moment.instant.saturating_duration_since(table.at) >= ACK_WAIT
+    }
+
+    /// True while an ingress has requests or connections with an instance that left the routes with
+    /// this table, and these may still go on.
+    pub fn is_busy(&self, record: &InstanceRecord, left: Published, moment: Moment) -> bool {
+        let drain = record.release.manifest.process.drain.0;
+        moment.instant.saturating_duration_since(left.at) < drain
+            && self.ingresses.values().any(|ingress| ingress.busy.contains(&record.instance))
     }
 
     /// What the node of an instance says of it, when it has said something of its present

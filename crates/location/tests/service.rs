@@ -193,7 +193,7 @@ async fn a_stop_drains_first_and_the_place_is_filled_again() {
     world.node_says(&assigned.assignments).await;
     let mut tables = world.watch::<RoutingTable>("/link/routes").await;
     let table = until(&mut tables, |t| t.routes.iter().any(|r| !r.endpoints.is_empty())).await;
-    let ack = |revision| RouteAck { ingress: "i".to_owned(), revision };
+    let ack = |revision| RouteAck { ingress: "i".to_owned(), revision, busy: Vec::new() };
     let path = "/link/routes/ack";
     world.location.call::<_, ()>(Method::POST, path, Some(&ack(table.revision))).await.unwrap();
 

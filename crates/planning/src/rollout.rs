@@ -18,6 +18,9 @@ pub struct RolloutState {
     pub is_complete: bool,
     /// For how long that has been so.
     pub complete_for: Duration,
+    /// True when every instance that should run is of the release and healthy, and what is left of
+    /// others is on its way out, which takes as long as its requests may.
+    pub is_served: bool,
     /// How long ago one more was healthy, or one less left.
     pub since_progress: Duration,
     /// What the release says of its rollout.
@@ -49,6 +52,7 @@ pub fn judge(state: &RolloutState) -> Verdict {
             _ => Verdict::Nothing,
         },
         _ if is_complete => Verdict::Complete,
+        _ if state.is_served => Verdict::Nothing,
         _ if since_progress < rules.deadline.0 => Verdict::Nothing,
         Some(good) if rules.revert => Verdict::Revert(good),
         _ => Verdict::Failed,
@@ -76,17 +80,22 @@ mod tests {
             (Some(second), false, late, rules, Verdict::Nothing),
             (Some(second), true, early, rules, Verdict::Nothing),
         ] {
-            let (is_canary, complete_for) = (false, Duration::ZERO);
+            let (is_canary, complete_for, is_served) = (false, Duration::ZERO, false);
             let state = RolloutState {
                 release: second,
                 good,
                 is_canary,
                 is_complete,
                 complete_for,
+                is_served,
                 since_progress,
                 rules,
             };
             assert_eq!(judge(&state), expected, "{state:?}");
+            if expected != Verdict::Complete {
+                let served = RolloutState { is_served: true, ..state };
+                assert_eq!(judge(&served), Verdict::Nothing, "the last requests may take longer");
+            }
         }
     }
 
@@ -109,6 +118,7 @@ mod tests {
                 is_canary: true,
                 is_complete,
                 complete_for,
+                is_served: false,
                 since_progress: late,
                 rules,
             };

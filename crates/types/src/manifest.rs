@@ -152,6 +152,10 @@ pub struct ProcessOverrides {
     pub user: Option<String>,
     /// The absolute working directory.
     pub workdir: Option<String>,
+    /// How long requests that are under way and open connections may go on before it is asked to
+    /// stop; no new ones come meanwhile.
+    #[serde(default = "ProcessOverrides::default_drain")]
+    pub drain: Duration,
     /// The signal that asks it to stop, such as `SIGTERM`.
     pub stop_signal: Option<String>,
     /// How long it may take to stop before it is killed.
@@ -163,6 +167,13 @@ pub struct ProcessOverrides {
 impl ProcessOverrides {
     /// The grace that an app gets when it asks for none, as docker's.
     pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
+
+    /// Long enough for nearly all requests, and an end for connections that would stay for ever.
+    pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
+
+    fn default_drain() -> Duration {
+        Self::DEFAULT_DRAIN
+    }
 }
 
 /// How the health of an instance is judged.

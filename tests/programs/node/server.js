@@ -3,8 +3,13 @@ const os = require("os");
 const { WebSocketServer } = require("ws");
 
 const server = http.createServer((request, response) => {
-  response.setHeader("content-type", "application/json");
-  response.end(JSON.stringify({ path: request.url, cores: os.cpus().length, user: process.getuid() }));
+  const answer = { path: request.url, cores: os.cpus().length, user: process.getuid() };
+  // /slow/3 takes three seconds.
+  const [, seconds] = request.url.match(/^\/slow\/(\d+)$/) || [0, 0];
+  setTimeout(() => {
+    response.setHeader("content-type", "application/json");
+    response.end(JSON.stringify(answer));
+  }, seconds * 1000);
 });
 
 const sockets = new WebSocketServer({ server });

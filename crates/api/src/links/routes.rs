@@ -45,4 +45,8 @@ pub struct RouteAck {
     pub ingress: String,
     /// The revision.
     pub revision: u64,
+    /// Instances that are not in the table and have requests or connections under way, told again
+    /// when one has no more.
+    #[serde(default)]
+    pub busy: Vec<InstanceId>,
 }

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use longshore_api::links::{Endpoint, Route};
 use longshore_types::HostName;
@@ -128,20 +129,15 @@ fn endpoints_put_aside_are_better_than_none_and_tried_ones_are_not_picked_again(
     assert_eq!(router.pick("web.test", &tried).map(|_| ()).unwrap_err(), NoPick::NoEndpoint(app));
 }
 
-#[tokio::test]
-async fn a_departed_endpoint_is_awaited_until_quiet_but_not_for_ever() {
-    let router = router(&[1]);
-    let short = pick(&router);
+#[test]
+fn a_departed_endpoint_is_known_until_its_last_request_ended() {
+    let router = router(&[1, 2]);
+    let request = std::iter::repeat_with(|| pick(&router)).find(|picked| port(picked) == 1);
+    router.replace(&table(&[2]));
+    let departed: Vec<_> = router.departed().iter().map(|one| one.endpoint().clone()).collect();
+    assert_eq!(departed, [endpoint(1)]);
     router.replace(&table(&[]));
-    let mut quiet = Box::pin(router.departed_quiet());
-    assert!(futures_util::poll!(&mut quiet).is_pending(), "a request is in flight there");
-    drop(short);
-    assert!(futures_util::poll!(&mut quiet).is_ready());
-
-    let router = self::router(&[1]);
-    let long = pick(&router);
-    router.replace(&table(&[]));
-    let waited = tokio::time::timeout(DEPARTURE_GRACE * 20, router.departed_quiet()).await;
-    assert!(waited.is_ok(), "a long request holds nothing up for long");
-    assert_eq!(long.upstream().outstanding(), 1, "and goes on");
+    assert_eq!(router.departed().len(), 1, "another table changes nothing about it");
+    drop(request);
+    assert!(router.departed().is_empty());
 }

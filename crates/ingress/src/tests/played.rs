@@ -45,14 +45,14 @@ pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
 /// A location that gives tables and keeps acknowledgements.
 pub struct Location {
     tables: watch::Sender<Arc<Option<RoutingTable>>>,
-    acks: watch::Receiver<BTreeMap<String, u64>>,
+    acks: watch::Receiver<BTreeMap<String, RouteAck>>,
     _end: DropGuard,
 }
 
 #[derive(Clone)]
 struct Served {
     tables: watch::Receiver<Arc<Option<RoutingTable>>>,
-    acks: Arc<watch::Sender<BTreeMap<String, u64>>>,
+    acks: Arc<watch::Sender<BTreeMap<String, RouteAck>>>,
     end: CancellationToken,
 }
 
@@ -78,8 +78,13 @@ impl Location {
 
     /// Waits until some ingress routes by this revision.
     pub async fn acked(&self, revision: u64) {
+        self.acked_when(|ack| ack.revision == revision).await;
+    }
+
+    /// Waits until some ingress said such a thing.
+    pub async fn acked_when(&self, holds: impl Fn(&RouteAck) -> bool) {
         let mut acks = self.acks.clone();
-        let acked = acks.wait_for(|acks| acks.values().any(|acked| *acked == revision));
+        let acked = acks.wait_for(|acks| acks.values().any(&holds));
         in_time("an acknowledgement", acked).await.unwrap();
     }
 
@@ -100,7 +105,7 @@ async fn routes(State(served): State<Served>) -> axum::response::Response {
 
 async fn ack(State(served): State<Served>, Body(ack): Body<RouteAck>) -> axum::Json<()> {
     served.acks.send_modify(|acks| {
-        acks.insert(ack.ingress, ack.revision);
+        acks.insert(ack.ingress.clone(), ack);
     });
     axum::Json(())
 }

@@ -48,6 +48,27 @@ async fn bytes_go_through_before_the_body_ends_both_ways() {
     assert!(in_time("the end", answer.frame()).await.is_none());
 }
 
+#[tokio::test]
+async fn the_location_hears_which_instances_that_left_have_requests_under_way() {
+    let echo = Router::new().fallback(async |request: axum::extract::Request| request.into_body());
+    let instance = Instance::start(echo).await;
+    let scene = Scene::new(&[&instance.endpoint]).await;
+    let mut client = client::<ChannelBody>(scene.ingress.address).await;
+    let (sender, body) = channel_body();
+    let answer = in_time("the head", client.send_request(post(body))).await.unwrap();
+    let mut answer = answer.into_body();
+    scene.location.give(2, &[]);
+    let busy = std::slice::from_ref(&instance.endpoint.instance);
+    scene.location.acked_when(|ack| ack.revision == 2 && ack.busy == busy).await;
+    // It goes on as if nothing were.
+    sender.send(Bytes::from_static(b"more")).await.unwrap();
+    let frame = in_time("a frame", answer.frame()).await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "more");
+    drop(sender);
+    assert!(in_time("the end", answer.frame()).await.is_none());
+    scene.location.acked_when(|ack| ack.revision == 2 && ack.busy.is_empty()).await;
+}
+
 /// Waits until a count has stopped growing, and returns it.
 async fn settled(count: &AtomicU64) -> u64 {
     let mut ticks = tokio::time::interval(Duration::from_millis(50));

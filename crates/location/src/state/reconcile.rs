@@ -6,7 +6,7 @@ use longshore_planning::location::{
 };
 use longshore_types::{Generation, InstancePhase, Release};
 
-use super::{ACK_WAIT, Changes, LOST_AFTER, Moment, State};
+use super::{ACK_WAIT, Changes, LOST_AFTER, Moment, Published, State};
 use crate::records::InstanceRecord;
 
 impl State {
@@ -65,17 +65,21 @@ impl State {
         }
     }
 
-    /// Tells the node of a draining instance to stop it once no ingress sends requests there.
+    /// Tells the node of a draining instance to stop it once no ingress sends requests there, and those
+    /// under way have ended or had their time.
     fn stop_drained(&mut self, changes: &mut Changes, moment: Moment) {
         let waited = moment.instant.saturating_duration_since(self.table_since) >= ACK_WAIT;
         if waited {
             let newest = self.table.revision;
-            self.ingresses.retain(|_, revision| *revision >= newest);
+            self.ingresses.retain(|_, ingress| ingress.revision >= newest);
         }
         let is_out = |record: &&InstanceRecord| {
             let goes = record.draining.is_some() && record.intent != Intent::Stop;
             let table = self.excluded.get(&record.instance);
-            goes && table.is_some_and(|table| self.in_force(*table, moment))
+            let is_free = |table: &Published| {
+                self.in_force(*table, moment) && !self.is_busy(record, *table, moment)
+            };
+            goes && table.is_some_and(is_free)
         };
         let drained = self.instances.values().filter(is_out).map(|record| record.instance.clone());
         for instance in drained.collect::<Vec<_>>() {

@@ -129,10 +129,40 @@ fn an_older_set_of_allotments_is_not_accepted() {
     assert!(world.state.accepts(&set(1, 1)) && world.state.accepts(&set(2, 2)));
 }
 
+fn ack(ingress: &str, revision: u64) -> RouteAck {
+    RouteAck { ingress: ingress.into(), revision, busy: Vec::new() }
+}
+
+#[test]
+fn a_draining_instance_may_end_its_requests_within_its_time() {
+    let mut world = World::running();
+    let ids: Vec<_> = world.state.instances.keys().cloned().collect();
+    for id in &ids {
+        world.state.drain(id, "test", &mut Changes::default());
+    }
+    world.reconcile();
+    let intents = |world: &World| ids.iter().map(|id| world.state.instances[id].intent).collect();
+    let newest = world.state.table.revision;
+    world.state.take_ack(RouteAck { busy: ids.clone(), ..ack("a", newest) });
+    world.state.take_ack(RouteAck { busy: vec![ids[0].clone()], ..ack("b", newest) });
+    world.wait(3000);
+    world.reconcile();
+    let all: Vec<Intent> = intents(&world);
+    assert_eq!(all, [Intent::Run, Intent::Run]);
+    world.state.take_ack(ack("a", newest));
+    world.reconcile();
+    let all: Vec<Intent> = intents(&world);
+    assert_eq!(all, [Intent::Run, Intent::Stop], "b still has requests with the first");
+    world.wait(27_000);
+    world.reconcile();
+    let all: Vec<Intent> = intents(&world);
+    assert_eq!(all, [Intent::Stop, Intent::Stop], "30 s are over");
+}
+
 #[test]
 fn an_instance_is_stopped_only_after_every_ingress_left_it_out() {
     let mut world = World::running();
-    world.state.take_ack(RouteAck { ingress: "a".into(), revision: world.state.table.revision });
+    world.state.take_ack(ack("a", world.state.table.revision));
     let id = world.state.instances.keys().next().unwrap().clone();
     let mut changes = Changes::default();
     assert!(world.state.drain(&id, "test", &mut changes));
@@ -140,7 +170,7 @@ fn an_instance_is_stopped_only_after_every_ingress_left_it_out() {
     assert_eq!(world.routed(), 1);
     world.reconcile();
     assert_eq!(world.state.instances[&id].intent, Intent::Run, "the ingress has not said so yet");
-    world.state.take_ack(RouteAck { ingress: "a".into(), revision: world.state.table.revision });
+    world.state.take_ack(ack("a", world.state.table.revision));
     world.reconcile();
     assert_eq!(world.state.instances[&id].intent, Intent::Stop);
     world.obey();
@@ -151,7 +181,7 @@ fn an_instance_is_stopped_only_after_every_ingress_left_it_out() {
 #[test]
 fn a_dead_ingress_does_not_hold_up_a_stop_for_long() {
     let mut world = World::running();
-    world.state.take_ack(RouteAck { ingress: "dead".into(), revision: 1 });
+    world.state.take_ack(ack("dead", 1));
     let id = world.state.instances.keys().next().unwrap().clone();
     world.state.drain(&id, "test", &mut Changes::default());
     world.reconcile();
@@ -167,7 +197,6 @@ fn a_dead_ingress_does_not_hold_up_a_stop_for_long() {
 fn a_healthy_instance_is_reachable_only_after_every_ingress_heard_of_it() {
     let mut world = World::running();
     assert_eq!(world.awaiting_an_ingress(), 2, "there may be one that has not said anything yet");
-    let ack = |ingress: &str, revision| RouteAck { ingress: ingress.into(), revision };
     let newest = world.state.table.revision;
     world.state.take_ack(ack("a", newest));
     world.state.take_ack(ack("b", newest - 1));

@@ -88,6 +88,12 @@ impl Manifest {
         if let Some(max) = max.filter(|max| *max < count) {
             problems.push(problem("max", &Value::from(max), &format!("at least count, {count}")));
         }
+        let least = count.saturating_add(rollout.canaries(count));
+        if let Some(max) = max.filter(|max| (count..least).contains(max)) {
+            let allowed =
+                format!("at least {least}, or canaries have no room beside count, {count}");
+            problems.push(problem("max", &Value::from(max), &allowed));
+        }
         match (app, image, problems.is_empty()) {
             (Some(app), Some(image), true) => Ok(Self {
                 app,
@@ -177,6 +183,7 @@ fn process_of(table: &mut Table<'_>, env: BTreeMap<String, String>) -> ProcessOv
         "command",
         "user",
         "workdir",
+        "drain",
         "stop_signal",
         "stop_grace",
     ]);
@@ -189,6 +196,7 @@ fn process_of(table: &mut Table<'_>, env: BTreeMap<String, String>) -> ProcessOv
         command: table.optional_list("command"),
         user: table.text("user"),
         workdir,
+        drain: table.text("drain").unwrap_or(ProcessOverrides::DEFAULT_DRAIN),
         stop_signal: table.text::<SignalName>("stop_signal").map(|signal| signal.0),
         stop_grace: table.text("stop_grace").unwrap_or(ProcessOverrides::DEFAULT_STOP_GRACE),
         env,
