@@ -56,6 +56,11 @@ pub fn busybox(dir: &Path, name: &str, page: &str) -> Result<Layout> {
         symlink("busybox", rootfs.join("bin").join(tool))?;
     }
     fs::write(rootfs.join("www/index.html"), page)?;
+    // A page that takes a second.
+    let slow = rootfs.join("www/cgi-bin/slow");
+    fs::create_dir_all(rootfs.join("www/cgi-bin"))?;
+    fs::write(&slow, "#!/bin/sh\nsleep 1\nprintf 'Content-Type: text/plain\\r\\n\\r\\nslow'\n")?;
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o755))?;
     fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n")?;
     fs::write(rootfs.join("etc/group"), "root:x:0:\nweb:x:1000:\n")?;
     let port = BUSYBOX_PORT.to_string();

@@ -9,6 +9,7 @@ mod figures;
 mod first_answer;
 mod laboratory;
 mod registry;
+mod rollout;
 mod start;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ pub enum Bench {
     Density(density::Options),
     /// Pushes and pulls, of many small blobs and of a large one, beside Debian's docker-registry
     Registry(registry::Options),
+    /// Ten instances replaced under load, and the requests that fail, beside docker-compose
+    Rollout(rollout::Options),
 }
 
 /// Measures it.
@@ -37,6 +40,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Start(options) => start::run(options),
         Bench::Density(options) => density::run(options),
         Bench::Registry(options) => registry::run(options),
+        Bench::Rollout(options) => rollout::run(options),
     }
 }
 

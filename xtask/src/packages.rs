@@ -33,16 +33,21 @@ const PACKAGES: &[(&str, &str)] = &[
 
 /// Installs the packages that are missing, and touches nothing when none is.
 pub fn install_missing() -> Result<()> {
+    ensure(PACKAGES)
+}
+
+/// Installs those of these packages that are missing; each comes with what it is used for.
+pub fn ensure(packages: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> =
-        PACKAGES.iter().map(|(name, _)| *name).filter(|name| !is_installed(name)).collect();
+        packages.iter().map(|(name, _)| *name).filter(|name| !is_installed(name)).collect();
     if missing.is_empty() {
-        eprintln!("all {} packages are installed", PACKAGES.len());
+        eprintln!("all {} packages are installed", packages.len());
         return Ok(());
     }
     if !succeeds(&mut program("apt-get", ["--version"])) {
         bail!("apt-get is not here; install these yourself: {}", missing.join(" "));
     }
-    for (name, purpose) in PACKAGES.iter().filter(|(name, _)| missing.contains(name)) {
+    for (name, purpose) in packages.iter().filter(|(name, _)| missing.contains(name)) {
         eprintln!("{name} is missing: {purpose}");
     }
     run(&mut program("apt-get", ["update", "-q"]))?;
