@@ -188,6 +188,38 @@ fn a_canary_is_tried_beside_the_old_release_and_then_promoted_or_taken_back() {
 }
 
 #[test]
+fn a_release_command_runs_first_and_one_that_fails_changes_nothing() {
+    let platform = with_web();
+    let file = platform.dir().join("release.toml");
+    let deploy = |script: &str| {
+        let text = format!(
+            "app = \"web\"\nimage = \"default/web:1\"\nport = {BUSYBOX_PORT}\n\
+             resources = {{ memory = \"32MiB\", cpu = 0.25, disk = \"64MiB\" }}\n\
+             process = {{ stop_grace = \"1s\" }}\n\
+             [release]\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        platform.run(&["deploy", "--file", file.to_str().unwrap()])
+    };
+    let failing = "echo there is; echo no such table >&2; exit 3";
+    let refused = "web: the release command of r1 exited with code 3: no such table";
+    deploy(failing).fails(7, &[refused, "  | there is", "  | no such table"]);
+    assert_eq!(platform.instances("web").unwrap().iter().filter(|one| !one.is_command).count(), 0);
+    let done = deploy("echo migrated");
+    assert!(done.stderr.contains("  | migrated"), "{done}");
+    assert!(done.ok().contains("web r2: 1 of 1 healthy"));
+    let before = ids(&platform.instances("web").unwrap());
+    let traffic = traffic(&platform, "web");
+    deploy(failing).fails(7, &["of r3 exited with code 3: no such table; r2 runs"]);
+    eventually("the command's instance is gone", || {
+        Ok((ids(&platform.instances("web")?) == before).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(traffic.stop(), Vec::<String>::new());
+    platform.finish();
+}
+
+#[test]
 fn of_two_deploys_at_once_the_later_wins_and_nothing_is_half_done() {
     let platform = with_web();
     platform.deploy(&web("web", 2)).unwrap();

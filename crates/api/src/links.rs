@@ -34,6 +34,9 @@ pub struct Allotment {
     /// What is tried beside it.
     #[serde(default)]
     pub canary: Option<Canary>,
+    /// What is run once beside it: the release with the manifest of its command.
+    #[serde(default)]
+    pub command: Option<Release>,
     /// The most that may ever run there, replacements and rollouts included.
     pub budget: u32,
     /// The host names that lead to the app.
@@ -128,6 +131,9 @@ pub struct InstanceStatus {
     pub observed: ObservedInstance,
     /// True from when requests no longer go to it until it is gone.
     pub draining: bool,
+    /// True when it runs the command of the release.
+    #[serde(default)]
+    pub is_command: bool,
     /// True while an ingress may not have heard yet that it is healthy: a request could still be
     /// told that nobody is there.
     #[serde(default)]

@@ -159,7 +159,8 @@ pub struct AppView {
     /// a port, which answers no requests.
     #[serde(default)]
     pub urls: Vec<String>,
-    /// In one word: `running`, `rolling`, `canary`, `waiting`, `failed`, `stopped` or `removing`.
+    /// In one word: `running`, `releasing` (its command runs), `canary`, `rolling`, `waiting`, `failed`,
+    /// `stopped` or `removing`.
     pub state: String,
     /// While the release is only tried: beside which one, and how far that is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -223,6 +224,9 @@ pub struct InstanceView {
     pub observed: ObservedInstance,
     /// True from when requests no longer go to it until it is gone.
     pub draining: bool,
+    /// True when it runs the command of the release.
+    #[serde(default)]
+    pub is_command: bool,
     /// When it was assigned.
     pub created_at: Timestamp,
 }

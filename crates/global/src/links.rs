@@ -12,7 +12,7 @@ use longshore_api::links::{Allotment, AllotmentSet, Canary, LocationReport, Pin,
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, json_lines, now, watch_lines};
 use longshore_store::{Compare, Transaction};
-use longshore_types::{Generation, LocationName, ProjectName};
+use longshore_types::{Generation, LocationName, ProjectName, Release};
 
 use crate::catalog::Catalog;
 use crate::records::{Key, LocationRecord, encode};
@@ -53,10 +53,16 @@ fn allotment_set(catalog: &Catalog, location: &LocationName, domain: &str) -> Al
             let release = find(canary.release)?.as_ref().clone();
             Some(Canary { release, count: canary.count })
         });
+        let command = record.command.and_then(|number| {
+            let release = find(number)?.as_ref();
+            let manifest = release.manifest.of_release_command()?;
+            Some(Release { manifest, ..release.clone() })
+        });
         Some(Allotment {
             release: release.as_ref().clone(),
-            count: record.count,
+            count: if record.held_back { 0 } else { record.count },
             canary,
+            command,
             budget: record.budget,
             hosts: views::hosts(&release.manifest, domain),
             generation: record.generation,

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use longshore_store::{KeyValue, Record, RecordError};
 use longshore_types::{
-    AppName, Decision, Generation, LocationName, ProjectName, Release, ReleaseNumber, Timestamp,
-    token::Rights,
+    AppName, Decision, Generation, LocationName, Manifest, ProjectName, Release, ReleaseNumber,
+    Timestamp, token::Rights,
 };
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,9 @@ pub struct AppRecord {
     /// How far it has come.
     #[serde(default)]
     pub stage: RolloutStage,
+    /// What should run in its place until it is whole; nothing for the first release.
+    #[serde(default)]
+    pub beside: Option<ReleaseNumber>,
     /// How many instances should run: the manifest's count until `scale` changes it.
     pub count: u32,
     /// Raised at each change.
@@ -29,12 +32,17 @@ pub struct AppRecord {
     /// `release` took again.
     #[serde(default)]
     pub failed: Option<ReleaseNumber>,
+    /// Why it was.
+    #[serde(default)]
+    pub why: Option<String>,
 }
 
 /// How far the rollout of a release may go for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RolloutStage {
+    /// Its command runs, and nothing else of it.
+    Command,
     /// Some instances of it are tried beside all of the last complete one.
     Canary,
     /// It takes the place of every other.
@@ -45,9 +53,32 @@ pub enum RolloutStage {
 impl AppRecord {
     /// The release that most instances should be of.
     pub fn main(&self) -> ReleaseNumber {
-        match self.stage {
-            RolloutStage::Canary => self.good.unwrap_or(self.release),
-            RolloutStage::Whole => self.release,
+        self.beside.unwrap_or(self.release)
+    }
+
+    /// The same, unless nothing should run yet.
+    pub fn running(&self) -> Option<ReleaseNumber> {
+        let held_back = self.stage == RolloutStage::Command && self.beside.is_none();
+        (!held_back).then(|| self.main())
+    }
+
+    /// The same app with its release at another stage, beside what that stage leaves running.
+    pub fn at(&self, stage: RolloutStage) -> Self {
+        let beside = match stage {
+            RolloutStage::Command => self.beside,
+            RolloutStage::Canary => self.good,
+            RolloutStage::Whole => None,
+        };
+        Self { stage, beside, generation: self.generation.next(), ..self.clone() }
+    }
+
+    /// The stage after its command.
+    pub fn after_command(&self, manifest: &Manifest) -> RolloutStage {
+        match self.good {
+            Some(good) if good != self.release && !manifest.rollout.canary.is_none() => {
+                RolloutStage::Canary
+            }
+            _ => RolloutStage::Whole,
         }
     }
 }
@@ -62,6 +93,12 @@ pub struct AllotmentRecord {
     /// What is tried beside those.
     #[serde(default)]
     pub canary: Option<CanaryRecord>,
+    /// The release whose command is run there.
+    #[serde(default)]
+    pub command: Option<ReleaseNumber>,
+    /// True when nothing of the release may run yet.
+    #[serde(default)]
+    pub held_back: bool,
     /// The most that may run.
     pub budget: u32,
     /// The largest budget that the location may still go by.

@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use longshore_api::links::InstanceStatus;
 use longshore_api::v1::AppView;
-use longshore_planning::rollout::{RolloutState, Verdict, judge};
-use longshore_types::{Generation, RestartPolicy};
+use longshore_planning::rollout::{CommandOutcome, RolloutState, Verdict, judge};
+use longshore_types::{ExitReason, Generation, InstancePhase, RestartPolicy};
 
 use crate::catalog::{AppKey, Catalog};
 use crate::records::{AppRecord, RolloutStage};
@@ -27,8 +28,30 @@ struct Seen {
     generation: Generation,
     ready: u32,
     outdated: u32,
+    /// When the stage began.
+    began: Instant,
+    /// When it last got on.
     at: Instant,
     complete_since: Option<Instant>,
+}
+
+/// What came of a release's command, and in words.
+fn outcome(view: &AppView, reports: &ByLocation, timeout: Duration) -> (CommandOutcome, String) {
+    let all = reports.values().flat_map(|received| &received.report.instances);
+    let mut of_release = all.filter(|status| {
+        let is_of_app = status.project == view.project && status.app == view.app;
+        is_of_app && status.is_command && status.release == view.release && !status.draining
+    });
+    let ended = of_release.find(|status| status.observed.phase == InstancePhase::Exited);
+    let Some(InstanceStatus { observed, .. }) = ended else {
+        let limit = longshore_types::Duration(timeout);
+        return (CommandOutcome::Pending { timeout }, format!("did not end within {limit}"));
+    };
+    let outcome = match observed.last_exit {
+        Some(ExitReason::Exited { code: 0 }) => CommandOutcome::Succeeded,
+        _ => CommandOutcome::Failed,
+    };
+    (outcome, observed.note.clone().unwrap_or_else(|| "failed".to_owned()))
 }
 
 /// Whether all that should run is healthy, and nothing else is left but what is on its way out.
@@ -60,7 +83,8 @@ impl Rollouts {
         let manifest = &catalog.current_release(key)?.manifest;
         // What should not run has nothing to show, and what may end by itself may have done so.
         let may_end = manifest.port.is_none() && manifest.restart != RestartPolicy::Always;
-        if view.count == 0 || may_end {
+        let has_nothing_to_show = view.count == 0 || may_end;
+        if has_nothing_to_show && record.stage != RolloutStage::Command {
             self.seen.remove(key);
             return None;
         }
@@ -73,9 +97,13 @@ impl Rollouts {
                 None => view.state == "running",
             };
         let seen = self.look(key, &view, (is_known, is_complete));
+        let of_command =
+            manifest.release.as_ref().filter(|_| record.stage == RolloutStage::Command);
+        let command = of_command.map(|command| outcome(&view, reports, command.timeout.0));
         let state = RolloutState {
             release: record.release,
             good: record.good,
+            command: command.as_ref().map(|(outcome, _)| (*outcome, seen.began.elapsed())),
             is_canary: record.stage == RolloutStage::Canary,
             is_complete,
             complete_for: seen.complete_since.map_or(Duration::ZERO, |since| since.elapsed()),
@@ -83,26 +111,30 @@ impl Rollouts {
             since_progress: seen.at.elapsed(),
             rules: manifest.rollout,
         };
+        let failed = || {
+            let why = match command.as_ref().map(|(_, why)| why) {
+                Some(why) => format!("the release command of {} {why}", record.release),
+                None => {
+                    format!("{} got no further for {}", record.release, manifest.rollout.deadline)
+                }
+            };
+            AppRecord { failed: Some(record.release), why: Some(why), ..record.clone() }
+        };
         let next = match judge(&state) {
             Verdict::Nothing => return None,
+            Verdict::Proceed => record.at(record.after_command(manifest)),
             Verdict::Complete => AppRecord {
                 good: Some(record.release),
                 failed: record.failed.filter(|failed| *failed != record.release),
+                why: record.why.clone().filter(|_| record.failed != Some(record.release)),
                 ..record.clone()
             },
-            Verdict::Promote => AppRecord {
-                stage: RolloutStage::Whole,
-                generation: record.generation.next(),
-                ..record.clone()
-            },
-            Verdict::Failed => AppRecord { failed: Some(record.release), ..record.clone() },
-            Verdict::Revert(good) => AppRecord {
-                release: good,
-                stage: RolloutStage::Whole,
-                failed: Some(record.release),
-                generation: record.generation.next(),
-                ..record.clone()
-            },
+            Verdict::Promote => record.at(RolloutStage::Whole),
+            Verdict::Failed if record.failed == Some(record.release) => return None,
+            Verdict::Failed => failed(),
+            Verdict::Revert(good) => {
+                AppRecord { release: good, ..failed().at(RolloutStage::Whole) }
+            }
         };
         (next != *record).then_some(next)
     }
@@ -115,7 +147,7 @@ impl Rollouts {
     ) -> Seen {
         let AppView { generation, ready, outdated, .. } = *view;
         let at = Instant::now();
-        let now = Seen { generation, ready, outdated, at, complete_since: None };
+        let now = Seen { generation, ready, outdated, began: at, at, complete_since: None };
         let seen = self.seen.entry(key.clone()).or_insert(now);
         if seen.generation != generation || !is_known {
             *seen = now;
@@ -132,6 +164,11 @@ impl Rollouts {
         let left = self.seen.iter().filter_map(|(key, seen)| {
             let record = &catalog.apps.get(key)?.record;
             let rules = &catalog.current_release(key)?.manifest.rollout;
+            let release = catalog.current_release(key)?.manifest.release.as_ref();
+            if let Some(command) = release.filter(|_| record.stage == RolloutStage::Command) {
+                let judged = record.failed != Some(record.release);
+                return judged.then(|| command.timeout.0.saturating_sub(seen.began.elapsed()));
+            }
             if let Some(since) = seen.complete_since {
                 return Some(rules.canary_wait?.0.saturating_sub(since.elapsed()));
             }

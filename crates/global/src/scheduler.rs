@@ -120,7 +120,7 @@ const KEPT_RELEASES: usize = 20;
 /// Forgets the oldest releases when there are too many, but none that runs or may be taken back.
 fn forgetting(catalog: &Catalog, key: &AppKey, record: &AppRecord) -> Option<Transaction> {
     let surplus = catalog.releases_of(key).count().checked_sub(KEPT_RELEASES)?;
-    let needed = [Some(record.release), record.good, record.failed];
+    let needed = [Some(record.release), record.beside, record.good, record.failed];
     let oldest = catalog.releases_of(key).take(surplus.min(MOST_AT_ONCE));
     let mut forgotten = oldest.filter(|release| !needed.contains(&Some(release.number))).peekable();
     forgotten.peek()?;
@@ -197,10 +197,14 @@ fn allotments(
     let release = catalog.current_release(key)?;
     let held = held(catalog, key);
     let shares = shares(catalog, reports, (key, &held), (app.record.count, &release.manifest));
-    let n_canaries = match app.record.stage {
-        RolloutStage::Canary => release.manifest.rollout.canaries(app.record.count),
-        RolloutStage::Whole => 0,
+    let record = &app.record;
+    let n_canaries = match record.stage {
+        RolloutStage::Canary => release.manifest.rollout.canaries(record.count),
+        RolloutStage::Command | RolloutStage::Whole => 0,
     };
+    let before_command = record.stage == RolloutStage::Command;
+    let runs_command = before_command && record.failed != Some(record.release);
+    let mut command = runs_command.then_some(record.release);
     let mut change = None;
     for (share, n_canaries) in shares.iter().zip(spread_canaries(&shares, n_canaries)) {
         let before = held.get(&share.location).map(|stored| &stored.record);
@@ -209,6 +213,9 @@ fn allotments(
             release: app.record.main(),
             count: share.count,
             canary: (n_canaries > 0).then_some(canary),
+            // One location does it for all.
+            command: command.take(),
+            held_back: before_command && app.record.beside.is_none(),
             budget: share.budget,
             budget_in_force: share.budget_in_force,
             generation: before.map_or(Default::default(), |before| before.generation),
@@ -226,6 +233,7 @@ fn allotments(
                 release: app.record.main(),
                 count: 0,
                 canary: None,
+                command: None,
                 budget: 0,
                 budget_in_force: in_force,
                 ..before.clone()

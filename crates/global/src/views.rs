@@ -39,6 +39,7 @@ pub fn instance(location: &LocationName, status: &InstanceStatus) -> InstanceVie
         node: status.node.clone(),
         observed: status.observed.clone(),
         draining: status.draining,
+        is_command: status.is_command,
         created_at: status.created_at,
     }
 }
@@ -79,7 +80,8 @@ pub fn app(
         let all = reports.values().flat_map(|received| &received.report.instances);
         all.filter(|status| status.project == key.0 && status.app == key.1)
     };
-    let is_current = |status: &&InstanceStatus| status.release == wanted.release;
+    let is_current =
+        |status: &&InstanceStatus| status.release == wanted.release && !status.is_command;
     let is_ready = |status: &&InstanceStatus| {
         let healthy = status.observed.phase == InstancePhase::Healthy;
         healthy && !status.draining && !status.awaits_ingress
@@ -88,8 +90,11 @@ pub fn app(
     let live_current = count(statuses().filter(is_current).filter(|status| !status.draining));
     let outdated = count(statuses()) - live_current.min(wanted.count);
     let canary = canary(wanted, &current.manifest, ready);
+    let releasing = wanted.stage == RolloutStage::Command;
     let state = match (wanted.removing, wanted.count, outdated, ready) {
         (true, ..) => "removing",
+        _ if releasing && wanted.failed == Some(wanted.release) => "failed",
+        _ if releasing => "releasing",
         (false, 0, 0, _) => "stopped",
         _ if canary.is_some() => "canary",
         (false, count, 0, ready) if ready >= count => "running",
@@ -100,7 +105,7 @@ pub fn app(
     let tried = canary.as_ref().filter(|canary| state == "canary" && canary.is_ready());
     let settled = matches!(state, "running" | "stopped") || tried.is_some();
     let note = if settled { None } else { note(reports, key, statuses().filter(is_current)) };
-    let note = given_up(catalog, key, wanted).or(note).or_else(|| tried.map(CanaryView::note));
+    let note = given_up(wanted).or(note).or_else(|| tried.map(CanaryView::note));
     let hosts = hosts(&current.manifest, &public.domain);
     Some(AppView {
         project: key.0.clone(),
@@ -127,13 +132,16 @@ fn canary(wanted: &AppRecord, manifest: &Manifest, ready: u32) -> Option<CanaryV
     (wanted.stage == RolloutStage::Canary).then_some(view)
 }
 
-/// What became of a release that was not complete in time.
-fn given_up(catalog: &Catalog, key: &AppKey, wanted: &AppRecord) -> Option<String> {
+/// What became of a release that was given up.
+fn given_up(wanted: &AppRecord) -> Option<String> {
     let failed = wanted.failed?;
-    let release = catalog.releases.get(&(key.0.clone(), key.1.clone(), failed))?;
-    let deadline = release.manifest.rollout.deadline;
-    (failed != wanted.release)
-        .then(|| format!("{failed} got no further for {deadline}; {} runs again", wanted.release))
+    // One that was given up before reasons were kept.
+    let why = wanted.why.clone().unwrap_or_else(|| format!("{failed} was not complete in time"));
+    let goes_on = failed == wanted.release && wanted.stage == RolloutStage::Whole;
+    (!goes_on).then(|| match wanted.running() {
+        Some(running) if running != failed => format!("{why}; {running} runs"),
+        _ => why,
+    })
 }
 
 /// The first thing that is known to stand in the way of an app.

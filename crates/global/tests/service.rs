@@ -24,8 +24,8 @@ use longshore_global::Options;
 use longshore_link::{CallError, Client, Endpoint, LineStream, Listener, now};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights};
 use longshore_types::{
-    Ability, ByteCount, Capacity, Generation, InstanceId, InstancePhase, MilliCpu, ReleaseNumber,
-    RuntimeName, RuntimeOffer,
+    Ability, ByteCount, Capacity, ExitReason, Generation, InstanceId, InstancePhase, MilliCpu,
+    ReleaseNumber, RestartPolicy, RuntimeName, RuntimeOffer,
 };
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -195,6 +195,7 @@ fn healthy(allotment: &Allotment, id: &str) -> InstanceStatus {
         node: "n1".parse().unwrap(),
         observed,
         draining: false,
+        is_command: false,
         awaits_ingress: false,
         created_at: now(),
         decision: allotment.decision.clone(),
@@ -310,7 +311,7 @@ async fn a_release_that_gets_no_further_is_taken_back_to_the_last_complete_one()
     plane.report(set.generation, vec![kept.clone()]).await;
     let app = plane.app_when(|app| app.release == ReleaseNumber(1)).await;
     assert_eq!(app.failed, Some(ReleaseNumber(2)));
-    assert_eq!(app.note.unwrap(), "r2 got no further for 1s; r1 runs again");
+    assert_eq!(app.note.unwrap(), "r2 got no further for 1s; r1 runs");
     until(&mut sets, is_of(1)).await;
     assert_eq!(plane.app().await.state, "running", "what ran all the time is kept");
 
@@ -408,6 +409,63 @@ async fn a_canary_takes_over_after_its_wait_and_is_taken_back_when_it_is_not_hea
     third.release = ReleaseNumber(3);
     plane.report(set.generation, [running, vec![third]].concat()).await;
     until(&mut sets, |set| set.allotments[0].release.number.0 == 3).await;
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_release_command_comes_first_and_what_it_says_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    plane.report(Generation(0), vec![]).await;
+    let mut sets = plane.allotments().await;
+    let with_command = |word: &str| {
+        let mut document = web_with(word, json!({}));
+        document["release"] = json!({"command": ["migrate", word]});
+        document
+    };
+    let ended = |allotment: &Allotment, code: i32| {
+        let mut status = healthy(allotment, &format!("web-0000010{code}"));
+        status.release = allotment.command.as_ref().unwrap().number;
+        status.is_command = true;
+        status.observed.phase = InstancePhase::Exited;
+        status.observed.last_exit = Some(ExitReason::Exited { code });
+        status.observed.note = Some(format!("exited with code {code}: no such table"));
+        status
+    };
+    // The first release of all waits for its own.
+    plane.deploy(with_command("one")).await.unwrap();
+    let set = until(&mut sets, |set| set.allotments.len() == 1).await;
+    let allotment = &set.allotments[0];
+    let command = allotment.command.as_ref().unwrap();
+    assert_eq!((allotment.count, command.number.0), (0, 1));
+    assert_eq!(command.manifest.process.command.as_ref().unwrap(), &["migrate", "one"]);
+    assert_eq!((command.manifest.port, command.manifest.restart), (None, RestartPolicy::Never));
+    assert_eq!(plane.app().await.state, "releasing");
+    plane.report(set.generation, vec![ended(allotment, 1)]).await;
+    let app = plane.app_when(|app| app.state == "failed").await;
+    let why = "the release command of r1 exited with code 1: no such table";
+    assert_eq!(app.note.as_deref(), Some(why));
+    until(&mut sets, |set| set.allotments[0].command.is_none()).await;
+
+    // The same again is a new try.
+    plane.deploy(with_command("one")).await.unwrap();
+    let set = until(&mut sets, |set| set.allotments[0].command.is_some()).await;
+    plane.report(set.generation, vec![ended(&set.allotments[0], 0)]).await;
+    let set = until(&mut sets, |set| set.allotments[0].count == 2).await;
+    assert_eq!((set.allotments[0].release.number.0, &set.allotments[0].command), (2, &None));
+    let one = |id: &str| healthy(&set.allotments[0], id);
+    let running = vec![one("web-00000001"), one("web-00000002")];
+    plane.report(set.generation, running.clone()).await;
+    plane.app_when(|app| app.state == "running").await;
+
+    // The old release runs on while the new one's command does, and after that failed.
+    plane.deploy(with_command("two")).await.unwrap();
+    let set = until(&mut sets, |set| set.allotments[0].command.is_some()).await;
+    assert_eq!((set.allotments[0].release.number.0, set.allotments[0].count), (2, 2));
+    plane.report(set.generation, [running, vec![ended(&set.allotments[0], 3)]].concat()).await;
+    let app = plane.app_when(|app| app.failed == Some(ReleaseNumber(3))).await;
+    let why = "the release command of r3 exited with code 3: no such table; r2 runs";
+    assert_eq!((app.release.0, app.note.as_deref()), (2, Some(why)));
     plane.stop().await;
 }
 

@@ -19,6 +19,9 @@ pub struct InstanceRecord {
     pub instance: InstanceId,
     /// What it runs.
     pub release: Release,
+    /// True when it runs the command of the release; then `release` has that command's manifest.
+    #[serde(default)]
+    pub is_command: bool,
     /// Its node.
     pub node: NodeName,
     /// Why this node.

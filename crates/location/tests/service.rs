@@ -137,6 +137,7 @@ fn set(generation: u64, count: u32) -> Arc<AllotmentSet> {
         release,
         count,
         canary: None,
+        command: None,
         budget: 4,
         hosts: vec!["web.localhost".parse().unwrap()],
         generation: Generation(generation),

@@ -4,6 +4,7 @@
 //! read well in a log; whether it is over follows from the last view alone, so a view that was
 //! missed does no harm.
 
+mod command_output;
 mod wait;
 
 use std::collections::BTreeMap;
@@ -132,6 +133,24 @@ impl Rollout {
         Some((app.ready.min(app.count) + gone, app.count + self.most_outdated))
     }
 
+    /// The instance that runs or ran the release's command, once it has begun.
+    pub fn command<'a>(&self, view: &'a ProjectView) -> Option<&'a InstanceId> {
+        let mut instances = view.instances.iter();
+        let found = instances.find(|one| {
+            one.app == self.app
+                && one.release == self.release
+                && one.is_command
+                && one.observed.started_at.is_some()
+        });
+        found.map(InstanceView::id)
+    }
+
+    /// What became of the release's command, when it is why the release was given up.
+    pub fn failed_command(&self) -> Option<&str> {
+        let app = self.latest.as_ref().filter(|app| app.failed == Some(self.release))?;
+        app.note.as_deref().filter(|note| note.starts_with("the release command"))
+    }
+
     /// The state in a few words: `1 of 2 healthy, 1 old`.
     pub fn summary(&self) -> String {
         let Some(app) = &self.latest else {
@@ -139,6 +158,9 @@ impl Rollout {
         };
         if let Some(canary) = &app.canary {
             return canary.note();
+        }
+        if app.state == "releasing" {
+            return "the release command runs".to_owned();
         }
         let mut text = format!("{} of {} healthy", app.ready, app.count);
         if app.outdated > 0 {
@@ -166,8 +188,9 @@ impl Rollout {
 /// An instance in one line, without its id.
 fn describe(instance: &InstanceView) -> String {
     let observed = &instance.observed;
+    let what = if instance.is_command { " command" } else { "" };
     let mut text = format!(
-        "{} on {}/{}: {}",
+        "{}{what} on {}/{}: {}",
         instance.release, instance.location, instance.node, observed.phase
     );
     if instance.draining {

@@ -15,6 +15,7 @@ pub fn instance(id: &str) -> InstanceView {
         node: "n1".parse().unwrap(),
         observed: ObservedInstance::pending(id.parse().unwrap(), Generation(1)),
         draining: false,
+        is_command: false,
         created_at: Timestamp(0),
     }
 }

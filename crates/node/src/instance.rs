@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use longshore_api::links::{Assignment, Intent, ObservedInstance, Stage};
 use longshore_link::now;
 use longshore_planning::restart::{Restart, plan_restart};
+use longshore_runtime::logs::{Follow, read_log};
 use longshore_runtime::{Adopted, AdoptedState, ExitRecord, Running};
 use longshore_types::{ExitReason, InstanceId, InstancePhase};
 use tokio::sync::watch;
@@ -39,6 +41,9 @@ impl Wish {
 
 /// How long removal waits before it tries again what failed.
 const REMOVE_RETRY: Duration = Duration::from_secs(1);
+
+/// How much of a line of output a note quotes, in characters.
+const MAX_LAST_WORDS: usize = 200;
 
 /// Alone acts on one instance.
 pub struct Actor {
@@ -112,7 +117,7 @@ impl Actor {
                 Ended::ByWish => {}
                 Ended::ByItself(reason) => {
                     self.clean_up().await;
-                    restart_at = self.after_end(reason);
+                    restart_at = self.after_end(reason).await;
                     if restart_at.is_none() {
                         self.wish_changed().await;
                     }
@@ -264,7 +269,7 @@ impl Actor {
     }
 
     /// Records an end and decides when to start again; `None` for never.
-    fn after_end(&mut self, reason: ExitReason) -> Option<Instant> {
+    async fn after_end(&mut self, reason: ExitReason) -> Option<Instant> {
         let ran = match self.observed.started_at {
             Some(started_at) => now().since(started_at),
             None => Default::default(),
@@ -281,6 +286,11 @@ impl Actor {
         };
         let again = match restart {
             Restart::Never => {
+                let last_words = match reason {
+                    ExitReason::Exited { code: 0 } => None,
+                    _ => self.last_words().await,
+                };
+                let said = last_words.map_or(said.clone(), |last| format!("{said}: {last}"));
                 self.show(InstancePhase::Exited, Some(said));
                 None
             }
@@ -294,6 +304,16 @@ impl Actor {
         };
         self.save_history();
         again
+    }
+
+    /// The last line of the output: mostly it says why.
+    async fn last_words(&self) -> Option<String> {
+        let path = log_path(&self.node, &self.assignment.instance);
+        let mut lines = std::pin::pin!(read_log(&path, Some(1), Follow::No));
+        // Without a log there are none.
+        let line = lines.next().await?.ok()?;
+        let text: String = line.text.trim().chars().take(MAX_LAST_WORDS).collect();
+        (!text.is_empty()).then_some(text)
     }
 
     fn save_history(&self) {

@@ -41,6 +41,8 @@ pub struct WantedApp {
     pub main: Goal,
     /// What is tried beside it.
     pub canary: Option<Goal>,
+    /// What is run once beside it.
+    pub command: Option<Goal>,
     /// The most that may ever run.
     pub budget: u32,
     /// How a new release takes the place of the old one.
@@ -75,6 +77,8 @@ pub struct PlacedInstance {
     pub app: AppName,
     /// Its release.
     pub release: ReleaseNumber,
+    /// True when it runs the command of the release instead of the release.
+    pub is_command: bool,
     /// Its node.
     pub node: NodeName,
     /// What it was promised.
@@ -126,6 +130,8 @@ pub enum Action {
         app: AppName,
         /// The release.
         release: ReleaseNumber,
+        /// True for the command of the release.
+        is_command: bool,
         /// The node.
         node: NodeName,
         /// Why this node.
@@ -174,9 +180,12 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         let instances = by_app.remove(&(&wanted.project, &wanted.app)).unwrap_or_default();
         let step = replace::step(wanted, &instances);
         plan.actions.extend(step.drain);
-        room.place((wanted, &wanted.main), step.start, &mut plan);
+        room.place((wanted, &wanted.main, false), step.start, &mut plan);
         if let Some(canary) = &wanted.canary {
-            room.place((wanted, canary), step.start_canaries, &mut plan);
+            room.place((wanted, canary, false), step.start_canaries, &mut plan);
+        }
+        if let Some(command) = wanted.command.as_ref().filter(|_| step.start_command) {
+            room.place((wanted, command, true), 1, &mut plan);
         }
     }
     // What is left belongs to apps that should not run here at all.

@@ -11,6 +11,8 @@ pub struct RolloutState {
     pub release: ReleaseNumber,
     /// The last release that was complete.
     pub good: Option<ReleaseNumber>,
+    /// While nothing but the release's command may run: what came of it, and how long that has been.
+    pub command: Option<(CommandOutcome, Duration)>,
     /// True while only canaries of the release should run, beside the last complete one.
     pub is_canary: bool,
     /// True when every instance that should run is of the release and healthy, and no other is left;
@@ -27,6 +29,20 @@ pub struct RolloutState {
     pub rules: Rollout,
 }
 
+/// What came of a release's command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommandOutcome {
+    /// It is on its way, and may take so long in all.
+    Pending {
+        /// The limit.
+        timeout: Duration,
+    },
+    /// It ended with 0.
+    Succeeded,
+    /// It ended with something else, or could not be started.
+    Failed,
+}
+
 /// What is to be done about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -34,6 +50,8 @@ pub enum Verdict {
     Nothing,
     /// It is complete for the first time.
     Complete,
+    /// Its command succeeded: its instances may be started.
+    Proceed,
     /// Its canaries were healthy for long enough: it is to take over.
     Promote,
     /// It has failed, and this release is to run again.
@@ -45,6 +63,17 @@ pub enum Verdict {
 /// Judges a rollout.
 pub fn judge(state: &RolloutState) -> Verdict {
     let RolloutState { release, good, is_complete, since_progress, rules, .. } = *state;
+    let given_up = || match good {
+        Some(good) if rules.revert => Verdict::Revert(good),
+        _ => Verdict::Failed,
+    };
+    if let Some((outcome, since)) = state.command {
+        return match outcome {
+            CommandOutcome::Succeeded => Verdict::Proceed,
+            CommandOutcome::Pending { timeout } if since < timeout => Verdict::Nothing,
+            CommandOutcome::Pending { .. } | CommandOutcome::Failed => given_up(),
+        };
+    }
     match good {
         Some(good) if good == release => Verdict::Nothing,
         _ if is_complete && state.is_canary => match rules.canary_wait {
@@ -54,8 +83,7 @@ pub fn judge(state: &RolloutState) -> Verdict {
         _ if is_complete => Verdict::Complete,
         _ if state.is_served => Verdict::Nothing,
         _ if since_progress < rules.deadline.0 => Verdict::Nothing,
-        Some(good) if rules.revert => Verdict::Revert(good),
-        _ => Verdict::Failed,
+        _ => given_up(),
     }
 }
 
@@ -84,6 +112,7 @@ mod tests {
             let state = RolloutState {
                 release: second,
                 good,
+                command: None,
                 is_canary,
                 is_complete,
                 complete_for,
@@ -115,12 +144,41 @@ mod tests {
             let state = RolloutState {
                 release: ReleaseNumber(2),
                 good: Some(ReleaseNumber(1)),
+                command: None,
                 is_canary: true,
                 is_complete,
                 complete_for,
                 is_served: false,
                 since_progress: late,
                 rules,
+            };
+            assert_eq!(judge(&state), expected, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_release_goes_on_after_its_command_and_not_without() {
+        let (early, late) = (Duration::from_secs(9), Duration::from_secs(10));
+        let pending = CommandOutcome::Pending { timeout: late };
+        let back = Verdict::Revert(ReleaseNumber(1));
+        for (outcome, since, has_good, revert, expected) in [
+            (pending, early, true, true, Verdict::Nothing),
+            (pending, late, true, true, back),
+            (CommandOutcome::Succeeded, late, true, true, Verdict::Proceed),
+            (CommandOutcome::Failed, early, true, true, back),
+            (CommandOutcome::Failed, early, true, false, Verdict::Failed),
+            (CommandOutcome::Failed, early, false, true, Verdict::Failed),
+        ] {
+            let state = RolloutState {
+                release: ReleaseNumber(2),
+                good: has_good.then_some(ReleaseNumber(1)),
+                command: Some((outcome, since)),
+                is_canary: false,
+                is_complete: false,
+                complete_for: Duration::ZERO,
+                is_served: false,
+                since_progress: Duration::ZERO,
+                rules: Rollout { revert, ..Rollout::default() },
             };
             assert_eq!(judge(&state), expected, "{state:?}");
         }

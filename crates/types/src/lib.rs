@@ -31,8 +31,8 @@ pub use ids::{
 pub use image_reference::{ImageReference, Tag};
 pub use instance::{ExitReason, InstancePhase};
 pub use manifest::{
-    Health, HealthKind, Manifest, ManifestProblem, ProcessOverrides, Release, Resources,
-    RestartPolicy,
+    Health, HealthKind, Manifest, ManifestProblem, ProcessOverrides, Release, ReleaseCommand,
+    Resources, RestartPolicy,
 };
 pub use rollout::{Portion, Rollout};
 pub use runtime::{Ability, RuntimeName, RuntimeOffer};

@@ -48,6 +48,9 @@ pub struct Manifest {
     /// How a new release takes the place of the old one, at each location.
     #[serde(default)]
     pub rollout: Rollout,
+    /// What is run once before a new release takes over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleaseCommand>,
     /// What makes the containers.
     #[serde(default)]
     pub runtime: RuntimeName,
@@ -67,6 +70,22 @@ impl Manifest {
     pub fn needed_abilities(&self) -> Vec<Ability> {
         let users = self.user_namespace.then_some(Ability::UserNamespace);
         Ability::ALWAYS.into_iter().chain(users).collect()
+    }
+
+    /// The manifest of the one instance that runs the release command: as any other, but that it gets
+    /// no requests and ends by itself.
+    pub fn of_release_command(&self) -> Option<Self> {
+        let ReleaseCommand { command, .. } = self.release.as_ref()?;
+        let process = ProcessOverrides { command: Some(command.clone()), ..self.process.clone() };
+        Some(Self {
+            count: 1,
+            port: None,
+            hosts: Vec::new(),
+            health: None,
+            restart: RestartPolicy::Never,
+            process,
+            ..self.clone()
+        })
     }
 
     /// The most instances that may ever run when `count` should: the user's limit, else twice the
@@ -174,6 +193,20 @@ impl ProcessOverrides {
     fn default_drain() -> Duration {
         Self::DEFAULT_DRAIN
     }
+}
+
+/// What is run once before a new release takes over, such as a migration of a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseCommand {
+    /// The program and its arguments, as [`ProcessOverrides::command`].
+    pub command: Vec<String>,
+    /// How long it may take, with the start of its instance, before the release has failed.
+    pub timeout: Duration,
+}
+
+impl ReleaseCommand {
+    /// What a command may take that does not say.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 }
 
 /// How the health of an instance is judged.

@@ -76,8 +76,7 @@ pub async fn deploy(
         let (manifest, created_at) = (manifest.clone(), now());
         let release = Release { number, manifest, image_digest, created_at };
         let count = release.manifest.count;
-        let stage = first_stage(&release, before);
-        let wanted = Wanted { release: &release, count, stage };
+        let wanted = Wanted { release: &release, count, in_stages: true };
         if let Some(response) = put_release(&plane, &key, before, wanted).await? {
             return Ok(response);
         }
@@ -118,6 +117,11 @@ pub(super) fn present<'a>(
     image_digest: Digest,
 ) -> Option<&'a Release> {
     let current = catalog.current_release(key)?;
+    let record = &catalog.apps.get(key)?.record;
+    // One whose command failed is deployed again to run that again.
+    if record.stage == RolloutStage::Command && record.failed == Some(record.release) {
+        return None;
+    }
     (current.manifest == *manifest && current.image_digest == image_digest).then_some(current)
 }
 
@@ -131,22 +135,13 @@ pub(super) fn unchanged(
     Json(DeployResponse { release, changed: false, generation })
 }
 
-/// A release is tried by canaries first where it says so and there is another one to be beside.
-fn first_stage(release: &Release, before: Option<&Stored<AppRecord>>) -> RolloutStage {
-    let tried = !release.manifest.rollout.canary.is_none();
-    match before.and_then(|before| before.record.good) {
-        Some(_) if tried => RolloutStage::Canary,
-        _ => RolloutStage::Whole,
-    }
-}
-
 /// A release that should run.
 pub(super) struct Wanted<'a> {
     pub release: &'a Release,
     /// How many instances.
     pub count: u32,
-    /// How far it may go at first.
-    pub stage: RolloutStage,
+    /// Whether its command is run and canaries are tried first, as its manifest says.
+    pub in_stages: bool,
 }
 
 /// Makes a release the one that should run, and keeps it when it is new; nothing when another write
@@ -155,18 +150,26 @@ pub(super) async fn put_release(
     plane: &Plane,
     key: &AppKey,
     before: Option<&Stored<AppRecord>>,
-    Wanted { release, count, stage }: Wanted<'_>,
+    Wanted { release, count, in_stages }: Wanted<'_>,
 ) -> Result<Option<Json<DeployResponse>>, Refusal> {
     let generation = before.map_or(Generation(1), |before| before.record.generation.next());
-    let record = AppRecord {
+    let mut record = AppRecord {
         release: release.number,
-        stage,
+        stage: RolloutStage::Whole,
+        beside: before.and_then(|before| before.record.running()),
         count,
         generation,
         removing: false,
         good: before.and_then(|before| before.record.good),
         failed: None,
+        why: None,
     };
+    let stage = match &release.manifest.release {
+        _ if !in_stages => RolloutStage::Whole,
+        Some(_) => RolloutStage::Command,
+        None => record.after_command(&release.manifest),
+    };
+    record = AppRecord { generation, ..record.at(stage) };
     let mut change = put_app(key, before.map(|before| before.revision), &record);
     let kept = (key.0.clone(), key.1.clone(), release.number);
     if !plane.catalog().releases.contains_key(&kept) {

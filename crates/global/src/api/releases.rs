@@ -51,7 +51,7 @@ pub async fn rollback(
             ImageReference { digest: Some(wanted.image_digest), ..wanted.manifest.image.clone() };
         plane.images.resolve(&pinned).await?;
         let count = before.record.count.min(wanted.manifest.max.unwrap_or(u32::MAX));
-        let wanted = Wanted { release: wanted, count, stage: RolloutStage::Whole };
+        let wanted = Wanted { release: wanted, count, in_stages: false };
         if let Some(response) = put_release(&plane, &key, Some(before), wanted).await? {
             return Ok(response);
         }
@@ -73,7 +73,7 @@ pub async fn promote(
             let detail = format!("no canary of app {} is running; nothing to promote", key.1);
             return Err(Problem::new(ProblemCode::Conflict, detail).into());
         }
-        record.stage = RolloutStage::Whole;
+        *record = record.at(RolloutStage::Whole);
         Ok(())
     })
     .await?;

@@ -130,6 +130,7 @@ impl State {
             node: record.node.clone(),
             observed,
             draining: record.draining.is_some(),
+            is_command: record.is_command,
             awaits_ingress: included.is_some_and(|table| !self.in_force(*table, moment)),
             created_at: record.created_at,
             decision: record.decision.clone(),

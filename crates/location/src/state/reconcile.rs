@@ -95,13 +95,17 @@ impl State {
             Action::Drain { instance, why } => {
                 self.drain(&instance, &why, changes);
             }
-            Action::Place { instance, project, app, release, node, decision } => {
+            Action::Place { instance, project, app, release, is_command, node, decision } => {
                 let Some(allotment) = self.allotments.get(&(project, app)) else { return };
-                let canary = allotment.canary.as_ref().map(|canary| &canary.release);
-                let release = canary.filter(|tried| tried.number == release);
+                let beside = match is_command {
+                    true => allotment.command.as_ref(),
+                    false => allotment.canary.as_ref().map(|canary| &canary.release),
+                };
+                let release = beside.filter(|beside| beside.number == release);
                 let record = InstanceRecord {
                     instance: instance.clone(),
                     release: release.unwrap_or(&allotment.release).clone(),
+                    is_command,
                     node,
                     decision,
                     intent: Intent::Run,
@@ -121,6 +125,7 @@ impl State {
             app: allotment.app().clone(),
             main: goal(&allotment.release, allotment.count),
             canary: allotment.canary.as_ref().map(|canary| goal(&canary.release, canary.count)),
+            command: allotment.command.as_ref().map(|release| goal(release, 1)),
             budget: allotment.budget,
             rollout: allotment.release.manifest.rollout,
         });
@@ -129,6 +134,7 @@ impl State {
             project: record.release.manifest.project.clone(),
             app: record.release.manifest.app.clone(),
             release: record.release.number,
+            is_command: record.is_command,
             node: record.node.clone(),
             each: record.release.manifest.resources.capacity(),
             standing: self.standing(record, moment),

@@ -26,8 +26,10 @@ fn set(generation: u64, release: u64) -> AllotmentSet {
         Decision { at: Timestamp(0), chosen: None, why: String::new(), candidates: vec![] };
     let hosts = vec!["web.localhost".parse().unwrap()];
     let generation = Generation(generation);
-    let (count, canary, budget) = (2, None, 4);
-    let allotment = Allotment { release, count, canary, budget, hosts, generation, decision };
+    let (count, budget) = (2, 4);
+    let (canary, command) = (None, None);
+    let allotment =
+        Allotment { release, count, canary, command, budget, hosts, generation, decision };
     AllotmentSet { generation, allotments: vec![allotment] }
 }
 

@@ -219,7 +219,7 @@ mod tests {
         }
         keys.sort();
         // An unknown key names all known ones of its table; none of them may be missing above.
-        for table in ["", "resources", "process", "health", "rollout", "egress"] {
+        for table in ["", "resources", "process", "health", "rollout", "release", "egress"] {
             for known in known_keys(table) {
                 assert!(
                     keys.iter().any(|key| *key == known || key.starts_with(&format!("{known}."))),

@@ -40,7 +40,7 @@ pub fn render(instances: &[InstanceView], now: Timestamp) -> String {
         table.row([
             instance.id().to_string(),
             phase(instance),
-            instance.release.to_string(),
+            release(instance),
             format!("{}/{}", instance.location, instance.node),
             human::age(now, instance.created_at),
             instance.observed.restarts.to_string(),
@@ -52,6 +52,13 @@ pub fn render(instances: &[InstanceView], now: Timestamp) -> String {
     match notes.as_str() {
         "" => table_text(&table),
         notes => format!("{}{notes}\n", table_text(&table)),
+    }
+}
+
+fn release(instance: &InstanceView) -> String {
+    match instance.is_command {
+        true => format!("{} (command)", instance.release),
+        false => instance.release.to_string(),
     }
 }
 

@@ -8,6 +8,7 @@ use longshore_link::{CallError, Client};
 use longshore_types::ReleaseNumber;
 use tokio::time::{Instant, sleep_until};
 
+use super::command_output::CommandOutput;
 use super::{Progress as Standing, Rollout};
 use crate::connection::ProjectOption;
 use crate::failure::{Failure, Kind};
@@ -28,6 +29,7 @@ pub async fn wait(
     let progress = Progress::begin();
     let watch = project.path("watch");
     let mut last = None;
+    let mut output = CommandOutput::new(api.clone(), project.clone());
     loop {
         let mut views = tokio::select! {
             views = api.watch::<ProjectView>(&watch) => match views {
@@ -42,6 +44,10 @@ pub async fn wait(
         loop {
             let view = tokio::select! {
                 view = views.next() => view,
+                Some(line) = output.next() => {
+                    progress.line(&line);
+                    continue;
+                }
                 () = sleep_until(deadline) => return Err(late(&rollout, last.as_ref(), limit)),
             };
             match view {
@@ -53,7 +59,9 @@ pub async fn wait(
                     if let Some((done, all)) = rollout.steps() {
                         progress.steps(done, all);
                     }
+                    output.look(rollout.command(&view)).await;
                     if let Some(outcome) = over(&rollout, last.as_ref().unwrap_or(&view)) {
+                        output.rest(|line| progress.line(&line)).await;
                         return outcome;
                     }
                     last = Some(view);
@@ -96,6 +104,9 @@ async fn retry(error: CallError, progress: &Progress, deadline: Instant) -> Resu
 /// What stood in the way is in the view before the one that says so: then its instances are going.
 fn given_up(rollout: &Rollout, last: &ProjectView, now: ReleaseNumber) -> Failure {
     let (app, release) = (&rollout.app, rollout.release);
+    if let Some(why) = rollout.failed_command() {
+        return Failure::new(Kind::TimedOut, format!("{app}: {why}"));
+    }
     let mut message = match now == release {
         true => format!("{app} {release} does not become healthy"),
         false => format!("{app} {release} does not become healthy; {now} runs again"),

@@ -50,7 +50,7 @@ impl<'a> Room<'a> {
     /// Places `n_instances` of an app, or as many as fit.
     pub(super) fn place(
         &mut self,
-        (wanted, goal): (&WantedApp, &Goal),
+        (wanted, goal, is_command): (&WantedApp, &Goal, bool),
         n_instances: u32,
         plan: &mut Plan,
     ) {
@@ -73,7 +73,15 @@ impl<'a> Room<'a> {
             let instance = InstanceId::mint(&wanted.app, self.ids.next());
             let (project, app) = (wanted.project.clone(), wanted.app.clone());
             let release = goal.release;
-            plan.actions.push(Action::Place { instance, project, app, release, node, decision });
+            plan.actions.push(Action::Place {
+                instance,
+                project,
+                app,
+                release,
+                is_command,
+                node,
+                decision,
+            });
         }
     }
 

@@ -10,10 +10,29 @@ pub(super) struct Step {
     pub start: u32,
     /// How many canaries to start.
     pub start_canaries: u32,
+    /// Whether to start the command of a release.
+    pub start_command: bool,
 }
 
 pub(super) fn step(wanted: &WantedApp, instances: &[&PlacedInstance]) -> Step {
     let occupied = count(instances.iter());
+    let (commands, instances): (Vec<_>, Vec<_>) =
+        instances.iter().copied().partition(|instance| instance.is_command);
+    let mut step = instances_step(wanted, &instances, occupied);
+    let release = wanted.command.as_ref().map(|command| command.release);
+    let (wanted_ones, past): (Vec<_>, Vec<_>) =
+        commands.into_iter().filter(stays).partition(|one| Some(one.release) == release);
+    for command in past {
+        step.drain.push(drained(command, "the release command is over".to_owned()));
+    }
+    let started = step.start + step.start_canaries;
+    step.start_command = release.is_some()
+        && wanted_ones.is_empty()
+        && occupied.saturating_add(started) < wanted.budget;
+    step
+}
+
+fn instances_step(wanted: &WantedApp, instances: &[&PlacedInstance], occupied: u32) -> Step {
     let Some(canary) = &wanted.canary else { return replace(wanted, instances, occupied) };
     let (canaries, others): (Vec<_>, Vec<_>) =
         instances.iter().copied().partition(|instance| instance.release == canary.release);
@@ -90,7 +109,7 @@ fn replace(wanted: &WantedApp, instances: &[&PlacedInstance], occupied: u32) -> 
         let why = format!("makes room for release {}: max allows no more", main.release);
         drain.push(drained(instance, why));
     }
-    Step { drain, start, start_canaries: 0 }
+    Step { drain, start, start_canaries: 0, start_command: false }
 }
 
 fn drained(instance: &PlacedInstance, why: String) -> Action {

@@ -16,6 +16,7 @@ fn wanted(release: u64, count: u32, budget: u32) -> WantedApp {
         app: "web".parse().unwrap(),
         main: goal(release, count),
         canary: None,
+        command: None,
         budget,
         rollout: Rollout::default(),
     }
@@ -74,12 +75,13 @@ impl World {
         for action in &plan.actions {
             match action {
                 Action::Drain { instance, .. } => self.set(instance, Standing::Leaving),
-                Action::Place { instance, project, app, release, node, .. } => {
+                Action::Place { instance, project, app, release, is_command, node, .. } => {
                     self.snapshot.instances.push(PlacedInstance {
                         id: instance.clone(),
                         project: project.clone(),
                         app: app.clone(),
                         release: *release,
+                        is_command: *is_command,
                         node: node.clone(),
                         each: EACH,
                         standing: Standing::NotReady,
@@ -238,6 +240,29 @@ fn canaries_run_beside_all_of_the_main_release_and_become_the_first_of_their_own
     world.want(wanted(3, 3, 6));
     world.settle();
     assert_eq!((world.ready_of(3), world.snapshot.instances.len()), (3, 3));
+}
+
+#[test]
+fn a_release_command_runs_once_beside_what_there_is_and_goes_when_it_is_over() {
+    let mut world = World::new(vec![node("n1", 20)]);
+    world.want(wanted(1, 2, 4));
+    world.settle();
+    world.want(WantedApp { command: Some(goal(2, 1)), ..wanted(1, 2, 4) });
+    world.settle();
+    let commands =
+        |world: &World| world.snapshot.instances.iter().filter(|one| one.is_command).count();
+    assert_eq!((world.ready_of(1), commands(&world)), (2, 1));
+    // It has ended: that is no reason to run it again.
+    let ended = world.snapshot.instances.iter().find(|one| one.is_command).unwrap().id.clone();
+    world.set(&ended, Standing::NotReady);
+    assert!(world.apply().actions.is_empty());
+    // Its node is gone for good, so nobody knows whether it did.
+    world.set(&ended, Standing::Lost);
+    assert_eq!(world.apply().actions.len(), 1);
+    world.want(wanted(2, 2, 4));
+    world.settle();
+    world.snapshot.instances.retain(|one| one.id != ended);
+    assert_eq!((world.ready_of(2), commands(&world)), (2, 0));
 }
 
 #[test]

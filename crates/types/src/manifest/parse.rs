@@ -9,7 +9,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Health, HealthKind, Manifest, ProcessOverrides, Resources, RestartPolicy};
+use super::{
+    Health, HealthKind, Manifest, ProcessOverrides, ReleaseCommand, Resources, RestartPolicy,
+};
 use crate::{ByteCount, Duration, MilliCpu, ParseError, Port, Rollout, RuntimeName};
 use table::{Table, problem};
 
@@ -46,6 +48,7 @@ const TOP_KEYS: &[&str] = &[
     "hosts",
     "restart",
     "rollout",
+    "release",
     "runtime",
     "user_namespace",
     "env",
@@ -82,6 +85,7 @@ impl Manifest {
         let process = process_of(&mut top.table("process"), env);
         let health = health_of(&mut top.table("health"), port);
         let rollout = rollout_of(&mut top.table("rollout"));
+        let release = release_of(&mut top.table("release"));
         let mut egress = top.table("egress");
         egress.refuse_unknown(&["allow"]);
         let egress_allow = egress.list("allow");
@@ -109,6 +113,7 @@ impl Manifest {
                 egress_allow,
                 restart,
                 rollout,
+                release,
                 runtime,
                 user_namespace,
             }),
@@ -310,6 +315,21 @@ fn rollout_of(table: &mut Table<'_>) -> Rollout {
         table.refuse("canary_wait", &value, "nothing, unless canary is more than 0");
     }
     rollout
+}
+
+fn release_of(table: &mut Table<'_>) -> Option<ReleaseCommand> {
+    table.refuse_unknown(&["command", "timeout"]);
+    table.map?;
+    let timeout = table.text("timeout").unwrap_or(ReleaseCommand::DEFAULT_TIMEOUT);
+    if timeout < Duration::from_secs(1) {
+        table.refuse("timeout", &Value::from(timeout.to_string()), "at least 1s");
+    }
+    let command = table.optional_list("command").unwrap_or_default();
+    if command.is_empty() {
+        table.refuse("command", &Value::Array(Vec::new()), "a list of at least the program");
+        return None;
+    }
+    Some(ReleaseCommand { command, timeout })
 }
 
 #[cfg(test)]

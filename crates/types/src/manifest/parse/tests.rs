@@ -37,7 +37,8 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
         },
         "process": {"stop_signal": "SIGNOPE", "workdir": "relative"},
         "health": {"kind": "grpc"}, "egress": {"allow": ["10.0.0.1/8"]},
-        "rollout": {"max_surge": "a few", "max_unavailable": "120%", "deadline": "10ms", "revert": 1},
+        "rollout": {"max_surge": "a few", "max_unavailable": "120%", "deadline": "10ms", "revert": 1, "canary": -1},
+        "release": {"timeout": "1ms"},
         "restart": "sometimes", "runtime": "docker", "user_namespace": "no", "env": {"A=B": "x"},
     }));
     for part in [
@@ -60,6 +61,9 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
         "rollout.max_unavailable = \"120%\": a whole number",
         "rollout.deadline = \"10ms\": at least 1s",
         "rollout.revert = 1: true or false",
+        "rollout.canary = -1: a whole number from 0 to 10000, or from 0% to 100%",
+        "release.timeout = \"1ms\": at least 1s",
+        "release.command = []: a list of at least the program",
         "restart = \"sometimes\": one of \"always\", \"on-failure\", \"never\"",
         "runtime = \"docker\": one of \"embedded\", \"runc\", \"crun\", \"runsc\"",
         "user_namespace = \"no\": true or false",
@@ -67,7 +71,7 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
     ] {
         assert!(found.iter().any(|line| line.contains(part)), "missing {part:?} in {found:#?}");
     }
-    assert_eq!(found.len(), 23, "{found:#?}");
+    assert_eq!(found.len(), 26, "{found:#?}");
 }
 
 #[test]
@@ -83,6 +87,18 @@ fn a_rollout_is_counts_or_parts_of_which_one_is_more_than_nothing() {
     assert_eq!(
         refused[0].to_string(),
         "rollout.max_surge = \"0%\": more than 0 unless max_unavailable is"
+    );
+    let refused = rollout(json!({"canary_wait": "5m"})).unwrap_err();
+    assert_eq!(
+        refused[0].to_string(),
+        "rollout.canary_wait = \"5m\": nothing, unless canary is more than 0"
+    );
+    let document = json!({
+        "app": "web", "image": "web", "count": 4, "max": 4, "rollout": {"canary": "25%"}
+    });
+    assert_eq!(
+        Manifest::from_document(&document).unwrap_err()[0].to_string(),
+        "max = 4: at least 5, or canaries have no room beside count, 4"
     );
 }
 
