@@ -49,7 +49,7 @@ impl Random {
         self.0.u64(..limit)
     }
 
-    fn victim(&mut self) -> Victim {
+    pub(crate) fn victim(&mut self) -> Victim {
         match usize::try_from(self.below(7)).expect("it is below 7") {
             5 => Victim::Supervisor,
             6 => Victim::Everything,

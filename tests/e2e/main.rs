@@ -16,6 +16,8 @@ mod faults;
 #[cfg(test)]
 mod full_disk;
 #[cfg(test)]
+mod half_rolled;
+#[cfg(test)]
 mod hostile_images;
 #[cfg(test)]
 mod image_in;

@@ -41,13 +41,19 @@ impl<'a> Request<'a> {
 
     /// Sends it to `address` and reads the whole answer.
     pub fn send(&self, address: SocketAddr) -> Result<Response> {
+        let stream = self.open(address)?;
+        Response::read(BufReader::new(stream)).context("cannot read the response")
+    }
+
+    /// Sends it to `address` and leaves the answer, its head included, to the caller.
+    pub fn open(&self, address: SocketAddr) -> Result<TcpStream> {
         let mut stream = TcpStream::connect_timeout(&address, self.timeout)
             .with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(self.timeout))?;
         stream.set_write_timeout(Some(self.timeout))?;
         stream.write_all(&self.bytes()).context("cannot send the request")?;
-        Response::read(BufReader::new(stream)).context("cannot read the response")
+        Ok(stream)
     }
 
     fn bytes(&self) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! One `longshore up` in a directory of its own, gone without a trace at the end.
 
 use std::fs::{self, OpenOptions};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -282,6 +282,11 @@ impl Remote {
             ..Request::get("api", path)
         };
         request.send(self.address()?)
+    }
+
+    /// Calls the API for an answer that is read as it comes.
+    pub fn open(&self, path: &str) -> Result<TcpStream> {
+        Request { token: Some(&self.token), ..Request::get("api", path) }.open(self.address()?)
     }
 }
 

@@ -1,0 +1,140 @@
+//! Kill anything at any moment while releases are replaced, commands run inside of instances and logs are
+//! read: every release that was acknowledged is whole in the end, and nothing is left of the others.
+
+use std::io::{ErrorKind, Read as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use longshore_api::v1::{DeployResponse, InstanceView};
+use longshore_e2e::platform::{Instances, Remote};
+use longshore_e2e::{Platform, eventually};
+use longshore_types::{InstanceId, ReleaseNumber};
+use serde_json::{Value, json};
+
+use crate::faults::{Random, Victim, kill, n_kills};
+use crate::scene::{but, traffic, web, with_web};
+
+/// The next release, by one of the ways that there are.
+fn release(round: u32, random: &mut Random) -> Value {
+    let way = match random.below(4) {
+        0 => json!({"rollout": {"canary": 1, "canary_wait": "1s"}}),
+        1 => json!({"release": {"command": ["/bin/sh", "-c", "sleep 0.5"]}}),
+        2 => json!({"rollout": {"max_surge": 3}}),
+        _ => json!({}),
+    };
+    but(but(web("web", 3), &json!({"env": {"ROUND": round.to_string()}})), &way)
+}
+
+/// Deploys until somebody says that it is done: to say the same again changes nothing.
+fn deploy(remote: &Remote, manifest: &Value) -> ReleaseNumber {
+    let done = eventually("a deploy is acknowledged", || {
+        let body = Some(json!({ "manifest": manifest }));
+        let answer = remote.call_raw("PUT", "/v1/projects/default/apps/web", body)?;
+        ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
+        let response: DeployResponse = serde_json::from_slice(&answer.body)?;
+        Ok(Some(response.release.number))
+    });
+    done.unwrap()
+}
+
+fn any_instance(remote: &Remote) -> Result<InstanceId> {
+    let answer = remote.call_raw("GET", "/v1/projects/default/instances?app=web", None)?;
+    let all: Vec<InstanceView> = serde_json::from_slice(&answer.body)?;
+    Ok(all.first().context("there is none now")?.id().clone())
+}
+
+/// Runs commands in whatever instance there is. One that ends well has said all that it should.
+fn run_commands(remote: &Remote, done: &AtomicBool) -> u32 {
+    let mut n_answers = 0;
+    while !done.load(Ordering::Relaxed) {
+        let Ok(text) = run_command(remote) else { continue };
+        if text.contains("\"exit\":{\"code\":0}") {
+            // Base 64 of what it printed.
+            assert!(text.contains("\"d2hvbGUK\""), "{text}");
+            n_answers += 1;
+        }
+    }
+    n_answers
+}
+
+fn run_command(remote: &Remote) -> Result<String> {
+    let id = any_instance(remote)?;
+    let path = format!("/v1/projects/default/instances/{id}/exec");
+    let body = json!({"command": ["/bin/sh", "-c", "sleep 0.05; echo whole"]});
+    Ok(remote.call_raw("POST", &path, Some(body))?.text())
+}
+
+/// Follows the log of an instance until it breaks off or nobody wants it any more.
+fn follow_a_log(remote: &Remote, done: &AtomicBool) -> Result<()> {
+    let id = any_instance(remote)?;
+    let path = format!("/v1/projects/default/instances/{id}/logs?follow=true");
+    let mut stream = remote.open(&path)?;
+    stream.set_read_timeout(Some(Duration::from_millis(100)))?;
+    let mut buffer = [0; 4096];
+    while !done.load(Ordering::Relaxed) {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until a release is all that there is of the app.
+fn whole(platform: &Platform, number: ReleaseNumber) -> Result<()> {
+    eventually("the release is whole", || {
+        let app = platform.app("web")?;
+        ensure!((app.release, app.state.as_str()) == (number, "running"), "{app:?}");
+        let all = platform.instances("web")?;
+        let is_of_it = |one: &InstanceView| one.release == number && !one.is_command;
+        ensure!(all.len() == 3 && all.iter().all(is_of_it), "{all:?}");
+        let answer = platform.get("web.localhost", "/")?;
+        ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
+        Ok(Some(()))
+    })
+}
+
+#[test]
+fn random_kills_leave_no_release_half_rolled() {
+    let mut random = Random::from_environment();
+    let mut platform = with_web();
+    platform.deploy(&web("web", 3)).unwrap();
+    let mut n_commands = 0;
+    for round in 1..=n_kills() {
+        let manifest = release(round, &mut random);
+        let victim = random.victim();
+        println!("kill {round}: {victim:?} during {manifest}");
+        let through = traffic(&platform, "web");
+        let (remote, done) = (platform.remote(), AtomicBool::new(false));
+        let wait = Duration::from_millis(random.below(2000));
+        let number = thread::scope(|scope| {
+            let deploying = scope.spawn(|| deploy(&remote, &manifest));
+            let commands = scope.spawn(|| run_commands(&remote, &done));
+            // It may break with what is killed; it must not keep anything from ending.
+            scope.spawn(|| follow_a_log(&remote, &done));
+            // The moment of the kill is random on purpose: nothing is waited for here.
+            thread::sleep(wait);
+            let killed = kill(&mut platform, victim).and_then(|()| match victim {
+                Victim::Supervisor | Victim::Everything => platform.up(Instances::Keep),
+                Victim::Role(_) => Ok(()),
+            });
+            let number = deploying.join();
+            done.store(true, Ordering::Relaxed);
+            n_commands += commands.join().unwrap();
+            killed.unwrap();
+            number.unwrap()
+        });
+        whole(&platform, number)
+            .unwrap_or_else(|error| panic!("kill {round}, {victim:?}: {error:#}"));
+        let failures = through.stop();
+        let may_break =
+            !matches!(victim, Victim::Role("global" | "location" | "node" | "registry"));
+        assert!(may_break || failures.is_empty(), "{victim:?}: {failures:?}");
+    }
+    assert!(n_commands > 0, "no command ever ended well");
+    platform.finish();
+}
