@@ -40,6 +40,8 @@ mod runtimes;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod service;
 #[cfg(test)]
 mod ten_agents;

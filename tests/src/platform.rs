@@ -245,7 +245,7 @@ impl Platform {
         text.parse().unwrap_or_else(|error| panic!("{text:?} is no address: {error}"))
     }
 
-    fn log_path(&self) -> PathBuf {
+    pub fn log_path(&self) -> PathBuf {
         self.dir.path().join("up.log")
     }
 

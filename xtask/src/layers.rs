@@ -21,6 +21,7 @@ const LAYERS: &[&[&str]] = &[
         "longshore-runtime",
         "longshore-network",
         "longshore-disk",
+        "longshore-secrets",
     ],
     &[
         "longshore-global",

@@ -12,9 +12,12 @@
 mod node;
 mod routes;
 
+use std::collections::BTreeMap;
+
 use longshore_types::{
     AppName, Capacity, Decision, Digest, Generation, HostName, InstanceId, LocationName, NodeName,
-    ProjectName, Release, ReleaseNumber, Repository, RuntimeOffer, Timestamp, token::Rights,
+    ProjectName, Release, ReleaseNumber, Repository, RuntimeOffer, SecretName, SecretValue,
+    SecretVersion, Timestamp, token::Rights,
 };
 use serde::{Deserialize, Serialize};
 
@@ -157,6 +160,29 @@ pub struct Shortfall {
     pub decision: Decision,
 }
 
+/// Asks the one above for values of secrets, of one project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretsRequest {
+    /// The project.
+    pub project: ProjectName,
+    /// Which version of each.
+    pub secrets: BTreeMap<SecretName, SecretVersion>,
+}
+
+/// Asks a location for the secrets of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceSecretsRequest {
+    /// The instance.
+    pub instance: InstanceId,
+}
+
+/// Values of secrets, every one that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretValues {
+    /// By name.
+    pub values: BTreeMap<SecretName, SecretValue>,
+}
+
 /// An order to a location to stop one instance; its place is filled again as the allotment says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopInstance {
@@ -168,7 +194,7 @@ pub struct StopInstance {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RegistryTable {
     /// Rights by the hexadecimal SHA-256 of the text of each token.
-    pub tokens: std::collections::BTreeMap<String, Rights>,
+    pub tokens: BTreeMap<String, Rights>,
     /// The images of all releases that are kept.
     #[serde(default)]
     pub pins: Vec<Pin>,

@@ -19,16 +19,22 @@
 //! | `GET /v1/projects/{project}/instances/{instance}/logs?tail=&follow=` | | JSON lines of [`crate::links::LogLine`] |
 //! | `POST /v1/projects/{project}/instances/{instance}/exec` | [`crate::links::ExecRequest`] | JSON lines of [`crate::links::ExecFrame`] |
 //! | `GET /v1/projects/{project}/usage?app=&instance=` | | list of [`UsageView`] |
+//! | `GET /v1/projects/{project}/secrets` | | list of [`SecretView`] |
+//! | `PUT /v1/projects/{project}/secrets/{name}` | [`SecretRequest`] | [`SecretView`] |
+//! | `DELETE /v1/projects/{project}/secrets/{name}` | | `204` |
+//! | `POST /v1/secrets/rotate-key` | | [`SecretKeyView`] |
 //! | `GET /v1/projects/{project}/watch` | | JSON lines of [`ProjectView`], one at each change |
 //! | `GET /v1/locations` | | list of [`LocationView`] |
 //! | `GET /v1/tokens`, `POST /v1/tokens`, `DELETE /v1/tokens/{name}` | [`TokenRequest`] | [`TokenView`], [`TokenCreated`] |
 //!
 //! Blank lines in streams of JSON lines are heartbeats. Errors are [`crate::Problem`] documents.
 
+use std::collections::BTreeMap;
+
 use longshore_types::{
     AppName, Decision, Digest, Duration, Generation, HostName, InstanceId, InstancePhase,
-    LocationName, Manifest, NodeName, ProjectName, ReleaseNumber, Resources, Timestamp,
-    token::Rights,
+    LocationName, Manifest, NodeName, ProjectName, ReleaseNumber, Resources, SecretName,
+    SecretValue, SecretVersion, Timestamp, token::Rights,
 };
 use serde::{Deserialize, Serialize};
 
@@ -121,6 +127,9 @@ pub struct ReleaseView {
     pub manifest: Manifest,
     /// What the image was then.
     pub image_digest: Digest,
+    /// The versions that its secrets had then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<SecretName, SecretVersion>,
     /// When it was made.
     pub created_at: Timestamp,
     /// True for the one that should run.
@@ -292,6 +301,33 @@ pub struct LocationView {
     pub instances: u32,
     /// What it cannot carry out.
     pub shortfalls: Vec<Shortfall>,
+}
+
+/// A value of a secret, which is never given back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretRequest {
+    /// The value, in base 64.
+    pub value: SecretValue,
+}
+
+/// A secret without its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretView {
+    /// Its name.
+    pub name: SecretName,
+    /// The version that the next deploy takes.
+    pub version: SecretVersion,
+    /// When that was set.
+    pub created_at: Timestamp,
+    /// The apps whose releases use it.
+    pub used_by: Vec<AppName>,
+}
+
+/// What changing the key came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretKeyView {
+    /// How many values were sealed anew.
+    pub resealed: u32,
 }
 
 /// A token to be made.

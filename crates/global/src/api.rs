@@ -4,6 +4,7 @@ mod apps;
 mod instances;
 mod plan;
 mod releases;
+pub mod secrets;
 mod tokens;
 mod usage;
 
@@ -13,7 +14,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use http::header;
 use longshore_api::v1::{HealthView, LocationView};
 use longshore_api::{Problem, ProblemCode};
@@ -43,6 +44,9 @@ pub fn router(plane: Arc<Plane>) -> Router {
         .route("/projects/{project}/instances/{instance}/stop", post(instances::stop))
         .route("/projects/{project}/instances/{instance}/logs", get(instances::logs))
         .route("/projects/{project}/instances/{instance}/exec", post(instances::exec))
+        .route("/projects/{project}/secrets", get(secrets::list))
+        .route("/projects/{project}/secrets/{name}", put(secrets::set).delete(secrets::remove))
+        .route("/secrets/rotate-key", post(secrets::rotate))
         .route("/projects/{project}/usage", get(usage::list))
         .route("/projects/{project}/watch", get(apps::watch))
         .route("/locations", get(locations))

@@ -9,12 +9,15 @@ use std::sync::Arc;
 
 use longshore_link::Service;
 use longshore_store::{Event, KeyValue, Page, RecordError, Revision, Store};
-use longshore_types::{AppName, LocationName, ProjectName, Release, ReleaseNumber};
+use longshore_types::{
+    AppName, LocationName, ProjectName, Release, ReleaseNumber, SecretName, SecretVersion,
+};
 use tokio::sync::watch;
 
 use crate::GlobalError;
 use crate::records::{
-    AllotmentRecord, AppRecord, Key, LocationRecord, ReleaseRecord, TokenRecord, decode,
+    AllotmentRecord, AppRecord, Key, LocationRecord, ReleaseRecord, SecretRecord, TokenRecord,
+    decode,
 };
 
 /// An app's owner and name.
@@ -40,6 +43,7 @@ pub struct Catalog {
     pub allotments: BTreeMap<(LocationName, ProjectName, AppName), Stored<AllotmentRecord>>,
     /// The revision of the last change to any allotment of a location, removals included.
     pub allotments_changed: BTreeMap<LocationName, Revision>,
+    pub secrets: BTreeMap<(ProjectName, SecretName, SecretVersion), Stored<SecretRecord>>,
     pub tokens: BTreeMap<AppName, TokenRecord>,
     pub tokens_changed: Revision,
     pub locations: BTreeMap<LocationName, LocationRecord>,
@@ -75,6 +79,10 @@ impl Catalog {
                 let stored = Stored { record: decode(stored)?, revision };
                 self.allotments.insert((location, project, app), stored);
             }
+            Some(Key::Secret(project, name, version)) => {
+                let stored = Stored { record: decode(stored)?, revision };
+                self.secrets.insert((project, name, version), stored);
+            }
             Some(Key::Token(name)) => {
                 self.tokens_changed = revision;
                 self.tokens.insert(name, decode(stored)?);
@@ -99,6 +107,9 @@ impl Catalog {
             Some(Key::Allotment(location, project, app)) => {
                 self.allotments_changed.insert(location.clone(), revision);
                 self.allotments.remove(&(location, project, app));
+            }
+            Some(Key::Secret(project, name, version)) => {
+                self.secrets.remove(&(project, name, version));
             }
             Some(Key::Token(name)) => {
                 self.tokens_changed = revision;

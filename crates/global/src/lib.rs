@@ -27,6 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
+use longshore_secrets::{Keyring, KeyringError};
 use longshore_store::{OpenStoreError, RecordError, RedbStore, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +56,9 @@ pub struct Options {
     pub admin_token_file: PathBuf,
     /// Holds the text of the token by which the platform's own roles pull images.
     pub system_token_file: PathBuf,
+    /// Holds the keys that seal secrets; made when it is missing. Not beside the store: whoever gets
+    /// hold of a copy of that should not have these.
+    pub secret_keys_file: PathBuf,
 }
 
 /// Why the control plane ended.
@@ -78,6 +82,9 @@ pub enum GlobalError {
         #[source]
         source: std::io::Error,
     },
+    /// The keys of the secrets cannot be used.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
     /// The store cannot be opened.
     #[error("cannot open the global store")]
     OpenStore(#[from] OpenStoreError),
@@ -98,6 +105,9 @@ struct Plane {
     catalog: Mirror,
     reports: Reports,
     images: ImageResolver,
+    keyring: Keyring,
+    /// Held while the key of the secrets is changed.
+    rotating: tokio::sync::Mutex<()>,
     public: PublicNames,
     shutdown: CancellationToken,
 }
@@ -135,6 +145,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Gl
             Client::new(options.registry).with_token(system_token),
             options.registry_public.clone(),
         ),
+        keyring: Keyring::open(&options.secret_keys_file)?,
+        rotating: tokio::sync::Mutex::default(),
         public: PublicNames {
             registry: options.registry_public,
             ingress: options.ingress_public,

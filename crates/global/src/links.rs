@@ -8,7 +8,10 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::{get, post};
 use futures_util::StreamExt;
-use longshore_api::links::{Allotment, AllotmentSet, Canary, LocationReport, Pin, RegistryTable};
+use longshore_api::links::{
+    Allotment, AllotmentSet, Canary, LocationReport, Pin, RegistryTable, SecretValues,
+    SecretsRequest,
+};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, json_lines, now, watch_lines};
 use longshore_store::{Compare, Transaction};
@@ -16,12 +19,13 @@ use longshore_types::{Generation, LocationName, ProjectName, Release};
 
 use crate::catalog::Catalog;
 use crate::records::{Key, LocationRecord, encode};
-use crate::{Plane, views};
+use crate::{Plane, api, views};
 
 pub fn router(plane: Arc<Plane>) -> Router {
     Router::new()
         .route("/link/locations/{location}/allotments", get(allotments))
         .route("/link/locations/{location}/report", post(report))
+        .route("/link/locations/{location}/secrets", post(secrets))
         .route("/link/registry/table", get(registry_table))
         .layer(axum::extract::DefaultBodyLimit::max(64 << 20))
         .with_state(plane)
@@ -72,6 +76,47 @@ fn allotment_set(catalog: &Catalog, location: &LocationName, domain: &str) -> Al
     let allotments = allotments.collect();
     let changed = catalog.allotments_changed.get(location).copied().unwrap_or_default();
     AllotmentSet { generation: Generation(changed.0), allotments }
+}
+
+/// The secrets of releases that a location was given, and no others.
+async fn secrets(
+    State(plane): State<Arc<Plane>>,
+    Path(location): Path<LocationName>,
+    Body(SecretsRequest { project, secrets }): Body<SecretsRequest>,
+) -> Result<axum::Json<SecretValues>, Refusal> {
+    let catalog = plane.catalog();
+    let given: Vec<_> = releases_at(&catalog, &location).collect();
+    let mut values = BTreeMap::new();
+    for (name, version) in secrets {
+        let is_given = given.iter().any(|release| {
+            release.manifest.project == project && release.secrets.get(&name) == Some(&version)
+        });
+        if !is_given {
+            let detail = format!("no release at {location} needs {version} of secret {name}");
+            return Err(Problem::new(ProblemCode::Forbidden, detail).into());
+        }
+        let value = api::secrets::value(&plane, &catalog, &project, (&name, version));
+        let value = value.ok_or_else(|| Problem::not_found("secret", &name))?;
+        values.insert(name, value);
+    }
+    Ok(axum::Json(SecretValues { values }))
+}
+
+/// Every release of which a location may run instances.
+fn releases_at<'a>(
+    catalog: &'a Catalog,
+    location: &'a LocationName,
+) -> impl Iterator<Item = &'a Release> {
+    let of_location = catalog.allotments.iter().filter(move |((of, _, _), _)| of == location);
+    of_location.flat_map(|((_, project, app), stored)| {
+        let record = &stored.record;
+        let canary = record.canary.map(|canary| canary.release);
+        let numbers = [Some(record.release), canary, record.command].into_iter().flatten();
+        numbers.filter_map(|number| {
+            let key = (project.clone(), app.clone(), number);
+            catalog.releases.get(&key).map(|release| &**release)
+        })
+    })
 }
 
 async fn report(

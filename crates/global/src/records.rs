@@ -1,10 +1,11 @@
 //! What is stored, and under which keys. Every key below `/projects` names its project.
 
 use bytes::Bytes;
+use longshore_secrets::Sealed;
 use longshore_store::{KeyValue, Record, RecordError};
 use longshore_types::{
     AppName, Decision, Generation, LocationName, Manifest, ProjectName, Release, ReleaseNumber,
-    Timestamp, token::Rights,
+    SecretName, SecretVersion, Timestamp, token::Rights,
 };
 use serde::{Deserialize, Serialize};
 
@@ -131,6 +132,15 @@ pub struct TokenRecord {
     pub built_in: bool,
 }
 
+/// A version of a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretRecord {
+    /// Its value, for the context of its key in the store.
+    pub sealed: Sealed,
+    /// When it was set.
+    pub created_at: Timestamp,
+}
+
 /// A location that has joined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocationRecord {
@@ -147,6 +157,8 @@ pub enum Key {
     Release(ProjectName, AppName, ReleaseNumber),
     /// `/allotments/{location}/{project}/{app}`
     Allotment(LocationName, ProjectName, AppName),
+    /// `/projects/{project}/secrets/{name}/{version}`
+    Secret(ProjectName, SecretName, SecretVersion),
     /// `/tokens/{name}`
     Token(AppName),
     /// `/locations/{location}`
@@ -163,6 +175,9 @@ impl std::fmt::Display for Key {
             }
             Self::Allotment(location, project, app) => {
                 write!(f, "/allotments/{location}/{project}/{app}")
+            }
+            Self::Secret(project, name, version) => {
+                write!(f, "/projects/{project}/secrets/{name}/{:020}", version.0)
             }
             Self::Token(name) => write!(f, "/tokens/{name}"),
             Self::Location(name) => write!(f, "/locations/{name}"),
@@ -184,6 +199,10 @@ impl Key {
             }
             ["allotments", location, project, app] => {
                 Self::Allotment(location.parse().ok()?, project.parse().ok()?, app.parse().ok()?)
+            }
+            ["projects", project, "secrets", name, version] => {
+                let version = SecretVersion(version.parse().ok()?);
+                Self::Secret(project.parse().ok()?, name.parse().ok()?, version)
             }
             ["tokens", name] => Self::Token(name.parse().ok()?),
             ["locations", name] => Self::Location(name.parse().ok()?),
@@ -207,6 +226,10 @@ impl Record for ReleaseRecord {
 
 impl Record for AllotmentRecord {
     const KIND: &'static str = "allotment";
+}
+
+impl Record for SecretRecord {
+    const KIND: &'static str = "secret";
 }
 
 impl Record for TokenRecord {
@@ -237,6 +260,7 @@ mod tests {
         for text in [
             "/projects/default/apps/web",
             "/projects/default/releases/web/00000000000000000012",
+            "/projects/default/secrets/database-url/00000000000000000003",
             "/allotments/ams/default/web",
             "/tokens/ci",
             "/locations/ams",

@@ -3,7 +3,7 @@
 //! A reconciler: it takes no orders, looks at the present state whenever something changed, and
 //! writes what differs, conditional on the app not having changed meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,8 +51,11 @@ pub async fn run(plane: Arc<Plane>) -> Result<(), GlobalError> {
 async fn reconcile(plane: &Plane, rollouts: &mut Rollouts) -> Result<bool, GlobalError> {
     let catalog = plane.catalog();
     let reports = plane.reports.now();
-    let mut wrote = false;
     rollouts.forget_gone(&catalog);
+    let mut wrote = match forgetting_secrets(&catalog) {
+        Some(change) => commit(plane, change).await?,
+        None => false,
+    };
     for (key, app) in &catalog.apps {
         let change = if app.record.removing {
             removal(&catalog, &reports, key)
@@ -67,18 +70,27 @@ async fn reconcile(plane: &Plane, rollouts: &mut Rollouts) -> Result<bool, Globa
         };
         let Some(change) = change else { continue };
         let unchanged = Compare::mod_revision(app_key_text(key), Relation::Equal, app.revision);
-        let result = match plane.store.commit(change.when(unchanged)).await {
-            Ok(result) => result,
-            Err(error @ StoreError::DiskFull { .. }) => {
-                tracing::warn!("what was planned waits: {error}");
-                return Ok(false);
-            }
-            Err(error) => return Err(GlobalError::Store(error)),
-        };
-        plane.catalog.reached(result.revision).await;
+        if !commit(plane, change.when(unchanged)).await? {
+            return Ok(false);
+        }
         wrote = true;
     }
     Ok(wrote)
+}
+
+/// Commits and waits until the catalog shows it; false when the disk has no room for it.
+async fn commit(plane: &Plane, change: Transaction) -> Result<bool, GlobalError> {
+    match plane.store.commit(change).await {
+        Ok(result) => {
+            plane.catalog.reached(result.revision).await;
+            Ok(true)
+        }
+        Err(error @ StoreError::DiskFull { .. }) => {
+            tracing::warn!("what was planned waits: {error}");
+            Ok(false)
+        }
+        Err(error) => Err(GlobalError::Store(error)),
+    }
 }
 
 /// The next step in removing an app: take the allotments away, and once every location has
@@ -127,6 +139,28 @@ fn forgetting(catalog: &Catalog, key: &AppKey, record: &AppRecord) -> Option<Tra
     Some(forgotten.fold(Transaction::new(), |change, release| {
         change.delete(release_key_text(key, release.number))
     }))
+}
+
+/// Forgets a version of a secret that is neither the newest nor part of a release that is kept.
+fn forgetting_secrets(catalog: &Catalog) -> Option<Transaction> {
+    if catalog.secrets.is_empty() {
+        return None;
+    }
+    let releases = catalog.releases.iter().flat_map(|((project, _, _), release)| {
+        release.secrets.iter().map(move |(name, version)| (project, name, *version))
+    });
+    let needed: BTreeSet<_> = releases.collect();
+    // They come in the order of their versions.
+    let versions = catalog.secrets.keys();
+    let newest: BTreeMap<_, _> = versions.map(|key| ((&key.0, &key.1), key.2)).collect();
+    let (key, stored) = catalog.secrets.iter().find(|((project, name, version), _)| {
+        newest.get(&(project, name)) != Some(version)
+            && !needed.contains(&(project, name, *version))
+    })?;
+    let key = Key::Secret(key.0.clone(), key.1.clone(), key.2).to_string();
+    // A deploy that takes it at this moment writes it again.
+    let unchanged = Compare::mod_revision(&key, Relation::Equal, stored.revision);
+    Some(Transaction::new().when(unchanged).delete(key))
 }
 
 fn release_key_text(key: &AppKey, number: ReleaseNumber) -> String {

@@ -15,8 +15,9 @@ use crate::reports::{ByLocation, Received};
 
 /// `current` is the number of the release that should run.
 pub fn release(release: &Release, current: ReleaseNumber) -> ReleaseView {
-    let Release { number, manifest, image_digest, created_at } = release.clone();
-    ReleaseView { number, manifest, image_digest, created_at, current: number == current }
+    let Release { number, manifest, image_digest, secrets, created_at } = release.clone();
+    let current = number == current;
+    ReleaseView { number, manifest, image_digest, secrets, created_at, current }
 }
 
 /// The host names that lead to an app: the one that every app gets, then its own.

@@ -13,7 +13,7 @@ use longshore_api::links::{
 };
 use longshore_link::{Endpoint, Pace, now};
 use longshore_store::{MAX_OPERATIONS, Page, Store, StoreError, Transaction};
-use longshore_types::{Generation, InstanceId, LocationName, NodeName};
+use longshore_types::{Generation, InstanceId, LocationName, NodeName, Release};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +57,24 @@ pub struct Handle {
     pub routes: watch::Receiver<Arc<Option<RoutingTable>>>,
     /// What the global plane is told; nothing until the location has settled.
     pub report: watch::Receiver<Arc<Option<LocationReport>>>,
+}
+
+impl Handle {
+    /// What an instance of a node runs.
+    pub fn release_of(&self, node: &NodeName, instance: &InstanceId) -> Option<Release> {
+        let by_node = self.assignments.borrow();
+        let assignments = &by_node.get(node)?.assignments;
+        let found = assignments.iter().find(|assignment| assignment.instance == *instance)?;
+        Some(found.release.clone())
+    }
+
+    /// The releases with secrets of which there are instances.
+    pub fn releases_with_secrets(&self) -> Vec<Release> {
+        let by_node = self.assignments.borrow();
+        let all = by_node.values().flat_map(|set| &set.assignments);
+        let with_secrets = all.filter(|assignment| !assignment.release.secrets.is_empty());
+        with_secrets.map(|assignment| assignment.release.clone()).collect()
+    }
 }
 
 /// The owner of the state.

@@ -6,11 +6,12 @@
 //! when the global plane is away, and after a restart with what it stored.
 //!
 //! - `keeper`: the one owner of the state. `state`: that state and its transitions, without I/O.
-//! - `records`: what is stored. `uplink`: the link to the global plane.
+//! - `records`: what is stored. `secrets`: those of its instances. `uplink`: the link to the global plane.
 //! - `server`: what nodes, ingresses and the global plane call.
 
 mod keeper;
 mod records;
+mod secrets;
 mod server;
 mod state;
 mod uplink;
@@ -19,11 +20,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
-use longshore_store::{OpenStoreError, RecordError, RedbStore, StoreError};
+use longshore_secrets::KeyringError;
+use longshore_store::{OpenStoreError, RecordError, RedbStore, Store, StoreError};
 use longshore_types::LocationName;
 use tokio_util::sync::CancellationToken;
 
 use keeper::Keeper;
+use secrets::Secrets;
 
 /// What a location needs.
 #[derive(Debug)]
@@ -53,6 +56,9 @@ pub enum LocationError {
     /// The store cannot be opened.
     #[error("cannot open the location's store")]
     OpenStore(#[from] OpenStoreError),
+    /// The keys of the secrets cannot be used.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
     /// The store cannot be used.
     #[error("the location's store failed")]
     Store(#[from] StoreError),
@@ -75,14 +81,16 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     let gate = options.link.endpoint().map_err(LocationError::Listen)?;
 
     let service = Service::new(shutdown);
-    let (keeper, handle) =
-        Keeper::restore(options.name.clone(), gate, store, service.shutdown()).await?;
-    service.spawn("keeper", keeper.run());
     let global = Client::new(options.global);
-    let receive = uplink::receive(global.clone(), options.name.clone(), handle.clone());
+    let (name, kept) = (options.name.clone(), Arc::clone(&store) as Arc<dyn Store>);
+    let secrets = Secrets::open(global.clone(), name.clone(), kept, &options.data_dir)?;
+    let secrets = Arc::new(secrets);
+    let (keeper, handle) = Keeper::restore(name.clone(), gate, store, service.shutdown()).await?;
+    service.spawn("keeper", keeper.run());
+    let receive = uplink::receive(global.clone(), name, handle.clone(), Arc::clone(&secrets));
     service.spawn_until_shutdown("allotments", receive);
     service.spawn_until_shutdown("reports", uplink::report(global, options.name, handle.clone()));
-    let router = server::router(handle, service.shutdown());
+    let router = server::router(handle, secrets, service.shutdown());
     service.spawn("link", options.link.serve(router, service.shutdown()));
     Ok(service.run().await?)
 }

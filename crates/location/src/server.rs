@@ -8,19 +8,24 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use futures_util::StreamExt;
 use http::Method;
-use longshore_api::links::{ExecRequest, NodeReport, RouteAck, StopInstance, UsageRequest};
+use longshore_api::links::{
+    ExecRequest, InstanceSecretsRequest, NodeReport, RouteAck, SecretValues, StopInstance,
+    UsageRequest,
+};
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{Body, CallError, Client, Refusal, json_lines, relay, watch_lines};
+use longshore_link::{Body, CallError, Client, Refusal, chain, json_lines, relay, watch_lines};
 use longshore_types::{InstanceId, NodeName};
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::keeper::{Event, Handle};
+use crate::secrets::{Secrets, SecretsError};
 
 /// What the handlers share.
 struct Server {
     handle: Handle,
+    secrets: Arc<Secrets>,
     shutdown: CancellationToken,
     /// Which gate each node reported last, and a client of it.
     gates: std::sync::Mutex<std::collections::BTreeMap<NodeName, (String, Client)>>,
@@ -28,11 +33,12 @@ struct Server {
 
 type Shared = State<Arc<Server>>;
 
-pub fn router(handle: Handle, shutdown: CancellationToken) -> Router {
-    let server = Arc::new(Server { handle, shutdown, gates: Default::default() });
+pub fn router(handle: Handle, secrets: Arc<Secrets>, shutdown: CancellationToken) -> Router {
+    let server = Arc::new(Server { handle, secrets, shutdown, gates: Default::default() });
     Router::new()
         .route("/link/nodes/{node}/assignments", get(assignments))
         .route("/link/nodes/{node}/report", post(report))
+        .route("/link/nodes/{node}/secrets", post(instance_secrets))
         .route("/link/routes", get(routes))
         .route("/link/routes/ack", post(ack))
         .route("/gate/stop", post(stop))
@@ -79,6 +85,26 @@ async fn report(
         Err(detail) => return Err(Problem::new(ProblemCode::InvalidRequest, detail).into()),
     }
     tell(&server, Event::Report(report)).await.map(axum::Json)
+}
+
+/// The secrets of an instance that this node was given, and of no other.
+async fn instance_secrets(
+    State(server): Shared,
+    Path(node): Path<NodeName>,
+    Body(request): Body<InstanceSecretsRequest>,
+) -> Result<axum::Json<SecretValues>, Refusal> {
+    let release = server.handle.release_of(&node, &request.instance).ok_or_else(|| {
+        let detail = format!("{} is not an instance of node {node}", request.instance);
+        Problem::new(ProblemCode::Forbidden, detail)
+    })?;
+    match server.secrets.of(&release).await {
+        Ok(values) => Ok(axum::Json(SecretValues { values })),
+        Err(SecretsError::Global(CallError::Refused(problem))) => Err(problem.into()),
+        Err(error) => {
+            let detail = format!("the secrets cannot be had now: {}", chain(&error));
+            Err(Problem::new(ProblemCode::Unavailable, detail).into())
+        }
+    }
 }
 
 async fn routes(State(server): Shared) -> Response {

@@ -1,6 +1,7 @@
 //! The link to the global plane: allotments down, reports up. Both go on for ever; while the
 //! global plane is away the location works with what it has.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -10,6 +11,7 @@ use longshore_link::{CallError, Client, Pace};
 use longshore_types::LocationName;
 
 use crate::keeper::{Event, Handle};
+use crate::secrets::Secrets;
 
 /// A report goes out at least this often.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -20,11 +22,16 @@ const REST: u32 = 4;
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
 /// Receives allotments.
-pub async fn receive(global: Client, location: LocationName, handle: Handle) {
+pub async fn receive(
+    global: Client,
+    location: LocationName,
+    handle: Handle,
+    secrets: Arc<Secrets>,
+) {
     let path = format!("/link/locations/{location}/allotments");
     let mut wait = RETRY.0;
     loop {
-        let outcome = receive_until_broken(&global, &path, &handle, &mut wait).await;
+        let outcome = receive_until_broken(&global, &path, (&handle, &secrets), &mut wait).await;
         if let Err(error) = outcome {
             tracing::debug!(error = &error as &dyn std::error::Error, "no allotments for now");
         }
@@ -36,13 +43,15 @@ pub async fn receive(global: Client, location: LocationName, handle: Handle) {
 async fn receive_until_broken(
     global: &Client,
     path: &str,
-    handle: &Handle,
+    (handle, secrets): (&Handle, &Secrets),
     wait: &mut Duration,
 ) -> Result<(), CallError> {
     let mut sets = global.watch::<AllotmentSet>(path).await?;
     while let Some(set) = sets.next().await {
         *wait = RETRY.0;
-        if handle.events.send(Event::Allotments(set?)).await.is_err() {
+        let set = set?;
+        secrets.prepare(&set, &handle.releases_with_secrets()).await;
+        if handle.events.send(Event::Allotments(set)).await.is_err() {
             return Ok(()); // The keeper ended, and the service with it.
         }
     }

@@ -128,6 +128,7 @@ async fn until<T>(lines: &mut LineStream<T>, holds: impl Fn(&T) -> bool) -> T {
 fn set(generation: u64, count: u32) -> Arc<AllotmentSet> {
     let document = json!({"app": "web", "image": "default/web:1", "port": 80, "count": count});
     let release = Release {
+        secrets: Default::default(),
         number: ReleaseNumber(1),
         manifest: Manifest::from_document(&document).unwrap(),
         image_digest: Digest::from_sha256([1; 32]),

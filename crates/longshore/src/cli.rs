@@ -46,8 +46,9 @@ enum Command {
     Exec(commands::exec::Options),
     Explain(commands::explain::Options),
 
-    // Images, machines, tokens.
+    // Images, secrets, machines, tokens.
     Image(commands::image::Options),
+    Secret(commands::secret::Options),
     Locations(commands::locations::Options),
     Nodes(commands::nodes::Options),
     Token(commands::token::Options),
@@ -105,6 +106,7 @@ impl Command {
             Self::Logs(options) => run_client(commands::logs::run(options)),
             Self::Explain(options) => run_client(commands::explain::run(options)),
             Self::Image(options) => run_client(commands::image::run(options)),
+            Self::Secret(options) => run_client(commands::secret::run(options)),
             Self::Locations(options) => run_client(commands::locations::run(options)),
             Self::Nodes(options) => run_client(commands::nodes::run(options)),
             Self::Token(options) => run_client(commands::token::run(options)),

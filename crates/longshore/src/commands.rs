@@ -17,6 +17,7 @@ pub mod releases;
 pub mod rm;
 pub mod rollback;
 pub mod scale;
+pub mod secret;
 pub mod stop;
 pub mod token;
 pub mod top;

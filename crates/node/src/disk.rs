@@ -5,15 +5,15 @@
 //! an assignment whose directory is gone was carried out to its end, and is no longer one. A file is
 //! replaced by writing another beside it, syncing and renaming.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use longshore_api::links::Assignment;
 use longshore_image::mount::UnmountError;
-use longshore_types::{ExitReason, Generation, IdRange, InstanceId};
+use longshore_types::{ExitReason, Generation, IdRange, InstanceId, SecretName, SecretValue};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -59,10 +59,21 @@ impl View {
         fs::write(&path, text)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o644))
     }
+
+    /// The same for the value of a secret, which no other file holds in the clear.
+    pub fn show_secret(&self, name: &str, value: &SecretValue) -> io::Result<()> {
+        let path = self.etc.join(name);
+        fs::write(&path, value.bytes())?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o444))
+    }
 }
 
 const ROOTFS: &str = "rootfs";
 const ETC: &str = "etc";
+const SECRETS: &str = "secrets.json";
+
+/// Values of secrets by their names.
+pub type Secrets = BTreeMap<SecretName, SecretValue>;
 
 /// How the earlier starts of an instance went.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -121,6 +132,22 @@ impl Disk {
         fs::set_permissions(&view.etc, fs::Permissions::from_mode(0o755))
             .map_err(|source| failed("open", &view.etc, source))?;
         Ok(view)
+    }
+
+    /// Keeps the secrets of an instance that has a view, so that it can be started again while its
+    /// location is away. They go with the view, and with a reboot.
+    pub fn keep_secrets(&self, instance: &InstanceId, secrets: &Secrets) -> Result<(), NodeError> {
+        let path = self.mounts.join(instance.as_str()).join(SECRETS);
+        let failed = |source| failed("write", &path, source);
+        let bytes = serde_json::to_vec(secrets).map_err(|error| failed(error.into()))?;
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(&bytes)).map_err(failed)
+    }
+
+    /// The secrets of an instance, when they are kept.
+    pub fn kept_secrets(&self, instance: &InstanceId) -> Result<Option<Secrets>, NodeError> {
+        load(&self.mounts.join(instance.as_str()).join(SECRETS))
     }
 
     /// Where the file system of an instance is mounted.
@@ -262,6 +289,7 @@ mod tests {
         Assignment {
             instance: id.parse().unwrap(),
             release: Release {
+                secrets: Default::default(),
                 number: ReleaseNumber(1),
                 manifest: Manifest::from_document(&manifest).unwrap(),
                 image_digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),

@@ -1,6 +1,7 @@
 //! The life of one instance: start, watch, restart, stop, remove.
 
 mod health;
+mod secrets;
 mod start;
 
 use std::path::PathBuf;

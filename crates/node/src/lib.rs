@@ -128,6 +128,7 @@ pub enum NodeError {
 /// What the tasks of an agent share.
 struct Node {
     name: NodeName,
+    location: Client,
     images: ImageStore,
     source: Arc<dyn Source>,
     network: Network,
@@ -182,8 +183,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
     let source = registry_source(&options.registry, token.trim())?;
 
     let service = Service::new(shutdown).with_drain(DRAIN);
+    let location = Client::new(options.location);
     let node = Arc::new(Node {
         name: options.name,
+        location: location.clone(),
         images,
         source,
         network,
@@ -211,7 +214,6 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         network: network_name,
         runtimes,
     };
-    let location = Client::new(options.location);
     let reports =
         uplink::report(Arc::clone(&node), location.clone(), identity, agent.acknowledged());
     service.spawn_until_shutdown("reports", reports);

@@ -54,6 +54,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             rootfs: rootfs.clone(),
             args: vec!["sleep".to_owned(), "1000".to_owned()],
             env: BTreeMap::new(),
+            secret_env: BTreeMap::new(),
             cwd: "/".to_owned(),
             user: ResolvedUser::root(),
             hostname: "box".to_owned(),

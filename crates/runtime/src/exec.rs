@@ -24,7 +24,7 @@ use crate::process::reap;
 use crate::protocol::{self, ExecOrder, Start, Versioned};
 use crate::record::now;
 use crate::shim::inherited_descriptor;
-use crate::spec::Launch;
+use crate::spec::{Launch, load_secret_env};
 use crate::user::UserOutOfRange;
 
 /// What an exec process is called in the list of processes.
@@ -104,8 +104,10 @@ fn run(agent: &UnixStream, run_dir: &Path, state_dir: &Path) -> Result<i32, Exec
         own_output(fd, user.uid).map_err(io("handing over the output"))?;
     }
     let ExecOrder { args, env, cwd, user } = &order;
+    let mut all = load_secret_env(run_dir)?;
+    all.extend(env.clone());
     let bounds = Bounds::own(&launch.spec.limits)?;
-    let document = oci::process(args, env, cwd, user, bounds);
+    let document = oci::process(args, &all, cwd, user, bounds);
     let cgroup = || Ok(CgroupTree::probe(&launch.cgroup_root)?.instance(&launch.spec.id));
     let mut driver = driver(&launch.spec, run_dir, cgroup)?;
     let pid = driver.exec(ProcessPlan {

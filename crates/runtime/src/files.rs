@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -84,6 +85,17 @@ pub(crate) fn replace_json<T: Serialize>(
         Ok(())
     };
     write().map_err(fail)
+}
+
+/// Writes a record that its owner alone may read; not replaced in one step, for nobody reads it before
+/// the caller says so.
+pub(crate) fn write_private_json<T: Serialize>(path: &Path, record: &T) -> Result<(), FileProblem> {
+    let bytes = serde_json::to_vec(record)
+        .map_err(|source| FileProblem::Parse { path: path.to_owned(), source })?;
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(&bytes))
+        .map_err(|source| FileProblem::Write { path: path.to_owned(), source })
 }
 
 /// Reads the record at `path`; absent when there is no such file.

@@ -257,6 +257,7 @@ mod tests {
             rootfs: "/r".into(),
             args: vec!["sh".to_owned()],
             env: BTreeMap::from([("A".to_owned(), "1".to_owned())]),
+            secret_env: BTreeMap::new(),
             cwd: "/srv".to_owned(),
             user,
             hostname: "web".to_owned(),

@@ -38,7 +38,7 @@ use crate::process::reap;
 use crate::protocol::{self, Start, Timing, short_socket_path};
 use crate::record::{ExitRecord, now};
 use crate::rooted::Root;
-use crate::spec::{ContainerSpec, Launch, MachineUser, UserNamespace};
+use crate::spec::{ContainerSpec, Launch, MachineUser, UserNamespace, load_secret_env};
 use crate::user::UserOutOfRange;
 
 use log::LogWriter;
@@ -157,7 +157,9 @@ pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(run_dir: &Path, state_dir: &Path) -> Result<ExitCode, ShimProblem> {
     let mut stopwatch = Stopwatch::start();
     let mut inherited = detach()?;
-    let launch = Launch::load(state_dir)?.ok_or_else(|| ShimProblem::NoSpec(state_dir.into()))?;
+    let launch = Launch::load(state_dir)?;
+    let mut launch = launch.ok_or_else(|| ShimProblem::NoSpec(state_dir.into()))?;
+    launch.spec.env.extend(load_secret_env(run_dir)?);
     let id = launch.spec.id.clone();
     let cgroup = CgroupTree::probe(&launch.cgroup_root)?.instance(&id);
     stopwatch.lap("shim");

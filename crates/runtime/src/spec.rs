@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use longshore_types::{ByteCount, IdRange, InstanceId, Resources};
+use longshore_types::{ByteCount, IdRange, InstanceId, Resources, SecretValue};
 use serde::{Deserialize, Serialize};
 
 use crate::SignalNumber;
@@ -26,6 +26,9 @@ pub struct ContainerSpec {
     pub args: Vec<String>,
     /// The environment, complete save for `HOME`, which is added from `user` when absent.
     pub env: BTreeMap<String, String>,
+    /// More of it, which is kept in the run directory alone, and only as long as the container is there.
+    #[serde(skip)]
+    pub secret_env: BTreeMap<String, SecretValue>,
     /// The working directory inside the container; made when it is missing.
     pub cwd: String,
     /// Who the first process runs as.
@@ -133,6 +136,31 @@ pub(crate) struct Launch {
     pub boot_id: String,
     /// What to run.
     pub spec: ContainerSpec,
+}
+
+/// The file of the run directory with the secret part of the environment.
+const SECRET_ENV: &str = "secret-env.json";
+
+/// Writes the secret part of an environment, when there is one, for those who make processes of the
+/// instance. Its owner alone may read it.
+pub(crate) fn store_secret_env(
+    run_dir: &Path,
+    env: &BTreeMap<String, SecretValue>,
+) -> Result<(), FileProblem> {
+    if env.is_empty() {
+        return Ok(());
+    }
+    files::write_private_json(&run_dir.join(SECRET_ENV), env)
+}
+
+/// Reads it, as variables.
+pub(crate) fn load_secret_env(run_dir: &Path) -> Result<BTreeMap<String, String>, FileProblem> {
+    let env: Option<BTreeMap<String, SecretValue>> = files::read_json(&run_dir.join(SECRET_ENV))?;
+    let variable = |(name, value): (String, SecretValue)| {
+        // What is no text was refused when it was deployed.
+        value.as_variable().map(|text| (name, text.to_owned()))
+    };
+    Ok(env.unwrap_or_default().into_iter().filter_map(variable).collect())
 }
 
 impl Launch {

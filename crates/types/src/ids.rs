@@ -73,6 +73,11 @@ label!(
     "location name"
 );
 label!(
+    /// Something that the instances of a project may know and nobody else.
+    SecretName,
+    "secret name"
+);
+label!(
     /// A machine of a location.
     NodeName,
     "node name"

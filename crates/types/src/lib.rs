@@ -16,6 +16,7 @@ pub mod instance;
 pub mod manifest;
 pub mod rollout;
 pub mod runtime;
+pub mod secret;
 pub mod time;
 pub mod token;
 pub mod units;
@@ -26,7 +27,7 @@ pub use egress::{EgressRule, IpNet, Protocol};
 pub use id_range::IdRange;
 pub use ids::{
     AppName, Generation, HostName, InstanceId, LocationName, NodeName, ProjectName, ReleaseNumber,
-    Repository,
+    Repository, SecretName,
 };
 pub use image_reference::{ImageReference, Tag};
 pub use instance::{ExitReason, InstancePhase};
@@ -36,6 +37,7 @@ pub use manifest::{
 };
 pub use rollout::{Portion, Rollout};
 pub use runtime::{Ability, RuntimeName, RuntimeOffer};
+pub use secret::{SecretPlace, SecretValue, SecretVersion};
 pub use time::{Duration, Timestamp};
 pub use units::{ByteCount, Capacity, MilliCpu, Port};
 

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Ability, AppName, ByteCount, Capacity, Digest, Duration, EgressRule, HostName, ImageReference,
-    MilliCpu, Port, ProjectName, ReleaseNumber, Rollout, RuntimeName, Timestamp,
+    MilliCpu, Port, ProjectName, ReleaseNumber, Rollout, RuntimeName, SecretName, SecretPlace,
+    SecretVersion, Timestamp,
 };
 
 pub use parse::ManifestProblem;
@@ -48,6 +49,9 @@ pub struct Manifest {
     /// How a new release takes the place of the old one, at each location.
     #[serde(default)]
     pub rollout: Rollout,
+    /// Which secrets of the project the instances see, and where.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<SecretPlace, SecretName>,
     /// What is run once before a new release takes over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<ReleaseCommand>,
@@ -105,6 +109,9 @@ pub struct Release {
     pub manifest: Manifest,
     /// The digest of the image's manifest or index.
     pub image_digest: Digest,
+    /// The versions that the secrets of the manifest had then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<SecretName, SecretVersion>,
     /// When it was made, by the clock of the global plane.
     pub created_at: Timestamp,
 }

@@ -1,5 +1,6 @@
 //! Apps: deploy, scale, remove, look.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -12,9 +13,11 @@ use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, json_lines, now, watch_lines};
 use longshore_store::{Compare, Relation, Revision, Transaction};
 use longshore_types::{
-    Digest, Generation, Manifest, ManifestProblem, ProjectName, Release, ReleaseNumber, runtime,
+    Digest, Generation, Manifest, ManifestProblem, ProjectName, Release, ReleaseNumber, SecretName,
+    SecretVersion, runtime,
 };
 
+use super::secrets::{holding, pinned};
 use super::{parse, store_failed};
 use crate::catalog::{AppKey, Catalog, Stored};
 use crate::records::{AppRecord, Key, ReleaseRecord, RolloutStage, encode};
@@ -69,12 +72,13 @@ pub async fn deploy(
         if before.is_some_and(|before| before.record.removing) {
             return Err(being_removed(&key));
         }
-        if let Some(current) = present(&catalog, &key, &manifest, image_digest) {
+        let secrets = pinned(&plane, &catalog, &manifest)?;
+        if let Some(current) = present(&catalog, &key, &manifest, image_digest, &secrets) {
             return Ok(unchanged(current, before));
         }
         let number = next_number(&catalog, &key);
         let (manifest, created_at) = (manifest.clone(), now());
-        let release = Release { number, manifest, image_digest, created_at };
+        let release = Release { number, manifest, image_digest, secrets, created_at };
         let count = release.manifest.count;
         let wanted = Wanted { release: &release, count, in_stages: true };
         if let Some(response) = put_release(&plane, &key, before, wanted).await? {
@@ -115,6 +119,7 @@ pub(super) fn present<'a>(
     key: &AppKey,
     manifest: &Manifest,
     image_digest: Digest,
+    secrets: &BTreeMap<SecretName, SecretVersion>,
 ) -> Option<&'a Release> {
     let current = catalog.current_release(key)?;
     let record = &catalog.apps.get(key)?.record;
@@ -122,7 +127,10 @@ pub(super) fn present<'a>(
     if record.stage == RolloutStage::Command && record.failed == Some(record.release) {
         return None;
     }
-    (current.manifest == *manifest && current.image_digest == image_digest).then_some(current)
+    let is_same = current.manifest == *manifest
+        && current.image_digest == image_digest
+        && current.secrets == *secrets;
+    is_same.then_some(&**current)
 }
 
 /// The answer when the release that is asked for is the present one.
@@ -171,8 +179,10 @@ pub(super) async fn put_release(
     };
     record = AppRecord { generation, ..record.at(stage) };
     let mut change = put_app(key, before.map(|before| before.revision), &record);
+    let catalog = plane.catalog();
+    change = holding(change, &catalog, release)?;
     let kept = (key.0.clone(), key.1.clone(), release.number);
-    if !plane.catalog().releases.contains_key(&kept) {
+    if !catalog.releases.contains_key(&kept) {
         let name = Key::Release(kept.0, kept.1, kept.2).to_string();
         change =
             change.when(Compare::absent(&name)).put(name, encode(&ReleaseRecord(release.clone())));

@@ -7,10 +7,11 @@ use axum::Json;
 use axum::extract::{Path, State};
 use longshore_api::v1::{Change, DeployRequest, Placement, PlanView};
 use longshore_link::{Body, Refusal};
-use longshore_types::{Digest, LocationName, Manifest, ManifestProblem};
+use longshore_types::{Digest, LocationName, Manifest, ManifestProblem, SecretName, SecretVersion};
 use serde_json::{Value, json};
 
 use super::apps::{app_key, being_removed, checked, next_number, present};
+use super::secrets::pinned;
 use crate::catalog::{AppKey, Catalog};
 use crate::reports::ByLocation;
 use crate::{Plane, scheduler};
@@ -30,19 +31,23 @@ pub async fn show(
     }
     let current = catalog.current_release(&key);
     let number = current.map(|current| current.number);
+    let secrets = pinned(&plane, &catalog, &manifest)?;
+    let after = Planned { manifest: &manifest, digest: Some(digest), secrets: &secrets };
+    let is_present = present(&catalog, &key, &manifest, digest, &secrets).is_some();
     let (release, count, changes) = match (current, stored) {
-        (Some(current), Some(record)) if present(&catalog, &key, &manifest, digest).is_some() => {
-            (current.number, record.count, vec![])
-        }
+        (Some(current), Some(record)) if is_present => (current.number, record.count, vec![]),
         (Some(current), Some(record)) => {
             // A deploy of something else also takes back what `scale` made of the count.
-            let before = Manifest { count: record.count, ..current.manifest.clone() };
-            let changes = changes((&before, Some(current.image_digest)), (&manifest, digest));
-            (next_number(&catalog, &key), manifest.count, changes)
+            let manifest = Manifest { count: record.count, ..current.manifest.clone() };
+            let digest = Some(current.image_digest);
+            let before = Planned { manifest: &manifest, digest, secrets: &current.secrets };
+            (next_number(&catalog, &key), after.manifest.count, changes(&before, &after))
         }
         _ => {
-            let changes = changes((&defaults(&manifest)?, None), (&manifest, digest));
-            (next_number(&catalog, &key), manifest.count, changes)
+            let manifest = defaults(&manifest)?;
+            let before =
+                Planned { manifest: &manifest, digest: None, secrets: &BTreeMap::default() };
+            (next_number(&catalog, &key), after.manifest.count, changes(&before, &after))
         }
     };
     Ok(Json(PlanView {
@@ -60,19 +65,28 @@ fn defaults(manifest: &Manifest) -> Result<Manifest, Refusal> {
     read.map_err(|problems: Vec<ManifestProblem>| longshore_api::Problem::invalid(problems).into())
 }
 
-fn changes(
-    (before, before_digest): (&Manifest, Option<Digest>),
-    (after, after_digest): (&Manifest, Digest),
-) -> Vec<Change> {
-    let values = |manifest: &Manifest, digest: Option<Digest>| {
+/// What a release is made of.
+struct Planned<'a> {
+    manifest: &'a Manifest,
+    digest: Option<Digest>,
+    secrets: &'a BTreeMap<SecretName, SecretVersion>,
+}
+
+impl Planned<'_> {
+    fn values(&self) -> BTreeMap<String, Value> {
         let mut values = BTreeMap::new();
-        let manifest = serde_json::to_value(manifest).unwrap_or_default();
+        let manifest = serde_json::to_value(self.manifest).unwrap_or_default();
         flatten(String::new(), manifest, &mut values);
-        values.extend(digest.map(|digest| ("image_digest".to_owned(), json!(digest))));
+        values.extend(self.digest.map(|digest| ("image_digest".to_owned(), json!(digest))));
+        for (name, version) in self.secrets {
+            values.insert(format!("secret_versions.{name}"), json!(version));
+        }
         values
-    };
-    let (mut before, mut after) =
-        (values(before, before_digest), values(after, Some(after_digest)));
+    }
+}
+
+fn changes(before: &Planned<'_>, after: &Planned<'_>) -> Vec<Change> {
+    let (mut before, mut after) = (before.values(), after.values());
     let fields: BTreeSet<String> = before.keys().chain(after.keys()).cloned().collect();
     let each = fields.into_iter().map(|field| {
         let (before, after) = (before.remove(&field), after.remove(&field));

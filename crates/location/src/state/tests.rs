@@ -17,6 +17,7 @@ fn manifest() -> Manifest {
 fn set(generation: u64, release: u64) -> AllotmentSet {
     let manifest = manifest();
     let release = Release {
+        secrets: Default::default(),
         number: ReleaseNumber(release),
         image_digest: Digest::from_sha256([1; 32]),
         created_at: Timestamp(0),

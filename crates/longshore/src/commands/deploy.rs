@@ -212,7 +212,7 @@ mod tests {
         let (document, _) = parse_manifest(text, None).unwrap();
         let mut keys: Vec<String> = Vec::new();
         for (key, value) in document.as_object().unwrap() {
-            match value.as_object().filter(|_| key != "env") {
+            match value.as_object().filter(|_| key != "env" && key != "secrets") {
                 Some(table) => keys.extend(table.keys().map(|inner| format!("{key}.{inner}"))),
                 None => keys.push(key.clone()),
             }

@@ -40,6 +40,10 @@ pub struct Options {
     /// The file with the token by which the platform's own parts pull images
     #[arg(long, value_name = "FILE")]
     system_token_file: PathBuf,
+    /// The file with the keys that seal secrets; made when it is missing. Keep a copy, apart from those
+    /// of the store
+    #[arg(long, value_name = "FILE")]
+    secret_keys_file: PathBuf,
 }
 
 /// Runs the role.
@@ -58,6 +62,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
             domain: options.domain.to_string(),
             admin_token_file: options.admin_token_file,
             system_token_file: options.system_token_file,
+            secret_keys_file: options.secret_keys_file,
         };
         longshore_global::run(options, shutdown)
     })

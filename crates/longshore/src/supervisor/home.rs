@@ -108,6 +108,11 @@ impl Home {
         self.data_dir.join("secrets/system-token")
     }
 
+    /// The keys that seal the secrets of users. Without this file what is sealed is lost.
+    pub fn secret_keys_file(&self) -> PathBuf {
+        self.data_dir.join("secrets/keys.json")
+    }
+
     /// A file that tells the node, when it is there at its end, to end its instances too.
     pub fn stop_instances_file(&self) -> PathBuf {
         self.run_dir.join(STOP_INSTANCES_FILE)

@@ -45,7 +45,8 @@ pub fn plan_roles(
         .with("ingress-public", &endpoints.ingress)
         .with("domain", &settings.domain)
         .with("admin-token-file", home.admin_token_file().display())
-        .with("system-token-file", home.system_token_file().display());
+        .with("system-token-file", home.system_token_file().display())
+        .with("secret-keys-file", home.secret_keys_file().display());
     let registry = Flags::new()
         .with("data-dir", home.role_dir("registry").display())
         .with("listen", &registry_at)

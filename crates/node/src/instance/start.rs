@@ -17,6 +17,7 @@ use longshore_runtime::{
 use longshore_types::{ByteCount, InstanceId, InstancePhase, Manifest, Resources};
 use tokio::time::Instant;
 
+use super::secrets::ShownSecrets;
 use super::{Actor, wish_changed};
 use crate::disk::View;
 use crate::machine;
@@ -54,8 +55,10 @@ impl Actor {
         let view = self.make_view(&image, &attachment).await?;
         self.stage("mount", began.elapsed());
 
+        let secrets = self.secrets().await?;
         let began = Instant::now();
-        let spec = self.spec(&image.config, view, &attachment)?;
+        let shown = self.show_secrets(&view, secrets)?;
+        let spec = self.spec(&image.config, view, shown, &attachment)?;
         let running = self.node.shims.start(&spec).await.map_err(|error| chain(&error))?;
         for timing in running.timings() {
             tracing::debug!(stage = timing.stage, micros = timing.micros, "created");
@@ -162,6 +165,7 @@ impl Actor {
         &self,
         config: &ImageConfig,
         View { rootfs, etc }: View,
+        shown: ShownSecrets,
         attachment: &Attachment,
     ) -> Result<ContainerSpec, String> {
         let manifest = &self.assignment.release.manifest;
@@ -179,10 +183,12 @@ impl Actor {
             None => SignalNumber::TERM,
         };
         let instance = &self.assignment.instance;
+        let files = ["resolv.conf", "hosts", "hostname"].into_iter().map(file);
         Ok(ContainerSpec {
             id: instance.clone(),
             args: arguments(manifest, config)?,
             env: environment(manifest, config, attachment.address, instance),
+            secret_env: shown.env,
             cwd: workdir(manifest, config),
             user,
             hostname: instance.to_string(),
@@ -192,7 +198,7 @@ impl Actor {
                 .clone()
                 .map(|InstanceUsers { path, ids }| UserNamespace { path, ids }),
             limits: manifest.resources.clone(),
-            files: vec![file("resolv.conf"), file("hosts"), file("hostname")],
+            files: files.chain(shown.files).collect(),
             stop_signal,
             log: LogPolicy {
                 path: super::log_path(&self.node, instance),

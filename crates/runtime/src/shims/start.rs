@@ -21,7 +21,7 @@ use super::{Inner, RemoveError, Running, Shims, make_directory, run_blocking};
 use crate::files::{self, FileProblem};
 use crate::protocol::{self, Start, Timing, Versioned};
 use crate::record::ExitRecord;
-use crate::spec::{ContainerSpec, Launch};
+use crate::spec::{ContainerSpec, Launch, store_secret_env};
 
 /// How long a shim may take to make a container. Far beyond what it ever takes, so that only one
 /// that hangs meets it.
@@ -199,6 +199,7 @@ impl Inner {
             spec: spec.clone(),
         };
         launch.store(&state_dir)?;
+        store_secret_env(&run_dir, &spec.secret_env)?;
         let error_path = state_dir.join(ERROR_FILE);
         let errors = OpenOptions::new().create(true).write(true).truncate(true).open(&error_path);
         let errors = errors.map_err(prepare(&error_path))?;

@@ -213,6 +213,7 @@ impl Bed {
             users,
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             env: BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]),
+            secret_env: BTreeMap::new(),
             cwd: "/".to_owned(),
             user: ResolvedUser::root(),
             hostname: "box".to_owned(),

@@ -12,7 +12,9 @@ use serde_json::Value;
 use super::{
     Health, HealthKind, Manifest, ProcessOverrides, ReleaseCommand, Resources, RestartPolicy,
 };
-use crate::{ByteCount, Duration, MilliCpu, ParseError, Port, Rollout, RuntimeName};
+use crate::{
+    ByteCount, Duration, MilliCpu, ParseError, Port, Rollout, RuntimeName, SecretName, SecretPlace,
+};
 use table::{Table, problem};
 
 /// One thing that is wrong with a document.
@@ -52,6 +54,7 @@ const TOP_KEYS: &[&str] = &[
     "runtime",
     "user_namespace",
     "env",
+    "secrets",
     "resources",
     "process",
     "health",
@@ -81,6 +84,7 @@ impl Manifest {
             .unwrap_or_default();
         let user_namespace = top.flag("user_namespace").unwrap_or(true);
         let env = env_of(&mut top.table("env"));
+        let secrets = secrets_of(&mut top.table("secrets"), &env);
         let resources = resources_of(&mut top.table("resources"), runtime);
         let process = process_of(&mut top.table("process"), env);
         let health = health_of(&mut top.table("health"), port);
@@ -113,6 +117,7 @@ impl Manifest {
                 egress_allow,
                 restart,
                 rollout,
+                secrets,
                 release,
                 runtime,
                 user_namespace,
@@ -154,6 +159,63 @@ fn env_of(table: &mut Table<'_>) -> BTreeMap<String, String> {
         }
     }
     env
+}
+
+/// All of a release are stored in one transaction with it.
+const MAX_SECRETS: usize = 50;
+/// Files that the platform writes itself.
+const OWN_FILES: [&str; 3] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
+/// What the kernel shows, where nothing else can be.
+const KERNEL_DIRECTORIES: [&str; 3] = ["/proc/", "/sys/", "/dev/"];
+
+fn secrets_of(
+    table: &mut Table<'_>,
+    env: &BTreeMap<String, String>,
+) -> BTreeMap<SecretPlace, SecretName> {
+    let mut secrets = BTreeMap::new();
+    let n_secrets = table.map.map_or(0, serde_json::Map::len);
+    if n_secrets > MAX_SECRETS {
+        table.refuse("(all)", &Value::from(n_secrets), "at most 50");
+        return secrets;
+    }
+    for (key, value) in table.map.into_iter().flatten() {
+        let place = match key.parse::<SecretPlace>() {
+            Ok(place) => place,
+            Err(error) => {
+                table.refuse(key, value, error.allowed);
+                continue;
+            }
+        };
+        let taken = match &place {
+            SecretPlace::Variable(name) if env.contains_key(name) => {
+                Some("a name that env has not")
+            }
+            SecretPlace::Variable(name) if name.starts_with("LONGSHORE_") => {
+                Some("a name that does not begin with LONGSHORE_")
+            }
+            SecretPlace::File(path) if OWN_FILES.contains(&path.as_str()) => {
+                Some("a file that the platform does not write itself")
+            }
+            SecretPlace::File(path)
+                if KERNEL_DIRECTORIES.iter().any(|dir| path.starts_with(dir)) =>
+            {
+                Some("a file outside of /proc, /sys and /dev")
+            }
+            _ => None,
+        };
+        if let Some(allowed) = taken {
+            table.refuse(key, value, allowed);
+            continue;
+        }
+        match value.as_str().map(str::parse::<SecretName>) {
+            Some(Ok(name)) => {
+                secrets.insert(place, name);
+            }
+            Some(Err(error)) => table.refuse(key, value, error.allowed),
+            None => table.refuse(key, value, "the name of a secret"),
+        }
+    }
+    secrets
 }
 
 fn resources_of(table: &mut Table<'_>, runtime: RuntimeName) -> Resources {

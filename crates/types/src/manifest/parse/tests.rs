@@ -175,3 +175,29 @@ fn a_stored_manifest_reads_back() {
     assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), manifest);
     assert_eq!(manifest.process.stop_signal.as_deref(), Some("SIGINT"));
 }
+
+#[test]
+fn secrets_have_a_place_and_a_name() {
+    let secrets = |secrets| {
+        let document =
+            json!({"app": "web", "image": "web", "env": {"TAKEN": "1"}, "secrets": secrets});
+        Manifest::from_document(&document).map(|manifest| manifest.secrets)
+    };
+    let set = secrets(json!({"DATABASE_URL": "db", "/run/secrets/key": "key"})).unwrap();
+    let places: Vec<_> = set.iter().map(|(place, name)| format!("{place}={name}")).collect();
+    assert_eq!(places, ["DATABASE_URL=db", "/run/secrets/key=key"]);
+    for (bad, why) in [
+        (json!({"a-b": "db"}), "secrets.a-b = \"db\": the name of an environment variable"),
+        (json!({"A": "Db"}), "secrets.A = \"Db\": use 1 to 40"),
+        (json!({"A": 1}), "secrets.A = 1: the name of a secret"),
+        (json!({"TAKEN": "db"}), "secrets.TAKEN = \"db\": a name that env has not"),
+        (json!({"LONGSHORE_X": "db"}), "does not begin with LONGSHORE_"),
+        (json!({"/etc/hosts": "db"}), "a file that the platform does not write itself"),
+        (json!({"/proc/x": "db"}), "a file outside of /proc, /sys and /dev"),
+    ] {
+        let problems = secrets(bad).unwrap_err();
+        assert!(problems[0].to_string().contains(why), "{problems:?}");
+    }
+    let many: serde_json::Map<_, _> = (0..51).map(|idx| (format!("A{idx}"), json!("db"))).collect();
+    assert!(secrets(many.into()).unwrap_err()[0].to_string().contains("at most 50"));
+}
