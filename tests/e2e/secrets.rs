@@ -109,6 +109,8 @@ fn a_secret_is_seen_by_the_instances_that_need_it_alone() {
     let first = format!("{FIRST}\n{FIRST}-r--r--r--\n");
     assert_eq!(seen(&platform), first);
     assert_nowhere_else(&platform, FIRST);
+    // So it can be found where it is.
+    assert!(!files_with(&platform.dir().join("run"), FIRST).is_empty());
 
     // It is started again with it while nobody can be asked, and adopted with it.
     let before = instance(&platform);

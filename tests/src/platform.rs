@@ -245,6 +245,7 @@ impl Platform {
         text.parse().unwrap_or_else(|error| panic!("{text:?} is no address: {error}"))
     }
 
+    /// Where the supervisor and all roles write their log.
     pub fn log_path(&self) -> PathBuf {
         self.dir.path().join("up.log")
     }

@@ -168,7 +168,7 @@ pub(super) async fn put_release(
         count,
         generation,
         removing: false,
-        good: before.and_then(|before| before.record.good),
+        good: before.and_then(|before| last_complete(plane, key, &before.record)),
         failed: None,
         why: None,
     };
@@ -190,6 +190,15 @@ pub(super) async fn put_release(
     let release = views::release(release, release.number);
     let done = commit(plane, change).await?;
     Ok(done.then_some(Json(DeployResponse { release, changed: true, generation })))
+}
+
+/// The last release that was complete: the present one may be so since a moment ago, and the scheduler
+/// be about to write it down.
+fn last_complete(plane: &Plane, key: &AppKey, before: &AppRecord) -> Option<ReleaseNumber> {
+    let view = show_app(plane, key).ok();
+    let is_complete =
+        view.is_some_and(|app| app.state == "running" && app.release == before.release);
+    if is_complete { Some(before.release) } else { before.good }
 }
 
 /// Refuses what cannot run beside what there is.

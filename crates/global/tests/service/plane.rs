@@ -1,0 +1,205 @@
+//! A control plane in this process, and what its neighbours say to it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
+use futures_util::StreamExt;
+use http::Method;
+use longshore_api::links::{
+    Allotment, AllotmentSet, InstanceStatus, LocationReport, NodeSummary, ObservedInstance,
+};
+use longshore_api::v1::{
+    AppView, DeployRequest, DeployResponse, PlanView, ReleaseView, RollbackRequest,
+};
+use longshore_global::Options;
+use longshore_link::{CallError, Client, Endpoint, LineStream, Listener, now};
+use longshore_types::{
+    ByteCount, Capacity, Generation, InstanceId, InstancePhase, MilliCpu, ReleaseNumber,
+    RuntimeOffer,
+};
+use serde_json::json;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+/// Of an image that is removed once its tag was asked for.
+pub const GONE: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
+/// A control plane in this process, with a registry that knows one image, and of another the tag.
+pub struct Plane {
+    pub user: Client,
+    pub link: Client,
+    pub shutdown: CancellationToken,
+    pub done: JoinHandle<()>,
+}
+
+impl Plane {
+    pub async fn start(dir: &Path) -> Self {
+        let tcp = || Listener::bind("test", &Endpoint::Tcp("127.0.0.1:0".into())).unwrap();
+        let (registry, api) = (tcp(), tcp());
+        let registry_at = registry.endpoint().unwrap();
+        let image = |digest| get(move || async move { [("docker-content-digest", digest)] });
+        let known = Router::new()
+            .route("/v2/default/web/manifests/1", image(DIGEST))
+            .route(&format!("/v2/default/web/manifests/{DIGEST}"), image(DIGEST))
+            .route("/v2/default/web/manifests/2", image(GONE))
+            .fallback(|| async { StatusCode::NOT_FOUND });
+        let shutdown = CancellationToken::new();
+        tokio::spawn(registry.serve(known, shutdown.clone()));
+        for file in ["admin", "system"] {
+            std::fs::write(dir.join(file), format!("{file}-token\n")).unwrap();
+        }
+        let link = Endpoint::Unix(dir.join("link.sock"));
+        let user = Client::new(api.endpoint().unwrap()).with_token("admin-token");
+        let options = Options {
+            data_dir: dir.join("data"),
+            api,
+            link: Listener::bind("link", &link).unwrap(),
+            registry: registry_at,
+            registry_public: "127.0.0.1:4601".to_owned(),
+            ingress_public: "127.0.0.1:8080".to_owned(),
+            domain: "localhost".to_owned(),
+            admin_token_file: dir.join("admin"),
+            system_token_file: dir.join("system"),
+            secret_keys_file: dir.join("secret-keys.json"),
+        };
+        let until = shutdown.clone();
+        let done =
+            tokio::spawn(async move { longshore_global::run(options, until).await.unwrap() });
+        Self { user, link: Client::new(link), shutdown, done }
+    }
+
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.done.await.unwrap();
+    }
+
+    pub async fn allotments(&self) -> LineStream<AllotmentSet> {
+        self.link.watch("/link/locations/ams/allotments").await.unwrap()
+    }
+
+    pub async fn report(&self, acknowledged: Generation, instances: Vec<InstanceStatus>) {
+        self.report_runtimes(acknowledged, instances, Vec::new()).await;
+    }
+
+    pub async fn report_runtimes(
+        &self,
+        acknowledged: Generation,
+        instances: Vec<InstanceStatus>,
+        runtimes: Vec<RuntimeOffer>,
+    ) {
+        let capacity =
+            Capacity { cpu: MilliCpu(8000), memory: ByteCount::gib(8), disk: ByteCount::gib(100) };
+        let node = NodeSummary {
+            node: "n1".parse().unwrap(),
+            reachable: true,
+            reported_at: now(),
+            capacity,
+            promised: Capacity::default(),
+            version: "1".to_owned(),
+            runtimes,
+        };
+        let report = LocationReport {
+            location: "ams".parse().unwrap(),
+            gate: "unix:/nowhere".to_owned(),
+            acknowledged,
+            at: now(),
+            nodes: vec![node],
+            instances,
+            shortfalls: vec![],
+        };
+        let path = "/link/locations/ams/report";
+        self.link.call::<_, ()>(Method::POST, path, Some(&report)).await.unwrap();
+    }
+
+    pub async fn deploy(&self, document: serde_json::Value) -> Result<DeployResponse, CallError> {
+        let request = DeployRequest { manifest: document };
+        self.user.call(Method::PUT, "/v1/projects/default/apps/web", Some(&request)).await
+    }
+
+    pub async fn plan(&self, document: serde_json::Value) -> Result<PlanView, CallError> {
+        let request = DeployRequest { manifest: document };
+        self.user.call(Method::POST, "/v1/projects/default/apps/web/plan", Some(&request)).await
+    }
+
+    pub async fn rollback(&self, to: Option<u64>) -> Result<DeployResponse, CallError> {
+        let request = RollbackRequest { release: to.map(ReleaseNumber) };
+        let path = "/v1/projects/default/apps/web/rollback";
+        self.user.call(Method::POST, path, Some(&request)).await
+    }
+
+    pub async fn promote(&self) -> Result<DeployResponse, CallError> {
+        let path = "/v1/projects/default/apps/web/promote";
+        self.user.call(Method::POST, path, None::<&()>).await
+    }
+
+    pub async fn releases(&self) -> Vec<ReleaseView> {
+        self.user.get("/v1/projects/default/apps/web/releases").await.unwrap()
+    }
+
+    pub async fn app_when(&self, holds: impl Fn(&AppView) -> bool) -> AppView {
+        let search = async {
+            loop {
+                let app = self.app().await;
+                if holds(&app) {
+                    return app;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), search).await.expect("in time")
+    }
+
+    pub async fn app(&self) -> AppView {
+        self.user.get("/v1/projects/default/apps/web").await.unwrap()
+    }
+}
+
+pub fn web() -> serde_json::Value {
+    json!({"app": "web", "image": "default/web:1", "port": 80, "count": 2})
+}
+
+/// The next set for which `holds`.
+pub async fn until(
+    sets: &mut LineStream<AllotmentSet>,
+    holds: impl Fn(&AllotmentSet) -> bool,
+) -> AllotmentSet {
+    let search = async {
+        loop {
+            let set = sets.next().await.expect("the watch goes on").unwrap();
+            if holds(&set) {
+                return set;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), search).await.expect("in time")
+}
+
+pub fn healthy(allotment: &Allotment, id: &str) -> InstanceStatus {
+    let instance: InstanceId = id.parse().unwrap();
+    let mut observed = ObservedInstance::pending(instance, Generation(1));
+    observed.phase = InstancePhase::Healthy;
+    InstanceStatus {
+        project: allotment.project().clone(),
+        app: allotment.app().clone(),
+        release: allotment.release.number,
+        node: "n1".parse().unwrap(),
+        observed,
+        draining: false,
+        is_command: false,
+        awaits_ingress: false,
+        created_at: now(),
+        decision: allotment.decision.clone(),
+    }
+}
+
+/// The app with one word in its environment, by which releases differ.
+pub fn web_with(word: &str, rollout: serde_json::Value) -> serde_json::Value {
+    let mut document = web();
+    document["env"] = json!({"A": word});
+    document["rollout"] = rollout;
+    document
+}
