@@ -6,6 +6,8 @@
 //! [`Platform::finish`]: longshore_e2e::Platform::finish
 
 #[cfg(test)]
+mod access;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod deploy;

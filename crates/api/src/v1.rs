@@ -1,4 +1,6 @@
-//! The public API under `/v1`, called with `Authorization: Bearer <token>`.
+//! The public API under `/v1`, called with `Authorization: Bearer <token>`. What a token may do follows
+//! from its role in the project of the path: `GET` and `plan` need `read`, the rest `deploy`; tokens and the
+//! key of the secrets need an administrator (`longshore_global::accesses` has the list).
 //!
 //! | method and path | body | answer |
 //! | --- | --- | --- |

@@ -1,5 +1,6 @@
 //! The public REST API; `longshore_api::v1` lists it.
 
+mod access;
 mod apps;
 mod instances;
 mod plan;
@@ -11,48 +12,28 @@ mod usage;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
-use http::header;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::middleware::from_fn_with_state;
+use axum::routing::{MethodRouter, delete, get, post, put};
 use longshore_api::v1::{HealthView, LocationView};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::Refusal;
 use longshore_store::StoreError;
+use longshore_types::token::Role;
 
 use crate::{Plane, views};
+pub use access::Access;
+use access::{Guard, authorise};
 
 /// The largest body that a request may have: a manifest is a few KiB.
 const MAX_BODY: usize = 1 << 20;
 
+/// The whole API.
 pub fn router(plane: Arc<Plane>) -> Router {
-    let guarded = Router::new()
-        .route("/projects/{project}/apps", get(apps::list))
-        .route(
-            "/projects/{project}/apps/{app}",
-            get(apps::show).put(apps::deploy).delete(apps::remove),
-        )
-        .route("/projects/{project}/apps/{app}/plan", post(plan::show))
-        .route("/projects/{project}/apps/{app}/scale", post(apps::scale))
-        .route("/projects/{project}/apps/{app}/releases", get(releases::list))
-        .route("/projects/{project}/apps/{app}/rollback", post(releases::rollback))
-        .route("/projects/{project}/apps/{app}/promote", post(releases::promote))
-        .route("/projects/{project}/instances", get(instances::list))
-        .route("/projects/{project}/instances/{instance}", get(instances::show))
-        .route("/projects/{project}/instances/{instance}/explain", get(instances::explain))
-        .route("/projects/{project}/instances/{instance}/stop", post(instances::stop))
-        .route("/projects/{project}/instances/{instance}/logs", get(instances::logs))
-        .route("/projects/{project}/instances/{instance}/exec", post(instances::exec))
-        .route("/projects/{project}/secrets", get(secrets::list))
-        .route("/projects/{project}/secrets/{name}", put(secrets::set).delete(secrets::remove))
-        .route("/secrets/rotate-key", post(secrets::rotate))
-        .route("/projects/{project}/usage", get(usage::list))
-        .route("/projects/{project}/watch", get(apps::watch))
-        .route("/locations", get(locations))
-        .route("/tokens", get(tokens::list).post(tokens::create))
-        .route("/tokens/{name}", delete(tokens::remove))
-        .layer(from_fn_with_state(Arc::clone(&plane), authorise));
+    let guarded = endpoints().into_iter().fold(Router::new(), |router, endpoint| {
+        let guard = Guard { plane: Arc::clone(&plane), access: endpoint.access };
+        router.route(endpoint.path, endpoint.handler.layer(from_fn_with_state(guard, authorise)))
+    });
     Router::new()
         .nest("/v1", guarded.route("/health", get(health)))
         .fallback(|| async { Refusal(Problem::not_found("endpoint", "of this path")) })
@@ -60,29 +41,79 @@ pub fn router(plane: Arc<Plane>) -> Router {
         .with_state(plane)
 }
 
-/// Lets a request pass when its token may use the API. Today that is an admin's token; roles per
-/// project come with issue 4.
-async fn authorise(State(plane): State<Arc<Plane>>, request: Request, next: Next) -> Response {
-    let value = request.headers().get(header::AUTHORIZATION);
-    let token = value.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    let Some(token) = token else {
-        let detail = "send Authorization: Bearer and a token; the first one is in the file admin-token of the data directory";
-        return Refusal(Problem::new(ProblemCode::Unauthenticated, detail)).into_response();
-    };
-    let hash = crate::tokens::hash(token);
-    let catalog = plane.catalog();
-    match catalog.tokens.values().find(|record| record.hash == hash) {
-        None => {
-            let detail = "this token is not known here; it may have been removed";
-            Refusal(Problem::new(ProblemCode::Unauthenticated, detail)).into_response()
-        }
-        Some(record) if !record.rights.admin => {
-            let detail =
-                "this token gives rights in the registry only; the API needs an admin token";
-            Refusal(Problem::new(ProblemCode::Forbidden, detail)).into_response()
-        }
-        Some(_) => next.run(request).await,
-    }
+/// One method of one path below `/v1`. There is no other way to be served than by being in this list,
+/// and so no way to be served without a word on who may call it.
+struct Endpoint {
+    method: &'static str,
+    path: &'static str,
+    access: Access,
+    handler: MethodRouter<Arc<Plane>>,
+}
+
+fn endpoints() -> Vec<Endpoint> {
+    use Access::{Everywhere, InProject, SomeProject};
+    const READ: Access = InProject(Role::Read);
+    const DEPLOY: Access = InProject(Role::Deploy);
+    let endpoint = |method, path, access, handler| Endpoint { method, path, access, handler };
+    vec![
+        endpoint("GET", "/projects/{project}/apps", READ, get(apps::list)),
+        endpoint("GET", "/projects/{project}/apps/{app}", READ, get(apps::show)),
+        endpoint("PUT", "/projects/{project}/apps/{app}", DEPLOY, put(apps::deploy)),
+        endpoint("DELETE", "/projects/{project}/apps/{app}", DEPLOY, delete(apps::remove)),
+        endpoint("POST", "/projects/{project}/apps/{app}/plan", READ, post(plan::show)),
+        endpoint("POST", "/projects/{project}/apps/{app}/scale", DEPLOY, post(apps::scale)),
+        endpoint("GET", "/projects/{project}/apps/{app}/releases", READ, get(releases::list)),
+        endpoint(
+            "POST",
+            "/projects/{project}/apps/{app}/rollback",
+            DEPLOY,
+            post(releases::rollback),
+        ),
+        endpoint("POST", "/projects/{project}/apps/{app}/promote", DEPLOY, post(releases::promote)),
+        endpoint("GET", "/projects/{project}/instances", READ, get(instances::list)),
+        endpoint("GET", "/projects/{project}/instances/{instance}", READ, get(instances::show)),
+        endpoint(
+            "GET",
+            "/projects/{project}/instances/{instance}/explain",
+            READ,
+            get(instances::explain),
+        ),
+        endpoint(
+            "POST",
+            "/projects/{project}/instances/{instance}/stop",
+            DEPLOY,
+            post(instances::stop),
+        ),
+        endpoint(
+            "GET",
+            "/projects/{project}/instances/{instance}/logs",
+            READ,
+            get(instances::logs),
+        ),
+        // Who runs commands inside reads what is secret there, and changes what it likes.
+        endpoint(
+            "POST",
+            "/projects/{project}/instances/{instance}/exec",
+            DEPLOY,
+            post(instances::exec),
+        ),
+        endpoint("GET", "/projects/{project}/secrets", READ, get(secrets::list)),
+        endpoint("PUT", "/projects/{project}/secrets/{name}", DEPLOY, put(secrets::set)),
+        endpoint("DELETE", "/projects/{project}/secrets/{name}", DEPLOY, delete(secrets::remove)),
+        endpoint("GET", "/projects/{project}/usage", READ, get(usage::list)),
+        endpoint("GET", "/projects/{project}/watch", READ, get(apps::watch)),
+        endpoint("POST", "/secrets/rotate-key", Everywhere, post(secrets::rotate)),
+        endpoint("GET", "/locations", SomeProject(Role::Read), get(locations)),
+        // Whose tokens these may be is looked at there.
+        endpoint("GET", "/tokens", SomeProject(Role::Admin), get(tokens::list)),
+        endpoint("POST", "/tokens", SomeProject(Role::Admin), post(tokens::create)),
+        endpoint("DELETE", "/tokens/{name}", SomeProject(Role::Admin), delete(tokens::remove)),
+    ]
+}
+
+/// Every method and path of the API below `/v1` that asks for a token, with who may call it.
+pub fn accesses() -> Vec<(&'static str, &'static str, Access)> {
+    endpoints().iter().map(|endpoint| (endpoint.method, endpoint.path, endpoint.access)).collect()
 }
 
 async fn health(State(plane): State<Arc<Plane>>) -> axum::Json<HealthView> {

@@ -99,6 +99,8 @@ pub enum GlobalError {
     Service(#[from] ServiceError),
 }
 
+pub use api::{Access, accesses};
+
 /// Everything that the handlers and tasks share.
 struct Plane {
     store: Arc<dyn Store>,

@@ -48,8 +48,8 @@ pub async fn ensure_built_in(
     let pull_everything =
         RegistryRight { repositories: "*".to_owned(), actions: vec![RegistryAction::Pull] };
     let wanted = [
-        (ADMIN, admin, Rights { admin: true, registry: vec![] }),
-        (SYSTEM, system, Rights { admin: false, registry: vec![pull_everything] }),
+        (ADMIN, admin, Rights { admin: true, ..Rights::default() }),
+        (SYSTEM, system, Rights { registry: vec![pull_everything], ..Rights::default() }),
     ];
     for (name, text, rights) in wanted {
         let name = name.parse().expect("the names of built-in tokens follow the grammar");

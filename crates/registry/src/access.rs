@@ -157,7 +157,7 @@ mod tests {
         let (sender, receiver) = watch::channel(Arc::default());
         let table = TokenTable::new(receiver);
         assert_eq!(table.authorize("t"), None);
-        let rights = Rights { admin: true, registry: Vec::new() };
+        let rights = Rights { admin: true, ..Rights::default() };
         let hash = "e3b98a4da31a127d4bde6e43033f66ba274cab0eb7eb1c70ec41402bf6273dd8";
         sender.send_replace(Arc::new([(hash.to_owned(), rights.clone())].into()));
         assert_eq!(table.authorize("t"), Some(rights));

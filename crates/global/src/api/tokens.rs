@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::Json;
 use axum::extract::{Path, State};
 use http::StatusCode;
@@ -10,7 +11,9 @@ use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, now};
 use longshore_store::{Compare, Transaction};
 use longshore_types::AppName;
+use longshore_types::token::Rights;
 
+use super::access::Caller;
 use super::{parse, store_failed};
 use crate::Plane;
 use crate::records::{Key, TokenRecord, encode};
@@ -18,20 +21,36 @@ use crate::tokens;
 
 type Shared = State<Arc<Plane>>;
 
-pub async fn list(State(plane): Shared) -> Json<Vec<TokenView>> {
+/// Those whose rights the caller could have given.
+pub async fn list(
+    State(plane): Shared,
+    Extension(caller): Extension<Caller>,
+) -> Json<Vec<TokenView>> {
     let catalog = plane.catalog();
     let view = |(name, record): (&AppName, &TokenRecord)| TokenView {
         name: name.clone(),
         rights: record.rights.clone(),
         created_at: record.created_at,
     };
-    Json(catalog.tokens.iter().map(view).collect())
+    let own = catalog.tokens.iter().filter(|(_, record)| caller.rights.may_give(&record.rights));
+    Json(own.map(view).collect())
+}
+
+/// Nobody gives to others, or takes from them, what is not theirs.
+fn refuse_more_than_own(caller: &Caller, given: &Rights) -> Result<(), Refusal> {
+    if caller.rights.may_give(given) {
+        return Ok(());
+    }
+    let detail = format!("token {} does not administer all that this one may do", caller.token);
+    Err(Problem::new(ProblemCode::Forbidden, detail).into())
 }
 
 pub async fn create(
     State(plane): Shared,
+    Extension(caller): Extension<Caller>,
     Body(request): Body<TokenRequest>,
 ) -> Result<(StatusCode, Json<TokenCreated>), Refusal> {
+    refuse_more_than_own(&caller, &request.rights)?;
     let token = tokens::generate().map_err(|error| {
         tracing::error!(%error, "cannot read random bytes");
         Problem::new(ProblemCode::Internal, "no random bytes can be had")
@@ -54,10 +73,15 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(TokenCreated { name: request.name, token })))
 }
 
-pub async fn remove(State(plane): Shared, Path(name): Path<String>) -> Result<StatusCode, Refusal> {
+pub async fn remove(
+    State(plane): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Refusal> {
     let name: AppName = parse("name", &name)?;
     let catalog = plane.catalog();
     let record = catalog.tokens.get(&name).ok_or_else(|| Problem::not_found("token", &name))?;
+    refuse_more_than_own(&caller, &record.rights)?;
     if record.built_in {
         let detail = format!("token {name} is the platform's own and cannot be removed");
         return Err(Problem::new(ProblemCode::Conflict, detail).into());

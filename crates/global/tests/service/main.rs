@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod access;
 mod plane;
 mod rollouts;
 mod secrets;
@@ -183,7 +184,7 @@ async fn tokens_open_what_they_say_and_reach_the_registry_as_hashes() {
     let plane = Plane::start(dir.path()).await;
     let right =
         RegistryRight { repositories: "default/*".to_owned(), actions: vec![RegistryAction::Pull] };
-    let rights = Rights { admin: false, registry: vec![right] };
+    let rights = Rights { registry: vec![right], ..Rights::default() };
     let request = TokenRequest { name: "ci".parse().unwrap(), rights: rights.clone() };
     let made: TokenCreated =
         plane.user.call(Method::POST, "/v1/tokens", Some(&request)).await.unwrap();

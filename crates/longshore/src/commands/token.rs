@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use http::Method;
 use longshore_api::v1::{TokenCreated, TokenRequest, TokenView};
-use longshore_types::token::{RegistryAction, RegistryRight, Rights};
-use longshore_types::{AppName, Repository, Timestamp};
+use longshore_types::token::{ProjectRole, RegistryAction, RegistryRight, Rights, Role};
+use longshore_types::{AppName, ProjectName, Repository, Timestamp};
 use serde_json::json;
 
 use crate::connection::ConnectionOptions;
@@ -36,9 +36,18 @@ enum Verb {
 struct CreateOptions {
     /// A name that tells the token from others
     name: AppName,
-    /// Allow everything
-    #[arg(long, conflicts_with_all = ["pull", "push", "delete"])]
+    /// Allow everything everywhere
+    #[arg(long, conflicts_with_all = ["role", "pull", "push", "delete"])]
     admin: bool,
+    /// Give a role: `read` looks, `deploy` changes apps and secrets, `admin` makes tokens too
+    #[arg(long, value_name = "ROLE")]
+    role: Option<Role>,
+    /// The project of the role
+    #[arg(long, value_name = "NAME", default_value = "default", requires = "role")]
+    project: ProjectName,
+    /// The role holds in every project
+    #[arg(long, requires = "role", conflicts_with = "project")]
+    all_projects: bool,
     /// Allow pulling from these repositories; may be repeated
     #[arg(long, value_name = "PATTERN")]
     pull: Vec<Pattern>,
@@ -98,8 +107,9 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 async fn create(options: CreateOptions) -> Result<(), Failure> {
     let rights = rights_of(&options);
     if rights == Rights::default() {
-        return Err(Failure::new(Kind::Usage, "a token without rights is of no use")
-            .hint("give --admin, or --pull, --push or --delete with a pattern of repositories"));
+        return Err(Failure::new(Kind::Usage, "a token without rights is of no use").hint(
+            "give --role and a project, --pull, --push or --delete and repositories, or --admin",
+        ));
     }
     let connection = options.connection.connect()?;
     let request = TokenRequest { name: options.name, rights };
@@ -125,8 +135,10 @@ fn rights_of(options: &CreateOptions) -> Rights {
             }
         }
     }
+    let project = (!options.all_projects).then(|| options.project.clone());
     Rights {
         admin: options.admin,
+        roles: options.role.map(|role| ProjectRole { project, role }).into_iter().collect(),
         registry: registry
             .into_iter()
             .map(|(pattern, actions)| RegistryRight { repositories: pattern.0.clone(), actions })
@@ -161,8 +173,13 @@ fn describe(rights: &Rights) -> String {
         let actions: Vec<_> = right.actions.iter().map(|action| word(*action)).collect();
         format!("{} {}", actions.join("+"), right.repositories)
     };
-    let rights: Vec<_> = rights.registry.iter().map(right).collect();
-    rights.join(", ")
+    let role = |role: &ProjectRole| match &role.project {
+        Some(project) => format!("{} in {project}", role.role),
+        None => format!("{} in every project", role.role),
+    };
+    let roles = rights.roles.iter().map(role);
+    let all: Vec<_> = roles.chain(rights.registry.iter().map(right)).collect();
+    all.join(", ")
 }
 
 fn word(action: RegistryAction) -> &'static str {
@@ -200,6 +217,21 @@ mod tests {
         assert_eq!(describe(&rights), "pull+push a/*, delete b/c");
         let admin = Create::try_parse_from(["x", "ci", "--admin"]).unwrap();
         assert_eq!(describe(&rights_of(&admin.options)), "admin");
+        for (line, expected) in [
+            (&["x", "ci", "--role", "deploy"][..], "deploy in default"),
+            (&["x", "ci", "--role", "read", "--project", "a", "--pull", "b"], "read in a, pull b"),
+            (&["x", "ci", "--role", "read", "--all-projects"], "read in every project"),
+        ] {
+            let rights = rights_of(&Create::try_parse_from(line).unwrap().options);
+            assert_eq!(describe(&rights), expected);
+        }
+        for bad in [
+            &["x", "ci", "--role", "owner"][..],
+            &["x", "ci", "--all-projects"],
+            &["x", "ci", "--admin", "--role", "read"],
+        ] {
+            assert!(Create::try_parse_from(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

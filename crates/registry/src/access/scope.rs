@@ -102,13 +102,8 @@ mod tests {
 
     #[test]
     fn a_scope_goes_no_further_than_the_rights() {
-        let rights = Rights {
-            admin: false,
-            registry: vec![RegistryRight {
-                repositories: "team/*".to_owned(),
-                actions: vec![Pull, Push],
-            }],
-        };
+        let right = RegistryRight { repositories: "team/*".to_owned(), actions: vec![Pull, Push] };
+        let rights = Rights { registry: vec![right], ..Rights::default() };
         for (asked, given) in [
             ("repository:team/app:pull", "repository:team/app:pull"),
             ("repository:team/app:push,pull", "repository:team/app:pull,push"),
@@ -133,7 +128,7 @@ mod tests {
 
     #[test]
     fn what_a_challenge_asks_for_is_what_is_needed() {
-        let admin = Rights { admin: true, registry: Vec::new() };
+        let admin = Rights { admin: true, ..Rights::default() };
         let repository: Repository = "a/b".parse().unwrap();
         for action in ALL {
             let mut scopes = Scopes::default();

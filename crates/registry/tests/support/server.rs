@@ -40,13 +40,13 @@ pub fn options(root: &Path) -> RegistryOptions {
 /// Options with a table of tokens that can be changed while the registry runs.
 pub fn changing_options(root: &Path) -> (Tokens, RegistryOptions) {
     let right = |repositories: &str, actions: &[RegistryAction]| Rights {
-        admin: false,
         registry: vec![RegistryRight {
             repositories: repositories.to_owned(),
             actions: actions.to_vec(),
         }],
+        ..Rights::default()
     };
-    let admin = Rights { admin: true, registry: Vec::new() };
+    let admin = Rights { admin: true, ..Rights::default() };
     let tokens: BTreeMap<_, _> = [
         (ADMIN, admin),
         (READER, right("*", &[RegistryAction::Pull])),

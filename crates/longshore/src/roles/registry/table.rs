@@ -123,7 +123,7 @@ mod tests {
     const HASH: &str = "e3b98a4da31a127d4bde6e43033f66ba274cab0eb7eb1c70ec41402bf6273dd8";
 
     fn admin() -> Rights {
-        Rights { admin: true, registry: Vec::new() }
+        Rights { admin: true, ..Rights::default() }
     }
 
     #[tokio::test]
