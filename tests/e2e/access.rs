@@ -61,6 +61,13 @@ fn a_token_of_a_role_does_what_the_role_says() {
     ] {
         run_as(&platform, token, arguments).fails(5, &[why]);
     }
+    let events = run_as(&platform, &reader, &["events"]).ok();
+    for line in
+        ["default  deploy    web r1", "default  complete  web r1", "scale     web from 1 to 2"]
+    {
+        assert!(events.contains(line), "no {line:?} in {events}");
+    }
+    assert!(events.contains("ci          127.0.0.1:") && !events.contains("token"), "{events}");
     platform.run(&["token", "rm", "ci"]).ok();
     run_as(&platform, &deployer, &["ps"]).fails(5, &["not known here"]);
     platform.finish();

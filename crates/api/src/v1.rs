@@ -26,6 +26,7 @@
 //! | `DELETE /v1/projects/{project}/secrets/{name}` | | `204` |
 //! | `POST /v1/secrets/rotate-key` | | [`SecretKeyView`] |
 //! | `GET /v1/projects/{project}/watch` | | JSON lines of [`ProjectView`], one at each change |
+//! | `GET /v1/events?project=&limit=` | | list of [`EventView`], the newest last |
 //! | `GET /v1/locations` | | list of [`LocationView`] |
 //! | `GET /v1/tokens`, `POST /v1/tokens`, `DELETE /v1/tokens/{name}` | [`TokenRequest`] | [`TokenView`], [`TokenCreated`] |
 //!
@@ -330,6 +331,23 @@ pub struct SecretView {
 pub struct SecretKeyView {
     /// How many values were sealed anew.
     pub resealed: u32,
+}
+
+/// Something that was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventView {
+    /// When.
+    pub at: Timestamp,
+    /// By the bearer of which token; by the platform itself when absent.
+    pub token: Option<AppName>,
+    /// From which address and port.
+    pub from: Option<String>,
+    /// In which project; of the whole platform when absent.
+    pub project: Option<ProjectName>,
+    /// What was done, as the CLI's verb for it.
+    pub what: String,
+    /// What it was done to.
+    pub subject: String,
 }
 
 /// A token to be made.

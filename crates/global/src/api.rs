@@ -2,6 +2,7 @@
 
 mod access;
 mod apps;
+mod events;
 mod instances;
 mod plan;
 mod releases;
@@ -18,12 +19,14 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use longshore_api::v1::{HealthView, LocationView};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::Refusal;
-use longshore_store::StoreError;
+use longshore_store::{StoreError, Transaction};
+use longshore_types::ProjectName;
 use longshore_types::token::Role;
 
+use crate::events::with_event;
 use crate::{Plane, views};
 pub use access::Access;
-use access::{Guard, authorise};
+use access::{Caller, Guard, authorise};
 
 /// The largest body that a request may have: a manifest is a few KiB.
 const MAX_BODY: usize = 1 << 20;
@@ -103,6 +106,8 @@ fn endpoints() -> Vec<Endpoint> {
         endpoint("GET", "/projects/{project}/usage", READ, get(usage::list)),
         endpoint("GET", "/projects/{project}/watch", READ, get(apps::watch)),
         endpoint("POST", "/secrets/rotate-key", Everywhere, post(secrets::rotate)),
+        // Those of the projects that the caller may look at.
+        endpoint("GET", "/events", SomeProject(Role::Read), get(events::list)),
         endpoint("GET", "/locations", SomeProject(Role::Read), get(locations)),
         // Whose tokens these may be is looked at there.
         endpoint("GET", "/tokens", SomeProject(Role::Admin), get(tokens::list)),
@@ -126,6 +131,18 @@ async fn health(State(plane): State<Arc<Plane>>) -> axum::Json<HealthView> {
 
 async fn locations(State(plane): State<Arc<Plane>>) -> axum::Json<Vec<LocationView>> {
     axum::Json(plane.reports.now().values().map(views::location).collect())
+}
+
+/// Writes an event of what is about to be done.
+async fn tell(
+    plane: &Plane,
+    caller: &Caller,
+    project: Option<&ProjectName>,
+    (what, subject): (&str, &str),
+) -> Result<(), Refusal> {
+    let event = with_event(Transaction::new(), &caller.who(), project, what, subject);
+    plane.store.commit(event).await.map_err(store_failed)?;
+    Ok(())
 }
 
 /// A failure of the store as an answer. The caller did nothing wrong and may try again.

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use longshore_api::Problem;
 use longshore_link::Service;
 use longshore_store::{Event, KeyValue, Page, RecordError, Revision, Store};
 use longshore_types::{
@@ -19,6 +20,9 @@ use crate::records::{
     AllotmentRecord, AppRecord, Key, LocationRecord, ReleaseRecord, SecretRecord, TokenRecord,
     decode,
 };
+
+/// How many letters of a name may be wrong for another one to be meant.
+const MOST_SLIPS: usize = 2;
 
 /// An app's owner and name.
 pub type AppKey = (ProjectName, AppName);
@@ -56,6 +60,18 @@ impl Catalog {
         self.releases.get(&(app.0.clone(), app.1.clone(), number))
     }
 
+    /// Says that there is no such app, and which name is nearest.
+    pub fn no_app(&self, (project, name): &AppKey) -> Problem {
+        let of_project = self.apps.keys().filter(|(owner, _)| owner == project);
+        let distance = |app: &AppName| strsim::damerau_levenshtein(app.as_str(), name.as_str());
+        let nearest = of_project.map(|(_, app)| (distance(app), app)).min();
+        let mut problem = Problem::not_found("app", name);
+        if let Some((_, app)) = nearest.filter(|(distance, _)| *distance <= MOST_SLIPS) {
+            problem.detail.push_str(&format!("; did you mean {app}?"));
+        }
+        problem
+    }
+
     /// The releases of an app, oldest first.
     pub fn releases_of(&self, app: &AppKey) -> impl Iterator<Item = &Arc<Release>> {
         let first = (app.0.clone(), app.1.clone(), ReleaseNumber(0));
@@ -90,6 +106,8 @@ impl Catalog {
             Some(Key::Location(name)) => {
                 self.locations.insert(name, decode(stored)?);
             }
+            // Read from the store by those who ask for them.
+            Some(Key::Event(..)) => {}
             None => tracing::warn!(key = stored.key, "ignoring a stored key of an unknown kind"),
         }
         Ok(())
@@ -118,7 +136,7 @@ impl Catalog {
             Some(Key::Location(name)) => {
                 self.locations.remove(&name);
             }
-            None => {}
+            Some(Key::Event(..)) | None => {}
         }
     }
 }

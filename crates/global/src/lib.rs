@@ -7,13 +7,14 @@
 //! - `api`: the public REST API.
 //! - `links`: what locations and the registry call.
 //! - `records`: what is stored, and under which keys.
-//! - `catalog`: the mirror of the store. `reports`: what locations say.
+//! - `events`: what was changed by whom. `catalog`: the mirror of the store. `reports`: what locations say.
 //! - `scheduler`: carries out `longshore_planning::global`; `rollouts`: `longshore_planning::rollout`.
 //!
 //! It must not know of nodes beyond what locations report, nor of containers.
 
 mod api;
 mod catalog;
+mod events;
 mod images;
 mod links;
 mod records;

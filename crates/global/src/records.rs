@@ -141,6 +141,23 @@ pub struct SecretRecord {
     pub created_at: Timestamp,
 }
 
+/// Something that was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// When.
+    pub at: Timestamp,
+    /// By whose token; by the platform itself when absent.
+    pub token: Option<AppName>,
+    /// From where.
+    pub from: Option<String>,
+    /// In which project; of the whole platform when absent.
+    pub project: Option<ProjectName>,
+    /// Which verb.
+    pub what: String,
+    /// What it was done to, and to which effect.
+    pub subject: String,
+}
+
 /// A location that has joined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocationRecord {
@@ -159,6 +176,8 @@ pub enum Key {
     Allotment(LocationName, ProjectName, AppName),
     /// `/projects/{project}/secrets/{name}/{version}`
     Secret(ProjectName, SecretName, SecretVersion),
+    /// `/events/{at}/{id}`
+    Event(Timestamp, String),
     /// `/tokens/{name}`
     Token(AppName),
     /// `/locations/{location}`
@@ -179,6 +198,7 @@ impl std::fmt::Display for Key {
             Self::Secret(project, name, version) => {
                 write!(f, "/projects/{project}/secrets/{name}/{:020}", version.0)
             }
+            Self::Event(at, id) => write!(f, "/events/{:015}/{id}", at.0),
             Self::Token(name) => write!(f, "/tokens/{name}"),
             Self::Location(name) => write!(f, "/locations/{name}"),
         }
@@ -204,6 +224,7 @@ impl Key {
                 let version = SecretVersion(version.parse().ok()?);
                 Self::Secret(project.parse().ok()?, name.parse().ok()?, version)
             }
+            ["events", at, id] => Self::Event(Timestamp(at.parse().ok()?), (*id).to_owned()),
             ["tokens", name] => Self::Token(name.parse().ok()?),
             ["locations", name] => Self::Location(name.parse().ok()?),
             _ => return None,
@@ -230,6 +251,10 @@ impl Record for AllotmentRecord {
 
 impl Record for SecretRecord {
     const KIND: &'static str = "secret";
+}
+
+impl Record for EventRecord {
+    const KIND: &'static str = "event";
 }
 
 impl Record for TokenRecord {
@@ -261,6 +286,7 @@ mod tests {
             "/projects/default/apps/web",
             "/projects/default/releases/web/00000000000000000012",
             "/projects/default/secrets/database-url/00000000000000000003",
+            "/events/001795720627652/0a1b",
             "/allotments/ams/default/web",
             "/tokens/ci",
             "/locations/ams",

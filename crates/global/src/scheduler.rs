@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use longshore_link::now;
 use longshore_planning::global::{LocationState, Share, WantedApp, plan_shares, spread_canaries};
@@ -13,6 +13,7 @@ use longshore_store::{Compare, Relation, StoreError, Transaction};
 use longshore_types::{Capacity, LocationName, Manifest, ReleaseNumber};
 
 use crate::catalog::{AppKey, Catalog, Stored};
+use crate::events::{self, Who, with_event};
 use crate::records::{AllotmentRecord, AppRecord, CanaryRecord, Key, RolloutStage, encode};
 use crate::reports::ByLocation;
 use crate::rollouts::Rollouts;
@@ -20,6 +21,8 @@ use crate::{GlobalError, Plane};
 
 /// How often to look without a change: reachability fades without one.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// How often the oldest events are looked after.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 /// However near a deadline is.
 const LEAST_WAIT: Duration = Duration::from_millis(100);
 /// How many releases are deleted in one transaction, which holds 128 operations.
@@ -30,7 +33,15 @@ pub async fn run(plane: Arc<Plane>) -> Result<(), GlobalError> {
     let mut catalog = plane.catalog.subscribe();
     let mut reports = plane.reports.subscribe();
     let mut rollouts = Rollouts::default();
+    let mut events_swept: Option<Instant> = None;
     loop {
+        if events_swept.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL) {
+            events_swept = Some(Instant::now());
+            // On a full disk the next sweep has as much more to do.
+            if let Err(error) = events::forget_old(plane.store.as_ref()).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "old events are kept");
+            }
+        }
         catalog.mark_unchanged();
         reports.mark_unchanged();
         let wrote = reconcile(&plane, &mut rollouts).await?;
@@ -63,7 +74,9 @@ async fn reconcile(plane: &Plane, rollouts: &mut Rollouts) -> Result<bool, Globa
             let verdict = || {
                 let record = rollouts.next_record(key, &catalog, &reports, &plane.public)?;
                 tracing::info!(app = %key.1, ?record, "judged a rollout");
-                Some(Transaction::new().put(app_key_text(key), encode(&record)))
+                let (what, subject) = told(key, &app.record, &record);
+                let change = Transaction::new().put(app_key_text(key), encode(&record));
+                Some(with_event(change, &Who::PLATFORM, Some(&key.0), what, subject))
             };
             let change = allotments(&catalog, &reports, key, app).or_else(verdict);
             change.or_else(|| forgetting(&catalog, key, &app.record))
@@ -90,6 +103,23 @@ async fn commit(plane: &Plane, change: Transaction) -> Result<bool, GlobalError>
             Ok(false)
         }
         Err(error) => Err(GlobalError::Store(error)),
+    }
+}
+
+/// What became of a rollout, as an event tells it.
+fn told(key: &AppKey, before: &AppRecord, after: &AppRecord) -> (&'static str, String) {
+    let (app, release) = (&key.1, before.release);
+    let why = after.why.as_deref().unwrap_or("it was not complete in time");
+    match () {
+        () if after.release != release => ("rollback", format!("{app} {}: {why}", after.release)),
+        () if after.failed == Some(release) && before.failed != after.failed => {
+            ("fail", format!("{app} {release}: {why}"))
+        }
+        () if before.stage == RolloutStage::Command => {
+            ("deploy", format!("{app} {release}: its release command succeeded"))
+        }
+        () if after.good == Some(release) => ("complete", format!("{app} {release}")),
+        () => ("promote", format!("{app} {release}")),
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
@@ -105,7 +106,7 @@ impl Listener {
         })
     }
 
-    /// Serves `router` until `shutdown`, then lets running requests finish. Streams that never
+    /// Serves `router`, with `ConnectInfo` of TCP connections, until `shutdown`, then lets running requests finish. Streams that never
     /// end must watch `shutdown` themselves, as those of [`crate::json_lines`] do.
     pub async fn serve(self, router: Router, shutdown: CancellationToken) -> io::Result<()> {
         let done = shutdown.cancelled_owned();
@@ -120,7 +121,8 @@ impl Listener {
                     // Small answers go out at once; a failure only costs latency.
                     let _ = stream.set_nodelay(true);
                 });
-                axum::serve(listener, router).with_graceful_shutdown(done).await
+                let service = router.into_make_service_with_connect_info::<SocketAddr>();
+                axum::serve(listener, service).with_graceful_shutdown(done).await
             }
         }
     }

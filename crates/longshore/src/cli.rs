@@ -29,6 +29,7 @@ enum Command {
     // The platform on this machine.
     Up(Box<supervisor::UpOptions>),
     Demo(demo::DemoOptions),
+    Doctor(supervisor::DoctorOptions),
 
     // Apps.
     Deploy(commands::deploy::Options),
@@ -45,6 +46,7 @@ enum Command {
     Logs(commands::logs::Options),
     Exec(commands::exec::Options),
     Explain(commands::explain::Options),
+    Events(commands::events::Options),
 
     // Images, secrets, machines, tokens.
     Image(commands::image::Options),
@@ -86,6 +88,7 @@ impl Command {
         let done = match self {
             Self::Up(options) => supervisor::run(*options),
             Self::Demo(options) => demo::run(options),
+            Self::Doctor(options) => supervisor::doctor(&options),
             Self::Global(options) => roles::global::run(options),
             Self::Location(options) => roles::location::run(options),
             Self::Node(options) => roles::node::run(*options),
@@ -105,6 +108,7 @@ impl Command {
             Self::Rm(options) => run_client(commands::rm::run(options)),
             Self::Logs(options) => run_client(commands::logs::run(options)),
             Self::Explain(options) => run_client(commands::explain::run(options)),
+            Self::Events(options) => run_client(commands::events::run(options)),
             Self::Image(options) => run_client(commands::image::run(options)),
             Self::Secret(options) => run_client(commands::secret::run(options)),
             Self::Locations(options) => run_client(commands::locations::run(options)),

@@ -4,6 +4,7 @@
 pub mod apps;
 pub mod completions;
 pub mod deploy;
+pub mod events;
 pub mod exec;
 pub mod explain;
 pub mod image;

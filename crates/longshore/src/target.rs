@@ -36,9 +36,12 @@ impl Target {
             )
             .hint("`longshore ps` lists the instances, `longshore apps` the apps")
         })?;
-        match existing(api.get(&project.path(format_args!("apps/{app}"))).await)? {
-            Some(app) => Ok(Self::App(Box::new(app))),
-            None => Err(missing(text, project)),
+        match api.get(&project.path(format_args!("apps/{app}"))).await {
+            Ok(app) => Ok(Self::App(Box::new(app))),
+            Err(CallError::Refused(problem)) if problem.code == ProblemCode::NotFound => {
+                Err(missing(text, project, &problem))
+            }
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -61,8 +64,14 @@ fn existing<T>(answer: Result<T, CallError>) -> Result<Option<T>, Failure> {
     }
 }
 
-fn missing(text: &str, project: &ProjectOption) -> Failure {
-    let message = format!("there is no app and no instance {text} in project {}", project.project);
+/// Passes on which name the platform takes to be meant.
+fn missing(text: &str, project: &ProjectOption, problem: &Problem) -> Failure {
+    let meant = problem.detail.split_once("; ").map(|(_, meant)| format!("; {meant}"));
+    let message = format!(
+        "there is no app and no instance {text} in project {}{}",
+        project.project,
+        meant.unwrap_or_default()
+    );
     Failure::new(Kind::NotFound, message)
         .hint("`longshore ps` lists the instances, `longshore apps` the apps")
 }

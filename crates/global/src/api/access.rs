@@ -1,8 +1,9 @@
 //! Who may call what.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{RawPathParams, Request, State};
+use axum::extract::{ConnectInfo, RawPathParams, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header;
@@ -13,6 +14,7 @@ use longshore_types::{AppName, ProjectName};
 
 use super::parse;
 use crate::Plane;
+use crate::events::Who;
 
 /// Whose tokens may call an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +36,20 @@ pub(super) struct Guard {
 
 /// Who sent a request.
 #[derive(Debug, Clone)]
-pub(super) struct Caller {
+pub struct Caller {
     /// The name of the token.
     pub token: AppName,
     /// What its bearer may do.
     pub rights: Rights,
+    /// The other end of the connection.
+    pub from: Option<SocketAddr>,
+}
+
+impl Caller {
+    /// The same, as events have it.
+    pub fn who(&self) -> Who {
+        Who { token: Some(self.token.clone()), from: self.from }
+    }
 }
 
 /// Lets a request pass when its token has the right.
@@ -74,11 +85,12 @@ fn caller(plane: &Plane, request: &Request) -> Result<Caller, Refusal> {
     let found = catalog.tokens.iter().find(|(_, record)| record.hash == hash);
     let (token, record) =
         found.ok_or_else(|| unknown("this token is not known here; it may have been removed"))?;
-    Ok(Caller { token: token.clone(), rights: record.rights.clone() })
+    let from = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+    Ok(Caller { token: token.clone(), rights: record.rights.clone(), from })
 }
 
 fn check(access: Access, caller: &Caller, project: Option<&str>) -> Result<(), Refusal> {
-    let Caller { token, rights } = caller;
+    let Caller { token, rights, .. } = caller;
     let forbidden = |detail: String| Refusal(Problem::new(ProblemCode::Forbidden, detail));
     let needs = |needed: Role, found: Option<Role>, place: &str| {
         if found.is_some_and(|found| found >= needed) {

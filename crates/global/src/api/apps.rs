@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
+use axum::{Extension, Json};
 use futures_util::stream::{self, StreamExt};
 use http::StatusCode;
 use longshore_api::v1::{AppView, DeployRequest, DeployResponse, ScaleRequest};
@@ -17,9 +17,11 @@ use longshore_types::{
     SecretVersion, runtime,
 };
 
+use super::access::Caller;
 use super::secrets::{holding, pinned};
 use super::{parse, store_failed};
 use crate::catalog::{AppKey, Catalog, Stored};
+use crate::events::with_event;
 use crate::records::{AppRecord, Key, ReleaseRecord, RolloutStage, encode};
 use crate::reports::ByLocation;
 use crate::{Plane, views};
@@ -54,12 +56,14 @@ pub async fn show(
 }
 
 fn show_app(plane: &Plane, key: &AppKey) -> Result<AppView, Refusal> {
-    views::app(&plane.catalog(), &plane.reports.now(), key, &plane.public)
-        .ok_or_else(|| Problem::not_found("app", &key.1).into())
+    let catalog = plane.catalog();
+    views::app(&catalog, &plane.reports.now(), key, &plane.public)
+        .ok_or_else(|| catalog.no_app(key).into())
 }
 
 pub async fn deploy(
     State(plane): Shared,
+    Extension(caller): Extension<Caller>,
     Path((project, app)): Path<(String, String)>,
     Body(request): Body<DeployRequest>,
 ) -> Result<Json<DeployResponse>, Refusal> {
@@ -80,7 +84,7 @@ pub async fn deploy(
         let (manifest, created_at) = (manifest.clone(), now());
         let release = Release { number, manifest, image_digest, secrets, created_at };
         let count = release.manifest.count;
-        let wanted = Wanted { release: &release, count, in_stages: true };
+        let wanted = Wanted { release: &release, count, by: &caller, way: Way::Deploy };
         if let Some(response) = put_release(&plane, &key, before, wanted).await? {
             return Ok(response);
         }
@@ -148,8 +152,17 @@ pub(super) struct Wanted<'a> {
     pub release: &'a Release,
     /// How many instances.
     pub count: u32,
-    /// Whether its command is run and canaries are tried first, as its manifest says.
-    pub in_stages: bool,
+    pub by: &'a Caller,
+    pub way: Way,
+}
+
+/// How a release came to be wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// In the stages that its manifest asks for.
+    Deploy,
+    /// At once: it has been there before.
+    Rollback,
 }
 
 /// Makes a release the one that should run, and keeps it when it is new; nothing when another write
@@ -158,7 +171,7 @@ pub(super) async fn put_release(
     plane: &Plane,
     key: &AppKey,
     before: Option<&Stored<AppRecord>>,
-    Wanted { release, count, in_stages }: Wanted<'_>,
+    Wanted { release, count, by, way }: Wanted<'_>,
 ) -> Result<Option<Json<DeployResponse>>, Refusal> {
     let generation = before.map_or(Generation(1), |before| before.record.generation.next());
     let mut record = AppRecord {
@@ -173,7 +186,7 @@ pub(super) async fn put_release(
         why: None,
     };
     let stage = match &release.manifest.release {
-        _ if !in_stages => RolloutStage::Whole,
+        _ if way == Way::Rollback => RolloutStage::Whole,
         Some(_) => RolloutStage::Command,
         None => record.after_command(&release.manifest),
     };
@@ -181,6 +194,12 @@ pub(super) async fn put_release(
     let mut change = put_app(key, before.map(|before| before.revision), &record);
     let catalog = plane.catalog();
     change = holding(change, &catalog, release)?;
+    let verb = match way {
+        Way::Deploy => "deploy",
+        Way::Rollback => "rollback",
+    };
+    let subject = format!("{} {}", key.1, release.number);
+    change = with_event(change, &by.who(), Some(&key.0), verb, subject);
     let kept = (key.0.clone(), key.1.clone(), release.number);
     if !catalog.releases.contains_key(&kept) {
         let name = Key::Release(kept.0, kept.1, kept.2).to_string();
@@ -273,22 +292,26 @@ async fn commit(plane: &Plane, change: Transaction) -> Result<bool, Refusal> {
     Ok(result.succeeded)
 }
 
-/// Changes an app's record; `change` is called again when another write came in between.
+/// Changes an app's record; `change` is called again when another write came in between, and says what
+/// the change is.
 pub(super) async fn update(
     plane: &Plane,
     key: &AppKey,
-    change: impl Fn(&Catalog, &mut AppRecord) -> Result<(), Refusal>,
+    (by, verb): (&Caller, &str),
+    change: impl Fn(&Catalog, &mut AppRecord) -> Result<String, Refusal>,
 ) -> Result<(), Refusal> {
     for _ in 0..TRIES {
         let catalog = plane.catalog();
-        let before = catalog.apps.get(key).ok_or_else(|| Problem::not_found("app", &key.1))?;
+        let before = catalog.apps.get(key).ok_or_else(|| catalog.no_app(key))?;
         let mut record = before.record.clone();
-        change(&catalog, &mut record)?;
+        let subject = change(&catalog, &mut record)?;
         if record == before.record {
             return Ok(());
         }
         record.generation = record.generation.next();
-        if commit(plane, put_app(key, Some(before.revision), &record)).await? {
+        let put = put_app(key, Some(before.revision), &record);
+        let put = with_event(put, &by.who(), Some(&key.0), verb, subject);
+        if commit(plane, put).await? {
             return Ok(());
         }
     }
@@ -307,6 +330,7 @@ pub(super) fn too_busy(key: &AppKey) -> Refusal {
 
 pub async fn scale(
     State(plane): Shared,
+    Extension(caller): Extension<Caller>,
     Path((project, app)): Path<(String, String)>,
     Body(request): Body<ScaleRequest>,
 ) -> Result<Json<AppView>, Refusal> {
@@ -318,7 +342,7 @@ pub async fn scale(
     if request.count > 10_000 {
         return Err(refuse("a whole number from 0 to 10000".to_owned()));
     }
-    update(&plane, &key, |catalog, record| {
+    update(&plane, &key, (&caller, "scale"), |catalog, record| {
         if record.removing {
             return Err(being_removed(&key));
         }
@@ -326,8 +350,9 @@ pub async fn scale(
         if let Some(max) = max.filter(|max| *max < request.count) {
             return Err(refuse(format!("at most max of the manifest, {max}")));
         }
+        let subject = format!("{} from {} to {}", key.1, record.count, request.count);
         record.count = request.count;
-        Ok(())
+        Ok(subject)
     })
     .await?;
     show_app(&plane, &key).map(Json)
@@ -335,12 +360,13 @@ pub async fn scale(
 
 pub async fn remove(
     State(plane): Shared,
+    Extension(caller): Extension<Caller>,
     Path((project, app)): Path<(String, String)>,
 ) -> Result<StatusCode, Refusal> {
     let key = app_key(&project, &app)?;
-    update(&plane, &key, |_, record| {
+    update(&plane, &key, (&caller, "rm"), |_, record| {
         record.removing = true;
-        Ok(())
+        Ok(key.1.to_string())
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)

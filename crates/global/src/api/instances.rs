@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
+use axum::{Extension, Json};
 use http::{Method, StatusCode};
 use longshore_api::links::{ExecRequest, InstanceStatus, StopInstance};
 use longshore_api::v1::{Explanation, InstanceView};
@@ -13,7 +13,8 @@ use longshore_link::{Body, CallError, Client, Refusal, relay};
 use longshore_types::{AppName, InstanceId, ManifestProblem, ProjectName};
 use serde::{Deserialize, Serialize};
 
-use super::parse;
+use super::access::Caller;
+use super::{parse, tell};
 use crate::reports::Received;
 use crate::{Plane, views};
 
@@ -32,8 +33,9 @@ pub async fn list(
     let project: ProjectName = parse("project", &project)?;
     let app: Option<AppName> = filter.app.map(|app| parse("app", &app)).transpose()?;
     let key = app.map(|app| (project.clone(), app));
-    if let Some(key) = key.as_ref().filter(|key| !plane.catalog().apps.contains_key(*key)) {
-        return Err(Problem::not_found("app", &key.1).into());
+    let catalog = plane.catalog();
+    if let Some(key) = key.as_ref().filter(|key| !catalog.apps.contains_key(*key)) {
+        return Err(catalog.no_app(key).into());
     }
     let reports = plane.reports.now();
     let all = views::instances(&reports, &project);
@@ -97,9 +99,11 @@ pub(super) fn gate_failed(error: CallError) -> Refusal {
 
 pub async fn stop(
     State(plane): Shared,
+    Extension(caller): Extension<Caller>,
     Path((project, id)): Path<(String, String)>,
 ) -> Result<StatusCode, Refusal> {
     let (received, status) = find(&plane, &project, &id)?;
+    tell(&plane, &caller, Some(&status.project), ("stop", &id)).await?;
     let order = StopInstance { instance: status.observed.instance };
     let location = gate(&received)?;
     let answer = location.call::<_, ()>(Method::POST, "/gate/stop", Some(&order));
@@ -150,6 +154,7 @@ fn invalid(field: &str, value: &str, allowed: &str) -> Refusal {
 
 pub async fn exec(
     State(plane): Shared,
+    Extension(caller): Extension<Caller>,
     Path((project, id)): Path<(String, String)>,
     Body(request): Body<ExecRequest>,
 ) -> Result<Response, Refusal> {
@@ -157,6 +162,9 @@ pub async fn exec(
     if request.command.is_empty() {
         return Err(invalid("command", "[]", "a program and its arguments"));
     }
+    // The program alone: its arguments may hold what is nobody else's business.
+    let subject = format!("{id}: {}", request.command[0]);
+    tell(&plane, &caller, Some(&status.project), ("exec", &subject)).await?;
     let path = format!("/gate/nodes/{}/instances/{id}/exec", status.node);
     let location = gate(&received)?;
     let answer = location.send(Method::POST, &path, Some(&request));

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, State};
+use axum::{Extension, Json};
 use longshore_api::v1::{DeployResponse, ReleaseView, RollbackRequest};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal};
 use longshore_types::{ImageReference, ManifestProblem, Release, ReleaseNumber};
 
+use super::access::Caller;
 use super::apps::{
-    TRIES, Wanted, app_key, being_removed, put_release, refuse_what_cannot_be, too_busy, unchanged,
-    update,
+    TRIES, Wanted, Way, app_key, being_removed, put_release, refuse_what_cannot_be, too_busy,
+    unchanged, update,
 };
 use crate::catalog::{AppKey, Catalog};
 use crate::records::RolloutStage;
@@ -23,7 +24,7 @@ pub async fn list(
 ) -> Result<Json<Vec<ReleaseView>>, Refusal> {
     let key = app_key(&project, &app)?;
     let catalog = plane.catalog();
-    let stored = catalog.apps.get(&key).ok_or_else(|| Problem::not_found("app", &key.1))?;
+    let stored = catalog.apps.get(&key).ok_or_else(|| catalog.no_app(&key))?;
     let current = stored.record.release;
     Ok(Json(catalog.releases_of(&key).map(|release| views::release(release, current)).collect()))
 }
@@ -32,13 +33,14 @@ pub async fn list(
 /// should run stays as it is: what is taken back is what runs, not the answer to today's load.
 pub async fn rollback(
     State(plane): State<Arc<Plane>>,
+    Extension(caller): Extension<Caller>,
     Path((project, app)): Path<(String, String)>,
     Body(request): Body<RollbackRequest>,
 ) -> Result<Json<DeployResponse>, Refusal> {
     let key = app_key(&project, &app)?;
     for _ in 0..TRIES {
         let catalog = plane.catalog();
-        let before = catalog.apps.get(&key).ok_or_else(|| Problem::not_found("app", &key.1))?;
+        let before = catalog.apps.get(&key).ok_or_else(|| catalog.no_app(&key))?;
         if before.record.removing {
             return Err(being_removed(&key));
         }
@@ -51,7 +53,7 @@ pub async fn rollback(
             ImageReference { digest: Some(wanted.image_digest), ..wanted.manifest.image.clone() };
         plane.images.resolve(&pinned).await?;
         let count = before.record.count.min(wanted.manifest.max.unwrap_or(u32::MAX));
-        let wanted = Wanted { release: wanted, count, in_stages: false };
+        let wanted = Wanted { release: wanted, count, by: &caller, way: Way::Rollback };
         if let Some(response) = put_release(&plane, &key, Some(before), wanted).await? {
             return Ok(response);
         }
@@ -62,10 +64,11 @@ pub async fn rollback(
 /// Lets the release whose canaries run take over.
 pub async fn promote(
     State(plane): State<Arc<Plane>>,
+    Extension(caller): Extension<Caller>,
     Path((project, app)): Path<(String, String)>,
 ) -> Result<Json<DeployResponse>, Refusal> {
     let key = app_key(&project, &app)?;
-    update(&plane, &key, |_, record| {
+    update(&plane, &key, (&caller, "promote"), |_, record| {
         if record.removing {
             return Err(being_removed(&key));
         }
@@ -74,11 +77,11 @@ pub async fn promote(
             return Err(Problem::new(ProblemCode::Conflict, detail).into());
         }
         *record = record.at(RolloutStage::Whole);
-        Ok(())
+        Ok(format!("{} {}", key.1, record.release))
     })
     .await?;
     let catalog = plane.catalog();
-    let gone = || Refusal::from(Problem::not_found("app", &key.1));
+    let gone = || Refusal::from(catalog.no_app(&key));
     let stored = catalog.apps.get(&key).ok_or_else(gone)?;
     let release = catalog.current_release(&key).ok_or_else(gone)?;
     let release = views::release(release, stored.record.release);

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, State};
+use axum::{Extension, Json};
 use http::StatusCode;
 use longshore_api::v1::{SecretKeyView, SecretRequest, SecretView};
 use longshore_api::{Problem, ProblemCode};
@@ -15,10 +15,12 @@ use longshore_types::{
     SecretVersion,
 };
 
+use super::access::Caller;
 use super::apps::TRIES;
-use super::{parse, store_failed};
+use super::{parse, store_failed, tell};
 use crate::Plane;
 use crate::catalog::Catalog;
+use crate::events::with_event;
 use crate::records::{Key, SecretRecord, encode};
 
 type Shared = State<Arc<Plane>>;
@@ -36,6 +38,7 @@ pub async fn list(
 /// Keeps a value as the next version of a secret. What runs goes on with the one that it has.
 pub async fn set(
     State(plane): Shared,
+    Extension(caller): Extension<Caller>,
     Path((project, name)): Path<(String, String)>,
     Body(request): Body<SecretRequest>,
 ) -> Result<Json<SecretView>, Refusal> {
@@ -57,6 +60,8 @@ pub async fn set(
         })?;
         let record = SecretRecord { sealed, created_at: now() };
         let change = Transaction::new().when(Compare::absent(&key)).put(key, encode(&record));
+        let subject = format!("{name} v{version}");
+        let change = with_event(change, &caller.who(), Some(&project), "secret set", subject);
         let result = plane.store.commit(change).await.map_err(store_failed)?;
         let catalog = plane.catalog.reached(result.revision).await;
         if result.succeeded {
@@ -71,6 +76,7 @@ pub async fn set(
 /// Removes a secret that no release needs which runs or may be taken back.
 pub async fn remove(
     State(plane): Shared,
+    Extension(caller): Extension<Caller>,
     Path((project, name)): Path<(String, String)>,
 ) -> Result<StatusCode, Refusal> {
     let project: ProjectName = parse("project", &project)?;
@@ -89,6 +95,7 @@ pub async fn remove(
         let unchanged = Compare::mod_revision(&key, Relation::Equal, stored.revision);
         change.when(unchanged).delete(key)
     });
+    let change = with_event(change, &caller.who(), Some(&project), "secret rm", &name);
     let result = plane.store.commit(change).await.map_err(store_failed)?;
     plane.catalog.reached(result.revision).await;
     if !result.succeeded {
@@ -99,12 +106,16 @@ pub async fn remove(
 }
 
 /// Makes a new key, seals everything with it, and forgets the old one.
-pub async fn rotate(State(plane): Shared) -> Result<Json<SecretKeyView>, Refusal> {
+pub async fn rotate(
+    State(plane): Shared,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<SecretKeyView>, Refusal> {
     let failed = |error: longshore_secrets::KeyringError| {
         tracing::error!(error = &error as &dyn std::error::Error, "cannot change the secret keys");
         Refusal(Problem::new(ProblemCode::Internal, "the key file cannot be changed"))
     };
     let _alone = plane.rotating.lock().await;
+    tell(&plane, &caller, None, ("secret rotate-key", "all secrets")).await?;
     plane.keyring.add_key().map_err(failed)?;
     let resealed = reseal(&plane).await?;
     plane.keyring.forget_old_keys().map_err(failed)?;

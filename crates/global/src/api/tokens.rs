@@ -16,6 +16,7 @@ use longshore_types::token::Rights;
 use super::access::Caller;
 use super::{parse, store_failed};
 use crate::Plane;
+use crate::events::with_event;
 use crate::records::{Key, TokenRecord, encode};
 use crate::tokens;
 
@@ -63,6 +64,7 @@ pub async fn create(
     };
     let key = Key::Token(request.name.clone()).to_string();
     let change = Transaction::new().when(Compare::absent(&key)).put(key, encode(&record));
+    let change = with_event(change, &caller.who(), None, "token create", &request.name);
     let result = plane.store.commit(change).await.map_err(store_failed)?;
     if !result.succeeded {
         let detail =
@@ -86,7 +88,8 @@ pub async fn remove(
         let detail = format!("token {name} is the platform's own and cannot be removed");
         return Err(Problem::new(ProblemCode::Conflict, detail).into());
     }
-    let change = Transaction::new().delete(Key::Token(name).to_string());
+    let change = Transaction::new().delete(Key::Token(name.clone()).to_string());
+    let change = with_event(change, &caller.who(), None, "token rm", name);
     let result = plane.store.commit(change).await.map_err(store_failed)?;
     plane.catalog.reached(result.revision).await;
     Ok(StatusCode::NO_CONTENT)

@@ -46,10 +46,11 @@ pub async fn list(
     let app: Option<AppName> = filter.app.map(|app| parse("app", &app)).transpose()?;
     let id: Option<InstanceId> = filter.instance.map(|id| parse("instance", &id)).transpose()?;
     let catalog = plane.catalog();
-    if let Some(app) = &app
-        && !catalog.apps.contains_key(&(project.clone(), app.clone()))
-    {
-        return Err(Problem::not_found("app", app).into());
+    if let Some(app) = &app {
+        let key = (project.clone(), app.clone());
+        if !catalog.apps.contains_key(&key) {
+            return Err(catalog.no_app(&key).into());
+        }
     }
     let wanted = |status: &InstanceStatus| {
         status.project == project

@@ -1,10 +1,14 @@
 //! Every endpoint, called with a token of every role.
 
 use http::Method;
-use longshore_api::v1::{TokenCreated, TokenRequest, TokenView};
+use longshore_api::v1::{
+    AppView, DeployRequest, DeployResponse, EventView, ScaleRequest, SecretRequest, SecretView,
+    TokenCreated, TokenRequest, TokenView,
+};
 use longshore_api::{Problem, ProblemCode};
 use longshore_global::Access::{self, Everywhere, InProject, SomeProject};
 use longshore_link::{CallError, Client};
+use longshore_types::SecretValue;
 use longshore_types::token::{ProjectRole, RegistryAction, RegistryRight, Rights, Role};
 use serde_json::json;
 
@@ -33,6 +37,7 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("GET", "/projects/{project}/usage", InProject(Role::Read)),
     ("GET", "/projects/{project}/watch", InProject(Role::Read)),
     ("POST", "/secrets/rotate-key", Everywhere),
+    ("GET", "/events", SomeProject(Role::Read)),
     ("GET", "/locations", SomeProject(Role::Read)),
     ("GET", "/tokens", SomeProject(Role::Admin)),
     ("POST", "/tokens", SomeProject(Role::Admin)),
@@ -150,5 +155,52 @@ async fn an_administrator_of_a_project_makes_tokens_for_it_alone() {
         };
         assert_eq!(refused, code, "{name}");
     }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn every_change_is_told_with_who_made_it_to_those_who_may_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    let deployer = plane.with("ci", rights(Some("default"), Role::Deploy)).await;
+    let elsewhere = plane.with("other", rights(Some("other"), Role::Admin)).await;
+    let request = DeployRequest { manifest: web() };
+    let path = "/v1/projects/default/apps/web";
+    for _ in 0..2 {
+        // The second changes nothing.
+        deployer.call::<_, DeployResponse>(Method::PUT, path, Some(&request)).await.unwrap();
+    }
+    let scale = format!("{path}/scale");
+    let count = ScaleRequest { count: 5 };
+    plane.user.call::<_, AppView>(Method::POST, &scale, Some(&count)).await.unwrap();
+    let secret = SecretRequest { value: SecretValue::new(b"hidden".to_vec()) };
+    let secret_path = "/v1/projects/default/secrets/db";
+    deployer.call::<_, SecretView>(Method::PUT, secret_path, Some(&secret)).await.unwrap();
+    deployer.call::<(), ()>(Method::DELETE, secret_path, None).await.unwrap();
+    // What is refused is no change.
+    assert!(deployer.call::<(), ()>(Method::DELETE, secret_path, None).await.is_err());
+    plane.user.call::<(), ()>(Method::DELETE, path, None).await.unwrap();
+
+    let told = async |client: &Client, query: &str| -> Vec<String> {
+        let events: Vec<EventView> = client.get(&format!("/v1/events{query}")).await.unwrap();
+        let from_here = |event: &EventView| event.from.as_ref().unwrap().starts_with("127.0.0.1:");
+        assert!(events.iter().all(from_here));
+        let line =
+            |event: EventView| format!("{} {} {}", event.token.unwrap(), event.what, event.subject);
+        events.into_iter().map(line).collect()
+    };
+    let changes = [
+        "ci deploy web r1",
+        "admin scale web from 2 to 5",
+        "ci secret set db v1",
+        "ci secret rm db",
+        "admin rm web",
+    ];
+    assert_eq!(told(&deployer, "").await, changes);
+    let platforms = ["admin token create ci", "admin token create other"];
+    assert_eq!(told(&plane.user, "").await, [&platforms[..], &changes[..]].concat());
+    assert_eq!(told(&plane.user, "?project=default&limit=2").await, changes[3..]);
+    assert_eq!(told(&elsewhere, "").await, [""; 0]);
+    assert!(plane.user.get::<Vec<EventView>>("/v1/events?limit=0").await.is_err());
     plane.stop().await;
 }

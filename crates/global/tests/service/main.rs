@@ -107,6 +107,11 @@ async fn an_app_scales_and_is_forgotten_once_its_location_says_that_it_is_gone()
         }
     };
     tokio::time::timeout(Duration::from_secs(20), gone).await.expect("the app is forgotten");
+    let missing = plane.user.get::<AppView>("/v1/projects/default/apps/wbe").await.unwrap_err();
+    assert!(missing.to_string().ends_with("there is no app wbe"), "{missing}");
+    plane.deploy(web()).await.unwrap();
+    let missing = plane.user.get::<AppView>("/v1/projects/default/apps/wbe").await.unwrap_err();
+    assert!(missing.to_string().ends_with("did you mean web?"), "{missing}");
     plane.stop().await;
 }
 
