@@ -68,5 +68,16 @@ fn up_says_in_plain_words_what_is_missing() {
     let output = output.unwrap();
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("root"), "{output:?}");
+
+    // `doctor` looks at the same and takes nothing.
+    let found = platform.run(&["doctor"]).ok();
+    assert!(found.contains("this machine has what the platform needs"), "{found}");
+    let mut nobody = platform.tool("setpriv");
+    nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    let output = nobody.arg(binary().unwrap()).args(["doctor", "--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let what = found["missing"][0]["what"].as_str().unwrap();
+    assert!(what.contains("root"), "{found}");
     platform.finish();
 }

@@ -12,6 +12,7 @@ use longshore_api::v1::{AppView, DeployRequest, DeployResponse, ScaleRequest};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, json_lines, now, watch_lines};
 use longshore_store::{Compare, Relation, Revision, Transaction};
+use longshore_types::token::RegistryAction;
 use longshore_types::{
     Digest, Generation, Manifest, ManifestProblem, ProjectName, Release, ReleaseNumber, SecretName,
     SecretVersion, runtime,
@@ -68,7 +69,7 @@ pub async fn deploy(
     Body(request): Body<DeployRequest>,
 ) -> Result<Json<DeployResponse>, Refusal> {
     let key = app_key(&project, &app)?;
-    let manifest = checked(&plane, &key, &request)?;
+    let manifest = checked(&plane, &caller, &key, &request)?;
     let image_digest = plane.images.resolve(&manifest.image).await?;
     for _ in 0..TRIES {
         let catalog = plane.catalog();
@@ -95,6 +96,7 @@ pub async fn deploy(
 /// The manifest of a request, once nothing speaks against it but perhaps its image.
 pub(super) fn checked(
     plane: &Plane,
+    caller: &Caller,
     key: &AppKey,
     request: &DeployRequest,
 ) -> Result<Manifest, Refusal> {
@@ -114,6 +116,12 @@ pub(super) fn checked(
         return Err(Problem::invalid(misplaced).into());
     }
     refuse_what_cannot_be(plane, key, &manifest)?;
+    // The platform pulls it with rights of its own, so those of who asks are looked at here.
+    if !caller.rights.allows(&manifest.image.repository, RegistryAction::Pull) {
+        let (token, repository) = (&caller.token, &manifest.image.repository);
+        let detail = format!("token {token} has no right to pull from {repository}");
+        return Err(Problem::new(ProblemCode::Forbidden, detail).into());
+    }
     Ok(manifest)
 }
 

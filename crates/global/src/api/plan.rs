@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, State};
+use axum::{Extension, Json};
 use longshore_api::v1::{Change, DeployRequest, Placement, PlanView};
 use longshore_link::{Body, Refusal};
 use longshore_types::{Digest, LocationName, Manifest, ManifestProblem, SecretName, SecretVersion};
 use serde_json::{Value, json};
 
+use super::access::Caller;
 use super::apps::{app_key, being_removed, checked, next_number, present};
 use super::secrets::pinned;
 use crate::catalog::{AppKey, Catalog};
@@ -18,11 +19,12 @@ use crate::{Plane, scheduler};
 
 pub async fn show(
     State(plane): State<Arc<Plane>>,
+    Extension(caller): Extension<Caller>,
     Path((project, app)): Path<(String, String)>,
     Body(request): Body<DeployRequest>,
 ) -> Result<Json<PlanView>, Refusal> {
     let key = app_key(&project, &app)?;
-    let manifest = checked(&plane, &key, &request)?;
+    let manifest = checked(&plane, &caller, &key, &request)?;
     let digest = plane.images.resolve(&manifest.image).await?;
     let catalog = plane.catalog();
     let stored = catalog.apps.get(&key).map(|stored| &stored.record);

@@ -159,6 +159,26 @@ async fn an_administrator_of_a_project_makes_tokens_for_it_alone() {
 }
 
 #[tokio::test]
+async fn nobody_runs_an_image_that_they_may_not_pull() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    let mine = plane.with("mine", rights(Some("mine"), Role::Deploy)).await;
+    let mut manifest = web();
+    manifest["project"] = json!("mine");
+    let request = DeployRequest { manifest };
+    let path = "/v1/projects/mine/apps/web";
+    let plan = format!("{path}/plan");
+    for (method, path) in [(Method::PUT, path), (Method::POST, plan.as_str())] {
+        let refused = mine.send(method, path, Some(&request)).await.unwrap_err();
+        let why = "token mine has no right to pull from default/web";
+        assert!(matches!(&refused, CallError::Refused(p) if p.code == ProblemCode::Forbidden));
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
+    plane.user.call::<_, DeployResponse>(Method::PUT, path, Some(&request)).await.unwrap();
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn every_change_is_told_with_who_made_it_to_those_who_may_know() {
     let dir = tempfile::tempdir().unwrap();
     let plane = Plane::start(dir.path()).await;
