@@ -260,13 +260,15 @@ fn allotments(
 ) -> Option<Transaction> {
     let release = catalog.current_release(key)?;
     let held = held(catalog, key);
-    let shares = shares(catalog, reports, (key, &held), (app.record.count, &release.manifest));
     let record = &app.record;
+    let before_command = record.stage == RolloutStage::Command;
+    // A command runs somewhere also when nothing else should.
+    let count = if before_command { record.count.max(1) } else { record.count };
+    let shares = shares(catalog, reports, (key, &held), (count, &release.manifest));
     let n_canaries = match record.stage {
         RolloutStage::Canary => release.manifest.rollout.canaries(record.count),
         RolloutStage::Command | RolloutStage::Whole => 0,
     };
-    let before_command = record.stage == RolloutStage::Command;
     let runs_command = before_command && record.failed != Some(record.release);
     let mut command = runs_command.then_some(record.release);
     let mut change = None;
@@ -279,7 +281,7 @@ fn allotments(
             canary: (n_canaries > 0).then_some(canary),
             // One location does it for all.
             command: command.take(),
-            held_back: before_command && app.record.beside.is_none(),
+            held_back: before_command && (record.beside.is_none() || record.count == 0),
             budget: share.budget,
             budget_in_force: share.budget_in_force,
             generation: before.map_or(Default::default(), |before| before.generation),

@@ -221,6 +221,20 @@ async fn a_release_command_comes_first_and_what_it_says_counts() {
     let app = plane.app_when(|app| app.failed == Some(ReleaseNumber(3))).await;
     let why = "the release command of r3 exited with code 3: no such table; r2 runs";
     assert_eq!((app.release.0, app.note.as_deref()), (2, Some(why)));
+
+    // It runs also for an app of which nothing should.
+    let scale = ScaleRequest { count: 0 };
+    let path = "/v1/projects/default/apps/web/scale";
+    plane.user.call::<_, AppView>(Method::POST, path, Some(&scale)).await.unwrap();
+    let mut none = with_command("three");
+    none["count"] = json!(0);
+    plane.deploy(none).await.unwrap();
+    let set = until(&mut sets, |set| set.allotments[0].command.is_some()).await;
+    assert_eq!(set.allotments[0].count, 0);
+    plane.report(set.generation, vec![ended(&set.allotments[0], 0)]).await;
+    until(&mut sets, |set| set.allotments.iter().all(|one| one.command.is_none())).await;
+    plane.report(set.generation, vec![]).await;
+    plane.app_when(|app| app.state == "stopped").await;
     plane.stop().await;
 }
 

@@ -96,10 +96,13 @@ impl Manifest {
         if let Some(max) = max.filter(|max| *max < count) {
             problems.push(problem("max", &Value::from(max), &format!("at least count, {count}")));
         }
-        let least = count.saturating_add(rollout.canaries(count));
+        let (beside, who) = match (rollout.canaries(count), &release) {
+            (0, Some(_)) => (1, "the release command has"),
+            (canaries, _) => (canaries, "canaries have"),
+        };
+        let least = count.saturating_add(beside);
         if let Some(max) = max.filter(|max| (count..least).contains(max)) {
-            let allowed =
-                format!("at least {least}, or canaries have no room beside count, {count}");
+            let allowed = format!("at least {least}, or {who} no room beside count, {count}");
             problems.push(problem("max", &Value::from(max), &allowed));
         }
         match (app, image, problems.is_empty()) {

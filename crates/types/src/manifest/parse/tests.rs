@@ -100,6 +100,13 @@ fn a_rollout_is_counts_or_parts_of_which_one_is_more_than_nothing() {
         Manifest::from_document(&document).unwrap_err()[0].to_string(),
         "max = 4: at least 5, or canaries have no room beside count, 4"
     );
+    let document = json!({
+        "app": "web", "image": "web", "count": 4, "max": 4, "release": {"command": ["x"]}
+    });
+    assert_eq!(
+        Manifest::from_document(&document).unwrap_err()[0].to_string(),
+        "max = 4: at least 5, or the release command has no room beside count, 4"
+    );
 }
 
 #[test]
