@@ -11,6 +11,7 @@ use crate::scene::{web, with_web};
 /// A command line, its exit code, and what its error names.
 type Row = (&'static str, i32, &'static [&'static str]);
 
+const OTHER: i32 = 1;
 const USAGE: i32 = 2;
 const INVALID: i32 = 3;
 const NOT_FOUND: i32 = 4;
@@ -52,6 +53,21 @@ const ROWS: &[Row] = &[
     ("stop Wrong!", INVALID, &["Wrong!"]),
     ("logs absent", NOT_FOUND, &["absent"]),
     ("logs web --tail few", USAGE, &["few", "--tail"]),
+    ("logs web --since soon", USAGE, &["soon", "--since"]),
+    ("promote web", OTHER, &["no canary"]),
+    ("promote absent", NOT_FOUND, &["absent"]),
+    ("logs wbe", NOT_FOUND, &["wbe", "did you mean web?"]),
+    ("scale wbe=1", NOT_FOUND, &["wbe", "did you mean web?"]),
+    (
+        "deploy --file secret.toml",
+        INVALID,
+        &["secrets.A = \"absent\"", "longshore secret set absent"],
+    ),
+    ("deploy --file canary.toml", INVALID, &["max = 2: at least 3"]),
+    ("events --limit 0", INVALID, &["limit", "1 to 10000"]),
+    ("secret rm absent", NOT_FOUND, &["absent"]),
+    ("secret set Bad", USAGE, &["Bad"]),
+    ("token create x --role owner", USAGE, &["owner", "read, deploy or admin"]),
     ("exec web-00000000 -- true", NOT_FOUND, &["web-00000000"]),
     ("exec Wrong! -- true", INVALID, &["Wrong!"]),
     ("exec absent -- true", NOT_FOUND, &["absent"]),
@@ -79,6 +95,11 @@ fn write_files(platform: &Platform) {
             "app = \"web\"\nimagee = \"x\"\ncount = -1\n[resources]\nmemory = \"12 apples\"\n",
         ),
         ("absent.toml", "app = \"web\"\nimage = \"default/absent:1\"\n"),
+        ("secret.toml", "app = \"web\"\nimage = \"default/web:1\"\n[secrets]\nA = \"absent\"\n"),
+        (
+            "canary.toml",
+            "app = \"web\"\nimage = \"default/web:1\"\ncount = 2\nmax = 2\n[rollout]\ncanary = 1\n",
+        ),
         ("web.toml", "app = \"web\"\nimage = \"default/web:1\"\ncount = 3\n"),
         ("wrong-up.toml", "data_dri = \"/x\"\ncpu_overcommit = 0.5\n"),
     ] {

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
+use std::time::Duration;
 
 use longshore_e2e::platform::binary;
 use longshore_e2e::{Platform, eventually};
@@ -38,6 +39,12 @@ fn logs_are_followed_while_they_are_written() {
 
     let tail = platform.run(&["logs", "--tail", "1", "talker"]).ok();
     assert_eq!(tail.lines().count(), 1, "{tail}");
+    // What was written first is older than this by now, however fast all went.
+    std::thread::sleep(Duration::from_millis(1200));
+    let recent = platform.run(&["logs", "--since", "1s", "talker"]).ok();
+    assert!(recent.contains("again") && !recent.contains("first"), "{recent}");
+    let all = platform.run(&["logs", "--since", "1h", "talker"]).ok();
+    assert!(all.contains("first"), "{all}");
     platform.finish();
 }
 

@@ -45,6 +45,9 @@ struct LogsQuery {
     tail: Option<usize>,
     #[serde(default)]
     follow: bool,
+    /// Only lines from then on.
+    #[serde(default)]
+    since: Timestamp,
 }
 
 async fn logs(
@@ -78,7 +81,7 @@ async fn send_lines(
     let mut board = node.board.subscribe();
     let mode = if query.follow { Follow::UntilExit } else { Follow::No };
     let mut run = board.borrow().get(&instance).and_then(|observed| observed.started_at);
-    let (mut tail, mut since) = (query.tail, Timestamp(0));
+    let (mut tail, mut since) = (query.tail, query.since);
     loop {
         let mut entries = std::pin::pin!(read_log(&path, tail, mode));
         while let Some(entry) = next_unless_removed(&mut entries, &board, &instance).await {
@@ -109,7 +112,7 @@ async fn send_lines(
         let next = next.await.ok().and_then(|entries| entries.get(&instance).cloned());
         let Some(next) = next.filter(|next| next.phase != InstancePhase::Exited) else { return };
         run = next.started_at;
-        since = next.started_at.unwrap_or_default();
+        since = next.started_at.unwrap_or_default().max(query.since);
         tail = None;
     }
 }

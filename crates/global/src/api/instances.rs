@@ -115,6 +115,7 @@ pub async fn stop(
 pub struct LogsQuery {
     tail: Option<String>,
     follow: Option<String>,
+    since: Option<String>,
 }
 
 pub async fn logs(
@@ -134,7 +135,14 @@ pub async fn logs(
         Some("true" | "") => true,
         Some(other) => return Err(invalid("follow", other, "true or false")),
     };
-    let mut path = format!("/gate/nodes/{}/instances/{id}/logs?follow={follow}", status.node);
+    let since: u64 = match &query.since {
+        None => 0,
+        Some(text) => text
+            .parse()
+            .map_err(|_| invalid("since", text, "milliseconds since 1970, a whole number"))?,
+    };
+    let node = &status.node;
+    let mut path = format!("/gate/nodes/{node}/instances/{id}/logs?follow={follow}&since={since}");
     if let Some(tail) = tail {
         path.push_str(&format!("&tail={tail}"));
     }

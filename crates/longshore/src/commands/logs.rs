@@ -7,12 +7,15 @@ use futures_util::stream::{BoxStream, SelectAll};
 use longshore_api::links::{LogLine, LogStream};
 use longshore_api::v1::ProjectView;
 use longshore_link::{CallError, Client, LineStream};
-use longshore_types::{AppName, InstanceId};
+use longshore_types::{AppName, Duration, InstanceId, Timestamp};
 use serde::Serialize;
 
 use crate::connection::{Connection, ConnectionOptions, ProjectOption};
 use crate::failure::Failure;
 use crate::target::{self, Target};
+
+/// How many lines are shown of what was written before, unless told otherwise.
+const DEFAULT_TAIL: u32 = 100;
 
 /// Show what an instance, or all instances of an app, wrote to its standard output and error
 ///
@@ -25,9 +28,12 @@ pub struct Options {
     /// Go on with what is written from now on
     #[arg(short, long)]
     follow: bool,
-    /// How many of the last lines of each instance to begin with
-    #[arg(long, value_name = "LINES", default_value_t = 100)]
-    tail: u32,
+    /// How many of the last lines of each instance to begin with [default: 100, all with --since]
+    #[arg(long, value_name = "LINES")]
+    tail: Option<u32>,
+    /// Only what was written within this span, such as 10m
+    #[arg(long, value_name = "SPAN")]
+    since: Option<Duration>,
     #[command(flatten)]
     project: ProjectOption,
     #[command(flatten)]
@@ -45,27 +51,31 @@ struct Entry {
 /// Shows the logs.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
+    let since = options.since.map(|span| {
+        let millis = u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX);
+        Timestamp(longshore_link::now().0.saturating_sub(millis))
+    });
     let reader = Reader {
         api: connection.api.clone(),
         project: options.project.clone(),
         follow: options.follow,
+        tail: options.tail.or((since.is_none()).then_some(DEFAULT_TAIL)),
+        since: since.unwrap_or_default(),
     };
     match Target::find(&connection.api, &options.project, &options.target).await? {
         Target::Instance(instance) => {
-            let mut lines = reader.open(instance.id(), options.tail).await?;
+            let mut lines = reader.open(instance.id()).await?;
             while let Some(entry) = lines.next().await {
                 show(&connection, &entry?, Named::No)?;
             }
             Ok(())
         }
-        Target::App(app) if options.follow => {
-            follow_app(&connection, &reader, &app.app, options.tail).await
-        }
+        Target::App(app) if options.follow => follow_app(&connection, &reader, &app.app).await,
         Target::App(app) => {
             let instances =
                 target::instances_of(&connection.api, &options.project, &app.app).await?;
             for instance in instances {
-                let mut lines = reader.open(instance.id(), options.tail).await?;
+                let mut lines = reader.open(instance.id()).await?;
                 while let Some(entry) = lines.next().await {
                     show(&connection, &entry?, Named::Yes)?;
                 }
@@ -80,18 +90,19 @@ struct Reader {
     api: Client,
     project: ProjectOption,
     follow: bool,
+    tail: Option<u32>,
+    since: Timestamp,
 }
 
 impl Reader {
     async fn open(
         &self,
         instance: &InstanceId,
-        tail: u32,
     ) -> Result<BoxStream<'static, Result<Entry, CallError>>, CallError> {
-        let follow = self.follow;
-        let path = self
-            .project
-            .path(format_args!("instances/{instance}/logs?tail={tail}&follow={follow}"));
+        let Self { follow, since, .. } = self;
+        let tail = self.tail.map(|tail| format!("&tail={tail}")).unwrap_or_default();
+        let query = format!("follow={follow}&since={}{tail}", since.0);
+        let path = self.project.path(format_args!("instances/{instance}/logs?{query}"));
         let lines: LineStream<LogLine> = self.api.watch(&path).await?;
         let instance = instance.clone();
         let entries = lines.map(move |line| {
@@ -107,7 +118,6 @@ async fn follow_app(
     connection: &Connection,
     reader: &Reader,
     app: &AppName,
-    tail: u32,
 ) -> Result<(), Failure> {
     let mut views: LineStream<ProjectView> =
         connection.api.watch(&reader.project.path("watch")).await?;
@@ -121,7 +131,7 @@ async fn follow_app(
                     if instance.observed.started_at.is_none() || opened.contains(instance.id()) {
                         continue;
                     }
-                    match reader.open(instance.id(), tail).await {
+                    match reader.open(instance.id()).await {
                         Ok(lines) => entries.push(lines),
                         // Gone or not there yet; the next view tells.
                         Err(CallError::Refused(_)) => continue,
