@@ -63,6 +63,7 @@ enum Command {
     Ingress(roles::ingress::Options),
 
     Completions(commands::completions::Options),
+    Man(commands::man::Options),
     DemoServer(demo::server::Options),
 }
 
@@ -96,6 +97,7 @@ impl Command {
             Self::Ingress(options) => roles::ingress::run(options),
             Self::DemoServer(options) => demo::server::run(options),
             Self::Completions(options) => commands::completions::run(&options),
+            Self::Man(options) => commands::man::run(&options),
             Self::Deploy(options) => run_client(commands::deploy::run(options)),
             Self::Apps(options) => run_client(commands::apps::run(options)),
             Self::Ps(options) => run_client(commands::ps::run(options)),

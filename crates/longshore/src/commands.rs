@@ -10,6 +10,7 @@ pub mod explain;
 pub mod image;
 pub mod locations;
 pub mod logs;
+pub mod man;
 pub mod nodes;
 pub mod plan;
 pub mod promote;
