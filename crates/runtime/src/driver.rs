@@ -9,6 +9,7 @@
 
 mod applied;
 mod command_line;
+mod dev_tree;
 mod embedded;
 mod join_users;
 mod lookup;

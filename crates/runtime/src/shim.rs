@@ -206,9 +206,7 @@ fn prepare_files(spec: &ContainerSpec, user: MachineUser) -> Result<(), ShimProb
         let path = path.to_owned();
         move |source| ShimProblem::MountPoint(path, source)
     };
-    // What the kernel shows must be where every program looks for it, and nowhere else. Besides, runc
-    // 1.1 makes its links in `/dev` without looking where a link of the image leads, which may be the
-    // host. Nobody changes the root between this look and the runtime's: it is the container's alone.
+    // What the kernel shows must be where every program looks for it, and nowhere else.
     for name in KERNEL_DIRECTORIES {
         root.ensure_plain_directory(name, user.root).map_err(mount_point(&format!("/{name}")))?;
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use rustix::mount::MountFlags;
 use rustix::process::Pid;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::particulars::{Filter, First, Particulars, Placement};
 use super::run_files::{RunFiles, write};
@@ -43,6 +43,8 @@ pub(super) struct CommandLine {
     id: String,
     rootfs: PathBuf,
     shown: Vec<ReadOnlyFile>,
+    /// The container's root on the machine.
+    root: u32,
     cgroup: InstanceCgroup,
     files: RunFiles,
     /// The first process.
@@ -73,6 +75,7 @@ impl CommandLine {
             id: spec.id.to_string(),
             rootfs: spec.rootfs.clone(),
             shown: spec.files.clone(),
+            root: spec.users.as_ref().map_or(0, |users| users.ids.first()),
             cgroup,
             files: RunFiles::new(dir),
             created: None,
@@ -83,6 +86,11 @@ impl CommandLine {
     /// A file of this process alone: several execs may run at once.
     fn own_file(&self, name: &str) -> PathBuf {
         self.files.bundle.join(format!("{name}-{}", std::process::id()))
+    }
+
+    /// Where `/dev` is made for a runtime that is given it.
+    fn dev(&self) -> PathBuf {
+        self.files.bundle.join("dev")
     }
 
     fn prepare(&self) -> Result<(), DriverProblem> {
@@ -99,6 +107,18 @@ impl CommandLine {
             First::Program => Kernel::Machines,
         };
         config["linux"]["seccomp"] = seccomp::section(kernel);
+        if self.particulars.given_dev
+            && let Some(mounts) = config["mounts"].as_array_mut()
+        {
+            let is_in_dev = |mount: &Value| {
+                mount["destination"].as_str().is_some_and(|path| path.starts_with("/dev"))
+            };
+            mounts.retain(|mount| !is_in_dev(mount));
+            let source = self.dev();
+            mounts.push(json!({
+                "destination": "/dev", "type": "bind", "source": source, "options": ["rbind"],
+            }));
+        }
         if self.particulars.placement == Placement::Command
             && let Some(linux) = config["linux"].as_object_mut()
         {
@@ -254,7 +274,8 @@ impl Driver for CommandLine {
             .arg(&pid_file)
             .arg(&self.id);
         self.place(&mut command);
-        let shown = Shown::open(&self.rootfs, &self.shown)?;
+        let dev = self.particulars.given_dev.then(|| (self.dev(), self.root));
+        let shown = Shown::open(&self.rootfs, &self.shown, dev)?;
         // SAFETY: this process has one thread, so its child may do whatever it could do itself.
         unsafe { command.pre_exec(move || shown.attach()) };
         Self::attach_output(&mut command, plan.output);

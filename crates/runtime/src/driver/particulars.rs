@@ -39,6 +39,8 @@ pub(super) struct Particulars {
     pub placement: Placement,
     pub first: First,
     pub filter: Filter,
+    /// It finds the places below `/dev` by their paths, and gets them made. See [`super::dev_tree`].
+    pub given_dev: bool,
     /// An empty directory lies over this while `start` runs. See [`RUNSC`].
     pub hidden: Option<&'static str>,
 }
@@ -49,6 +51,7 @@ const RUNC: Particulars = Particulars {
     placement: Placement::Runtime,
     first: First::Program,
     filter: Filter::Made,
+    given_dev: true,
     hidden: None,
 };
 
@@ -59,6 +62,7 @@ const CRUN: Particulars = Particulars {
     placement: Placement::Command,
     first: First::Program,
     filter: Filter::Started,
+    given_dev: false,
     hidden: None,
 };
 
@@ -80,6 +84,7 @@ const RUNSC: Particulars = Particulars {
     placement: Placement::Command,
     first: First::Sandbox,
     filter: Filter::Started,
+    given_dev: false,
     hidden: Some("/proc/sys/net"),
 };
 

@@ -4,11 +4,12 @@
 //! without looking whether a directory has become a link since (CVE-2024-45310). So it is not asked to:
 //! it gets a root file system in which they are mounted, by descriptors and in mounts of its own.
 
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use super::DriverProblem;
+use super::{DriverProblem, dev_tree};
 use crate::rooted::Root;
 use crate::spec::ReadOnlyFile;
 use crate::view;
@@ -17,10 +18,16 @@ pub(super) struct Shown {
     rootfs: PathBuf,
     /// Each with its place in the container, which exists.
     views: Vec<(OwnedFd, String)>,
+    /// Where `/dev` is made, and for whom.
+    dev: Option<(PathBuf, u32)>,
 }
 
 impl Shown {
-    pub fn open(rootfs: &Path, files: &[ReadOnlyFile]) -> Result<Self, DriverProblem> {
+    pub fn open(
+        rootfs: &Path,
+        files: &[ReadOnlyFile],
+        dev: Option<(PathBuf, u32)>,
+    ) -> Result<Self, DriverProblem> {
         let open = |file: &ReadOnlyFile| {
             let view = view::read_only(&file.source, libc::MOUNT_ATTR_NOEXEC);
             let view = view
@@ -28,7 +35,11 @@ impl Shown {
             Ok((view, file.destination.clone()))
         };
         let views = files.iter().map(open).collect::<Result<_, DriverProblem>>()?;
-        Ok(Self { rootfs: rootfs.to_owned(), views })
+        if let Some((dir, _)) = &dev {
+            fs::create_dir_all(dir)
+                .map_err(|source| DriverProblem::Prepare { path: dir.clone(), source })?;
+        }
+        Ok(Self { rootfs: rootfs.to_owned(), views, dev })
     }
 
     /// Called in the child that is about to run the runtime.
@@ -38,6 +49,9 @@ impl Shown {
         for (view, destination) in &self.views {
             view::attach(view, &root.open_place(destination)?)?;
         }
-        Ok(())
+        match &self.dev {
+            Some((dir, root)) => dev_tree::make(dir, *root),
+            None => Ok(()),
+        }
     }
 }

@@ -105,11 +105,6 @@ impl Bed {
         matches!(self.runtime, RuntimeKind::Runsc(_))
     }
 
-    /// True when the runtime reaches every place of a mount by descriptors.
-    pub fn finds_by_descriptor(&self) -> bool {
-        matches!(self.runtime, RuntimeKind::Embedded | RuntimeKind::Crun(_))
-    }
-
     /// True when nothing else has to be installed, which is also the quickest to start.
     pub fn is_embedded(&self) -> bool {
         self.runtime == RuntimeKind::Embedded
