@@ -140,7 +140,9 @@ fn the_api_explains_wrong_requests() {
         ("PUT", path, Some(serde_json::json!({})), 422, &["manifest"]),
         ("GET", path, None, 404, &["not-found", "web"]),
         ("GET", "/v1/projects/Wrong/apps", None, 422, &["Wrong"]),
-        ("GET", "/v1/nothing", None, 404, &["not-found"]),
+        ("GET", "/v1/nothing", None, 404, &["not-found", "\"type\":\"/v1/errors/not-found\""]),
+        ("GET", "/v1/errors/not-found", None, 200, &["# not-found", "HTTP status 404"]),
+        ("GET", "/v1/errors/nothing", None, 404, &["not-found"]),
     ] {
         let response = platform.call_raw(method, path, body).unwrap();
         let text = response.text();

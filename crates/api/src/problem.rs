@@ -36,6 +36,50 @@ pub enum ProblemCode {
 }
 
 impl ProblemCode {
+    /// Every code that this version has.
+    pub const ALL: [Self; 9] = [
+        Self::InvalidRequest,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::Conflict,
+        Self::TooLarge,
+        Self::ImageNotFound,
+        Self::Unavailable,
+        Self::Internal,
+    ];
+
+    /// The code as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid-request",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not-found",
+            Self::Conflict => "conflict",
+            Self::TooLarge => "too-large",
+            Self::ImageNotFound => "image-not-found",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The page of the code, in Markdown.
+    pub fn page(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => include_str!("../../../docs/errors/invalid-request.md"),
+            Self::Unauthenticated => include_str!("../../../docs/errors/unauthenticated.md"),
+            Self::Forbidden => include_str!("../../../docs/errors/forbidden.md"),
+            Self::NotFound => include_str!("../../../docs/errors/not-found.md"),
+            Self::Conflict => include_str!("../../../docs/errors/conflict.md"),
+            Self::TooLarge => include_str!("../../../docs/errors/too-large.md"),
+            Self::ImageNotFound => include_str!("../../../docs/errors/image-not-found.md"),
+            Self::Unavailable => include_str!("../../../docs/errors/unavailable.md"),
+            Self::Internal | Self::Unknown => include_str!("../../../docs/errors/internal.md"),
+        }
+    }
+
     /// The HTTP status that goes with the code.
     pub fn status(self) -> u16 {
         match self {
@@ -68,6 +112,9 @@ impl ProblemCode {
 /// A problem document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
+    /// Where the page of the code is, relative to the API; RFC 9457 calls it the type.
+    #[serde(rename = "type", default)]
+    pub page: String,
     /// The stable code.
     pub code: ProblemCode,
     /// A short text that is the same for every problem of this code.
@@ -85,6 +132,7 @@ impl Problem {
     /// A problem of this code with a text for a person.
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
         Self {
+            page: format!("/v1/errors/{}", code.as_str()),
             code,
             title: code.title().to_owned(),
             status: code.status(),
@@ -127,3 +175,20 @@ impl fmt::Display for Problem {
 }
 
 impl std::error::Error for Problem {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_written_in_one_way_and_has_a_page_of_its_own() {
+        for code in ProblemCode::ALL {
+            let written = serde_json::to_value(code).expect("a code can be written");
+            assert_eq!(written, code.as_str());
+            let head = format!("# {}\n\nHTTP status {}", code.as_str(), code.status());
+            assert!(code.page().starts_with(&head), "{}", code.page());
+        }
+        let problem = serde_json::to_value(Problem::not_found("app", "web"));
+        assert_eq!(problem.expect("a problem can be written")["type"], "/v1/errors/not-found");
+    }
+}

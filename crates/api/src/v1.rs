@@ -5,6 +5,7 @@
 //! | method and path | body | answer |
 //! | --- | --- | --- |
 //! | `GET /v1/health` (no token) | | [`HealthView`] |
+//! | `GET /v1/errors/{code}` (no token) | | the page of a problem's code, in Markdown |
 //! | `GET /v1/projects/{project}/apps` | | list of [`AppView`] |
 //! | `PUT /v1/projects/{project}/apps/{app}` | [`DeployRequest`] | [`DeployResponse`] |
 //! | `GET /v1/projects/{project}/apps/{app}` | | [`AppView`] |

@@ -13,9 +13,11 @@ mod usage;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, delete, get, post, put};
+use http::header;
 use longshore_api::v1::{HealthView, LocationView};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::Refusal;
@@ -38,7 +40,7 @@ pub fn router(plane: Arc<Plane>) -> Router {
         router.route(endpoint.path, endpoint.handler.layer(from_fn_with_state(guard, authorise)))
     });
     Router::new()
-        .nest("/v1", guarded.route("/health", get(health)))
+        .nest("/v1", guarded.route("/health", get(health)).route("/errors/{code}", get(error_page)))
         .fallback(|| async { Refusal(Problem::not_found("endpoint", "of this path")) })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(plane)
@@ -127,6 +129,13 @@ async fn health(State(plane): State<Arc<Plane>>) -> axum::Json<HealthView> {
         registry: Some(plane.public.registry.clone()),
         ingress: Some(plane.public.ingress.clone()),
     })
+}
+
+/// What a code means, to where the `type` of a problem leads.
+async fn error_page(Path(code): Path<String>) -> Result<impl IntoResponse, Refusal> {
+    let found = ProblemCode::ALL.into_iter().find(|known| known.as_str() == code);
+    let found = found.ok_or_else(|| Problem::not_found("code", &code))?;
+    Ok(([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], found.page()))
 }
 
 async fn locations(State(plane): State<Arc<Plane>>) -> axum::Json<Vec<LocationView>> {

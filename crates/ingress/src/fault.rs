@@ -179,6 +179,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_code_has_a_page() {
+        let app = "web".parse().unwrap();
+        for fault in [
+            Fault::Invalid("x"),
+            Fault::Tunnel,
+            Fault::UnknownHost(String::new()),
+            Fault::NoRoutes,
+            Fault::NoInstance(app),
+            Fault::Overloaded,
+            Fault::Unreachable,
+            Fault::Broken,
+            Fault::Silent,
+            Fault::ClientSilent,
+        ] {
+            let pages = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/errors");
+            let page = std::fs::read_to_string(format!("{pages}/{}.md", fault.code())).unwrap();
+            let status = fault.status().as_u16().to_string();
+            assert!(page.contains(&status), "{}: {page}", fault.code());
+        }
+    }
+
+    #[test]
     fn pages_are_for_those_who_ask_for_them() {
         for (accept, html) in [
             ("", false),
