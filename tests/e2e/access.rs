@@ -31,8 +31,8 @@ fn a_token_of_a_role_does_what_the_role_says() {
     let file = platform.dir().join("web.toml");
     std::fs::write(&file, "app = \"web\"\nimage = \"default/web:2\"\nport = 8080\n").unwrap();
     let deploy = ["deploy", "--file", file.to_str().unwrap()];
+    let layout = busybox(&platform, "two");
     let push = |token: &str| {
-        let layout = busybox(&platform, "two");
         let mut skopeo = platform.tool("skopeo");
         skopeo.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
         skopeo.args(["--dest-creds", &format!("anyone:{token}"), &layout.source()]);

@@ -16,7 +16,7 @@ const FIRST: &str = "correct-horse-battery-staple";
 const SECOND: &str = "Tr0ub4dor-and-3";
 
 /// `longshore secret set`, with the value on standard input.
-fn set(platform: &Platform, name: &str, value: &str) -> String {
+pub fn set(platform: &Platform, name: &str, value: &str) -> String {
     let mut command = platform.command(&["secret", "set", name]);
     command
         .env("LONGSHORE_API", &platform.endpoints().api)

@@ -9,6 +9,9 @@ use longshore_e2e::Platform;
 use longshore_e2e::leaks::{self, Marks};
 use longshore_e2e::platform::binary;
 
+use crate::scene::page;
+use crate::secrets::set;
+
 fn longshore(home: &Path, arguments: &[&str]) -> Output {
     Command::new(binary().unwrap())
         .args(arguments)
@@ -46,6 +49,23 @@ fn the_readme_names_both_commands() {
     let ci = fs::read_to_string(root.join(".ci/run")).unwrap();
     assert!(readme.contains("cargo run --release -- demo"));
     assert!(readme.contains("cargo xtask test") && ci.contains("cargo xtask test"));
+}
+
+#[test]
+fn the_example_is_deployed_as_it_says() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let at = |path: &str| root.join(path).display().to_string();
+    let platform = Platform::start().unwrap();
+    let pages = format!("{}:/www", at("examples/web/www"));
+    let pack = ["image", "pack", "/bin/busybox", "--include", &pages, "--push", "default/web:1"];
+    platform.run(&pack).ok();
+    set(&platform, "database-url", "postgres://db/web");
+    platform.run(&["secret", "set", "tls-key", "--from-file", &at("LICENSE")]).ok();
+    let deployed = platform.run(&["deploy", "--file", &at("examples/web/longshore.toml")]);
+    assert!(deployed.stderr.contains("  | migrating"), "{deployed}");
+    assert!(deployed.ok().contains("web r1: 2 of 2 healthy"));
+    assert!(page(&platform, "web").contains("Hello from an instance"));
+    platform.finish();
 }
 
 #[test]
