@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use longshore_link::{Endpoint, ListenError, Listener};
 
@@ -10,6 +11,11 @@ use super::preflight::Obstacle;
 use super::settings::Settings;
 use crate::context_file::Endpoints;
 use crate::failure::{Failure, Kind, OrFail};
+
+/// How long the kernel may take to close the sockets of a process that was killed. The lock by which the
+/// end of old roles is known goes first, and those with many connections take longer.
+const RELEASE: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The sockets that users reach.
 #[derive(Debug)]
@@ -34,11 +40,17 @@ pub struct LinkSockets {
 }
 
 impl PublicSockets {
-    /// Binds them all, or says of each that cannot be bound why.
+    /// Binds them all, or says of each that cannot be bound why. One that is in use is waited for a
+    /// little: a role that was killed may not have let go of it yet.
     pub fn bind(settings: &Settings) -> Result<Self, Vec<Obstacle>> {
-        let bind = |key: &str, address: SocketAddr| {
-            Listener::bind(key, &Endpoint::Tcp(address.to_string()))
-                .map_err(|error| obstacle(key, address, &error))
+        let deadline = Instant::now() + RELEASE;
+        let bind = |key: &str, address: SocketAddr| loop {
+            match Listener::bind(key, &Endpoint::Tcp(address.to_string())) {
+                Err(ListenError::InUse { .. }) if Instant::now() < deadline => {
+                    std::thread::sleep(LOOK_AGAIN);
+                }
+                bound => return bound.map_err(|error| obstacle(key, address, &error)),
+            }
         };
         let api = bind("api", settings.api_listen);
         let registry = bind("registry", settings.registry_listen);
@@ -123,6 +135,25 @@ mod tests {
         let settings = Settings { api_listen: free, ingress_listen: free, ..settings };
         let endpoints = PublicSockets::bind(&settings).unwrap().endpoints().unwrap();
         assert!(!endpoints.api.ends_with(":0"), "the port was chosen: {endpoints:?}");
+    }
+
+    #[test]
+    fn a_port_that_is_just_let_go_of_is_waited_for() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let settings = Settings {
+            api_listen: address,
+            registry_listen: free,
+            ingress_listen: free,
+            ..Settings::defaults("n1".parse().unwrap())
+        };
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(taken);
+        });
+        let endpoints = PublicSockets::bind(&settings).unwrap().endpoints().unwrap();
+        assert_eq!(endpoints.api, format!("http://{address}"));
     }
 
     #[test]
