@@ -9,11 +9,8 @@ use crate::scene::{busybox, page, with_web};
 
 /// The CLI with another token than the administrator's.
 fn run_as(platform: &Platform, token: &str, arguments: &[&str]) -> Finished {
-    let mut command = platform.command(arguments);
-    command
-        .env("LONGSHORE_API", &platform.endpoints().api)
-        .env("LONGSHORE_TOKEN", token)
-        .stdin(Stdio::null());
+    let mut command = platform.client(arguments);
+    command.env("LONGSHORE_TOKEN", token).stdin(Stdio::null());
     Finished::new(arguments, command.output().unwrap())
 }
 

@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 
 use longshore_api::v1::InstanceView;
 use longshore_e2e::dockerd::Firewall;
-use longshore_e2e::image::BUSYBOX_PORT;
 use longshore_e2e::{Dockerd, eventually, image, programs};
 use serde_json::json;
 
-use crate::scene::{busybox, host, ids, page, web, with_web};
+use crate::scene::{busybox, host, ids, page, web, web_file, with_web};
 
 #[test]
 fn scaling_changes_only_the_number_of_instances() {
@@ -40,16 +39,7 @@ fn scaling_changes_only_the_number_of_instances() {
 #[test]
 fn a_plan_shows_what_a_deploy_then_does() {
     let platform = with_web();
-    let file = platform.dir().join("plan.toml");
-    let manifest = file.to_str().unwrap();
-    let write = |count: u32| {
-        let text = format!(
-            "app = \"web\"\nimage = \"default/web:1\"\nport = {BUSYBOX_PORT}\ncount = {count}\n\
-             process = {{ stop_grace = \"1s\" }}\n\
-             [resources]\nmemory = \"32MiB\"\ncpu = 0.25\ndisk = \"64MiB\"\n"
-        );
-        std::fs::write(&file, text).unwrap();
-    };
+    let manifest = &web_file(&platform, "1", 1, "");
     let plan = |code: i32, texts: &[&str]| {
         let planned = platform.run(&["plan", "--exit-code", "--file", manifest]);
         assert_eq!(planned.code, Some(code), "{planned}");
@@ -57,11 +47,10 @@ fn a_plan_shows_what_a_deploy_then_does() {
             assert!(planned.stdout.contains(text), "no {text:?} in {planned}");
         }
     };
-    write(1);
     plan(8, &["web: r1 would be the first release", "+ port = "]);
     platform.run(&["deploy", "--file", manifest]).ok();
     plan(0, &["web: nothing would change, r1 is deployed already"]);
-    write(2);
+    web_file(&platform, "1", 2, "");
     plan(8, &["web: r2 would take the place of r1", "~ count = 1 -> 2"]);
     assert_eq!(platform.instances("web").unwrap().len(), 1);
     platform.run(&["deploy", "--file", manifest]).ok();

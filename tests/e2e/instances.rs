@@ -16,13 +16,8 @@ fn logs_are_followed_while_they_are_written() {
     let platform = with_web();
     let text = "echo first; echo wrong >&2; while sleep 0.1; do echo again; done";
     platform.deploy(&script("talker", text)).unwrap();
-    let mut command = platform.command(&["logs", "--follow", "talker"]);
-    let mut follower = command
-        .env("LONGSHORE_API", &platform.endpoints().api)
-        .env("LONGSHORE_TOKEN", platform.token())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = platform.client(&["logs", "--follow", "talker"]);
+    let mut follower = command.stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
     let mut seen: Vec<String> = Vec::new();
     // Ends with the test's own time limit when nothing comes.
@@ -71,13 +66,8 @@ fn a_stopped_instance_gets_its_signal_and_is_replaced() {
     let text = "trap 'echo asked to stop; exit 0' TERM; echo ready; while :; do sleep 0.1; done";
     platform.deploy(&script("polite", text)).unwrap();
     let first = platform.instances("polite").unwrap().remove(0);
-    let mut command = platform.command(&["logs", "--follow", first.id().as_str()]);
-    let follower = command
-        .env("LONGSHORE_API", &platform.endpoints().api)
-        .env("LONGSHORE_TOKEN", platform.token())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = platform.client(&["logs", "--follow", first.id().as_str()]);
+    let follower = command.stdout(Stdio::piped()).spawn().unwrap();
     platform.run(&["stop", first.id().as_str()]).ok();
     let next = platform.wait_for_instance("polite", "took its place", |next| {
         next.id() != first.id() && next.observed.phase == InstancePhase::Healthy
@@ -237,10 +227,8 @@ fn top_is_drawn_again_on_a_terminal_and_knows_who_is_busy() {
     let id = platform.instances("web").unwrap().remove(0).id().to_string();
     let command = format!("{} top web", binary().unwrap().display());
     let mut script = platform.tool("script");
-    let mut terminal = script
-        .args(["-qefc", &command, "/dev/null"])
-        .env("LONGSHORE_API", &platform.endpoints().api)
-        .env("LONGSHORE_TOKEN", platform.token())
+    let mut terminal = platform
+        .let_in(script.args(["-qefc", &command, "/dev/null"]))
         .stdout(Stdio::piped())
         .spawn()
         .expect("script can be run; its package is bsdutils");

@@ -43,11 +43,8 @@ fn manifest(number: u32) -> Value {
 
 fn push(platform: &Platform, layout: &Layout, number: u32) -> std::process::Command {
     let reference = format!("default/moving:{number}");
-    let mut push = platform.command(&["image", "push", layout.dir.to_str().unwrap(), &reference]);
-    push.env("LONGSHORE_API", &platform.endpoints().api)
-        .env("LONGSHORE_TOKEN", platform.token())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    let mut push = platform.client(&["image", "push", layout.dir.to_str().unwrap(), &reference]);
+    push.stdout(Stdio::null()).stderr(Stdio::null());
     push
 }
 

@@ -91,13 +91,8 @@ fn apache_bench(platform: &Platform, app: &str, path: &str, options: &[&str]) {
 /// Stops an instance and checks that it said this before it ended.
 fn ends_with(platform: &Platform, instance: &InstanceView, last_words: &str) {
     let id = instance.id().as_str();
-    let mut command = platform.command(&["logs", "--follow", id]);
-    let follower = command
-        .env("LONGSHORE_API", &platform.endpoints().api)
-        .env("LONGSHORE_TOKEN", platform.token())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = platform.client(&["logs", "--follow", id]);
+    let follower = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     platform.run(&["stop", id]).ok();
     // The log ends with the instance.
     let output = follower.wait_with_output().unwrap();

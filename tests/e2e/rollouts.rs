@@ -6,12 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use longshore_e2e::http::Request;
-use longshore_e2e::image::{self, BUSYBOX_PORT};
+use longshore_e2e::image;
 use longshore_e2e::websocket::Message;
 use longshore_e2e::{Platform, WebSocket, eventually, programs};
 use serde_json::{Value, json};
 
-use crate::scene::{busybox, but, host, ids, page, traffic, web, with_web};
+use crate::scene::{busybox, but, host, ids, page, traffic, web, web_file, with_web};
 
 #[test]
 fn a_new_release_replaces_the_old_one_without_a_failed_request() {
@@ -124,17 +124,8 @@ fn a_canary_is_tried_beside_the_old_release_and_then_promoted_or_taken_back() {
     let digest = platform.releases("web").unwrap().remove(0).image_digest.to_string();
     let traffic = traffic(&platform, "web");
     platform.push(&busybox(&platform, "two"), "default/web:2").unwrap();
-    let file = platform.dir().join("canary.toml");
-    let write = |tag: &str| {
-        let text = format!(
-            "app = \"web\"\nimage = \"default/web:{tag}\"\nport = {BUSYBOX_PORT}\ncount = 2\n\
-             resources = {{ memory = \"32MiB\", cpu = 0.25, disk = \"64MiB\" }}\n\
-             process = {{ stop_grace = \"1s\" }}\nrollout = {{ canary = 1 }}\n"
-        );
-        std::fs::write(&file, text).unwrap();
-    };
-    let deploy = || platform.run(&["deploy", "--file", file.to_str().unwrap()]);
-    write("2");
+    let file = web_file(&platform, "2", 2, "rollout = { canary = 1 }");
+    let deploy = || platform.run(&["deploy", "--file", &file]);
     let text = deploy().ok();
     assert!(text.contains("web r2: canaries beside r1: 1 of 1 healthy"), "{text}");
     let pages = || {
@@ -190,16 +181,10 @@ fn a_canary_is_tried_beside_the_old_release_and_then_promoted_or_taken_back() {
 #[test]
 fn a_release_command_runs_first_and_one_that_fails_changes_nothing() {
     let platform = with_web();
-    let file = platform.dir().join("release.toml");
     let deploy = |script: &str| {
-        let text = format!(
-            "app = \"web\"\nimage = \"default/web:1\"\nport = {BUSYBOX_PORT}\n\
-             resources = {{ memory = \"32MiB\", cpu = 0.25, disk = \"64MiB\" }}\n\
-             process = {{ stop_grace = \"1s\" }}\n\
-             [release]\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\n"
-        );
-        std::fs::write(&file, text).unwrap();
-        platform.run(&["deploy", "--file", file.to_str().unwrap()])
+        let command = format!("[release]\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]");
+        let file = web_file(&platform, "1", 1, &command);
+        platform.run(&["deploy", "--file", &file])
     };
     let failing = "echo there is; echo no such table >&2; exit 3";
     let refused = "web: the release command of r1 exited with code 3: no such table";
@@ -248,14 +233,8 @@ fn a_release_that_does_not_become_healthy_is_taken_back() {
     platform.deploy(&web("web", 2)).unwrap();
     let before = ids(&platform.instances("web").unwrap());
     let traffic = traffic(&platform, "web");
-    let file = platform.dir().join("bad.toml");
-    let text = format!(
-        "app = \"web\"\nimage = \"default/web:1\"\nport = {BUSYBOX_PORT}\ncount = 2\n\
-         resources = {{ memory = \"32MiB\", cpu = 0.25, disk = \"64MiB\" }}\n\
-         process = {{ stop_grace = \"1s\" }}\nhealth = {{ path = \"/missing\" }}\nrollout = {{ deadline = \"3s\" }}\n"
-    );
-    std::fs::write(&file, text).unwrap();
-    let deployed = platform.run(&["deploy", "--file", file.to_str().unwrap()]);
+    let bad = "health = { path = \"/missing\" }\nrollout = { deadline = \"3s\" }";
+    let deployed = platform.run(&["deploy", "--file", &web_file(&platform, "1", 2, bad)]);
     deployed.fails(7, &["web r2 does not become healthy; r1 runs again", "404"]);
     let app = platform.wait_until_settled("web").unwrap();
     assert_eq!((app.release.0, app.failed.map(|failed| failed.0)), (1, Some(2)));

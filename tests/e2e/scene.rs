@@ -34,6 +34,18 @@ pub fn web(app: &str, count: u32) -> Value {
     })
 }
 
+/// The file `web.toml` with a manifest for one of the images `default/web`, and more of it in TOML.
+pub fn web_file(platform: &Platform, tag: &str, count: u32, more: &str) -> String {
+    let text = format!(
+        "app = \"web\"\nimage = \"default/web:{tag}\"\nport = {BUSYBOX_PORT}\ncount = {count}\n\
+         resources = {{ memory = \"32MiB\", cpu = 0.25, disk = \"64MiB\" }}\n\
+         process = {{ stop_grace = \"1s\" }}\n{more}\n"
+    );
+    let path = platform.dir().join("web.toml");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
 /// An app of that image without a port, which runs a shell script.
 pub fn script(app: &str, text: &str) -> Value {
     json!({

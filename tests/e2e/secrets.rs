@@ -17,13 +17,8 @@ const SECOND: &str = "Tr0ub4dor-and-3";
 
 /// `longshore secret set`, with the value on standard input.
 pub fn set(platform: &Platform, name: &str, value: &str) -> String {
-    let mut command = platform.command(&["secret", "set", name]);
-    command
-        .env("LONGSHORE_API", &platform.endpoints().api)
-        .env("LONGSHORE_TOKEN", platform.token())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    let mut child = command.spawn().unwrap();
+    let mut command = platform.client(&["secret", "set", name]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     writeln!(input, "{value}").unwrap();
     drop(input);

@@ -306,17 +306,25 @@ impl Platform {
         command
     }
 
+    /// The CLI, let in by the administrator's token.
+    pub fn client<S: AsRef<str>>(&self, arguments: &[S]) -> Command {
+        let mut command = self.command(arguments);
+        self.let_in(&mut command);
+        command
+    }
+
+    /// Tells a program where the API is, and gives it the administrator's token.
+    pub fn let_in<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.env("LONGSHORE_API", &self.endpoints.api).env("LONGSHORE_TOKEN", &self.token)
+    }
+
     /// Runs the CLI to its end.
     ///
     /// # Panics
     /// When it cannot be run.
     pub fn run(&self, arguments: &[&str]) -> Finished {
-        let mut command = self.command(arguments);
-        command
-            .env("LONGSHORE_API", &self.endpoints.api)
-            .env("LONGSHORE_TOKEN", &self.token)
-            .stdin(Stdio::null());
-        let output = command.output().expect("the release binary can be run");
+        let mut command = self.client(arguments);
+        let output = command.stdin(Stdio::null()).output().expect("the release binary can be run");
         Finished::new(arguments, output)
     }
 

@@ -150,12 +150,18 @@ impl Problem {
     }
 
     /// One value of a request that is not allowed.
+    pub fn invalid_value(
+        field: &str,
+        value: impl fmt::Display,
+        allowed: impl Into<String>,
+    ) -> Self {
+        let (field, value, allowed) = (field.to_owned(), value.to_string(), allowed.into());
+        Self::invalid(vec![ManifestProblem { field, value, allowed }])
+    }
+
+    /// The same of a text that cannot be read as what it should be.
     pub fn invalid_field(field: &str, error: &ParseError) -> Self {
-        Self::invalid(vec![ManifestProblem {
-            field: field.to_owned(),
-            value: format!("{:?}", error.value),
-            allowed: error.allowed.to_owned(),
-        }])
+        Self::invalid_value(field, format_args!("{:?}", error.value), error.allowed)
     }
 
     /// Something of this kind and name does not exist.

@@ -14,9 +14,10 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::handler::Handler;
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
-use axum::routing::{MethodRouter, delete, get, post, put};
+use axum::routing::{MethodFilter, MethodRouter, get, on};
 use http::header;
 use longshore_api::v1::{HealthView, LocationView};
 use longshore_api::{Problem, ProblemCode};
@@ -49,78 +50,69 @@ pub fn router(plane: Arc<Plane>) -> Router {
 /// One method of one path below `/v1`. There is no other way to be served than by being in this list,
 /// and so no way to be served without a word on who may call it.
 struct Endpoint {
-    method: &'static str,
+    method: Verb,
     path: &'static str,
     access: Access,
     handler: MethodRouter<Arc<Plane>>,
+}
+
+/// A method by its name, and as the router has it.
+type Verb = (&'static str, MethodFilter);
+
+const GET: Verb = ("GET", MethodFilter::GET);
+const PUT: Verb = ("PUT", MethodFilter::PUT);
+const POST: Verb = ("POST", MethodFilter::POST);
+const DELETE: Verb = ("DELETE", MethodFilter::DELETE);
+
+fn endpoint<H: Handler<T, Arc<Plane>>, T: 'static>(
+    method: Verb,
+    path: &'static str,
+    access: Access,
+    handler: H,
+) -> Endpoint {
+    Endpoint { method, path, access, handler: on(method.1, handler) }
 }
 
 fn endpoints() -> Vec<Endpoint> {
     use Access::{Everywhere, InProject, SomeProject};
     const READ: Access = InProject(Role::Read);
     const DEPLOY: Access = InProject(Role::Deploy);
-    let endpoint = |method, path, access, handler| Endpoint { method, path, access, handler };
     vec![
-        endpoint("GET", "/projects/{project}/apps", READ, get(apps::list)),
-        endpoint("GET", "/projects/{project}/apps/{app}", READ, get(apps::show)),
-        endpoint("PUT", "/projects/{project}/apps/{app}", DEPLOY, put(apps::deploy)),
-        endpoint("DELETE", "/projects/{project}/apps/{app}", DEPLOY, delete(apps::remove)),
-        endpoint("POST", "/projects/{project}/apps/{app}/plan", READ, post(plan::show)),
-        endpoint("POST", "/projects/{project}/apps/{app}/scale", DEPLOY, post(apps::scale)),
-        endpoint("GET", "/projects/{project}/apps/{app}/releases", READ, get(releases::list)),
-        endpoint(
-            "POST",
-            "/projects/{project}/apps/{app}/rollback",
-            DEPLOY,
-            post(releases::rollback),
-        ),
-        endpoint("POST", "/projects/{project}/apps/{app}/promote", DEPLOY, post(releases::promote)),
-        endpoint("GET", "/projects/{project}/instances", READ, get(instances::list)),
-        endpoint("GET", "/projects/{project}/instances/{instance}", READ, get(instances::show)),
-        endpoint(
-            "GET",
-            "/projects/{project}/instances/{instance}/explain",
-            READ,
-            get(instances::explain),
-        ),
-        endpoint(
-            "POST",
-            "/projects/{project}/instances/{instance}/stop",
-            DEPLOY,
-            post(instances::stop),
-        ),
-        endpoint(
-            "GET",
-            "/projects/{project}/instances/{instance}/logs",
-            READ,
-            get(instances::logs),
-        ),
+        endpoint(GET, "/projects/{project}/apps", READ, apps::list),
+        endpoint(GET, "/projects/{project}/apps/{app}", READ, apps::show),
+        endpoint(PUT, "/projects/{project}/apps/{app}", DEPLOY, apps::deploy),
+        endpoint(DELETE, "/projects/{project}/apps/{app}", DEPLOY, apps::remove),
+        endpoint(POST, "/projects/{project}/apps/{app}/plan", READ, plan::show),
+        endpoint(POST, "/projects/{project}/apps/{app}/scale", DEPLOY, apps::scale),
+        endpoint(GET, "/projects/{project}/apps/{app}/releases", READ, releases::list),
+        endpoint(POST, "/projects/{project}/apps/{app}/rollback", DEPLOY, releases::rollback),
+        endpoint(POST, "/projects/{project}/apps/{app}/promote", DEPLOY, releases::promote),
+        endpoint(GET, "/projects/{project}/instances", READ, instances::list),
+        endpoint(GET, "/projects/{project}/instances/{instance}", READ, instances::show),
+        endpoint(GET, "/projects/{project}/instances/{instance}/explain", READ, instances::explain),
+        endpoint(POST, "/projects/{project}/instances/{instance}/stop", DEPLOY, instances::stop),
+        endpoint(GET, "/projects/{project}/instances/{instance}/logs", READ, instances::logs),
         // Who runs commands inside reads what is secret there, and changes what it likes.
-        endpoint(
-            "POST",
-            "/projects/{project}/instances/{instance}/exec",
-            DEPLOY,
-            post(instances::exec),
-        ),
-        endpoint("GET", "/projects/{project}/secrets", READ, get(secrets::list)),
-        endpoint("PUT", "/projects/{project}/secrets/{name}", DEPLOY, put(secrets::set)),
-        endpoint("DELETE", "/projects/{project}/secrets/{name}", DEPLOY, delete(secrets::remove)),
-        endpoint("GET", "/projects/{project}/usage", READ, get(usage::list)),
-        endpoint("GET", "/projects/{project}/watch", READ, get(apps::watch)),
-        endpoint("POST", "/secrets/rotate-key", Everywhere, post(secrets::rotate)),
+        endpoint(POST, "/projects/{project}/instances/{instance}/exec", DEPLOY, instances::exec),
+        endpoint(GET, "/projects/{project}/secrets", READ, secrets::list),
+        endpoint(PUT, "/projects/{project}/secrets/{name}", DEPLOY, secrets::set),
+        endpoint(DELETE, "/projects/{project}/secrets/{name}", DEPLOY, secrets::remove),
+        endpoint(GET, "/projects/{project}/usage", READ, usage::list),
+        endpoint(GET, "/projects/{project}/watch", READ, apps::watch),
+        endpoint(POST, "/secrets/rotate-key", Everywhere, secrets::rotate),
         // Those of the projects that the caller may look at.
-        endpoint("GET", "/events", SomeProject(Role::Read), get(events::list)),
-        endpoint("GET", "/locations", SomeProject(Role::Read), get(locations)),
+        endpoint(GET, "/events", SomeProject(Role::Read), events::list),
+        endpoint(GET, "/locations", SomeProject(Role::Read), locations),
         // Whose tokens these may be is looked at there.
-        endpoint("GET", "/tokens", SomeProject(Role::Admin), get(tokens::list)),
-        endpoint("POST", "/tokens", SomeProject(Role::Admin), post(tokens::create)),
-        endpoint("DELETE", "/tokens/{name}", SomeProject(Role::Admin), delete(tokens::remove)),
+        endpoint(GET, "/tokens", SomeProject(Role::Admin), tokens::list),
+        endpoint(POST, "/tokens", SomeProject(Role::Admin), tokens::create),
+        endpoint(DELETE, "/tokens/{name}", SomeProject(Role::Admin), tokens::remove),
     ]
 }
 
 /// Every method and path of the API below `/v1` that asks for a token, with who may call it.
 pub fn accesses() -> Vec<(&'static str, &'static str, Access)> {
-    endpoints().iter().map(|endpoint| (endpoint.method, endpoint.path, endpoint.access)).collect()
+    endpoints().iter().map(|endpoint| (endpoint.method.0, endpoint.path, endpoint.access)).collect()
 }
 
 async fn health(State(plane): State<Arc<Plane>>) -> axum::Json<HealthView> {

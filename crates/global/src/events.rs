@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use longshore_api::v1::EventView;
 use longshore_link::now;
-use longshore_store::{Page, RecordError, Store, StoreError, Transaction};
+use longshore_store::{MAX_OPERATIONS, Page, RecordError, Store, StoreError, Transaction};
 use longshore_types::{AppName, ProjectName};
 
 use crate::records::{EventRecord, Key, decode, encode};
@@ -17,8 +17,6 @@ use crate::records::{EventRecord, Key, decode, encode};
 const EVENTS: &str = "/events/";
 /// How many are kept.
 const KEPT: usize = 10_000;
-/// How many are deleted in one transaction.
-const MOST_AT_ONCE: usize = 100;
 
 /// Who changes something.
 #[derive(Debug, Clone)]
@@ -42,7 +40,7 @@ pub fn with_event(
     what: &str,
     subject: impl Display,
 ) -> Transaction {
-    let record = EventRecord {
+    let event = EventView {
         at: now(),
         token: who.token.clone(),
         from: who.from.map(|from| from.to_string()),
@@ -51,25 +49,24 @@ pub fn with_event(
         subject: subject.to_string(),
     };
     // What comes in the same millisecond gets the next random number.
-    let key = Key::Event(record.at, uuid::Uuid::new_v4().simple().to_string());
-    change.put(key.to_string(), encode(&record))
+    let key = Key::Event(event.at, uuid::Uuid::new_v4().simple().to_string());
+    change.put(key.to_string(), encode(&EventRecord(event)))
 }
 
 /// The newest events that `is_shown` lets pass, the newest last.
 pub async fn newest(
     store: &dyn Store,
     limit: usize,
-    is_shown: impl Fn(&EventRecord) -> bool,
+    is_shown: impl Fn(&EventView) -> bool,
 ) -> Result<Vec<EventView>, EventsError> {
     let mut shown = Vec::new();
     for stored in store.list(EVENTS, Page::default()).await?.items.iter().rev() {
-        let record: EventRecord = decode(stored)?;
         if shown.len() == limit {
             break;
         }
-        if is_shown(&record) {
-            let EventRecord { at, token, from, project, what, subject } = record;
-            shown.push(EventView { at, token, from, project, what, subject });
+        let EventRecord(event) = decode(stored)?;
+        if is_shown(&event) {
+            shown.push(event);
         }
     }
     shown.reverse();
@@ -91,7 +88,7 @@ pub enum EventsError {
 pub async fn forget_old(store: &dyn Store) -> Result<(), StoreError> {
     let kept = store.list(EVENTS, Page::default()).await?.items;
     let surplus = kept.len().saturating_sub(KEPT);
-    for oldest in kept[..surplus].chunks(MOST_AT_ONCE) {
+    for oldest in kept[..surplus].chunks(MAX_OPERATIONS) {
         let keys = oldest.iter().map(|stored| stored.key.clone());
         store.commit(keys.fold(Transaction::new(), Transaction::delete)).await?;
     }

@@ -3,7 +3,7 @@
 use http::Method;
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{CallError, Client};
-use longshore_types::{Digest, ImageReference, ManifestProblem};
+use longshore_types::{Digest, ImageReference};
 
 /// Asks the registry.
 pub struct ImageResolver {
@@ -58,7 +58,6 @@ impl ImageResolver {
     }
 
     fn refuse(&self, image: &ImageReference, allowed: String) -> Problem {
-        let value = format!("{:?}", image.to_string());
-        Problem::invalid(vec![ManifestProblem { field: "image".to_owned(), value, allowed }])
+        Problem::invalid_value("image", format_args!("{:?}", image.to_string()), allowed)
     }
 }

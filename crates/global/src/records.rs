@@ -1,6 +1,7 @@
 //! What is stored, and under which keys. Every key below `/projects` names its project.
 
 use bytes::Bytes;
+use longshore_api::v1::EventView;
 use longshore_secrets::Sealed;
 use longshore_store::{KeyValue, Record, RecordError};
 use longshore_types::{
@@ -141,22 +142,10 @@ pub struct SecretRecord {
     pub created_at: Timestamp,
 }
 
-/// Something that was changed.
+/// Something that was changed, stored as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EventRecord {
-    /// When.
-    pub at: Timestamp,
-    /// By whose token; by the platform itself when absent.
-    pub token: Option<AppName>,
-    /// From where.
-    pub from: Option<String>,
-    /// In which project; of the whole platform when absent.
-    pub project: Option<ProjectName>,
-    /// Which verb.
-    pub what: String,
-    /// What it was done to, and to which effect.
-    pub subject: String,
-}
+#[serde(transparent)]
+pub struct EventRecord(pub EventView);
 
 /// A location that has joined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

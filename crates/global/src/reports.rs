@@ -8,6 +8,8 @@ use longshore_api::links::{InstanceStatus, LocationReport};
 use longshore_types::{InstanceId, LocationName, ProjectName};
 use tokio::sync::watch;
 
+use crate::catalog::AppKey;
+
 /// A location that did not report for this long counts as unreachable. Locations report at least
 /// every five seconds, so three reports in a row must be lost.
 const SILENT_AFTER: Duration = Duration::from_secs(16);
@@ -81,6 +83,15 @@ impl Reports {
             Some((received.clone(), status.clone()))
         })
     }
+}
+
+/// What the locations say of the instances of an app.
+pub fn of_app<'a>(
+    reports: &'a ByLocation,
+    (project, app): &'a AppKey,
+) -> impl Iterator<Item = &'a InstanceStatus> {
+    let all = reports.values().flat_map(|received| &received.report.instances);
+    all.filter(move |status| status.project == *project && status.app == *app)
 }
 
 fn same_but_for_time(a: &LocationReport, b: &LocationReport) -> bool {

@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 use longshore_api::links::InstanceStatus;
 use longshore_api::v1::AppView;
 use longshore_planning::rollout::{CommandOutcome, RolloutState, Verdict, judge};
-use longshore_types::{ExitReason, Generation, InstancePhase, RestartPolicy};
+use longshore_types::{
+    ExitReason, Generation, InstancePhase, Manifest, ReleaseNumber, RestartPolicy,
+};
 
 use crate::catalog::{AppKey, Catalog};
 use crate::records::{AppRecord, RolloutStage};
-use crate::reports::{ByLocation, Received};
+use crate::reports::{ByLocation, Received, of_app};
 use crate::{PublicNames, scheduler, views};
 
 /// How far each rollout got, and when.
@@ -36,13 +38,16 @@ struct Seen {
 }
 
 /// What came of a release's command, and in words.
-fn outcome(view: &AppView, reports: &ByLocation, timeout: Duration) -> (CommandOutcome, String) {
-    let all = reports.values().flat_map(|received| &received.report.instances);
-    let mut of_release = all.filter(|status| {
-        let is_of_app = status.project == view.project && status.app == view.app;
-        is_of_app && status.is_command && status.release == view.release && !status.draining
+fn outcome(
+    key: &AppKey,
+    release: ReleaseNumber,
+    reports: &ByLocation,
+    timeout: Duration,
+) -> (CommandOutcome, String) {
+    let ended = of_app(reports, key).find(|status| {
+        let is_it = status.is_command && status.release == release && !status.draining;
+        is_it && status.observed.phase == InstancePhase::Exited
     });
-    let ended = of_release.find(|status| status.observed.phase == InstancePhase::Exited);
     let Some(InstanceStatus { observed, .. }) = ended else {
         let limit = longshore_types::Duration(timeout);
         return (CommandOutcome::Pending { timeout }, format!("did not end within {limit}"));
@@ -55,13 +60,42 @@ fn outcome(view: &AppView, reports: &ByLocation, timeout: Duration) -> (CommandO
 }
 
 /// Whether all that should run is healthy, and nothing else is left but what is on its way out.
-fn is_served(view: &AppView, reports: &ByLocation) -> bool {
-    let all = reports.values().flat_map(|received| &received.report.instances);
-    let of_app = all.filter(|status| status.project == view.project && status.app == view.app);
-    let mut staying = of_app.filter(|status| !status.draining);
+fn is_served(key: &AppKey, view: &AppView, reports: &ByLocation) -> bool {
+    let mut staying = of_app(reports, key).filter(|status| !status.draining);
     view.canary.is_none()
         && view.ready >= view.count
         && staying.all(|status| status.release == view.release)
+}
+
+/// What a verdict makes of an app; `says` are the words on its release's command.
+fn after(
+    verdict: Verdict,
+    record: &AppRecord,
+    manifest: &Manifest,
+    says: Option<&str>,
+) -> Option<AppRecord> {
+    let release = record.release;
+    let failed = || {
+        let why = match says {
+            Some(says) => format!("the release command of {release} {says}"),
+            None => format!("{release} got no further for {}", manifest.rollout.deadline),
+        };
+        AppRecord { failed: Some(release), why: Some(why), ..record.clone() }
+    };
+    Some(match verdict {
+        Verdict::Nothing => return None,
+        Verdict::Proceed => record.at(record.after_command(manifest)),
+        Verdict::Complete => AppRecord {
+            good: Some(release),
+            failed: record.failed.filter(|failed| *failed != release),
+            why: record.why.clone().filter(|_| record.failed != Some(release)),
+            ..record.clone()
+        },
+        Verdict::Promote => record.at(RolloutStage::Whole),
+        Verdict::Failed if record.failed == Some(release) => return None,
+        Verdict::Failed => failed(),
+        Verdict::Revert(good) => AppRecord { release: good, ..failed().at(RolloutStage::Whole) },
+    })
 }
 
 impl Rollouts {
@@ -99,7 +133,8 @@ impl Rollouts {
         let seen = self.look(key, &view, (is_known, is_complete));
         let of_command =
             manifest.release.as_ref().filter(|_| record.stage == RolloutStage::Command);
-        let command = of_command.map(|command| outcome(&view, reports, command.timeout.0));
+        let command =
+            of_command.map(|command| outcome(key, record.release, reports, command.timeout.0));
         let state = RolloutState {
             release: record.release,
             good: record.good,
@@ -107,36 +142,12 @@ impl Rollouts {
             is_canary: record.stage == RolloutStage::Canary,
             is_complete,
             complete_for: seen.complete_since.map_or(Duration::ZERO, |since| since.elapsed()),
-            is_served: is_served(&view, reports),
+            is_served: is_served(key, &view, reports),
             since_progress: seen.at.elapsed(),
             rules: manifest.rollout,
         };
-        let failed = || {
-            let why = match command.as_ref().map(|(_, why)| why) {
-                Some(why) => format!("the release command of {} {why}", record.release),
-                None => {
-                    format!("{} got no further for {}", record.release, manifest.rollout.deadline)
-                }
-            };
-            AppRecord { failed: Some(record.release), why: Some(why), ..record.clone() }
-        };
-        let next = match judge(&state) {
-            Verdict::Nothing => return None,
-            Verdict::Proceed => record.at(record.after_command(manifest)),
-            Verdict::Complete => AppRecord {
-                good: Some(record.release),
-                failed: record.failed.filter(|failed| *failed != record.release),
-                why: record.why.clone().filter(|_| record.failed != Some(record.release)),
-                ..record.clone()
-            },
-            Verdict::Promote => record.at(RolloutStage::Whole),
-            Verdict::Failed if record.failed == Some(record.release) => return None,
-            Verdict::Failed => failed(),
-            Verdict::Revert(good) => {
-                AppRecord { release: good, ..failed().at(RolloutStage::Whole) }
-            }
-        };
-        (next != *record).then_some(next)
+        let says = command.as_ref().map(|(_, says)| says.as_str());
+        after(judge(&state), record, manifest, says).filter(|next| next != record)
     }
 
     fn look(
@@ -163,9 +174,10 @@ impl Rollouts {
     pub fn next_deadline(&self, catalog: &Catalog) -> Option<Duration> {
         let left = self.seen.iter().filter_map(|(key, seen)| {
             let record = &catalog.apps.get(key)?.record;
-            let rules = &catalog.current_release(key)?.manifest.rollout;
-            let release = catalog.current_release(key)?.manifest.release.as_ref();
-            if let Some(command) = release.filter(|_| record.stage == RolloutStage::Command) {
+            let manifest = &catalog.current_release(key)?.manifest;
+            let rules = &manifest.rollout;
+            let command = manifest.release.as_ref();
+            if let Some(command) = command.filter(|_| record.stage == RolloutStage::Command) {
                 let judged = record.failed != Some(record.release);
                 return judged.then(|| command.timeout.0.saturating_sub(seen.began.elapsed()));
             }

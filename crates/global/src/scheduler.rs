@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use longshore_link::now;
 use longshore_planning::global::{LocationState, Share, WantedApp, plan_shares, spread_canaries};
-use longshore_store::{Compare, Relation, StoreError, Transaction};
+use longshore_store::{Compare, MAX_OPERATIONS, Relation, StoreError, Transaction};
 use longshore_types::{Capacity, LocationName, Manifest, ReleaseNumber};
 
 use crate::catalog::{AppKey, Catalog, Stored};
@@ -25,8 +25,8 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 /// However near a deadline is.
 const LEAST_WAIT: Duration = Duration::from_millis(100);
-/// How many releases are deleted in one transaction, which holds 128 operations.
-const MOST_AT_ONCE: usize = 100;
+/// How many releases are deleted in one transaction, beside their app.
+const MOST_AT_ONCE: usize = MAX_OPERATIONS - 1;
 
 /// Runs until shutdown.
 pub async fn run(plane: Arc<Plane>) -> Result<(), GlobalError> {

@@ -11,7 +11,7 @@ use longshore_types::{
 use crate::PublicNames;
 use crate::catalog::{AppKey, Catalog};
 use crate::records::{AppRecord, RolloutStage};
-use crate::reports::{ByLocation, Received};
+use crate::reports::{ByLocation, Received, of_app};
 
 /// `current` is the number of the release that should run.
 pub fn release(release: &Release, current: ReleaseNumber) -> ReleaseView {
@@ -77,10 +77,7 @@ pub fn app(
 ) -> Option<AppView> {
     let wanted = &catalog.apps.get(key)?.record;
     let current = catalog.current_release(key)?;
-    let statuses = || {
-        let all = reports.values().flat_map(|received| &received.report.instances);
-        all.filter(|status| status.project == key.0 && status.app == key.1)
-    };
+    let statuses = || of_app(reports, key);
     let is_current =
         |status: &&InstanceStatus| status.release == wanted.release && !status.is_command;
     let is_ready = |status: &&InstanceStatus| {

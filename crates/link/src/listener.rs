@@ -106,8 +106,9 @@ impl Listener {
         })
     }
 
-    /// Serves `router`, with `ConnectInfo` of TCP connections, until `shutdown`, then lets running requests finish. Streams that never
-    /// end must watch `shutdown` themselves, as those of [`crate::json_lines`] do.
+    /// Serves `router`, with `ConnectInfo` of TCP connections, until `shutdown`, then lets running
+    /// requests finish. Streams that never end must watch `shutdown` themselves, as those of
+    /// [`crate::json_lines`] do.
     pub async fn serve(self, router: Router, shutdown: CancellationToken) -> io::Result<()> {
         let done = shutdown.cancelled_owned();
         match self {

@@ -12,14 +12,12 @@ use http::Method;
 use longshore_api::links::{AllotmentSet, SecretValues, SecretsRequest};
 use longshore_link::{CallError, Client};
 use longshore_secrets::{Keyring, KeyringError, Sealed};
-use longshore_store::{Page, Record, Store, StoreError, Transaction};
+use longshore_store::{MAX_OPERATIONS, Page, Record, Store, StoreError, Transaction};
 use longshore_types::{LocationName, ProjectName, Release, SecretName, SecretValue, SecretVersion};
 use serde::{Deserialize, Serialize};
 
 /// Below this, one record per version of a secret.
 const SECRETS: &str = "/secrets/";
-/// How many records are deleted in one transaction.
-const MOST_AT_ONCE: usize = 100;
 
 /// A version of a secret as it is kept here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,7 +153,7 @@ impl Secrets {
 
     async fn forget_all_but(&self, needed: &BTreeSet<String>) -> Result<(), StoreError> {
         let kept = self.store.list(SECRETS, Page::default()).await?.items;
-        let past = kept.iter().filter(|stored| !needed.contains(&stored.key)).take(MOST_AT_ONCE);
+        let past = kept.iter().filter(|stored| !needed.contains(&stored.key)).take(MAX_OPERATIONS);
         let past: Vec<_> = past.map(|stored| stored.key.clone()).collect();
         if !past.is_empty() {
             let change = past.into_iter().fold(Transaction::new(), Transaction::delete);

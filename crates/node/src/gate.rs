@@ -18,7 +18,7 @@ use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, chain, json_lines};
 use longshore_runtime::ExecEvent;
 use longshore_runtime::logs::{Follow, StreamTag, read_log};
-use longshore_types::{InstanceId, InstancePhase, ManifestProblem, Timestamp};
+use longshore_types::{InstanceId, InstancePhase, Timestamp};
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 
@@ -154,9 +154,8 @@ async fn exec(
     let mut env = BTreeMap::new();
     for entry in &request.env {
         let Some((name, value)) = entry.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            let (field, value) = ("env".to_owned(), format!("{entry:?}"));
-            let allowed = "NAME=value".to_owned();
-            return Err(Problem::invalid(vec![ManifestProblem { field, value, allowed }]).into());
+            let value = format_args!("{entry:?}");
+            return Err(Problem::invalid_value("env", value, "NAME=value").into());
         };
         env.insert(name.to_owned(), value.to_owned());
     }

@@ -109,13 +109,17 @@ pub struct Rights {
 impl Rights {
     /// The strongest role of the bearer in a project.
     pub fn role_in(&self, project: &ProjectName) -> Option<Role> {
-        let roles = self.roles.iter().filter(|role| role.is_in(project)).map(|role| role.role);
-        roles.chain(self.admin.then_some(Role::Admin)).max()
+        self.strongest(|role| role.is_in(project))
     }
 
     /// The strongest role of the bearer anywhere.
     pub fn role_anywhere(&self) -> Option<Role> {
-        self.roles.iter().map(|role| role.role).chain(self.admin.then_some(Role::Admin)).max()
+        self.strongest(|_| true)
+    }
+
+    fn strongest(&self, counts: impl Fn(&&ProjectRole) -> bool) -> Option<Role> {
+        let roles = self.roles.iter().filter(counts).map(|role| role.role);
+        roles.chain(self.admin.then_some(Role::Admin)).max()
     }
 
     /// True when the bearer may do `action` to `repository`.

@@ -96,7 +96,7 @@ fn check(access: Access, caller: &Caller, project: Option<&str>) -> Result<(), R
         if found.is_some_and(|found| found >= needed) {
             return Ok(());
         }
-        let has = found.map_or("none".to_owned(), |found| format!("{found:?}").to_lowercase());
+        let has = found.map_or("none", Role::as_str);
         Err(forbidden(format!("token {token} needs the role {needed} {place}; it has {has}")))
     };
     match access {

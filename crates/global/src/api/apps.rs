@@ -273,10 +273,10 @@ fn refuse_runtime_that_nobody_has(
     if refusals.is_empty() {
         return Ok(());
     }
-    let (field, value) = ("runtime".to_owned(), format!("\"{}\"", manifest.runtime));
     let allowed =
         format!("a runtime that a node has and that can do this ({})", refusals.join("; "));
-    Err(Problem::invalid(vec![ManifestProblem { field, value, allowed }]).into())
+    let value = format_args!("\"{}\"", manifest.runtime);
+    Err(Problem::invalid_value("runtime", value, allowed).into())
 }
 
 pub(super) fn next_number(catalog: &Catalog, key: &AppKey) -> ReleaseNumber {
@@ -343,10 +343,7 @@ pub async fn scale(
     Body(request): Body<ScaleRequest>,
 ) -> Result<Json<AppView>, Refusal> {
     let key = app_key(&project, &app)?;
-    let refuse = |allowed: String| {
-        let (field, value) = ("count".to_owned(), request.count.to_string());
-        Refusal(Problem::invalid(vec![ManifestProblem { field, value, allowed }]))
-    };
+    let refuse = |allowed: String| Refusal(Problem::invalid_value("count", request.count, allowed));
     if request.count > 10_000 {
         return Err(refuse("a whole number from 0 to 10000".to_owned()));
     }

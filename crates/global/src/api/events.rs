@@ -7,14 +7,13 @@ use axum::{Extension, Json};
 use longshore_api::v1::EventView;
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::Refusal;
-use longshore_types::{ManifestProblem, ProjectName};
+use longshore_types::ProjectName;
 use serde::Deserialize;
 
 use super::access::Caller;
 use super::{parse, store_failed};
 use crate::Plane;
 use crate::events::{self, EventsError};
-use crate::records::EventRecord;
 
 /// How many are told to who does not say, and at most.
 const LIMIT: (usize, usize) = (100, 10_000);
@@ -37,13 +36,12 @@ pub async fn list(
         Some(text) => {
             let limit = text.parse().ok().filter(|limit| (1..=LIMIT.1).contains(limit));
             limit.ok_or_else(|| {
-                let (field, value) = ("limit".to_owned(), format!("{text:?}"));
                 let allowed = format!("a whole number from 1 to {}", LIMIT.1);
-                Problem::invalid(vec![ManifestProblem { field, value, allowed }])
+                Problem::invalid_value("limit", format_args!("{text:?}"), allowed)
             })?
         }
     };
-    let is_shown = |event: &EventRecord| match &event.project {
+    let is_shown = |event: &EventView| match &event.project {
         Some(project) => {
             wanted.as_ref().is_none_or(|wanted| wanted == project)
                 && caller.rights.role_in(project).is_some()

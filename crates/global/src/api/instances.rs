@@ -10,7 +10,7 @@ use longshore_api::links::{ExecRequest, InstanceStatus, StopInstance};
 use longshore_api::v1::{Explanation, InstanceView};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, CallError, Client, Refusal, relay};
-use longshore_types::{AppName, InstanceId, ManifestProblem, ProjectName};
+use longshore_types::{AppName, InstanceId, ProjectName};
 use serde::{Deserialize, Serialize};
 
 use super::access::Caller;
@@ -151,13 +151,8 @@ pub async fn logs(
     Ok(relay(answer.await.map_err(gate_failed)?, plane.shutdown.clone()))
 }
 
-fn invalid(field: &str, value: &str, allowed: &str) -> Refusal {
-    let problem = ManifestProblem {
-        field: field.to_owned(),
-        value: format!("{value:?}"),
-        allowed: allowed.to_owned(),
-    };
-    Problem::invalid(vec![problem]).into()
+fn invalid(field: &str, text: &str, allowed: &str) -> Refusal {
+    Problem::invalid_value(field, format_args!("{text:?}"), allowed).into()
 }
 
 pub async fn exec(

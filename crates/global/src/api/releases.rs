@@ -7,7 +7,7 @@ use axum::{Extension, Json};
 use longshore_api::v1::{DeployResponse, ReleaseView, RollbackRequest};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal};
-use longshore_types::{ImageReference, ManifestProblem, Release, ReleaseNumber};
+use longshore_types::{ImageReference, Release, ReleaseNumber};
 
 use super::access::Caller;
 use super::apps::{
@@ -105,8 +105,7 @@ fn find<'a>(
     let found = catalog.releases_of(key).find(|release| release.number == number);
     found.ok_or_else(|| {
         let kept: Vec<_> = catalog.releases_of(key).map(|kept| kept.number.to_string()).collect();
-        let (field, value) = ("release".to_owned(), number.to_string());
         let allowed = format!("a release of the app that is kept: {}", kept.join(", "));
-        Problem::invalid(vec![ManifestProblem { field, value, allowed }]).into()
+        Problem::invalid_value("release", number, allowed).into()
     })
 }

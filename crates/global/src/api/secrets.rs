@@ -46,9 +46,9 @@ pub async fn set(
     let name: SecretName = parse("name", &name)?;
     let n_bytes = request.value.bytes().len();
     if !(1..=SecretValue::MAX).contains(&n_bytes) {
-        let (field, value) = ("value".to_owned(), format!("({n_bytes} bytes)"));
-        let allowed = format!("1 to {} bytes", SecretValue::MAX);
-        return Err(Problem::invalid(vec![ManifestProblem { field, value, allowed }]).into());
+        let (value, allowed) =
+            (format_args!("({n_bytes} bytes)"), format!("1 to {} bytes", SecretValue::MAX));
+        return Err(Problem::invalid_value("value", value, allowed).into());
     }
     for _ in 0..TRIES {
         let catalog = plane.catalog();

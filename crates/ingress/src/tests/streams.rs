@@ -12,11 +12,12 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, mpsc};
 
 use super::played::*;
 
@@ -30,42 +31,59 @@ fn post<B>(body: B) -> Request<B> {
     Request::post("/").header(header::HOST, HOST).body(body).unwrap()
 }
 
-#[tokio::test]
-async fn bytes_go_through_before_the_body_ends_both_ways() {
-    let echo = Router::new().fallback(async |request: axum::extract::Request| request.into_body());
-    let instance = Instance::start(echo).await;
-    let scene = Scene::new(&[&instance.endpoint]).await;
-    let mut client = client::<ChannelBody>(scene.ingress.address).await;
-    let (sender, body) = channel_body();
-    let answer = in_time("the head", client.send_request(post(body))).await.unwrap();
-    let mut answer = answer.into_body();
-    for said in ["one", "two", "three"] {
-        sender.send(Bytes::from_static(said.as_bytes())).await.unwrap();
-        let frame = in_time("a frame", answer.frame()).await.unwrap().unwrap();
+/// A request under way to an instance that gives back what it is sent.
+struct Echo {
+    scene: Scene,
+    instance: Instance,
+    sender: mpsc::Sender<Bytes>,
+    answer: Incoming,
+}
+
+impl Echo {
+    async fn begin() -> Self {
+        let echo =
+            Router::new().fallback(async |request: axum::extract::Request| request.into_body());
+        let instance = Instance::start(echo).await;
+        let scene = Scene::new(&[&instance.endpoint]).await;
+        let mut client = client::<ChannelBody>(scene.ingress.address).await;
+        let (sender, body) = channel_body();
+        let answer = in_time("the head", client.send_request(post(body))).await.unwrap();
+        Self { scene, instance, sender, answer: answer.into_body() }
+    }
+
+    async fn say(&mut self, said: &'static str) {
+        self.sender.send(Bytes::from_static(said.as_bytes())).await.unwrap();
+        let frame = in_time("a frame", self.answer.frame()).await.unwrap().unwrap();
         assert_eq!(frame.into_data().unwrap(), said);
     }
-    drop(sender);
-    assert!(in_time("the end", answer.frame()).await.is_none());
+
+    /// Ends the request; the answer must end with it.
+    async fn end(mut self) -> Scene {
+        drop(self.sender);
+        assert!(in_time("the end", self.answer.frame()).await.is_none());
+        self.scene
+    }
+}
+
+#[tokio::test]
+async fn bytes_go_through_before_the_body_ends_both_ways() {
+    let mut echo = Echo::begin().await;
+    for said in ["one", "two", "three"] {
+        echo.say(said).await;
+    }
+    echo.end().await;
 }
 
 #[tokio::test]
 async fn the_location_hears_which_instances_that_left_have_requests_under_way() {
-    let echo = Router::new().fallback(async |request: axum::extract::Request| request.into_body());
-    let instance = Instance::start(echo).await;
-    let scene = Scene::new(&[&instance.endpoint]).await;
-    let mut client = client::<ChannelBody>(scene.ingress.address).await;
-    let (sender, body) = channel_body();
-    let answer = in_time("the head", client.send_request(post(body))).await.unwrap();
-    let mut answer = answer.into_body();
-    scene.location.give(2, &[]);
-    let busy = std::slice::from_ref(&instance.endpoint.instance);
-    scene.location.acked_when(|ack| ack.revision == 2 && ack.busy == busy).await;
+    let mut echo = Echo::begin().await;
+    let location = &echo.scene.location;
+    location.give(2, &[]);
+    let busy = std::slice::from_ref(&echo.instance.endpoint.instance);
+    location.acked_when(|ack| ack.revision == 2 && ack.busy == busy).await;
     // It goes on as if nothing were.
-    sender.send(Bytes::from_static(b"more")).await.unwrap();
-    let frame = in_time("a frame", answer.frame()).await.unwrap().unwrap();
-    assert_eq!(frame.into_data().unwrap(), "more");
-    drop(sender);
-    assert!(in_time("the end", answer.frame()).await.is_none());
+    echo.say("more").await;
+    let scene = echo.end().await;
     scene.location.acked_when(|ack| ack.revision == 2 && ack.busy.is_empty()).await;
 }
 

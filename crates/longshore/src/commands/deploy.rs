@@ -55,13 +55,12 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
     let project = ProjectOption { project: manifest.project.clone() };
     let response = send(&connection, &project, &manifest, document).await?;
-    let outcome = follow(&connection, &project, response, &options.wait).await?;
-    connection.output.data(&outcome, Outcome::to_text)
+    follow(&connection, &project, response, &options.wait).await
 }
 
 /// The data of a command that makes a release.
 #[derive(Debug, serde::Serialize)]
-pub struct Outcome {
+struct Outcome {
     #[serde(flatten)]
     response: DeployResponse,
     app: AppView,
@@ -69,7 +68,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// The same in words.
-    pub fn to_text(&self) -> String {
+    fn to_text(&self) -> String {
         let app = &self.app;
         let (name, release) = (&app.app, app.release);
         let mut text = match &app.canary {
@@ -83,14 +82,14 @@ impl Outcome {
     }
 }
 
-/// Tells of a release that was made, and waits until it is all that runs, or its canaries wait to be
-/// promoted.
+/// Tells of a release that was made, waits until it is all that runs or its canaries wait to be
+/// promoted, and tells what came of it.
 pub async fn follow(
     connection: &Connection,
     project: &ProjectOption,
     response: DeployResponse,
     wait: &WaitOptions,
-) -> Result<Outcome, Failure> {
+) -> Result<(), Failure> {
     announce(connection, &response);
     let app = &response.release.manifest.app;
     if !wait.no_wait {
@@ -104,7 +103,7 @@ pub async fn follow(
             app.app, app.release
         ));
     }
-    Ok(Outcome { response, app })
+    connection.output.data(&Outcome { response, app }, Outcome::to_text)
 }
 
 fn announce(connection: &Connection, response: &DeployResponse) {

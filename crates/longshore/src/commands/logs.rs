@@ -59,7 +59,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         api: connection.api.clone(),
         project: options.project.clone(),
         follow: options.follow,
-        tail: options.tail.or((since.is_none()).then_some(DEFAULT_TAIL)),
+        tail: options.tail.or(since.is_none().then_some(DEFAULT_TAIL)),
         since: since.unwrap_or_default(),
     };
     match Target::find(&connection.api, &options.project, &options.target).await? {

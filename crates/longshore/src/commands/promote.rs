@@ -4,7 +4,7 @@ use http::Method;
 use longshore_api::v1::DeployResponse;
 use longshore_types::AppName;
 
-use super::deploy::{self, Outcome, WaitOptions};
+use super::deploy::{self, WaitOptions};
 use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::Failure;
 
@@ -26,6 +26,5 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
     let path = options.project.path(format_args!("apps/{}/promote", options.app));
     let response: DeployResponse = connection.api.call(Method::POST, &path, None::<&()>).await?;
-    let outcome = deploy::follow(&connection, &options.project, response, &options.wait).await?;
-    connection.output.data(&outcome, Outcome::to_text)
+    deploy::follow(&connection, &options.project, response, &options.wait).await
 }

@@ -4,7 +4,7 @@ use http::Method;
 use longshore_api::v1::{DeployResponse, RollbackRequest};
 use longshore_types::{AppName, ReleaseNumber};
 
-use super::deploy::{self, Outcome, WaitOptions};
+use super::deploy::{self, WaitOptions};
 use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::Failure;
 
@@ -32,6 +32,5 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let path = options.project.path(format_args!("apps/{}/rollback", options.app));
     let request = RollbackRequest { release: options.release };
     let response: DeployResponse = connection.api.call(Method::POST, &path, Some(&request)).await?;
-    let outcome = deploy::follow(&connection, &options.project, response, &options.wait).await?;
-    connection.output.data(&outcome, Outcome::to_text)
+    deploy::follow(&connection, &options.project, response, &options.wait).await
 }

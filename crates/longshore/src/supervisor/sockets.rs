@@ -113,46 +113,42 @@ fn obstacle(key: &str, address: SocketAddr, error: &ListenError) -> Obstacle {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
     use super::*;
+
+    const FREE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+    fn settings(api_listen: SocketAddr, ingress_listen: SocketAddr) -> Settings {
+        let defaults = Settings::defaults("n1".parse().unwrap());
+        Settings { api_listen, registry_listen: FREE, ingress_listen, ..defaults }
+    }
 
     #[test]
     fn every_port_that_is_taken_is_named() {
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = std::net::TcpListener::bind(FREE).unwrap();
         let address = taken.local_addr().unwrap();
-        let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        let settings = Settings {
-            api_listen: address,
-            registry_listen: free,
-            ingress_listen: address,
-            ..Settings::defaults("n1".parse().unwrap())
-        };
-        let obstacles = PublicSockets::bind(&settings).unwrap_err();
+        let settings = |at| settings(at, at);
+        let obstacles = PublicSockets::bind(&settings(address)).unwrap_err();
         assert_eq!(obstacles.len(), 2);
         assert_eq!(
             obstacles[1].what,
             format!("{address}, for the ingress, is in use by another process")
         );
-        let settings = Settings { api_listen: free, ingress_listen: free, ..settings };
-        let endpoints = PublicSockets::bind(&settings).unwrap().endpoints().unwrap();
+        let endpoints = PublicSockets::bind(&settings(FREE)).unwrap().endpoints().unwrap();
         assert!(!endpoints.api.ends_with(":0"), "the port was chosen: {endpoints:?}");
     }
 
     #[test]
     fn a_port_that_is_just_let_go_of_is_waited_for() {
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = std::net::TcpListener::bind(FREE).unwrap();
         let address = taken.local_addr().unwrap();
-        let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        let settings = Settings {
-            api_listen: address,
-            registry_listen: free,
-            ingress_listen: free,
-            ..Settings::defaults("n1".parse().unwrap())
-        };
         std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(200));
             drop(taken);
         });
-        let endpoints = PublicSockets::bind(&settings).unwrap().endpoints().unwrap();
+        let sockets = PublicSockets::bind(&settings(address, FREE)).unwrap();
+        let endpoints = sockets.endpoints().unwrap();
         assert_eq!(endpoints.api, format!("http://{address}"));
     }
 

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result};
+use longshore_e2e::eventually;
 use longshore_e2e::image::BUSYBOX_PORT;
-use longshore_e2e::{Dockerd, eventually};
 
 use super::N_INSTANCES;
 use crate::bench::contenders::Docker;
@@ -112,12 +112,8 @@ impl Compose {
     fn compose(&self, arguments: &[&str]) -> Result<()> {
         let mut compose = program("docker-compose", ["--project-name", "bench", "--file"]);
         compose.arg(self.dir.join("compose.yaml")).args(arguments);
-        let quiet = compose.env("DOCKER_HOST", self.daemon().host()).stderr(Stdio::null());
+        let quiet = compose.env("DOCKER_HOST", self.docker.0.host()).stderr(Stdio::null());
         run(quiet)
-    }
-
-    fn daemon(&self) -> &Dockerd {
-        &self.docker.0
     }
 }
 
