@@ -15,7 +15,7 @@
 //! | `GET /v1/projects/{project}/apps/{app}/releases` | | list of [`ReleaseView`] |
 //! | `POST /v1/projects/{project}/apps/{app}/rollback` | [`RollbackRequest`] | [`DeployResponse`] |
 //! | `POST /v1/projects/{project}/apps/{app}/promote` | | [`DeployResponse`] |
-//! | `GET /v1/projects/{project}/instances?app=` | | list of [`InstanceView`] |
+//! | `GET /v1/projects/{project}/instances?app=&location=&limit=&after=` | | list of [`InstanceView`] |
 //! | `GET /v1/projects/{project}/instances/{instance}` | | [`InstanceView`] |
 //! | `GET /v1/projects/{project}/instances/{instance}/explain` | | [`Explanation`] |
 //! | `POST /v1/projects/{project}/instances/{instance}/stop` | | `202` |
@@ -26,12 +26,16 @@
 //! | `PUT /v1/projects/{project}/secrets/{name}` | [`SecretRequest`] | [`SecretView`] |
 //! | `DELETE /v1/projects/{project}/secrets/{name}` | | `204` |
 //! | `POST /v1/secrets/rotate-key` | | [`SecretKeyView`] |
-//! | `GET /v1/projects/{project}/watch` | | JSON lines of [`ProjectView`], one at each change |
-//! | `GET /v1/events?project=&limit=` | | list of [`EventView`], the newest last |
+//! | `GET /v1/projects/{project}/watch?app=&instances=` | | JSON lines of [`ProjectView`], one at each change; or server-sent events, see below |
+//! | `GET /v1/events?project=&limit=` | | list of [`EventView`], the newest last; or server-sent events |
 //! | `GET /v1/locations` | | list of [`LocationView`] |
 //! | `GET /v1/tokens`, `POST /v1/tokens`, `DELETE /v1/tokens/{name}` | [`TokenRequest`] | [`TokenView`], [`TokenCreated`] |
 //!
-//! Blank lines in streams of JSON lines are heartbeats. Errors are [`crate::Problem`] documents.
+//! Who accepts `text/event-stream` gets server-sent events from two of these. `watch` sends `state`, a
+//! [`ProjectView`], and from then on `change`, a [`ProjectChange`]; `events` sends `event`, an
+//! [`EventView`], and `missed` where older ones were forgotten. `Last-Event-ID` resumes both.
+//!
+//! Blank lines in streams of JSON lines are heartbeats, as comments are in events. Errors are [`crate::Problem`] documents.
 
 use std::collections::BTreeMap;
 
@@ -290,6 +294,23 @@ pub struct ProjectView {
     pub apps: Vec<AppView>,
     /// Its instances.
     pub instances: Vec<InstanceView>,
+}
+
+/// What differs from the state before, as `watch` tells it in server-sent events.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectChange {
+    /// The apps that are new or differ.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apps: Vec<AppView>,
+    /// The instances that are new or differ.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<InstanceView>,
+    /// The apps that are no longer there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apps_gone: Vec<AppName>,
+    /// The instances that are no longer there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances_gone: Vec<InstanceId>,
 }
 
 /// A location.

@@ -9,6 +9,7 @@ mod releases;
 pub mod secrets;
 mod tokens;
 mod usage;
+mod watch;
 
 use std::sync::Arc;
 
@@ -98,7 +99,7 @@ fn endpoints() -> Vec<Endpoint> {
         endpoint(PUT, "/projects/{project}/secrets/{name}", DEPLOY, secrets::set),
         endpoint(DELETE, "/projects/{project}/secrets/{name}", DEPLOY, secrets::remove),
         endpoint(GET, "/projects/{project}/usage", READ, usage::list),
-        endpoint(GET, "/projects/{project}/watch", READ, apps::watch),
+        endpoint(GET, "/projects/{project}/watch", READ, watch::watch),
         endpoint(POST, "/secrets/rotate-key", Everywhere, secrets::rotate),
         // Those of the projects that the caller may look at.
         endpoint(GET, "/events", SomeProject(Role::Read), events::list),
@@ -163,4 +164,34 @@ fn parse<T: std::str::FromStr<Err = longshore_types::ParseError>>(
     text: &str,
 ) -> Result<T, Refusal> {
     text.parse().map_err(|error| Refusal(Problem::invalid_field(field, &error)))
+}
+
+/// A query parameter that is true or false; alone, without a value, it is true.
+fn flag(field: &str, text: Option<&str>, default: bool) -> Result<bool, Refusal> {
+    match text {
+        None => Ok(default),
+        Some("false") => Ok(false),
+        Some("true" | "") => Ok(true),
+        Some(other) => Err(invalid(field, other, "true or false")),
+    }
+}
+
+/// A query parameter that is a whole number within bounds.
+fn number(
+    field: &str,
+    text: Option<&str>,
+    allowed: std::ops::RangeInclusive<usize>,
+) -> Result<Option<usize>, Refusal> {
+    let Some(text) = text else { return Ok(None) };
+    match text.parse() {
+        Ok(number) if allowed.contains(&number) => Ok(Some(number)),
+        _ => {
+            let (least, most) = (allowed.start(), allowed.end());
+            Err(invalid(field, text, &format!("a whole number from {least} to {most}")))
+        }
+    }
+}
+
+fn invalid(field: &str, text: &str, allowed: &str) -> Refusal {
+    Problem::invalid_value(field, format_args!("{text:?}"), allowed).into()
 }

@@ -16,6 +16,7 @@ use longshore_types::{
 use tokio::sync::watch;
 
 use crate::GlobalError;
+use crate::events::EventLog;
 use crate::records::{
     AllotmentRecord, AppRecord, Key, LocationRecord, ReleaseRecord, SecretRecord, TokenRecord,
     decode,
@@ -58,6 +59,11 @@ impl Catalog {
     pub fn current_release(&self, app: &AppKey) -> Option<&Arc<Release>> {
         let number = self.apps.get(app)?.record.release;
         self.releases.get(&(app.0.clone(), app.1.clone(), number))
+    }
+
+    /// The record of an app, or a problem that says that there is none.
+    pub fn app(&self, key: &AppKey) -> Result<&Stored<AppRecord>, Problem> {
+        self.apps.get(key).ok_or_else(|| self.no_app(key))
     }
 
     /// Says that there is no such app, and which name is nearest.
@@ -106,7 +112,7 @@ impl Catalog {
             Some(Key::Location(name)) => {
                 self.locations.insert(name, decode(stored)?);
             }
-            // Read from the store by those who ask for them.
+            // Kept in the log of the newest.
             Some(Key::Event(..)) => {}
             None => tracing::warn!(key = stored.key, "ignoring a stored key of an unknown kind"),
         }
@@ -141,6 +147,10 @@ impl Catalog {
     }
 }
 
+fn is_event(stored: &KeyValue) -> bool {
+    matches!(Key::parse(&stored.key), Some(Key::Event(..)))
+}
+
 /// The published mirror.
 #[derive(Debug, Clone)]
 pub struct Mirror {
@@ -148,8 +158,13 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Reads the whole store, then follows it as a task of `service`.
-    pub async fn start(store: Arc<dyn Store>, service: &Service) -> Result<Self, GlobalError> {
+    /// Reads the whole store, then follows it as a task of `service`. What is told of changes goes to
+    /// `told`.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        told: EventLog,
+        service: &Service,
+    ) -> Result<Self, GlobalError> {
         let listing = store.list("/", Page::default()).await.map_err(GlobalError::Store)?;
         let mut catalog = Catalog { revision: listing.revision, ..Catalog::default() };
         for stored in &listing.items {
@@ -159,6 +174,7 @@ impl Mirror {
         for changed in catalog.allotments_changed.values_mut() {
             *changed = listing.revision;
         }
+        told.begin(listing.revision);
         catalog.tokens_changed = listing.revision;
         catalog.releases_changed = listing.revision;
         let mut events =
@@ -169,14 +185,17 @@ impl Mirror {
             while let Some(Some(batch)) = shutdown.run_until_cancelled(events.next()).await {
                 let batch = batch.map_err(GlobalError::Store)?;
                 let mut catalog = Catalog::clone(&sender.borrow());
+                let mut events = Vec::new();
                 for event in &batch.events {
                     match event {
+                        Event::Put(stored) if is_event(stored) => events.push(stored),
                         Event::Put(stored) => catalog.put(stored)?,
                         Event::Delete { key, .. } => catalog.delete(key, batch.revision),
                     }
                 }
                 catalog.revision = batch.revision;
                 sender.send_replace(Arc::new(catalog));
+                told.push(batch.revision, &events)?;
             }
             Ok::<_, GlobalError>(())
         });

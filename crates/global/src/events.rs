@@ -2,14 +2,23 @@
 //!
 //! An event is written in the transaction of its change, so that there is neither without the other. What
 //! is no change of the store, a command that is run inside, is written before it is done.
+//!
+//! The newest are kept in memory too, where those who follow them read on from the place that they have
+//! come to; who is further behind reads the store. A place is a revision of the store, so it outlives
+//! every process.
 
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longshore_api::v1::EventView;
 use longshore_link::now;
-use longshore_store::{MAX_OPERATIONS, Page, RecordError, Store, StoreError, Transaction};
+use longshore_store::{
+    KeyValue, MAX_OPERATIONS, Page, RecordError, Revision, Store, StoreError, Transaction,
+};
 use longshore_types::{AppName, ProjectName};
+use tokio::sync::watch;
 
 use crate::records::{EventRecord, Key, decode, encode};
 
@@ -17,6 +26,8 @@ use crate::records::{EventRecord, Key, decode, encode};
 const EVENTS: &str = "/events/";
 /// How many are kept.
 const KEPT: usize = 10_000;
+/// How many of them in memory.
+const IN_MEMORY: usize = 1000;
 
 /// Who changes something.
 #[derive(Debug, Clone)]
@@ -71,6 +82,111 @@ pub async fn newest(
     }
     shown.reverse();
     Ok(shown)
+}
+
+/// An event and the revision that it was written in.
+pub type Told = (Revision, EventView);
+
+/// The newest events in memory. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct EventLog {
+    newest: Arc<Mutex<Newest>>,
+    revision: watch::Sender<Revision>,
+}
+
+#[derive(Debug, Default)]
+struct Newest {
+    /// Everything after this revision is there.
+    complete_after: Revision,
+    /// Up to this one, that is.
+    complete_to: Revision,
+    events: VecDeque<Told>,
+}
+
+impl Default for EventLog {
+    fn default() -> Self {
+        Self { newest: Arc::default(), revision: watch::channel(Revision::default()).0 }
+    }
+}
+
+/// What somebody who follows the events has to be told next.
+#[derive(Debug)]
+pub struct News {
+    /// True when there were others that are forgotten.
+    pub missed: bool,
+    /// The events, in the order in which they were written.
+    pub events: Vec<Told>,
+}
+
+impl EventLog {
+    /// Begins at a revision, up to which the store was listed.
+    pub fn begin(&self, at: Revision) {
+        let mut newest = self.lock();
+        (newest.complete_after, newest.complete_to) = (at, at);
+        drop(newest);
+        self.revision.send_replace(at);
+    }
+
+    /// Takes over what was written in one revision, perhaps nothing of which is an event.
+    pub fn push(&self, revision: Revision, stored: &[&KeyValue]) -> Result<(), RecordError> {
+        let mut newest = self.lock();
+        newest.complete_to = revision;
+        for stored in stored {
+            let EventRecord(event) = decode(stored)?;
+            newest.events.push_back((revision, event));
+        }
+        while newest.events.len() > IN_MEMORY {
+            if let Some((dropped, _)) = newest.events.pop_front() {
+                newest.complete_after = dropped;
+            }
+        }
+        if !stored.is_empty() {
+            self.revision.send_replace(revision);
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Newest> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells when there is more.
+    pub fn subscribe(&self) -> watch::Receiver<Revision> {
+        self.revision.subscribe()
+    }
+
+    /// What was written after `place`; moves that to the newest.
+    pub async fn since(
+        &self,
+        place: &mut Revision,
+        store: &dyn Store,
+    ) -> Result<News, EventsError> {
+        let seen = *place;
+        if let Some(events) = self.in_memory_since(seen) {
+            *place = events.last().map_or(seen, |(revision, _)| *revision);
+            return Ok(News { missed: false, events });
+        }
+        let listing = store.list(EVENTS, Page::default()).await?;
+        let mut events = Vec::new();
+        for stored in listing.items.iter().filter(|stored| stored.mod_revision > seen) {
+            let EventRecord(event) = decode(stored)?;
+            events.push((stored.mod_revision, event));
+        }
+        events.sort_by_key(|(revision, _)| *revision);
+        // Where the oldest that is kept is new to the reader too, there may have been others.
+        let all_new = listing.items.len() >= KEPT && events.len() == listing.items.len();
+        // A place that the store has not come to yet is one of another store.
+        let foreign = seen > listing.revision;
+        *place = listing.revision;
+        Ok(News { missed: all_new || foreign, events })
+    }
+
+    fn in_memory_since(&self, seen: Revision) -> Option<Vec<Told>> {
+        let newest = self.lock();
+        let known = seen >= newest.complete_after && seen <= newest.complete_to;
+        let new = newest.events.iter().filter(|(revision, _)| *revision > seen);
+        known.then(|| new.cloned().collect())
+    }
 }
 
 /// Why events cannot be told.

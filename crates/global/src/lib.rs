@@ -7,7 +7,7 @@
 //! - `api`: the public REST API.
 //! - `links`: what locations and the registry call.
 //! - `records`: what is stored, and under which keys.
-//! - `events`: what was changed by whom. `catalog`: the mirror of the store. `reports`: what locations say.
+//! - `events`: what was changed by whom. `feeds`: what changes, for those who watch. `catalog`: the mirror of the store. `reports`: what locations say.
 //! - `scheduler`: carries out `longshore_planning::global`; `rollouts`: `longshore_planning::rollout`.
 //!
 //! It must not know of nodes beyond what locations report, nor of containers.
@@ -15,6 +15,7 @@
 mod api;
 mod catalog;
 mod events;
+mod feeds;
 mod images;
 mod links;
 mod records;
@@ -33,6 +34,8 @@ use longshore_store::{OpenStoreError, RecordError, RedbStore, Store, StoreError}
 use tokio_util::sync::CancellationToken;
 
 use catalog::{Catalog, Mirror};
+use events::EventLog;
+use feeds::Feeds;
 use images::ImageResolver;
 use reports::Reports;
 
@@ -112,7 +115,11 @@ struct Plane {
     /// Held while the key of the secrets is changed.
     rotating: tokio::sync::Mutex<()>,
     public: PublicNames,
-    shutdown: CancellationToken,
+    feeds: Feeds,
+    /// The newest events, for those who follow them.
+    told: EventLog,
+    /// Owns the tasks.
+    service: Service,
 }
 
 /// How users reach the parts of the platform.
@@ -139,7 +146,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Gl
     tokens::ensure_built_in(store.as_ref(), &admin_token, &system_token).await?;
 
     let service = Service::new(shutdown);
-    let catalog = Mirror::start(Arc::clone(&store), &service).await?;
+    let told = EventLog::default();
+    let catalog = Mirror::start(Arc::clone(&store), told.clone(), &service).await?;
     let plane = Arc::new(Plane {
         store,
         catalog,
@@ -155,7 +163,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Gl
             ingress: options.ingress_public,
             domain: options.domain,
         },
-        shutdown: service.shutdown(),
+        feeds: Feeds::default(),
+        told,
+        service: service.clone(),
     });
     service.spawn("scheduler", scheduler::run(Arc::clone(&plane)));
     let links = links::router(Arc::clone(&plane));

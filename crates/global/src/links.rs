@@ -37,7 +37,7 @@ async fn allotments(
     Path(location): Path<LocationName>,
 ) -> Response {
     let mut last = None;
-    let shutdown = plane.shutdown.clone();
+    let shutdown = plane.service.shutdown();
     let sets = watch_lines(plane.catalog.subscribe()).filter_map(move |catalog| {
         let set = allotment_set(&catalog, &location, &plane.public.domain);
         let news = (last != Some(set.generation)).then(|| set.clone());
@@ -147,7 +147,7 @@ async fn registry_table(State(plane): State<Arc<Plane>>) -> Response {
         last = Some(newest);
         std::future::ready(news.then(|| table_of(&catalog)))
     });
-    json_lines(tables, plane.shutdown.clone())
+    json_lines(tables, plane.service.shutdown())
 }
 
 fn table_of(catalog: &Catalog) -> RegistryTable {

@@ -32,6 +32,7 @@ const MOST_AT_ONCE: usize = MAX_OPERATIONS - 1;
 pub async fn run(plane: Arc<Plane>) -> Result<(), GlobalError> {
     let mut catalog = plane.catalog.subscribe();
     let mut reports = plane.reports.subscribe();
+    let shutdown = plane.service.shutdown();
     let mut rollouts = Rollouts::default();
     let mut events_swept: Option<Instant> = None;
     loop {
@@ -50,7 +51,7 @@ pub async fn run(plane: Arc<Plane>) -> Result<(), GlobalError> {
         }
         let deadline = rollouts.next_deadline(&plane.catalog()).unwrap_or(INTERVAL);
         tokio::select! {
-            () = plane.shutdown.cancelled() => return Ok(()),
+            () = shutdown.cancelled() => return Ok(()),
             Ok(()) = catalog.changed() => {}
             Ok(()) = reports.changed() => {}
             () = tokio::time::sleep(deadline.clamp(LEAST_WAIT, INTERVAL)) => {}

@@ -1,9 +1,7 @@
 //! What users see, made from what is wanted and what is reported.
 
 use longshore_api::links::{InstanceStatus, LocationReport};
-use longshore_api::v1::{
-    AppView, CanaryView, InstanceView, LocationView, ProjectView, ReleaseView,
-};
+use longshore_api::v1::{AppView, CanaryView, InstanceView, LocationView, ReleaseView};
 use longshore_types::{
     HostName, InstancePhase, LocationName, Manifest, ProjectName, Release, ReleaseNumber,
 };
@@ -170,19 +168,6 @@ fn note<'a>(
 
 fn count<T>(items: impl Iterator<Item = T>) -> u32 {
     u32::try_from(items.count()).unwrap_or(u32::MAX)
-}
-
-pub fn project(
-    catalog: &Catalog,
-    reports: &ByLocation,
-    project: &ProjectName,
-    public: &PublicNames,
-) -> ProjectView {
-    let keys = catalog.apps.keys().filter(|(owner, _)| owner == project);
-    ProjectView {
-        apps: keys.filter_map(|key| app(catalog, reports, key, public)).collect(),
-        instances: instances(reports, project).collect(),
-    }
 }
 
 pub fn location(received: &Received) -> LocationView {

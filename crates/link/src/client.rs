@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt};
-use http::{Method, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::Endpoint;
+use crate::sse::{EVENT_STREAM, EventParser, LAST_EVENT_ID, ServerSentEvent};
 use crate::stream::HEARTBEAT;
 
 /// How long a call may take until its answer begins and, when it is not a stream, ends.
@@ -85,6 +86,8 @@ impl CallError {
 pub struct Client {
     endpoint: Endpoint,
     token: Option<String>,
+    /// Sent with every call.
+    headers: HeaderMap,
     http: HttpClient<Connector, Full<Bytes>>,
 }
 
@@ -93,13 +96,20 @@ impl Client {
     pub fn new(endpoint: Endpoint) -> Self {
         let connector = Connector(endpoint.clone());
         let http = HttpClient::builder(TokioExecutor::new()).build(connector);
-        Self { endpoint, token: None, http }
+        Self { endpoint, token: None, headers: HeaderMap::new(), http }
     }
 
     /// The same client, showing `token` with every call.
     #[must_use]
     pub fn with_token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
+        self
+    }
+
+    /// The same client, sending a header with every call.
+    #[must_use]
+    pub fn with_header(mut self, name: &'static str, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
         self
     }
 
@@ -173,6 +183,9 @@ impl Client {
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
@@ -211,8 +224,7 @@ impl Client {
         body: Option<&B>,
     ) -> Result<LineStream<T>, CallError> {
         let answer = self.send(method, path, body).await?;
-        let endpoint = self.endpoint.clone();
-        let reader = LineReader { body: answer.into_body(), buffer: BytesMut::new(), endpoint };
+        let reader = LineReader::new(answer, self.endpoint.clone());
         let lines = stream::try_unfold(reader, |mut reader| async move {
             while let Some(line) = reader.next_line().await? {
                 if !line.trim_ascii().is_empty() {
@@ -224,6 +236,29 @@ impl Client {
             Ok(None)
         });
         Ok(lines.boxed())
+    }
+
+    /// `GET path`, answered by a stream of events: those after the one named `after`, else from now on.
+    /// Ends as [`Self::lines`] does.
+    pub async fn events(&self, path: &str, after: Option<&str>) -> Result<EventStream, CallError> {
+        let mut client = self.clone().with_header("accept", HeaderValue::from_static(EVENT_STREAM));
+        if let Some(id) = after {
+            let id = HeaderValue::from_str(id).map_err(|error| self.malformed(error))?;
+            client = client.with_header(LAST_EVENT_ID, id);
+        }
+        let answer = client.send(Method::GET, path, None::<&()>).await?;
+        let reader = LineReader::new(answer, self.endpoint.clone());
+        let state = (reader, EventParser::default());
+        let events = stream::try_unfold(state, |(mut reader, mut parser)| async move {
+            while let Some(line) = reader.next_line().await? {
+                let text = std::str::from_utf8(&line).map_err(|error| reader.malformed(error))?;
+                if let Some(event) = parser.line(text.trim_end_matches(['\r', '\n'])) {
+                    return Ok(Some((event, (reader, parser))));
+                }
+            }
+            Ok(None)
+        });
+        Ok(events.boxed())
     }
 
     fn malformed(&self, detail: impl ToString) -> CallError {
@@ -244,6 +279,9 @@ impl Client {
 /// The values of a stream of JSON lines.
 pub type LineStream<T> = stream::BoxStream<'static, Result<T, CallError>>;
 
+/// The events of a stream of them.
+pub type EventStream = stream::BoxStream<'static, Result<ServerSentEvent, CallError>>;
+
 /// Cuts a body into lines.
 struct LineReader {
     body: Incoming,
@@ -252,6 +290,10 @@ struct LineReader {
 }
 
 impl LineReader {
+    fn new(answer: Response<Incoming>, endpoint: Endpoint) -> Self {
+        Self { body: answer.into_body(), buffer: BytesMut::new(), endpoint }
+    }
+
     /// The next line with its end; `None` at the end of the body. What follows the last line end
     /// is a torn line and is dropped.
     async fn next_line(&mut self) -> Result<Option<BytesMut>, CallError> {

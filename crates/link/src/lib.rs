@@ -3,7 +3,8 @@
 //! - [`Endpoint`]: an address of a service. [`Listener`]: where a service listens, bound by itself
 //!   or inherited from the supervisor, which keeps it open while the service is restarted.
 //! - [`Client`]: calls with a time limit, and watches that notice a silent peer.
-//! - [`Refusal`]: a [`longshore_api::Problem`] as an answer. [`json_lines`]: a stream as an answer.
+//! - [`Refusal`]: a [`longshore_api::Problem`] as an answer. [`json_lines`] and
+//!   [`event_stream`]: streams as answers.
 //! - [`Service`]: the tasks of a role, ended together. [`Pace`]: spacing out what they repeat.
 //!
 //! The crate knows nothing of what is said; that is `longshore-api`.
@@ -19,14 +20,18 @@ mod listener;
 mod pace;
 mod refusal;
 mod service;
+mod sse;
 mod stream;
 
 pub use chain::chain;
-pub use client::{CallError, Client, LineStream};
+pub use client::{CallError, Client, EventStream, LineStream};
 pub use clock::now;
 pub use endpoint::Endpoint;
 pub use listener::{FDS_VARIABLE, ListenError, Listener};
 pub use pace::Pace;
 pub use refusal::{Body, Refusal};
 pub use service::{Service, ServiceError};
+pub use sse::{
+    EVENT_STREAM, LAST_EVENT_ID, ServerSentEvent, event_frame, event_stream, wants_events,
+};
 pub use stream::{json_lines, relay, watch_lines};

@@ -13,6 +13,12 @@ pub fn age(now: Timestamp, then: Timestamp) -> String {
     }
 }
 
+/// The point in time by the clock of UTC, to the second: `2026-11-26T22:48:03Z`.
+pub fn utc(at: Timestamp) -> String {
+    let time = i64::try_from(at.0).ok().and_then(chrono::DateTime::from_timestamp_millis);
+    time.map_or_else(|| "-".to_owned(), |time| time.format("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
 /// A span of microseconds with three digits that matter: `850 µs`, `12.3 ms`, `1.24 s`.
 pub fn micros(micros: u64) -> String {
     match micros {

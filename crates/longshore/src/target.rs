@@ -46,14 +46,16 @@ impl Target {
     }
 }
 
-/// The instances of an app.
+/// The instances of an app, the oldest first.
 pub async fn instances_of(
     api: &Client,
     project: &ProjectOption,
     app: &AppName,
 ) -> Result<Vec<InstanceView>, Failure> {
     let path = project.path(format_args!("instances?app={app}"));
-    Ok(api.get(&path).await?)
+    let mut instances: Vec<InstanceView> = api.get(&path).await?;
+    instances.sort_by_key(|instance| instance.created_at);
+    Ok(instances)
 }
 
 fn existing<T>(answer: Result<T, CallError>) -> Result<Option<T>, Failure> {

@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use axum::response::Response;
 use axum::{Extension, Json};
-use futures_util::stream::{self, StreamExt};
 use http::StatusCode;
 use longshore_api::v1::{AppView, DeployRequest, DeployResponse, ScaleRequest};
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{Body, Refusal, json_lines, now, watch_lines};
+use longshore_link::{Body, Refusal, now};
 use longshore_store::{Compare, Relation, Revision, Transaction};
 use longshore_types::token::RegistryAction;
 use longshore_types::{
@@ -23,6 +21,7 @@ use super::secrets::{holding, pinned};
 use super::{parse, store_failed};
 use crate::catalog::{AppKey, Catalog, Stored};
 use crate::events::with_event;
+use crate::feeds::Scope;
 use crate::records::{AppRecord, Key, ReleaseRecord, RolloutStage, encode};
 use crate::reports::ByLocation;
 use crate::{Plane, views};
@@ -41,11 +40,8 @@ pub async fn list(
     Path(project): Path<String>,
 ) -> Result<Json<Vec<AppView>>, Refusal> {
     let project: ProjectName = parse("project", &project)?;
-    Ok(Json(view(&plane, &project).apps))
-}
-
-fn view(plane: &Plane, project: &ProjectName) -> longshore_api::v1::ProjectView {
-    views::project(&plane.catalog(), &plane.reports.now(), project, &plane.public)
+    let scope = Scope { project, app: None, instances: false };
+    Ok(Json(scope.view(&plane).apps))
 }
 
 pub async fn show(
@@ -310,7 +306,7 @@ pub(super) async fn update(
 ) -> Result<(), Refusal> {
     for _ in 0..TRIES {
         let catalog = plane.catalog();
-        let before = catalog.apps.get(key).ok_or_else(|| catalog.no_app(key))?;
+        let before = catalog.app(key)?;
         let mut record = before.record.clone();
         let subject = change(&catalog, &mut record)?;
         if record == before.record {
@@ -375,22 +371,4 @@ pub async fn remove(
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// The whole project, again at each change.
-pub async fn watch(State(plane): Shared, Path(project): Path<String>) -> Result<Response, Refusal> {
-    let project: ProjectName = parse("project", &project)?;
-    let catalog = watch_lines(plane.catalog.subscribe()).map(|_| ());
-    let reports = watch_lines(plane.reports.subscribe()).map(|_| ());
-    let shutdown = plane.shutdown.clone();
-    let mut last = None;
-    let states = stream::select(catalog, reports).filter_map(move |()| {
-        let state = view(&plane, &project);
-        let news = last.as_ref() != Some(&state);
-        if news {
-            last = Some(state.clone());
-        }
-        std::future::ready(news.then_some(state))
-    });
-    Ok(json_lines(states, shutdown))
 }

@@ -10,19 +10,25 @@ use longshore_api::links::{ExecRequest, InstanceStatus, StopInstance};
 use longshore_api::v1::{Explanation, InstanceView};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, CallError, Client, Refusal, relay};
-use longshore_types::{AppName, InstanceId, ProjectName};
+use longshore_types::{AppName, InstanceId, LocationName, ProjectName};
 use serde::{Deserialize, Serialize};
 
 use super::access::Caller;
-use super::{parse, tell};
+use super::{flag, invalid, number, parse, tell};
 use crate::reports::Received;
 use crate::{Plane, views};
 
 type Shared = State<Arc<Plane>>;
 
+/// The most instances that are listed at once to who sets a limit.
+const MOST: usize = 10_000;
+
 #[derive(Debug, Deserialize)]
 pub struct Filter {
     app: Option<String>,
+    location: Option<String>,
+    limit: Option<String>,
+    after: Option<String>,
 }
 
 pub async fn list(
@@ -32,14 +38,26 @@ pub async fn list(
 ) -> Result<Json<Vec<InstanceView>>, Refusal> {
     let project: ProjectName = parse("project", &project)?;
     let app: Option<AppName> = filter.app.map(|app| parse("app", &app)).transpose()?;
-    let key = app.map(|app| (project.clone(), app));
-    let catalog = plane.catalog();
-    if let Some(key) = key.as_ref().filter(|key| !catalog.apps.contains_key(*key)) {
-        return Err(catalog.no_app(key).into());
+    let location: Option<LocationName> =
+        filter.location.map(|location| parse("location", &location)).transpose()?;
+    let after: Option<InstanceId> = filter.after.map(|id| parse("after", &id)).transpose()?;
+    let limit = number("limit", filter.limit.as_deref(), 1..=MOST)?;
+    if let Some(app) = &app {
+        plane.catalog().app(&(project.clone(), app.clone()))?;
     }
     let reports = plane.reports.now();
-    let all = views::instances(&reports, &project);
-    Ok(Json(all.filter(|i| key.as_ref().is_none_or(|key| key.1 == i.app)).collect()))
+    if let Some(location) = location.as_ref().filter(|location| !reports.contains_key(*location)) {
+        return Err(Problem::not_found("location", location).into());
+    }
+    let mut all: Vec<_> = views::instances(&reports, &project)
+        .filter(|view| app.as_ref().is_none_or(|app| *app == view.app))
+        .filter(|view| location.as_ref().is_none_or(|location| *location == view.location))
+        .filter(|view| after.as_ref().is_none_or(|after| view.id() > after))
+        .collect();
+    // By a key that never changes, so that whoever reads page after page misses none.
+    all.sort_by(|a, b| a.id().cmp(b.id()));
+    all.truncate(limit.unwrap_or(usize::MAX));
+    Ok(Json(all))
 }
 
 /// The instance that a path names.
@@ -124,17 +142,8 @@ pub async fn logs(
     Query(query): Query<LogsQuery>,
 ) -> Result<Response, Refusal> {
     let (received, status) = find(&plane, &project, &id)?;
-    let tail: Option<u64> = match &query.tail {
-        None => None,
-        Some(text) => {
-            Some(text.parse().map_err(|_| invalid("tail", text, "a whole number of lines"))?)
-        }
-    };
-    let follow = match query.follow.as_deref() {
-        None | Some("false") => false,
-        Some("true" | "") => true,
-        Some(other) => return Err(invalid("follow", other, "true or false")),
-    };
+    let tail = number("tail", query.tail.as_deref(), 0..=usize::MAX)?;
+    let follow = flag("follow", query.follow.as_deref(), false)?;
     let since: u64 = match &query.since {
         None => 0,
         Some(text) => text
@@ -148,11 +157,7 @@ pub async fn logs(
     }
     let location = gate(&received)?;
     let answer = location.send(Method::GET, &path, None::<&()>);
-    Ok(relay(answer.await.map_err(gate_failed)?, plane.shutdown.clone()))
-}
-
-fn invalid(field: &str, text: &str, allowed: &str) -> Refusal {
-    Problem::invalid_value(field, format_args!("{text:?}"), allowed).into()
+    Ok(relay(answer.await.map_err(gate_failed)?, plane.service.shutdown()))
 }
 
 pub async fn exec(
@@ -171,5 +176,5 @@ pub async fn exec(
     let path = format!("/gate/nodes/{}/instances/{id}/exec", status.node);
     let location = gate(&received)?;
     let answer = location.send(Method::POST, &path, Some(&request));
-    Ok(relay(answer.await.map_err(gate_failed)?, plane.shutdown.clone()))
+    Ok(relay(answer.await.map_err(gate_failed)?, plane.service.shutdown()))
 }

@@ -24,7 +24,7 @@ pub async fn list(
 ) -> Result<Json<Vec<ReleaseView>>, Refusal> {
     let key = app_key(&project, &app)?;
     let catalog = plane.catalog();
-    let stored = catalog.apps.get(&key).ok_or_else(|| catalog.no_app(&key))?;
+    let stored = catalog.app(&key)?;
     let current = stored.record.release;
     Ok(Json(catalog.releases_of(&key).map(|release| views::release(release, current)).collect()))
 }
@@ -40,7 +40,7 @@ pub async fn rollback(
     let key = app_key(&project, &app)?;
     for _ in 0..TRIES {
         let catalog = plane.catalog();
-        let before = catalog.apps.get(&key).ok_or_else(|| catalog.no_app(&key))?;
+        let before = catalog.app(&key)?;
         if before.record.removing {
             return Err(being_removed(&key));
         }

@@ -7,6 +7,7 @@ mod access;
 mod plane;
 mod rollouts;
 mod secrets;
+mod watch;
 
 use std::time::Duration;
 

@@ -1,10 +1,14 @@
 //! `longshore events`
 
+use std::time::Duration;
+
+use futures_util::StreamExt;
 use longshore_api::v1::EventView;
+use longshore_link::CallError;
 use longshore_types::{ProjectName, Timestamp};
 
-use crate::connection::ConnectionOptions;
-use crate::failure::Failure;
+use crate::connection::{Connection, ConnectionOptions};
+use crate::failure::{Failure, Kind, OrFail};
 use crate::human;
 use crate::output::table_text;
 use crate::table::Table;
@@ -20,20 +24,74 @@ pub struct Options {
     /// How many of the last ones
     #[arg(long, value_name = "COUNT", default_value_t = 50)]
     limit: u32,
+    /// Go on and show events as they come
+    #[arg(short, long)]
+    follow: bool,
     #[command(flatten)]
     connection: ConnectionOptions,
 }
 
+/// The time between tries to reach an API that went away.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Shows them.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
-    let mut path = format!("/v1/events?limit={}", options.limit);
-    if let Some(project) = &options.project {
-        path.push_str(&format!("&project={project}"));
+    let project = options.project.iter().map(|project| format!("&project={project}"));
+    let path = format!("/v1/events?limit={}{}", options.limit, project.collect::<String>());
+    if options.follow {
+        return follow(&connection, &path).await;
     }
     let events: Vec<EventView> = connection.api.get(&path).await?;
     let now = longshore_link::now();
     connection.output.data(&events, |events| render(events, now))
+}
+
+/// Shows events from now on, those too that came while the API was away.
+async fn follow(connection: &Connection, path: &str) -> Result<(), Failure> {
+    let mut last: Option<String> = None;
+    loop {
+        let ended = follow_once(connection, path, &mut last).await;
+        match ended {
+            Err(Ended::Call(error)) if !error.retryable() => return Err(error.into()),
+            Err(Ended::Failure(failure)) => return Err(failure),
+            Err(Ended::Call(_)) | Ok(()) => tokio::time::sleep(RETRY).await,
+        }
+    }
+}
+
+/// Why a stream of events is not read on.
+enum Ended {
+    Call(CallError),
+    Failure(Failure),
+}
+
+async fn follow_once(
+    connection: &Connection,
+    path: &str,
+    last: &mut Option<String>,
+) -> Result<(), Ended> {
+    let events = connection.api.events(path, last.as_deref()).await;
+    let mut events = events.map_err(Ended::Call)?;
+    while let Some(event) = events.next().await {
+        let event = event.map_err(Ended::Call)?;
+        if event.name == "event" {
+            let view: EventView = serde_json::from_str(&event.data)
+                .or_fail(Kind::Other, "the platform sent an event that cannot be read")
+                .map_err(Ended::Failure)?;
+            connection.output.item(&view, line).map_err(Ended::Failure)?;
+        } else if event.name == "missed" {
+            connection.output.say("older events were forgotten meanwhile");
+        }
+        *last = event.id;
+    }
+    Ok(())
+}
+
+fn line(event: &EventView) -> String {
+    let who = event.token.as_ref().map_or("(platform)", |token| token.as_str());
+    let project = event.project.as_ref().map(|project| format!("{project}: ")).unwrap_or_default();
+    format!("{}  {project}{who} {} {}", human::utc(event.at), event.what, event.subject)
 }
 
 fn render(events: &[EventView], now: Timestamp) -> String {
@@ -74,5 +132,6 @@ AGE  WHO         FROM           PROJECT  WHAT      TO
 1m   (platform)                 default  complete  web r2
 ";
         assert_eq!(render(&events, Timestamp(60_000)), expected);
+        assert_eq!(line(&events[0]), "1970-01-01T00:00:00Z  default: ci deploy web r2");
     }
 }

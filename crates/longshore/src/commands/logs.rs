@@ -120,14 +120,14 @@ async fn follow_app(
     app: &AppName,
 ) -> Result<(), Failure> {
     let mut views: LineStream<ProjectView> =
-        connection.api.watch(&reader.project.path("watch")).await?;
+        connection.api.watch(&reader.project.path(format_args!("watch?app={app}"))).await?;
     let mut opened = BTreeSet::new();
     let mut entries = SelectAll::new();
     loop {
         tokio::select! {
             view = views.next() => {
                 let Some(view) = view else { return Ok(()) };
-                for instance in view?.instances.iter().filter(|instance| instance.app == *app) {
+                for instance in view?.instances {
                     if instance.observed.started_at.is_none() || opened.contains(instance.id()) {
                         continue;
                     }

@@ -27,7 +27,7 @@ pub async fn wait(
 ) -> Result<(), Failure> {
     let deadline = Instant::now() + limit;
     let progress = Progress::begin();
-    let watch = project.path("watch");
+    let watch = project.path(format_args!("watch?app={}", rollout.app));
     let mut last = None;
     let mut output = CommandOutput::new(api.clone(), project.clone());
     loop {
