@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use longshore_link::now;
 use longshore_planning::global::{LocationState, Share, WantedApp, plan_shares, spread_canaries};
-use longshore_store::{Compare, MAX_OPERATIONS, Relation, StoreError, Transaction};
+use longshore_store::{
+    Compare, MAX_OPERATIONS, MAX_REQUEST_BYTES, Relation, StoreError, Transaction,
+};
 use longshore_types::{Capacity, LocationName, Manifest, ReleaseNumber};
 
 use crate::catalog::{AppKey, Catalog, Stored};
@@ -25,7 +27,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 /// However near a deadline is.
 const LEAST_WAIT: Duration = Duration::from_millis(100);
-/// How many releases are deleted in one transaction, beside their app.
+/// How many records are written or deleted in one transaction, beside that of their app.
 const MOST_AT_ONCE: usize = MAX_OPERATIONS - 1;
 
 /// Runs until shutdown.
@@ -132,7 +134,8 @@ fn removal(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Option<Tran
         let take = |change: Transaction, location: &&LocationName| {
             change.delete(allotment_key_text(location, key))
         };
-        return Some(held.keys().fold(Transaction::new(), take));
+        // The rest next time.
+        return Some(held.keys().take(MOST_AT_ONCE).fold(Transaction::new(), take));
     }
     let gone = catalog.allotments_changed.iter().all(|(location, changed)| {
         reports.get(location).is_some_and(|received| {
@@ -272,7 +275,7 @@ fn allotments(
     };
     let runs_command = before_command && record.failed != Some(record.release);
     let mut command = runs_command.then_some(record.release);
-    let mut change = None;
+    let mut change = Change::default();
     for (share, n_canaries) in shares.iter().zip(spread_canaries(&shares, n_canaries)) {
         let before = held.get(&share.location).map(|stored| &stored.record);
         let canary = CanaryRecord { release: app.record.release, count: n_canaries };
@@ -288,7 +291,7 @@ fn allotments(
             generation: before.map_or(Default::default(), |before| before.generation),
             decision: share.decision.clone(),
         };
-        put_if_changed(&mut change, key, &share.location, before, record);
+        change.put_if_changed(key, &share.location, before, record);
     }
     // A location that gets nothing keeps an allotment of nothing, so that the budget it may still
     // be going by stays accounted for.
@@ -305,25 +308,43 @@ fn allotments(
                 budget_in_force: in_force,
                 ..before.clone()
             };
-            put_if_changed(&mut change, key, location, Some(before), record);
+            change.put_if_changed(key, location, Some(before), record);
         }
     }
-    change
+    change.transaction
 }
 
-fn put_if_changed(
-    change: &mut Option<Transaction>,
-    key: &AppKey,
-    location: &LocationName,
-    before: Option<&AllotmentRecord>,
-    mut record: AllotmentRecord,
-) {
-    if before == Some(&record) {
-        return;
+/// The first of the changes that an app's allotments need, as many as one transaction takes. The rest comes
+/// when these are seen. Any of them may be made without the others: budgets grow only into what is in
+/// nobody's hands before, so that their sum stays within `max` whichever have grown.
+#[derive(Default)]
+struct Change {
+    transaction: Option<Transaction>,
+    n_puts: usize,
+    n_bytes: usize,
+}
+
+impl Change {
+    /// How many bytes of values are put at once, which leaves room for keys and conditions.
+    const MOST_BYTES: usize = MAX_REQUEST_BYTES / 2;
+
+    fn put_if_changed(
+        &mut self,
+        key: &AppKey,
+        location: &LocationName,
+        before: Option<&AllotmentRecord>,
+        mut record: AllotmentRecord,
+    ) {
+        let full = self.n_puts == MOST_AT_ONCE || self.n_bytes >= Self::MOST_BYTES;
+        if full || before == Some(&record) {
+            return;
+        }
+        record.generation = record.generation.next();
+        let (key, value) = (allotment_key_text(location, key), encode(&record));
+        self.n_puts += 1;
+        self.n_bytes += value.len();
+        self.transaction = Some(self.transaction.take().unwrap_or_default().put(key, value));
     }
-    record.generation = record.generation.next();
-    let key = allotment_key_text(location, key);
-    *change = Some(change.take().unwrap_or_default().put(key, encode(&record)));
 }
 
 /// The locations with what is free there: what their nodes offer less all that was allotted, which

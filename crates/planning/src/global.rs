@@ -127,6 +127,7 @@ fn add_one(now: Timestamp, app: &WantedApp, shares: &mut Vec<Share>, locations: 
         (Some(_), _) => format!("best of {} locations: {}", locations.len(), chosen.why),
     };
     let name = chosen.name.clone();
+    let candidates = worth_keeping(candidates, &name);
     let decision = Decision { at: now, chosen: Some(name.clone()), why, candidates };
     match shares.iter_mut().find(|share| share.location.as_str() == name) {
         Some(share) => {
@@ -145,6 +146,21 @@ fn add_one(now: Timestamp, app: &WantedApp, shares: &mut Vec<Share>, locations: 
             });
         }
     }
+}
+
+/// How many locations a decision names of those that would have done, and of those that would not.
+const KEPT_OF_EACH: usize = 8;
+
+/// The best of each kind, and the chosen one: with hundreds of locations a decision that named all would
+/// be longer than everything else that is kept of an app.
+fn worth_keeping(candidates: Vec<Candidate>, chosen: &str) -> Vec<Candidate> {
+    let (mut n_good, mut n_refused) = (0, 0);
+    let mut is_kept = |candidate: &Candidate| {
+        let seen = if candidate.score.is_some() { &mut n_good } else { &mut n_refused };
+        *seen += 1;
+        *seen <= KEPT_OF_EACH || candidate.name == chosen
+    };
+    candidates.into_iter().filter(|candidate| is_kept(candidate)).collect()
 }
 
 /// Scores by the share of memory that would stay free: instances spread, and full places refuse.

@@ -13,7 +13,7 @@ pub struct Decision {
     pub chosen: Option<String>,
     /// The reason in one phrase.
     pub why: String,
-    /// Everything that was considered, the chosen one included, best first.
+    /// What was considered, the chosen one included, best first; of hundreds, those that matter most.
     pub candidates: Vec<Candidate>,
 }
 

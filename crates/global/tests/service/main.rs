@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use http::Method;
 use longshore_api::ProblemCode;
-use longshore_api::links::RegistryTable;
+use longshore_api::links::{AllotmentSet, RegistryTable};
 use longshore_api::v1::{
     AppView, Explanation, InstanceView, ScaleRequest, TokenCreated, TokenRequest,
 };
@@ -216,5 +216,40 @@ async fn tokens_open_what_they_say_and_reach_the_registry_as_hashes() {
     let builtin = plane.user.call::<(), ()>(Method::DELETE, "/v1/tokens/admin", None).await;
     assert!(matches!(builtin, Err(CallError::Refused(p)) if p.code == ProblemCode::Conflict));
     plane.user.call::<(), ()>(Method::DELETE, "/v1/tokens/ci", None).await.unwrap();
+    plane.stop().await;
+}
+
+/// More than one transaction of the store takes.
+#[tokio::test]
+async fn an_app_spreads_over_hundreds_of_locations_and_leaves_them_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    let names: Vec<String> = (0..200).map(|number| format!("place-{number}")).collect();
+    for name in &names {
+        plane.report_from(name, Generation(0), vec![], vec![]).await;
+    }
+    let mut wide = web();
+    wide["count"] = json!(400);
+    plane.deploy(wide).await.unwrap();
+    let mut newest = Vec::new();
+    for name in &names {
+        let path = format!("/link/locations/{name}/allotments");
+        let mut sets = plane.link.watch::<AllotmentSet>(&path).await.unwrap();
+        let set = until(&mut sets, |set| set.allotments.iter().any(|a| a.count == 2)).await;
+        assert!(set.allotments[0].decision.candidates.len() <= 16);
+        newest.push(sets);
+    }
+    let app = "/v1/projects/default/apps/web";
+    plane.user.call::<(), ()>(Method::DELETE, app, None).await.unwrap();
+    for (name, sets) in names.iter().zip(&mut newest) {
+        let set = until(sets, |set| set.allotments.is_empty()).await;
+        plane.report_from(name, set.generation, vec![], vec![]).await;
+    }
+    let gone = async {
+        while plane.user.get::<AppView>(app).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("the app is forgotten");
     plane.stop().await;
 }

@@ -91,6 +91,16 @@ impl Plane {
         instances: Vec<InstanceStatus>,
         runtimes: Vec<RuntimeOffer>,
     ) {
+        self.report_from("ams", acknowledged, instances, runtimes).await;
+    }
+
+    pub async fn report_from(
+        &self,
+        location: &str,
+        acknowledged: Generation,
+        instances: Vec<InstanceStatus>,
+        runtimes: Vec<RuntimeOffer>,
+    ) {
         let capacity =
             Capacity { cpu: MilliCpu(8000), memory: ByteCount::gib(8), disk: ByteCount::gib(100) };
         let node = NodeSummary {
@@ -103,7 +113,7 @@ impl Plane {
             runtimes,
         };
         let report = LocationReport {
-            location: "ams".parse().unwrap(),
+            location: location.parse().unwrap(),
             gate: "unix:/nowhere".to_owned(),
             acknowledged,
             at: now(),
@@ -111,8 +121,8 @@ impl Plane {
             instances,
             shortfalls: vec![],
         };
-        let path = "/link/locations/ams/report";
-        self.link.call::<_, ()>(Method::POST, path, Some(&report)).await.unwrap();
+        let path = format!("/link/locations/{location}/report");
+        self.link.call::<_, ()>(Method::POST, &path, Some(&report)).await.unwrap();
     }
 
     pub async fn deploy(&self, document: serde_json::Value) -> Result<DeployResponse, CallError> {
