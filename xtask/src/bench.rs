@@ -2,11 +2,13 @@
 //!
 //! The last line is `RESULT ` and one line of JSON, for machines; the table above it is for people.
 
+mod api;
 mod charged;
 mod contenders;
 mod density;
 mod figures;
 mod first_answer;
+mod fleet;
 mod laboratory;
 mod registry;
 mod rollout;
@@ -30,6 +32,8 @@ pub enum Bench {
     Density(density::Options),
     /// Pushes and pulls, of many small blobs and of a large one, beside Debian's docker-registry
     Registry(registry::Options),
+    /// The API with 351 locations and 10,000 instances: lists, and watches by 200 clients
+    Api(api::Options),
     /// Ten instances replaced under load, and the requests that fail, beside docker-compose
     Rollout(rollout::Options),
 }
@@ -40,6 +44,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Start(options) => start::run(options),
         Bench::Density(options) => density::run(options),
         Bench::Registry(options) => registry::run(options),
+        Bench::Api(options) => api::run(options),
         Bench::Rollout(options) => rollout::run(options),
     }
 }

@@ -48,9 +48,10 @@ impl Scope {
         let keys = catalog.apps.keys().filter(|(project, _)| *project == self.project);
         let is_shown = |name: &AppName| self.app.as_ref().is_none_or(|app| app == name);
         let apps = keys.filter(|(_, name)| is_shown(name)).filter_map(app).collect();
-        let instances = views::instances(&reports, &self.project);
-        let instances = instances.filter(|instance| self.instances && is_shown(&instance.app));
-        ProjectView { apps, instances: instances.collect() }
+        let statuses = views::statuses(&reports, &self.project);
+        let shown = statuses.filter(|(_, status)| self.instances && is_shown(&status.app));
+        let instances = shown.map(|(location, status)| views::instance(location, status)).collect();
+        ProjectView { apps, instances }
     }
 }
 

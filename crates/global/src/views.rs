@@ -43,15 +43,15 @@ pub fn instance(location: &LocationName, status: &InstanceStatus) -> InstanceVie
     }
 }
 
-/// The instances of a project, of one app or of all, oldest first.
-pub fn instances<'a>(
+/// What is reported of the instances of a project, with where they are.
+pub fn statuses<'a>(
     reports: &'a ByLocation,
     project: &'a ProjectName,
-) -> impl Iterator<Item = InstanceView> + 'a {
+) -> impl Iterator<Item = (&'a LocationName, &'a InstanceStatus)> {
     reports.values().flat_map(move |received| {
         let report = &received.report;
         let of_project = report.instances.iter().filter(move |s| s.project == *project);
-        of_project.map(|status| instance(&report.location, status))
+        of_project.map(|status| (&report.location, status))
     })
 }
 

@@ -49,15 +49,17 @@ pub async fn list(
     if let Some(location) = location.as_ref().filter(|location| !reports.contains_key(*location)) {
         return Err(Problem::not_found("location", location).into());
     }
-    let mut all: Vec<_> = views::instances(&reports, &project)
-        .filter(|view| app.as_ref().is_none_or(|app| *app == view.app))
-        .filter(|view| location.as_ref().is_none_or(|location| *location == view.location))
-        .filter(|view| after.as_ref().is_none_or(|after| view.id() > after))
+    let mut found: Vec<_> = views::statuses(&reports, &project)
+        .filter(|(_, status)| app.as_ref().is_none_or(|app| *app == status.app))
+        .filter(|(place, _)| location.as_ref().is_none_or(|location| location == *place))
+        .filter(|(_, status)| after.as_ref().is_none_or(|after| status.observed.instance > *after))
         .collect();
     // By a key that never changes, so that whoever reads page after page misses none.
-    all.sort_by(|a, b| a.id().cmp(b.id()));
-    all.truncate(limit.unwrap_or(usize::MAX));
-    Ok(Json(all))
+    found.sort_unstable_by_key(|(_, status)| &status.observed.instance);
+    found.truncate(limit.unwrap_or(usize::MAX));
+    Ok(Json(
+        found.into_iter().map(|(location, status)| views::instance(location, status)).collect(),
+    ))
 }
 
 /// The instance that a path names.
