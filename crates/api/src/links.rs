@@ -19,6 +19,7 @@ use longshore_types::{
     ProjectName, Release, ReleaseNumber, Repository, RuntimeOffer, SecretName, SecretValue,
     SecretVersion, Timestamp, token::Rights,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use node::{
@@ -100,7 +101,7 @@ pub struct LocationReport {
 }
 
 /// A node as its location sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeSummary {
     /// The node.
     pub node: NodeName,
@@ -148,7 +149,7 @@ pub struct InstanceStatus {
 }
 
 /// A part of an allotment that a location cannot carry out now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Shortfall {
     /// The owner of the app.
     pub project: ProjectName,

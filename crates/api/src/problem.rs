@@ -3,13 +3,14 @@
 use std::fmt;
 
 use longshore_types::{ManifestProblem, ParseError};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The media type of a problem document.
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
 /// The stable code of a kind of error. Clients and scripts branch on it, never on texts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProblemCode {
     /// A value in the request is not allowed; `problems` names each one.
@@ -22,8 +23,14 @@ pub enum ProblemCode {
     NotFound,
     /// The state of what the path names does not allow this now.
     Conflict,
+    /// The path exists, but not for this method.
+    MethodNotAllowed,
+    /// What the path names is not as the request's preconditions expect it.
+    PreconditionFailed,
     /// The body is larger than allowed.
     TooLarge,
+    /// The sender asks too often; `Retry-After` says when there is room.
+    TooManyRequests,
     /// The image named in the manifest is not in the registry.
     ImageNotFound,
     /// A part of the platform that is needed cannot be reached now; trying again can help.
@@ -37,13 +44,16 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// Every code that this version has.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::InvalidRequest,
         Self::Unauthenticated,
         Self::Forbidden,
         Self::NotFound,
         Self::Conflict,
+        Self::MethodNotAllowed,
+        Self::PreconditionFailed,
         Self::TooLarge,
+        Self::TooManyRequests,
         Self::ImageNotFound,
         Self::Unavailable,
         Self::Internal,
@@ -57,7 +67,10 @@ impl ProblemCode {
             Self::Forbidden => "forbidden",
             Self::NotFound => "not-found",
             Self::Conflict => "conflict",
+            Self::MethodNotAllowed => "method-not-allowed",
+            Self::PreconditionFailed => "precondition-failed",
             Self::TooLarge => "too-large",
+            Self::TooManyRequests => "too-many-requests",
             Self::ImageNotFound => "image-not-found",
             Self::Unavailable => "unavailable",
             Self::Internal => "internal",
@@ -73,7 +86,10 @@ impl ProblemCode {
             Self::Forbidden => include_str!("../../../docs/errors/forbidden.md"),
             Self::NotFound => include_str!("../../../docs/errors/not-found.md"),
             Self::Conflict => include_str!("../../../docs/errors/conflict.md"),
+            Self::MethodNotAllowed => include_str!("../../../docs/errors/method-not-allowed.md"),
+            Self::PreconditionFailed => include_str!("../../../docs/errors/precondition-failed.md"),
             Self::TooLarge => include_str!("../../../docs/errors/too-large.md"),
+            Self::TooManyRequests => include_str!("../../../docs/errors/too-many-requests.md"),
             Self::ImageNotFound => include_str!("../../../docs/errors/image-not-found.md"),
             Self::Unavailable => include_str!("../../../docs/errors/unavailable.md"),
             Self::Internal | Self::Unknown => include_str!("../../../docs/errors/internal.md"),
@@ -88,7 +104,10 @@ impl ProblemCode {
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::Conflict => 409,
+            Self::MethodNotAllowed => 405,
+            Self::PreconditionFailed => 412,
             Self::TooLarge => 413,
+            Self::TooManyRequests => 429,
             Self::Unavailable => 503,
             Self::Internal | Self::Unknown => 500,
         }
@@ -101,7 +120,10 @@ impl ProblemCode {
             Self::Forbidden => "The token does not allow this",
             Self::NotFound => "Not found",
             Self::Conflict => "Not possible in the present state",
+            Self::MethodNotAllowed => "The path has not this method",
+            Self::PreconditionFailed => "Not as expected",
             Self::TooLarge => "The request is too large",
+            Self::TooManyRequests => "Too many requests",
             Self::ImageNotFound => "The image is not in the registry",
             Self::Unavailable => "A needed service cannot be reached",
             Self::Internal | Self::Unknown => "Internal error",
@@ -110,7 +132,7 @@ impl ProblemCode {
 }
 
 /// A problem document.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// Where the page of the code is, relative to the API; RFC 9457 calls it the type.
     #[serde(rename = "type", default)]

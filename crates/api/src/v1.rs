@@ -23,13 +23,13 @@
 //! | `POST /v1/projects/{project}/instances/{instance}/exec` | [`crate::links::ExecRequest`] | JSON lines of [`crate::links::ExecFrame`] |
 //! | `GET /v1/projects/{project}/usage?app=&instance=` | | list of [`UsageView`] |
 //! | `GET /v1/projects/{project}/secrets` | | list of [`SecretView`] |
-//! | `PUT /v1/projects/{project}/secrets/{name}` | [`SecretRequest`] | [`SecretView`] |
-//! | `DELETE /v1/projects/{project}/secrets/{name}` | | `204` |
+//! | `PUT /v1/projects/{project}/secrets/{secret}` | [`SecretRequest`] | [`SecretView`] |
+//! | `DELETE /v1/projects/{project}/secrets/{secret}` | | `204` |
 //! | `POST /v1/secrets/rotate-key` | | [`SecretKeyView`] |
 //! | `GET /v1/projects/{project}/watch?app=&instances=` | | JSON lines of [`ProjectView`], one at each change; or server-sent events, see below |
 //! | `GET /v1/events?project=&limit=` | | list of [`EventView`], the newest last; or server-sent events |
 //! | `GET /v1/locations` | | list of [`LocationView`] |
-//! | `GET /v1/tokens`, `POST /v1/tokens`, `DELETE /v1/tokens/{name}` | [`TokenRequest`] | [`TokenView`], [`TokenCreated`] |
+//! | `GET /v1/tokens`, `POST /v1/tokens`, `DELETE /v1/tokens/{token}` | [`TokenRequest`] | [`TokenView`], [`TokenCreated`] |
 //!
 //! Who accepts `text/event-stream` gets server-sent events from two of these. `watch` sends `state`, a
 //! [`ProjectView`], and from then on `change`, a [`ProjectChange`]; `events` sends `event`, an
@@ -44,12 +44,13 @@ use longshore_types::{
     LocationName, Manifest, NodeName, ProjectName, ReleaseNumber, Resources, SecretName,
     SecretValue, SecretVersion, Timestamp, token::Rights,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::links::{InstanceUsage, NodeSummary, ObservedInstance, Shortfall};
 
 /// Whether the platform answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HealthView {
     /// The version of the server.
     pub version: String,
@@ -60,14 +61,14 @@ pub struct HealthView {
 }
 
 /// A deploy of an app.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeployRequest {
     /// `longshore.toml` as JSON, unchecked: the server checks it and names every problem.
     pub manifest: serde_json::Value,
 }
 
 /// The outcome of a deploy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeployResponse {
     /// The release that should now run.
     pub release: ReleaseView,
@@ -79,7 +80,7 @@ pub struct DeployResponse {
 }
 
 /// What a deploy would do, which did nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlanView {
     /// The release that should run now; absent for an app that is not there.
     pub current: Option<ReleaseNumber>,
@@ -93,7 +94,7 @@ pub struct PlanView {
 }
 
 /// A value of a release that would change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Change {
     /// The dotted path of the key, such as `resources.memory`, or `image_digest`.
     pub field: String,
@@ -106,7 +107,7 @@ pub struct Change {
 }
 
 /// How many instances a location would have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Placement {
     /// The location.
     pub location: LocationName,
@@ -120,14 +121,14 @@ pub struct Placement {
 }
 
 /// A new count of instances.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ScaleRequest {
     /// How many instances should run; 0 stops them all and keeps the app.
     pub count: u32,
 }
 
 /// A release.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReleaseView {
     /// Its number within the app.
     pub number: ReleaseNumber,
@@ -146,7 +147,7 @@ pub struct ReleaseView {
 }
 
 /// A way back to an earlier release.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RollbackRequest {
     /// The release; the one before the present one when it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -154,7 +155,7 @@ pub struct RollbackRequest {
 }
 
 /// An app.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AppView {
     /// The owner.
     pub project: ProjectName,
@@ -193,7 +194,7 @@ pub struct AppView {
 }
 
 /// A release that is tried before it takes over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CanaryView {
     /// The release of which all of `count` run meanwhile.
     pub beside: ReleaseNumber,
@@ -225,7 +226,7 @@ impl CanaryView {
 }
 
 /// An instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceView {
     /// The owner of the app.
     pub project: ProjectName,
@@ -256,7 +257,7 @@ impl InstanceView {
 }
 
 /// What an instance uses of what it may.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UsageView {
     /// The instance.
     pub instance: InstanceId,
@@ -277,7 +278,7 @@ pub struct UsageView {
 }
 
 /// Why an instance is where it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Explanation {
     /// The instance.
     pub instance: InstanceView,
@@ -288,7 +289,7 @@ pub struct Explanation {
 }
 
 /// Everything of a project that `watch` shows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProjectView {
     /// Its apps.
     pub apps: Vec<AppView>,
@@ -297,7 +298,7 @@ pub struct ProjectView {
 }
 
 /// What differs from the state before, as `watch` tells it in server-sent events.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProjectChange {
     /// The apps that are new or differ.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -314,7 +315,7 @@ pub struct ProjectChange {
 }
 
 /// A location.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LocationView {
     /// The name.
     pub location: LocationName,
@@ -329,14 +330,14 @@ pub struct LocationView {
 }
 
 /// A value of a secret, which is never given back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretRequest {
     /// The value, in base 64.
     pub value: SecretValue,
 }
 
 /// A secret without its value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretView {
     /// Its name.
     pub name: SecretName,
@@ -349,14 +350,14 @@ pub struct SecretView {
 }
 
 /// What changing the key came to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretKeyView {
     /// How many values were sealed anew.
     pub resealed: u32,
 }
 
 /// Something that was changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventView {
     /// When.
     pub at: Timestamp,
@@ -373,7 +374,7 @@ pub struct EventView {
 }
 
 /// A token to be made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenRequest {
     /// A name that tells the token from others: the grammar of app names.
     pub name: AppName,
@@ -382,7 +383,7 @@ pub struct TokenRequest {
 }
 
 /// A token that was just made. Its text is shown this once; only its hash is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenCreated {
     /// The name.
     pub name: AppName,
@@ -391,7 +392,7 @@ pub struct TokenCreated {
 }
 
 /// A token as it is listed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenView {
     /// The name.
     pub name: AppName,

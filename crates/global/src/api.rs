@@ -2,35 +2,42 @@
 
 mod access;
 mod apps;
+mod endpoint;
+mod endpoints;
 mod events;
+pub mod idempotency;
 mod instances;
+pub mod limits;
+mod openapi;
+mod params;
 mod plan;
+mod precondition;
 mod releases;
 pub mod secrets;
 mod tokens;
 mod usage;
 mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::handler::Handler;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
-use axum::routing::{MethodFilter, MethodRouter, get, on};
+use axum::routing::get;
 use http::header;
 use longshore_api::v1::{HealthView, LocationView};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::Refusal;
 use longshore_store::{StoreError, Transaction};
 use longshore_types::ProjectName;
-use longshore_types::token::Role;
 
 use crate::events::with_event;
 use crate::{Plane, views};
 pub use access::Access;
 use access::{Caller, Guard, authorise};
+use endpoints::endpoints;
+use params::Path;
 
 /// The largest body that a request may have: a manifest is a few KiB.
 const MAX_BODY: usize = 1 << 20;
@@ -38,77 +45,22 @@ const MAX_BODY: usize = 1 << 20;
 /// The whole API.
 pub fn router(plane: Arc<Plane>) -> Router {
     let guarded = endpoints().into_iter().fold(Router::new(), |router, endpoint| {
-        let guard = Guard { plane: Arc::clone(&plane), access: endpoint.access };
+        let by_key = endpoint.is_idempotent_by_key();
+        let guard = Guard { plane: Arc::clone(&plane), access: endpoint.access, by_key };
         router.route(endpoint.path, endpoint.handler.layer(from_fn_with_state(guard, authorise)))
     });
+    let open = guarded
+        .route("/health", get(health))
+        .route("/openapi.json", get(openapi_document))
+        .route("/errors/{code}", get(error_page));
+    let wrong_method = "the path has other methods; the header Allow lists them";
+    let wrong_method = Problem::new(ProblemCode::MethodNotAllowed, wrong_method);
     Router::new()
-        .nest("/v1", guarded.route("/health", get(health)).route("/errors/{code}", get(error_page)))
+        .nest("/v1", open)
+        .method_not_allowed_fallback(move || async move { Refusal(wrong_method) })
         .fallback(|| async { Refusal(Problem::not_found("endpoint", "of this path")) })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(plane)
-}
-
-/// One method of one path below `/v1`. There is no other way to be served than by being in this list,
-/// and so no way to be served without a word on who may call it.
-struct Endpoint {
-    method: Verb,
-    path: &'static str,
-    access: Access,
-    handler: MethodRouter<Arc<Plane>>,
-}
-
-/// A method by its name, and as the router has it.
-type Verb = (&'static str, MethodFilter);
-
-const GET: Verb = ("GET", MethodFilter::GET);
-const PUT: Verb = ("PUT", MethodFilter::PUT);
-const POST: Verb = ("POST", MethodFilter::POST);
-const DELETE: Verb = ("DELETE", MethodFilter::DELETE);
-
-fn endpoint<H: Handler<T, Arc<Plane>>, T: 'static>(
-    method: Verb,
-    path: &'static str,
-    access: Access,
-    handler: H,
-) -> Endpoint {
-    Endpoint { method, path, access, handler: on(method.1, handler) }
-}
-
-fn endpoints() -> Vec<Endpoint> {
-    use Access::{Everywhere, InProject, SomeProject};
-    const READ: Access = InProject(Role::Read);
-    const DEPLOY: Access = InProject(Role::Deploy);
-    vec![
-        endpoint(GET, "/projects/{project}/apps", READ, apps::list),
-        endpoint(GET, "/projects/{project}/apps/{app}", READ, apps::show),
-        endpoint(PUT, "/projects/{project}/apps/{app}", DEPLOY, apps::deploy),
-        endpoint(DELETE, "/projects/{project}/apps/{app}", DEPLOY, apps::remove),
-        endpoint(POST, "/projects/{project}/apps/{app}/plan", READ, plan::show),
-        endpoint(POST, "/projects/{project}/apps/{app}/scale", DEPLOY, apps::scale),
-        endpoint(GET, "/projects/{project}/apps/{app}/releases", READ, releases::list),
-        endpoint(POST, "/projects/{project}/apps/{app}/rollback", DEPLOY, releases::rollback),
-        endpoint(POST, "/projects/{project}/apps/{app}/promote", DEPLOY, releases::promote),
-        endpoint(GET, "/projects/{project}/instances", READ, instances::list),
-        endpoint(GET, "/projects/{project}/instances/{instance}", READ, instances::show),
-        endpoint(GET, "/projects/{project}/instances/{instance}/explain", READ, instances::explain),
-        endpoint(POST, "/projects/{project}/instances/{instance}/stop", DEPLOY, instances::stop),
-        endpoint(GET, "/projects/{project}/instances/{instance}/logs", READ, instances::logs),
-        // Who runs commands inside reads what is secret there, and changes what it likes.
-        endpoint(POST, "/projects/{project}/instances/{instance}/exec", DEPLOY, instances::exec),
-        endpoint(GET, "/projects/{project}/secrets", READ, secrets::list),
-        endpoint(PUT, "/projects/{project}/secrets/{name}", DEPLOY, secrets::set),
-        endpoint(DELETE, "/projects/{project}/secrets/{name}", DEPLOY, secrets::remove),
-        endpoint(GET, "/projects/{project}/usage", READ, usage::list),
-        endpoint(GET, "/projects/{project}/watch", READ, watch::watch),
-        endpoint(POST, "/secrets/rotate-key", Everywhere, secrets::rotate),
-        // Those of the projects that the caller may look at.
-        endpoint(GET, "/events", SomeProject(Role::Read), events::list),
-        endpoint(GET, "/locations", SomeProject(Role::Read), locations),
-        // Whose tokens these may be is looked at there.
-        endpoint(GET, "/tokens", SomeProject(Role::Admin), tokens::list),
-        endpoint(POST, "/tokens", SomeProject(Role::Admin), tokens::create),
-        endpoint(DELETE, "/tokens/{name}", SomeProject(Role::Admin), tokens::remove),
-    ]
 }
 
 /// Every method and path of the API below `/v1` that asks for a token, with who may call it.
@@ -122,6 +74,11 @@ async fn health(State(plane): State<Arc<Plane>>) -> axum::Json<HealthView> {
         registry: Some(plane.public.registry.clone()),
         ingress: Some(plane.public.ingress.clone()),
     })
+}
+
+async fn openapi_document() -> axum::Json<serde_json::Value> {
+    static DOCUMENT: LazyLock<serde_json::Value> = LazyLock::new(openapi::document);
+    axum::Json(DOCUMENT.clone())
 }
 
 /// What a code means, to where the `type` of a problem leads.

@@ -112,8 +112,8 @@ impl Catalog {
             Some(Key::Location(name)) => {
                 self.locations.insert(name, decode(stored)?);
             }
-            // Kept in the log of the newest.
-            Some(Key::Event(..)) => {}
+            // Kept in the log of the newest, and read from the store by those who need them.
+            Some(Key::Event(..) | Key::Answer(..)) => {}
             None => tracing::warn!(key = stored.key, "ignoring a stored key of an unknown kind"),
         }
         Ok(())
@@ -142,7 +142,7 @@ impl Catalog {
             Some(Key::Location(name)) => {
                 self.locations.remove(&name);
             }
-            Some(Key::Event(..)) | None => {}
+            Some(Key::Event(..) | Key::Answer(..)) | None => {}
         }
     }
 }

@@ -20,7 +20,7 @@ use longshore_store::{
 use longshore_types::{AppName, ProjectName};
 use tokio::sync::watch;
 
-use crate::records::{EventRecord, Key, decode, encode};
+use crate::records::{AnswerRecord, EventRecord, Key, decode, encode};
 
 /// Below this, one record per event, in the order of their times.
 const EVENTS: &str = "/events/";
@@ -36,14 +36,26 @@ pub struct Who {
     pub token: Option<AppName>,
     /// The other end of the connection.
     pub from: Option<SocketAddr>,
+    /// What tells that the request was carried out, when it is to be carried out once.
+    pub once: Option<OnceMark>,
+}
+
+/// Where it is written that a request was carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnceMark {
+    /// The key of the record.
+    pub record: String,
+    /// The hexadecimal SHA-256 of what was asked for.
+    pub request_hash: String,
 }
 
 impl Who {
     /// What the platform does by itself.
-    pub const PLATFORM: Self = Self { token: None, from: None };
+    pub const PLATFORM: Self = Self { token: None, from: None, once: None };
 }
 
-/// Adds to a change that it is told of. `what` is a verb as the CLI has it.
+/// Adds to a change that it is told of, and that its request was carried out. `what` is a verb as the CLI
+/// has it.
 pub fn with_event(
     change: Transaction,
     who: &Who,
@@ -61,6 +73,14 @@ pub fn with_event(
     };
     // What comes in the same millisecond gets the next random number.
     let key = Key::Event(event.at, uuid::Uuid::new_v4().simple().to_string());
+    let change = match &who.once {
+        Some(OnceMark { record, request_hash }) => {
+            let done =
+                AnswerRecord { request_hash: request_hash.clone(), at: event.at, answer: None };
+            change.put(record.clone(), encode(&done))
+        }
+        None => change,
+    };
     change.put(key.to_string(), encode(&EventRecord(event)))
 }
 

@@ -25,6 +25,7 @@ mod scheduler;
 mod tokens;
 mod views;
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,6 +34,8 @@ use longshore_secrets::{Keyring, KeyringError};
 use longshore_store::{OpenStoreError, RecordError, RedbStore, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
+use api::idempotency::UnderWay;
+use api::limits::Limits;
 use catalog::{Catalog, Mirror};
 use events::EventLog;
 use feeds::Feeds;
@@ -63,6 +66,8 @@ pub struct Options {
     /// Holds the keys that seal secrets; made when it is missing. Not beside the store: whoever gets
     /// hold of a copy of that should not have these.
     pub secret_keys_file: PathBuf,
+    /// How many requests to the API each token may send in a second; five times as many at once.
+    pub api_rate: NonZeroU32,
 }
 
 /// Why the control plane ended.
@@ -115,6 +120,8 @@ struct Plane {
     /// Held while the key of the secrets is changed.
     rotating: tokio::sync::Mutex<()>,
     public: PublicNames,
+    limits: Limits,
+    under_way: UnderWay,
     feeds: Feeds,
     /// The newest events, for those who follow them.
     told: EventLog,
@@ -163,6 +170,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Gl
             ingress: options.ingress_public,
             domain: options.domain,
         },
+        limits: Limits::new(options.api_rate),
+        under_way: UnderWay::default(),
         feeds: Feeds::default(),
         told,
         service: service.clone(),

@@ -147,6 +147,28 @@ pub struct SecretRecord {
 #[serde(transparent)]
 pub struct EventRecord(pub EventView);
 
+/// That a request with an idempotency key was carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerRecord {
+    /// The hexadecimal SHA-256 of what was asked for.
+    pub request_hash: String,
+    /// When.
+    pub at: Timestamp,
+    /// What was answered; absent from the change until a moment later.
+    pub answer: Option<GivenAnswer>,
+}
+
+/// An answer that was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenAnswer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The type of the body.
+    pub content_type: Option<String>,
+    /// The body, for the context of its key in the store.
+    pub body: Sealed,
+}
+
 /// A location that has joined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocationRecord {
@@ -167,6 +189,8 @@ pub enum Key {
     Secret(ProjectName, SecretName, SecretVersion),
     /// `/events/{at}/{id}`
     Event(Timestamp, String),
+    /// `/answers/{token}/{hash of the idempotency key}`
+    Answer(AppName, String),
     /// `/tokens/{name}`
     Token(AppName),
     /// `/locations/{location}`
@@ -188,6 +212,7 @@ impl std::fmt::Display for Key {
                 write!(f, "/projects/{project}/secrets/{name}/{:020}", version.0)
             }
             Self::Event(at, id) => write!(f, "/events/{:015}/{id}", at.0),
+            Self::Answer(token, hash) => write!(f, "/answers/{token}/{hash}"),
             Self::Token(name) => write!(f, "/tokens/{name}"),
             Self::Location(name) => write!(f, "/locations/{name}"),
         }
@@ -214,6 +239,7 @@ impl Key {
                 Self::Secret(project.parse().ok()?, name.parse().ok()?, version)
             }
             ["events", at, id] => Self::Event(Timestamp(at.parse().ok()?), (*id).to_owned()),
+            ["answers", token, hash] => Self::Answer(token.parse().ok()?, (*hash).to_owned()),
             ["tokens", name] => Self::Token(name.parse().ok()?),
             ["locations", name] => Self::Location(name.parse().ok()?),
             _ => return None,
@@ -244,6 +270,10 @@ impl Record for SecretRecord {
 
 impl Record for EventRecord {
     const KIND: &'static str = "event";
+}
+
+impl Record for AnswerRecord {
+    const KIND: &'static str = "answer";
 }
 
 impl Record for TokenRecord {
@@ -277,6 +307,7 @@ mod tests {
             "/projects/default/secrets/database-url/00000000000000000003",
             "/events/001795720627652/0a1b",
             "/allotments/ams/default/web",
+            "/answers/ci/0a1b",
             "/tokens/ci",
             "/locations/ams",
         ] {

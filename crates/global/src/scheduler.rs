@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use longshore_link::now;
 use longshore_planning::global::{LocationState, Share, WantedApp, plan_shares, spread_canaries};
 use longshore_store::{
-    Compare, MAX_OPERATIONS, MAX_REQUEST_BYTES, Relation, StoreError, Transaction,
+    Compare, MAX_OPERATIONS, MAX_REQUEST_BYTES, Relation, Store, StoreError, Transaction,
 };
 use longshore_types::{Capacity, LocationName, Manifest, ReleaseNumber};
 
+use crate::api::idempotency;
 use crate::catalog::{AppKey, Catalog, Stored};
 use crate::events::{self, Who, with_event};
 use crate::records::{AllotmentRecord, AppRecord, CanaryRecord, Key, RolloutStage, encode};
@@ -23,7 +24,7 @@ use crate::{GlobalError, Plane};
 
 /// How often to look without a change: reachability fades without one.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// How often the oldest events are looked after.
+/// How often what is old is looked after.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 /// However near a deadline is.
 const LEAST_WAIT: Duration = Duration::from_millis(100);
@@ -36,13 +37,14 @@ pub async fn run(plane: Arc<Plane>) -> Result<(), GlobalError> {
     let mut reports = plane.reports.subscribe();
     let shutdown = plane.service.shutdown();
     let mut rollouts = Rollouts::default();
-    let mut events_swept: Option<Instant> = None;
+    let mut swept: Option<Instant> = None;
     loop {
-        if events_swept.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL) {
-            events_swept = Some(Instant::now());
+        if swept.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL) {
+            swept = Some(Instant::now());
+            plane.limits.forget_idle();
             // On a full disk the next sweep has as much more to do.
-            if let Err(error) = events::forget_old(plane.store.as_ref()).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "old events are kept");
+            if let Err(error) = sweep(plane.store.as_ref()).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "what is old is kept");
             }
         }
         catalog.mark_unchanged();
@@ -59,6 +61,12 @@ pub async fn run(plane: Arc<Plane>) -> Result<(), GlobalError> {
             () = tokio::time::sleep(deadline.clamp(LEAST_WAIT, INTERVAL)) => {}
         }
     }
+}
+
+/// Forgets what is kept for a while only.
+async fn sweep(store: &dyn Store) -> Result<(), StoreError> {
+    events::forget_old(store).await?;
+    idempotency::forget_old(store).await
 }
 
 /// Brings every app's allotments in line, and judges its rollout; true when something was written.

@@ -30,6 +30,9 @@ const MAX_ANSWER: usize = 64 << 20;
 /// The longest line of a stream: a whole state of a location.
 const MAX_LINE: usize = 64 << 20;
 
+/// The status of an answer to who asks too often.
+const TOO_MANY_REQUESTS: u16 = 429;
+
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -74,8 +77,9 @@ impl CallError {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } => true,
-            Self::Refused(problem) => problem.status >= 500,
-            Self::Status { status, .. } => *status >= 500,
+            Self::Refused(Problem { status, .. }) | Self::Status { status, .. } => {
+                *status >= 500 || *status == TOO_MANY_REQUESTS
+            }
             Self::Malformed { .. } => false,
         }
     }

@@ -109,9 +109,12 @@ impl From<Problem> for Failure {
                 (Kind::Denied, Some("give a token with --token, --token-file or LONGSHORE_TOKEN"))
             }
             ProblemCode::Forbidden => (Kind::Denied, None),
-            ProblemCode::Unavailable => (Kind::Unavailable, None),
+            ProblemCode::Unavailable | ProblemCode::TooManyRequests => (Kind::Unavailable, None),
             ProblemCode::Internal => (Kind::Other, Some("the log of `longshore up` says more")),
-            ProblemCode::Conflict | ProblemCode::Unknown => (Kind::Other, None),
+            ProblemCode::Conflict
+            | ProblemCode::PreconditionFailed
+            | ProblemCode::MethodNotAllowed
+            | ProblemCode::Unknown => (Kind::Other, None),
         };
         let mut failure = Self::new(kind, problem.to_string());
         failure.hint = hint.map(str::to_owned);
@@ -147,6 +150,7 @@ mod tests {
             (ProblemCode::NotFound, Kind::NotFound),
             (ProblemCode::Conflict, Kind::Other),
             (ProblemCode::Unavailable, Kind::Unavailable),
+            (ProblemCode::TooManyRequests, Kind::Unavailable),
             (ProblemCode::Internal, Kind::Other),
         ] {
             assert_eq!(Failure::from(Problem::new(code, "x")).kind, kind, "{code:?}");

@@ -151,7 +151,7 @@ fn deployed(ready: u32, phase: &str, note: Option<&str>) -> Vec<(&'static str, u
     let view = json!({"apps": [app(ready)], "instances": [instance("web-00000001", phase, note)]});
     vec![
         ("PUT /v1/projects/default/apps/web", 200, response),
-        ("GET /v1/projects/default/watch", 200, format!("{view}\n")),
+        ("GET /v1/projects/default/watch?app=web", 200, format!("{view}\n")),
         ("GET /v1/projects/default/apps/web", 200, app(ready).to_string()),
     ]
 }

@@ -1,11 +1,12 @@
 //! Why something was placed where it is, in words that a user can read.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
 
 /// One decision of a planner, with everything it weighed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Decision {
     /// When, by the clock value that the planner was given.
     pub at: Timestamp,
@@ -18,7 +19,7 @@ pub struct Decision {
 }
 
 /// One location or node that a planner considered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Candidate {
     /// Its name.
     pub name: String,

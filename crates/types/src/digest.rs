@@ -73,7 +73,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-text_type!(Digest);
+text_type!(Digest, { "pattern": "^sha256:[0-9a-f]{64}$" });
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{ParseError, text_type};
@@ -53,7 +54,7 @@ macro_rules! label {
             }
         }
 
-        text_type!($name);
+        text_type!($name, { "pattern": "^[a-z](-?[a-z0-9])*$", "maxLength": 40 });
     };
 }
 
@@ -139,11 +140,22 @@ impl fmt::Display for InstanceId {
     }
 }
 
-text_type!(InstanceId);
+text_type!(InstanceId, { "pattern": "^[a-z](-?[a-z0-9])*-[0-9a-hjkmnp-tv-z]{8}$" });
 
 /// The number of a release within its app: 1, 2, 3...
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(transparent)]
 pub struct ReleaseNumber(pub u64);
@@ -175,7 +187,18 @@ impl fmt::Display for ReleaseNumber {
 
 /// The age of an intent: a receiver refuses one older than what it has.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(transparent)]
 pub struct Generation(pub u64);

@@ -2,13 +2,16 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ByteCount;
 
 /// Where an instance is in its life. Only ever moves down this list, save that `Backoff` returns to
 /// `Pulling` when its wait is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum InstancePhase {
     /// Assigned to a node that has not begun.
@@ -63,7 +66,7 @@ impl fmt::Display for InstancePhase {
 }
 
 /// Why a container is no longer running.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ExitReason {
     /// Its first process exited by itself.

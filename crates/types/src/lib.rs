@@ -60,9 +60,21 @@ impl ParseError {
 }
 
 /// Gives a type that parses from text the serde, `TryFrom<String>` and `Into<String>` impls, so that
-/// a value read from a wire or a store has passed the same check as one typed by a user.
+/// a value read from a wire or a store has passed the same check as one typed by a user. What of that
+/// check a JSON schema can say follows the name.
 macro_rules! text_type {
-    ($name:ty) => {
+    ($name:ident) => {
+        $crate::text_type!($name, {});
+    };
+    ($name:ident, { $($keyword:literal: $value:expr),* }) => {
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string" $(, $keyword: $value)* })
+            }
+        }
         impl TryFrom<String> for $name {
             type Error = $crate::ParseError;
             fn try_from(value: String) -> Result<Self, Self::Error> {

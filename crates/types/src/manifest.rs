@@ -8,6 +8,7 @@ mod parse;
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
 pub use parse::ManifestProblem;
 
 /// What a user asks for when deploying an app. Every field is valid by itself and with the others.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Manifest {
     /// The name of the app.
     pub app: AppName,
@@ -100,7 +101,7 @@ impl Manifest {
 }
 
 /// An immutable record of what was deployed: a manifest and the digest its image had then.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Release {
     /// The number within the app.
     pub number: ReleaseNumber,
@@ -117,7 +118,7 @@ pub struct Release {
 }
 
 /// What one instance may use. The limits are enforced by the kernel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Resources {
     /// Processor time.
     pub cpu: MilliCpu,
@@ -168,7 +169,7 @@ impl Default for Resources {
 }
 
 /// Overrides of the image's configuration. `None` leaves the image's value.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessOverrides {
     /// Instead of the image's entrypoint; also drops the image's command, as docker does.
     pub entrypoint: Option<Vec<String>>,
@@ -203,7 +204,7 @@ impl ProcessOverrides {
 }
 
 /// What is run once before a new release takes over, such as a migration of a database.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReleaseCommand {
     /// The program and its arguments, as [`ProcessOverrides::command`].
     pub command: Vec<String>,
@@ -217,7 +218,7 @@ impl ReleaseCommand {
 }
 
 /// How the health of an instance is judged.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
     /// What is tried.
     pub kind: HealthKind,
@@ -248,7 +249,7 @@ impl Health {
 }
 
 /// What a health check tries.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum HealthKind {
     /// A TCP connection is accepted.
@@ -261,7 +262,7 @@ pub enum HealthKind {
 }
 
 /// What happens when an instance ends by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
     /// It is started again.

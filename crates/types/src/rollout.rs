@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Duration, ParseError, text_type};
@@ -61,7 +62,7 @@ impl fmt::Display for Portion {
 text_type!(Portion);
 
 /// How far a rollout may go from what should run, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Rollout {
     /// How many instances may run beyond those that should; a part is rounded up.

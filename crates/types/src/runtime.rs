@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{ByteCount, ParseError, text_type};
@@ -66,7 +67,9 @@ impl std::str::FromStr for RuntimeName {
 text_type!(RuntimeName);
 
 /// One thing that a runtime can do, or not: a column of the capability table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Ability {
     /// Limits on memory, processor time and processes.
@@ -120,7 +123,7 @@ impl fmt::Display for Ability {
 }
 
 /// A runtime on a node: a row of the capability table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RuntimeOffer {
     /// Which.
     pub runtime: RuntimeName,

@@ -3,13 +3,25 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{ParseError, text_type};
 
 /// A point in time: milliseconds since the Unix epoch, by the clock of whoever recorded it.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(transparent)]
 pub struct Timestamp(pub u64);
@@ -72,7 +84,7 @@ impl fmt::Display for Duration {
     }
 }
 
-text_type!(Duration);
+text_type!(Duration, { "pattern": "^[0-9]+(ms|s|m|h|d)$" });
 
 #[cfg(test)]
 mod tests {

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{ParseError, ProjectName, Repository};
 
 /// What may be done to a repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum RegistryAction {
     /// Read manifests, tags and blobs.
@@ -20,7 +23,7 @@ pub enum RegistryAction {
 }
 
 /// A right over the repositories that a pattern covers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RegistryRight {
     /// A repository, or `prefix/*` for all below a prefix, or `*` for all.
     pub repositories: String,
@@ -29,7 +32,9 @@ pub struct RegistryRight {
 }
 
 /// What somebody may do in a project; each may what those before it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Look at apps, instances and logs; pull images.
@@ -78,7 +83,7 @@ impl FromStr for Role {
 }
 
 /// A role in a project.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProjectRole {
     /// The project; every one when it is absent.
     pub project: Option<ProjectName>,
@@ -93,7 +98,7 @@ impl ProjectRole {
 }
 
 /// The rights of a token.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Rights {
     /// Everything everywhere: the token that `longshore up` makes.
     #[serde(default)]

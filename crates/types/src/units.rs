@@ -4,13 +4,25 @@ use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ParseError;
 
 /// A number of bytes. Written with a binary or decimal unit: `256MiB`, `1GB`; plain digits are bytes.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(transparent)]
 pub struct ByteCount(pub u64);
@@ -78,7 +90,18 @@ impl fmt::Display for ByteCount {
 
 /// Processor time, in thousandths of one core.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(transparent)]
 pub struct MilliCpu(pub u32);
@@ -118,7 +141,7 @@ impl fmt::Display for MilliCpu {
 }
 
 /// An amount of what instances use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Capacity {
     /// Processor time. A node offers its cores times its overcommit factor.
     pub cpu: MilliCpu,
@@ -174,7 +197,9 @@ impl Capacity {
 }
 
 /// A TCP or UDP port, 1 to 65535.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(transparent)]
 pub struct Port(NonZeroU16);
 

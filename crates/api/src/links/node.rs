@@ -6,6 +6,7 @@ use longshore_types::{
     ByteCount, Capacity, Digest, ExitReason, Generation, IdRange, InstanceId, InstancePhase,
     NodeName, Release, RuntimeOffer, Timestamp,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What a location gives a node.
@@ -68,7 +69,7 @@ pub struct NodeReport {
 }
 
 /// An instance as its node sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ObservedInstance {
     /// The instance.
     pub instance: InstanceId,
@@ -119,7 +120,7 @@ impl ObservedInstance {
 }
 
 /// Which way a start took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StartPath {
     /// The image was complete on the node.
@@ -129,7 +130,7 @@ pub enum StartPath {
 }
 
 /// One stage of a start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Stage {
     /// Its name: `pull`, `unpack`, `network`, `create`, `ready`...
     pub name: String,
@@ -138,7 +139,7 @@ pub struct Stage {
 }
 
 /// Which stream of a process a text came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogStream {
     /// Standard output.
@@ -148,7 +149,7 @@ pub enum LogStream {
 }
 
 /// One line of an instance's log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogLine {
     /// When it was read from the process.
     pub at: Timestamp,
@@ -166,7 +167,7 @@ pub struct UsageRequest {
 }
 
 /// What an instance uses, as its node counted it when it was asked. Counters begin at each start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceUsage {
     /// The instance.
     pub instance: InstanceId,
@@ -194,7 +195,7 @@ pub struct InstanceUsage {
 }
 
 /// A command to run in an instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExecRequest {
     /// The program and its arguments; at least one.
     pub command: Vec<String>,
@@ -210,7 +211,7 @@ pub struct ExecRequest {
 }
 
 /// One frame of the answer to an [`ExecRequest`], sent as JSON lines.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ExecFrame {
     /// Bytes that the command wrote, in base 64.

@@ -1,20 +1,23 @@
-//! Who may call what.
+//! Who may call what, how often, and under which conditions.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{ConnectInfo, RawPathParams, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::header;
+use http::{HeaderMap, header};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::Refusal;
 use longshore_types::token::{Rights, Role};
 use longshore_types::{AppName, ProjectName};
 
-use super::parse;
+use super::idempotency::{key_of, once};
+use super::precondition::Preconditions;
+use super::{invalid, parse};
 use crate::Plane;
-use crate::events::Who;
+use crate::events::{OnceMark, Who};
 
 /// Whose tokens may call an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub enum Access {
 pub(super) struct Guard {
     pub plane: Arc<Plane>,
     pub access: Access,
+    /// Whether a key makes the request happen once.
+    pub by_key: bool,
 }
 
 /// Who sent a request.
@@ -43,36 +48,60 @@ pub struct Caller {
     pub rights: Rights,
     /// The other end of the connection.
     pub from: Option<SocketAddr>,
+    /// What must be so for a change to be made.
+    pub expects: Preconditions,
+    /// What tells that the request was carried out, when it is to be carried out once.
+    pub once: Option<OnceMark>,
 }
 
 impl Caller {
     /// The same, as events have it.
     pub fn who(&self) -> Who {
-        Who { token: Some(self.token.clone()), from: self.from }
+        Who { token: Some(self.token.clone()), from: self.from, once: self.once.clone() }
     }
 }
 
-/// Lets a request pass when its token has the right.
+/// Lets a request pass when its token has the right, and has not asked too often.
 pub(super) async fn authorise(
     State(guard): State<Guard>,
-    params: RawPathParams,
-    mut request: Request,
+    params: Result<RawPathParams, RawPathParamsRejection>,
+    request: Request,
     next: Next,
 ) -> Response {
-    let caller = match caller(&guard.plane, &request) {
-        Ok(caller) => caller,
-        Err(refusal) => return refusal.into_response(),
+    let plane = &guard.plane;
+    let from = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+    let caller = caller(plane, request.headers(), from);
+    let counted = match (&caller, from) {
+        (Ok(caller), _) => plane.limits.count(&caller.token),
+        (Err(_), Some(from)) => plane.limits.count_stranger(from.ip()),
+        // A Unix socket, which only the machine's own may open.
+        (Err(_), None) => Ok(()),
     };
-    let project = params.iter().find(|(name, _)| *name == "project").map(|(_, project)| project);
-    if let Err(refusal) = check(guard.access, &caller, project) {
-        return refusal.into_response();
+    if let Err(too_many) = counted {
+        return ([too_many.header()], Refusal(too_many.problem())).into_response();
     }
-    request.extensions_mut().insert(caller);
-    next.run(request).await
+    let passed = caller.and_then(|caller| {
+        let params = params.map_err(|error| invalid("(path)", "(given)", &error.body_text()))?;
+        let project = params.iter().find(|(name, _)| *name == "project");
+        check(guard.access, &caller, project.map(|(_, project)| project))?;
+        Ok((caller, key_of(request.headers())?.filter(|_| guard.by_key)))
+    });
+    match passed {
+        Err(refusal) => refusal.into_response(),
+        Ok((caller, None)) => {
+            let mut request = request;
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Ok((caller, Some(key))) => {
+            let once = once(Arc::clone(plane), caller, &key, request, next);
+            once.await.unwrap_or_else(IntoResponse::into_response)
+        }
+    }
 }
 
-fn caller(plane: &Plane, request: &Request) -> Result<Caller, Refusal> {
-    let value = request.headers().get(header::AUTHORIZATION);
+fn caller(plane: &Plane, headers: &HeaderMap, from: Option<SocketAddr>) -> Result<Caller, Refusal> {
+    let value = headers.get(header::AUTHORIZATION);
     let token = value.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let unknown = |detail: &str| Refusal(Problem::new(ProblemCode::Unauthenticated, detail));
     let token = token.ok_or_else(|| {
@@ -85,8 +114,8 @@ fn caller(plane: &Plane, request: &Request) -> Result<Caller, Refusal> {
     let found = catalog.tokens.iter().find(|(_, record)| record.hash == hash);
     let (token, record) =
         found.ok_or_else(|| unknown("this token is not known here; it may have been removed"))?;
-    let from = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
-    Ok(Caller { token: token.clone(), rights: record.rights.clone(), from })
+    let (token, rights) = (token.clone(), record.rights.clone());
+    Ok(Caller { token, rights, from, expects: Preconditions::read(headers)?, once: None })
 }
 
 fn check(access: Access, caller: &Caller, project: Option<&str>) -> Result<(), Refusal> {

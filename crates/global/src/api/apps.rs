@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
+use axum::response::IntoResponse;
 use axum::{Extension, Json};
-use http::StatusCode;
+use http::{StatusCode, header};
 use longshore_api::v1::{AppView, DeployRequest, DeployResponse, ScaleRequest};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, now};
@@ -17,6 +18,8 @@ use longshore_types::{
 };
 
 use super::access::Caller;
+use super::params::Path;
+use super::precondition::etag;
 use super::secrets::{holding, pinned};
 use super::{parse, store_failed};
 use crate::catalog::{AppKey, Catalog, Stored};
@@ -47,9 +50,10 @@ pub async fn list(
 pub async fn show(
     State(plane): Shared,
     Path((project, app)): Path<(String, String)>,
-) -> Result<Json<AppView>, Refusal> {
+) -> Result<impl IntoResponse, Refusal> {
     let key = app_key(&project, &app)?;
-    show_app(&plane, &key).map(Json)
+    let app = show_app(&plane, &key)?;
+    Ok(([(header::ETAG, etag(app.generation))], Json(app)))
 }
 
 fn show_app(plane: &Plane, key: &AppKey) -> Result<AppView, Refusal> {
@@ -70,6 +74,7 @@ pub async fn deploy(
     for _ in 0..TRIES {
         let catalog = plane.catalog();
         let before = catalog.apps.get(&key);
+        caller.expects.check(&key, before.map(|before| &before.record))?;
         if before.is_some_and(|before| before.record.removing) {
             return Err(being_removed(&key));
         }
@@ -307,6 +312,7 @@ pub(super) async fn update(
     for _ in 0..TRIES {
         let catalog = plane.catalog();
         let before = catalog.app(key)?;
+        by.expects.check(key, Some(&before.record))?;
         let mut record = before.record.clone();
         let subject = change(&catalog, &mut record)?;
         if record == before.record {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use futures_util::stream::{self, StreamExt};
@@ -15,6 +15,7 @@ use longshore_types::ProjectName;
 use serde::Deserialize;
 
 use super::access::Caller;
+use super::params::Query;
 use super::{number, parse, store_failed};
 use crate::Plane;
 use crate::events::{self, EventsError, News};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use axum::{Extension, Json};
 use http::{Method, StatusCode};
@@ -14,6 +14,7 @@ use longshore_types::{AppName, InstanceId, LocationName, ProjectName};
 use serde::{Deserialize, Serialize};
 
 use super::access::Caller;
+use super::params::{Path, Query};
 use super::{flag, invalid, number, parse, tell};
 use crate::reports::Received;
 use crate::{Plane, views};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::{Extension, Json};
 use longshore_api::v1::{Change, DeployRequest, Placement, PlanView};
 use longshore_link::{Body, Refusal};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::access::Caller;
 use super::apps::{app_key, being_removed, checked, next_number, present};
+use super::params::Path;
 use super::secrets::pinned;
 use crate::catalog::{AppKey, Catalog};
 use crate::reports::ByLocation;

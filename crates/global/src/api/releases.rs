@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::{Extension, Json};
 use longshore_api::v1::{DeployResponse, ReleaseView, RollbackRequest};
 use longshore_api::{Problem, ProblemCode};
@@ -14,6 +14,7 @@ use super::apps::{
     TRIES, Wanted, Way, app_key, being_removed, put_release, refuse_what_cannot_be, too_busy,
     unchanged, update,
 };
+use super::params::Path;
 use crate::catalog::{AppKey, Catalog};
 use crate::records::RolloutStage;
 use crate::{Plane, views};
@@ -41,6 +42,7 @@ pub async fn rollback(
     for _ in 0..TRIES {
         let catalog = plane.catalog();
         let before = catalog.app(&key)?;
+        caller.expects.check(&key, Some(&before.record))?;
         if before.record.removing {
             return Err(being_removed(&key));
         }

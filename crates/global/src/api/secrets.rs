@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::{Extension, Json};
 use http::StatusCode;
 use longshore_api::v1::{SecretKeyView, SecretRequest, SecretView};
@@ -17,6 +17,7 @@ use longshore_types::{
 
 use super::access::Caller;
 use super::apps::TRIES;
+use super::params::Path;
 use super::{parse, store_failed, tell};
 use crate::Plane;
 use crate::catalog::Catalog;

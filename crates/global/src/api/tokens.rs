@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use longshore_api::v1::{TokenCreated, TokenRequest, TokenView};
 use longshore_api::{Problem, ProblemCode};
@@ -14,6 +14,7 @@ use longshore_types::AppName;
 use longshore_types::token::Rights;
 
 use super::access::Caller;
+use super::params::Path;
 use super::{parse, store_failed};
 use crate::Plane;
 use crate::events::with_event;

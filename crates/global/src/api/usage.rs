@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use futures_util::{StreamExt, stream};
 use http::Method;
 use longshore_api::Problem;
@@ -15,6 +15,7 @@ use longshore_types::{AppName, InstanceId, LocationName, NodeName, ProjectName};
 use serde::Deserialize;
 
 use super::instances::gate;
+use super::params::{Path, Query};
 use super::parse;
 use crate::Plane;
 use crate::catalog::Catalog;

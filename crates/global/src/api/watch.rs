@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use futures_util::stream::{self, StreamExt};
 use http::HeaderMap;
@@ -10,6 +10,7 @@ use longshore_link::{LAST_EVENT_ID, Refusal, event_stream, json_lines, wants_eve
 use longshore_types::{AppName, ProjectName};
 use serde::Deserialize;
 
+use super::params::{Path, Query};
 use super::{flag, parse};
 use crate::Plane;
 use crate::feeds::{Feeds, Scope};

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access;
+mod once;
 mod plane;
 mod rollouts;
 mod secrets;

@@ -1,5 +1,6 @@
 //! A control plane in this process, and what its neighbours say to it.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
@@ -38,6 +39,11 @@ pub struct Plane {
 
 impl Plane {
     pub async fn start(dir: &Path) -> Self {
+        Self::start_with_rate(dir, NonZeroU32::new(1000).unwrap()).await
+    }
+
+    /// The same with so many requests a second for each token.
+    pub async fn start_with_rate(dir: &Path, api_rate: NonZeroU32) -> Self {
         let tcp = || Listener::bind("test", &Endpoint::Tcp("127.0.0.1:0".into())).unwrap();
         let (registry, api) = (tcp(), tcp());
         let registry_at = registry.endpoint().unwrap();
@@ -65,6 +71,7 @@ impl Plane {
             admin_token_file: dir.join("admin"),
             system_token_file: dir.join("system"),
             secret_keys_file: dir.join("secret-keys.json"),
+            api_rate,
         };
         let until = shutdown.clone();
         let done =

@@ -1,5 +1,6 @@
 //! `longshore global`
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use longshore_link::Endpoint;
@@ -44,6 +45,9 @@ pub struct Options {
     /// of the store
     #[arg(long, value_name = "FILE")]
     secret_keys_file: PathBuf,
+    /// How many requests to the API each token may send in a second; five times as many at once
+    #[arg(long, value_name = "COUNT", default_value = "100")]
+    api_rate: NonZeroU32,
 }
 
 /// Runs the role.
@@ -63,6 +67,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
             admin_token_file: options.admin_token_file,
             system_token_file: options.system_token_file,
             secret_keys_file: options.secret_keys_file,
+            api_rate: options.api_rate,
         };
         longshore_global::run(options, shutdown)
     })

@@ -29,6 +29,9 @@ pub struct UpOptions {
     /// Where the API listens, on loopback; port 0 for any [default: 127.0.0.1:4600]
     #[arg(long, value_name = "ADDRESS")]
     api_listen: Option<String>,
+    /// How many requests to the API each token may send in a second [default: 100]
+    #[arg(long, value_name = "COUNT")]
+    api_rate: Option<String>,
     /// Where the registry listens, on loopback [default: 127.0.0.1:4601]
     #[arg(long, value_name = "ADDRESS")]
     registry_listen: Option<String>,
@@ -114,6 +117,7 @@ impl UpOptions {
             data_dir,
             run_dir,
             api_listen,
+            api_rate,
             registry_listen,
             ingress_listen,
             domain,
@@ -133,6 +137,7 @@ impl UpOptions {
             ("data_dir", data_dir),
             ("run_dir", run_dir),
             ("api_listen", api_listen),
+            ("api_rate", api_rate),
             ("registry_listen", registry_listen),
             ("ingress_listen", ingress_listen),
             ("domain", domain),

@@ -44,6 +44,7 @@ pub fn plan_roles(
         .with("registry-public", &endpoints.registry)
         .with("ingress-public", &endpoints.ingress)
         .with("domain", &settings.domain)
+        .with("api-rate", settings.api_rate)
         .with("admin-token-file", home.admin_token_file().display())
         .with("system-token-file", home.system_token_file().display())
         .with("secret-keys-file", home.secret_keys_file().display());

@@ -7,6 +7,7 @@
 mod keys;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use longshore_runtime::RuntimePrograms;
@@ -14,6 +15,8 @@ use longshore_types::{HostName, IpNet, LocationName, ManifestProblem, NodeName};
 use toml::Value;
 
 use keys::KEYS;
+
+const DEFAULT_API_RATE: NonZeroU32 = NonZeroU32::new(100).expect("100 is not 0");
 
 /// What `up` runs with.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +27,8 @@ pub struct Settings {
     pub run_dir: PathBuf,
     /// Where the API listens, a loopback address.
     pub api_listen: SocketAddr,
+    /// How many requests to the API each token may send in a second.
+    pub api_rate: NonZeroU32,
     /// Where the registry listens, a loopback address.
     pub registry_listen: SocketAddr,
     /// Where the ingress listens.
@@ -56,6 +61,7 @@ impl Settings {
             data_dir: crate::connection::DEFAULT_DATA_DIR.into(),
             run_dir: "/run/longshore".into(),
             api_listen: loopback(4600),
+            api_rate: DEFAULT_API_RATE,
             registry_listen: loopback(4601),
             ingress_listen: loopback(8080),
             domain: constant("localhost"),

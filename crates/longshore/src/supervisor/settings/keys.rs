@@ -1,6 +1,7 @@
 //! The keys of the config file of `up`.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use toml::Value;
@@ -41,6 +42,13 @@ pub const KEYS: &[Key] = &[
                HTTP, so no other address is allowed. Default \"127.0.0.1:4600\".",
         set: |settings, value| put(&mut settings.api_listen, loopback(value)),
         show: |settings| quoted(settings.api_listen),
+    },
+    Key {
+        name: "api_rate",
+        help: "How many requests to the API each token may send in a second, 1 to 1000000; five times as\n\
+               many at once. Default 100.",
+        set: |settings, value| put(&mut settings.api_rate, rate(value)),
+        show: |settings| settings.api_rate.to_string(),
     },
     Key {
         name: "registry_listen",
@@ -193,6 +201,15 @@ fn factor(value: &Value) -> Result<f64, &'static str> {
         _ => text(value).and_then(|text| text.parse().ok()),
     };
     factor.filter(|factor| (1.0..=100.0).contains(factor)).ok_or("a number from 1 to 100")
+}
+
+fn rate(value: &Value) -> Result<NonZeroU32, &'static str> {
+    let rate = match value {
+        Value::Integer(rate) => u32::try_from(*rate).ok(),
+        _ => text(value).and_then(|text| text.parse().ok()),
+    };
+    let rate = rate.and_then(NonZeroU32::new).filter(|rate| rate.get() <= 1_000_000);
+    rate.ok_or("a whole number from 1 to 1000000")
 }
 
 fn cgroup(value: &Value) -> Result<Option<String>, &'static str> {

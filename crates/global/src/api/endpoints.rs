@@ -1,0 +1,156 @@
+//! Every endpoint that asks for a token. There is no other way to be served than by being in this list,
+//! and so no way to be served without a word on who may call it.
+
+use longshore_api::links::{ExecFrame, ExecRequest, LogLine};
+use longshore_api::v1::{
+    AppView, DeployRequest, DeployResponse, EventView, Explanation, InstanceView, LocationView,
+    PlanView, ProjectChange, ProjectView, ReleaseView, RollbackRequest, ScaleRequest,
+    SecretKeyView, SecretRequest, SecretView, TokenCreated, TokenRequest, TokenView, UsageView,
+};
+use longshore_types::token::Role;
+use longshore_types::{AppName, InstanceId, LocationName, ProjectName, Timestamp};
+
+use super::Access::{Everywhere, InProject, SomeProject};
+use super::endpoint::{DELETE, Endpoint, GET, POST, PUT, endpoint};
+use super::{
+    Access, apps, events, instances, locations, plan, releases, secrets, tokens, usage, watch,
+};
+
+const READ: Access = InProject(Role::Read);
+const DEPLOY: Access = InProject(Role::Deploy);
+
+/// The whole list.
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    let parts = [of_apps(), of_instances(), of_secrets(), of_projects(), of_the_platform()];
+    parts.into_iter().flatten().collect()
+}
+
+fn of_apps() -> Vec<Endpoint> {
+    vec![
+        endpoint(GET, "/projects/{project}/apps", READ, apps::list)
+            .about("listApps", "The apps of a project")
+            .answers::<Vec<AppView>>(),
+        endpoint(GET, "/projects/{project}/apps/{app}", READ, apps::show)
+            .about("showApp", "One app")
+            .answers::<AppView>(),
+        endpoint(PUT, "/projects/{project}/apps/{app}", DEPLOY, apps::deploy)
+            .about("deployApp", "Make a manifest the release that should run")
+            .takes::<DeployRequest>()
+            .answers::<DeployResponse>(),
+        endpoint(DELETE, "/projects/{project}/apps/{app}", DEPLOY, apps::remove)
+            .about("removeApp", "Remove an app with all its instances and releases"),
+        endpoint(POST, "/projects/{project}/apps/{app}/plan", READ, plan::show)
+            .about("planApp", "What a deploy would change, which changes nothing")
+            .takes::<DeployRequest>()
+            .answers::<PlanView>(),
+        endpoint(POST, "/projects/{project}/apps/{app}/scale", DEPLOY, apps::scale)
+            .about("scaleApp", "How many instances should run")
+            .takes::<ScaleRequest>()
+            .answers::<AppView>(),
+        endpoint(GET, "/projects/{project}/apps/{app}/releases", READ, releases::list)
+            .about("listReleases", "The releases of an app that are kept, oldest first")
+            .answers::<Vec<ReleaseView>>(),
+        endpoint(POST, "/projects/{project}/apps/{app}/rollback", DEPLOY, releases::rollback)
+            .about("rollbackApp", "Make an earlier release the one that should run")
+            .takes::<RollbackRequest>()
+            .answers::<DeployResponse>(),
+        endpoint(POST, "/projects/{project}/apps/{app}/promote", DEPLOY, releases::promote)
+            .about("promoteApp", "Let the release whose canaries run take over")
+            .answers::<DeployResponse>(),
+    ]
+}
+
+fn of_instances() -> Vec<Endpoint> {
+    vec![
+        endpoint(GET, "/projects/{project}/instances", READ, instances::list)
+            .about("listInstances", "The instances of a project, by their ids")
+            .query::<AppName>("app", "only those of this app")
+            .query::<LocationName>("location", "only those at this location")
+            .query::<u32>("limit", "at most so many, up to 10,000")
+            .query::<InstanceId>("after", "only those after this one: the last of the page before")
+            .answers::<Vec<InstanceView>>(),
+        endpoint(GET, "/projects/{project}/instances/{instance}", READ, instances::show)
+            .about("showInstance", "One instance")
+            .answers::<InstanceView>(),
+        endpoint(GET, "/projects/{project}/instances/{instance}/explain", READ, instances::explain)
+            .about("explainInstance", "Why an instance is where it is")
+            .answers::<Explanation>(),
+        endpoint(POST, "/projects/{project}/instances/{instance}/stop", DEPLOY, instances::stop)
+            .about("stopInstance", "Stop an instance; another takes its place")
+            .status(202),
+        endpoint(GET, "/projects/{project}/instances/{instance}/logs", READ, instances::logs)
+            .about("readLogs", "What an instance wrote")
+            .query::<u32>("tail", "only so many of the last lines")
+            .query::<Timestamp>("since", "only lines from then on, in milliseconds since 1970")
+            .query::<bool>("follow", "go on with what it writes from now on")
+            .streams::<LogLine>(),
+        // Who runs commands inside reads what is secret there, and changes what it likes.
+        endpoint(POST, "/projects/{project}/instances/{instance}/exec", DEPLOY, instances::exec)
+            .about("execInInstance", "Run a command in an instance")
+            .takes::<ExecRequest>()
+            .streams::<ExecFrame>(),
+    ]
+}
+
+fn of_secrets() -> Vec<Endpoint> {
+    vec![
+        endpoint(GET, "/projects/{project}/secrets", READ, secrets::list)
+            .about("listSecrets", "The secrets of a project, without their values")
+            .answers::<Vec<SecretView>>(),
+        endpoint(PUT, "/projects/{project}/secrets/{secret}", DEPLOY, secrets::set)
+            .about("setSecret", "Keep a value as the next version of a secret")
+            .takes::<SecretRequest>()
+            .answers::<SecretView>(),
+        endpoint(DELETE, "/projects/{project}/secrets/{secret}", DEPLOY, secrets::remove)
+            .about("removeSecret", "Remove a secret that no release needs"),
+        endpoint(POST, "/secrets/rotate-key", Everywhere, secrets::rotate)
+            .about("rotateSecretKey", "Seal all secrets with a new key")
+            .answers::<SecretKeyView>(),
+    ]
+}
+
+fn of_projects() -> Vec<Endpoint> {
+    vec![
+        endpoint(GET, "/projects/{project}/usage", READ, usage::list)
+            .about("readUsage", "What the instances of a project use of what they may")
+            .query::<AppName>("app", "only those of this app")
+            .query::<InstanceId>("instance", "only this one")
+            .answers::<Vec<UsageView>>(),
+        endpoint(GET, "/projects/{project}/watch", READ, watch::watch)
+            .about("watchProject", "The apps and instances of a project as they change")
+            .query::<AppName>("app", "only this app and its instances")
+            .query::<bool>("instances", "false leaves instances out")
+            .streams::<ProjectView>()
+            .tells::<(ProjectView, ProjectChange)>(
+                "`state` with the first of these, then `change` with the second; Last-Event-ID resumes",
+            ),
+    ]
+}
+
+fn of_the_platform() -> Vec<Endpoint> {
+    vec![
+        // Those of the projects that the caller may look at.
+        endpoint(GET, "/events", SomeProject(Role::Read), events::list)
+            .about("listEvents", "What was changed, by whom and from where, the newest last")
+            .query::<ProjectName>("project", "only those of this project")
+            .query::<u32>("limit", "at most so many of the newest, up to 10,000")
+            .answers::<Vec<EventView>>()
+            .tells::<EventView>(
+                "`event` with one of these, `missed` where older ones were forgotten; Last-Event-ID resumes",
+            ),
+        endpoint(GET, "/locations", SomeProject(Role::Read), locations)
+            .about("listLocations", "The locations and their nodes")
+            .answers::<Vec<LocationView>>(),
+        // Whose tokens these may be is looked at there.
+        endpoint(GET, "/tokens", SomeProject(Role::Admin), tokens::list)
+            .about("listTokens", "The tokens that the caller may administer")
+            .answers::<Vec<TokenView>>(),
+        endpoint(POST, "/tokens", SomeProject(Role::Admin), tokens::create)
+            .about("createToken", "Make a token, whose text is shown this once")
+            .takes::<TokenRequest>()
+            .answers::<TokenCreated>()
+            .status(201),
+        endpoint(DELETE, "/tokens/{token}", SomeProject(Role::Admin), tokens::remove)
+            .about("removeToken", "Remove a token; it opens nothing from then on"),
+    ]
+}
