@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["longshore-api"],
     &["longshore-link"],
     &[
+        "longshore-client",
         "longshore-store",
         "longshore-image",
         "longshore-runtime",

@@ -2,13 +2,13 @@
 //! failure there can be repeated here with the same words.
 //!
 //! Logic lives in Rust rather than in shell scripts or a justfile: it is type-checked, tested, and
-//! needs no further program on a fresh machine. It stays quick to compile, because every other
-//! command waits for it: no async runtime, no crate of the product.
+//! needs no further program on a fresh machine. What it is built of the tests are built of too.
 
 mod bench;
 mod command;
 mod counts;
 mod fuzz;
+mod fuzz_api;
 mod layers;
 mod metadata;
 mod minimal_debian;
@@ -45,6 +45,8 @@ enum Verb {
     Vm(vm::Vm),
     /// Search for inputs that break a parser
     Fuzz(fuzz::Options),
+    /// Search for requests to the API that are answered as its document does not say
+    FuzzApi(fuzz_api::Options),
     /// Formatting, lints, licences, tidiness and layers; no tests
     Verify,
     /// Fail when a crate depends on one of its own layer or above
@@ -75,6 +77,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         }
         Verb::Vm(vm) => vm::run(&vm),
         Verb::Fuzz(options) => fuzz::run_one(&options),
+        Verb::FuzzApi(options) => fuzz_api::run_all(&options),
         Verb::Verify => verify::run_all(&mut stages::Stages::new()),
         Verb::CheckLayers => layers::run(),
         Verb::Tidy => tidy::run(),

@@ -23,6 +23,8 @@ pub enum ProblemCode {
     NotFound,
     /// The state of what the path names does not allow this now.
     Conflict,
+    /// A request with the same idempotency key is under way.
+    RequestUnderWay,
     /// The path exists, but not for this method.
     MethodNotAllowed,
     /// What the path names is not as the request's preconditions expect it.
@@ -44,12 +46,13 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// Every code that this version has.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::InvalidRequest,
         Self::Unauthenticated,
         Self::Forbidden,
         Self::NotFound,
         Self::Conflict,
+        Self::RequestUnderWay,
         Self::MethodNotAllowed,
         Self::PreconditionFailed,
         Self::TooLarge,
@@ -67,6 +70,7 @@ impl ProblemCode {
             Self::Forbidden => "forbidden",
             Self::NotFound => "not-found",
             Self::Conflict => "conflict",
+            Self::RequestUnderWay => "request-under-way",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::PreconditionFailed => "precondition-failed",
             Self::TooLarge => "too-large",
@@ -86,6 +90,7 @@ impl ProblemCode {
             Self::Forbidden => include_str!("../../../docs/errors/forbidden.md"),
             Self::NotFound => include_str!("../../../docs/errors/not-found.md"),
             Self::Conflict => include_str!("../../../docs/errors/conflict.md"),
+            Self::RequestUnderWay => include_str!("../../../docs/errors/request-under-way.md"),
             Self::MethodNotAllowed => include_str!("../../../docs/errors/method-not-allowed.md"),
             Self::PreconditionFailed => include_str!("../../../docs/errors/precondition-failed.md"),
             Self::TooLarge => include_str!("../../../docs/errors/too-large.md"),
@@ -103,7 +108,7 @@ impl ProblemCode {
             Self::Unauthenticated => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
-            Self::Conflict => 409,
+            Self::Conflict | Self::RequestUnderWay => 409,
             Self::MethodNotAllowed => 405,
             Self::PreconditionFailed => 412,
             Self::TooLarge => 413,
@@ -120,6 +125,7 @@ impl ProblemCode {
             Self::Forbidden => "The token does not allow this",
             Self::NotFound => "Not found",
             Self::Conflict => "Not possible in the present state",
+            Self::RequestUnderWay => "The same request is under way",
             Self::MethodNotAllowed => "The path has not this method",
             Self::PreconditionFailed => "Not as expected",
             Self::TooLarge => "The request is too large",

@@ -64,6 +64,7 @@ pub struct HealthView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeployRequest {
     /// `longshore.toml` as JSON, unchecked: the server checks it and names every problem.
+    #[schemars(schema_with = "longshore_types::manifest::document::schema")]
     pub manifest: serde_json::Value,
 }
 

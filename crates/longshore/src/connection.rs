@@ -7,8 +7,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use longshore_api::v1::HealthView;
-use longshore_link::{Client, Endpoint};
+use longshore_client::{Client, Project};
+use longshore_link::Endpoint;
 use longshore_types::ProjectName;
 
 use crate::context_file::{self, Context};
@@ -46,9 +46,9 @@ pub struct ProjectOption {
 }
 
 impl ProjectOption {
-    /// A path of the API below the project.
-    pub fn path(&self, rest: impl std::fmt::Display) -> String {
-        format!("/v1/projects/{}/{rest}", self.project)
+    /// The project on a platform.
+    pub fn on(&self, connection: &Connection) -> Project {
+        connection.api.project(&self.project)
     }
 }
 
@@ -89,11 +89,7 @@ impl ConnectionOptions {
             }
         };
         let (api, token) = found;
-        Ok(Connection {
-            api: Client::new(parse_api(&api)?).with_token(&token),
-            token,
-            output: self.output(),
-        })
+        Ok(Connection { api: Client::new(parse_api(&api)?, &token), token, output: self.output() })
     }
 
     /// The token of the flags, else of the environment. Not left to clap, to which a variable is as
@@ -116,7 +112,7 @@ impl ConnectionOptions {
 impl Connection {
     /// The host and port of the platform's registry.
     pub async fn registry(&self) -> Result<String, Failure> {
-        let health: HealthView = self.api.get("/v1/health").await?;
+        let health = self.api.health().await?;
         health.registry.ok_or_else(|| {
             Failure::new(Kind::Unavailable, "the platform has no registry")
                 .hint("name one in the image reference: host:port/repository:tag")

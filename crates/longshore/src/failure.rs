@@ -112,6 +112,7 @@ impl From<Problem> for Failure {
             ProblemCode::Unavailable | ProblemCode::TooManyRequests => (Kind::Unavailable, None),
             ProblemCode::Internal => (Kind::Other, Some("the log of `longshore up` says more")),
             ProblemCode::Conflict
+            | ProblemCode::RequestUnderWay
             | ProblemCode::PreconditionFailed
             | ProblemCode::MethodNotAllowed
             | ProblemCode::Unknown => (Kind::Other, None),

@@ -28,6 +28,7 @@ mod table;
 mod target;
 #[cfg(test)]
 mod test_views;
+mod wait;
 
 use std::process::ExitCode;
 

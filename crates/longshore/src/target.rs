@@ -5,10 +5,10 @@
 
 use longshore_api::v1::{AppView, InstanceView};
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{CallError, Client};
-use longshore_types::{AppName, InstanceId};
+use longshore_client::{InstanceFilter, Project};
+use longshore_link::CallError;
+use longshore_types::{AppName, InstanceId, ProjectName};
 
-use crate::connection::ProjectOption;
 use crate::failure::{Failure, Kind};
 
 /// An instance or an app that exists.
@@ -22,12 +22,11 @@ pub enum Target {
 
 impl Target {
     /// Finds what `text` names.
-    pub async fn find(api: &Client, project: &ProjectOption, text: &str) -> Result<Self, Failure> {
-        if let Ok(id) = text.parse::<InstanceId>() {
-            let path = project.path(format_args!("instances/{id}"));
-            if let Some(instance) = existing(api.get(&path).await)? {
-                return Ok(Self::Instance(Box::new(instance)));
-            }
+    pub async fn find(project: &Project, text: &str) -> Result<Self, Failure> {
+        if let Ok(id) = text.parse::<InstanceId>()
+            && let Some(instance) = existing(project.instance(&id).await)?
+        {
+            return Ok(Self::Instance(Box::new(instance)));
         }
         let app: AppName = text.parse().map_err(|_| {
             Failure::new(
@@ -36,10 +35,10 @@ impl Target {
             )
             .hint("`longshore ps` lists the instances, `longshore apps` the apps")
         })?;
-        match api.get(&project.path(format_args!("apps/{app}"))).await {
+        match project.app(&app).await {
             Ok(app) => Ok(Self::App(Box::new(app))),
             Err(CallError::Refused(problem)) if problem.code == ProblemCode::NotFound => {
-                Err(missing(text, project, &problem))
+                Err(missing(text, project.name(), &problem))
             }
             Err(error) => Err(error.into()),
         }
@@ -47,13 +46,9 @@ impl Target {
 }
 
 /// The instances of an app, the oldest first.
-pub async fn instances_of(
-    api: &Client,
-    project: &ProjectOption,
-    app: &AppName,
-) -> Result<Vec<InstanceView>, Failure> {
-    let path = project.path(format_args!("instances?app={app}"));
-    let mut instances: Vec<InstanceView> = api.get(&path).await?;
+pub async fn instances_of(project: &Project, app: &AppName) -> Result<Vec<InstanceView>, Failure> {
+    let filter = InstanceFilter { app: Some(app.clone()), ..InstanceFilter::default() };
+    let mut instances = project.instances(&filter).await?;
     instances.sort_by_key(|instance| instance.created_at);
     Ok(instances)
 }
@@ -67,11 +62,10 @@ fn existing<T>(answer: Result<T, CallError>) -> Result<Option<T>, Failure> {
 }
 
 /// Passes on which name the platform takes to be meant.
-fn missing(text: &str, project: &ProjectOption, problem: &Problem) -> Failure {
+fn missing(text: &str, project: &ProjectName, problem: &Problem) -> Failure {
     let meant = problem.detail.split_once("; ").map(|(_, meant)| format!("; {meant}"));
     let message = format!(
-        "there is no app and no instance {text} in project {}{}",
-        project.project,
+        "there is no app and no instance {text} in project {project}{}",
         meant.unwrap_or_default()
     );
     Failure::new(Kind::NotFound, message)

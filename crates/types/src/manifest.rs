@@ -4,6 +4,7 @@
 //! then walked by [`Manifest::from_document`], which reports every problem at once and suggests the
 //! nearest known key for an unknown one; serde alone would stop at the first.
 
+pub mod document;
 mod parse;
 
 use std::collections::BTreeMap;

@@ -104,7 +104,7 @@ pub async fn once(
         Key::Answer(caller.token.clone(), hex(Sha256::new().chain_update(key))).to_string();
     let Some(turn) = Turn::take(&plane, &record) else {
         let detail = "a request with this idempotency key is under way; ask again in a moment";
-        return Err(Problem::new(ProblemCode::Conflict, detail).into());
+        return Err(Problem::new(ProblemCode::RequestUnderWay, detail).into());
     };
     if let Some(stored) = plane.store.get(&record).await.map_err(store_failed)? {
         let before: AnswerRecord = decode(&stored).map_err(|error| {

@@ -108,7 +108,7 @@ async fn twenty_at_once_with_one_key_make_one_version() {
     let outcomes = futures_util::future::join_all((0..20).map(|_| set())).await;
     let done = outcomes.into_iter().filter_map(|outcome| match outcome {
         Ok(view) => Some(view),
-        Err(CallError::Refused(problem)) if problem.code == ProblemCode::Conflict => None,
+        Err(CallError::Refused(problem)) if problem.code == ProblemCode::RequestUnderWay => None,
         Err(error) => panic!("{error}"),
     });
     assert!(done.map(|view| view.version.0).all(|version| version == 1));

@@ -19,7 +19,7 @@ pub struct Options {
 /// Lists the apps.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
-    let apps: Vec<AppView> = connection.api.get(&options.project.path("apps")).await?;
+    let apps: Vec<AppView> = options.project.on(&connection).apps().await?;
     connection.output.data(&apps, |apps| render(apps))
 }
 

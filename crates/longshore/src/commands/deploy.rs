@@ -3,15 +3,16 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use http::Method;
 use longshore_api::Problem;
-use longshore_api::v1::{AppView, DeployRequest, DeployResponse};
-use longshore_types::{Duration, Manifest, ProjectName};
+use longshore_api::v1::{AppView, DeployResponse};
+use longshore_client::Project;
+use longshore_types::{Manifest, ProjectName};
 use serde_json::Value;
 
-use crate::connection::{Connection, ConnectionOptions, ProjectOption};
+use crate::connection::{Connection, ConnectionOptions};
 use crate::failure::{Failure, Kind, OrFail};
 use crate::rollout::{self, Rollout};
+use crate::wait::WaitOptions;
 
 /// Deploy an app and wait until its instances are healthy
 ///
@@ -38,23 +39,12 @@ pub struct ManifestOptions {
     project: Option<ProjectName>,
 }
 
-/// Whether a rollout is waited for.
-#[derive(Debug, clap::Args)]
-pub struct WaitOptions {
-    /// Return as soon as the release is recorded
-    #[arg(long)]
-    no_wait: bool,
-    /// How long to wait until the instances are healthy
-    #[arg(long, value_name = "SPAN", default_value = "10m", conflicts_with = "no_wait")]
-    timeout: Duration,
-}
-
 /// Deploys the app of the manifest.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let (document, manifest) = options.manifest.read()?;
     let connection = options.connection.connect()?;
-    let project = ProjectOption { project: manifest.project.clone() };
-    let response = send(&connection, &project, &manifest, document).await?;
+    let project = connection.api.project(&manifest.project);
+    let response = project.deploy(&manifest.app, document).await?;
     follow(&connection, &project, response, &options.wait).await
 }
 
@@ -86,17 +76,17 @@ impl Outcome {
 /// promoted, and tells what came of it.
 pub async fn follow(
     connection: &Connection,
-    project: &ProjectOption,
+    project: &Project,
     response: DeployResponse,
     wait: &WaitOptions,
 ) -> Result<(), Failure> {
     announce(connection, &response);
     let app = &response.release.manifest.app;
-    if !wait.no_wait {
+    if wait.waits(true) {
         let rollout = Rollout::new(app.clone(), response.release.number, response.generation);
-        rollout::wait(&connection.api, project, rollout, wait.timeout.0).await?;
+        rollout::wait(project, rollout, wait.limit()).await?;
     }
-    let app: AppView = connection.api.get(&project.path(format_args!("apps/{app}"))).await?;
+    let app = project.app(app).await?;
     if app.canary.as_ref().is_some_and(|canary| canary.is_ready() && canary.wait.is_none()) {
         connection.output.say(format!(
             "`longshore promote {0}` lets {1} take over, `longshore rollback {0}` takes it back",
@@ -113,18 +103,6 @@ fn announce(connection: &Connection, response: &DeployResponse) {
         true => format!("{app}: release {number} of {}", release.image_digest),
         false => format!("{app}: nothing changed, {number} is deployed already"),
     });
-}
-
-/// Asks the platform to deploy `document`, which was checked to be `manifest`.
-pub async fn send(
-    connection: &Connection,
-    project: &ProjectOption,
-    manifest: &Manifest,
-    document: Value,
-) -> Result<DeployResponse, Failure> {
-    let path = project.path(format_args!("apps/{}", manifest.app));
-    let request = DeployRequest { manifest: document };
-    Ok(connection.api.call(Method::PUT, &path, Some(&request)).await?)
 }
 
 impl ManifestOptions {

@@ -37,21 +37,20 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Shows them.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
-    let project = options.project.iter().map(|project| format!("&project={project}"));
-    let path = format!("/v1/events?limit={}{}", options.limit, project.collect::<String>());
+    let project = options.project.as_ref();
     if options.follow {
-        return follow(&connection, &path).await;
+        return follow(&connection, project).await;
     }
-    let events: Vec<EventView> = connection.api.get(&path).await?;
+    let events = connection.api.events(project, options.limit).await?;
     let now = longshore_link::now();
     connection.output.data(&events, |events| render(events, now))
 }
 
 /// Shows events from now on, those too that came while the API was away.
-async fn follow(connection: &Connection, path: &str) -> Result<(), Failure> {
+async fn follow(connection: &Connection, project: Option<&ProjectName>) -> Result<(), Failure> {
     let mut last: Option<String> = None;
     loop {
-        let ended = follow_once(connection, path, &mut last).await;
+        let ended = follow_once(connection, project, &mut last).await;
         match ended {
             Err(Ended::Call(error)) if !error.retryable() => return Err(error.into()),
             Err(Ended::Failure(failure)) => return Err(failure),
@@ -68,10 +67,10 @@ enum Ended {
 
 async fn follow_once(
     connection: &Connection,
-    path: &str,
+    project: Option<&ProjectName>,
     last: &mut Option<String>,
 ) -> Result<(), Ended> {
-    let events = connection.api.events(path, last.as_deref()).await;
+    let events = connection.api.follow_events(project, last.as_deref()).await;
     let mut events = events.map_err(Ended::Call)?;
     while let Some(event) = events.next().await {
         let event = event.map_err(Ended::Call)?;

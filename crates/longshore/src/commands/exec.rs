@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::{ExecFrame, ExecRequest, LogStream};
 use longshore_api::v1::InstanceView;
+use longshore_client::Project;
 use longshore_link::LineStream;
 use longshore_types::{InstanceId, InstancePhase};
 
@@ -47,8 +48,9 @@ pub struct Options {
 /// Runs the command.
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let connection = options.connection.connect()?;
-    let instance = instance(&connection, &options.project, &options.target).await?;
-    let path = options.project.path(format_args!("instances/{instance}/exec"));
+    let project = options.project.on(&connection);
+    let instance = instance(&connection, &project, &options.target).await?;
+    let path = project.path(format_args!("instances/{instance}/exec"));
     let request = ExecRequest {
         command: options.command,
         user: options.user,
@@ -56,7 +58,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         env: options.env,
     };
     let mut frames: LineStream<ExecFrame> =
-        connection.api.lines(Method::POST, &path, Some(&request)).await?;
+        project.link().lines(Method::POST, &path, Some(&request)).await?;
     while let Some(frame) = frames.next().await {
         match frame? {
             ExecFrame::Output { stream, data } => show(connection.output, stream, &data)?,
@@ -72,14 +74,14 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
 /// come up is a reason to look inside.
 async fn instance(
     connection: &Connection,
-    project: &ProjectOption,
+    project: &Project,
     target: &str,
 ) -> Result<InstanceId, Failure> {
-    let app = match Target::find(&connection.api, project, target).await? {
+    let app = match Target::find(project, target).await? {
         Target::Instance(instance) => return Ok(instance.id().clone()),
         Target::App(app) => app.app,
     };
-    let instances = target::instances_of(&connection.api, project, &app).await?;
+    let instances = target::instances_of(project, &app).await?;
     let is_healthy = |view: &&InstanceView| view.observed.phase == InstancePhase::Healthy;
     let chosen = instances.iter().find(is_healthy);
     match chosen.or_else(|| instances.iter().find(|view| view.observed.phase.may_run())) {

@@ -2,7 +2,7 @@
 
 use longshore_api::links::Shortfall;
 use longshore_api::v1::{AppView, Explanation, LocationView};
-use longshore_link::Client;
+use longshore_client::Client;
 use longshore_types::{Decision, LocationName};
 use serde::Serialize;
 
@@ -26,18 +26,17 @@ pub struct Options {
 /// Explains.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
-    let api = &connection.api;
+    let project = options.project.on(&connection);
     let mut told: Vec<Explained> = Vec::new();
-    let instances = match Target::find(api, &options.project, &options.target).await? {
+    let instances = match Target::find(&project, &options.target).await? {
         Target::Instance(instance) => vec![*instance],
         Target::App(app) => {
-            told.extend(waiting(api, &app).await?);
-            target::instances_of(api, &options.project, &app.app).await?
+            told.extend(waiting(&connection.api, &app).await?);
+            target::instances_of(&project, &app.app).await?
         }
     };
     for instance in &instances {
-        let path = options.project.path(format_args!("instances/{}/explain", instance.id()));
-        told.push(Explained::Placed(Box::new(api.get(&path).await?)));
+        told.push(Explained::Placed(Box::new(project.explain(instance.id()).await?)));
     }
     connection.output.data(&told, |told| {
         let texts: Vec<_> = told
@@ -65,7 +64,7 @@ enum Explained {
 
 /// What of an app found no place, at each location.
 async fn waiting(api: &Client, app: &AppView) -> Result<Vec<Explained>, Failure> {
-    let locations: Vec<LocationView> = api.get("/v1/locations").await?;
+    let locations = api.locations().await?;
     let of_app = |missing: &Shortfall| missing.project == app.project && missing.app == app.app;
     let waiting =
         locations.into_iter().flat_map(|LocationView { location, shortfalls, .. }| {

@@ -18,7 +18,7 @@ pub struct Options {
 /// Lists the locations.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
-    let locations: Vec<LocationView> = connection.api.get("/v1/locations").await?;
+    let locations = connection.api.locations().await?;
     connection.output.data(&locations, |locations| render(locations))
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll};
 use longshore_api::links::{LogLine, LogStream};
-use longshore_api::v1::ProjectView;
-use longshore_link::{CallError, Client, LineStream};
+use longshore_client::{LogOptions, Project, WatchScope};
+use longshore_link::CallError;
 use longshore_types::{AppName, Duration, InstanceId, Timestamp};
 use serde::Serialize;
 
@@ -51,18 +51,20 @@ struct Entry {
 /// Shows the logs.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
+    let project = options.project.on(&connection);
     let since = options.since.map(|span| {
         let millis = u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX);
         Timestamp(longshore_link::now().0.saturating_sub(millis))
     });
     let reader = Reader {
-        api: connection.api.clone(),
-        project: options.project.clone(),
-        follow: options.follow,
-        tail: options.tail.or(since.is_none().then_some(DEFAULT_TAIL)),
-        since: since.unwrap_or_default(),
+        project: project.clone(),
+        options: LogOptions {
+            tail: options.tail.or(since.is_none().then_some(DEFAULT_TAIL)).map(u64::from),
+            since: since.unwrap_or_default(),
+            follow: options.follow,
+        },
     };
-    match Target::find(&connection.api, &options.project, &options.target).await? {
+    match Target::find(&project, &options.target).await? {
         Target::Instance(instance) => {
             let mut lines = reader.open(instance.id()).await?;
             while let Some(entry) = lines.next().await {
@@ -72,9 +74,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         }
         Target::App(app) if options.follow => follow_app(&connection, &reader, &app.app).await,
         Target::App(app) => {
-            let instances =
-                target::instances_of(&connection.api, &options.project, &app.app).await?;
-            for instance in instances {
+            for instance in target::instances_of(&project, &app.app).await? {
                 let mut lines = reader.open(instance.id()).await?;
                 while let Some(entry) = lines.next().await {
                     show(&connection, &entry?, Named::Yes)?;
@@ -87,11 +87,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 
 /// Opens logs of instances.
 struct Reader {
-    api: Client,
-    project: ProjectOption,
-    follow: bool,
-    tail: Option<u32>,
-    since: Timestamp,
+    project: Project,
+    options: LogOptions,
 }
 
 impl Reader {
@@ -99,11 +96,7 @@ impl Reader {
         &self,
         instance: &InstanceId,
     ) -> Result<BoxStream<'static, Result<Entry, CallError>>, CallError> {
-        let Self { follow, since, .. } = self;
-        let tail = self.tail.map(|tail| format!("&tail={tail}")).unwrap_or_default();
-        let query = format!("follow={follow}&since={}{tail}", since.0);
-        let path = self.project.path(format_args!("instances/{instance}/logs?{query}"));
-        let lines: LineStream<LogLine> = self.api.watch(&path).await?;
+        let lines = self.project.logs(instance, &self.options).await?;
         let instance = instance.clone();
         let entries = lines.map(move |line| {
             let instance = instance.clone();
@@ -119,8 +112,8 @@ async fn follow_app(
     reader: &Reader,
     app: &AppName,
 ) -> Result<(), Failure> {
-    let mut views: LineStream<ProjectView> =
-        connection.api.watch(&reader.project.path(format_args!("watch?app={app}"))).await?;
+    let scope = WatchScope { app: Some(app.clone()), without_instances: false };
+    let mut views = reader.project.watch(&scope).await?;
     let mut opened = BTreeSet::new();
     let mut entries = SelectAll::new();
     loop {

@@ -1,7 +1,6 @@
 //! `longshore nodes`
 
 use longshore_api::links::NodeSummary;
-use longshore_api::v1::LocationView;
 use longshore_types::{LocationName, Timestamp};
 use serde::Serialize;
 
@@ -30,7 +29,7 @@ struct Row<'a> {
 /// Lists the nodes.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
-    let locations: Vec<LocationView> = connection.api.get("/v1/locations").await?;
+    let locations = connection.api.locations().await?;
     let rows: Vec<Row<'_>> = locations
         .iter()
         .flat_map(|location| {

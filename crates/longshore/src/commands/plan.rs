@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use http::Method;
-use longshore_api::v1::{Change, DeployRequest, Placement, PlanView};
+use longshore_api::v1::{Change, Placement, PlanView};
 use serde_json::Value;
 
 use super::deploy::ManifestOptions;
-use crate::connection::{ConnectionOptions, ProjectOption};
+use crate::connection::ConnectionOptions;
 use crate::failure::Failure;
 use crate::table::Table;
 
@@ -30,10 +29,8 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let (document, manifest) = options.manifest.read()?;
     let connection = options.connection.connect()?;
-    let project = ProjectOption { project: manifest.project.clone() };
-    let path = project.path(format_args!("apps/{}/plan", manifest.app));
-    let request = DeployRequest { manifest: document };
-    let plan: PlanView = connection.api.call(Method::POST, &path, Some(&request)).await?;
+    let project = connection.api.project(&manifest.project);
+    let plan = project.plan(&manifest.app, document).await?;
     connection.output.data(&plan, |plan| render(manifest.app.as_str(), plan))?;
     let changed = options.exit_code && plan.current != Some(plan.release);
     Ok(if changed { ExitCode::from(SOMETHING_WOULD_CHANGE) } else { ExitCode::SUCCESS })

@@ -1,12 +1,11 @@
 //! `longshore promote`
 
-use http::Method;
-use longshore_api::v1::DeployResponse;
 use longshore_types::AppName;
 
-use super::deploy::{self, WaitOptions};
+use super::deploy;
 use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::Failure;
+use crate::wait::WaitOptions;
 
 /// Let a release whose canaries run take the place of the one before it
 #[derive(Debug, clap::Args)]
@@ -24,7 +23,7 @@ pub struct Options {
 /// Promotes it.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
-    let path = options.project.path(format_args!("apps/{}/promote", options.app));
-    let response: DeployResponse = connection.api.call(Method::POST, &path, None::<&()>).await?;
-    deploy::follow(&connection, &options.project, response, &options.wait).await
+    let project = options.project.on(&connection);
+    let response = project.promote(&options.app).await?;
+    deploy::follow(&connection, &project, response, &options.wait).await
 }

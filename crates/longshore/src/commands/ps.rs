@@ -1,6 +1,7 @@
 //! `longshore ps`
 
 use longshore_api::v1::InstanceView;
+use longshore_client::InstanceFilter;
 use longshore_types::{AppName, InstancePhase, Timestamp};
 
 use crate::connection::{ConnectionOptions, ProjectOption};
@@ -24,9 +25,10 @@ pub struct Options {
 /// Lists the instances.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
+    let project = options.project.on(&connection);
     let instances: Vec<InstanceView> = match &options.app {
-        Some(app) => target::instances_of(&connection.api, &options.project, app).await?,
-        None => connection.api.get(&options.project.path("instances")).await?,
+        Some(app) => target::instances_of(&project, app).await?,
+        None => project.instances(&InstanceFilter::default()).await?,
     };
     let now = longshore_link::now();
     connection.output.data(&instances, |instances| render(instances, now))

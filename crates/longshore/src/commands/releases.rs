@@ -23,8 +23,7 @@ pub struct Options {
 /// Lists the releases.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
-    let path = options.project.path(format_args!("apps/{}/releases", options.app));
-    let releases: Vec<ReleaseView> = connection.api.get(&path).await?;
+    let releases = options.project.on(&connection).releases(&options.app).await?;
     let now = longshore_link::now();
     connection.output.data(&releases, |releases| render(releases, now))
 }

@@ -1,17 +1,19 @@
 //! `longshore rm`
 
-use http::Method;
 use longshore_types::AppName;
 use serde_json::json;
 
 use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::Failure;
+use crate::wait::{self, WaitOptions};
 
 /// Remove an app: its instances end, its releases are forgotten, its images stay
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// The app
     app: AppName,
+    #[command(flatten)]
+    wait: WaitOptions,
     #[command(flatten)]
     project: ProjectOption,
     #[command(flatten)]
@@ -21,9 +23,14 @@ pub struct Options {
 /// Removes the app.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
-    let path = options.project.path(format_args!("apps/{}", options.app));
-    let () = connection.api.call(Method::DELETE, &path, None::<&()>).await?;
-    connection.output.data(&json!({ "removed": options.app }), |_| {
-        format!("{}: removed; its instances are ending\n", options.app)
+    let project = options.project.on(&connection);
+    project.remove(&options.app).await?;
+    let waits = options.wait.waits(false);
+    if waits {
+        wait::until(&project, &options.app, &options.wait, |view| view.apps.is_empty()).await?;
+    }
+    connection.output.data(&json!({ "removed": options.app }), |_| match waits {
+        true => format!("{}: removed\n", options.app),
+        false => format!("{}: removed; its instances are ending\n", options.app),
     })
 }

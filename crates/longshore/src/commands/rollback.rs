@@ -1,12 +1,11 @@
 //! `longshore rollback`
 
-use http::Method;
-use longshore_api::v1::{DeployResponse, RollbackRequest};
 use longshore_types::{AppName, ReleaseNumber};
 
-use super::deploy::{self, WaitOptions};
+use super::deploy;
 use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::Failure;
+use crate::wait::WaitOptions;
 
 /// Go back to an earlier release of an app
 ///
@@ -29,8 +28,7 @@ pub struct Options {
 /// Goes back.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
-    let path = options.project.path(format_args!("apps/{}/rollback", options.app));
-    let request = RollbackRequest { release: options.release };
-    let response: DeployResponse = connection.api.call(Method::POST, &path, Some(&request)).await?;
-    deploy::follow(&connection, &options.project, response, &options.wait).await
+    let project = options.project.on(&connection);
+    let response = project.rollback(&options.app, options.release).await?;
+    deploy::follow(&connection, &project, response, &options.wait).await
 }

@@ -2,13 +2,13 @@
 
 use std::str::FromStr;
 
-use http::Method;
-use longshore_api::v1::{AppView, ScaleRequest};
 use longshore_types::AppName;
 
 use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::Failure;
 use crate::human;
+use crate::rollout::{self, Rollout};
+use crate::wait::WaitOptions;
 
 /// Change how many instances of an app should run
 ///
@@ -18,6 +18,8 @@ pub struct Options {
     /// The app and the count; 0 stops all instances and keeps the app
     #[arg(value_name = "APP=COUNT")]
     scale: Scale,
+    #[command(flatten)]
+    wait: WaitOptions,
     #[command(flatten)]
     project: ProjectOption,
     #[command(flatten)]
@@ -47,9 +49,13 @@ impl FromStr for Scale {
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
     let Scale { app, count } = options.scale;
-    let path = options.project.path(format_args!("apps/{app}/scale"));
-    let request = ScaleRequest { count };
-    let view: AppView = connection.api.call(Method::POST, &path, Some(&request)).await?;
+    let project = options.project.on(&connection);
+    let mut view = project.scale(&app, count).await?;
+    if options.wait.waits(false) {
+        let rollout = Rollout::new(app.clone(), view.release, view.generation);
+        rollout::wait(&project, rollout, options.wait.limit()).await?;
+        view = project.app(&app).await?;
+    }
     connection.output.data(&view, |view| {
         let wanted = human::count(view.count as usize, "instance");
         format!("{app}: {wanted} should run, {} healthy now\n", view.ready)

@@ -3,8 +3,7 @@
 use std::io::{IsTerminal as _, Read as _};
 use std::path::PathBuf;
 
-use http::Method;
-use longshore_api::v1::{SecretKeyView, SecretRequest, SecretView};
+use longshore_api::v1::SecretView;
 use longshore_types::{SecretName, SecretValue, Timestamp};
 
 use crate::connection::{ConnectionOptions, ProjectOption};
@@ -93,9 +92,8 @@ async fn set(options: SetOptions) -> Result<(), Failure> {
         None => from_input(&options.name)?,
     };
     let connection = options.connection.connect()?;
-    let path = options.project.path(format_args!("secrets/{}", options.name));
-    let request = SecretRequest { value };
-    let view: SecretView = connection.api.call(Method::PUT, &path, Some(&request)).await?;
+    let project = options.project.on(&connection);
+    let view = project.set_secret(&options.name, value).await?;
     connection.output.data(&view, |view| {
         let mut text = format!("{} {}\n", view.name, view.version);
         for app in &view.used_by {
@@ -142,7 +140,7 @@ fn without_echo(read: impl FnOnce() -> std::io::Result<Vec<u8>>) -> std::io::Res
 
 async fn list(options: ListOptions) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
-    let secrets: Vec<SecretView> = connection.api.get(&options.project.path("secrets")).await?;
+    let secrets = options.project.on(&connection).secrets().await?;
     let now = longshore_link::now();
     connection.output.data(&secrets, |secrets| render(secrets, now))
 }
@@ -163,16 +161,14 @@ fn render(secrets: &[SecretView], now: Timestamp) -> String {
 
 async fn remove(options: RemoveOptions) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
-    let path = options.project.path(format_args!("secrets/{}", options.name));
-    connection.api.call::<(), ()>(Method::DELETE, &path, None).await?;
+    options.project.on(&connection).remove_secret(&options.name).await?;
     connection.output.say(format!("secret {} is removed", options.name));
     Ok(())
 }
 
 async fn rotate_key(options: RotateKeyOptions) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
-    let view: SecretKeyView =
-        connection.api.call(Method::POST, "/v1/secrets/rotate-key", None::<&()>).await?;
+    let view = connection.api.rotate_secret_key().await?;
     connection.output.data(&view, |view| {
         format!("sealed anew with another key: {}\n", human::count(view.resealed as usize, "value"))
     })

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use http::Method;
 use longshore_api::v1::{TokenCreated, TokenRequest, TokenView};
 use longshore_types::token::{ProjectRole, RegistryAction, RegistryRight, Rights, Role};
 use longshore_types::{AppName, ProjectName, Repository, Timestamp};
@@ -113,8 +112,7 @@ async fn create(options: CreateOptions) -> Result<(), Failure> {
     }
     let connection = options.connection.connect()?;
     let request = TokenRequest { name: options.name, rights };
-    let created: TokenCreated =
-        connection.api.call(Method::POST, "/v1/tokens", Some(&request)).await?;
+    let created: TokenCreated = connection.api.create_token(&request).await?;
     connection.output.data(&created, |created| format!("{}\n", created.token))
 }
 
@@ -148,7 +146,7 @@ fn rights_of(options: &CreateOptions) -> Rights {
 
 async fn list(options: ListOptions) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
-    let tokens: Vec<TokenView> = connection.api.get("/v1/tokens").await?;
+    let tokens = connection.api.tokens().await?;
     let now = longshore_link::now();
     connection.output.data(&tokens, |tokens| render(tokens, now))
 }
@@ -193,8 +191,7 @@ fn word(action: RegistryAction) -> &'static str {
 async fn remove(options: RemoveOptions) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
     let name = &options.name;
-    let path = format!("/v1/tokens/{name}");
-    let () = connection.api.call(Method::DELETE, &path, None::<&()>).await?;
+    connection.api.remove_token(&name).await?;
     connection.output.data(&json!({ "removed": name }), |_| format!("{name}: removed\n"))
 }
 

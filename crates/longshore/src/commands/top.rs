@@ -9,7 +9,7 @@ use longshore_api::v1::UsageView;
 use longshore_types::{ByteCount, InstanceId};
 use serde::Serialize;
 
-use crate::connection::{Connection, ConnectionOptions, ProjectOption};
+use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::Failure;
 use crate::output::{Format, table_text};
 use crate::table::Table;
@@ -50,20 +50,21 @@ struct Row {
 /// Shows what instances use.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
-    let filter = match &options.target {
-        None => String::new(),
-        Some(text) => match Target::find(&connection.api, &options.project, text).await? {
-            Target::Instance(instance) => format!("?instance={}", instance.id()),
-            Target::App(app) => format!("?app={}", app.app),
+    let project = options.project.on(&connection);
+    let (app, instance) = match &options.target {
+        None => (None, None),
+        Some(text) => match Target::find(&project, text).await? {
+            Target::Instance(instance) => (None, Some(instance.id().clone())),
+            Target::App(app) => (Some(app.app), None),
         },
     };
-    let path = options.project.path(format_args!("usage{filter}"));
-    let mut before = look(&connection, &path).await?;
+    let look = || project.usage(app.as_ref(), instance.as_ref());
+    let mut before = look().await?;
     let format = options.connection.output().format();
     let live = !options.once && format == Format::Text && std::io::stdout().is_terminal();
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let now = look(&connection, &path).await?;
+        let now = look().await?;
         let rows = rows(&before, &now);
         if !live {
             return connection.output.data(&rows, |rows| render(rows));
@@ -71,10 +72,6 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         connection.output.raw(frame(&render(&rows)).as_bytes())?;
         before = now;
     }
-}
-
-async fn look(connection: &Connection, path: &str) -> Result<Vec<UsageView>, Failure> {
-    Ok(connection.api.get(path).await?)
 }
 
 fn rows(before: &[UsageView], now: &[UsageView]) -> Vec<Row> {

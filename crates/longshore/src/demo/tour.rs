@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use longshore_api::v1::{Explanation, InstanceView};
-use longshore_link::Client;
+use longshore_api::v1::InstanceView;
+use longshore_client::{Client, Project};
 use longshore_types::{AppName, Manifest};
 use serde_json::json;
 
 use super::request;
+use crate::commands::explain;
 use crate::commands::image::{pack_own_program, push_layout};
-use crate::commands::{deploy, explain};
-use crate::connection::{Connection, ProjectOption};
+use crate::connection::Connection;
 use crate::context_file::Endpoints;
 use crate::failure::{Failure, Kind, OrFail};
 use crate::human;
@@ -33,21 +33,17 @@ pub async fn run(endpoints: &Endpoints, token_file: &Path) -> Result<(), Failure
         .trim()
         .to_owned();
     let api = endpoints.api.parse().map_err(|why: String| Failure::new(Kind::Other, why))?;
-    let connection = Connection {
-        api: Client::new(api).with_token(&token),
-        token,
-        output: Output::new(Format::Text),
-    };
-    let project = ProjectOption { project: Default::default() };
+    let connection =
+        Connection { api: Client::new(api, &token), token, output: Output::new(Format::Text) };
+    let project = connection.api.project(&Default::default());
 
     let pushed_in = pack_and_push(&connection, endpoints).await?;
-    let app = deploy_two(&connection, &project).await?;
+    let app = deploy_two(&project).await?;
     send_requests(&endpoints.ingress).await?;
-    let instances = instances_of(&connection.api, &project, &app).await?;
+    let instances = instances_of(&project, &app).await?;
     say("\nWhere they are, and why:");
     for instance in &instances {
-        let path = project.path(format_args!("instances/{}/explain", instance.id()));
-        let explanation: Explanation = connection.api.get(&path).await?;
+        let explanation = project.explain(instance.id()).await?;
         say(format!("\n{}", explain::render(&explanation).trim_end()));
     }
     say(format!("\nHow long each stage took:\n{}", stages(pushed_in, &instances)));
@@ -89,7 +85,7 @@ async fn pack_and_push(
     Ok(begun.elapsed())
 }
 
-async fn deploy_two(connection: &Connection, project: &ProjectOption) -> Result<AppName, Failure> {
+async fn deploy_two(project: &Project) -> Result<AppName, Failure> {
     say("Deploying two instances of it");
     let document = json!({
         "app": APP,
@@ -102,10 +98,10 @@ async fn deploy_two(connection: &Connection, project: &ProjectOption) -> Result<
     });
     let manifest = Manifest::from_document(&document)
         .map_err(|problems| Failure::from(longshore_api::Problem::invalid(problems)))?;
-    let response = deploy::send(connection, project, &manifest, document).await?;
+    let response = project.deploy(&manifest.app, document).await?;
     let number = response.release.number;
     let rollout = Rollout::new(manifest.app.clone(), number, response.generation);
-    rollout::wait(&connection.api, project, rollout, HEALTHY).await?;
+    rollout::wait(project, rollout, HEALTHY).await?;
     Ok(manifest.app)
 }
 

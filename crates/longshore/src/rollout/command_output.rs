@@ -5,26 +5,22 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll};
-use longshore_api::links::LogLine;
-use longshore_link::{Client, LineStream};
+use longshore_client::{LogOptions, Project};
 use longshore_types::InstanceId;
-
-use crate::connection::ProjectOption;
 
 /// How long to wait for the rest of the output of a command that has ended.
 const REST: Duration = Duration::from_millis(500);
 
 /// The logs of the command's instances; more than one when a node died.
 pub struct CommandOutput {
-    api: Client,
-    project: ProjectOption,
+    project: Project,
     opened: BTreeSet<InstanceId>,
     lines: SelectAll<BoxStream<'static, String>>,
 }
 
 impl CommandOutput {
-    pub fn new(api: Client, project: ProjectOption) -> Self {
-        Self { api, project, opened: BTreeSet::new(), lines: SelectAll::new() }
+    pub fn new(project: Project) -> Self {
+        Self { project, opened: BTreeSet::new(), lines: SelectAll::new() }
     }
 
     /// Opens the log of an instance that is seen for the first time.
@@ -32,10 +28,9 @@ impl CommandOutput {
         let Some(instance) = instance.filter(|instance| !self.opened.contains(*instance)) else {
             return;
         };
-        let path = format_args!("instances/{instance}/logs?tail=1000&follow=true");
-        let path = self.project.path(path);
+        let options = LogOptions { tail: Some(1000), follow: true, ..LogOptions::default() };
         // Gone already, or not reached now: the next view tells, and what matters is in its notes.
-        let Ok(lines): Result<LineStream<LogLine>, _> = self.api.watch(&path).await else { return };
+        let Ok(lines) = self.project.logs(instance, &options).await else { return };
         self.opened.insert(instance.clone());
         let lines =
             lines.filter_map(|line| async move { Some(format!("  | {}", line.ok()?.text)) });

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use longshore_api::v1::ProjectView;
-use longshore_link::{CallError, Client};
+use longshore_client::{Project, WatchScope};
+use longshore_link::CallError;
 use longshore_types::ReleaseNumber;
 use tokio::time::{Instant, sleep_until};
 
 use super::command_output::CommandOutput;
 use super::{Progress as Standing, Rollout};
-use crate::connection::ProjectOption;
 use crate::failure::{Failure, Kind};
 use crate::progress::Progress;
 
@@ -19,20 +19,15 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// Watches `rollout` until it is over, for `limit` at most, and tells how it goes. An API that is
 /// restarted meanwhile is waited for.
-pub async fn wait(
-    api: &Client,
-    project: &ProjectOption,
-    mut rollout: Rollout,
-    limit: Duration,
-) -> Result<(), Failure> {
+pub async fn wait(project: &Project, mut rollout: Rollout, limit: Duration) -> Result<(), Failure> {
     let deadline = Instant::now() + limit;
     let progress = Progress::begin();
-    let watch = project.path(format_args!("watch?app={}", rollout.app));
+    let scope = WatchScope { app: Some(rollout.app.clone()), without_instances: false };
     let mut last = None;
-    let mut output = CommandOutput::new(api.clone(), project.clone());
+    let mut output = CommandOutput::new(project.clone());
     loop {
         let mut views = tokio::select! {
-            views = api.watch::<ProjectView>(&watch) => match views {
+            views = project.watch(&scope) => match views {
                 Ok(views) => views,
                 Err(error) => {
                     retry(error, &progress, deadline).await?;

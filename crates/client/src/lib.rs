@@ -1,0 +1,101 @@
+//! The REST API of a platform as methods with types: what the CLI uses, and any other program may.
+//!
+//! - [`Client`]: a platform, with the token to show. [`Project`]: one of its projects.
+//! - A change gets an idempotency key of its own, and is sent again when the connection broke: it is made
+//!   once, whether the first one arrived or not. [`Project::expecting`] makes it only of what was seen.
+//! - Watches and logs are streams that end with an error when the platform falls silent.
+//!
+//! It must not know how the platform does anything; what it says is in `longshore_api::v1`.
+//! Test: `cargo nextest run -p longshore-client`, and the service tests of `longshore-global`.
+
+#![deny(missing_docs)]
+
+mod change;
+mod project;
+
+use http::Method;
+use longshore_api::v1::{
+    EventView, HealthView, LocationView, SecretKeyView, TokenCreated, TokenRequest, TokenView,
+};
+use longshore_link::{CallError, Endpoint, EventStream};
+use longshore_types::{AppName, ProjectName};
+
+use change::change;
+pub use project::{InstanceFilter, LogOptions, Project, WatchScope};
+
+/// A platform. Cheap to clone; connections are kept and shared.
+#[derive(Debug, Clone)]
+pub struct Client {
+    link: longshore_link::Client,
+}
+
+impl Client {
+    /// The platform whose API is at `endpoint`, called with this token. Connects when first used.
+    pub fn new(endpoint: Endpoint, token: &str) -> Self {
+        Self { link: longshore_link::Client::new(endpoint).with_token(token) }
+    }
+
+    /// The calls below the methods, for what these do not have.
+    pub fn link(&self) -> &longshore_link::Client {
+        &self.link
+    }
+
+    /// One of its projects.
+    pub fn project(&self, name: &ProjectName) -> Project {
+        Project::new(self.link.clone(), name.clone())
+    }
+
+    /// Whether it answers, and where its registry and ingress are.
+    pub async fn health(&self) -> Result<HealthView, CallError> {
+        self.link.get("/v1/health").await
+    }
+
+    /// Its locations and their nodes.
+    pub async fn locations(&self) -> Result<Vec<LocationView>, CallError> {
+        self.link.get("/v1/locations").await
+    }
+
+    /// What was changed, the newest last; of one project or of all that the token may look at.
+    pub async fn events(
+        &self,
+        project: Option<&ProjectName>,
+        limit: u32,
+    ) -> Result<Vec<EventView>, CallError> {
+        self.link.get(&events_path(project, limit)).await
+    }
+
+    /// What is changed from now on, or after the event with that id. `event` carries an [`EventView`],
+    /// `missed` says that older ones were forgotten.
+    pub async fn follow_events(
+        &self,
+        project: Option<&ProjectName>,
+        after: Option<&str>,
+    ) -> Result<EventStream, CallError> {
+        self.link.events(&events_path(project, 1), after).await
+    }
+
+    /// The tokens that this one may administer.
+    pub async fn tokens(&self) -> Result<Vec<TokenView>, CallError> {
+        self.link.get("/v1/tokens").await
+    }
+
+    /// Makes a token, whose text is in the answer and nowhere else.
+    pub async fn create_token(&self, request: &TokenRequest) -> Result<TokenCreated, CallError> {
+        change(&self.link, Method::POST, "/v1/tokens", Some(request)).await
+    }
+
+    /// Removes a token; it opens nothing from then on.
+    pub async fn remove_token(&self, name: &AppName) -> Result<(), CallError> {
+        change(&self.link, Method::DELETE, &format!("/v1/tokens/{name}"), None::<&()>).await
+    }
+
+    /// Seals all secrets with a new key.
+    pub async fn rotate_secret_key(&self) -> Result<SecretKeyView, CallError> {
+        change(&self.link, Method::POST, "/v1/secrets/rotate-key", None::<&()>).await
+    }
+}
+
+fn events_path(project: Option<&ProjectName>, limit: u32) -> String {
+    let project = project.map(|project| format!("&project={project}")).unwrap_or_default();
+    format!("/v1/events?limit={limit}{project}")
+}
