@@ -64,6 +64,7 @@ enum Command {
 
     Completions(commands::completions::Options),
     Man(commands::man::Options),
+    Schema(commands::schema::Options),
     DemoServer(demo::server::Options),
 }
 
@@ -98,6 +99,7 @@ impl Command {
             Self::DemoServer(options) => demo::server::run(options),
             Self::Completions(options) => commands::completions::run(&options),
             Self::Man(options) => commands::man::run(&options),
+            Self::Schema(options) => commands::schema::run(&options),
             Self::Deploy(options) => run_client(commands::deploy::run(options)),
             Self::Apps(options) => run_client(commands::apps::run(options)),
             Self::Ps(options) => run_client(commands::ps::run(options)),

@@ -19,6 +19,7 @@ pub mod releases;
 pub mod rm;
 pub mod rollback;
 pub mod scale;
+pub mod schema;
 pub mod secret;
 pub mod stop;
 pub mod token;

@@ -31,7 +31,7 @@ pub struct ConnectionOptions {
     /// A file that holds the token [env: LONGSHORE_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Write data as JSON
+    /// Write data as JSON; `longshore schema VERB` says of which shape
     #[arg(long)]
     pub json: bool,
 }

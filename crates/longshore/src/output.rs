@@ -2,8 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use serde::Serialize;
-
+use crate::commands::schema::Stated;
 use crate::failure::{Failure, Kind, OrFail};
 use crate::table::{Table, WIDTH};
 
@@ -34,11 +33,7 @@ impl Output {
     }
 
     /// Shows `data` as JSON, or as the text that `text` makes of it.
-    pub fn data<T: Serialize + ?Sized>(
-        self,
-        data: &T,
-        text: impl FnOnce(&T) -> String,
-    ) -> Result<(), Failure> {
+    pub fn data<T: Stated>(self, data: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
         match self.format {
             Format::Text => self.raw(text(data).as_bytes()),
             Format::Json => {
@@ -51,11 +46,7 @@ impl Output {
     }
 
     /// Shows `data` as JSON in one line, or as the text that `text` makes of it: for streams.
-    pub fn item<T: Serialize>(
-        self,
-        data: &T,
-        text: impl FnOnce(&T) -> String,
-    ) -> Result<(), Failure> {
+    pub fn item<T: Stated>(self, data: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
         let mut line = match self.format {
             Format::Text => text(data).into_bytes(),
             Format::Json => {

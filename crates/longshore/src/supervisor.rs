@@ -36,7 +36,7 @@ use crate::logging;
 use crate::output::{Format, Output};
 
 pub use child::ask_to_end;
-pub use doctor::{DoctorOptions, run as doctor};
+pub use doctor::{DoctorOptions, Findings, run as doctor};
 pub use home::is_mount_below;
 pub use options::UpOptions;
 pub use plan::own_program;

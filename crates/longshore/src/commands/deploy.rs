@@ -49,8 +49,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 }
 
 /// The data of a command that makes a release.
-#[derive(Debug, serde::Serialize)]
-struct Outcome {
+#[derive(Debug, serde::Serialize, schemars::JsonSchema)]
+pub struct Outcome {
     #[serde(flatten)]
     response: DeployResponse,
     app: AppView,

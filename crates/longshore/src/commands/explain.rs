@@ -51,9 +51,9 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 }
 
 /// One thing that is explained.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(untagged)]
-enum Explained {
+pub enum Explained {
     Placed(Box<Explanation>),
     /// Instances that found no place.
     Waiting {

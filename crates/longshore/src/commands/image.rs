@@ -1,9 +1,9 @@
 //! `longshore image`
 
-mod inspect;
-mod ls;
-mod pack;
-mod push;
+pub mod inspect;
+pub mod ls;
+pub mod pack;
+pub mod push;
 mod rm;
 
 use longshore_image::client::{RegistryClient, RegistryClientError};

@@ -41,8 +41,8 @@ pub struct Options {
 }
 
 /// A line and the instance that wrote it.
-#[derive(Debug, Serialize)]
-struct Entry {
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct Entry {
     instance: InstanceId,
     #[serde(flatten)]
     line: LogLine,

@@ -1,6 +1,7 @@
 //! `longshore nodes`
 
 use longshore_api::links::NodeSummary;
+use longshore_api::v1::LocationView;
 use longshore_types::{LocationName, Timestamp};
 use serde::Serialize;
 
@@ -19,28 +20,28 @@ pub struct Options {
 }
 
 /// A node and its location.
-#[derive(Debug, Serialize)]
-struct Row<'a> {
-    location: &'a LocationName,
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct Row {
+    location: LocationName,
     #[serde(flatten)]
-    node: &'a NodeSummary,
+    node: NodeSummary,
 }
 
 /// Lists the nodes.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
     let locations = connection.api.locations().await?;
-    let rows: Vec<Row<'_>> = locations
-        .iter()
-        .flat_map(|location| {
-            location.nodes.iter().map(|node| Row { location: &location.location, node })
+    let rows: Vec<Row> = locations
+        .into_iter()
+        .flat_map(|LocationView { location, nodes, .. }| {
+            nodes.into_iter().map(move |node| Row { location: location.clone(), node })
         })
         .collect();
     let now = longshore_link::now();
     connection.output.data(&rows, |rows| render(rows, now))
 }
 
-fn render(rows: &[Row<'_>], now: Timestamp) -> String {
+fn render(rows: &[Row], now: Timestamp) -> String {
     let mut table =
         Table::new(&["NODE", "LOCATION", "STATE", "HEARD", "CPU", "MEMORY", "DISK", "VERSION"]);
     for Row { location, node } in rows {
@@ -66,7 +67,7 @@ fn render(rows: &[Row<'_>], now: Timestamp) -> String {
 
 /// The capability table: what makes containers on each node, and what that cannot do. The reasons are
 /// in the JSON form, and in the refusal of a deploy that meets one.
-fn render_runtimes(rows: &[Row<'_>]) -> String {
+fn render_runtimes(rows: &[Row]) -> String {
     let mut table = Table::new(&["NODE", "RUNTIME", "VERSION", "PROGRAM", "LACKS"]);
     let mut any = false;
     for Row { node, .. } in rows {
@@ -126,7 +127,7 @@ mod tests {
             ],
         };
         let location = "ams".parse().unwrap();
-        let text = render(&[Row { location: &location, node: &node }], Timestamp(0));
+        let text = render(&[Row { location, node: node.clone() }], Timestamp(0));
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap();
         assert_eq!(line("n1    runc"), "n1    runc     1.1.5    /usr/sbin/runc  nothing");

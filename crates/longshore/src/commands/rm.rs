@@ -1,8 +1,8 @@
 //! `longshore rm`
 
 use longshore_types::AppName;
-use serde_json::json;
 
+use super::schema::Removed;
 use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::Failure;
 use crate::wait::{self, WaitOptions};
@@ -29,7 +29,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     if waits {
         wait::until(&project, &options.app, &options.wait, |view| view.apps.is_empty()).await?;
     }
-    connection.output.data(&json!({ "removed": options.app }), |_| match waits {
+    let removed = Removed { removed: options.app.to_string() };
+    connection.output.data(&removed, |_| match waits {
         true => format!("{}: removed\n", options.app),
         false => format!("{}: removed; its instances are ending\n", options.app),
     })

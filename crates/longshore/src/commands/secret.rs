@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use longshore_api::v1::SecretView;
 use longshore_types::{SecretName, SecretValue, Timestamp};
 
+use super::schema::Removed;
 use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::{Failure, Kind, OrFail};
 use crate::human;
@@ -162,7 +163,8 @@ fn render(secrets: &[SecretView], now: Timestamp) -> String {
 async fn remove(options: RemoveOptions) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
     options.project.on(&connection).remove_secret(&options.name).await?;
-    connection.output.say(format!("secret {} is removed", options.name));
+    let removed = Removed { removed: options.name.to_string() };
+    connection.output.data(&removed, |removed| format!("{}: removed\n", removed.removed))?;
     Ok(())
 }
 

@@ -2,7 +2,8 @@
 
 use longshore_api::v1::{AppView, InstanceView, ProjectView};
 use longshore_client::Project;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::connection::{Connection, ConnectionOptions, ProjectOption};
 use crate::failure::Failure;
@@ -38,6 +39,15 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     }
 }
 
+/// What came of it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Stopped {
+    /// The instance or the app.
+    stopped: String,
+    /// True when nothing of it was left any more; false when it was still ending.
+    gone: bool,
+}
+
 async fn stop_instance(
     connection: &Connection,
     project: &Project,
@@ -46,15 +56,15 @@ async fn stop_instance(
 ) -> Result<(), Failure> {
     let id = instance.id();
     project.stop(id).await?;
-    if options.wait.waits(false) {
+    let gone = options.wait.waits(false);
+    if gone {
         let is_gone = |view: &ProjectView| view.instances.iter().all(|other| other.id() != id);
         wait::until(project, &instance.app, &options.wait, is_gone).await?;
-        let text = |_: &_| format!("{id}: stopped\n");
-        return connection.output.data(&json!({ "stopped": id }), text);
     }
-    connection
-        .output
-        .data(&json!({ "stopping": id }), |_| format!("{id}: stopping; another takes its place\n"))
+    connection.output.data(&Stopped { stopped: id.to_string(), gone }, |_| match gone {
+        true => format!("{id}: stopped; another takes its place\n"),
+        false => format!("{id}: stopping; another takes its place\n"),
+    })
 }
 
 async fn stop_app(
@@ -64,15 +74,14 @@ async fn stop_app(
     options: &Options,
 ) -> Result<(), Failure> {
     let name = &app.app;
-    let view = project.scale(name, 0).await?;
-    let waits = options.wait.waits(false);
-    if waits {
-        let is_gone = |view: &ProjectView| view.instances.is_empty();
-        wait::until(project, name, &options.wait, is_gone).await?;
+    project.scale(name, 0).await?;
+    let gone = options.wait.waits(false);
+    if gone {
+        wait::until(project, name, &options.wait, |view| view.instances.is_empty()).await?;
     }
-    connection.output.data(&view, |_| {
+    connection.output.data(&Stopped { stopped: name.to_string(), gone }, |_| {
         let count = app.count.max(1);
-        let state = if waits { "all its instances ended" } else { "its instances are ending" };
+        let state = if gone { "all its instances ended" } else { "its instances are ending" };
         format!("{name}: {state}; `longshore scale {name}={count}` starts it again\n")
     })
 }

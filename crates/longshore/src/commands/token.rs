@@ -6,8 +6,8 @@ use std::str::FromStr;
 use longshore_api::v1::{TokenCreated, TokenRequest, TokenView};
 use longshore_types::token::{ProjectRole, RegistryAction, RegistryRight, Rights, Role};
 use longshore_types::{AppName, ProjectName, Repository, Timestamp};
-use serde_json::json;
 
+use super::schema::Removed;
 use crate::connection::ConnectionOptions;
 use crate::failure::{Failure, Kind};
 use crate::human;
@@ -191,8 +191,9 @@ fn word(action: RegistryAction) -> &'static str {
 async fn remove(options: RemoveOptions) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
     let name = &options.name;
-    connection.api.remove_token(&name).await?;
-    connection.output.data(&json!({ "removed": name }), |_| format!("{name}: removed\n"))
+    connection.api.remove_token(name).await?;
+    let removed = Removed { removed: name.to_string() };
+    connection.output.data(&removed, |_| format!("{name}: removed\n"))
 }
 
 #[cfg(test)]

@@ -37,8 +37,8 @@ pub struct Options {
 }
 
 /// An instance with its rate of processor use since the look before.
-#[derive(Debug, Serialize)]
-struct Row {
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct Row {
     #[serde(flatten)]
     view: UsageView,
     /// In cores; absent until two looks found it running.

@@ -26,8 +26,8 @@ pub struct DoctorOptions {
 }
 
 /// What was found.
-#[derive(Debug, Serialize)]
-struct Findings {
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct Findings {
     /// The release of the kernel.
     kernel: String,
     /// What is missing.

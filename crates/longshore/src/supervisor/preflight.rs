@@ -19,7 +19,7 @@ const OVERLAY_MAGIC: u64 = 0x794c_7630;
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
 /// Something that is missing.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Obstacle {
     /// What is wrong.
     pub what: String,

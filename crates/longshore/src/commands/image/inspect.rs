@@ -18,8 +18,8 @@ pub struct Options {
 }
 
 /// What a registry says of an image.
-#[derive(Debug, Serialize)]
-struct Inspection {
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct Inspection {
     image: ImageReference,
     digest: String,
     media_type: String,

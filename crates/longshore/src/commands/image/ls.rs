@@ -22,8 +22,8 @@ pub struct Options {
 }
 
 /// A tag and where it leads.
-#[derive(Debug, Serialize)]
-struct Row {
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct Row {
     repository: Repository,
     tag: String,
     digest: String,

@@ -43,8 +43,8 @@ pub struct Options {
 }
 
 /// What was packed, and pushed where that was asked for.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct Report {
     digest: String,
     size: u64,
     libraries: Vec<PathBuf>,

@@ -34,7 +34,7 @@ pub struct Options {
 }
 
 /// What was pushed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Report {
     /// The image as it is called.
     pub image: ImageReference,

@@ -1,9 +1,9 @@
 //! `longshore image rm`
 
 use longshore_types::ImageReference;
-use serde_json::json;
 
 use super::{failed, registry};
+use crate::commands::schema::Removed;
 use crate::connection::ConnectionOptions;
 use crate::failure::Failure;
 
@@ -27,5 +27,6 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         .delete_manifest(&image.repository, &image.wanted())
         .await
         .map_err(|error| failed(&image, &error))?;
-    connection.output.data(&json!({ "removed": image }), |_| format!("{image}: removed\n"))
+    let removed = Removed { removed: image.to_string() };
+    connection.output.data(&removed, |_| format!("{image}: removed\n"))
 }
