@@ -40,7 +40,9 @@ pub struct Options {
 pub fn run_all(options: &Options) -> Result<()> {
     packages::ensure(&[("python3-venv", "the fuzzer of the API")])?;
     let schemathesis = installed()?;
-    run(&mut cargo(["build", "--release", "--locked"]))?;
+    if std::env::var_os("LONGSHORE_BIN").is_none() {
+        run(&mut cargo(["build", "--release", "--locked"]))?;
+    }
     let dir = tempfile::tempdir()?;
     let config = "api_rate = 100000\n".to_owned();
     let platform = Platform::start_with(&UpOptions { config, ..UpOptions::default() })?;
@@ -48,7 +50,6 @@ pub fn run_all(options: &Options) -> Result<()> {
     for app in ["web", "worker"] {
         platform.deploy(&json!({
             "app": app, "image": "default/web:1", "port": 8080, "count": 2,
-            "process": {"command": ["httpd", "-f", "-p", "8080", "-h", "/www"]},
             "resources": {"memory": "32MiB", "disk": "64MiB"},
         }))?;
     }
@@ -64,7 +65,7 @@ pub fn run_all(options: &Options) -> Result<()> {
         .args(["--header", &format!("Authorization: Bearer {}", platform.token())])
         .args(["--max-examples", &options.requests.to_string(), "--seed", &seed.to_string()])
         .args(["--request-timeout", "30", "--phases", "coverage,fuzzing", "--continue-on-failure"])
-        .args(["--warnings", "off", "--suppress-health-check", "all"])
+        .args(["--rate-limit", "auto", "--warnings", "off", "--suppress-health-check", "all"])
         .current_dir(dir.path());
     run(&mut fuzzer)?;
     ensure!(platform.role("global")?.pid == global, "the control plane died and was started again");
@@ -101,7 +102,6 @@ fn narrowed(platform: &Platform) -> Result<Value> {
     }
     ids.push("web-00000000".to_owned());
     let names = json!({
-        "project": ["default", "elsewhere"],
         "app": ["web", "worker", "new", "none"],
         "instance": ids,
         "secret": ["db", "other"],
@@ -109,18 +109,19 @@ fn narrowed(platform: &Platform) -> Result<Value> {
     });
     let paths = document["paths"].as_object_mut().context("the document has paths")?;
     paths.retain(|path, _| !path.ends_with("/watch") && !path.ends_with("/exec"));
-    for operation in
-        paths.values_mut().flat_map(|methods| methods.as_object_mut().into_iter().flatten())
-    {
-        let Some(parameters) = operation.1["parameters"].as_array_mut() else { continue };
-        parameters.retain(|parameter| parameter["name"] != "follow");
-        for parameter in parameters.iter_mut().filter(|parameter| parameter["in"] == "path") {
-            let name = parameter["name"].as_str().unwrap_or_default();
-            if let Some(known) = names.get(name) {
-                parameter["schema"] = json!({"type": "string", "enum": known});
+    for operations in paths.values_mut() {
+        for operation in operations.as_object_mut().into_iter().flat_map(|map| map.values_mut()) {
+            if let Some(parameters) = operation.get_mut("parameters").and_then(Value::as_array_mut)
+            {
+                narrow(parameters, &names);
             }
         }
     }
+    // Any name is one of a project, and nearly all are of projects without anything in them.
+    *paths = std::mem::take(paths)
+        .into_iter()
+        .map(|(path, operations)| (path.replace("{project}", "default"), operations))
+        .collect();
     // Apps that can run, so that some deploys go through.
     let manifest =
         &mut document["components"]["schemas"]["DeployRequest"]["properties"]["manifest"];
@@ -129,4 +130,19 @@ fn narrowed(platform: &Platform) -> Result<Value> {
     manifest["properties"]["image"] = json!({"enum": ["default/web:1", "default/none:1"]});
     manifest["properties"]["count"] = json!({"type": "integer", "minimum": 0, "maximum": 2});
     Ok(document)
+}
+
+/// Gives the parameters of an operation the names of what is there.
+fn narrow(parameters: &mut Vec<Value>, names: &Value) {
+    parameters.retain(|parameter| {
+        let name = parameter["name"].as_str();
+        let in_path = parameter["in"] == "path" && name == Some("project");
+        !in_path && name != Some("follow")
+    });
+    for parameter in parameters.iter_mut().filter(|parameter| parameter["in"] == "path") {
+        let name = parameter["name"].as_str().unwrap_or_default();
+        if let Some(known) = names.get(name) {
+            parameter["schema"] = json!({"type": "string", "enum": known});
+        }
+    }
 }

@@ -109,8 +109,11 @@ fn parameters(endpoint: &Endpoint, schemas: &mut SchemaGenerator) -> Vec<Value> 
         all.push(json!({"name": name, "in": "query", "description": what, "schema": schema}));
     }
     for header in endpoint.headers() {
-        let text = json!({"type": "string", "maxLength": 128});
         let (name, what) = header;
+        let text = match name {
+            "Idempotency-Key" => json!({"type": "string", "pattern": "^[!-~]{1,128}$"}),
+            _ => json!({"type": "string"}),
+        };
         all.push(json!({"name": name, "in": "header", "description": what, "schema": text}));
     }
     all
