@@ -50,7 +50,8 @@ pub async fn run(plane: Arc<Plane>) -> Result<(), GlobalError> {
         catalog.mark_unchanged();
         reports.mark_unchanged();
         let wrote = reconcile(&plane, &mut rollouts).await?;
-        if wrote {
+        // At the end the catalog no longer follows what is written, and the same would be written for ever.
+        if wrote && !shutdown.is_cancelled() {
             continue;
         }
         let deadline = rollouts.next_deadline(&plane.catalog()).unwrap_or(INTERVAL);
