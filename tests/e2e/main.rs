@@ -10,6 +10,7 @@ mod access;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod clients;
 mod deploy;
 #[cfg(test)]
 mod disk_full;
