@@ -15,9 +15,9 @@ mod routes;
 use std::collections::BTreeMap;
 
 use longshore_types::{
-    AppName, Capacity, Decision, Digest, Generation, HostName, InstanceId, LocationName, NodeName,
-    ProjectName, Release, ReleaseNumber, Repository, RuntimeOffer, SecretName, SecretValue,
-    SecretVersion, Timestamp, token::Rights,
+    AppName, Capacity, Coordinates, Decision, Digest, Generation, HostName, InstanceId,
+    LocationName, NodeName, ProjectName, Release, ReleaseNumber, Repository, RuntimeOffer,
+    SecretName, SecretValue, SecretVersion, Timestamp, token::Rights,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -86,6 +86,9 @@ pub struct AllotmentSet {
 pub struct LocationReport {
     /// The location.
     pub location: LocationName,
+    /// Where on Earth it is, when its operator said so.
+    #[serde(default)]
+    pub coordinates: Option<Coordinates>,
     /// Where its HTTP interface for logs and exec is reached, as an endpoint of `longshore-link`.
     pub gate: String,
     /// The generation of the allotments it carries out.

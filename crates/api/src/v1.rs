@@ -15,6 +15,7 @@
 //! | `GET /v1/projects/{project}/apps/{app}/releases` | | list of [`ReleaseView`] |
 //! | `POST /v1/projects/{project}/apps/{app}/rollback` | [`RollbackRequest`] | [`DeployResponse`] |
 //! | `POST /v1/projects/{project}/apps/{app}/promote` | | [`DeployResponse`] |
+//! | `GET /v1/projects/{project}/apps/{app}/locations` | | list of [`AppLocationView`] |
 //! | `GET /v1/projects/{project}/instances?app=&location=&limit=&after=` | | list of [`InstanceView`] |
 //! | `GET /v1/projects/{project}/instances/{instance}` | | [`InstanceView`] |
 //! | `GET /v1/projects/{project}/instances/{instance}/explain` | | [`Explanation`] |
@@ -28,7 +29,9 @@
 //! | `POST /v1/secrets/rotate-key` | | [`SecretKeyView`] |
 //! | `GET /v1/projects/{project}/watch?app=&instances=` | | JSON lines of [`ProjectView`], one at each change; or server-sent events, see below |
 //! | `GET /v1/events?project=&limit=` | | list of [`EventView`], the newest last; or server-sent events |
-//! | `GET /v1/locations` | | list of [`LocationView`] |
+//! | `GET /v1/locations?nodes=` | | list of [`LocationView`], with `nodes=false` without their nodes |
+//! | `GET /v1/locations/{location}` | | [`LocationView`] |
+//! | `GET /v1/whoami` | | [`CallerView`] |
 //! | `GET /v1/tokens`, `POST /v1/tokens`, `DELETE /v1/tokens/{token}` | [`TokenRequest`] | [`TokenView`], [`TokenCreated`] |
 //!
 //! Who accepts `text/event-stream` gets server-sent events from two of these. `watch` sends `state`, a
@@ -40,9 +43,9 @@
 use std::collections::BTreeMap;
 
 use longshore_types::{
-    AppName, Decision, Digest, Duration, Generation, HostName, InstanceId, InstancePhase,
-    LocationName, Manifest, NodeName, ProjectName, ReleaseNumber, Resources, SecretName,
-    SecretValue, SecretVersion, Timestamp, token::Rights,
+    AppName, Capacity, Coordinates, Decision, Digest, Duration, Generation, HostName, InstanceId,
+    InstancePhase, LocationName, Manifest, NodeName, ProjectName, ReleaseNumber, Resources,
+    SecretName, SecretValue, SecretVersion, Timestamp, token::Rights,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -320,14 +323,59 @@ pub struct ProjectChange {
 pub struct LocationView {
     /// The name.
     pub location: LocationName,
+    /// Where on Earth it is, when its operator said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coordinates: Option<Coordinates>,
     /// False when it has not reported for a while.
     pub reachable: bool,
-    /// Its nodes.
+    /// Its nodes; left out on request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeSummary>,
-    /// How many instances it has.
+    /// How many nodes it has.
+    #[serde(default)]
+    pub n_nodes: u32,
+    /// How many of them report to it.
+    #[serde(default)]
+    pub n_reachable: u32,
+    /// What its nodes have together.
+    #[serde(default)]
+    pub capacity: Capacity,
+    /// What of that its instances have been promised.
+    #[serde(default)]
+    pub promised: Capacity,
+    /// How many instances it has, of all projects.
     pub instances: u32,
-    /// What it cannot carry out.
+    /// How many of them are healthy and not draining.
+    #[serde(default)]
+    pub ready: u32,
+    /// What it cannot carry out, of the projects that the caller may look at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shortfalls: Vec<Shortfall>,
+}
+
+/// What a location has of an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AppLocationView {
+    /// The location.
+    pub location: LocationName,
+    /// How many instances should run there, canaries included.
+    pub wanted: u32,
+    /// How many it has, of all releases.
+    pub instances: u32,
+    /// How many of these are healthy and not draining.
+    pub ready: u32,
+}
+
+/// Whose token a request came with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CallerView {
+    /// The name of the token.
+    pub token: AppName,
+    /// What its bearer may do.
+    pub rights: Rights,
+    /// The projects that its bearer may look at: `default`, those that have
+    /// apps, and those that the rights name.
+    pub projects: Vec<ProjectName>,
 }
 
 /// A value of a secret, which is never given back.

@@ -15,10 +15,11 @@ mod project;
 
 use http::Method;
 use longshore_api::v1::{
-    EventView, HealthView, LocationView, SecretKeyView, TokenCreated, TokenRequest, TokenView,
+    CallerView, EventView, HealthView, LocationView, SecretKeyView, TokenCreated, TokenRequest,
+    TokenView,
 };
 use longshore_link::{CallError, Endpoint, EventStream};
-use longshore_types::{AppName, ProjectName};
+use longshore_types::{AppName, LocationName, ProjectName};
 
 use change::change;
 pub use project::{InstanceFilter, LogOptions, Project, WatchScope};
@@ -53,6 +54,16 @@ impl Client {
     /// Its locations and their nodes.
     pub async fn locations(&self) -> Result<Vec<LocationView>, CallError> {
         self.link.get("/v1/locations").await
+    }
+
+    /// One of its locations.
+    pub async fn location(&self, name: &LocationName) -> Result<LocationView, CallError> {
+        self.link.get(&format!("/v1/locations/{name}")).await
+    }
+
+    /// Whose token this is, and where it may look.
+    pub async fn whoami(&self) -> Result<CallerView, CallError> {
+        self.link.get("/v1/whoami").await
     }
 
     /// What was changed, the newest last; of one project or of all that the token may look at.

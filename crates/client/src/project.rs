@@ -5,8 +5,8 @@ use std::fmt::{Display, Write as _};
 use http::{HeaderValue, Method};
 use longshore_api::links::LogLine;
 use longshore_api::v1::{
-    AppView, DeployRequest, DeployResponse, Explanation, InstanceView, PlanView, ProjectView,
-    ReleaseView, RollbackRequest, ScaleRequest, SecretRequest, SecretView, UsageView,
+    AppLocationView, AppView, DeployRequest, DeployResponse, Explanation, InstanceView, PlanView,
+    ProjectView, ReleaseView, RollbackRequest, ScaleRequest, SecretRequest, SecretView, UsageView,
 };
 use longshore_link::{CallError, Client, EventStream, LineStream};
 use longshore_types::{
@@ -153,6 +153,11 @@ impl Project {
     /// How many instances should run.
     pub async fn scale(&self, app: &AppName, count: u32) -> Result<AppView, CallError> {
         self.post(format_args!("apps/{app}/scale"), Some(&ScaleRequest { count })).await
+    }
+
+    /// What each location has of an app, or should have.
+    pub async fn app_locations(&self, app: &AppName) -> Result<Vec<AppLocationView>, CallError> {
+        self.get(format_args!("apps/{app}/locations")).await
     }
 
     /// The releases of an app that are kept, oldest first.

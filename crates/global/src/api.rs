@@ -8,6 +8,7 @@ mod events;
 pub mod idempotency;
 mod instances;
 pub mod limits;
+mod locations;
 mod openapi;
 mod params;
 mod plan;
@@ -17,6 +18,7 @@ pub mod secrets;
 mod tokens;
 mod usage;
 mod watch;
+mod whoami;
 
 use std::sync::{Arc, LazyLock};
 
@@ -26,14 +28,14 @@ use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use http::header;
-use longshore_api::v1::{HealthView, LocationView};
+use longshore_api::v1::HealthView;
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::Refusal;
 use longshore_store::{StoreError, Transaction};
 use longshore_types::ProjectName;
 
+use crate::Plane;
 use crate::events::with_event;
-use crate::{Plane, views};
 pub use access::Access;
 use access::{Caller, Guard, authorise};
 use endpoints::endpoints;
@@ -86,10 +88,6 @@ async fn error_page(Path(code): Path<String>) -> Result<impl IntoResponse, Refus
     let found = ProblemCode::ALL.into_iter().find(|known| known.as_str() == code);
     let found = found.ok_or_else(|| Problem::not_found("code", &code))?;
     Ok(([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], found.page()))
-}
-
-async fn locations(State(plane): State<Arc<Plane>>) -> axum::Json<Vec<LocationView>> {
-    axum::Json(plane.reports.now().values().map(views::location).collect())
 }
 
 /// Writes an event of what is about to be done.

@@ -1,9 +1,13 @@
 //! What users see, made from what is wanted and what is reported.
 
-use longshore_api::links::{InstanceStatus, LocationReport};
-use longshore_api::v1::{AppView, CanaryView, InstanceView, LocationView, ReleaseView};
+use std::collections::BTreeMap;
+
+use longshore_api::links::{InstanceStatus, LocationReport, NodeSummary};
+use longshore_api::v1::{
+    AppLocationView, AppView, CanaryView, InstanceView, LocationView, ReleaseView,
+};
 use longshore_types::{
-    HostName, InstancePhase, LocationName, Manifest, ProjectName, Release, ReleaseNumber,
+    Capacity, HostName, InstancePhase, LocationName, Manifest, ProjectName, Release, ReleaseNumber,
 };
 
 use crate::PublicNames;
@@ -78,11 +82,7 @@ pub fn app(
     let statuses = || of_app(reports, key);
     let is_current =
         |status: &&InstanceStatus| status.release == wanted.release && !status.is_command;
-    let is_ready = |status: &&InstanceStatus| {
-        let healthy = status.observed.phase == InstancePhase::Healthy;
-        healthy && !status.draining && !status.awaits_ingress
-    };
-    let ready = count(statuses().filter(is_current).filter(is_ready));
+    let ready = count(statuses().filter(is_current).filter(|status| is_ready(status)));
     let live_current = count(statuses().filter(is_current).filter(|status| !status.draining));
     let outdated = count(statuses()) - live_current.min(wanted.count);
     let canary = canary(wanted, &current.manifest, ready);
@@ -119,6 +119,12 @@ pub fn app(
         note,
         generation: wanted.generation,
     })
+}
+
+/// True of an instance to which requests go.
+fn is_ready(status: &InstanceStatus) -> bool {
+    let healthy = status.observed.phase == InstancePhase::Healthy;
+    healthy && !status.draining && !status.awaits_ingress
 }
 
 fn canary(wanted: &AppRecord, manifest: &Manifest, ready: u32) -> Option<CanaryView> {
@@ -170,15 +176,59 @@ fn count<T>(items: impl Iterator<Item = T>) -> u32 {
     u32::try_from(items.count()).unwrap_or(u32::MAX)
 }
 
-pub fn location(received: &Received) -> LocationView {
+/// A location as those see it who may look at these projects.
+pub fn location(received: &Received, may_look_at: impl Fn(&ProjectName) -> bool) -> LocationView {
     let report: &LocationReport = &received.report;
+    let shown = report.shortfalls.iter().filter(|shortfall| may_look_at(&shortfall.project));
+    let sum = |part: fn(&NodeSummary) -> Capacity| {
+        report.nodes.iter().map(part).fold(Capacity::default(), Capacity::plus)
+    };
     LocationView {
         location: report.location.clone(),
+        coordinates: report.coordinates,
         reachable: received.reachable(),
         nodes: report.nodes.clone(),
+        n_nodes: count(report.nodes.iter()),
+        n_reachable: count(report.nodes.iter().filter(|node| node.reachable)),
+        capacity: sum(|node| node.capacity),
+        promised: sum(|node| node.promised),
         instances: count(report.instances.iter()),
-        shortfalls: report.shortfalls.clone(),
+        ready: count(report.instances.iter().filter(|status| is_ready(status))),
+        shortfalls: shown.cloned().collect(),
     }
+}
+
+/// What each location has of an app, or should have.
+pub fn app_locations(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    key: &AppKey,
+) -> Vec<AppLocationView> {
+    let mut by_location = BTreeMap::new();
+    let view = |location: &LocationName| AppLocationView {
+        location: location.clone(),
+        wanted: 0,
+        instances: 0,
+        ready: 0,
+    };
+    for ((location, project, app), stored) in &catalog.allotments {
+        if (project, app) == (&key.0, &key.1) {
+            let record = &stored.record;
+            let count = if record.held_back { 0 } else { record.count };
+            let canaries = record.canary.map_or(0, |canary| canary.count);
+            by_location.entry(location).or_insert_with(|| view(location)).wanted = count + canaries;
+        }
+    }
+    for (location, received) in reports {
+        let of_app = |status: &&InstanceStatus| (&status.project, &status.app) == (&key.0, &key.1);
+        for status in received.report.instances.iter().filter(of_app) {
+            let view = by_location.entry(location).or_insert_with(|| view(location));
+            view.instances += 1;
+            view.ready += u32::from(is_ready(status));
+        }
+    }
+    let views = by_location.into_values();
+    views.filter(|view| (view.wanted, view.instances) != (0, 0)).collect()
 }
 
 #[cfg(test)]

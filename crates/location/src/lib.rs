@@ -22,7 +22,7 @@ use std::sync::Arc;
 use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
 use longshore_secrets::KeyringError;
 use longshore_store::{OpenStoreError, RecordError, RedbStore, Store, StoreError};
-use longshore_types::LocationName;
+use longshore_types::{Coordinates, LocationName};
 use tokio_util::sync::CancellationToken;
 
 use keeper::Keeper;
@@ -33,6 +33,8 @@ use secrets::Secrets;
 pub struct Options {
     /// Its name.
     pub name: LocationName,
+    /// Where on Earth it is, for those who look at it on a map.
+    pub coordinates: Option<Coordinates>,
     /// Where its store lies.
     pub data_dir: PathBuf,
     /// Where nodes, ingresses and the global plane call.
@@ -89,7 +91,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     service.spawn("keeper", keeper.run());
     let receive = uplink::receive(global.clone(), name, handle.clone(), Arc::clone(&secrets));
     service.spawn_until_shutdown("allotments", receive);
-    service.spawn_until_shutdown("reports", uplink::report(global, options.name, handle.clone()));
+    let place = (options.name, options.coordinates);
+    service.spawn_until_shutdown("reports", uplink::report(global, place, handle.clone()));
     let router = server::router(handle, secrets, service.shutdown());
     service.spawn("link", options.link.serve(router, service.shutdown()));
     Ok(service.run().await?)

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::AllotmentSet;
 use longshore_link::{CallError, Client, Pace};
-use longshore_types::LocationName;
+use longshore_types::{Coordinates, LocationName};
 
 use crate::keeper::{Event, Handle};
 use crate::secrets::Secrets;
@@ -59,7 +59,11 @@ async fn receive_until_broken(
 }
 
 /// Sends reports.
-pub async fn report(global: Client, location: LocationName, handle: Handle) {
+pub async fn report(
+    global: Client,
+    (location, coordinates): (LocationName, Option<Coordinates>),
+    handle: Handle,
+) {
     let path = format!("/link/locations/{location}/report");
     let mut reports = handle.report;
     let mut wait = RETRY.0;
@@ -72,6 +76,7 @@ pub async fn report(global: Client, location: LocationName, handle: Handle) {
         let outcome = match report {
             Some(mut report) => {
                 report.at = longshore_link::now();
+                report.coordinates = coordinates;
                 global.call::<_, ()>(Method::POST, &path, Some(&report)).await
             }
             None => Ok(()),

@@ -59,6 +59,7 @@ impl World {
         let link = Endpoint::Unix(dir.join("location.sock"));
         let options = Options {
             name: "ams".parse().unwrap(),
+            coordinates: Some("52.37,4.9".parse().unwrap()),
             data_dir: dir.join("data"),
             link: Listener::bind("location", &link).unwrap(),
             global: global_at,
@@ -168,6 +169,7 @@ async fn allotments_become_assignments_routes_and_reports_and_outlive_a_restart(
     let report =
         world.reported(|r| r.acknowledged == Generation(5) && r.instances.len() == 2).await;
     assert_eq!(report.instances[0].decision.why, "the only node");
+    assert_eq!(report.coordinates, "52.37,4.9".parse().ok());
     world.stop().await;
 
     // The global plane of the second start knows nothing newer: what was stored goes on.

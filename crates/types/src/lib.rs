@@ -6,6 +6,7 @@
 
 #![deny(missing_docs)]
 
+pub mod coordinates;
 pub mod decision;
 pub mod digest;
 pub mod egress;
@@ -21,6 +22,7 @@ pub mod time;
 pub mod token;
 pub mod units;
 
+pub use coordinates::Coordinates;
 pub use decision::{Candidate, Decision};
 pub use digest::Digest;
 pub use egress::{EgressRule, IpNet, Protocol};

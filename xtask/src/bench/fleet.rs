@@ -20,7 +20,7 @@ use longshore_api::v1::{AppView, DeployRequest};
 use longshore_e2e::eventually;
 use longshore_link::{CallError, Client, Endpoint, Listener, now};
 use longshore_types::{
-    ByteCount, Capacity, Decision, InstancePhase, LocationName, MilliCpu, Timestamp,
+    ByteCount, Capacity, Coordinates, Decision, InstancePhase, LocationName, MilliCpu, Timestamp,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -40,14 +40,21 @@ const NODE: Capacity =
 /// The token that has every right.
 pub const ADMIN_TOKEN: &str = "lsh_bench_admin";
 
-/// The names of 351 places in the world.
-pub fn sites() -> Result<Vec<LocationName>> {
+/// A place in the world.
+#[derive(Debug, Clone)]
+pub struct Site {
+    name: LocationName,
+    coordinates: Coordinates,
+}
+
+/// 351 of them.
+pub fn sites() -> Result<Vec<Site>> {
     let rows = include_str!("sites.csv").lines().filter(|line| !line.starts_with('#')).skip(1);
-    let name = |row: &str| {
-        let code = row.split(',').next().unwrap_or_default().to_lowercase();
-        code.parse().map_err(|error| anyhow::anyhow!("sites.csv: {error}"))
+    let site = |row: &str| {
+        let (code, coordinates) = row.split_once(',').context("sites.csv: a row of one value")?;
+        Ok(Site { name: code.to_lowercase().parse()?, coordinates: coordinates.parse()? })
     };
-    rows.map(name).collect()
+    rows.map(site).collect()
 }
 
 /// The control plane and its locations; all end when this is dropped.
@@ -63,7 +70,7 @@ pub struct Fleet {
 
 impl Fleet {
     /// Starts a control plane with these locations.
-    pub fn start(sites: &[LocationName]) -> Result<Self> {
+    pub fn start(sites: &[Site]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("lsf-").tempdir()?;
         let at = |name: &str| dir.path().join(name);
         fs::write(at("admin"), ADMIN_TOKEN)?;
@@ -96,9 +103,9 @@ impl Fleet {
             let asked = user.get::<serde_json::Value>("/v1/health");
             Ok(fleet.runtime.block_on(asked).ok().map(drop))
         })?;
-        for (idx, name) in sites.iter().enumerate() {
-            let (link, name) = (Client::new(link.clone()), name.clone());
-            let location = Location { idx, name, link };
+        for (idx, site) in sites.iter().enumerate() {
+            let Site { name, coordinates } = site.clone();
+            let location = Location { idx, name, coordinates, link: Client::new(link.clone()) };
             fleet.runtime.spawn(fleet.shutdown.clone().run_until_cancelled_owned(location.run()));
         }
         Ok(fleet)
@@ -161,6 +168,7 @@ fn free_address() -> Result<SocketAddr> {
 struct Location {
     idx: usize,
     name: LocationName,
+    coordinates: Coordinates,
     link: Client,
 }
 
@@ -193,6 +201,7 @@ impl Location {
         let instances: Vec<_> = instances.collect();
         let report = LocationReport {
             location: self.name.clone(),
+            coordinates: Some(self.coordinates),
             gate: "unix:/nowhere".to_owned(),
             acknowledged: set.generation,
             at: now(),

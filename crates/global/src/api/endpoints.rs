@@ -3,9 +3,10 @@
 
 use longshore_api::links::{ExecFrame, ExecRequest, LogLine};
 use longshore_api::v1::{
-    AppView, DeployRequest, DeployResponse, EventView, Explanation, InstanceView, LocationView,
-    PlanView, ProjectChange, ProjectView, ReleaseView, RollbackRequest, ScaleRequest,
-    SecretKeyView, SecretRequest, SecretView, TokenCreated, TokenRequest, TokenView, UsageView,
+    AppLocationView, AppView, CallerView, DeployRequest, DeployResponse, EventView, Explanation,
+    InstanceView, LocationView, PlanView, ProjectChange, ProjectView, ReleaseView, RollbackRequest,
+    ScaleRequest, SecretKeyView, SecretRequest, SecretView, TokenCreated, TokenRequest, TokenView,
+    UsageView,
 };
 use longshore_types::token::Role;
 use longshore_types::{AppName, InstanceId, LocationName, ProjectName, Timestamp};
@@ -14,6 +15,7 @@ use super::Access::{Everywhere, InProject, SomeProject};
 use super::endpoint::{DELETE, Endpoint, GET, POST, PUT, endpoint};
 use super::{
     Access, apps, events, instances, locations, plan, releases, secrets, tokens, usage, watch,
+    whoami,
 };
 
 const READ: Access = InProject(Role::Read);
@@ -57,6 +59,9 @@ fn of_apps() -> Vec<Endpoint> {
         endpoint(POST, "/projects/{project}/apps/{app}/promote", DEPLOY, releases::promote)
             .about("promoteApp", "Let the release whose canaries run take over")
             .answers::<DeployResponse>(),
+        endpoint(GET, "/projects/{project}/apps/{app}/locations", READ, locations::of_app)
+            .about("listAppLocations", "What each location has of an app, or should have")
+            .answers::<Vec<AppLocationView>>(),
     ]
 }
 
@@ -138,9 +143,16 @@ fn of_the_platform() -> Vec<Endpoint> {
             .tells::<EventView>(
                 "`event` with one of these, `missed` where older ones were forgotten; Last-Event-ID resumes",
             ),
-        endpoint(GET, "/locations", SomeProject(Role::Read), locations)
+        endpoint(GET, "/locations", SomeProject(Role::Read), locations::list)
             .about("listLocations", "The locations and their nodes")
+            .query::<bool>("nodes", "false leaves nodes out")
             .answers::<Vec<LocationView>>(),
+        endpoint(GET, "/locations/{location}", SomeProject(Role::Read), locations::show)
+            .about("showLocation", "One location and its nodes")
+            .answers::<LocationView>(),
+        endpoint(GET, "/whoami", SomeProject(Role::Read), whoami::show)
+            .about("showCaller", "Whose token this is, and where it may look")
+            .answers::<CallerView>(),
         // Whose tokens these may be is looked at there.
         endpoint(GET, "/tokens", SomeProject(Role::Admin), tokens::list)
             .about("listTokens", "The tokens that the caller may administer")

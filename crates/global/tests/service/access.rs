@@ -25,6 +25,7 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("GET", "/projects/{project}/apps/{app}/releases", InProject(Role::Read)),
     ("POST", "/projects/{project}/apps/{app}/rollback", InProject(Role::Deploy)),
     ("POST", "/projects/{project}/apps/{app}/promote", InProject(Role::Deploy)),
+    ("GET", "/projects/{project}/apps/{app}/locations", InProject(Role::Read)),
     ("GET", "/projects/{project}/instances", InProject(Role::Read)),
     ("GET", "/projects/{project}/instances/{instance}", InProject(Role::Read)),
     ("GET", "/projects/{project}/instances/{instance}/explain", InProject(Role::Read)),
@@ -39,19 +40,21 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("GET", "/projects/{project}/watch", InProject(Role::Read)),
     ("GET", "/events", SomeProject(Role::Read)),
     ("GET", "/locations", SomeProject(Role::Read)),
+    ("GET", "/locations/{location}", SomeProject(Role::Read)),
+    ("GET", "/whoami", SomeProject(Role::Read)),
     ("GET", "/tokens", SomeProject(Role::Admin)),
     ("POST", "/tokens", SomeProject(Role::Admin)),
     ("DELETE", "/tokens/{token}", SomeProject(Role::Admin)),
 ];
 
-fn rights(project: Option<&str>, role: Role) -> Rights {
+pub fn rights(project: Option<&str>, role: Role) -> Rights {
     let project = project.map(|name| name.parse().unwrap());
     Rights { roles: vec![ProjectRole { project, role }], ..Rights::default() }
 }
 
 impl Plane {
     /// A client with a new token.
-    async fn with(&self, name: &str, rights: Rights) -> Client {
+    pub async fn with(&self, name: &str, rights: Rights) -> Client {
         let request = TokenRequest { name: name.parse().unwrap(), rights };
         let made: TokenCreated =
             self.user.call(Method::POST, "/v1/tokens", Some(&request)).await.unwrap();
@@ -65,6 +68,7 @@ async fn passes(client: &Client, method: &str, path: &str) -> Result<bool, Probl
         .replace("{project}", "default")
         .replace("{app}", "web")
         .replace("{instance}", "web-00000001")
+        .replace("{location}", "ams")
         .replace("{secret}", "nobody")
         .replace("{token}", "nobody");
     let method = Method::from_bytes(method.as_bytes()).unwrap();

@@ -5,6 +5,7 @@
 
 mod access;
 mod once;
+mod overview;
 mod plane;
 mod rollouts;
 mod secrets;

@@ -119,17 +119,22 @@ impl Plane {
             version: "1".to_owned(),
             runtimes,
         };
-        let report = LocationReport {
+        self.send(&LocationReport {
             location: location.parse().unwrap(),
+            coordinates: Some("52.37,4.9".parse().unwrap()),
             gate: "unix:/nowhere".to_owned(),
             acknowledged,
             at: now(),
             nodes: vec![node],
             instances,
             shortfalls: vec![],
-        };
-        let path = format!("/link/locations/{location}/report");
-        self.link.call::<_, ()>(Method::POST, &path, Some(&report)).await.unwrap();
+        })
+        .await;
+    }
+
+    pub async fn send(&self, report: &LocationReport) {
+        let path = format!("/link/locations/{}/report", report.location);
+        self.link.call::<_, ()>(Method::POST, &path, Some(report)).await.unwrap();
     }
 
     pub async fn deploy(&self, document: serde_json::Value) -> Result<DeployResponse, CallError> {

@@ -107,6 +107,7 @@ impl State {
         });
         LocationReport {
             location: self.name.clone(),
+            coordinates: None, // The uplink knows them.
             gate: gate.to_owned(),
             acknowledged: self.acknowledged,
             at: moment.wall,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use longshore_link::Endpoint;
-use longshore_types::LocationName;
+use longshore_types::{Coordinates, LocationName};
 
 use super::{Threads, listener};
 use crate::failure::Failure;
@@ -16,6 +16,9 @@ pub struct Options {
     /// The name of the location
     #[arg(long, value_name = "NAME")]
     name: LocationName,
+    /// Where on Earth it is, in degrees, for maps: 52.37,4.90; south and west are negative
+    #[arg(long, value_name = "LATITUDE,LONGITUDE", allow_hyphen_values = true)]
+    coordinates: Option<Coordinates>,
     /// The directory of its store
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
@@ -34,6 +37,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
     super::run("location", &dir, Threads::Few, |shutdown| {
         let options = longshore_location::Options {
             name: options.name,
+            coordinates: options.coordinates,
             data_dir: options.data_dir,
             link,
             global: options.global,

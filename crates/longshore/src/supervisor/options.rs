@@ -44,6 +44,9 @@ pub struct UpOptions {
     /// The name of the location that this machine is [default: local]
     #[arg(long, value_name = "NAME")]
     location: Option<String>,
+    /// Where on Earth this machine is, in degrees, for maps: 52.37,4.90
+    #[arg(long, value_name = "LATITUDE,LONGITUDE", allow_hyphen_values = true)]
+    coordinates: Option<String>,
     /// The name of this machine [default: its host name]
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
@@ -122,6 +125,7 @@ impl UpOptions {
             ingress_listen,
             domain,
             location,
+            coordinates,
             node,
             instance_pool,
             cpu_overcommit,
@@ -142,6 +146,7 @@ impl UpOptions {
             ("ingress_listen", ingress_listen),
             ("domain", domain),
             ("location", location),
+            ("coordinates", coordinates),
             ("node", node),
             ("instance_pool", instance_pool),
             ("cpu_overcommit", cpu_overcommit),

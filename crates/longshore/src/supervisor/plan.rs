@@ -61,6 +61,10 @@ pub fn plan_roles(
         .with("data-dir", home.role_dir("location").display())
         .with("listen", &location_at)
         .with("global", &global_at);
+    let location = match settings.coordinates {
+        Some(place) => location.with("coordinates", place),
+        None => location,
+    };
     let node = Flags::new()
         .with("name", &settings.node)
         .with("agent", home.agent())
@@ -144,6 +148,7 @@ mod tests {
             registry_listen: free,
             ingress_listen: free,
             cgroup_parent: Some("/test".to_owned()),
+            coordinates: "-33.9,151.2".parse().ok(),
             programs: RuntimePrograms { runsc: Some("/opt/runsc".into()), ..Default::default() },
             ..Settings::defaults("n1".parse().unwrap())
         };

@@ -11,7 +11,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use longshore_runtime::RuntimePrograms;
-use longshore_types::{HostName, IpNet, LocationName, ManifestProblem, NodeName};
+use longshore_types::{Coordinates, HostName, IpNet, LocationName, ManifestProblem, NodeName};
 use toml::Value;
 
 use keys::KEYS;
@@ -37,6 +37,8 @@ pub struct Settings {
     pub domain: HostName,
     /// The name of the location that this machine is.
     pub location: LocationName,
+    /// Where on Earth this machine is, when that is said.
+    pub coordinates: Option<Coordinates>,
     /// The name of this machine as a node.
     pub node: NodeName,
     /// What instances get their addresses from; every agent takes a part of it that is free.
@@ -66,6 +68,7 @@ impl Settings {
             ingress_listen: loopback(8080),
             domain: constant("localhost"),
             location: constant("local"),
+            coordinates: None,
             node,
             instance_pool: constant(longshore_network::NetworkConfig::DEFAULT_POOL),
             cpu_overcommit: 4.0,

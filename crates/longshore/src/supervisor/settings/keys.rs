@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
+use longshore_types::Coordinates;
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -76,6 +77,15 @@ pub const KEYS: &[Key] = &[
                single '-'. Not to be changed later. Default \"local\".",
         set: |settings, value| put(&mut settings.location, parsed(value, LABEL)),
         show: |settings| quoted(&settings.location),
+    },
+    Key {
+        name: "coordinates",
+        help: "Where on Earth this machine is, for maps: latitude and longitude in degrees, such as\n\
+               \"52.37, 4.90\", south and west negative; empty for no place on them. Default \"\".",
+        set: |settings, value| put(&mut settings.coordinates, place(value)),
+        show: |settings| {
+            quoted(settings.coordinates.map(|place| place.to_string()).unwrap_or_default())
+        },
     },
     Key {
         name: "node",
@@ -161,6 +171,13 @@ fn text(value: &Value) -> Option<&str> {
 
 fn parsed<T: std::str::FromStr>(value: &Value, allowed: &'static str) -> Result<T, &'static str> {
     text(value).and_then(|text| text.parse().ok()).ok_or(allowed)
+}
+
+fn place(value: &Value) -> Result<Option<Coordinates>, &'static str> {
+    match text(value) {
+        Some("") => Ok(None),
+        _ => parsed(value, Coordinates::ALLOWED).map(Some),
+    }
 }
 
 fn directory(value: &Value) -> Result<PathBuf, &'static str> {

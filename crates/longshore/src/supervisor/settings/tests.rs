@@ -20,6 +20,7 @@ fn the_dump_reads_back_as_the_same_settings() {
         settings = Settings {
             data_dir: "/srv/with \"quotes\"".into(),
             instance_pool: constant("10.77.0.0/16"),
+            coordinates: Some(constant("-33.9, 151.2")),
             cpu_overcommit: 1.5,
             cgroup_parent: Some("/a/b".to_owned()),
             programs: RuntimePrograms { runsc: Some("/opt/runsc".into()), ..Default::default() },

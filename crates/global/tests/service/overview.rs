@@ -1,0 +1,103 @@
+//! What gives an overview without every instance: counts by location and by app.
+
+use longshore_api::ProblemCode;
+use longshore_api::links::{LocationReport, NodeSummary, Shortfall};
+use longshore_api::v1::{AppLocationView, CallerView, LocationView};
+use longshore_link::{CallError, now};
+use longshore_types::token::{RegistryAction, RegistryRight, Rights, Role};
+use longshore_types::{ByteCount, Capacity, Decision, Generation, InstancePhase, MilliCpu};
+
+use crate::access::rights;
+use crate::plane::*;
+
+fn node(name: &str, reachable: bool) -> NodeSummary {
+    let gib = |n| Capacity {
+        cpu: MilliCpu(1000 * u32::try_from(n).unwrap()),
+        memory: ByteCount::gib(n),
+        disk: ByteCount::gib(n),
+    };
+    NodeSummary {
+        node: name.parse().unwrap(),
+        reachable,
+        reported_at: now(),
+        capacity: gib(8),
+        promised: gib(1),
+        version: "1".to_owned(),
+        runtimes: Vec::new(),
+    }
+}
+
+fn shortfall(project: &str) -> Shortfall {
+    let decision =
+        Decision { at: now(), chosen: None, why: "no room".to_owned(), candidates: Vec::new() };
+    let app = "big".parse().unwrap();
+    Shortfall { project: project.parse().unwrap(), app, missing: 1, decision }
+}
+
+#[tokio::test]
+async fn a_location_is_counted_and_shown_with_what_the_caller_may_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    plane.report(Generation(0), vec![]).await;
+    plane.deploy(web()).await.unwrap();
+    let mut sets = plane.allotments().await;
+    let set = until(&mut sets, |set| set.allotments.len() == 1).await;
+    let allotment = &set.allotments[0];
+    let mut starting = healthy(allotment, "web-00000002");
+    starting.observed.phase = InstancePhase::Starting;
+    let report = LocationReport {
+        location: "ams".parse().unwrap(),
+        coordinates: "52.37,4.9".parse().ok(),
+        gate: "unix:/nowhere".to_owned(),
+        acknowledged: set.generation,
+        at: now(),
+        nodes: vec![node("n1", true), node("n2", false)],
+        instances: vec![healthy(allotment, "web-00000001"), starting],
+        shortfalls: vec![shortfall("default"), shortfall("other")],
+    };
+    plane.send(&report).await;
+
+    let [all]: [LocationView; 1] = plane.user.get("/v1/locations").await.unwrap();
+    assert_eq!(all.coordinates, report.coordinates);
+    assert_eq!((all.instances, all.ready), (2, 1));
+    assert_eq!((all.n_nodes, all.n_reachable, all.nodes.len()), (2, 1, 2));
+    assert_eq!((all.capacity.memory, all.promised.cpu), (ByteCount::gib(16), MilliCpu(2000)));
+    assert_eq!(all.shortfalls, report.shortfalls);
+    let [lean]: [LocationView; 1] = plane.user.get("/v1/locations?nodes=false").await.unwrap();
+    assert_eq!(lean, LocationView { nodes: Vec::new(), ..all.clone() });
+    assert_eq!(plane.user.get::<LocationView>("/v1/locations/ams").await.unwrap(), all);
+    let missing = plane.user.get::<LocationView>("/v1/locations/sin").await.unwrap_err();
+    assert!(matches!(&missing, CallError::Refused(p) if p.code == ProblemCode::NotFound));
+
+    // A neighbour's app that finds no room is nobody else's business.
+    let mine = plane.with("mine", rights(Some("default"), Role::Read)).await;
+    for path in ["/v1/locations/ams", "/v1/locations"] {
+        let seen: serde_json::Value = mine.get(path).await.unwrap();
+        let text = seen.to_string();
+        assert!(text.contains("\"project\":\"default\"") && !text.contains("other"), "{text}");
+    }
+
+    let path = "/v1/projects/default/apps/web/locations";
+    let [here]: [AppLocationView; 1] = plane.user.get(path).await.unwrap();
+    assert_eq!((here.location.as_str(), here.wanted), ("ams", 2));
+    assert_eq!((here.instances, here.ready), (2, 1));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_is_told_who_it_is_and_where_it_may_look() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    plane.deploy(web()).await.unwrap();
+    let admin: CallerView = plane.user.get("/v1/whoami").await.unwrap();
+    assert_eq!((admin.token.as_str(), admin.rights.admin), ("admin", true));
+    assert_eq!(admin.projects, ["default".parse().unwrap()]);
+    let theirs = plane.with("theirs", rights(Some("theirs"), Role::Read)).await;
+    let caller: CallerView = theirs.get("/v1/whoami").await.unwrap();
+    assert_eq!(caller.projects, ["theirs".parse().unwrap()]);
+    let right = RegistryRight { repositories: "*".to_owned(), actions: vec![RegistryAction::Pull] };
+    let pull = plane.with("pull", Rights { registry: vec![right], ..Rights::default() }).await;
+    let refused = pull.get::<CallerView>("/v1/whoami").await.unwrap_err();
+    assert!(matches!(&refused, CallError::Refused(p) if p.code == ProblemCode::Forbidden));
+    plane.stop().await;
+}

@@ -1,0 +1,125 @@
+//! Where on Earth something is.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ParseError;
+
+/// How many parts a degree has here: some eleven metres each, which tells buildings apart.
+const PARTS: f64 = 10_000.0;
+
+/// A place on Earth by latitude and longitude in degrees (WGS 84), north and east positive.
+///
+/// Kept in ten thousandths of a degree: what is written is what is read back, and two values can be
+/// compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "Degrees", into = "Degrees")]
+pub struct Coordinates {
+    latitude: i32,
+    longitude: i32,
+}
+
+/// The same, as it is written in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+struct Degrees {
+    /// From -90 (south) to 90.
+    latitude: f64,
+    /// From -180 (west) to 180.
+    longitude: f64,
+}
+
+impl Coordinates {
+    /// What a text of them looks like.
+    pub const ALLOWED: &str =
+        "latitude and longitude in degrees, such as \"52.37, 4.90\"; south and west are negative";
+
+    /// The place at these degrees. None beyond the poles, beyond 180 degrees, and for what is no number.
+    pub fn new(latitude: f64, longitude: f64) -> Option<Self> {
+        let within = |degrees: f64, limit: f64| (-limit..=limit).contains(&degrees);
+        (within(latitude, 90.0) && within(longitude, 180.0))
+            .then(|| Self { latitude: parts(latitude), longitude: parts(longitude) })
+    }
+
+    /// In degrees, from -90 (the south pole) to 90.
+    pub fn latitude(self) -> f64 {
+        f64::from(self.latitude) / PARTS
+    }
+
+    /// In degrees, from -180 (west) to 180.
+    pub fn longitude(self) -> f64 {
+        f64::from(self.longitude) / PARTS
+    }
+}
+
+/// Degrees of at most 180 in parts of a degree.
+#[expect(clippy::cast_possible_truncation, reason = "at most 1,800,000")]
+fn parts(degrees: f64) -> i32 {
+    (degrees * PARTS).round() as i32
+}
+
+impl FromStr for Coordinates {
+    type Err = ParseError;
+    /// Accepts `52.37, 4.90`, with or without the space.
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let read = || {
+            let (latitude, longitude) = text.split_once(',')?;
+            Self::new(latitude.trim().parse().ok()?, longitude.trim().parse().ok()?)
+        };
+        read().ok_or_else(|| ParseError::new("place", text, Self::ALLOWED))
+    }
+}
+
+impl fmt::Display for Coordinates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{}", self.latitude(), self.longitude())
+    }
+}
+
+impl From<Coordinates> for Degrees {
+    fn from(place: Coordinates) -> Self {
+        Self { latitude: place.latitude(), longitude: place.longitude() }
+    }
+}
+
+impl TryFrom<Degrees> for Coordinates {
+    type Error = String;
+    fn try_from(Degrees { latitude, longitude }: Degrees) -> Result<Self, String> {
+        let refuse = || format!("{latitude}, {longitude} is not a place: {}", Self::ALLOWED);
+        Self::new(latitude, longitude).ok_or_else(refuse)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_read_and_written_back() {
+        for (text, written) in [
+            ("52.3702, 4.8952", "52.3702,4.8952"),
+            ("-33.9,151.2", "-33.9,151.2"),
+            ("90,-180", "90,-180"),
+            (" 0 , 0 ", "0,0"),
+            ("1.234567,0", "1.2346,0"),
+        ] {
+            let place: Coordinates = text.parse().unwrap();
+            assert_eq!(place.to_string(), written);
+            let json = serde_json::to_string(&place).unwrap();
+            assert_eq!(serde_json::from_str::<Coordinates>(&json).unwrap(), place);
+        }
+        let json = serde_json::to_value("52.37,4.9".parse::<Coordinates>().unwrap()).unwrap();
+        assert_eq!(json, serde_json::json!({"latitude": 52.37, "longitude": 4.9}));
+    }
+
+    #[test]
+    fn what_is_no_place_is_refused() {
+        for text in ["", "52", "91,0", "0,181", "NaN,0", "0,inf", "1,2,3", "north,east"] {
+            assert!(text.parse::<Coordinates>().is_err(), "{text}");
+        }
+        let beyond = r#"{"latitude": 90.1, "longitude": 0}"#;
+        assert!(serde_json::from_str::<Coordinates>(beyond).is_err());
+    }
+}
