@@ -11,6 +11,8 @@ mod access;
 mod bad_input;
 #[cfg(test)]
 mod clients;
+mod dashboard;
+#[cfg(test)]
 mod deploy;
 #[cfg(test)]
 mod disk_full;

@@ -8,10 +8,12 @@
 //! - [`Traffic`]: requests that go on while something else happens.
 //! - [`image`]: test images, made here; nothing is pulled from a public registry. [`programs`]: such
 //!   of real programs.
+//! - [`Browser`]: a headless Chromium, for the dashboard.
 //! - [`Dockerd`]: a docker daemon with its own state, for Debian's docker client.
 //!
 //! Tests: `cargo nextest run -p longshore-e2e`, after `cargo build --release`. They need root.
 
+pub mod browser;
 pub mod cli;
 pub mod debian;
 pub mod dockerd;
@@ -27,6 +29,7 @@ pub mod traffic;
 pub mod wait;
 pub mod websocket;
 
+pub use browser::Browser;
 pub use cli::Finished;
 pub use dockerd::Dockerd;
 pub use platform::{Platform, UpOptions};

@@ -13,6 +13,7 @@ mod layers;
 mod metadata;
 mod minimal_debian;
 mod newer_debian;
+mod outline;
 mod packages;
 mod stages;
 mod test;
@@ -47,6 +48,8 @@ enum Verb {
     Fuzz(fuzz::Options),
     /// Search for requests to the API that are answered as its document does not say
     FuzzApi(fuzz_api::Options),
+    /// Make the land of the dashboard's map anew from Natural Earth's
+    Outline(outline::Options),
     /// Formatting, lints, licences, tidiness and layers; no tests
     Verify,
     /// Fail when a crate depends on one of its own layer or above
@@ -78,6 +81,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Vm(vm) => vm::run(&vm),
         Verb::Fuzz(options) => fuzz::run_one(&options),
         Verb::FuzzApi(options) => fuzz_api::run_all(&options),
+        Verb::Outline(options) => outline::run(&options),
         Verb::Verify => verify::run_all(&mut stages::Stages::new()),
         Verb::CheckLayers => layers::run(),
         Verb::Tidy => tidy::run(),

@@ -11,6 +11,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("buildah", "a client that builds and pushes"),
     ("busybox-static", "the program in the small test images"),
     ("ca-certificates", "cargo's downloads"),
+    ("chromium", "the browser that looks at the dashboard"),
+    ("chromium-driver", "drives it"),
     ("containernetworking-plugins", "networks for podman"),
     ("crun", "a runtime that is driven"),
     ("debootstrap", "the minimal Debian that builds, and the base of the programs' images"),

@@ -30,12 +30,14 @@ use axum::routing::get;
 use http::header;
 use longshore_api::v1::HealthView;
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::Refusal;
+use longshore_link::{EVENT_STREAM, JSON_LINES, Refusal};
 use longshore_store::{StoreError, Transaction};
 use longshore_types::ProjectName;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
-use crate::Plane;
 use crate::events::with_event;
+use crate::{Plane, ui};
 pub use access::Access;
 use access::{Caller, Guard, authorise};
 use endpoints::endpoints;
@@ -58,11 +60,19 @@ pub fn router(plane: Arc<Plane>) -> Router {
     let wrong_method = "the path has other methods; the header Allow lists them";
     let wrong_method = Problem::new(ProblemCode::MethodNotAllowed, wrong_method);
     Router::new()
-        .nest("/v1", open)
+        .nest("/v1", open.layer(CompressionLayer::new().compress_when(worth_compressing())))
+        .merge(ui::router())
         .method_not_allowed_fallback(move || async move { Refusal(wrong_method) })
         .fallback(|| async { Refusal(Problem::not_found("endpoint", "of this path")) })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(plane)
+}
+
+/// Answers that end and are not tiny. A stream is sent as it comes: what is compressed waits for more.
+fn worth_compressing() -> impl Predicate {
+    SizeAbove::new(1024)
+        .and(NotForContentType::const_new(EVENT_STREAM))
+        .and(NotForContentType::const_new(JSON_LINES))
 }
 
 /// Every method and path of the API below `/v1` that asks for a token, with who may call it.

@@ -5,6 +5,7 @@
 //! client never waits on the store, and many servers on one store (issue 5) see the same.
 //!
 //! - `api`: the public REST API.
+//! - `ui`: the dashboard.
 //! - `links`: what locations and the registry call.
 //! - `records`: what is stored, and under which keys.
 //! - `events`: what was changed by whom. `feeds`: what changes, for those who watch. `catalog`: the mirror of the store. `reports`: what locations say.
@@ -23,6 +24,7 @@ mod reports;
 mod rollouts;
 mod scheduler;
 mod tokens;
+mod ui;
 mod views;
 
 use std::num::NonZeroU32;

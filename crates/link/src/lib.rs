@@ -34,4 +34,4 @@ pub use service::{Service, ServiceError};
 pub use sse::{
     EVENT_STREAM, LAST_EVENT_ID, ServerSentEvent, event_frame, event_stream, wants_events,
 };
-pub use stream::{json_lines, relay, watch_lines};
+pub use stream::{JSON_LINES, json_lines, relay, watch_lines};

@@ -14,6 +14,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// The media type of JSON lines.
+pub const JSON_LINES: &str = "application/jsonl";
+
 /// How often an idle stream sends a blank line, so that a reader can tell a quiet peer from a lost
 /// one. [`crate::Client::watch`] gives up after three missing ones.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -38,8 +41,7 @@ pub fn json_lines<T: Serialize + Send>(
         }
     });
     let lines = lines.take_until(shutdown.cancelled_owned()).map(Ok::<_, Infallible>);
-    let headers =
-        [(header::CONTENT_TYPE, "application/jsonl"), (header::CACHE_CONTROL, "no-store")];
+    let headers = [(header::CONTENT_TYPE, JSON_LINES), (header::CACHE_CONTROL, "no-store")];
     (headers, axum::body::Body::from_stream(lines)).into_response()
 }
 

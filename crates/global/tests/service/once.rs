@@ -186,7 +186,7 @@ async fn whatever_cannot_be_asked_is_answered_as_a_problem() {
         (Method::PATCH, "/v1/health", ProblemCode::MethodNotAllowed),
         (Method::DELETE, "/v1/projects/default/apps", ProblemCode::MethodNotAllowed),
         (Method::GET, "/v1/nothing", ProblemCode::NotFound),
-        (Method::GET, "/", ProblemCode::NotFound),
+        (Method::GET, "/none", ProblemCode::NotFound),
         (Method::GET, "/v1/projects/%ff/apps", ProblemCode::InvalidRequest),
         (
             Method::GET,

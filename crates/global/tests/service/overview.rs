@@ -7,6 +7,8 @@ use longshore_link::{CallError, now};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights, Role};
 use longshore_types::{ByteCount, Capacity, Decision, Generation, InstancePhase, MilliCpu};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use crate::access::rights;
 use crate::plane::*;
 
@@ -99,5 +101,45 @@ async fn a_caller_is_told_who_it_is_and_where_it_may_look() {
     let pull = plane.with("pull", Rights { registry: vec![right], ..Rights::default() }).await;
     let refused = pull.get::<CallerView>("/v1/whoami").await.unwrap_err();
     assert!(matches!(&refused, CallError::Refused(p) if p.code == ProblemCode::Forbidden));
+    plane.stop().await;
+}
+
+/// The head of an answer to a request with these further headers.
+async fn head(plane: &Plane, path: &str, headers: &str) -> String {
+    let longshore_link::Endpoint::Tcp(address) = plane.user.endpoint() else {
+        panic!("the API listens on TCP");
+    };
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer admin-token\r\n\
+         accept-encoding: gzip\r\n{headers}\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap().to_lowercase()
+}
+
+#[tokio::test]
+async fn answers_are_compressed_and_streams_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    plane.report(Generation(0), vec![]).await;
+    plane.deploy(web()).await.unwrap();
+    let mut sets = plane.allotments().await;
+    let set = until(&mut sets, |set| set.allotments.len() == 1).await;
+    let ids = (0..20).map(|number| format!("web-{number:08x}"));
+    let reported = ids.map(|id| healthy(&set.allotments[0], &id)).collect();
+    plane.report(set.generation, reported).await;
+    let is_packed = async |path: &str, headers: &str| {
+        head(&plane, path, headers).await.contains("content-encoding: gzip")
+    };
+    assert!(is_packed("/v1/projects/default/instances", "").await);
+    assert!(!is_packed("/v1/health", "").await, "it is tiny");
+    assert!(!is_packed("/v1/projects/default/watch", "").await);
+    let events = "accept: text/event-stream\r\n";
+    assert!(!is_packed("/v1/projects/default/watch", events).await);
     plane.stop().await;
 }

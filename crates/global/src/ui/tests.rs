@@ -1,0 +1,94 @@
+use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::path::{Path as FilePath, PathBuf};
+
+use axum::body::Body;
+use flate2::read::GzDecoder;
+use http::Request;
+use http_body_util::BodyExt;
+use tower_service::Service;
+
+use super::*;
+
+async fn ask(path: &str, headers: &[(HeaderName, &str)]) -> (StatusCode, HeaderMap, Vec<u8>) {
+    let mut request = Request::get(path);
+    for (name, value) in headers {
+        request = request.header(name, *value);
+    }
+    let request = request.body(Body::empty()).unwrap();
+    let response = router::<()>().with_state(()).call(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    (parts.status, parts.headers, body.collect().await.unwrap().to_bytes().to_vec())
+}
+
+fn files_below(dir: &FilePath) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn no_file_of_the_dashboard_is_forgotten() {
+    let root = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../../dashboard");
+    let there: BTreeSet<String> = files_below(&root)
+        .iter()
+        .map(|path| path.strip_prefix(&root).unwrap().display().to_string())
+        .collect();
+    let served = FILES.iter().map(|(name, _)| (*name).to_owned());
+    assert_eq!(served.chain(["index.html".to_owned()]).collect::<BTreeSet<_>>(), there);
+}
+
+#[tokio::test]
+async fn every_answer_says_what_a_browser_may_do_with_it() {
+    let version = Dashboard::new().version;
+    for (path, status) in [
+        ("/", 307),
+        ("/ui", 307),
+        ("/ui/", 200),
+        (&format!("/ui/{version}/main.js"), 200),
+        (&format!("/ui/{version}/views/app.js"), 200),
+        (&format!("/ui/{version}/base.css"), 200),
+        (&format!("/ui/{version}/none.js"), 404),
+        (&format!("/ui/{version}/../main.js"), 404),
+        ("/ui/0000000000000000/main.js", 404),
+    ] {
+        let (found, headers, _) = ask(path, &[]).await;
+        assert_eq!(found, status, "{path}");
+        for (name, value) in HEADERS {
+            assert_eq!(headers[&name], value, "{path}");
+        }
+    }
+    let directives: Vec<_> = POLICY.split("; ").collect();
+    assert!(
+        directives.contains(&"default-src 'none'")
+            && directives.contains(&"frame-ancestors 'none'")
+    );
+    assert!(!POLICY.contains("unsafe") && !POLICY.contains('*') && !POLICY.contains("data:"));
+}
+
+#[tokio::test]
+async fn files_are_kept_for_good_and_the_page_is_looked_at_again() {
+    let version = Dashboard::new().version;
+    let path = format!("/ui/{version}/main.js");
+    let (_, headers, plain) = ask(&path, &[]).await;
+    assert_eq!(headers[header::CACHE_CONTROL], FOR_GOOD);
+    assert_eq!(headers[header::CONTENT_TYPE], "text/javascript; charset=utf-8");
+    assert!(!headers.contains_key(header::CONTENT_ENCODING));
+    let accepts = [(header::ACCEPT_ENCODING, "br, gzip;q=0.8")];
+    let (_, headers, packed) = ask(&path, &accepts).await;
+    assert_eq!(headers[header::CONTENT_ENCODING], "gzip");
+    let mut unpacked = Vec::new();
+    GzDecoder::new(packed.as_slice()).read_to_end(&mut unpacked).unwrap();
+    assert_eq!((unpacked == plain, packed.len() < plain.len()), (true, true));
+    let (_, headers, _) = ask(&path, &[(header::ACCEPT_ENCODING, "gzip;q=0, br")]).await;
+    assert!(!headers.contains_key(header::CONTENT_ENCODING));
+
+    let (_, headers, page) = ask("/ui/", &[]).await;
+    assert_eq!(headers[header::CACHE_CONTROL], "no-cache");
+    let tag = headers[header::ETAG].to_str().unwrap();
+    let (status, headers, body) = ask("/ui/", &[(header::IF_NONE_MATCH, tag)]).await;
+    assert_eq!((status.as_u16(), body.len()), (304, 0));
+    assert_eq!(headers[header::ETAG], tag);
+    let page = String::from_utf8(page).unwrap();
+    assert!(!page.contains("{{"), "{page}");
+    assert!(page.contains(&format!("src=\"{version}/main.js\"")), "{page}");
+}

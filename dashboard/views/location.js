@@ -1,0 +1,104 @@
+// One location with its nodes, what it has no room for, and its instances of the project.
+
+import { get, part } from '../api.js';
+import { h, keyed, setText } from '../dom.js';
+import { ago, count, plural } from '../format.js';
+import { live } from '../live.js';
+import { capacityCells, cell, chip, facts, links, notice, pageHead, panel, table } from '../parts.js';
+import { instanceList } from './instances.js';
+
+const EVERY = 3000;
+
+function nodeRow(first) {
+  const state = chip();
+  const seen = h('span', { class: 'quiet' });
+  const version = h('span');
+  const runtimes = h('span');
+  const capacity = capacityCells();
+  const element = h(
+    'tr',
+    {},
+    h('th', { scope: 'row' }, first.node),
+    cell('State', state, ' ', seen),
+    capacity.cells,
+    cell('Runtimes', runtimes),
+    cell('Version', version),
+  );
+  element.update = (node) => {
+    state.update(node.reachable ? 'reachable' : 'silent');
+    setText(seen, node.reachable ? '' : ago(node.reported_at));
+    capacity.update(node.promised, node.capacity);
+    const usable = (node.runtimes ?? []).filter((offer) => !offer.unavailable);
+    setText(runtimes, usable.map((offer) => offer.runtime).join(', '));
+    setText(version, node.version);
+  };
+  return element;
+}
+
+function missingLine() {
+  const line = h('li');
+  line.update = ({ project, app, missing, decision }) => {
+    const refused = decision.candidates.map(({ name, why }) => `${name}: ${why}`).join('; ');
+    const because = refused ? ` (${refused})` : '';
+    setText(line, `${project}/${app}: ${plural(missing, 'instance')} missing, ${decision.why}${because}`);
+  };
+  return line;
+}
+
+export function locationView({ location: name }) {
+  const abort = new AbortController();
+  const state = chip();
+  const problemLine = notice('bad');
+  const about = facts();
+  const nodes = table('Nodes', ['Node', 'State', 'CPU', 'Memory', 'Disk', 'Runtimes', 'Version']);
+  const missing = h('ul', { class: 'lines' });
+  const missingPanel = panel('Not placed', missing).element;
+  missingPanel.classList.add('alert');
+  missingPanel.hidden = true;
+  const instances = instanceList(`location=${part(name)}`);
+
+  function show(view) {
+    state.update(view.reachable ? 'reachable' : 'silent');
+    const { coordinates, shortfalls = [] } = view;
+    const place = coordinates && `${coordinates.latitude}, ${coordinates.longitude}`;
+    about.update([
+      ['Instances', `${count(view.ready)} of ${count(view.instances)} ready, of all projects`],
+      ['Nodes', `${count(view.n_reachable)} of ${count(view.n_nodes)} reachable`],
+      ['Coordinates', place ?? 'not told (coordinates in its config)'],
+    ]);
+    keyed(nodes.body, view.nodes ?? [], (node) => node.node, nodeRow);
+    missingPanel.hidden = shortfalls.length === 0;
+    keyed(missing, shortfalls, (one) => `${one.project}/${one.app}`, missingLine);
+  }
+
+  async function refresh() {
+    try {
+      show(await get(`/locations/${part(name)}`, { signal: abort.signal }));
+      problemLine.update(null);
+    } catch (problem) {
+      if (!abort.signal.aborted) problemLine.update(problem.message);
+    }
+  }
+  const timer = setInterval(() => document.hidden || refresh(), EVERY);
+  refresh();
+  return {
+    title: name,
+    element: h(
+      'div',
+      { class: 'page' },
+      pageHead(name, [['Locations', links.locations()]], state),
+      problemLine,
+      missingPanel,
+      h('section', { class: 'panel', 'aria-label': 'About' }, about),
+      panel('Nodes', nodes.element).element,
+      panel(`Instances of ${live.project}`, instances.element).element,
+    ),
+    up: links.locations(),
+    update() {},
+    close() {
+      clearInterval(timer);
+      abort.abort();
+      instances.close();
+    },
+  };
+}

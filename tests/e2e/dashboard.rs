@@ -1,0 +1,255 @@
+//! The dashboard, in a headless Chromium, on a platform with real instances.
+
+use std::path::PathBuf;
+
+use longshore_e2e::browser::{Looks, key};
+use longshore_e2e::{Browser, Platform, UpOptions, eventually};
+use serde_json::{Value, json};
+
+use crate::scene::{busybox, but, script, web};
+
+/// A platform with an image, at a place on the map.
+fn platform() -> Platform {
+    let config = "location = \"ams\"\ncoordinates = \"52.37, 4.90\"\n".to_owned();
+    let platform = Platform::start_with(&UpOptions { config, ..UpOptions::default() }).unwrap();
+    platform.push(&busybox(&platform, "one"), "default/web:1").unwrap();
+    platform
+}
+
+/// A browser that is shown the way by nobody.
+fn browser(platform: &Platform, looks: Looks) -> Browser {
+    let browser = Browser::start(looks).unwrap();
+    browser.open(&platform.endpoints().api).unwrap();
+    browser.wait_for("a token is asked for", "document.querySelector('#token')").unwrap();
+    browser
+}
+
+/// One that is logged in.
+fn logged_in(platform: &Platform, looks: Looks) -> Browser {
+    let browser = browser(platform, looks);
+    log_in(&browser, platform.token());
+    browser.wait_for("it is live", "document.querySelector('#live.ok')").unwrap();
+    browser
+}
+
+fn log_in(browser: &Browser, token: &str) {
+    browser.wait_for("the field has the focus", "document.activeElement.id === 'token'").unwrap();
+    browser.type_text(token).unwrap();
+    browser.press(&[key::ENTER]).unwrap();
+}
+
+fn go(browser: &Browser, route: &str) {
+    browser.run(&format!("location.hash = {}", json!(route))).unwrap();
+}
+
+/// Waits until this text is shown.
+fn shows(browser: &Browser, text: &str) {
+    let expression = format!("document.body.innerText.includes({})", json!(text));
+    browser.wait_for(&format!("{text:?} is shown"), &expression).unwrap();
+}
+
+/// Nothing went wrong in the page, and it tried nothing that its policy forbids.
+fn check_console(browser: &Browser) {
+    assert_eq!(browser.console().unwrap(), Vec::<String>::new());
+}
+
+/// Keeps a picture where `LONGSHORE_SCREENSHOTS` says, for people to look at.
+fn picture(browser: &Browser, name: &str) {
+    if let Some(dir) = std::env::var_os("LONGSHORE_SCREENSHOTS") {
+        let path = PathBuf::from(dir).join(format!("{name}.png"));
+        std::fs::write(path, browser.screenshot().unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn a_rollout_and_logs_are_watched_live() {
+    let platform = platform();
+    platform.deploy(&web("web", 2)).unwrap();
+    let browser = logged_in(&platform, Looks::DESKTOP);
+    shows(&browser, "2 of 2 ready");
+    shows(&browser, "deploy web r1");
+    let points = "document.querySelectorAll('.world circle').length === 1";
+    browser.wait_for("the location is on the map", points).unwrap();
+    picture(&browser, "overview");
+
+    go(&browser, "#/projects/default/apps/web");
+    shows(&browser, "2 of 2 instances of r1 ready");
+    // The release is seen to come, and never by loading the page again.
+    browser.run("window.isSame = true; window.seen = new Set(); new MutationObserver(() => window.seen.add(document.querySelector('.rollout-words').textContent)).observe(document.querySelector('.rollout-words'), {childList: true, characterData: true, subtree: true})").unwrap();
+    platform.push(&busybox(&platform, "two"), "default/web:2").unwrap();
+    platform.deploy(&but(web("web", 3), &json!({"image": "default/web:2"}))).unwrap();
+    shows(&browser, "3 of 3 instances of r2 ready");
+    let seen =
+        browser.run("return [...window.seen].filter((text) => text.includes('of r2')).length");
+    assert!(seen.unwrap().as_u64().unwrap() > 1, "no step of the rollout was seen");
+    let rows = "document.querySelectorAll('[data-row].id').length === 3";
+    browser.wait_for("the instances are listed", rows).unwrap();
+    shows(&browser, "r2 current");
+    picture(&browser, "app");
+
+    let text = "i=0; while true; do i=$((i+1)); echo line $i; echo warning $i >&2; sleep 0.2; done";
+    platform.deploy(&script("talk", text)).unwrap();
+    let id = platform.instances("talk").unwrap()[0].id().to_string();
+    go(&browser, &format!("#/projects/default/instances/{id}"));
+    shows(&browser, "line 5");
+    let number = || {
+        let script = "return Number([...document.querySelectorAll('.log-text')].at(-1).textContent.split(' ')[1])";
+        browser.run(script).unwrap().as_u64().unwrap()
+    };
+    let first = number();
+    eventually("the log goes on", || Ok((number() > first + 5).then_some(()))).unwrap();
+    assert!(
+        browser.run("return document.querySelectorAll('.log-line.stderr').length > 0").unwrap()
+            == true
+    );
+    shows(&browser, "Because the only node");
+    shows(&browser, "of 32 MiB");
+    picture(&browser, "instance");
+
+    assert_eq!(browser.run("return window.isSame").unwrap(), true, "the page was loaded again");
+    check_console(&browser);
+    drop(browser);
+    platform.finish();
+}
+
+#[test]
+fn only_a_token_that_may_look_opens_it_and_logging_out_forgets_it() {
+    let platform = platform();
+    platform.deploy(&web("web", 1)).unwrap();
+    let browser = browser(&platform, Looks::DESKTOP);
+    picture(&browser, "login");
+    log_in(&browser, "lsh_guessed");
+    shows(&browser, "this token is not known here");
+    let made: Value =
+        platform.run(&["token", "create", "pull", "--pull", "default/*", "--json"]).json();
+    log_in(&browser, made["token"].as_str().unwrap());
+    shows(&browser, "needs the role read");
+    // Refused requests are told in the console, and they are what is wanted here.
+    browser.console().unwrap();
+
+    let made: Value = platform.run(&["token", "create", "ui", "--role", "read", "--json"]).json();
+    log_in(&browser, made["token"].as_str().unwrap());
+    shows(&browser, "1 of 1 ready");
+    shows(&browser, "Token ui (read)");
+    browser.run("location.reload()").unwrap();
+    shows(&browser, "1 of 1 ready");
+    let kept = "return JSON.stringify([{...localStorage}, document.cookie, location.href])";
+    let kept = browser.run(kept).unwrap().to_string();
+    assert!(!kept.contains("lsh_"), "{kept}");
+    check_console(&browser);
+    browser.run("document.querySelector('#log-out').click()").unwrap();
+    browser.wait_for("a token is asked for", "document.querySelector('#token')").unwrap();
+    assert_eq!(browser.run("return sessionStorage.length").unwrap(), 0);
+    browser.run("location.reload()").unwrap();
+    browser.wait_for("a token is asked for again", "document.querySelector('#token')").unwrap();
+    assert!(!browser.text().unwrap().contains("web"));
+
+    // A token that is removed ends what is open.
+    log_in(&browser, made["token"].as_str().unwrap());
+    shows(&browser, "1 of 1 ready");
+    platform.run(&["token", "rm", "ui"]).ok();
+    shows(&browser, "it may have been removed");
+    drop(browser);
+    platform.finish();
+}
+
+#[test]
+fn hostile_texts_are_shown_and_do_nothing() {
+    let platform = platform();
+    // In what a program writes, in a name of an image, in a note.
+    let attack = "<img src=x onerror=\"window.attacked=1\"><script>window.attacked=1</script>";
+    let text = format!(
+        "while true; do echo '{attack}'; printf '\\033[31mred\\033[0m \\342\\200\\256flipped\\n'; sleep 1; done"
+    );
+    platform.deploy(&script("talk", &text)).unwrap();
+    let broken = but(
+        script("broken", "true"),
+        &json!({"process": {"command": [attack], "stop_grace": "1s"}}),
+    );
+    platform.deploy_only(&broken).unwrap();
+    let browser = logged_in(&platform, Looks::DESKTOP);
+    let id = platform.instances("talk").unwrap()[0].id().to_string();
+    go(&browser, &format!("#/projects/default/instances/{id}"));
+    shows(&browser, attack);
+    shows(&browser, "red");
+    let line = "[...document.querySelectorAll('.log-text')].some((line) => line.textContent === 'red \u{202e}flipped')";
+    browser.wait_for("colours of terminals are left out", line).unwrap();
+    go(&browser, "#/projects/default/apps/broken");
+    shows(&browser, "onerror");
+    for route in [
+        "#/projects/default/apps/%3Cimg%20src=x%20onerror=attacked=1%3E",
+        "#/projects/%3Cscript%3E/apps",
+    ] {
+        go(&browser, route);
+        browser.wait_for("the route is taken", "document.querySelector('h1')").unwrap();
+    }
+    let made = "document.querySelectorAll('main img, main script, main iframe').length";
+    assert_eq!(browser.run(&format!("return {made}")).unwrap(), 0);
+    assert_eq!(browser.run("return window.attacked ?? null").unwrap(), Value::Null);
+    // And if the dashboard had a hole, the browser would refuse what comes through.
+    let hole =
+        "try { document.body.innerHTML = '<b>x</b>'; return 'let in' } catch { return 'refused' }";
+    assert_eq!(browser.run(hole).unwrap(), "refused");
+    drop(browser);
+    platform.finish();
+}
+
+#[test]
+fn everything_is_reached_by_keys_and_fits_a_phone() {
+    let platform = platform();
+    for app in ["alpha", "beta"] {
+        platform.deploy(&web(app, 1)).unwrap();
+    }
+    let browser = logged_in(&platform, Looks::PHONE);
+    shows(&browser, "beta");
+    let at = |what: &str, expression: &str| browser.wait_for(what, expression).unwrap();
+    let focus = "document.activeElement.textContent";
+    browser.press(&["?"]).unwrap();
+    at("help is open", "document.querySelector('#help').open");
+    picture(&browser, "phone-help");
+    browser.press(&[key::ESCAPE]).unwrap();
+    at("help is closed", "!document.querySelector('#help').open");
+    browser.press(&["g", "a"]).unwrap();
+    at("the apps are shown", "location.hash === '#/projects/default/apps'");
+    browser.press(&["/"]).unwrap();
+    at("the filter has the focus", "document.activeElement.matches('.filter')");
+    // In a field, the keys are what is written.
+    browser.type_text("beta?").unwrap();
+    at("nothing matches", "document.body.innerText.includes('No app matches.')");
+    browser.press(&[key::ESCAPE, key::ESCAPE, "j"]).unwrap();
+    at("the first row has the focus", &format!("{focus} === 'alpha'"));
+    browser.press(&["j", "j", "k", "j", key::ENTER]).unwrap();
+    at("an app is open", "document.querySelector('h1').textContent === 'beta'");
+    at("its instance is listed", "document.querySelector('[data-row].id')");
+    browser.press(&["j", key::ENTER]).unwrap();
+    at("an instance is open", "location.hash.startsWith('#/projects/default/instances/beta-')");
+    at("it is told", "document.querySelector('.facts')?.innerText.includes('ams')");
+    for expected in
+        ["#/projects/default/apps/beta", "#/projects/default/apps", "#/projects/default"]
+    {
+        browser.press(&[key::ESCAPE]).unwrap();
+        at(expected, &format!("location.hash === '{expected}'"));
+    }
+
+    let routes = [
+        "#/projects/default",
+        "#/projects/default/apps/beta",
+        "#/locations",
+        "#/locations/ams",
+        "#/events",
+    ];
+    for (idx, route) in routes.iter().enumerate() {
+        go(&browser, route);
+        at(route, "document.querySelector('h1') && !document.body.innerText.includes('Loading')");
+        let width = browser.run("return document.documentElement.scrollWidth").unwrap();
+        assert_eq!(width, 360, "{route} is wider than a phone");
+        picture(&browser, &format!("phone-{idx}"));
+    }
+    browser.run("document.querySelector('.skip').focus()").unwrap();
+    browser.press(&[key::ENTER]).unwrap();
+    at("the content has the focus", "document.activeElement.id === 'main'");
+    at("the view is the same", "location.hash === '#/events'");
+    check_console(&browser);
+    drop(browser);
+    platform.finish();
+}
