@@ -1,30 +1,34 @@
-// What every view shares and what changes by itself: the apps of the project, the locations, the events.
+// What changes by itself and more than one view shows: the apps of the project, the locations, the events.
 //
 // The apps come by a watch that leaves the instances out (there may be ten thousand), events by their
-// stream, locations are asked for again and again without their nodes. While nobody sees the page all of
-// this stops: a browser opens six connections to a server, and those of a forgotten tab would be missing
-// in the next one.
+// stream, locations are asked for again and again without their nodes. Each is attended to only while the
+// view that is shown needs it and somebody sees the page: a browser opens six connections to a server, and
+// those of a forgotten tab would be missing in the next one.
 
 import { follow, get, part } from './api.js';
 
 const KEPT_EVENTS = 200;
 const LOCATIONS_EVERY = 5000;
+const ACCEPT = 'text/event-stream';
 
 export const live = {
   project: null,
   caller: null,
   health: null,
-  // Absent until they were told.
+  // Null until they were told.
   apps: null,
   locations: null,
   events: null,
-  // When the last news of each came; null while its stream is broken.
-  connected: { apps: false, events: false, locations: false },
   problem: null,
 };
 
+// How each is attended to, until `signal`.
+const FEEDS = { apps: followApps, events: followEvents, locations: pollLocations };
+
 const listeners = new Set();
-let running = null;
+// What the view needs, and what is attended to now, with how it is ended and whether it is connected.
+let needed = [];
+const running = new Map();
 let frame = 0;
 
 export function subscribe(listener) {
@@ -41,47 +45,64 @@ function changed() {
 }
 
 export function isLive() {
-  return Object.values(live.connected).every(Boolean);
-}
-
-function connection(of) {
-  return (connected, problem) => {
-    live.connected[of] = connected;
-    live.problem = problem?.message ?? null;
-    changed();
-  };
+  return [...running.values()].every((feed) => feed.connected);
 }
 
 export function appOf(name) {
   return live.apps?.find((app) => app.app === name) ?? null;
 }
 
-function start() {
-  const abort = new AbortController();
-  running = abort;
-  const { signal } = abort;
-  const accept = 'text/event-stream';
+// Says what the view that is shown needs.
+export function attend(names) {
+  needed = names;
+  settle();
+}
+
+function settle() {
+  const wanted = document.hidden || live.project === null ? [] : needed;
+  for (const [name, feed] of running) {
+    if (wanted.includes(name)) continue;
+    feed.abort.abort();
+    running.delete(name);
+  }
+  for (const name of wanted) {
+    if (running.has(name)) continue;
+    const feed = { abort: new AbortController(), connected: false };
+    running.set(name, feed);
+    FEEDS[name](feed.abort.signal, (connected, problem) => {
+      if (feed.abort.signal.aborted) return;
+      feed.connected = connected;
+      live.problem = problem?.message ?? null;
+      changed();
+    });
+  }
+  changed();
+}
+
+function followApps(signal, onState) {
   follow(`/projects/${part(live.project)}/watch?instances=false`, {
-    accept,
+    accept: ACCEPT,
     signal,
-    onState: connection('apps'),
+    onState,
     onData(state, kind) {
       live.apps = kind === 'change' ? appsAfter(state) : state.apps;
       changed();
     },
   });
+}
+
+function followEvents(signal, onState) {
   follow('/events', {
-    accept,
+    accept: ACCEPT,
     signal,
     onState(connected, problem) {
-      connection('events')(connected, problem);
-      if (connected) listEvents(signal);
+      onState(connected, problem);
+      if (connected) listEvents(signal, onState);
     },
     onData(event, kind) {
       if (kind === 'event') tell([event]);
     },
   });
-  pollLocations(signal);
 }
 
 // What is empty is left out of a change.
@@ -93,11 +114,11 @@ function appsAfter({ apps = [], apps_gone: gone = [] }) {
 }
 
 // What was told before the stream of events began; both may have what came in between.
-async function listEvents(signal) {
+async function listEvents(signal, onState) {
   try {
     tell(await get(`/events?limit=${KEPT_EVENTS}`, { signal }));
   } catch (problem) {
-    if (!signal.aborted) connection('events')(false, problem);
+    if (!signal.aborted) onState(false, problem);
   }
 }
 
@@ -109,40 +130,34 @@ function tell(events) {
   changed();
 }
 
-async function pollLocations(signal) {
+async function pollLocations(signal, onState) {
   while (!signal.aborted) {
     try {
       live.locations = await get('/locations?nodes=false', { signal });
-      connection('locations')(true, null);
+      onState(true, null);
     } catch (problem) {
       if (signal.aborted) return;
-      connection('locations')(false, problem);
+      onState(false, problem);
     }
     await new Promise((resolve) => setTimeout(resolve, LOCATIONS_EVERY));
   }
 }
 
-function stop() {
-  running?.abort();
-  running = null;
+export function watchProject(project) {
+  if (live.project === project) return;
+  endFeed('apps');
+  Object.assign(live, { project, apps: null });
+  settle();
 }
 
-export function watchProject(project) {
-  if (live.project === project && running) return;
-  stop();
-  Object.assign(live, { project, apps: null });
-  if (!document.hidden) start();
-  changed();
+function endFeed(name) {
+  running.get(name)?.abort.abort();
+  running.delete(name);
 }
 
 export function endWatching() {
-  stop();
-  const connected = { apps: false, events: false, locations: false };
-  Object.assign(live, { project: null, apps: null, locations: null, events: null, connected });
+  Object.assign(live, { project: null, apps: null, locations: null, events: null });
+  settle();
 }
 
-document.addEventListener('visibilitychange', () => {
-  if (live.project === null) return;
-  if (document.hidden) stop();
-  else if (!running) start();
-});
+document.addEventListener('visibilitychange', settle);

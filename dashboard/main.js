@@ -3,7 +3,7 @@
 import { Problem, get, session, whenSessionEnds } from './api.js';
 import { h, replace, setAttribute, setText } from './dom.js';
 import { listenToKeys, showHelp } from './keys.js';
-import { endWatching, isLive, live, subscribe, watchProject } from './live.js';
+import { attend, endWatching, isLive, live, subscribe, watchProject } from './live.js';
 import { links } from './parts.js';
 import { appView } from './views/app.js';
 import { appsView } from './views/apps.js';
@@ -58,6 +58,7 @@ function found(path) {
 function show(next) {
   view?.close?.();
   view = next;
+  attend(next.needs ?? []);
   replace(main, next.element);
   document.title = `${next.title} · Longshore`;
   next.update(live);

@@ -167,6 +167,7 @@ export function appView({ app: name }) {
   const trail = [[live.project, links.overview()], ['Apps', links.apps()]];
   return {
     title: name,
+    needs: ['apps', 'locations'],
     element: h('div', { class: 'page app' }, pageHead(name, trail, state), gone, body),
     up: links.apps(),
     update() {

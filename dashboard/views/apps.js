@@ -67,6 +67,7 @@ export function appsView() {
   const apps = appTable();
   return {
     title: 'Apps',
+    needs: ['apps'],
     element: h(
       'div',
       { class: 'page' },

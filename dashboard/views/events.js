@@ -64,6 +64,7 @@ export function eventsView() {
   }
   return {
     title: 'Events',
+    needs: ['events'],
     element: h(
       'div',
       { class: 'page' },

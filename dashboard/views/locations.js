@@ -85,6 +85,7 @@ export function locationsView() {
   }
   return {
     title: 'Locations',
+    needs: ['locations'],
     element: h(
       'div',
       { class: 'page' },

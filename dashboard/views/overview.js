@@ -102,6 +102,7 @@ export function overview() {
   );
   return {
     title: 'Overview',
+    needs: ['apps', 'events', 'locations'],
     element,
     filter: apps.filter,
     update(live) {

@@ -6,7 +6,7 @@ use longshore_e2e::browser::{Looks, key};
 use longshore_e2e::{Browser, Platform, UpOptions, eventually};
 use serde_json::{Value, json};
 
-use crate::scene::{busybox, but, script, web};
+use crate::scene::{busybox, but, script, web, with_web};
 
 /// A platform with an image, at a place on the map.
 fn platform() -> Platform {
@@ -149,6 +149,34 @@ fn only_a_token_that_may_look_opens_it_and_logging_out_forgets_it() {
     shows(&browser, "1 of 1 ready");
     platform.run(&["token", "rm", "ui"]).ok();
     shows(&browser, "it may have been removed");
+    drop(browser);
+    platform.finish();
+}
+
+#[test]
+fn long_lists_come_page_by_page_and_all_goes_on_after_the_control_plane_was_killed() {
+    let platform = with_web();
+    let small = json!({"resources": {"memory": "16MiB", "cpu": "0.05", "disk": "16MiB"}});
+    platform.deploy(&but(web("many", 55), &small)).unwrap();
+    let browser = logged_in(&platform, Looks::DESKTOP);
+    shows(&browser, "55 of 55 ready");
+    // A location without a place on the map is named beside it.
+    shows(&browser, "Without coordinates: local 55/55");
+    go(&browser, "#/projects/default/apps/many");
+    let rows = |n: u32| format!("document.querySelectorAll('[data-row].id').length === {n}");
+    browser.wait_for("a page is listed", &rows(50)).unwrap();
+    browser.run("document.querySelector('.more').click()").unwrap();
+    browser.wait_for("the rest is listed", &rows(55)).unwrap();
+    browser.run("document.querySelector('.more').click(); window.isSame = true").unwrap();
+    browser.wait_for("there is no more", "document.querySelector('.more').hidden").unwrap();
+
+    platform.role("global").unwrap().kill().unwrap();
+    browser.wait_for("the loss is told", "!document.querySelector('#live.ok')").unwrap();
+    browser.wait_for("it is live again", "document.querySelector('#live.ok')").unwrap();
+    platform.run(&["scale", "many=3"]).ok();
+    shows(&browser, "3 of 3 instances of r1 ready");
+    browser.wait_for("those left are listed", &rows(3)).unwrap();
+    assert_eq!(browser.run("return window.isSame").unwrap(), true, "the page was loaded again");
     drop(browser);
     platform.finish();
 }

@@ -5,6 +5,7 @@
 mod api;
 mod charged;
 mod contenders;
+mod dashboard;
 mod density;
 mod figures;
 mod first_answer;
@@ -34,6 +35,8 @@ pub enum Bench {
     Registry(registry::Options),
     /// The API with 351 locations and 10,000 instances: lists, and watches by 200 clients
     Api(api::Options),
+    /// The dashboard with 351 locations and 10,000 instances: until it is useful, and the bytes sent
+    Dashboard(dashboard::Options),
     /// Ten instances replaced under load, and the requests that fail, beside docker-compose
     Rollout(rollout::Options),
 }
@@ -45,6 +48,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Density(options) => density::run(options),
         Bench::Registry(options) => registry::run(options),
         Bench::Api(options) => api::run(options),
+        Bench::Dashboard(options) => dashboard::run(options),
         Bench::Rollout(options) => rollout::run(options),
     }
 }

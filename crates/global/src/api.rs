@@ -24,10 +24,10 @@ use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::middleware::from_fn_with_state;
-use axum::response::IntoResponse;
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::header;
+use http::{HeaderValue, header};
 use longshore_api::v1::HealthView;
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{EVENT_STREAM, JSON_LINES, Refusal};
@@ -65,7 +65,15 @@ pub fn router(plane: Arc<Plane>) -> Router {
         .method_not_allowed_fallback(move || async move { Refusal(wrong_method) })
         .fallback(|| async { Refusal(Problem::not_found("endpoint", "of this path")) })
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(map_response(unguessed))
         .with_state(plane)
+}
+
+/// Keeps browsers from taking an answer for something else than it says, a log for a page.
+async fn unguessed(mut answer: Response) -> Response {
+    let headers = answer.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
 }
 
 /// Answers that end and are not tiny. A stream is sent as it comes: what is compressed waits for more.

@@ -17,7 +17,7 @@ use longshore_api::links::{
     Allotment, AllotmentSet, InstanceStatus, LocationReport, NodeSummary, ObservedInstance,
 };
 use longshore_api::v1::{AppView, DeployRequest};
-use longshore_e2e::eventually;
+use longshore_e2e::{eventually, platform};
 use longshore_link::{CallError, Client, Endpoint, Listener, now};
 use longshore_types::{
     ByteCount, Capacity, Coordinates, Decision, InstancePhase, LocationName, MilliCpu, Timestamp,
@@ -26,8 +26,6 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
-
-use crate::command::target_dir;
 
 /// How often a location reports without news.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
@@ -83,7 +81,7 @@ impl Fleet {
         runtime.spawn(registry.serve(any, shutdown.clone()));
         let api = free_address()?;
         let link = Endpoint::Unix(at("link.sock"));
-        let global = Command::new(target_dir().join("release/longshore"))
+        let global = Command::new(platform::binary()?)
             .args(["global", "--data-dir"])
             .arg(at("data"))
             .args(["--api-listen", &format!("http://{api}"), "--link-listen", &link.to_string()])

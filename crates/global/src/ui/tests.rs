@@ -92,3 +92,37 @@ async fn files_are_kept_for_good_and_the_page_is_looked_at_again() {
     assert!(!page.contains("{{"), "{page}");
     assert!(page.contains(&format!("src=\"{version}/main.js\"")), "{page}");
 }
+
+/// How bright a colour is to the eye, as WCAG defines it.
+fn luminance(colour: &str) -> f64 {
+    let part = |idx: usize| {
+        let value = f64::from(u8::from_str_radix(&colour[idx..idx + 2], 16).unwrap()) / 255.0;
+        if value <= 0.040_45 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+    };
+    0.2126 * part(1) + 0.7152 * part(3) + 0.0722 * part(5)
+}
+
+#[test]
+fn texts_stand_out_from_what_is_behind_them_in_both_schemes() {
+    let (_, css) = FILES.iter().find(|(name, _)| *name == "base.css").unwrap();
+    let schemes = css.split(":root {").skip(1).map(|rest| rest.split('}').next().unwrap());
+    let mut colours = std::collections::BTreeMap::new();
+    for scheme in schemes {
+        for line in scheme.lines() {
+            let Some((name, value)) = line.trim().split_once(": #") else { continue };
+            colours.insert(name.to_owned(), format!("#{}", value.trim_end_matches(';')));
+        }
+        let contrast = |front: &str, back: &str| {
+            let of = |name: &str| luminance(&colours[&format!("--{name}")]);
+            let (a, b) = (of(front), of(back));
+            (a.max(b) + 0.05) / (a.min(b) + 0.05)
+        };
+        for front in ["ink", "quiet", "accent", "ok", "busy", "warn", "bad"] {
+            for back in ["surface", "ground", "sunken", "log"] {
+                assert!(contrast(front, back) >= 4.5, "{front} on {back} in {scheme}");
+            }
+        }
+        assert!(contrast("on-accent", "accent") >= 4.5, "{scheme}");
+    }
+    assert!(colours.len() > 15, "the colours are not found: {colours:?}");
+}

@@ -134,7 +134,9 @@ async fn answers_are_compressed_and_streams_are_not() {
     let reported = ids.map(|id| healthy(&set.allotments[0], &id)).collect();
     plane.report(set.generation, reported).await;
     let is_packed = async |path: &str, headers: &str| {
-        head(&plane, path, headers).await.contains("content-encoding: gzip")
+        let head = head(&plane, path, headers).await;
+        assert!(head.contains("x-content-type-options: nosniff"), "{head}");
+        head.contains("content-encoding: gzip")
     };
     assert!(is_packed("/v1/projects/default/instances", "").await);
     assert!(!is_packed("/v1/health", "").await, "it is tiny");
