@@ -160,7 +160,9 @@ impl Platform {
             tracing::error!(%error, "cannot write where the platform is reached");
         }
         let Endpoints { api, registry, ingress } = &self.endpoints;
-        tracing::info!("ready: API {api}, registry {registry}, ingress http://{ingress}");
+        tracing::info!(
+            "ready: API {api}, registry {registry}, ingress http://{ingress}, dashboard {api}/ui"
+        );
         if context_use == ContextUse::Offer {
             context::offer(&self.endpoints, &home.admin_token_file()).await;
         }

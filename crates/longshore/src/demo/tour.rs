@@ -65,7 +65,9 @@ pub fn next_commands(endpoints: &Endpoints) -> String {
          \x20 {longshore} scale {APP}=4\n\
          \x20 {longshore} logs -f {APP}\n\
          \x20 {longshore} image pack /bin/ls --push default/ls:1\n\
-         \x20 {longshore} --help"
+         \x20 {longshore} token create ui --role read    # for the dashboard, {api}/ui\n\
+         \x20 {longshore} --help",
+        api = endpoints.api
     )
 }
 
