@@ -47,6 +47,7 @@ export function instanceView({ instance: id }) {
   let app = null;
 
   function show(instance) {
+    body.hidden = false;
     if (app !== instance.app) {
       app = instance.app;
       view.up = links.app(app);
@@ -67,7 +68,10 @@ export function instanceView({ instance: id }) {
       usage.update(used);
     } catch (problem) {
       if (signal.aborted) return;
-      problemLine.update(problem.status === 404 ? `There is no instance ${id} any more.` : problem.message);
+      const isGone = problem.status === 404;
+      problemLine.update(isGone ? `There is no instance ${id}${app ? ' any more' : ''}.` : problem.message);
+      // An id is never used again.
+      if (isGone) clearInterval(timer);
     }
   }
 
@@ -83,20 +87,19 @@ export function instanceView({ instance: id }) {
 
   const head = pageHead(id, [], state);
   head.prepend(trail);
+  const body = h(
+    'div',
+    { class: 'page-body', hidden: true },
+    note,
+    h('section', { class: 'panel', 'aria-label': 'About' }, about),
+    panel('Usage', usage.element).element,
+    panel('Log', logs.element).element,
+    panel('Why here', decisions, stages).element,
+  );
   const timer = setInterval(() => document.hidden || refresh(), EVERY);
   const view = {
     title: id,
-    element: h(
-      'div',
-      { class: 'page instance' },
-      head,
-      problemLine,
-      note,
-      h('section', { class: 'panel', 'aria-label': 'About' }, about),
-      panel('Usage', usage.element).element,
-      panel('Log', logs.element).element,
-      panel('Why here', decisions, stages).element,
-    ),
+    element: h('div', { class: 'page instance' }, head, problemLine, body),
     filter: logs.filter,
     up: links.apps(),
     update() {},

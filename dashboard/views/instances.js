@@ -25,7 +25,7 @@ function row(first) {
     h('th', { scope: 'row' }, h('a', { href: links.instance(id), 'data-row': '', class: 'id' }, id)),
     cell('State', state),
     cell('Release', number),
-    cell('Location / node', h('a', { href: links.location(first.location) }, first.location), ' / ', node),
+    cell('Where', h('a', { href: links.location(first.location) }, first.location), ' / ', node),
     cell('Restarts', restarts),
     cell('Started', since),
     cell('Note', note),
@@ -45,7 +45,7 @@ function row(first) {
 
 // `query` narrows the list down, such as `app=web`. Asks again by itself and when told to (`refresh`).
 export function instanceList(query) {
-  const columns = ['Instance', 'State', 'Release', 'Location / node', 'Restarts', 'Started', 'Note'];
+  const columns = ['Instance', 'State', 'Release', 'Where', 'Restarts', 'Started', 'Note'];
   const list = table('Instances', columns);
   const none = emptyLine();
   const more = h('button', { type: 'button', class: 'more', hidden: true }, `Show ${PAGE} more`);

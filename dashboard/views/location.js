@@ -26,7 +26,7 @@ function nodeRow(first) {
   );
   element.update = (node) => {
     state.update(node.reachable ? 'reachable' : 'silent');
-    setText(seen, node.reachable ? '' : ago(node.reported_at));
+    setText(seen, node.reachable ? '' : `reported ${ago(node.reported_at)}`);
     capacity.update(node.promised, node.capacity);
     const usable = (node.runtimes ?? []).filter((offer) => !offer.unavailable);
     setText(runtimes, usable.map((offer) => offer.runtime).join(', '));
@@ -58,6 +58,7 @@ export function locationView({ location: name }) {
   const instances = instanceList(`location=${part(name)}`);
 
   function show(view) {
+    body.hidden = false;
     state.update(view.reachable ? 'reachable' : 'silent');
     const { coordinates, shortfalls = [] } = view;
     const place = coordinates && `${coordinates.latitude}, ${coordinates.longitude}`;
@@ -79,20 +80,20 @@ export function locationView({ location: name }) {
       if (!abort.signal.aborted) problemLine.update(problem.message);
     }
   }
+  const body = h(
+    'div',
+    { class: 'page-body', hidden: true },
+    missingPanel,
+    h('section', { class: 'panel', 'aria-label': 'About' }, about),
+    panel('Nodes', nodes.element).element,
+    panel(`Instances of ${live.project}`, instances.element).element,
+  );
   const timer = setInterval(() => document.hidden || refresh(), EVERY);
   refresh();
+  const head = pageHead(name, [['Locations', links.locations()]], state);
   return {
     title: name,
-    element: h(
-      'div',
-      { class: 'page' },
-      pageHead(name, [['Locations', links.locations()]], state),
-      problemLine,
-      missingPanel,
-      h('section', { class: 'panel', 'aria-label': 'About' }, about),
-      panel('Nodes', nodes.element).element,
-      panel(`Instances of ${live.project}`, instances.element).element,
-    ),
+    element: h('div', { class: 'page' }, head, problemLine, body),
     up: links.locations(),
     update() {},
     close() {

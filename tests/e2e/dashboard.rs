@@ -176,6 +176,17 @@ fn long_lists_come_page_by_page_and_all_goes_on_after_the_control_plane_was_kill
     platform.run(&["scale", "many=3"]).ok();
     shows(&browser, "3 of 3 instances of r1 ready");
     browser.wait_for("those left are listed", &rows(3)).unwrap();
+    // What is not there is said so, and nothing else is shown.
+    for (route, told) in [
+        ("#/projects/default/apps/none", "There is no app none"),
+        ("#/projects/default/instances/none-00000000", "There is no instance none-00000000."),
+        ("#/locations/none", "there is no location none"),
+    ] {
+        go(&browser, route);
+        shows(&browser, told);
+        let body = "document.querySelector('.page-body').hidden";
+        browser.wait_for("nothing else is shown", body).unwrap();
+    }
     assert_eq!(browser.run("return window.isSame").unwrap(), true, "the page was loaded again");
     drop(browser);
     platform.finish();
