@@ -81,7 +81,7 @@ export function gauge(show, pair = (used, whole) => `${show(used)} of ${show(who
 export function capacityCells() {
   const gauges = [gauge(cores, coresOf), gauge(bytes), gauge(bytes)];
   const names = ['CPU', 'Memory', 'Disk'];
-  const cells = gauges.map((one, idx) => h('td', { 'data-name': names[idx] }, one));
+  const cells = gauges.map((one, idx) => cell(names[idx], one));
   return {
     cells,
     update(promised, capacity) {
@@ -118,14 +118,20 @@ export function panel(title, ...children) {
 
 // A table whose cells carry the name of their column, by which they are labelled on a phone.
 export function table(label, columns) {
-  const body = h('tbody');
-  const heads = columns.map((name) => h('th', { scope: 'col' }, name));
-  const element = h('table', { class: 'list', 'aria-label': label }, h('thead', {}, h('tr', {}, heads)), body);
+  const body = h('tbody', { role: 'rowgroup' });
+  const heads = columns.map((name) => h('th', { scope: 'col', role: 'columnheader' }, name));
+  const head = h('thead', { role: 'rowgroup' }, h('tr', { role: 'row' }, heads));
+  const element = h('table', { class: 'list', role: 'table', 'aria-label': label }, head, body);
   return { element: h('div', { class: 'table-frame' }, element), body, heads };
 }
 
+// A row with its heading. The roles say what a style that makes cards of rows hides from some readers.
+export function row(heading, ...cells) {
+  return h('tr', { role: 'row' }, h('th', { scope: 'row', role: 'rowheader' }, heading), cells);
+}
+
 export function cell(name, ...children) {
-  return h('td', { 'data-name': name }, h('div', {}, children));
+  return h('td', { role: 'cell', 'data-name': name }, h('div', {}, children));
 }
 
 // Names and values: `rows` are pairs, those without a value are left out.

@@ -5,7 +5,7 @@ import { h, keyed, replace, setAttribute, setText } from '../dom.js';
 import { count, dateTime, plural, release } from '../format.js';
 import { appOf, live } from '../live.js';
 import { worldMap } from '../map.js';
-import { bar, cell, chip, emptyLine, facts, links, notice, pageHead, panel, table } from '../parts.js';
+import { bar, cell, chip, emptyLine, facts, links, notice, pageHead, panel, row, table } from '../parts.js';
 import { instanceList } from './instances.js';
 
 const EVERY = 5000;
@@ -42,10 +42,8 @@ function rolloutPanel() {
 
 function placeRow(first) {
   const numbers = [h('span'), h('span'), h('span')];
-  const line = h(
-    'tr',
-    {},
-    h('th', { scope: 'row' }, h('a', { href: links.location(first.location) }, first.location)),
+  const line = row(
+    h('a', { href: links.location(first.location) }, first.location),
     ['Wanted', 'Ready', 'There'].map((name, idx) => cell(name, numbers[idx])),
   );
   line.update = ({ wanted, ready, instances }) =>
@@ -83,10 +81,8 @@ function placesPanel(name, signal) {
 
 function releaseRow(first) {
   const mark = h('span', { class: 'quiet' });
-  const line = h(
-    'tr',
-    {},
-    h('th', { scope: 'row' }, release(first.number), ' ', mark),
+  const line = row(
+    [release(first.number), ' ', mark],
     cell('Made', dateTime(first.created_at)),
     cell('Image', h('code', {}, first.manifest.image)),
     cell('Digest', h('code', { title: first.image_digest }, `${first.image_digest.slice(0, 19)}…`)),

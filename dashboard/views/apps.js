@@ -2,21 +2,19 @@
 
 import { h, keyed, setAttribute, setText } from '../dom.js';
 import { release } from '../format.js';
-import { cell, chip, emptyLine, filterField, links, pageHead, progress, table } from '../parts.js';
+import { cell, chip, emptyLine, filterField, links, pageHead, progress, row, table } from '../parts.js';
 
 // Those that need a look come first.
 const ORDER = ['failed', 'waiting', 'rolling', 'releasing', 'canary', 'removing', 'running', 'stopped'];
 
-function row(first) {
+function appRow(first) {
   const state = chip();
   const level = progress();
   const number = h('span');
   const image = h('code');
   const note = h('span', { class: 'note' });
-  const element = h(
-    'tr',
-    {},
-    h('th', { scope: 'row' }, h('a', { href: links.app(first.app), 'data-row': '' }, first.app)),
+  const element = row(
+    h('a', { href: links.app(first.app), 'data-row': '' }, first.app),
     cell('State', state),
     cell('Instances', level),
     cell('Release', number),
@@ -52,7 +50,7 @@ export function appTable() {
     const matches = (app) => `${app.app} ${app.image} ${app.state}`.toLowerCase().includes(wanted);
     const shown = (apps ?? []).filter(matches);
     shown.sort((a, b) => ORDER.indexOf(a.state) - ORDER.indexOf(b.state) || (a.app < b.app ? -1 : 1));
-    keyed(list.body, shown, (app) => app.app, row);
+    keyed(list.body, shown, (app) => app.app, appRow);
     list.element.hidden = shown.length === 0;
     let text = null;
     if (!apps) text = 'Loading …';

@@ -2,20 +2,14 @@
 
 import { h, keyed, setText } from '../dom.js';
 import { micros, plural } from '../format.js';
-import { bar, cell, chip, emptyLine, table } from '../parts.js';
+import { bar, cell, chip, emptyLine, row, table } from '../parts.js';
 
 const SHOWN = 20;
 
 function candidateRow(first) {
   const verdict = chip();
   const because = h('span');
-  const line = h(
-    'tr',
-    {},
-    h('th', { scope: 'row' }, first.name),
-    cell('Verdict', verdict),
-    cell('Because', because),
-  );
+  const line = row(first.name, cell('Verdict', verdict), cell('Because', because));
   line.update = (candidate) => {
     verdict.update(candidate.verdict);
     setText(because, candidate.why);

@@ -4,14 +4,14 @@ import { get, part } from '../api.js';
 import { h, keyed, setAttribute, setText } from '../dom.js';
 import { ago, release } from '../format.js';
 import { live } from '../live.js';
-import { cell, chip, emptyLine, links, phaseOf, table } from '../parts.js';
+import { cell, chip, emptyLine, links, phaseOf, row, table } from '../parts.js';
 
 const PAGE = 50;
 const EVERY = 3000;
 // Between two looks, however much changes.
 const REST = 400;
 
-function row(first) {
+function instanceRow(first) {
   const id = first.observed.instance;
   const state = chip();
   const number = h('span');
@@ -19,10 +19,8 @@ function row(first) {
   const restarts = h('span');
   const since = h('span');
   const note = h('span', { class: 'note' });
-  const element = h(
-    'tr',
-    {},
-    h('th', { scope: 'row' }, h('a', { href: links.instance(id), 'data-row': '', class: 'id' }, id)),
+  const element = row(
+    h('a', { href: links.instance(id), 'data-row': '', class: 'id' }, id),
     cell('State', state),
     cell('Release', number),
     cell('Where', h('a', { href: links.location(first.location) }, first.location), ' / ', node),
@@ -66,7 +64,7 @@ export function instanceList(query) {
       found.push(...got);
       isFull = got.length === PAGE;
     }
-    keyed(list.body, found, (instance) => instance.observed.instance, row);
+    keyed(list.body, found, (instance) => instance.observed.instance, instanceRow);
     list.element.hidden = found.length === 0;
     none.update(found.length === 0 ? 'None.' : null);
     more.hidden = !isFull;

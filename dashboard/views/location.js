@@ -4,7 +4,7 @@ import { get, part } from '../api.js';
 import { h, keyed, setText } from '../dom.js';
 import { ago, count, plural } from '../format.js';
 import { live } from '../live.js';
-import { capacityCells, cell, chip, facts, links, notice, pageHead, panel, table } from '../parts.js';
+import { capacityCells, cell, chip, facts, links, notice, pageHead, panel, row, table } from '../parts.js';
 import { instanceList } from './instances.js';
 
 const EVERY = 3000;
@@ -15,10 +15,8 @@ function nodeRow(first) {
   const version = h('span');
   const runtimes = h('span');
   const capacity = capacityCells();
-  const element = h(
-    'tr',
-    {},
-    h('th', { scope: 'row' }, first.node),
+  const element = row(
+    first.node,
     cell('State', state, ' ', seen),
     capacity.cells,
     cell('Runtimes', runtimes),

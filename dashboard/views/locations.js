@@ -4,7 +4,7 @@ import { h, keyed, setAttribute, setText } from '../dom.js';
 import { count } from '../format.js';
 import { live } from '../live.js';
 import { worldMap } from '../map.js';
-import { capacityCells, cell, chip, emptyLine, filterField, links, pageHead, table } from '../parts.js';
+import { capacityCells, cell, chip, emptyLine, filterField, links, pageHead, row, table } from '../parts.js';
 
 // Each column with what it is sorted by, and whether the largest come first.
 const COLUMNS = [
@@ -21,15 +21,13 @@ function share({ promised, capacity }, of) {
   return capacity[of] > 0 ? promised[of] / capacity[of] : 0;
 }
 
-function row(first) {
+function locationRow(first) {
   const state = chip();
   const nodes = h('span');
   const instances = h('span');
   const capacity = capacityCells();
-  const element = h(
-    'tr',
-    {},
-    h('th', { scope: 'row' }, h('a', { href: links.location(first.location), 'data-row': '' }, first.location)),
+  const element = row(
+    h('a', { href: links.location(first.location), 'data-row': '' }, first.location),
     cell('State', state),
     cell('Nodes', nodes),
     cell('Instances', instances),
@@ -78,7 +76,7 @@ export function locationsView() {
     const shown = ordered(live.locations.filter((one) => text(one).includes(wanted)), COLUMNS[sorted]);
     const direction = COLUMNS[sorted][2] ? 'descending' : 'ascending';
     list.heads.forEach((head, idx) => setAttribute(head, 'aria-sort', idx === sorted ? direction : null));
-    keyed(list.body, shown, (one) => one.location, row);
+    keyed(list.body, shown, (one) => one.location, locationRow);
     list.element.hidden = shown.length === 0;
     const empty = live.locations.length === 0 ? 'No location has reported.' : 'No location matches.';
     none.update(shown.length > 0 ? null : empty);

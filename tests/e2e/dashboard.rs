@@ -87,6 +87,13 @@ fn a_rollout_and_logs_are_watched_live() {
     shows(&browser, "r2 current");
     picture(&browser, "app");
 
+    platform.push(&busybox(&platform, "three"), "default/web:3").unwrap();
+    let tried = json!({"image": "default/web:3", "rollout": {"canary": 1}});
+    platform.deploy_only(&but(web("web", 3), &tried)).unwrap();
+    shows(&browser, "Canary: 1 of 1 healthy beside r2. It waits for longshore promote.");
+    platform.run(&["promote", "web"]).ok();
+    shows(&browser, "3 of 3 instances of r3 ready");
+
     let text = "i=0; while true; do i=$((i+1)); echo line $i; echo warning $i >&2; sleep 0.2; done";
     platform.deploy(&script("talk", text)).unwrap();
     let id = platform.instances("talk").unwrap()[0].id().to_string();
