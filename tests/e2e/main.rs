@@ -11,6 +11,7 @@ mod access;
 mod bad_input;
 #[cfg(test)]
 mod clients;
+#[cfg(test)]
 mod dashboard;
 #[cfg(test)]
 mod deploy;
