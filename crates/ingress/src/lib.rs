@@ -4,7 +4,9 @@
 //! last gave it, and by nothing else: it probes nobody and decides nothing about health. The table
 //! is kept on disk, so an ingress that is started while its location is away serves at once.
 //!
-//! - `router`: the table in force, and the pick of the endpoint with the fewest requests.
+//! - `router`: the table in force.
+//! - `balance`: which endpoint gets a request, decided without effects: fewest requests first, slow
+//!   start, outlier ejection.
 //! - `upstream`: one endpoint as seen from here: requests in flight, idle connections, failures.
 //! - `gate`: how an instance is dialled, through its node.
 //! - `proxy`: one request from its head to the last byte of its answer.
@@ -18,6 +20,7 @@
 
 #![deny(missing_docs)]
 
+mod balance;
 mod fault;
 mod gate;
 mod limits;
@@ -89,7 +92,7 @@ async fn run_with(
     let IngressOptions { listener, location, state_dir } = options;
     let state_file = StateFile::open(&state_dir)
         .map_err(|source| IngressError::StateDir { path: state_dir, source })?;
-    let router = Arc::new(Router::default());
+    let router = Arc::new(Router::new(limits.outliers.clone()));
     let stored = state_file.load();
     if let Some(table) = &stored {
         tracing::info!(revision = table.revision, "routing by the stored table at first");
@@ -103,6 +106,10 @@ async fn run_with(
     let sweeping = Arc::clone(&router);
     service.spawn_until_shutdown("sweep idle connections", async move {
         upstream::sweep(&sweeping).await;
+    });
+    let comparing = Arc::clone(&router);
+    service.spawn_until_shutdown("compare endpoints", async move {
+        router::compare(&comparing).await;
     });
 
     let proxy = Proxy::new(router, gate, limits.clone());

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::balance::Times;
+
 /// Connections from users at one time; more wait in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 16_384;
 /// Requests and upgraded connections at one time; more are answered with 503.
@@ -31,6 +33,8 @@ pub(crate) struct Limits {
     pub head: Duration,
     /// Without a request on a connection that had one.
     pub idle: Duration,
+    /// Of outlier ejection.
+    pub outliers: Times,
     /// For requests in flight at shutdown. The supervisor kills after 20 seconds.
     pub drain: Duration,
 }
@@ -46,6 +50,7 @@ impl Limits {
             silence: Duration::from_secs(60),
             head: Duration::from_secs(30),
             idle: Duration::from_secs(60),
+            outliers: Times::default(),
             drain: Duration::from_secs(15),
         }
     }

@@ -10,6 +10,7 @@
 mod attempt;
 mod body;
 mod headers;
+mod judge;
 mod lease;
 mod upgrade;
 
@@ -27,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use body::{Answer, RequestBody};
 
+use crate::balance::Outcome;
 use crate::fault::{self, Fault};
 use crate::gate::NodeGate;
 use crate::limits::Limits;
@@ -129,13 +131,18 @@ impl Proxy {
         let seat = Seat { in_flight, _permit: permit, _busy: busy };
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             // An instance that switches without having been asked to speaks no HTTP.
-            let offer = offer.ok_or(Fault::Broken)?;
+            let Some(offer) = offer else {
+                seat.in_flight.note_outcome(Outcome::Failed);
+                return Err(Fault::Broken);
+            };
+            seat.in_flight.note_outcome(Outcome::Answered);
             let (answer, tunnel) = offer.accept(answer, seat, self.end.clone());
             self.tunnels.spawn(tunnel);
             return Ok(answer);
         }
         let tasks = self.dialler.tasks();
-        let lease = Lease { sender, seat, request_id: id.clone(), tasks };
+        let outcome = judge::of_head(&answer);
+        let lease = Lease { sender, seat, outcome, request_id: id.clone(), tasks };
         let (mut head, body) = answer.into_parts();
         headers::to_user(&mut head.headers);
         let mut answer = Response::new(Answer::Instance(InstanceAnswer::new(
@@ -180,6 +187,9 @@ impl Proxy {
                         Failed::Sent(fault) => fault,
                         Failed::Closed | Failed::NotSent(_) => Fault::Broken,
                     };
+                    if fault != Fault::ClientSilent {
+                        in_flight.note_outcome(Outcome::Failed);
+                    }
                     let instance = &upstream.endpoint().instance;
                     tracing::debug!(code = fault.code(), %instance, request_id = ?id, "no answer");
                     return Err(fault);

@@ -9,9 +9,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use longshore_api::links::RoutingTable;
-use longshore_types::{AppName, InstanceId};
+use longshore_types::{AppName, IngressRules, InstanceId};
 use tokio::time::Instant;
 
+use crate::balance::{self, Times};
 use crate::upstream::{InFlight, Upstream, UpstreamKey};
 
 /// Why no endpoint was picked.
@@ -28,6 +29,7 @@ pub(crate) enum NoPick {
 /// The routing table in force, shared by all requests.
 #[derive(Debug, Default)]
 pub(crate) struct Router {
+    times: Times,
     table: RwLock<Option<Table>>,
     /// Endpoints that left the table while they had requests in flight.
     departed: Mutex<Vec<Arc<Upstream>>>,
@@ -35,23 +37,35 @@ pub(crate) struct Router {
 
 #[derive(Debug)]
 struct Table {
+    apps: Vec<Arc<App>>,
     by_host: HashMap<String, Arc<App>>,
     upstreams: HashMap<UpstreamKey, Arc<Upstream>>,
 }
 
+/// An app of the table.
 #[derive(Debug)]
-struct App {
+pub(crate) struct App {
     name: AppName,
+    pub rules: IngressRules,
     upstreams: Vec<Arc<Upstream>>,
 }
 
 impl Router {
+    /// A router without a table.
+    pub fn new(times: Times) -> Self {
+        Self { times, ..Self::default() }
+    }
+
     /// Puts a table in force. Endpoints that are no longer in it get no new request; those in
     /// flight go on to their end.
     pub fn replace(&self, table: &RoutingTable) {
+        self.replace_at(table, Instant::now());
+    }
+
+    fn replace_at(&self, table: &RoutingTable, now: Instant) {
         let mut in_force = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let before = in_force.take().map(|table| table.upstreams).unwrap_or_default();
-        let table = Table::build(table, &before);
+        let table = Table::build(table, &before, now);
         let gone: Vec<_> = before
             .into_iter()
             .filter(|(key, _)| !table.upstreams.contains_key(key))
@@ -74,20 +88,51 @@ impl Router {
         departed.clone()
     }
 
-    /// Picks the endpoint with the fewest requests in flight among those of `host` that are not in
-    /// `tried`, by chance among equals, and counts a request there. Endpoints that were put aside
-    /// are taken only when there is no other.
+    /// Picks an endpoint of `host` that is not in `tried`, and counts a request there.
     pub fn pick(&self, host: &str, tried: &BTreeSet<InstanceId>) -> Result<InFlight, NoPick> {
+        self.pick_at(host, tried, Instant::now())
+    }
+
+    fn pick_at(
+        &self,
+        host: &str,
+        tried: &BTreeSet<InstanceId>,
+        now: Instant,
+    ) -> Result<InFlight, NoPick> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let table = table.as_ref().ok_or(NoPick::NoTable)?;
         let app = table.by_host.get(host).ok_or(NoPick::UnknownHost)?;
-        let now = Instant::now();
-        let untried = || app.upstreams.iter().filter(|u| !tried.contains(&u.endpoint().instance));
-        let picked = least_outstanding(untried().filter(|upstream| !upstream.is_aside(now)))
-            .or_else(|| least_outstanding(untried()))
+        let candidates: Vec<_> = app
+            .upstreams
+            .iter()
+            .map(|upstream| {
+                let untried = !tried.contains(&upstream.endpoint().instance);
+                upstream.candidate(&app.rules, untried, now)
+            })
+            .collect();
+        let picked = balance::pick(&candidates, &mut fastrand::Rng::new())
+            .map(|idx| &app.upstreams[idx])
             .ok_or_else(|| NoPick::NoEndpoint(app.name.clone()))?;
         picked.note_picked(now);
-        Ok(InFlight::begin(picked))
+        Ok(InFlight::begin(picked, app, &self.times))
+    }
+
+    /// Ejects endpoints whose requests failed far more often than their siblings' since the last
+    /// comparison.
+    pub fn compare(&self) {
+        for app in self.apps() {
+            let windows: Vec<_> = app.upstreams.iter().map(|one| one.take_window()).collect();
+            if app.rules.outlier_ejection {
+                balance::far_above(&windows)
+                    .into_iter()
+                    .for_each(|idx| app.upstreams[idx].eject(&self.times));
+            }
+        }
+    }
+
+    fn apps(&self) -> Vec<Arc<App>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.iter().flat_map(|table| &table.apps).cloned().collect()
     }
 
     /// Every endpoint of the table in force.
@@ -98,18 +143,28 @@ impl Router {
 }
 
 impl Table {
-    fn build(table: &RoutingTable, before: &HashMap<UpstreamKey, Arc<Upstream>>) -> Self {
-        let mut built = Self { by_host: HashMap::new(), upstreams: HashMap::new() };
+    fn build(
+        table: &RoutingTable,
+        before: &HashMap<UpstreamKey, Arc<Upstream>>,
+        now: Instant,
+    ) -> Self {
+        let mut built =
+            Self { apps: Vec::new(), by_host: HashMap::new(), upstreams: HashMap::new() };
         for route in &table.routes {
             let upstreams = route.endpoints.iter().map(|endpoint| {
                 let key = UpstreamKey::of(endpoint);
                 let upstream = built.upstreams.entry(key).or_insert_with_key(|key| {
                     let kept = before.get(key).cloned();
-                    kept.unwrap_or_else(|| Arc::new(Upstream::new(endpoint.clone())))
+                    kept.unwrap_or_else(|| Arc::new(Upstream::new(endpoint.clone(), now)))
                 });
                 Arc::clone(upstream)
             });
-            let app = Arc::new(App { name: route.app.clone(), upstreams: upstreams.collect() });
+            let app = Arc::new(App {
+                name: route.app.clone(),
+                rules: route.rules.clone(),
+                upstreams: upstreams.collect(),
+            });
+            built.apps.push(Arc::clone(&app));
             for host in &route.hosts {
                 let first = built.by_host.entry(host.as_str().to_owned());
                 let first = first.or_insert_with(|| Arc::clone(&app));
@@ -122,29 +177,14 @@ impl Table {
     }
 }
 
-fn least_outstanding<'a>(
-    upstreams: impl Iterator<Item = &'a Arc<Upstream>>,
-) -> Option<&'a Arc<Upstream>> {
-    let mut best: Option<(&Arc<Upstream>, usize)> = None;
-    let mut equals = 0;
-    for upstream in upstreams {
-        let outstanding = upstream.outstanding();
-        match best {
-            Some((_, fewest)) if outstanding > fewest => {}
-            Some((_, fewest)) if outstanding == fewest => {
-                equals += 1;
-                // The n-th of n equals replaces the pick with chance 1/n: all are equally likely.
-                if fastrand::u32(0..equals) == 0 {
-                    best = Some((upstream, fewest));
-                }
-            }
-            _ => {
-                equals = 1;
-                best = Some((upstream, outstanding));
-            }
-        }
+/// Compares how often requests failed at the endpoints of each app, interval by interval, for ever.
+pub(crate) async fn compare(router: &Router) {
+    let mut ticks = tokio::time::interval(router.times.interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        router.compare();
     }
-    best.map(|(upstream, _)| upstream)
 }
 
 #[cfg(test)]

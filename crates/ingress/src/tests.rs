@@ -2,6 +2,7 @@
 
 mod heads;
 mod limits;
+mod outliers;
 mod played;
 mod routing;
 mod streams;

@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use hyper::client::conn::http1::SendRequest;
 use longshore_api::links::Endpoint;
-use longshore_types::{InstanceId, NodeName};
+use longshore_types::{IngressRules, InstanceId, NodeName};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::balance::{self, Candidate, Outcome, Record, Times, Window};
 use crate::proxy::RequestBody;
-use crate::router::Router;
+use crate::router::{App, Router};
 
 /// Idle connections kept per endpoint.
 const MAX_IDLE: usize = 64;
@@ -41,7 +42,7 @@ pub(crate) struct UpstreamKey(InstanceId, NodeName, SocketAddr);
 
 impl UpstreamKey {
     pub fn of(endpoint: &Endpoint) -> Self {
-        let Endpoint { instance, node, address } = endpoint;
+        let Endpoint { instance, node, address, protocol: _ } = endpoint;
         Self(instance.clone(), node.clone(), *address)
     }
 }
@@ -54,7 +55,9 @@ pub(crate) struct Upstream {
     /// Told when the last request in flight ended.
     ended: Notify,
     idle: Mutex<IdleConnections>,
-    failures: Mutex<Failures>,
+    standing: Mutex<Standing>,
+    /// When it came into the table.
+    since: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +68,14 @@ struct IdleConnections {
     retired: bool,
 }
 
+/// What is known of it.
+#[derive(Debug, Default)]
+struct Standing {
+    connecting: Failures,
+    requests: Record,
+}
+
+/// Connections that could not be made.
 #[derive(Debug, Default)]
 struct Failures {
     in_a_row: u32,
@@ -72,13 +83,14 @@ struct Failures {
 }
 
 impl Upstream {
-    pub fn new(endpoint: Endpoint) -> Self {
+    pub fn new(endpoint: Endpoint, since: Instant) -> Self {
         Self {
             endpoint,
             outstanding: AtomicUsize::new(0),
             ended: Notify::new(),
             idle: Mutex::default(),
-            failures: Mutex::default(),
+            standing: Mutex::default(),
+            since,
         }
     }
 
@@ -103,15 +115,53 @@ impl Upstream {
         }
     }
 
-    /// True while the endpoint should be left alone because connections to it failed.
-    pub fn is_aside(&self, now: Instant) -> bool {
-        lock(&self.failures).aside_until.is_some_and(|until| now < until)
+    /// What a pick has to know. It is put aside while connections to it failed just now; its slow
+    /// start begins when it came into the table and again when it is back from an ejection.
+    pub fn candidate(&self, rules: &IngressRules, untried: bool, now: Instant) -> Candidate {
+        let standing = lock(&self.standing);
+        let out_since = standing.requests.out_since(now).filter(|_| rules.outlier_ejection);
+        let began = standing.requests.back_at().map_or(self.since, |back| back.max(self.since));
+        let age = now.saturating_duration_since(began);
+        Candidate {
+            outstanding: self.outstanding(),
+            untried,
+            aside: standing.connecting.aside_until.is_some_and(|until| now < until),
+            out_since,
+            weight: balance::weight(age, rules.slow_start.0),
+        }
+    }
+
+    /// A request that was sent here ended so.
+    fn note_outcome(&self, outcome: Outcome, times: &Times) {
+        let ejected = lock(&self.standing).requests.note(outcome, Instant::now(), times);
+        if let Some(time) = ejected {
+            self.tell_of_ejection(time, "its requests fail one after the other");
+        }
+    }
+
+    /// Its requests of the interval that ends now.
+    pub fn take_window(&self) -> Window {
+        lock(&self.standing).requests.take_window()
+    }
+
+    /// It is left out for a while, because of what its siblings do.
+    pub fn eject(&self, times: &Times) {
+        let ejected = lock(&self.standing).requests.eject(Instant::now(), times);
+        if let Some(time) = ejected {
+            self.tell_of_ejection(time, "its requests fail far more often than its siblings'");
+        }
+    }
+
+    fn tell_of_ejection(&self, time: Duration, why: &'static str) {
+        let instance = &self.endpoint.instance;
+        let seconds = time.as_secs();
+        tracing::warn!(%instance, seconds, "an instance is left out for a while: {why}");
     }
 
     /// The endpoint was picked. When it failed before, this request alone tries it: others leave it
     /// aside until the outcome is known.
     pub fn note_picked(&self, now: Instant) {
-        let mut failures = lock(&self.failures);
+        let failures = &mut lock(&self.standing).connecting;
         if failures.in_a_row > 0 {
             failures.aside_until = Some(now + PROBE);
         }
@@ -119,7 +169,7 @@ impl Upstream {
 
     /// A connection could not be made.
     pub fn note_failed(&self, now: Instant) {
-        let mut failures = lock(&self.failures);
+        let failures = &mut lock(&self.standing).connecting;
         let doublings = failures.in_a_row.min(8);
         let aside = (FIRST_ASIDE * 2_u32.pow(doublings)).min(LAST_ASIDE);
         failures.in_a_row = failures.in_a_row.saturating_add(1);
@@ -128,7 +178,7 @@ impl Upstream {
 
     /// A connection was made, or an earlier one is as good as new.
     pub fn note_connected(&self) {
-        *lock(&self.failures) = Failures::default();
+        lock(&self.standing).connecting = Failures::default();
     }
 
     /// The connection that was used last, when there is one that still lives.
@@ -181,23 +231,35 @@ pub(crate) async fn sweep(router: &Router) {
 
 /// A request that counts as in flight until this is dropped.
 #[derive(Debug)]
-pub(crate) struct InFlight(Arc<Upstream>);
+pub(crate) struct InFlight {
+    upstream: Arc<Upstream>,
+    app: Arc<App>,
+    times: Times,
+}
 
 impl InFlight {
-    pub fn begin(upstream: &Arc<Upstream>) -> Self {
+    pub fn begin(upstream: &Arc<Upstream>, app: &Arc<App>, times: &Times) -> Self {
         upstream.outstanding.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(upstream))
+        Self { upstream: Arc::clone(upstream), app: Arc::clone(app), times: times.clone() }
     }
 
     pub fn upstream(&self) -> &Arc<Upstream> {
-        &self.0
+        &self.upstream
+    }
+
+    /// How the request ended counts for or against the endpoint. Not to be called when its user
+    /// went away, or did not send the rest.
+    pub fn note_outcome(&self, outcome: Outcome) {
+        if self.app.rules.outlier_ejection {
+            self.upstream.note_outcome(outcome, &self.times);
+        }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.0.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.ended.notify_waiters();
+        if self.upstream.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.upstream.ended.notify_waiters();
         }
     }
 }

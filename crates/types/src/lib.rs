@@ -13,6 +13,7 @@ pub mod egress;
 pub mod id_range;
 pub mod ids;
 pub mod image_reference;
+pub mod ingress;
 pub mod instance;
 pub mod manifest;
 pub mod rollout;
@@ -32,6 +33,7 @@ pub use ids::{
     Repository, SecretName,
 };
 pub use image_reference::{ImageReference, Tag};
+pub use ingress::{AppProtocol, IngressRules};
 pub use instance::{ExitReason, InstancePhase};
 pub use manifest::{
     Health, HealthKind, Manifest, ManifestProblem, ProcessOverrides, Release, ReleaseCommand,

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Ability, AppName, ByteCount, Capacity, Digest, Duration, EgressRule, HostName, ImageReference,
-    MilliCpu, Port, ProjectName, ReleaseNumber, Rollout, RuntimeName, SecretName, SecretPlace,
-    SecretVersion, Timestamp,
+    IngressRules, MilliCpu, Port, ProjectName, ReleaseNumber, Rollout, RuntimeName, SecretName,
+    SecretPlace, SecretVersion, Timestamp,
 };
 
 pub use parse::ManifestProblem;
@@ -42,6 +42,9 @@ pub struct Manifest {
     pub resources: Resources,
     /// What is run instead of what the image says.
     pub process: ProcessOverrides,
+    /// How requests reach the instances.
+    #[serde(default)]
+    pub ingress: IngressRules,
     /// How health is judged; absent when there is no port and no check was asked for.
     pub health: Option<Health>,
     /// What the instances may reach beyond the public internet.

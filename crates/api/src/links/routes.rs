@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use longshore_types::{AppName, HostName, InstanceId, NodeName, ProjectName};
+use longshore_types::{
+    AppName, AppProtocol, HostName, IngressRules, InstanceId, NodeName, ProjectName,
+};
 use serde::{Deserialize, Serialize};
 
 /// All that an ingress has to know, whole.
@@ -23,6 +25,10 @@ pub struct Route {
     pub app: AppName,
     /// The host names that lead to it.
     pub hosts: Vec<HostName>,
+    /// How they are spread. `protocol` is that of the newest release; what an endpoint speaks it
+    /// says itself.
+    #[serde(default)]
+    pub rules: IngressRules,
     /// The healthy instances, none of them draining.
     pub endpoints: Vec<Endpoint>,
 }
@@ -36,6 +42,9 @@ pub struct Endpoint {
     pub node: NodeName,
     /// Its address on its node.
     pub address: SocketAddr,
+    /// What it speaks there.
+    #[serde(default)]
+    pub protocol: AppProtocol,
 }
 
 /// An ingress tells its location which table it routes by.

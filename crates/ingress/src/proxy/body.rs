@@ -16,7 +16,9 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::judge;
 use super::lease::Lease;
+use crate::balance::Outcome;
 use crate::server::{Activity, Clock};
 
 /// When bytes last moved in one exchange.
@@ -148,6 +150,7 @@ impl InstanceAnswer {
         if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) {
             self.waiting = None;
             self.progress.touch();
+            self.judge(&frame);
             return Poll::Ready(frame.map(|frame| frame.map_err(AnswerError::Broken)));
         }
         if self.waiting.is_none() {
@@ -166,6 +169,18 @@ impl InstanceAnswer {
             }
             // The request's body moved meanwhile.
             self.waiting = None;
+        }
+    }
+}
+
+impl InstanceAnswer {
+    /// How a call of gRPC went is told at its end.
+    fn judge(&mut self, frame: &Option<Result<Frame<Bytes>, hyper::Error>>) {
+        let Some(Ok(frame)) = frame else { return };
+        if let (Some(trailers), Some(lease)) = (frame.trailers_ref(), &mut self.lease)
+            && judge::fails(trailers)
+        {
+            lease.outcome = Outcome::Failed;
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
 
 use super::body::AnswerError;
+use crate::balance::Outcome;
 use crate::server::Busy;
 use crate::upstream::{InFlight, Sender};
 
@@ -16,6 +17,8 @@ use crate::upstream::{InFlight, Sender};
 pub(crate) struct Lease {
     pub sender: Sender,
     pub seat: Seat,
+    /// How the answer counts once it is whole.
+    pub outcome: Outcome,
     pub request_id: HeaderValue,
     pub tasks: TaskTracker,
 }
@@ -32,7 +35,8 @@ impl Lease {
     /// The answer came to its end: the connection can serve another request once it is ready,
     /// which it may be only after this exchange's request was taken whole.
     pub fn complete(self) {
-        let Self { mut sender, seat, request_id: _, tasks } = self;
+        let Self { mut sender, seat, outcome, request_id: _, tasks } = self;
+        seat.in_flight.note_outcome(outcome);
         let upstream = seat.in_flight.upstream().clone();
         drop(seat);
         if sender.is_ready() {
@@ -49,6 +53,7 @@ impl Lease {
 
     /// The answer ended too early; the user sees it cut off.
     pub fn broken_off(self, error: &AnswerError) {
+        self.seat.in_flight.note_outcome(Outcome::Failed);
         let instance = &self.seat.in_flight.upstream().endpoint().instance;
         tracing::warn!(
             %instance,

@@ -11,6 +11,7 @@ fn endpoint(idx: u16) -> Endpoint {
         instance: InstanceId::mint(&"web".parse().unwrap(), u64::from(idx)),
         node: "node".parse().unwrap(),
         address: ([127, 0, 0, 1], 1000 + idx).into(),
+        protocol: Default::default(),
     }
 }
 
@@ -19,6 +20,7 @@ fn route(app: &str, hosts: &[&str], endpoints: &[u16]) -> Route {
         project: Default::default(),
         app: app.parse().unwrap(),
         hosts: hosts.iter().map(|host| host.parse::<HostName>().unwrap()).collect(),
+        rules: Default::default(),
         endpoints: endpoints.iter().copied().map(endpoint).collect(),
     }
 }
@@ -140,4 +142,21 @@ fn a_departed_endpoint_is_known_until_its_last_request_ended() {
     assert_eq!(router.departed().len(), 1, "another table changes nothing about it");
     drop(request);
     assert!(router.departed().is_empty());
+}
+
+#[test]
+fn an_endpoint_beside_older_ones_has_a_slow_start() {
+    let router = Router::default();
+    let now = Instant::now();
+    let (slow_start, half) = (Duration::from_secs(10), Duration::from_secs(5));
+    router.replace_at(&table(&[1]), now - slow_start);
+    router.replace_at(&table(&[1, 2]), now);
+    let mut share = |now| {
+        let picked = (0..1000).map(|_| router.pick_at("web.test", &BTreeSet::new(), now).unwrap());
+        picked.filter(|picked| port(picked) == 2).count()
+    };
+    let shares = [now, now + half, now + slow_start].map(&mut share);
+    for (share, expected) in shares.into_iter().zip([50, 250, 500]) {
+        assert!(share.abs_diff(expected) < 100, "{share} of {expected}");
+    }
 }

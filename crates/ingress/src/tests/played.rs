@@ -93,6 +93,12 @@ impl Location {
         self.acked(revision).await;
     }
 
+    pub async fn give_table_and_wait(&self, table: RoutingTable) {
+        let revision = table.revision;
+        self.tables.send_replace(Arc::new(Some(table)));
+        self.acked(revision).await;
+    }
+
     pub fn ingresses(&self) -> Vec<String> {
         self.acks.borrow().keys().cloned().collect()
     }
@@ -119,6 +125,7 @@ pub fn table(revision: u64, endpoints: &[&Endpoint]) -> RoutingTable {
         project: Default::default(),
         app: app.parse().unwrap(),
         hosts: vec![host.parse().unwrap()],
+        rules: Default::default(),
         endpoints,
     };
     let endpoints = endpoints.iter().copied().cloned().collect();
@@ -129,7 +136,7 @@ pub fn table(revision: u64, endpoints: &[&Endpoint]) -> RoutingTable {
 pub fn endpoint(address: SocketAddr) -> Endpoint {
     // Ports do not repeat within a test, so that neither do these.
     let instance = InstanceId::mint(&"web".parse().unwrap(), u64::from(address.port()));
-    Endpoint { instance, node: "node".parse().unwrap(), address }
+    Endpoint { instance, node: "node".parse().unwrap(), address, protocol: Default::default() }
 }
 
 /// The endpoint of an instance that is gone: its port refuses.

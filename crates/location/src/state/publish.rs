@@ -78,12 +78,14 @@ impl State {
                 instance: record.instance.clone(),
                 node: record.node.clone(),
                 address: SocketAddr::from((address, manifest.port?.get())),
+                protocol: manifest.ingress.protocol,
             })
         });
         Some(Route {
             project: allotment.project().clone(),
             app: allotment.app().clone(),
             hosts: allotment.hosts.clone(),
+            rules: allotment.release.manifest.ingress.clone(),
             endpoints: endpoints.collect(),
         })
     }

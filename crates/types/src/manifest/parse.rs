@@ -14,7 +14,8 @@ use super::{
     Health, HealthKind, Manifest, ProcessOverrides, ReleaseCommand, Resources, RestartPolicy,
 };
 use crate::{
-    ByteCount, Duration, MilliCpu, ParseError, Port, Rollout, RuntimeName, SecretName, SecretPlace,
+    AppProtocol, ByteCount, Duration, IngressRules, MilliCpu, ParseError, Port, Rollout,
+    RuntimeName, SecretName, SecretPlace,
 };
 use table::{Table, problem};
 
@@ -58,6 +59,7 @@ const TOP_KEYS: &[&str] = &[
     "secrets",
     "resources",
     "process",
+    "ingress",
     "health",
     "egress",
 ];
@@ -88,6 +90,7 @@ impl Manifest {
         let secrets = secrets_of(&mut top.table("secrets"), &env);
         let resources = resources_of(&mut top.table("resources"), runtime);
         let process = process_of(&mut top.table("process"), env);
+        let ingress = ingress_of(&mut top.table("ingress"));
         let health = health_of(&mut top.table("health"), port);
         let rollout = rollout_of(&mut top.table("rollout"));
         let release = release_of(&mut top.table("release"));
@@ -117,6 +120,7 @@ impl Manifest {
                 hosts,
                 resources,
                 process,
+                ingress,
                 health,
                 egress_allow,
                 restart,
@@ -299,6 +303,20 @@ impl FromStr for SignalName {
                 "a name such as SIGTERM, SIGINT, SIGQUIT or SIGRTMIN+3",
             ))
         }
+    }
+}
+
+fn ingress_of(table: &mut Table<'_>) -> IngressRules {
+    table.refuse_unknown(&["protocol", "slow_start", "outlier_ejection"]);
+    let defaults = IngressRules::default();
+    let slow_start = table.text("slow_start").unwrap_or(defaults.slow_start);
+    if slow_start > IngressRules::MAX_SLOW_START {
+        table.refuse("slow_start", &Value::from(slow_start.to_string()), "at most 1h");
+    }
+    IngressRules {
+        protocol: table.choice("protocol", &AppProtocol::ALL).unwrap_or(defaults.protocol),
+        slow_start,
+        outlier_ejection: table.flag("outlier_ejection").unwrap_or(defaults.outlier_ejection),
     }
 }
 

@@ -14,6 +14,7 @@ fn the_smallest_manifest_gets_the_defaults() {
     assert_eq!(manifest.resources, Resources::default());
     assert_eq!((manifest.health, manifest.restart), (None, RestartPolicy::Always));
     assert_eq!(manifest.runtime, RuntimeName::Embedded);
+    assert_eq!(manifest.ingress, IngressRules::default());
     assert!(manifest.user_namespace);
 }
 
@@ -36,6 +37,7 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
             "memory": "12 potatoes", "cpu": "fast", "pid": 3, "disk": "1MiB", "open_files": 3,
         },
         "process": {"stop_signal": "SIGNOPE", "workdir": "relative"},
+        "ingress": {"protocol": "http3", "slow_start": "2h", "outlier_ejection": 1, "retries": 2},
         "health": {"kind": "grpc"}, "egress": {"allow": ["10.0.0.1/8"]},
         "rollout": {"max_surge": "a few", "max_unavailable": "120%", "deadline": "10ms", "revert": 1, "canary": -1},
         "release": {"timeout": "1ms"},
@@ -55,6 +57,10 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
         "resources.open_files = 3: a whole number from 16 to 1048576",
         "process.stop_signal = \"SIGNOPE\"",
         "process.workdir = \"relative\": an absolute path",
+        "ingress.protocol = \"http3\": one of \"http1\", \"h2c\"",
+        "ingress.slow_start = \"2h\": at most 1h",
+        "ingress.outlier_ejection = 1: true or false",
+        "ingress.retries = 2: unknown key; known keys: protocol, slow_start, outlier_ejection",
         "health.port: a health check needs a port",
         "egress.allow[0] = \"10.0.0.1/8\"",
         "rollout.max_surge = \"a few\": a whole number from 0 to 10000, or from 0% to 100%",
@@ -71,7 +77,7 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
     ] {
         assert!(found.iter().any(|line| line.contains(part)), "missing {part:?} in {found:#?}");
     }
-    assert_eq!(found.len(), 26, "{found:#?}");
+    assert_eq!(found.len(), 30, "{found:#?}");
 }
 
 #[test]
@@ -175,12 +181,15 @@ fn a_stored_manifest_reads_back() {
     let document = json!({
         "app": "web", "image": "web", "port": 80, "env": {"A": 1}, "health": {"path": "/"},
         "resources": {"cpu": 0.5, "memory": "64MiB"}, "process": {"stop_signal": "int"},
-        "user_namespace": false,
+        "user_namespace": false, "ingress": {"protocol": "h2c", "slow_start": "0s"},
     });
     let manifest = Manifest::from_document(&document).unwrap();
     let text = serde_json::to_string(&manifest).unwrap();
     assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), manifest);
     assert_eq!(manifest.process.stop_signal.as_deref(), Some("SIGINT"));
+    let ingress = &manifest.ingress;
+    assert_eq!((ingress.protocol, ingress.slow_start), (AppProtocol::H2c, Duration::from_secs(0)));
+    assert!(ingress.outlier_ejection);
 }
 
 #[test]
