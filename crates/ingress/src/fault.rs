@@ -84,7 +84,8 @@ impl Fault {
         }
     }
 
-    fn detail(&self) -> String {
+    /// What is wrong, in words for the user.
+    pub fn detail(&self) -> String {
         match self {
             Self::Invalid(detail) => (*detail).to_owned(),
             Self::Tunnel => "the method CONNECT is not served here".to_owned(),

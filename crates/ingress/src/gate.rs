@@ -7,11 +7,19 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use longshore_api::links::Endpoint;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+
+/// When the kernel asks whether a silent peer is still there, and how often.
+pub(crate) const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
 
 /// A byte stream to an instance.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -33,6 +41,7 @@ impl NodeGate for DirectGate {
         Box::pin(async move {
             let stream = TcpStream::connect(endpoint.address).await?;
             stream.set_nodelay(true)?;
+            SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
             Ok(Box::new(stream) as Box<dyn Stream>)
         })
     }

@@ -17,6 +17,12 @@ pub(crate) const MAX_STREAMS: u32 = 256;
 /// The most that is buffered of one answer on an HTTP/2 connection, bytes.
 pub(crate) const MAX_SEND_BUFFER: usize = 64 << 10;
 
+/// The most that is read ahead of one answer of an instance that speaks HTTP/2, bytes.
+pub(crate) const HTTP2_STREAM_WINDOW: u32 = 128 << 10;
+/// The same for all answers on one connection: room for each, so that users who read slowly never
+/// hold up the others on it.
+pub(crate) const HTTP2_CONNECTION_WINDOW: u32 = 100 * HTTP2_STREAM_WINDOW;
+
 /// The limits that tests shorten.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {

@@ -5,10 +5,14 @@
 //! Whatever may have reached an instance is never sent twice, save a safe request without a body
 //! over a connection that had been idle: a server that closes such a connection while a request is
 //! on its way (a worker that ends, a limit on idle time) means no answer, and the request goes again
-//! over a new connection to the same instance. Once: a new connection that ends is an answer.
+//! over a new connection to the same instance. Once: a new connection that ends is an answer. Over
+//! HTTP/2 an instance may say that it did nothing for a request (`REFUSED_STREAM`), which then goes
+//! to another one if it has no body.
 
 mod attempt;
 mod body;
+mod dial;
+mod grpc;
 mod headers;
 mod judge;
 mod lease;
@@ -34,11 +38,12 @@ use crate::gate::NodeGate;
 use crate::limits::Limits;
 use crate::router::{NoPick, Router};
 use crate::server::Activity;
-use crate::upstream::{InFlight, Sender};
-use attempt::{Dialler, Failed};
+use crate::upstream::InFlight;
+use attempt::Failed;
 use body::{InstanceAnswer, Progress};
+use dial::Dialler;
 use headers::Target;
-use lease::{Lease, Seat};
+use lease::{Connection, Lease, Seat};
 use upgrade::Offer;
 
 /// The connection that a request came over.
@@ -92,6 +97,7 @@ impl Proxy {
         mut request: Request<Incoming>,
         origin: Origin,
     ) -> Result<Response<Answer>, Infallible> {
+        let is_call = grpc::is_call(request.headers());
         let as_html = fault::prefers_html(request.headers());
         let id = headers::ensure_request_id(request.headers_mut());
         let fault = match self.forward(request, origin, &id).await {
@@ -99,7 +105,11 @@ impl Proxy {
             Err(fault) => fault,
         };
         tracing::debug!(code = fault.code(), request_id = ?id, "answered a request itself");
-        let mut answer = fault.answer(as_html).map(Answer::Own);
+        let answer = match is_call {
+            true => grpc::answer(&fault),
+            false => fault.answer(as_html),
+        };
+        let mut answer = answer.map(Answer::Own);
         answer.headers_mut().insert(headers::REQUEST_ID, id);
         Ok(answer)
     }
@@ -110,7 +120,7 @@ impl Proxy {
         origin: Origin,
         id: &HeaderValue,
     ) -> Result<Response<Answer>, Fault> {
-        let busy = origin.activity.begin();
+        let mut busy = origin.activity.begin();
         if request.method() == Method::CONNECT {
             return Err(Fault::Tunnel);
         }
@@ -122,10 +132,18 @@ impl Proxy {
         let (mut head, body) = request.into_parts();
         let protocol = offer.as_ref().map(|offer| &offer.protocol);
         headers::to_instance(&mut head, &target, origin.client, protocol);
-        let progress = Arc::new(Progress::new(origin.activity));
+        let silence = match grpc::is_call(&head.headers) {
+            // The caller's own deadline bounds it, which the instance is told.
+            true => {
+                busy.wait_patiently();
+                None
+            }
+            false => Some(self.limits.silence),
+        };
+        let progress = Arc::new(Progress::new(origin.activity, silence));
         let body = RequestBody::new(body, Arc::clone(&progress));
         let request = Request::from_parts(head, body);
-        let Exchange { answer, sender, in_flight } =
+        let Exchange { answer, connection, in_flight } =
             self.exchange(request, &target.host, &progress, id).await?;
 
         let seat = Seat { in_flight, _permit: permit, _busy: busy };
@@ -142,15 +160,11 @@ impl Proxy {
         }
         let tasks = self.dialler.tasks();
         let outcome = judge::of_head(&answer);
-        let lease = Lease { sender, seat, outcome, request_id: id.clone(), tasks };
+        let lease = Lease { connection, seat, outcome, request_id: id.clone(), tasks };
         let (mut head, body) = answer.into_parts();
         headers::to_user(&mut head.headers);
-        let mut answer = Response::new(Answer::Instance(InstanceAnswer::new(
-            body,
-            progress,
-            self.limits.silence,
-            lease,
-        )));
+        let mut answer =
+            Response::new(Answer::Instance(InstanceAnswer::new(body, progress, lease)));
         *answer.status_mut() = head.status;
         *answer.headers_mut() = head.headers;
         Ok(answer)
@@ -176,7 +190,7 @@ impl Proxy {
             })?;
             let upstream = in_flight.upstream();
             match self.attempt(upstream, request, progress).await {
-                Ok((answer, sender)) => return Ok(Exchange { answer, sender, in_flight }),
+                Ok((answer, connection)) => return Ok(Exchange { answer, connection, in_flight }),
                 Err(Failed::NotSent(unsent)) if Instant::now() < last_try => {
                     tried.insert(upstream.endpoint().instance.clone());
                     request = *unsent;
@@ -185,7 +199,7 @@ impl Proxy {
                 Err(failed) => {
                     let fault = match failed {
                         Failed::Sent(fault) => fault,
-                        Failed::Closed | Failed::NotSent(_) => Fault::Broken,
+                        Failed::Closed | Failed::Refused | Failed::NotSent(_) => Fault::Broken,
                     };
                     if fault != Fault::ClientSilent {
                         in_flight.note_outcome(Outcome::Failed);
@@ -202,6 +216,6 @@ impl Proxy {
 /// A request that an instance has begun to answer.
 struct Exchange {
     answer: Response<Incoming>,
-    sender: Sender,
+    connection: Connection,
     in_flight: InFlight,
 }

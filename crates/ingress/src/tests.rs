@@ -1,6 +1,8 @@
 //! The ingress as a whole, between a played location and played instances, over real sockets.
 
+mod grpc;
 mod heads;
+mod http2;
 mod limits;
 mod outliers;
 mod played;

@@ -5,16 +5,20 @@
 //! was rejected: it consumes a request that it could not send, so a body could not be sent to
 //! another endpoint when the first one refused the connection.
 
+mod shared;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hyper::client::conn::http1::SendRequest;
+use hyper::client::conn::http1;
 use longshore_api::links::Endpoint;
 use longshore_types::{IngressRules, InstanceId, NodeName};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+pub(crate) use shared::{Place, SharedConnections};
 
 use crate::balance::{self, Candidate, Outcome, Record, Times, Window};
 use crate::proxy::RequestBody;
@@ -33,8 +37,8 @@ const PROBE: Duration = Duration::from_secs(2);
 /// The longest time that an endpoint is put aside.
 const LAST_ASIDE: Duration = Duration::from_secs(8);
 
-/// A connection to an instance.
-pub(crate) type Sender = SendRequest<RequestBody>;
+/// A connection to an instance that speaks HTTP/1.1.
+pub(crate) type Sender = http1::SendRequest<RequestBody>;
 
 /// What makes an endpoint the same one in two tables.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -55,6 +59,7 @@ pub(crate) struct Upstream {
     /// Told when the last request in flight ended.
     ended: Notify,
     idle: Mutex<IdleConnections>,
+    shared: SharedConnections,
     standing: Mutex<Standing>,
     /// When it came into the table.
     since: Instant,
@@ -89,6 +94,7 @@ impl Upstream {
             outstanding: AtomicUsize::new(0),
             ended: Notify::new(),
             idle: Mutex::default(),
+            shared: SharedConnections::default(),
             standing: Mutex::default(),
             since,
         }
@@ -201,8 +207,14 @@ impl Upstream {
         }
     }
 
+    /// Its connections, when it speaks HTTP/2.
+    pub fn shared(&self) -> &SharedConnections {
+        &self.shared
+    }
+
     /// The endpoint left the table.
     pub fn retire(&self) {
+        self.shared.retire();
         let mut idle = lock(&self.idle);
         idle.retired = true;
         idle.connections.clear();
@@ -212,6 +224,7 @@ impl Upstream {
         let keep =
             |entry: &(Instant, Sender)| now < entry.0 + MAX_IDLE_TIME && !entry.1.is_closed();
         lock(&self.idle).connections.retain(keep);
+        self.shared.sweep(now);
     }
 }
 

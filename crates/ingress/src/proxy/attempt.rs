@@ -2,88 +2,30 @@
 
 use std::error::Error;
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::{Body as _, Incoming};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use hyper::client::conn::TrySendError;
+use longshore_types::AppProtocol;
 
-use super::Proxy;
 use super::body::{Progress, RequestBody};
+use super::dial::note_failed;
+use super::lease::Connection;
+use super::{Proxy, headers};
 use crate::fault::Fault;
-use crate::gate::NodeGate;
 use crate::upstream::{Sender, Upstream};
 
 /// Why an endpoint did not answer.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// Nothing of the request was sent; here it is.
+    /// Nothing of the request was sent, or the instance says that it did nothing for it; here it is.
     NotSent(Box<Request<RequestBody>>),
     /// Something of it may have been sent.
     Sent(Fault),
     /// All of it may have been sent, and the connection ended without an answer.
     Closed,
-}
-
-/// Why there is no connection to an endpoint.
-#[derive(Debug, thiserror::Error)]
-enum DialError {
-    #[error("the connection was not accepted in time")]
-    TimedOut,
-    #[error("cannot connect")]
-    Connect(#[source] io::Error),
-    #[error("cannot speak HTTP over the connection")]
-    Handshake(#[source] hyper::Error),
-}
-
-/// Makes connections to instances, and owns the tasks that drive them.
-#[derive(Debug)]
-pub(super) struct Dialler {
-    gate: Arc<dyn NodeGate>,
-    limit: Duration,
-    tasks: TaskTracker,
-    end: CancellationToken,
-}
-
-impl Dialler {
-    pub fn new(gate: Arc<dyn NodeGate>, limit: Duration, end: CancellationToken) -> Self {
-        Self { gate, limit, tasks: TaskTracker::new(), end }
-    }
-
-    /// Where tasks that end with their connection to an instance are spawned.
-    pub fn tasks(&self) -> TaskTracker {
-        self.tasks.clone()
-    }
-
-    /// Waits until no connection is left.
-    pub async fn ended(&self) {
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-
-    async fn dial(&self, upstream: &Upstream) -> Result<Sender, DialError> {
-        let dialling = tokio::time::timeout(self.limit, self.gate.dial(upstream.endpoint())).await;
-        let stream = dialling.map_err(|_| DialError::TimedOut)?.map_err(DialError::Connect)?;
-        let handshake = http1::handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = handshake.map_err(DialError::Handshake)?;
-        let (end, instance) = (self.end.clone(), upstream.endpoint().instance.clone());
-        self.tasks.spawn(async move {
-            let outcome = tokio::select! {
-                outcome = connection.with_upgrades() => outcome,
-                () = end.cancelled() => Ok(()),
-            };
-            if let Err(error) = outcome {
-                // Whoever had a request on it is told the same and answers for it.
-                tracing::debug!(%instance, error = &error as &dyn Error, "a connection broke");
-            }
-        });
-        Ok(sender)
-    }
+    /// The instance says that it did nothing for it.
+    Refused,
 }
 
 impl Proxy {
@@ -93,10 +35,28 @@ impl Proxy {
         upstream: &Upstream,
         mut request: Request<RequestBody>,
         progress: &Progress,
+    ) -> Result<(Response<Incoming>, Connection), Failed> {
+        let protocol = upstream.endpoint().protocol;
+        headers::form_for(protocol, &mut request);
+        match protocol {
+            AppProtocol::Http1 => {
+                let (answer, sender) = self.attempt_alone(upstream, request, progress).await?;
+                Ok((answer, Connection::Own(sender)))
+            }
+            AppProtocol::H2c => self.attempt_shared(upstream, request, progress).await,
+        }
+    }
+
+    async fn attempt_alone(
+        &self,
+        upstream: &Upstream,
+        mut request: Request<RequestBody>,
+        progress: &Progress,
     ) -> Result<(Response<Incoming>, Sender), Failed> {
         while let Some(mut sender) = upstream.take_idle() {
-            let repetition = repetition(&request);
-            match (self.send(&mut sender, request, progress).await, repetition) {
+            let repetition = repetition(&request).filter(|request| request.method().is_safe());
+            let sending = sender.try_send_request(request);
+            match (self.answered(sending, progress).await, repetition) {
                 // The instance closed this connection before the request was written.
                 (Err(Failed::NotSent(unsent)), _) => request = *unsent,
                 // It closed it while the request was on its way, as servers do with a connection
@@ -121,19 +81,54 @@ impl Proxy {
         };
         upstream.note_connected();
         progress.touch();
-        let answer = self.send(&mut sender, request, progress).await?;
+        let answer = self.answered(sender.try_send_request(request), progress).await?;
         Ok((answer, sender))
     }
 
-    async fn send(
+    async fn attempt_shared(
         &self,
-        sender: &mut Sender,
-        request: Request<RequestBody>,
+        upstream: &Upstream,
+        mut request: Request<RequestBody>,
+        progress: &Progress,
+    ) -> Result<(Response<Incoming>, Connection), Failed> {
+        // The second time for a connection that was found closed, or closes under a safe request.
+        let mut may_repeat = true;
+        loop {
+            let mut place = match self.dialler.place(upstream).await {
+                Ok(place) => place,
+                Err(error) => {
+                    note_failed(upstream, &error);
+                    return Err(Failed::NotSent(Box::new(request)));
+                }
+            };
+            upstream.note_connected();
+            progress.touch();
+            let again = repetition(&request);
+            let sending = place.sender.try_send_request(request);
+            request = match (self.answered(sending, progress).await, again) {
+                (Ok(answer), _) => return Ok((answer, Connection::Shared { _place: place })),
+                (Err(Failed::NotSent(unsent)), _) if may_repeat => *unsent,
+                (Err(Failed::Closed), Some(again)) if may_repeat && again.method().is_safe() => {
+                    again
+                }
+                // Another endpoint may have room.
+                (Err(Failed::Refused), Some(again)) => {
+                    return Err(Failed::NotSent(Box::new(again)));
+                }
+                (Err(failed), _) => return Err(failed),
+            };
+            may_repeat = false;
+        }
+    }
+
+    async fn answered(
+        &self,
+        sending: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
         progress: &Progress,
     ) -> Result<Response<Incoming>, Failed> {
         let outcome = tokio::select! {
-            outcome = sender.try_send_request(request) => outcome,
-            () = progress.silence(self.limits.silence) => {
+            outcome = sending => outcome,
+            () = progress.silence() => {
                 let fault = match progress.awaits_client() {
                     true => Fault::ClientSilent,
                     false => Fault::Silent,
@@ -147,19 +142,22 @@ impl Proxy {
             None => {
                 let error = error.into_error();
                 tracing::debug!(error = &error as &dyn Error, "a request broke off");
-                match is_closed(&error) {
-                    true => Failed::Closed,
-                    false => Failed::Sent(Fault::Broken),
+                if is_refused(&error) {
+                    Failed::Refused
+                } else if is_closed(&error) {
+                    Failed::Closed
+                } else {
+                    Failed::Sent(Fault::Broken)
                 }
             }
         })
     }
 }
 
-/// The same request once more, where that cannot be noticed: it asks for something and changes
-/// nothing (RFC 9110, 9.2.1), and has no body.
+/// The same request once more, when it has no body. It may be sent where the first cannot be noticed:
+/// nothing was done for it, or it asks for something and changes nothing (RFC 9110, 9.2.1).
 fn repetition(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    if !request.method().is_safe() || !request.body().is_end_stream() {
+    if !request.body().is_end_stream() {
         return None;
     }
     let mut again = Request::new(request.body().empty());
@@ -172,20 +170,21 @@ fn repetition(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
 
 /// True when the connection ended, and not when there was an answer that is no HTTP.
 fn is_closed(error: &hyper::Error) -> bool {
-    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    let by_reset = source.is_some_and(|error| {
+    let by_reset = |error: &io::Error| {
         matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
-    });
+    };
+    let by_reset = match error.source() {
+        Some(source) => {
+            let io_of_http2 = || source.downcast_ref().and_then(h2::Error::get_io);
+            source.downcast_ref().or_else(io_of_http2).is_some_and(by_reset)
+        }
+        None => false,
+    };
     error.is_incomplete_message() || error.is_closed() || by_reset
 }
 
-fn note_failed(upstream: &Upstream, error: &DialError) {
-    let endpoint = upstream.endpoint();
-    tracing::info!(
-        instance = %endpoint.instance,
-        address = %endpoint.address,
-        error = error as &dyn Error,
-        "an instance that should be healthy accepts no connection"
-    );
-    upstream.note_failed(Instant::now());
+/// True when the instance reset the request without a look at it (RFC 9113, 8.7).
+fn is_refused(error: &hyper::Error) -> bool {
+    let http2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    http2.is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }

@@ -27,11 +27,14 @@ pub(crate) struct Progress {
     connection: Arc<Activity>,
     last: Clock,
     awaits_client: AtomicBool,
+    /// For how long no byte may move; none for ever.
+    limit: Option<Duration>,
 }
 
 impl Progress {
-    pub fn new(connection: Arc<Activity>) -> Self {
-        Self { connection, last: Clock::new(), awaits_client: AtomicBool::new(false) }
+    pub fn new(connection: Arc<Activity>, limit: Option<Duration>) -> Self {
+        let awaits_client = AtomicBool::new(false);
+        Self { connection, last: Clock::new(), awaits_client, limit }
     }
 
     pub fn touch(&self) {
@@ -44,10 +47,15 @@ impl Progress {
         self.awaits_client.load(Ordering::Relaxed)
     }
 
-    /// Waits until no byte has moved for `limit`.
-    pub async fn silence(&self, limit: Duration) {
+    /// When there was silence for too long, if nothing moves any more.
+    fn due(&self) -> Option<Instant> {
+        self.limit.map(|limit| self.last.at() + limit)
+    }
+
+    /// Waits until no byte has moved for too long.
+    pub async fn silence(&self) {
         loop {
-            let due = self.last.at() + limit;
+            let Some(due) = self.due() else { return std::future::pending().await };
             if Instant::now() >= due {
                 return;
             }
@@ -132,15 +140,14 @@ pub(crate) enum Answer {
 pub(crate) struct InstanceAnswer {
     inner: Incoming,
     progress: Arc<Progress>,
-    limit: Duration,
     /// Set while a frame is awaited.
     waiting: Option<Pin<Box<Sleep>>>,
     lease: Option<Lease>,
 }
 
 impl InstanceAnswer {
-    pub fn new(inner: Incoming, progress: Arc<Progress>, limit: Duration, lease: Lease) -> Self {
-        Self { inner, progress, limit, waiting: None, lease: Some(lease) }
+    pub fn new(inner: Incoming, progress: Arc<Progress>, lease: Lease) -> Self {
+        Self { inner, progress, waiting: None, lease: Some(lease) }
     }
 
     fn poll_inner(
@@ -158,13 +165,13 @@ impl InstanceAnswer {
             self.progress.touch();
         }
         loop {
-            let due = self.progress.last.at() + self.limit;
+            let Some(due) = self.progress.due() else { return Poll::Pending };
             let waiting =
                 self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
             if waiting.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            if self.progress.last.at() + self.limit <= Instant::now() {
+            if self.progress.due().is_some_and(|due| due <= Instant::now()) {
                 return Poll::Ready(Some(Err(AnswerError::Silent)));
             }
             // The request's body moved meanwhile.

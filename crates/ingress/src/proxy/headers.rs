@@ -7,8 +7,10 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::uri::Authority;
+use http::uri::{Authority, Scheme};
 use http::{Request, Uri, Version, request};
+
+use longshore_types::AppProtocol;
 
 use crate::fault::Fault;
 
@@ -127,6 +129,45 @@ fn tell_of_user(headers: &mut HeaderMap, target: &Target, client: Option<IpAddr>
     }
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     headers.insert(FORWARDED_HOST, target.authority.clone());
+}
+
+/// Gives a request that is ready for an instance the form that its protocol has. May be called again
+/// for another instance.
+pub(crate) fn form_for<B>(protocol: AppProtocol, request: &mut Request<B>) {
+    let http2 = protocol == AppProtocol::H2c;
+    match (http2, request.version() == Version::HTTP_2) {
+        (true, false) => to_http2(request),
+        (false, true) => to_http1(request),
+        _ => {}
+    }
+}
+
+/// The authority goes into the URI, and what speaks of one connection goes (RFC 9113, 8.2.2); an
+/// offer to change the protocol goes with it.
+fn to_http2<B>(request: &mut Request<B>) {
+    *request.version_mut() = Version::HTTP_2;
+    let headers = request.headers_mut();
+    headers.remove(header::CONNECTION);
+    headers.remove(header::UPGRADE);
+    let host = headers.remove(header::HOST);
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    *request.uri_mut() = Uri::from_parts(parts).expect("a path with an authority that was parsed");
+}
+
+fn to_http1<B>(request: &mut Request<B>) {
+    *request.version_mut() = Version::HTTP_11;
+    let uri = std::mem::take(request.uri_mut());
+    let authority = uri.authority().and_then(|one| HeaderValue::from_str(one.as_str()).ok());
+    *request.uri_mut() = origin_form(&uri);
+    let headers = request.headers_mut();
+    if let Some(authority) = authority {
+        headers.insert(header::HOST, authority);
+    }
+    if headers.contains_key(header::TE) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
 }
 
 /// The id of the request, made when the client sent none or one that does not fit into a log.

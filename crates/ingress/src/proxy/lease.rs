@@ -10,17 +10,26 @@ use tokio_util::task::TaskTracker;
 use super::body::AnswerError;
 use crate::balance::Outcome;
 use crate::server::Busy;
-use crate::upstream::{InFlight, Sender};
+use crate::upstream::{InFlight, Place, Sender};
 
 /// Held by the body of an instance's answer. Dropped early, it closes the connection.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    pub sender: Sender,
+    pub connection: Connection,
     pub seat: Seat,
     /// How the answer counts once it is whole.
     pub outcome: Outcome,
     pub request_id: HeaderValue,
     pub tasks: TaskTracker,
+}
+
+/// What a request went over.
+#[derive(Debug)]
+pub(crate) enum Connection {
+    /// It has it for itself.
+    Own(Sender),
+    /// With others.
+    Shared { _place: Place },
 }
 
 /// A place among the requests in flight, here, at the endpoint and on the user's connection.
@@ -35,10 +44,11 @@ impl Lease {
     /// The answer came to its end: the connection can serve another request once it is ready,
     /// which it may be only after this exchange's request was taken whole.
     pub fn complete(self) {
-        let Self { mut sender, seat, outcome, request_id: _, tasks } = self;
+        let Self { connection, seat, outcome, request_id: _, tasks } = self;
         seat.in_flight.note_outcome(outcome);
         let upstream = seat.in_flight.upstream().clone();
         drop(seat);
+        let Connection::Own(mut sender) = connection else { return };
         if sender.is_ready() {
             upstream.put_idle(sender);
             return;

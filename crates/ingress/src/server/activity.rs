@@ -8,6 +8,9 @@ use tokio::time::Instant;
 
 use crate::limits::Limits;
 
+/// Longer than any connection lives.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// When something last moved, readable and settable from any task.
 #[derive(Debug)]
 pub(crate) struct Clock {
@@ -39,12 +42,19 @@ impl Clock {
 pub(crate) struct Activity {
     clock: Clock,
     requests: AtomicUsize,
+    /// Those of `requests` that may be quiet for as long as they like.
+    patient: AtomicUsize,
     began: AtomicUsize,
 }
 
 impl Activity {
     pub fn new() -> Self {
-        Self { clock: Clock::new(), requests: AtomicUsize::new(0), began: AtomicUsize::new(0) }
+        Self {
+            clock: Clock::new(),
+            requests: AtomicUsize::new(0),
+            patient: AtomicUsize::new(0),
+            began: AtomicUsize::new(0),
+        }
     }
 
     /// A byte of a request or an answer moved.
@@ -57,7 +67,7 @@ impl Activity {
         self.touch();
         self.began.fetch_add(1, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
-        Busy(Arc::clone(self))
+        Busy { activity: Arc::clone(self), is_patient: false }
     }
 
     /// True when no request is in flight.
@@ -70,7 +80,9 @@ impl Activity {
     /// before that by its own limit.
     pub async fn expired(&self, limits: &Limits) {
         self.still(|| {
-            if !self.is_idle() {
+            if self.patient.load(Ordering::Relaxed) > 0 {
+                FOR_EVER
+            } else if !self.is_idle() {
                 2 * limits.silence
             } else if self.began.load(Ordering::Relaxed) == 0 {
                 limits.head
@@ -105,12 +117,28 @@ impl Activity {
 
 /// A request in flight.
 #[derive(Debug)]
-pub(crate) struct Busy(Arc<Activity>);
+pub(crate) struct Busy {
+    activity: Arc<Activity>,
+    is_patient: bool,
+}
+
+impl Busy {
+    /// The request may be quiet for as long as it likes; the kernel's keep-alive finds a user who is
+    /// gone.
+    pub fn wait_patiently(&mut self) {
+        if !std::mem::replace(&mut self.is_patient, true) {
+            self.activity.patient.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
         // The connection is idle from now on, not from the last byte of this request.
-        self.0.touch();
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+        self.activity.touch();
+        if self.is_patient {
+            self.activity.patient.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.activity.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -2,19 +2,12 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use longshore_link::Listener;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::gate::Stream;
-
-/// When the kernel asks whether a silent peer is still there, and how often.
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(60))
-    .with_interval(Duration::from_secs(15))
-    .with_retries(4);
+use crate::gate::{KEEPALIVE, Stream};
 
 /// A listener of either kind.
 #[derive(Debug)]

@@ -19,6 +19,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Barrier, mpsc};
 
+use longshore_api::links::Endpoint;
+use longshore_types::AppProtocol;
+
 use super::played::*;
 
 const CHUNK: usize = 64 << 10;
@@ -109,13 +112,22 @@ fn counted_frames(asked: Arc<AtomicU64>) -> Body {
     }))
 }
 
+const PROTOCOLS: [AppProtocol; 2] = [AppProtocol::Http1, AppProtocol::H2c];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_answer_is_held_back_until_the_user_takes_it() {
+    for protocol in PROTOCOLS {
+        large_answer(protocol).await;
+    }
+}
+
+async fn large_answer(protocol: AppProtocol) {
     let produced = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&produced);
     let handler = Router::new().fallback(async move || counted_frames(Arc::clone(&counted)));
     let instance = Instance::start(handler).await;
-    let scene = Scene::new(&[&instance.endpoint]).await;
+    let endpoint = Endpoint { protocol, ..instance.endpoint.clone() };
+    let scene = Scene::new(&[&endpoint]).await;
     let mut answer = scene.ingress.send(request(HOST, "/")).await.into_body();
     let ahead = in_time("a standstill", settled(&produced)).await;
     assert!(ahead < MOST_IN_BETWEEN, "{ahead} bytes were taken for a user who reads nothing");
@@ -128,6 +140,12 @@ async fn a_large_answer_is_held_back_until_the_user_takes_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_request_is_held_back_until_the_instance_takes_it() {
+    for protocol in PROTOCOLS {
+        large_request(protocol).await;
+    }
+}
+
+async fn large_request(protocol: AppProtocol) {
     let taking = Arc::new(tokio::sync::Notify::new());
     let may_take = Arc::clone(&taking);
     let handler = async move |request: axum::extract::Request| {
@@ -140,7 +158,8 @@ async fn a_large_request_is_held_back_until_the_instance_takes_it() {
         taken.to_string()
     };
     let instance = Instance::start(Router::new().fallback(handler)).await;
-    let scene = Scene::new(&[&instance.endpoint]).await;
+    let endpoint = Endpoint { protocol, ..instance.endpoint.clone() };
+    let scene = Scene::new(&[&endpoint]).await;
     let sent = Arc::new(AtomicU64::new(0));
     let mut client = client::<Body>(scene.ingress.address).await;
     let answer = tokio::spawn(client.send_request(post(counted_frames(Arc::clone(&sent)))));
@@ -149,6 +168,42 @@ async fn a_large_request_is_held_back_until_the_instance_takes_it() {
     taking.notify_one();
     let answer = in_time("the answer", answer).await.unwrap().unwrap();
     assert_eq!(text(answer).await, (N_CHUNKS * CHUNK as u64).to_string());
+}
+
+/// More than the memory that it may take by far.
+const GIBIBYTE: u64 = 1 << 30;
+
+/// The most that this process has had in memory since it was asked to count anew, bytes.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gibibyte_each_way_leaves_memory_flat() {
+    for protocol in PROTOCOLS {
+        // The instance and the user are in this process too, and hold no more than a chunk.
+        let echo =
+            Router::new().fallback(async |request: axum::extract::Request| request.into_body());
+        let instance = Instance::start(echo).await;
+        let endpoint = Endpoint { protocol, ..instance.endpoint.clone() };
+        let scene = Scene::new(&[&endpoint]).await;
+        let mut client = client::<Body>(scene.ingress.address).await;
+        let chunk = Bytes::from(vec![7; CHUNK]);
+        let chunks = stream::iter(0..GIBIBYTE / CHUNK as u64);
+        let body = Body::from_stream(chunks.map(move |_| Ok::<_, Infallible>(chunk.clone())));
+        std::fs::write("/proc/self/clear_refs", "5").unwrap();
+        let before = peak_memory();
+        let mut answer = client.send_request(post(body)).await.unwrap().into_body();
+        let mut taken = 0;
+        while let Some(frame) = in_time("a frame", answer.frame()).await {
+            taken += frame.unwrap().into_data().unwrap().len() as u64;
+        }
+        let grown = peak_memory() - before;
+        assert_eq!(taken, GIBIBYTE);
+        assert!(grown < 32 << 20, "{protocol:?}: {grown} bytes more for a gibibyte each way");
+    }
 }
 
 fn upgrade_request() -> String {

@@ -1,0 +1,144 @@
+//! Connections to instances, and the tasks that drive them.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::body::RequestBody;
+use crate::gate::{NodeGate, Stream};
+use crate::limits::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, MAX_HEAD, MAX_SEND_BUFFER};
+use crate::upstream::{Place, Sender, Upstream};
+
+/// Why there is no connection to an endpoint.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DialError {
+    #[error("the connection was not accepted in time")]
+    TimedOut,
+    #[error("cannot connect")]
+    Connect(#[source] io::Error),
+    #[error("cannot speak HTTP over the connection")]
+    Handshake(#[source] hyper::Error),
+}
+
+/// Makes connections to instances, and owns the tasks that drive them.
+#[derive(Debug)]
+pub(super) struct Dialler {
+    gate: Arc<dyn NodeGate>,
+    limit: Duration,
+    tasks: TaskTracker,
+    end: CancellationToken,
+}
+
+/// Where hyper spawns the sending of bodies on connections that are shared.
+#[derive(Debug, Clone)]
+struct Tasks(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}
+
+impl Dialler {
+    pub fn new(gate: Arc<dyn NodeGate>, limit: Duration, end: CancellationToken) -> Self {
+        Self { gate, limit, tasks: TaskTracker::new(), end }
+    }
+
+    /// Where tasks that end with their connection to an instance are spawned.
+    pub fn tasks(&self) -> TaskTracker {
+        self.tasks.clone()
+    }
+
+    /// Waits until no connection is left.
+    pub async fn ended(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// A connection for one request at a time.
+    pub async fn dial(&self, upstream: &Upstream) -> Result<Sender, DialError> {
+        let stream = self.connect(upstream).await?;
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = handshake.map_err(DialError::Handshake)?;
+        self.drive(upstream, connection.with_upgrades());
+        Ok(sender)
+    }
+
+    /// A place on a connection that is shared, on a new one when there is none.
+    pub async fn place(&self, upstream: &Upstream) -> Result<Place, DialError> {
+        let shared = upstream.shared();
+        if let Some(place) = shared.take() {
+            return Ok(place);
+        }
+        let making = async {
+            let _turn = shared.turn_to_dial().await;
+            match shared.take() {
+                Some(place) => Ok(place),
+                None => self.dial_http2(upstream).await,
+            }
+        };
+        // Bounds the wait for the turn too.
+        tokio::time::timeout(self.limit, making).await.map_err(|_| DialError::TimedOut)?
+    }
+
+    /// There are no pings: servers of gRPC take frequent ones for an attack. The kernel's keep-alive
+    /// finds a node that is gone.
+    async fn dial_http2(&self, upstream: &Upstream) -> Result<Place, DialError> {
+        let stream = self.connect(upstream).await?;
+        let mut builder = http2::Builder::new(Tasks(self.tasks.clone()));
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+            .max_header_list_size(u32::try_from(MAX_HEAD).expect("MAX_HEAD is a small constant"))
+            .max_send_buf_size(MAX_SEND_BUFFER);
+        let handshake = builder.handshake::<_, RequestBody>(TokioIo::new(stream)).await;
+        let (sender, connection) = handshake.map_err(DialError::Handshake)?;
+        self.drive(upstream, connection);
+        Ok(upstream.shared().add(sender))
+    }
+
+    async fn connect(&self, upstream: &Upstream) -> Result<Box<dyn Stream>, DialError> {
+        let dialling = tokio::time::timeout(self.limit, self.gate.dial(upstream.endpoint())).await;
+        dialling.map_err(|_| DialError::TimedOut)?.map_err(DialError::Connect)
+    }
+
+    fn drive<C>(&self, upstream: &Upstream, connection: C)
+    where
+        C: Future<Output = hyper::Result<()>> + Send + 'static,
+    {
+        let (end, instance) = (self.end.clone(), upstream.endpoint().instance.clone());
+        self.tasks.spawn(async move {
+            let outcome = tokio::select! {
+                outcome = connection => outcome,
+                () = end.cancelled() => Ok(()),
+            };
+            if let Err(error) = outcome {
+                // Whoever had a request on it is told the same and answers for it.
+                tracing::debug!(%instance, error = &error as &dyn Error, "a connection broke");
+            }
+        });
+    }
+}
+
+/// Puts an endpoint that takes no connection aside.
+pub(super) fn note_failed(upstream: &Upstream, error: &DialError) {
+    let endpoint = upstream.endpoint();
+    tracing::info!(
+        instance = %endpoint.instance,
+        address = %endpoint.address,
+        error = error as &dyn Error,
+        "an instance that should be healthy accepts no connection"
+    );
+    upstream.note_failed(Instant::now());
+}
