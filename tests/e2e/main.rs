@@ -32,6 +32,8 @@ mod instances;
 #[cfg(test)]
 mod isolation;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod moving_images;
 #[cfg(test)]
 mod neighbours;

@@ -145,7 +145,7 @@ impl Platform {
         };
         let text = format!(
             "data_dir = {:?}\nrun_dir = {:?}\napi_listen = {:?}\nregistry_listen = {:?}\n\
-             ingress_listen = {:?}\nstop_instances = {}\n{runsc}{}",
+             ingress_listen = {:?}\nmetrics_listen = \"127.0.0.1:0\"\nstop_instances = {}\n{runsc}{}",
             self.data_dir(),
             self.dir().join("run"),
             self.endpoints.api.trim_start_matches("http://"),

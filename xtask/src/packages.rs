@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nftables", "the firewall of the instances"),
     ("podman", "a client that pushes; builds the images of real programs; a peer that is measured"),
     ("procps", "sysctl, for the network tests"),
+    ("prometheus", "promtool, a second opinion on metrics"),
     ("python3", "a second opinion on tar archives"),
     ("qemu-system-x86", "the virtual machine with another kernel"),
     ("runc", "a runtime that is driven, and that of both peers"),

@@ -19,6 +19,7 @@ mod events;
 mod feeds;
 mod images;
 mod links;
+mod metrics;
 mod records;
 mod reports;
 mod rollouts;
@@ -33,7 +34,7 @@ use std::sync::Arc;
 
 use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
 use longshore_secrets::{Keyring, KeyringError};
-use longshore_store::{OpenStoreError, RecordError, RedbStore, Store, StoreError};
+use longshore_store::{Measured, OpenStoreError, RecordError, RedbStore, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use api::idempotency::UnderWay;
@@ -42,6 +43,7 @@ use catalog::{Catalog, Mirror};
 use events::EventLog;
 use feeds::Feeds;
 use images::ImageResolver;
+use metrics::Metrics;
 use reports::Reports;
 
 /// What the global control plane needs.
@@ -70,6 +72,8 @@ pub struct Options {
     pub secret_keys_file: PathBuf,
     /// How many requests to the API each token may send in a second; five times as many at once.
     pub api_rate: NonZeroU32,
+    /// Where its metrics are asked for, if anywhere.
+    pub metrics: Option<Listener>,
 }
 
 /// Why the control plane ended.
@@ -111,6 +115,7 @@ pub enum GlobalError {
 }
 
 pub use api::{Access, accesses};
+pub use metrics::described as described_metrics;
 
 /// Everything that the handlers and tasks share.
 struct Plane {
@@ -148,7 +153,9 @@ impl Plane {
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), GlobalError> {
     let path = options.data_dir.clone();
     std::fs::create_dir_all(&path).map_err(|source| GlobalError::DataDir { path, source })?;
-    let store = RedbStore::open(&options.data_dir.join("store.redb"))?;
+    let metrics = Metrics::default();
+    let file = options.data_dir.join("store.redb");
+    let store = Measured::new(RedbStore::open(&file)?, metrics.store.clone());
     let store: Arc<dyn Store> = Arc::new(store);
     let admin_token = read_token(options.admin_token_file)?;
     let system_token = read_token(options.system_token_file)?;
@@ -178,10 +185,19 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Gl
         told,
         service: service.clone(),
     });
-    service.spawn("scheduler", scheduler::run(Arc::clone(&plane)));
+    if let Some(listener) = options.metrics {
+        let mut registry = metrics::registry();
+        let told = Arc::clone(&plane);
+        let look = move || (told.catalog(), told.reports.now());
+        metrics.register(&mut registry, file, Box::new(look));
+        let asked = longshore_telemetry::metrics::router(registry);
+        service.spawn("metrics", listener.serve(asked, service.shutdown()));
+    }
+    service.spawn("scheduler", scheduler::run(Arc::clone(&plane), metrics.rounds));
     let links = links::router(Arc::clone(&plane));
     service.spawn("links", options.link.serve(links, service.shutdown()));
-    service.spawn("api", options.api.serve(api::router(plane), service.shutdown()));
+    let api = metrics.api.measure(api::router(plane));
+    service.spawn("api", options.api.serve(api, service.shutdown()));
     Ok(service.run().await?)
 }
 

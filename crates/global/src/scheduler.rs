@@ -13,6 +13,7 @@ use longshore_store::{
     Compare, MAX_OPERATIONS, MAX_REQUEST_BYTES, Relation, Store, StoreError, Transaction,
 };
 use longshore_types::{Capacity, LocationName, Manifest, ReleaseNumber};
+use prometheus_client::metrics::histogram::Histogram;
 
 use crate::api::idempotency;
 use crate::catalog::{AppKey, Catalog, Stored};
@@ -32,7 +33,7 @@ const LEAST_WAIT: Duration = Duration::from_millis(100);
 const MOST_AT_ONCE: usize = MAX_OPERATIONS - 1;
 
 /// Runs until shutdown.
-pub async fn run(plane: Arc<Plane>) -> Result<(), GlobalError> {
+pub async fn run(plane: Arc<Plane>, rounds: Histogram) -> Result<(), GlobalError> {
     let mut catalog = plane.catalog.subscribe();
     let mut reports = plane.reports.subscribe();
     let shutdown = plane.service.shutdown();
@@ -49,7 +50,9 @@ pub async fn run(plane: Arc<Plane>) -> Result<(), GlobalError> {
         }
         catalog.mark_unchanged();
         reports.mark_unchanged();
+        let began = Instant::now();
         let wrote = reconcile(&plane, &mut rollouts).await?;
+        rounds.observe(began.elapsed().as_secs_f64());
         // At the end the catalog no longer follows what is written, and the same would be written for ever.
         if wrote && !shutdown.is_cancelled() {
             continue;

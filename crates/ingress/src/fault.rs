@@ -38,6 +38,20 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    /// Every code.
+    pub const CODES: [&str; 10] = [
+        "invalid-request",
+        "tunnel-refused",
+        "unknown-host",
+        "no-routes-yet",
+        "no-healthy-instance",
+        "ingress-overloaded",
+        "instance-unreachable",
+        "instance-broke-off",
+        "instance-silent",
+        "request-incomplete",
+    ];
+
     /// The stable code.
     pub fn code(&self) -> &'static str {
         match self {
@@ -194,6 +208,7 @@ mod tests {
             Fault::Silent,
             Fault::ClientSilent,
         ] {
+            assert!(Fault::CODES.contains(&fault.code()), "{}", fault.code());
             let pages = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/errors");
             let page = std::fs::read_to_string(format!("{pages}/{}.md", fault.code())).unwrap();
             let status = fault.status().as_u16().to_string();

@@ -25,6 +25,7 @@ mod fault;
 mod gate;
 mod limits;
 mod location_link;
+mod metrics;
 mod proxy;
 mod router;
 mod server;
@@ -35,11 +36,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
+use longshore_telemetry::metrics::Registry;
 use tokio_util::sync::CancellationToken;
 
 use gate::{DirectGate, NodeGate};
 use limits::Limits;
 use location_link::LocationLink;
+use metrics::Metrics;
 use proxy::Proxy;
 use router::Router;
 use state_file::StateFile;
@@ -53,6 +56,8 @@ pub struct IngressOptions {
     pub location: Endpoint,
     /// Where the last routing table is kept. Made when missing.
     pub state_dir: PathBuf,
+    /// Where its metrics are asked for, if anywhere.
+    pub metrics: Option<Listener>,
 }
 
 /// Why an ingress ended.
@@ -83,16 +88,30 @@ pub async fn run(options: IngressOptions, shutdown: CancellationToken) -> Result
     run_with(options, limits, Arc::new(DirectGate), shutdown).await
 }
 
+/// A registry as an ingress fills it, to hold against the documentation.
+pub fn described_metrics() -> Registry {
+    let mut registry = registry();
+    let metrics = Metrics::default();
+    metrics.invent();
+    metrics.register(&mut registry, Arc::default());
+    registry
+}
+
+fn registry() -> Registry {
+    longshore_telemetry::metrics::registry("ingress", env!("CARGO_PKG_VERSION"))
+}
+
 async fn run_with(
     options: IngressOptions,
     limits: Limits,
     gate: Arc<dyn NodeGate>,
     shutdown: CancellationToken,
 ) -> Result<(), IngressError> {
-    let IngressOptions { listener, location, state_dir } = options;
+    let IngressOptions { listener, location, state_dir, metrics: metrics_listener } = options;
     let state_file = StateFile::open(&state_dir)
         .map_err(|source| IngressError::StateDir { path: state_dir, source })?;
-    let router = Arc::new(Router::new(limits.outliers.clone()));
+    let metrics = Metrics::default();
+    let router = Arc::new(Router::new(limits.outliers.clone(), metrics.clone()));
     let stored = state_file.load();
     if let Some(table) = &stored {
         tracing::info!(revision = table.revision, "routing by the stored table at first");
@@ -112,7 +131,13 @@ async fn run_with(
         router::compare(&comparing).await;
     });
 
-    let proxy = Proxy::new(router, gate, limits.clone());
+    if let Some(listener) = metrics_listener {
+        let mut registry = registry();
+        metrics.register(&mut registry, Arc::clone(&router));
+        let asked = longshore_telemetry::metrics::router(registry);
+        service.spawn("metrics", listener.serve(asked, service.shutdown()));
+    }
+    let proxy = Proxy::new(router, gate, limits.clone(), metrics);
     let served = server::serve(listener, Arc::clone(&proxy), limits, service.shutdown()).await;
     service.shutdown().cancel();
     let ended = service.run().await;

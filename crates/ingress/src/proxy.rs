@@ -36,6 +36,7 @@ use crate::balance::Outcome;
 use crate::fault::{self, Fault};
 use crate::gate::NodeGate;
 use crate::limits::Limits;
+use crate::metrics::{Metrics, Stopwatch};
 use crate::router::{NoPick, Router};
 use crate::server::Activity;
 use crate::upstream::InFlight;
@@ -61,21 +62,33 @@ pub(crate) struct Proxy {
     dialler: Dialler,
     limits: Limits,
     seats: Arc<Semaphore>,
+    metrics: Metrics,
     tunnels: TaskTracker,
     end: CancellationToken,
 }
 
 impl Proxy {
-    pub fn new(router: Arc<Router>, gate: Arc<dyn NodeGate>, limits: Limits) -> Arc<Self> {
+    pub fn new(
+        router: Arc<Router>,
+        gate: Arc<dyn NodeGate>,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> Arc<Self> {
         let end = CancellationToken::new();
         Arc::new(Self {
             router,
             dialler: Dialler::new(gate, limits.connect, end.clone()),
             seats: Arc::new(Semaphore::new(limits.requests)),
             limits,
+            metrics,
             tunnels: TaskTracker::new(),
             end,
         })
+    }
+
+    /// What is told of the requests.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Waits until no upgraded connection is left. To be called after the last request.
@@ -100,10 +113,20 @@ impl Proxy {
         let is_call = grpc::is_call(request.headers());
         let as_html = fault::prefers_html(request.headers());
         let id = headers::ensure_request_id(request.headers_mut());
-        let fault = match self.forward(request, origin, &id).await {
+        let target = match *request.method() {
+            Method::CONNECT => Err(Fault::Tunnel),
+            _ => Target::of(&request),
+        };
+        let forwarded = match &target {
+            Ok(target) => self.forward(request, target, origin, &id).await,
+            Err(fault) => Err(fault.clone()),
+        };
+        let fault = match forwarded {
             Ok(answer) => return Ok(answer),
             Err(fault) => fault,
         };
+        let app = target.ok().and_then(|target| self.router.app(&target.host));
+        self.metrics.note_fault(app.as_ref().map(|app| &app.labels), &fault);
         tracing::debug!(code = fault.code(), request_id = ?id, "answered a request itself");
         let answer = match is_call {
             true => grpc::answer(&fault),
@@ -117,21 +140,19 @@ impl Proxy {
     async fn forward(
         &self,
         mut request: Request<Incoming>,
+        target: &Target,
         origin: Origin,
         id: &HeaderValue,
     ) -> Result<Response<Answer>, Fault> {
+        let began = std::time::Instant::now();
         let mut busy = origin.activity.begin();
-        if request.method() == Method::CONNECT {
-            return Err(Fault::Tunnel);
-        }
-        let target = Target::of(&request)?;
         let seats = Arc::clone(&self.seats);
         let permit = seats.try_acquire_owned().map_err(|_| Fault::Overloaded)?;
 
         let offer = Offer::of(&mut request);
         let (mut head, body) = request.into_parts();
         let protocol = offer.as_ref().map(|offer| &offer.protocol);
-        headers::to_instance(&mut head, &target, origin.client, protocol);
+        headers::to_instance(&mut head, target, origin.client, protocol);
         let silence = match grpc::is_call(&head.headers) {
             // The caller's own deadline bounds it, which the instance is told.
             true => {
@@ -146,7 +167,10 @@ impl Proxy {
         let Exchange { answer, connection, in_flight } =
             self.exchange(request, &target.host, &progress, id).await?;
 
-        let seat = Seat { in_flight, _permit: permit, _busy: busy };
+        let metrics = &in_flight.app().metrics;
+        metrics.note_answer(answer.status());
+        let stopwatch = Some(Stopwatch::start(began, metrics));
+        let mut seat = Seat { in_flight, stopwatch, _permit: permit, _busy: busy };
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             // An instance that switches without having been asked to speaks no HTTP.
             let Some(offer) = offer else {
@@ -154,6 +178,7 @@ impl Proxy {
                 return Err(Fault::Broken);
             };
             seat.in_flight.note_outcome(Outcome::Answered);
+            seat.stopwatch = None;
             let (answer, tunnel) = offer.accept(answer, seat, self.end.clone());
             self.tunnels.spawn(tunnel);
             return Ok(answer);
@@ -164,7 +189,7 @@ impl Proxy {
         let (mut head, body) = answer.into_parts();
         headers::to_user(&mut head.headers);
         let mut answer =
-            Response::new(Answer::Instance(InstanceAnswer::new(body, progress, lease)));
+            Response::new(Answer::Instance(Box::new(InstanceAnswer::new(body, progress, lease))));
         *answer.status_mut() = head.status;
         *answer.headers_mut() = head.headers;
         Ok(answer)
@@ -188,10 +213,12 @@ impl Proxy {
                 NoPick::NoEndpoint(_) if !tried.is_empty() => Fault::Unreachable,
                 NoPick::NoEndpoint(app) => Fault::NoInstance(app),
             })?;
+            progress.count_received(&in_flight.app().metrics.received);
             let upstream = in_flight.upstream();
             match self.attempt(upstream, request, progress).await {
                 Ok((answer, connection)) => return Ok(Exchange { answer, connection, in_flight }),
                 Err(Failed::NotSent(unsent)) if Instant::now() < last_try => {
+                    in_flight.app().metrics.retries.inc();
                     tried.insert(upstream.endpoint().instance.clone());
                     request = *unsent;
                 }

@@ -12,7 +12,8 @@ use longshore_api::links::RoutingTable;
 use longshore_types::{AppName, IngressRules, InstanceId};
 use tokio::time::Instant;
 
-use crate::balance::{self, Times};
+use crate::balance::{self, Candidate, Times};
+use crate::metrics::{AppLabels, AppMetrics, Census, Metrics, TableCensus};
 use crate::upstream::{InFlight, Upstream, UpstreamKey};
 
 /// Why no endpoint was picked.
@@ -30,6 +31,7 @@ pub(crate) enum NoPick {
 #[derive(Debug, Default)]
 pub(crate) struct Router {
     times: Times,
+    metrics: Metrics,
     table: RwLock<Option<Table>>,
     /// Endpoints that left the table while they had requests in flight.
     departed: Mutex<Vec<Arc<Upstream>>>,
@@ -37,6 +39,7 @@ pub(crate) struct Router {
 
 #[derive(Debug)]
 struct Table {
+    revision: u64,
     apps: Vec<Arc<App>>,
     by_host: HashMap<String, Arc<App>>,
     upstreams: HashMap<UpstreamKey, Arc<Upstream>>,
@@ -47,13 +50,25 @@ struct Table {
 pub(crate) struct App {
     name: AppName,
     pub rules: IngressRules,
+    pub labels: AppLabels,
+    pub metrics: AppMetrics,
     upstreams: Vec<Arc<Upstream>>,
+}
+
+impl App {
+    fn candidates(&self, tried: &BTreeSet<InstanceId>, now: Instant) -> Vec<Candidate> {
+        let candidate = |upstream: &Arc<Upstream>| {
+            let untried = !tried.contains(&upstream.endpoint().instance);
+            upstream.candidate(&self.rules, untried, now)
+        };
+        self.upstreams.iter().map(candidate).collect()
+    }
 }
 
 impl Router {
     /// A router without a table.
-    pub fn new(times: Times) -> Self {
-        Self { times, ..Self::default() }
+    pub fn new(times: Times, metrics: Metrics) -> Self {
+        Self { times, metrics, ..Self::default() }
     }
 
     /// Puts a table in force. Endpoints that are no longer in it get no new request; those in
@@ -64,8 +79,13 @@ impl Router {
 
     fn replace_at(&self, table: &RoutingTable, now: Instant) {
         let mut in_force = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let before = in_force.take().map(|table| table.upstreams).unwrap_or_default();
-        let table = Table::build(table, &before, now);
+        let before = in_force.take();
+        let apps = before.iter().flat_map(|table| &table.apps);
+        let known: Vec<_> = apps.map(|app| app.labels.clone()).collect();
+        let before = before.map(|table| table.upstreams).unwrap_or_default();
+        let table = Table::build(table, &before, &self.metrics, now);
+        let stays = |labels: &&AppLabels| table.apps.iter().any(|app| app.labels == **labels);
+        known.iter().filter(|one| !stays(one)).for_each(|gone| self.metrics.forget(gone));
         let gone: Vec<_> = before
             .into_iter()
             .filter(|(key, _)| !table.upstreams.contains_key(key))
@@ -102,15 +122,7 @@ impl Router {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let table = table.as_ref().ok_or(NoPick::NoTable)?;
         let app = table.by_host.get(host).ok_or(NoPick::UnknownHost)?;
-        let candidates: Vec<_> = app
-            .upstreams
-            .iter()
-            .map(|upstream| {
-                let untried = !tried.contains(&upstream.endpoint().instance);
-                upstream.candidate(&app.rules, untried, now)
-            })
-            .collect();
-        let picked = balance::pick(&candidates, &mut fastrand::Rng::new())
+        let picked = balance::pick(&app.candidates(tried, now), &mut fastrand::Rng::new())
             .map(|idx| &app.upstreams[idx])
             .ok_or_else(|| NoPick::NoEndpoint(app.name.clone()))?;
         picked.note_picked(now);
@@ -123,11 +135,35 @@ impl Router {
         for app in self.apps() {
             let windows: Vec<_> = app.upstreams.iter().map(|one| one.take_window()).collect();
             if app.rules.outlier_ejection {
-                balance::far_above(&windows)
-                    .into_iter()
-                    .for_each(|idx| app.upstreams[idx].eject(&self.times));
+                let outliers = balance::far_above(&windows);
+                outliers.into_iter().for_each(|idx| app.upstreams[idx].eject(&app, &self.times));
             }
         }
+    }
+
+    /// The app of a host, for what is told of a request that got no instance.
+    pub fn app(&self, host: &str) -> Option<Arc<App>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.as_ref()?.by_host.get(host).cloned()
+    }
+
+    /// How the table stands.
+    pub fn census(&self) -> TableCensus {
+        let now = Instant::now();
+        let revision = {
+            let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+            table.as_ref().map_or(0, |table| table.revision)
+        };
+        let apps = self.apps().into_iter().map(|app| {
+            let candidates = app.candidates(&BTreeSet::new(), now);
+            Census {
+                labels: app.labels.clone(),
+                endpoints: candidates.len(),
+                left_out: balance::left_out(&candidates).len(),
+                in_flight: candidates.iter().map(|one| one.outstanding).sum(),
+            }
+        });
+        TableCensus { revision, apps: apps.collect() }
     }
 
     fn apps(&self) -> Vec<Arc<App>> {
@@ -146,10 +182,15 @@ impl Table {
     fn build(
         table: &RoutingTable,
         before: &HashMap<UpstreamKey, Arc<Upstream>>,
+        metrics: &Metrics,
         now: Instant,
     ) -> Self {
-        let mut built =
-            Self { apps: Vec::new(), by_host: HashMap::new(), upstreams: HashMap::new() };
+        let mut built = Self {
+            revision: table.revision,
+            apps: Vec::new(),
+            by_host: HashMap::new(),
+            upstreams: HashMap::new(),
+        };
         for route in &table.routes {
             let upstreams = route.endpoints.iter().map(|endpoint| {
                 let key = UpstreamKey::of(endpoint);
@@ -159,7 +200,10 @@ impl Table {
                 });
                 Arc::clone(upstream)
             });
+            let labels = AppLabels::new(&route.project, &route.app);
             let app = Arc::new(App {
+                metrics: metrics.of_app(&labels),
+                labels,
                 name: route.app.clone(),
                 rules: route.rules.clone(),
                 upstreams: upstreams.collect(),

@@ -126,6 +126,7 @@ fn builder(limits: &Limits) -> Builder<TokioExecutor> {
 
 impl Server {
     async fn serve_connection(self: Arc<Self>, accepted: Accepted, _place: OwnedSemaphorePermit) {
+        let _open = self.proxy.metrics().connection();
         let Accepted { stream, client } = accepted;
         let origin = Origin { client, activity: Arc::new(Activity::new()) };
         let activity = Arc::clone(&origin.activity);

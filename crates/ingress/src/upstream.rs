@@ -138,9 +138,10 @@ impl Upstream {
     }
 
     /// A request that was sent here ended so.
-    fn note_outcome(&self, outcome: Outcome, times: &Times) {
+    fn note_outcome(&self, app: &App, outcome: Outcome, times: &Times) {
         let ejected = lock(&self.standing).requests.note(outcome, Instant::now(), times);
         if let Some(time) = ejected {
+            app.metrics.ejections.inc();
             self.tell_of_ejection(time, "its requests fail one after the other");
         }
     }
@@ -151,9 +152,10 @@ impl Upstream {
     }
 
     /// It is left out for a while, because of what its siblings do.
-    pub fn eject(&self, times: &Times) {
+    pub fn eject(&self, app: &App, times: &Times) {
         let ejected = lock(&self.standing).requests.eject(Instant::now(), times);
         if let Some(time) = ejected {
+            app.metrics.ejections.inc();
             self.tell_of_ejection(time, "its requests fail far more often than its siblings'");
         }
     }
@@ -260,11 +262,15 @@ impl InFlight {
         &self.upstream
     }
 
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
     /// How the request ended counts for or against the endpoint. Not to be called when its user
     /// went away, or did not send the rest.
     pub fn note_outcome(&self, outcome: Outcome) {
         if self.app.rules.outlier_ejection {
-            self.upstream.note_outcome(outcome, &self.times);
+            self.upstream.note_outcome(&self.app, outcome, &self.times);
         }
     }
 }

@@ -14,6 +14,7 @@ use longshore_api::links::{
 use longshore_link::{Endpoint, Pace, now};
 use longshore_store::{MAX_OPERATIONS, Page, Store, StoreError, Transaction};
 use longshore_types::{Generation, InstanceId, LocationName, NodeName, Release};
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -90,6 +91,8 @@ pub struct Keeper {
     generation: Generation,
     /// Ends a wait for room on the disk.
     shutdown: CancellationToken,
+    /// How long each round takes.
+    rounds: Histogram,
 }
 
 fn moment() -> Moment {
@@ -103,6 +106,7 @@ impl Keeper {
         gate: Endpoint,
         store: Arc<dyn Store>,
         shutdown: CancellationToken,
+        rounds: Histogram,
     ) -> Result<(Self, Handle), LocationError> {
         let acknowledged = match store.get(ALLOTMENTS_GENERATION).await? {
             Some(stored) => stored.decode::<GenerationRecord>()?.0,
@@ -131,8 +135,18 @@ impl Keeper {
             routes: routes_seen,
             report: report_seen,
         };
-        let mut keeper =
-            Self { state, store, gate, events, assignments, routes, report, generation, shutdown };
+        let mut keeper = Self {
+            state,
+            store,
+            gate,
+            events,
+            assignments,
+            routes,
+            report,
+            generation,
+            shutdown,
+            rounds,
+        };
         keeper.publish(moment);
         Ok((keeper, handle))
     }
@@ -172,6 +186,7 @@ impl Keeper {
                 // Whoever asked may have gone away; what was asked is done all the same.
                 let _ = answer.send(found);
             }
+            self.rounds.observe(began.elapsed().as_secs_f64());
             pace.worked_since(began);
         }
     }

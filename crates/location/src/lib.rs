@@ -10,6 +10,7 @@
 //! - `server`: what nodes, ingresses and the global plane call.
 
 mod keeper;
+mod metrics;
 mod records;
 mod secrets;
 mod server;
@@ -21,12 +22,15 @@ use std::sync::Arc;
 
 use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
 use longshore_secrets::KeyringError;
-use longshore_store::{OpenStoreError, RecordError, RedbStore, Store, StoreError};
+use longshore_store::{Measured, OpenStoreError, RecordError, RedbStore, Store, StoreError};
 use longshore_types::{Coordinates, LocationName};
 use tokio_util::sync::CancellationToken;
 
 use keeper::Keeper;
+use metrics::{Metrics, Told};
 use secrets::Secrets;
+
+pub use metrics::described as described_metrics;
 
 /// What a location needs.
 #[derive(Debug)]
@@ -41,6 +45,8 @@ pub struct Options {
     pub link: Listener,
     /// Where the global plane is.
     pub global: Endpoint,
+    /// Where its metrics are asked for, if anywhere.
+    pub metrics: Option<Listener>,
 }
 
 /// Why a location ended.
@@ -79,7 +85,9 @@ pub enum LocationError {
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), LocationError> {
     let path = options.data_dir.clone();
     std::fs::create_dir_all(&path).map_err(|source| LocationError::DataDir { path, source })?;
-    let store = Arc::new(RedbStore::open(&options.data_dir.join("store.redb"))?);
+    let metrics = Metrics::default();
+    let file = options.data_dir.join("store.redb");
+    let store = Arc::new(Measured::new(RedbStore::open(&file)?, metrics.store.clone()));
     let gate = options.link.endpoint().map_err(LocationError::Listen)?;
 
     let service = Service::new(shutdown);
@@ -87,7 +95,16 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     let (name, kept) = (options.name.clone(), Arc::clone(&store) as Arc<dyn Store>);
     let secrets = Secrets::open(global.clone(), name.clone(), kept, &options.data_dir)?;
     let secrets = Arc::new(secrets);
-    let (keeper, handle) = Keeper::restore(name.clone(), gate, store, service.shutdown()).await?;
+    let rounds = metrics.rounds.clone();
+    let keeper = Keeper::restore(name.clone(), gate, store, service.shutdown(), rounds).await?;
+    let (keeper, handle) = keeper;
+    if let Some(listener) = options.metrics {
+        let mut registry = metrics::registry();
+        let told = Told { report: handle.report.clone(), routes: handle.routes.clone() };
+        metrics.register(&mut registry, file, told);
+        let asked = longshore_telemetry::metrics::router(registry);
+        service.spawn("metrics", listener.serve(asked, service.shutdown()));
+    }
     service.spawn("keeper", keeper.run());
     let receive = uplink::receive(global.clone(), name, handle.clone(), Arc::clone(&secrets));
     service.spawn_until_shutdown("allotments", receive);

@@ -22,6 +22,15 @@ pub struct Endpoints {
     pub ingress: String,
 }
 
+/// Where a role is asked for its metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsTarget {
+    /// The role.
+    pub role: &'static str,
+    /// `host:port`.
+    pub address: String,
+}
+
 /// A platform and how to speak to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Context {
@@ -36,6 +45,9 @@ pub struct Context {
 pub const ENDPOINTS_FILE: &str = "endpoints.json";
 /// The file that holds the token of the administrator, below a data directory.
 pub const ADMIN_TOKEN_FILE: &str = "admin-token";
+
+/// The file that the [`MetricsTarget`]s are published in, below a data directory.
+pub const METRICS_TARGETS_FILE: &str = "metrics-targets.json";
 
 /// Where the context file of this user is: below `XDG_CONFIG_HOME`, else below `~/.config`. None
 /// for a user without a home, such as a system service.
@@ -71,6 +83,14 @@ pub fn write(path: &Path, context: &Context) -> io::Result<()> {
 /// Publishes where the platform of `data_dir` is reached.
 pub fn publish(data_dir: &Path, endpoints: &Endpoints) -> io::Result<()> {
     state_file::replace(&data_dir.join(ENDPOINTS_FILE), &to_json(endpoints)?)
+}
+
+/// Publishes where the roles of the platform of `data_dir` are asked for their metrics, as
+/// Prometheus reads it (`file_sd_configs`).
+pub fn publish_metrics(data_dir: &Path, targets: &[MetricsTarget]) -> io::Result<()> {
+    let entry = |MetricsTarget { role, address }: &MetricsTarget| serde_json::json!({ "targets": [address], "labels": { "role": role } });
+    let entries: Vec<_> = targets.iter().map(entry).collect();
+    state_file::replace(&data_dir.join(METRICS_TARGETS_FILE), &to_json(&entries)?)
 }
 
 fn to_json<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {

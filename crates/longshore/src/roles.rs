@@ -122,6 +122,20 @@ fn lock(dir: &Path) -> Result<File, Failure> {
     Ok(lock)
 }
 
+/// The flag of every role by which it is asked for its metrics.
+#[derive(Debug, Clone, clap::Args)]
+pub struct MetricsOptions {
+    /// Where Prometheus asks for the metrics [default: nowhere]
+    #[arg(long, value_name = "ENDPOINT")]
+    metrics_listen: Option<Endpoint>,
+}
+
+impl MetricsOptions {
+    fn listener(&self) -> Result<Option<Listener>, Failure> {
+        self.metrics_listen.as_ref().map(|endpoint| listener("metrics", endpoint)).transpose()
+    }
+}
+
 /// The socket that the supervisor passed as `name`, else one that is bound here.
 fn listener(name: &str, endpoint: &Endpoint) -> Result<Listener, Failure> {
     Listener::inherit_or_bind(name, endpoint).or_fail(Kind::Other, "cannot begin")

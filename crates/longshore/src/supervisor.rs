@@ -94,10 +94,14 @@ async fn supervise(
     tokio::spawn(watch_own_supervisor(inheritance, end.clone()));
 
     let endpoints = public.endpoints()?;
+    let metrics = public.metrics_targets()?;
     let doing = format!("cannot use {}", home.run_dir().display());
     home.prepare_run_dir().or_fail(Kind::Other, doing)?;
     let links = LinkSockets::bind(&home.links_dir())?;
     let platform = Platform::start(settings, home, endpoints, (public, links))?;
+    let data_dir = platform.surroundings.home.data_dir();
+    context_file::publish_metrics(data_dir, &metrics)
+        .or_fail(Kind::Other, "cannot write where metrics are asked for")?;
     tokio::select! {
         () = platform.announce(context_use) => {}
         name = signals.next() => tracing::info!("{name}: shutting down"),

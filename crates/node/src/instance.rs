@@ -140,6 +140,7 @@ impl Actor {
     }
 
     fn stage(&mut self, name: &str, took: Duration) {
+        self.node.metrics.note_stage(name, took);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.observed.stages.push(Stage { name: name.to_owned(), micros });
     }
@@ -225,6 +226,7 @@ impl Actor {
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot stop; killing");
             self.kill(running).await;
         }
+        self.node.metrics.note_end(&ExitReason::Stopped);
         self.observed.last_exit = Some(ExitReason::Stopped);
         // Leave the wish marked as changed: the loop of `run` acts on it.
         self.wishes.mark_changed();
@@ -265,6 +267,8 @@ impl Actor {
         if phase == InstancePhase::Healthy && self.observed.ready_at.is_none() {
             self.observed.ready_at = Some(now());
             self.stage("ready", began.elapsed());
+            let took = self.observed.stages.iter().map(|stage| stage.micros).sum();
+            self.node.metrics.note_start(self.observed.path, Duration::from_micros(took));
         }
         self.show(phase, pulse.note());
     }
@@ -275,6 +279,7 @@ impl Actor {
             Some(started_at) => now().since(started_at),
             None => Default::default(),
         };
+        self.node.metrics.note_end(&reason);
         let policy = self.assignment.release.manifest.restart;
         let (restart, quick_ends) = plan_restart(policy, &reason, ran, self.history.quick_ends);
         self.history.quick_ends = quick_ends;
@@ -296,6 +301,7 @@ impl Actor {
                 None
             }
             Restart::After(wait) => {
+                self.node.metrics.note_restart();
                 self.history.restarts += 1;
                 self.observed.restarts = self.history.restarts;
                 let note = format!("{said}; starting again in {wait}");

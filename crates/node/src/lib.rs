@@ -18,6 +18,7 @@ mod disk;
 mod gate;
 mod instance;
 mod machine;
+mod metrics;
 mod space;
 mod uplink;
 
@@ -41,6 +42,8 @@ use agent::Agent;
 /// How long the agent may take to end. When its instances end with it, each has its grace first;
 /// what outlasts this is ended by the next start. Its supervisor waits a little longer.
 const DRAIN: Duration = Duration::from_secs(85);
+
+pub use metrics::described as described_metrics;
 
 /// What a node agent needs.
 #[derive(Debug)]
@@ -71,6 +74,8 @@ pub struct Options {
     pub cpu_overcommit: f64,
     /// Where the programs of the runtimes are.
     pub programs: RuntimePrograms,
+    /// Where its metrics are asked for, if anywhere.
+    pub metrics: Option<Listener>,
 }
 
 /// A file of this name in the run directory tells an agent that ends to end all instances with it.
@@ -137,6 +142,7 @@ struct Node {
     disk: disk::Disk,
     layers: WritableLayers,
     board: board::Board,
+    metrics: metrics::Metrics,
     /// Who may start a container now.
     starts: Semaphore,
     shutdown: CancellationToken,
@@ -195,6 +201,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         disk,
         layers,
         board: board::Board::default(),
+        metrics: metrics::Metrics::default(),
         starts: Semaphore::new(STARTS_PER_CORE * machine::cores()?),
         shutdown: service.shutdown(),
     });
@@ -208,6 +215,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
     let runtimes = runtimes.await.unwrap_or_default();
     let capacity = machine::capacity(options.cpu_overcommit, space::offered(&node)?)?;
     let (capacity, offered) = tokio::sync::watch::channel(capacity);
+    metrics::serve(&node, options.metrics, offered.clone(), &service);
     let identity = uplink::Identity {
         gate: gate.to_string(),
         capacity: offered,

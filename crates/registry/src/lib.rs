@@ -16,6 +16,7 @@ mod blobs;
 mod listings;
 mod manifest;
 mod manifests;
+mod metrics;
 mod pins;
 mod range;
 mod referrers;
@@ -27,6 +28,7 @@ mod storage;
 mod uploads;
 
 pub use access::{Authorizer, TokenTable};
+pub use metrics::{Metrics, described as described_metrics, registry as metrics_registry};
 pub use pins::PinTable;
 pub use registry::{OpenRegistryError, Registry, RegistryOptions};
 pub use server::router;

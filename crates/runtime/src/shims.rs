@@ -237,6 +237,11 @@ impl Shims {
         run_blocking(move || cgroup.usage()).await
     }
 
+    /// The same for callers that may block for as long as the kernel takes to count.
+    pub fn usage(&self, id: &InstanceId) -> io::Result<Usage> {
+        self.inner.cgroup(id).usage()
+    }
+
     /// Removes the agent's own cgroup if no instance is left in it: for an agent that goes for good.
     pub fn remove_empty_root(&self) {
         self.inner.cgroups.remove_root_if_empty();

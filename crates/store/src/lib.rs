@@ -17,6 +17,7 @@ mod embedded;
 mod error;
 mod key;
 mod key_value;
+mod metrics;
 mod store;
 mod transaction;
 mod watch;
@@ -25,6 +26,7 @@ pub use embedded::{OpenStoreError, RedbOptions, RedbStore};
 pub use error::StoreError;
 pub use key::MAX_KEY_BYTES;
 pub use key_value::{Event, KeyValue, LeaseId, Revision};
+pub use metrics::{Measured, StoreMetrics};
 pub use record::{Record, RecordError};
 pub use store::{Listing, Page, Store};
 pub use transaction::{

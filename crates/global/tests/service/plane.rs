@@ -72,6 +72,7 @@ impl Plane {
             system_token_file: dir.join("system"),
             secret_keys_file: dir.join("secret-keys.json"),
             api_rate,
+            metrics: None,
         };
         let until = shutdown.clone();
         let done =

@@ -5,8 +5,8 @@
 //! user who reads slowly is no fault of the instance.
 
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, Sleep};
 
 use super::judge;
@@ -29,12 +30,14 @@ pub(crate) struct Progress {
     awaits_client: AtomicBool,
     /// For how long no byte may move; none for ever.
     limit: Option<Duration>,
+    /// Counts the bytes of the request's body.
+    received: OnceLock<Counter>,
 }
 
 impl Progress {
     pub fn new(connection: Arc<Activity>, limit: Option<Duration>) -> Self {
         let awaits_client = AtomicBool::new(false);
-        Self { connection, last: Clock::new(), awaits_client, limit }
+        Self { connection, last: Clock::new(), awaits_client, limit, received: OnceLock::new() }
     }
 
     pub fn touch(&self) {
@@ -45,6 +48,11 @@ impl Progress {
     /// True when the exchange waits for the rest of the user's request.
     pub fn awaits_client(&self) -> bool {
         self.awaits_client.load(Ordering::Relaxed)
+    }
+
+    /// From the first call on, counts the bytes of the request's body there.
+    pub fn count_received(&self, counter: &Counter) {
+        self.received.get_or_init(|| counter.clone());
     }
 
     /// When there was silence for too long, if nothing moves any more.
@@ -97,6 +105,11 @@ impl Body for RequestBody {
         if polled.is_ready() {
             self.progress.touch();
         }
+        if let (Poll::Ready(Some(Ok(frame))), Some(counter)) =
+            (&polled, self.progress.received.get())
+        {
+            counter.inc_by(length(frame));
+        }
         polled
     }
 
@@ -115,6 +128,10 @@ impl Drop for RequestBody {
     }
 }
 
+fn length(frame: &Frame<Bytes>) -> u64 {
+    frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX))
+}
+
 /// Why an answer is broken off.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AnswerError {
@@ -130,7 +147,7 @@ pub(crate) enum Answer {
     /// By the ingress itself.
     Own(Full<Bytes>),
     /// Of an instance.
-    Instance(InstanceAnswer),
+    Instance(Box<InstanceAnswer>),
     /// None: the connection is being handed over.
     Upgrade,
 }
@@ -157,7 +174,7 @@ impl InstanceAnswer {
         if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) {
             self.waiting = None;
             self.progress.touch();
-            self.judge(&frame);
+            self.look_at(&frame);
             return Poll::Ready(frame.map(|frame| frame.map_err(AnswerError::Broken)));
         }
         if self.waiting.is_none() {
@@ -181,9 +198,12 @@ impl InstanceAnswer {
 }
 
 impl InstanceAnswer {
-    /// How a call of gRPC went is told at its end.
-    fn judge(&mut self, frame: &Option<Result<Frame<Bytes>, hyper::Error>>) {
+    /// Counts a frame. How a call of gRPC went is told at its end.
+    fn look_at(&mut self, frame: &Option<Result<Frame<Bytes>, hyper::Error>>) {
         let Some(Ok(frame)) = frame else { return };
+        if let Some(lease) = &self.lease {
+            lease.seat.in_flight.app().metrics.sent.inc_by(length(frame));
+        }
         if let (Some(trailers), Some(lease)) = (frame.trailers_ref(), &mut self.lease)
             && judge::fails(trailers)
         {

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::body::AnswerError;
 use crate::balance::Outcome;
+use crate::metrics::Stopwatch;
 use crate::server::Busy;
 use crate::upstream::{InFlight, Place, Sender};
 
@@ -36,6 +37,8 @@ pub(crate) enum Connection {
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub in_flight: InFlight,
+    /// None behind an upgrade.
+    pub stopwatch: Option<Stopwatch>,
     pub _permit: OwnedSemaphorePermit,
     pub _busy: Busy,
 }
@@ -64,6 +67,7 @@ impl Lease {
     /// The answer ended too early; the user sees it cut off.
     pub fn broken_off(self, error: &AnswerError) {
         self.seat.in_flight.note_outcome(Outcome::Failed);
+        self.seat.in_flight.app().metrics.broken_off.inc();
         let instance = &self.seat.in_flight.upstream().endpoint().instance;
         tracing::warn!(
             %instance,

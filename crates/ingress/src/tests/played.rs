@@ -212,6 +212,7 @@ impl Ingress {
             listener,
             location: location_endpoint(dir),
             state_dir: dir.join("state"),
+            metrics: None,
         };
         let shutdown = CancellationToken::new();
         let running = run_with(options, limits, gate, shutdown.clone());

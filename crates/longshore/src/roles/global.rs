@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use longshore_link::Endpoint;
 use longshore_types::HostName;
 
-use super::{Threads, listener};
+use super::{MetricsOptions, Threads, listener};
 use crate::failure::Failure;
 
 /// Run the global control plane alone: the API and the choice of locations
@@ -48,12 +48,15 @@ pub struct Options {
     /// How many requests to the API each token may send in a second; five times as many at once
     #[arg(long, value_name = "COUNT", default_value = "100")]
     api_rate: NonZeroU32,
+    #[command(flatten)]
+    metrics: MetricsOptions,
 }
 
 /// Runs the role.
 pub fn run(options: Options) -> Result<(), Failure> {
     let api = listener("api", &options.api_listen)?;
     let link = listener("link", &options.link_listen)?;
+    let metrics = options.metrics.listener()?;
     let dir = options.data_dir.clone();
     super::run("global", &dir, Threads::Few, |shutdown| {
         let options = longshore_global::Options {
@@ -68,6 +71,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
             system_token_file: options.system_token_file,
             secret_keys_file: options.secret_keys_file,
             api_rate: options.api_rate,
+            metrics,
         };
         longshore_global::run(options, shutdown)
     })

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use longshore_link::Endpoint;
 
-use super::{Threads, listener};
+use super::{MetricsOptions, Threads, listener};
 use crate::failure::Failure;
 
 /// Run an ingress alone: requests from users to instances
@@ -21,17 +21,21 @@ pub struct Options {
     /// Where its location listens
     #[arg(long, value_name = "ENDPOINT")]
     location: Endpoint,
+    #[command(flatten)]
+    metrics: MetricsOptions,
 }
 
 /// Runs the role.
 pub fn run(options: Options) -> Result<(), Failure> {
     let listener = listener("ingress", &options.listen)?;
+    let metrics = options.metrics.listener()?;
     let dir = options.data_dir.clone();
     super::run("ingress", &dir, Threads::PerCore, |shutdown| {
         let options = longshore_ingress::IngressOptions {
             listener,
             location: options.location,
             state_dir: options.data_dir,
+            metrics,
         };
         longshore_ingress::run(options, shutdown)
     })

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use longshore_link::Endpoint;
 use longshore_types::{Coordinates, LocationName};
 
-use super::{Threads, listener};
+use super::{MetricsOptions, Threads, listener};
 use crate::failure::Failure;
 
 /// Run the scheduler of one location alone: the choice of nodes
@@ -28,11 +28,14 @@ pub struct Options {
     /// Where the global control plane listens for locations
     #[arg(long, value_name = "ENDPOINT")]
     global: Endpoint,
+    #[command(flatten)]
+    metrics: MetricsOptions,
 }
 
 /// Runs the role.
 pub fn run(options: Options) -> Result<(), Failure> {
     let link = listener("link", &options.listen)?;
+    let metrics = options.metrics.listener()?;
     let dir = options.data_dir.clone();
     super::run("location", &dir, Threads::Few, |shutdown| {
         let options = longshore_location::Options {
@@ -41,6 +44,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
             data_dir: options.data_dir,
             link,
             global: options.global,
+            metrics,
         };
         longshore_location::run(options, shutdown)
     })

@@ -7,7 +7,7 @@ use longshore_network::AgentId;
 use longshore_runtime::RuntimePrograms;
 use longshore_types::{IpNet, NodeName};
 
-use super::{Threads, listener};
+use super::{MetricsOptions, Threads, listener};
 use crate::failure::{Failure, Kind, OrFail};
 use crate::supervisor;
 
@@ -59,11 +59,14 @@ pub struct Options {
     /// The program runsc (gVisor), likewise
     #[arg(long, value_name = "PATH")]
     runsc: Option<PathBuf>,
+    #[command(flatten)]
+    metrics: MetricsOptions,
 }
 
 /// Runs the role.
 pub fn run(options: Options) -> Result<(), Failure> {
     let gate = listener("gate", &options.gate_listen)?;
+    let metrics = options.metrics.listener()?;
     let exe = supervisor::own_program().or_fail(Kind::Other, "cannot find our own program")?;
     let dir = options.data_dir.clone();
     super::run("node", &dir, Threads::Few, |shutdown| {
@@ -85,6 +88,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
                 crun: options.crun,
                 runsc: options.runsc,
             },
+            metrics,
         };
         longshore_node::run(options, shutdown)
     })

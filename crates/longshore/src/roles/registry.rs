@@ -9,7 +9,7 @@ use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
 use longshore_registry::{OpenRegistryError, Registry, RegistryOptions};
 use tokio_util::sync::CancellationToken;
 
-use super::{Threads, listener};
+use super::{MetricsOptions, Threads, listener};
 use crate::failure::Failure;
 use table::{FollowTableError, FollowedTable};
 
@@ -28,13 +28,18 @@ pub struct Options {
     /// Where the global control plane listens, which knows the tokens
     #[arg(long, value_name = "ENDPOINT")]
     global: Endpoint,
+    #[command(flatten)]
+    metrics: MetricsOptions,
 }
 
 /// Runs the role.
 pub fn run(options: Options) -> Result<(), Failure> {
     let listener = listener("registry", &options.listen)?;
+    let metrics = options.metrics.listener()?;
     let dir = options.data_dir.clone();
-    super::run("registry", &dir, Threads::PerCore, |shutdown| serve(options, listener, shutdown))
+    super::run("registry", &dir, Threads::PerCore, |shutdown| {
+        serve(options, (listener, metrics), shutdown)
+    })
 }
 
 /// Why the registry ended.
@@ -50,7 +55,7 @@ enum RegistryRoleError {
 
 async fn serve(
     options: Options,
-    listener: Listener,
+    (listener, metrics_listener): (Listener, Option<Listener>),
     shutdown: CancellationToken,
 ) -> Result<(), RegistryRoleError> {
     let table = FollowedTable::open(options.data_dir.join("tokens.json"))?;
@@ -64,7 +69,14 @@ async fn serve(
     service.spawn_until_shutdown("table", table.follow(Client::new(options.global)));
     let maintained = Arc::clone(&registry);
     service.spawn_until_shutdown("maintenance", async move { maintained.maintain().await });
-    let router = longshore_registry::router(registry);
+    let metrics = longshore_registry::Metrics::default();
+    if let Some(listener) = metrics_listener {
+        let mut told = longshore_registry::metrics_registry();
+        metrics.register(&mut told);
+        let asked = longshore_telemetry::metrics::router(told);
+        service.spawn("metrics", listener.serve(asked, service.shutdown()));
+    }
+    let router = metrics.measure(longshore_registry::router(registry));
     service.spawn("listener", listener.serve(router, service.shutdown()));
     Ok(service.run().await?)
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use longshore_network::AgentId;
 use longshore_node::STOP_INSTANCES_FILE;
 
-use crate::context_file::{ADMIN_TOKEN_FILE, ENDPOINTS_FILE};
+use crate::context_file::{ADMIN_TOKEN_FILE, ENDPOINTS_FILE, METRICS_TARGETS_FILE};
 use crate::failure::{Failure, Kind, OrFail};
 use crate::state_file;
 
@@ -149,6 +149,7 @@ impl Home {
 
     /// Forgets where the platform is reached, at its end.
     pub fn unpublish(&self) -> io::Result<()> {
+        remove_if_there(&self.data_dir.join(METRICS_TARGETS_FILE))?;
         remove_if_there(&self.data_dir.join(ENDPOINTS_FILE))
     }
 }

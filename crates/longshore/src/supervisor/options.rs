@@ -38,6 +38,10 @@ pub struct UpOptions {
     /// Where requests to apps come in [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     ingress_listen: Option<String>,
+    /// Where the first of the roles is asked for its metrics, the others on the next ports; empty for
+    /// nowhere [default: 127.0.0.1:4610]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_listen: Option<String>,
     /// Below this name every app gets a host name [default: localhost]
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
@@ -123,6 +127,7 @@ impl UpOptions {
             api_rate,
             registry_listen,
             ingress_listen,
+            metrics_listen,
             domain,
             location,
             coordinates,
@@ -144,6 +149,7 @@ impl UpOptions {
             ("api_rate", api_rate),
             ("registry_listen", registry_listen),
             ("ingress_listen", ingress_listen),
+            ("metrics_listen", metrics_listen),
             ("domain", domain),
             ("location", location),
             ("coordinates", coordinates),

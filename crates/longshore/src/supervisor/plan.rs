@@ -9,7 +9,7 @@ use longshore_runtime::RuntimePrograms;
 use super::child::RolePlan;
 use super::home::Home;
 use super::settings::Settings;
-use super::sockets::{LinkSockets, PublicSockets};
+use super::sockets::{LinkSockets, MetricsSockets, PublicSockets};
 use crate::context_file::Endpoints;
 
 /// How long a role may take to end. A role itself gives up on its last requests sooner.
@@ -32,6 +32,7 @@ pub fn plan_roles(
     sockets: (PublicSockets, LinkSockets),
 ) -> Vec<Vec<RolePlan>> {
     let (public, links) = sockets;
+    let mut metrics = public.metrics;
     let at = |socket: &str| format!("unix:{}", home.links_dir().join(socket).display());
     let (global_at, location_at) = (at("global.sock"), at("location.sock"));
     let registry_at = format!("http://{}", endpoints.registry);
@@ -85,7 +86,7 @@ pub fn plan_roles(
     let given = given.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?)));
     let node = given.fold(node, |node, (name, path)| node.with(name, path.display()));
     let node_drain = if settings.stop_instances { DRAIN_INSTANCES } else { DRAIN };
-    vec![
+    let mut waves = vec![
         vec![
             role("global", global, vec![("api", public.api), ("link", links.global)], DRAIN),
             role("registry", registry, vec![("registry", public.registry)], DRAIN),
@@ -93,7 +94,17 @@ pub fn plan_roles(
         vec![role("ingress", ingress, vec![("ingress", public.ingress)], DRAIN)],
         vec![role("location", location, vec![("link", links.location)], DRAIN)],
         vec![role("node", node, vec![("gate", links.gate)], node_drain)],
-    ]
+    ];
+    waves.iter_mut().flatten().for_each(|plan| give_metrics(plan, &mut metrics));
+    waves
+}
+
+/// Lets a role be asked for its metrics, where anyone may.
+fn give_metrics(plan: &mut RolePlan, metrics: &mut MetricsSockets) {
+    let Some(listener) = metrics.remove(plan.role) else { return };
+    let Ok(endpoint) = listener.endpoint() else { return };
+    plan.args.extend(["--metrics-listen".to_owned(), endpoint.to_string()]);
+    plan.sockets.push(("metrics", listener));
 }
 
 fn role(
@@ -147,6 +158,7 @@ mod tests {
             api_listen: free,
             registry_listen: free,
             ingress_listen: free,
+            metrics_listen: Some(free),
             cgroup_parent: Some("/test".to_owned()),
             coordinates: "-33.9,151.2".parse().ok(),
             programs: RuntimePrograms { runsc: Some("/opt/runsc".into()), ..Default::default() },
@@ -162,6 +174,7 @@ mod tests {
         assert_eq!(order[0], ["global", "registry"]);
         assert_eq!(order.last().unwrap(), &["node"]);
         for plan in waves.iter().flatten() {
+            assert!(plan.args.iter().any(|arg| arg == "--metrics-listen"), "{}", plan.role);
             let line = ["longshore", plan.role].into_iter();
             let line = line.chain(plan.args.iter().map(String::as_str));
             Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{}: {error}", plan.role));

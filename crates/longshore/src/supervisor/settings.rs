@@ -33,6 +33,9 @@ pub struct Settings {
     pub registry_listen: SocketAddr,
     /// Where the ingress listens.
     pub ingress_listen: SocketAddr,
+    /// Where the first of the roles is asked for its metrics, the others on the ports that follow;
+    /// nowhere when absent.
+    pub metrics_listen: Option<SocketAddr>,
     /// Below it every app gets a host name.
     pub domain: HostName,
     /// The name of the location that this machine is.
@@ -66,6 +69,7 @@ impl Settings {
             api_rate: DEFAULT_API_RATE,
             registry_listen: loopback(4601),
             ingress_listen: loopback(8080),
+            metrics_listen: Some(loopback(4610)),
             domain: constant("localhost"),
             location: constant("local"),
             coordinates: None,

@@ -1,6 +1,7 @@
 //! The sockets of all roles, bound once by the supervisor, which keeps them open while a role is
 //! started again: whoever connects meanwhile waits in the backlog in place of being refused.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use longshore_link::{Endpoint, ListenError, Listener};
 
 use super::preflight::Obstacle;
 use super::settings::Settings;
-use crate::context_file::Endpoints;
+use crate::context_file::{Endpoints, MetricsTarget};
 use crate::failure::{Failure, Kind, OrFail};
 
 /// How long the kernel may take to close the sockets of a process that was killed. The lock by which the
@@ -26,7 +27,15 @@ pub struct PublicSockets {
     pub registry: Listener,
     /// The ingress's.
     pub ingress: Listener,
+    /// Those for the metrics of the roles.
+    pub metrics: MetricsSockets,
 }
+
+/// The sockets on which the roles are asked for their metrics, by role; none where nobody asks.
+pub type MetricsSockets = BTreeMap<&'static str, Listener>;
+
+/// In the order of their ports.
+const WITH_METRICS: [&str; 5] = ["global", "location", "node", "registry", "ingress"];
 
 /// The sockets on which the roles reach each other.
 #[derive(Debug)]
@@ -55,13 +64,36 @@ impl PublicSockets {
         let api = bind("api", settings.api_listen);
         let registry = bind("registry", settings.registry_listen);
         let ingress = bind("ingress", settings.ingress_listen);
-        match (api, registry, ingress) {
-            (Ok(api), Ok(registry), Ok(ingress)) => Ok(Self { api, registry, ingress }),
-            (api, registry, ingress) => {
-                let errors = [api.err(), registry.err(), ingress.err()];
-                Err(errors.into_iter().flatten().collect())
+        let mut metrics = MetricsSockets::new();
+        let mut obstacles = Vec::new();
+        for (role, port) in WITH_METRICS.into_iter().zip(0..) {
+            let Some(mut address) = settings.metrics_listen else { break };
+            if address.port() > 0 {
+                address.set_port(address.port() + port);
+            }
+            match bind("metrics", address) {
+                Ok(listener) => _ = metrics.insert(role, listener),
+                Err(obstacle) => obstacles.push(obstacle),
             }
         }
+        match (api, registry, ingress) {
+            (Ok(api), Ok(registry), Ok(ingress)) if obstacles.is_empty() => {
+                Ok(Self { api, registry, ingress, metrics })
+            }
+            (api, registry, ingress) => {
+                let errors = [api.err(), registry.err(), ingress.err()];
+                Err(errors.into_iter().flatten().chain(obstacles).collect())
+            }
+        }
+    }
+
+    /// Where each role is asked for its metrics.
+    pub fn metrics_targets(&self) -> Result<Vec<MetricsTarget>, Failure> {
+        let target = |(role, socket): (&&'static str, &Listener)| {
+            let endpoint = socket.endpoint().or_fail(Kind::Other, "cannot tell an address")?;
+            Ok(MetricsTarget { role, address: reachable(endpoint.authority()) })
+        };
+        self.metrics.iter().map(target).collect()
     }
 
     /// Where they are reached, with the ports that the kernel chose.
@@ -121,7 +153,13 @@ mod tests {
 
     fn settings(api_listen: SocketAddr, ingress_listen: SocketAddr) -> Settings {
         let defaults = Settings::defaults("n1".parse().unwrap());
-        Settings { api_listen, registry_listen: FREE, ingress_listen, ..defaults }
+        Settings {
+            api_listen,
+            registry_listen: FREE,
+            ingress_listen,
+            metrics_listen: None,
+            ..defaults
+        }
     }
 
     #[test]
@@ -137,6 +175,29 @@ mod tests {
         );
         let endpoints = PublicSockets::bind(&settings(FREE)).unwrap().endpoints().unwrap();
         assert!(!endpoints.api.ends_with(":0"), "the port was chosen: {endpoints:?}");
+    }
+
+    #[test]
+    fn every_role_has_a_port_of_its_own_for_its_metrics() {
+        let mut settings = settings(FREE, FREE);
+        let none = PublicSockets::bind(&settings).unwrap();
+        assert!(none.metrics_targets().unwrap().is_empty());
+        settings.metrics_listen = Some(FREE);
+        let targets = PublicSockets::bind(&settings).unwrap().metrics_targets().unwrap();
+        let addresses: std::collections::BTreeSet<_> =
+            targets.iter().map(|target| &target.address).collect();
+        assert_eq!((targets.len(), addresses.len()), (5, 5));
+
+        // Ports that follow each other, as far as this machine has such free now.
+        let first = (20_000..60_000).step_by(7).find_map(|port| {
+            settings.metrics_listen = Some(SocketAddr::new(FREE.ip(), port));
+            Some((port, PublicSockets::bind(&settings).ok()?))
+        });
+        let (port, sockets) = first.unwrap();
+        let targets = sockets.metrics_targets().unwrap();
+        let of = |role| &targets.iter().find(|target| target.role == role).unwrap().address;
+        assert_eq!(*of("global"), format!("127.0.0.1:{port}"));
+        assert_eq!(*of("ingress"), format!("127.0.0.1:{}", port + 4));
     }
 
     #[test]

@@ -80,6 +80,7 @@ impl Actor {
         let progress = |event: PullEvent| tracing::trace!(?event, "pulling");
         let node = Arc::clone(&self.node);
         let pull = node.images.pull(Arc::clone(&node.source), &repository, &digest, &progress);
+        let began = Instant::now();
         let pulled = tokio::select! {
             pulled = pull => pulled,
             // Dropping the pull is safe: what it had is resumed or removed by the store.
@@ -89,6 +90,8 @@ impl Actor {
             }
         };
         machine::release_memory();
+        let fetched = pulled.as_ref().ok().map(|(_, report)| report.bytes_fetched.0);
+        self.node.metrics.note_pull(fetched, began.elapsed());
         let (image, report) = pulled.map_err(|error| chain(&error))?;
         self.stage("pull", report.fetch);
         self.stage("unpack", report.unpack);

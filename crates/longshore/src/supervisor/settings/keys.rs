@@ -65,6 +65,15 @@ pub const KEYS: &[Key] = &[
         show: |settings| quoted(settings.ingress_listen),
     },
     Key {
+        name: "metrics_listen",
+        help: "Where Prometheus asks the roles for their metrics: an address and the port of the first,\n\
+               global, to be followed by location, node, registry and ingress; port 0 for any free ones,\n\
+               empty for nowhere. Whoever connects reads names of apps and how they do; there is no\n\
+               token. Default \"127.0.0.1:4610\".",
+        set: |settings, value| put(&mut settings.metrics_listen, metrics(value)),
+        show: |settings| quoted(settings.metrics_listen.map_or(String::new(), |at| at.to_string())),
+    },
+    Key {
         name: "domain",
         help: "Below this name every app gets a host name: APP.DOMAIN in the default project,\n\
                APP.PROJECT.DOMAIN in others. Default \"localhost\".",
@@ -198,6 +207,18 @@ fn shown(path: Option<&PathBuf>) -> String {
 
 fn address(value: &Value) -> Result<SocketAddr, &'static str> {
     parsed(value, "an IP address and a port, such as 0.0.0.0:80")
+}
+
+/// Five ports from there on.
+fn metrics(value: &Value) -> Result<Option<SocketAddr>, &'static str> {
+    const ALLOWED: &str = "an IP address and a port up to 65531, such as 127.0.0.1:4610, or empty";
+    match text(value) {
+        Some("") => Ok(None),
+        _ => match parsed::<SocketAddr>(value, ALLOWED)? {
+            address if address.port() <= u16::MAX - 4 => Ok(Some(address)),
+            _ => Err(ALLOWED),
+        },
+    }
 }
 
 fn loopback(value: &Value) -> Result<SocketAddr, &'static str> {

@@ -1,0 +1,164 @@
+//! What the global plane tells operators; `docs/metrics.md` says what each means.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use longshore_api::links::NodeSummary;
+use longshore_store::StoreMetrics;
+use longshore_telemetry::metrics::{Registry, Unit, times};
+use longshore_telemetry::requests::{Requests, matched};
+use longshore_telemetry::scrape::{Scrape, at_scrape};
+use longshore_types::{Capacity, LocationName};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::histogram::Histogram;
+
+use crate::catalog::Catalog;
+use crate::reports::{ByLocation, Received};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
+struct InPhase {
+    location: String,
+    phase: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LocationLabels {
+    location: String,
+}
+
+/// The metrics of the global plane.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Of the store.
+    pub store: StoreMetrics,
+    /// Of the API.
+    pub api: Requests,
+    /// How long a look of the scheduler at everything takes.
+    pub rounds: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { store: StoreMetrics::default(), api: Requests::new(matched), rounds: times() }
+    }
+}
+
+/// Gives the state that is told of.
+pub type Look = Box<dyn Fn() -> (Arc<Catalog>, Arc<ByLocation>) + Send + Sync>;
+
+impl Metrics {
+    /// Fills a registry with these, and with what is read from the state at each scrape.
+    pub fn register(&self, registry: &mut Registry, store: PathBuf, look: Look) {
+        self.store.register(registry, store);
+        let registry = registry.sub_registry_with_prefix("longshore_global");
+        self.api.register(registry.sub_registry_with_prefix("api"));
+        registry.register_with_unit(
+            "round_duration",
+            "One look of the scheduler at all apps, with what it stores",
+            Unit::Seconds,
+            self.rounds.clone(),
+        );
+        at_scrape(registry, move |scrape| {
+            let (catalog, reports) = look();
+            tell_of_catalog(scrape, &catalog)?;
+            tell_of_allotments(scrape, &catalog)?;
+            tell_of_instances(scrape, &reports)?;
+            tell_of_locations(scrape, &reports)
+        });
+    }
+}
+
+fn tell_of_catalog(scrape: &mut Scrape<'_>, catalog: &Catalog) -> fmt::Result {
+    let count = |n: usize| n as f64;
+    scrape.gauge("apps", "Apps that are deployed", count(catalog.apps.len()))?;
+    scrape.gauge("releases", "Releases that are kept", count(catalog.releases.len()))?;
+    let records = || catalog.apps.values().map(|stored| &stored.record);
+    let under_way = records().filter(|one| one.good != Some(one.release)).count();
+    let help = "Apps whose release was not complete yet";
+    scrape.gauge("rollouts_under_way", help, count(under_way))?;
+    let failed = records().filter(|one| one.failed.is_some()).count();
+    scrape.gauge("rollouts_failed", "Apps whose last rollout failed", count(failed))
+}
+
+fn tell_of_allotments(scrape: &mut Scrape<'_>, catalog: &Catalog) -> fmt::Result {
+    let mut allotted = BTreeMap::<&LocationName, (u32, u32)>::new();
+    for ((location, ..), stored) in &catalog.allotments {
+        let (instances, budget) = allotted.entry(location).or_default();
+        *instances = instances.saturating_add(stored.record.count);
+        *budget = budget.saturating_add(stored.record.budget);
+    }
+    let mut of = |name: &str, help: &str, value: fn(&(u32, u32)) -> u32| {
+        let labels = |location: &LocationName| LocationLabels { location: location.to_string() };
+        let values = allotted.iter().map(|(at, one)| (labels(at), f64::from(value(one))));
+        scrape.gauges(name, help, values)
+    };
+    let help = "Instances that should run at the location";
+    of("location_allotted_instances", help, |one| one.0)?;
+    let help = "Instances that may ever run at the location";
+    of("location_budget_instances", help, |one| one.1)
+}
+
+fn tell_of_instances(scrape: &mut Scrape<'_>, reports: &ByLocation) -> fmt::Result {
+    let mut phases = BTreeMap::<InPhase, u32>::new();
+    for (location, received) in reports {
+        for one in &received.report.instances {
+            let (location, phase) = (location.to_string(), one.observed.phase.as_str());
+            *phases.entry(InPhase { location, phase }).or_default() += 1;
+        }
+    }
+    let phases = phases.into_iter().map(|(labels, count)| (labels, f64::from(count)));
+    scrape.gauges("location_instances", "Instances that the location reports, by phase", phases)
+}
+
+fn tell_of_locations(scrape: &mut Scrape<'_>, reports: &ByLocation) -> fmt::Result {
+    let mut of = |name: &str, help: &str, value: fn(&Received) -> f64| {
+        let values = reports.iter().map(|(location, received)| {
+            (LocationLabels { location: location.to_string() }, value(received))
+        });
+        scrape.gauges(name, help, values)
+    };
+    of("location_reachable", "1 when the location reported lately", |one| {
+        f64::from(u8::from(one.reachable()))
+    })?;
+    of("location_instances_without_place", "Instances that find no place there", |one| {
+        one.report.shortfalls.iter().map(|short| f64::from(short.missing)).sum()
+    })?;
+    of("location_cpu_cores", "Cores that its nodes offer", |one| {
+        sum(one, |node| cores(&node.capacity))
+    })?;
+    of("location_cpu_promised_cores", "Those of them that instances have", |one| {
+        sum(one, |node| cores(&node.promised))
+    })?;
+    of("location_memory_bytes", "Memory that its nodes offer", |one| {
+        sum(one, |node| node.capacity.memory.0 as f64)
+    })?;
+    of("location_memory_promised_bytes", "That of it that instances have", |one| {
+        sum(one, |node| node.promised.memory.0 as f64)
+    })
+}
+
+/// Over the nodes that the location can reach.
+fn sum(received: &Received, value: fn(&NodeSummary) -> f64) -> f64 {
+    received.report.nodes.iter().filter(|node| node.reachable).map(value).sum()
+}
+
+fn cores(capacity: &Capacity) -> f64 {
+    f64::from(capacity.cpu.0) / 1000.0
+}
+
+/// A registry as the global plane fills it, to hold against the documentation.
+pub fn described() -> Registry {
+    let mut registry = registry();
+    let look = || (Default::default(), Default::default());
+    let metrics = Metrics::default();
+    metrics.api.invent();
+    metrics.register(&mut registry, PathBuf::new(), Box::new(look));
+    registry
+}
+
+/// A registry with what every role tells.
+pub fn registry() -> Registry {
+    longshore_telemetry::metrics::registry("global", env!("CARGO_PKG_VERSION"))
+}

@@ -1,0 +1,271 @@
+//! What an ingress tells operators; `docs/metrics.md` says what each means.
+//!
+//! A request looks nothing up: the metrics of an app are found when a table is put in force, and
+//! forgotten when the app has left it. So there are as many as there are apps, whatever strangers ask
+//! for.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::StatusCode;
+use longshore_types::{AppName, ProjectName};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+
+use longshore_telemetry::metrics::{Registry, Unit, times};
+use longshore_telemetry::scrape::{Scrape, at_scrape};
+
+use crate::fault::Fault;
+use crate::router::Router;
+
+/// An app; both empty where there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, EncodeLabelSet)]
+pub(crate) struct AppLabels {
+    project: String,
+    app: String,
+}
+
+impl AppLabels {
+    pub fn new(project: &ProjectName, app: &AppName) -> Self {
+        Self { project: project.to_string(), app: app.to_string() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    project: String,
+    app: String,
+    /// The first digit of the status and `xx`.
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    project: String,
+    app: String,
+    /// The code of the fault.
+    reason: &'static str,
+}
+
+const CODES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// Within an answer, after its head.
+const BROKEN_OFF: &str = "answer-broken-off";
+
+/// The metrics of an ingress.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    answers: Family<Answered, Counter>,
+    faults: Family<Refused, Counter>,
+    durations: Family<AppLabels, Histogram, fn() -> Histogram>,
+    received: Family<AppLabels, Counter>,
+    sent: Family<AppLabels, Counter>,
+    retries: Family<AppLabels, Counter>,
+    ejections: Family<AppLabels, Counter>,
+    connections: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            answers: Family::default(),
+            faults: Family::default(),
+            durations: Family::new_with_constructor(times as fn() -> Histogram),
+            received: Family::default(),
+            sent: Family::default(),
+            retries: Family::default(),
+            ejections: Family::default(),
+            connections: Gauge::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Fills a registry with these, and with what is read from the table in force at each scrape.
+    pub fn register(&self, registry: &mut Registry, router: Arc<Router>) {
+        let registry = registry.sub_registry_with_prefix("longshore_ingress");
+        registry.register(
+            "requests",
+            "Requests answered by an instance, by the class of the status",
+            self.answers.clone(),
+        );
+        registry.register(
+            "faults",
+            "Requests that failed otherwise, by the code of the ingress's own answer",
+            self.faults.clone(),
+        );
+        registry.register_with_unit(
+            "request_duration",
+            "From the head of a request to the last byte of its answer; upgrades to their head",
+            Unit::Seconds,
+            self.durations.clone(),
+        );
+        registry.register_with_unit(
+            "received",
+            "Bodies of requests passed to instances",
+            Unit::Bytes,
+            self.received.clone(),
+        );
+        registry.register_with_unit(
+            "sent",
+            "Bodies of answers passed to users",
+            Unit::Bytes,
+            self.sent.clone(),
+        );
+        registry.register(
+            "retries",
+            "Tries of a request with another instance after one took no connection or refused it",
+            self.retries.clone(),
+        );
+        registry.register(
+            "ejections",
+            "Times that an instance was left out because its requests failed",
+            self.ejections.clone(),
+        );
+        registry.register(
+            "connections",
+            "Connections of users that are open",
+            self.connections.clone(),
+        );
+        at_scrape(registry, move |scrape| tell_of_table(&router, scrape));
+    }
+
+    /// Tells of an app that there is not, so that the documentation can be held against the labels
+    /// too: what was never counted is not told at all.
+    pub fn invent(&self) {
+        self.of_app(&AppLabels::default());
+    }
+
+    /// Those of an app of the table.
+    pub fn of_app(&self, labels: &AppLabels) -> AppMetrics {
+        let AppLabels { project, app } = labels.clone();
+        let answers = CODES.map(|code| {
+            let labels = Answered { project: project.clone(), app: app.clone(), code };
+            self.answers.get_or_create_owned(&labels)
+        });
+        let broken_off = Refused { project, app, reason: BROKEN_OFF };
+        AppMetrics {
+            answers,
+            duration: self.durations.get_or_create_owned(labels),
+            received: self.received.get_or_create_owned(labels),
+            sent: self.sent.get_or_create_owned(labels),
+            retries: self.retries.get_or_create_owned(labels),
+            ejections: self.ejections.get_or_create_owned(labels),
+            broken_off: self.faults.get_or_create_owned(&broken_off),
+        }
+    }
+
+    /// An app left the table.
+    pub fn forget(&self, labels: &AppLabels) {
+        let AppLabels { project, app } = labels.clone();
+        for code in CODES {
+            self.answers.remove(&Answered { project: project.clone(), app: app.clone(), code });
+        }
+        for reason in Fault::CODES.into_iter().chain([BROKEN_OFF]) {
+            self.faults.remove(&Refused { project: project.clone(), app: app.clone(), reason });
+        }
+        self.durations.remove(labels);
+        for family in [&self.received, &self.sent, &self.retries, &self.ejections] {
+            family.remove(labels);
+        }
+    }
+
+    /// A connection of a user is open until this is dropped.
+    pub fn connection(&self) -> OpenConnection {
+        self.connections.inc();
+        OpenConnection(self.connections.clone())
+    }
+
+    /// The ingress answered by itself; for which app, where there is one.
+    pub fn note_fault(&self, labels: Option<&AppLabels>, fault: &Fault) {
+        let AppLabels { project, app } = labels.cloned().unwrap_or_default();
+        self.faults.get_or_create(&Refused { project, app, reason: fault.code() }).inc();
+    }
+}
+
+/// The metrics of an app, found.
+#[derive(Debug, Clone)]
+pub(crate) struct AppMetrics {
+    answers: [Counter; CODES.len()],
+    pub duration: Histogram,
+    pub received: Counter,
+    pub sent: Counter,
+    pub retries: Counter,
+    pub ejections: Counter,
+    /// An answer ended before its end.
+    pub broken_off: Counter,
+}
+
+impl AppMetrics {
+    /// An instance answered with this.
+    pub fn note_answer(&self, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100);
+        if let Some(counter) = class.checked_sub(1).and_then(|idx| self.answers.get(idx)) {
+            counter.inc();
+        }
+    }
+}
+
+/// A connection of a user.
+#[derive(Debug)]
+pub(crate) struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Measures an exchange until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Stopwatch {
+    began: Instant,
+    duration: Histogram,
+}
+
+impl Stopwatch {
+    pub fn start(began: Instant, metrics: &AppMetrics) -> Self {
+        Self { began, duration: metrics.duration.clone() }
+    }
+}
+
+impl Drop for Stopwatch {
+    fn drop(&mut self) {
+        self.duration.observe(self.began.elapsed().as_secs_f64());
+    }
+}
+
+/// What is read from the table at each scrape.
+fn tell_of_table(router: &Router, scrape: &mut Scrape<'_>) -> fmt::Result {
+    let census = router.census();
+    let mut column = |name, help, value: fn(&Census) -> usize| {
+        let values = census.apps.iter().map(|one| (one.labels.clone(), value(one) as f64));
+        scrape.gauges(name, help, values)
+    };
+    column("endpoints", "Instances that requests may go to", |one| one.endpoints)?;
+    let help = "Those of them that are left out for their failures";
+    column("endpoints_left_out", help, |one| one.left_out)?;
+    let help = "Requests and upgraded connections under way";
+    column("requests_in_flight", help, |one| one.in_flight)?;
+    let help = "The revision of the routing table in force";
+    scrape.gauge("routes_revision", help, census.revision as f64)
+}
+
+/// How the table stands.
+#[derive(Debug, Default)]
+pub(crate) struct TableCensus {
+    pub revision: u64,
+    pub apps: Vec<Census>,
+}
+
+/// How an app stands.
+#[derive(Debug)]
+pub(crate) struct Census {
+    pub labels: AppLabels,
+    pub endpoints: usize,
+    pub left_out: usize,
+    pub in_flight: usize,
+}

@@ -1,0 +1,134 @@
+//! What a location tells operators; `docs/metrics.md` says what each means.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use longshore_api::links::{LocationReport, NodeSummary, RoutingTable};
+use longshore_store::StoreMetrics;
+use longshore_telemetry::metrics::{Registry, Unit, times};
+use longshore_telemetry::scrape::{Scrape, at_scrape};
+use longshore_types::Capacity;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::histogram::Histogram;
+use tokio::sync::watch;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
+struct AppAndPhase {
+    project: String,
+    app: String,
+    phase: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AppLabels {
+    project: String,
+    app: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NodeLabels {
+    node: String,
+}
+
+/// The metrics of a location.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Of the store.
+    pub store: StoreMetrics,
+    /// How long a round of the keeper takes.
+    pub rounds: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { store: StoreMetrics::default(), rounds: times() }
+    }
+}
+
+/// What others are told, and operators too.
+pub struct Told {
+    pub report: watch::Receiver<Arc<Option<LocationReport>>>,
+    pub routes: watch::Receiver<Arc<Option<RoutingTable>>>,
+}
+
+impl Metrics {
+    /// Fills a registry with these, and with what is read from the last report at each scrape.
+    pub fn register(&self, registry: &mut Registry, store: PathBuf, told: Told) {
+        self.store.register(registry, store);
+        let registry = registry.sub_registry_with_prefix("longshore_location");
+        registry.register_with_unit(
+            "round_duration",
+            "From events to all that follows from them: planned, stored and published",
+            Unit::Seconds,
+            self.rounds.clone(),
+        );
+        at_scrape(registry, move |scrape| {
+            let revision = told.routes.borrow().as_ref().as_ref().map_or(0, |table| table.revision);
+            let help = "The revision of the routing table that ingresses are told";
+            scrape.gauge("routes_revision", help, revision as f64)?;
+            let report = Arc::clone(&told.report.borrow());
+            tell_of_instances(scrape, report.as_ref().as_ref())?;
+            let nodes = report.as_ref().as_ref().map_or(&[][..], |report| &report.nodes);
+            tell_of_nodes(scrape, nodes)
+        });
+    }
+}
+
+fn tell_of_instances(scrape: &mut Scrape<'_>, report: Option<&LocationReport>) -> fmt::Result {
+    let mut counts = BTreeMap::<AppAndPhase, u32>::new();
+    for one in report.into_iter().flat_map(|report| &report.instances) {
+        let (project, app) = (one.project.to_string(), one.app.to_string());
+        let phase = one.observed.phase.as_str();
+        *counts.entry(AppAndPhase { project, app, phase }).or_default() += 1;
+    }
+    let counts = counts.into_iter().map(|(labels, count)| (labels, f64::from(count)));
+    scrape.gauges("instances", "Instances by app and phase", counts)?;
+    let shortfalls = report.into_iter().flat_map(|report| &report.shortfalls).map(|one| {
+        let (project, app) = (one.project.to_string(), one.app.to_string());
+        (AppLabels { project, app }, f64::from(one.missing))
+    });
+    scrape.gauges("instances_without_place", "Instances that find no place", shortfalls)
+}
+
+fn tell_of_nodes(scrape: &mut Scrape<'_>, nodes: &[NodeSummary]) -> fmt::Result {
+    let mut of_nodes = |name: &str, help: &str, value: fn(&NodeSummary) -> f64| {
+        let labels = |one: &NodeSummary| NodeLabels { node: one.node.to_string() };
+        scrape.gauges(name, help, nodes.iter().map(|one| (labels(one), value(one))))
+    };
+    of_nodes("node_reachable", "1 when the node reported lately", |one| {
+        f64::from(u8::from(one.reachable))
+    })?;
+    of_nodes("node_cpu_cores", "Cores that the node offers", |one| cores(&one.capacity))?;
+    of_nodes("node_cpu_promised_cores", "Those of them that instances have", |one| {
+        cores(&one.promised)
+    })?;
+    of_nodes("node_memory_bytes", "Memory that the node offers", |one| {
+        one.capacity.memory.0 as f64
+    })?;
+    of_nodes("node_memory_promised_bytes", "That of it that instances have", |one| {
+        one.promised.memory.0 as f64
+    })?;
+    of_nodes("node_disk_bytes", "Disk that the node offers", |one| one.capacity.disk.0 as f64)?;
+    of_nodes("node_disk_promised_bytes", "That of it that instances have", |one| {
+        one.promised.disk.0 as f64
+    })
+}
+
+fn cores(capacity: &Capacity) -> f64 {
+    f64::from(capacity.cpu.0) / 1000.0
+}
+
+/// A registry as a location fills it, to hold against the documentation.
+pub fn described() -> Registry {
+    let mut registry = registry();
+    let (report, routes) = (watch::channel(Arc::default()).1, watch::channel(Arc::default()).1);
+    Metrics::default().register(&mut registry, PathBuf::new(), Told { report, routes });
+    registry
+}
+
+/// A registry with what every role tells.
+pub fn registry() -> Registry {
+    longshore_telemetry::metrics::registry("location", env!("CARGO_PKG_VERSION"))
+}
