@@ -25,6 +25,7 @@ mod reports;
 mod rollouts;
 mod scheduler;
 mod tokens;
+mod traces;
 mod ui;
 mod views;
 
@@ -45,6 +46,7 @@ use feeds::Feeds;
 use images::ImageResolver;
 use metrics::Metrics;
 use reports::Reports;
+use traces::Starts;
 
 /// What the global control plane needs.
 #[derive(Debug)]
@@ -122,6 +124,7 @@ struct Plane {
     store: Arc<dyn Store>,
     catalog: Mirror,
     reports: Reports,
+    starts: Starts,
     images: ImageResolver,
     keyring: Keyring,
     /// Held while the key of the secrets is changed.
@@ -168,6 +171,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Gl
         store,
         catalog,
         reports: Reports::default(),
+        starts: Starts::new(metrics::tracer(&service)),
         images: ImageResolver::new(
             Client::new(options.registry).with_token(system_token),
             options.registry_public.clone(),

@@ -134,6 +134,7 @@ async fn report(
         let change = Transaction::new().when(Compare::absent(&key)).put(key, encode(&record));
         plane.store.commit(change).await.map_err(crate::api::store_failed)?;
     }
+    plane.starts.look(&report);
     plane.reports.receive(report);
     Ok(axum::Json(()))
 }

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use longshore_api::links::NodeSummary;
+use longshore_link::Service;
 use longshore_store::StoreMetrics;
 use longshore_telemetry::metrics::{Registry, Unit, times};
 use longshore_telemetry::requests::{Requests, matched};
 use longshore_telemetry::scrape::{Scrape, at_scrape};
+use longshore_telemetry::traces::Tracer;
 use longshore_types::{Capacity, LocationName};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::histogram::Histogram;
@@ -146,6 +148,15 @@ fn sum(received: &Received, value: fn(&NodeSummary) -> f64) -> f64 {
 
 fn cores(capacity: &Capacity) -> f64 {
     f64::from(capacity.cpu.0) / 1000.0
+}
+
+/// What takes the traces of starts.
+pub fn tracer(service: &Service) -> Tracer {
+    let (tracer, export) = Tracer::of_environment("global", env!("CARGO_PKG_VERSION"));
+    if let Some(export) = export {
+        service.spawn("traces", export.run(service.shutdown()));
+    }
+    tracer
 }
 
 /// A registry as the global plane fills it, to hold against the documentation.

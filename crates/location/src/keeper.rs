@@ -14,11 +14,11 @@ use longshore_api::links::{
 use longshore_link::{Endpoint, Pace, now};
 use longshore_store::{MAX_OPERATIONS, Page, Store, StoreError, Transaction};
 use longshore_types::{Generation, InstanceId, LocationName, NodeName, Release};
-use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::LocationError;
+use crate::metrics::Watched;
 use crate::records::{
     ALLOTMENTS, ALLOTMENTS_GENERATION, AllotmentRecord, GenerationRecord, INSTANCES,
     InstanceRecord, allotment_key, instance_key,
@@ -91,8 +91,7 @@ pub struct Keeper {
     generation: Generation,
     /// Ends a wait for room on the disk.
     shutdown: CancellationToken,
-    /// How long each round takes.
-    rounds: Histogram,
+    watched: Watched,
 }
 
 fn moment() -> Moment {
@@ -106,7 +105,7 @@ impl Keeper {
         gate: Endpoint,
         store: Arc<dyn Store>,
         shutdown: CancellationToken,
-        rounds: Histogram,
+        watched: Watched,
     ) -> Result<(Self, Handle), LocationError> {
         let acknowledged = match store.get(ALLOTMENTS_GENERATION).await? {
             Some(stored) => stored.decode::<GenerationRecord>()?.0,
@@ -145,7 +144,7 @@ impl Keeper {
             report,
             generation,
             shutdown,
-            rounds,
+            watched,
         };
         keeper.publish(moment);
         Ok((keeper, handle))
@@ -177,8 +176,12 @@ impl Keeper {
                 if changes.is_empty() {
                     break;
                 }
+                let written = changes.put.clone();
                 self.save(std::mem::take(&mut changes)).await?;
                 self.publish(moment);
+                let written = written.iter().filter_map(|id| self.state.instances.get(id));
+                let new = written.filter(|record| record.created_at == moment.wall);
+                self.watched.note_scheduled(new);
             }
             self.save(changes).await?;
             self.publish(moment());
@@ -186,7 +189,7 @@ impl Keeper {
                 // Whoever asked may have gone away; what was asked is done all the same.
                 let _ = answer.send(found);
             }
-            self.rounds.observe(began.elapsed().as_secs_f64());
+            self.watched.rounds.observe(began.elapsed().as_secs_f64());
             pace.worked_since(began);
         }
     }

@@ -27,7 +27,7 @@ use longshore_types::{Coordinates, LocationName};
 use tokio_util::sync::CancellationToken;
 
 use keeper::Keeper;
-use metrics::{Metrics, Told};
+use metrics::{Metrics, Told, Watched};
 use secrets::Secrets;
 
 pub use metrics::described as described_metrics;
@@ -95,8 +95,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     let (name, kept) = (options.name.clone(), Arc::clone(&store) as Arc<dyn Store>);
     let secrets = Secrets::open(global.clone(), name.clone(), kept, &options.data_dir)?;
     let secrets = Arc::new(secrets);
-    let rounds = metrics.rounds.clone();
-    let keeper = Keeper::restore(name.clone(), gate, store, service.shutdown(), rounds).await?;
+    let watched = Watched { rounds: metrics.rounds.clone(), tracer: metrics::tracer(&service) };
+    let keeper = Keeper::restore(name.clone(), gate, store, service.shutdown(), watched).await?;
     let (keeper, handle) = keeper;
     if let Some(listener) = options.metrics {
         let mut registry = metrics::registry();

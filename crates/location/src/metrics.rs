@@ -4,15 +4,20 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use longshore_api::links::{LocationReport, NodeSummary, RoutingTable};
+use longshore_link::Service;
 use longshore_store::StoreMetrics;
 use longshore_telemetry::metrics::{Registry, Unit, times};
 use longshore_telemetry::scrape::{Scrape, at_scrape};
+use longshore_telemetry::traces::{Span, Start, Tracer};
 use longshore_types::Capacity;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::watch;
+
+use crate::records::InstanceRecord;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
 struct AppAndPhase {
@@ -44,6 +49,33 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self { store: StoreMetrics::default(), rounds: times() }
+    }
+}
+
+/// What the keeper tells operators of its rounds.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// How long each took.
+    pub rounds: Histogram,
+    /// What it began.
+    pub tracer: Tracer,
+}
+
+impl Watched {
+    /// Instances that were decided on have been stored and told to their nodes.
+    pub fn note_scheduled<'a>(&self, records: impl Iterator<Item = &'a InstanceRecord>) {
+        for record in records {
+            let start = Start::new(record.instance.as_str(), 0);
+            let attributes = vec![
+                ("longshore.instance", record.instance.to_string()),
+                ("longshore.node", record.node.to_string()),
+            ];
+            let (parent, failure) = (start.root(), None);
+            let began = UNIX_EPOCH + Duration::from_millis(record.created_at.0);
+            let ended = SystemTime::now();
+            let name = "schedule";
+            self.tracer.tell(Span { start, name, parent, began, ended, attributes, failure });
+        }
     }
 }
 
@@ -118,6 +150,15 @@ fn tell_of_nodes(scrape: &mut Scrape<'_>, nodes: &[NodeSummary]) -> fmt::Result 
 
 fn cores(capacity: &Capacity) -> f64 {
     f64::from(capacity.cpu.0) / 1000.0
+}
+
+/// What takes the traces of starts.
+pub fn tracer(service: &Service) -> Tracer {
+    let (tracer, export) = Tracer::of_environment("location", env!("CARGO_PKG_VERSION"));
+    if let Some(export) = export {
+        service.spawn("traces", export.run(service.shutdown()));
+    }
+    tracer
 }
 
 /// A registry as a location fills it, to hold against the documentation.

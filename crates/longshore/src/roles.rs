@@ -50,7 +50,7 @@ where
     F: Future<Output = Result<(), E>>,
 {
     let inheritance = Inheritance::take().or_fail(Kind::Other, "cannot begin")?;
-    logging::begin(role, &logging::filter_of_environment());
+    logging::begin(role, &logging::filter_of_environment(), logging::format_of_environment());
     let _lock = lock(dir)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if threads == Threads::Few {

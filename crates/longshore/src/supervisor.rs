@@ -49,7 +49,7 @@ pub fn run(options: UpOptions) -> Result<(), Failure> {
         return Output::new(Format::Text).raw(settings.dump().as_bytes());
     }
     let inheritance = Inheritance::take().or_fail(Kind::Other, "cannot begin")?;
-    logging::begin("up", &settings.log);
+    logging::begin("up", &settings.log, settings.log_format);
     let (home, public) = take_machine(&settings)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -147,7 +147,7 @@ impl Platform {
             exe: own_program().or_fail(Kind::Other, "cannot find our own program")?,
             home,
             life_line: LifeLine::new().or_fail(Kind::Other, "cannot begin")?,
-            log: settings.log.clone(),
+            variables: variables(&settings),
             kill: CancellationToken::new(),
         });
         let start = |plan| Child::keep_running(plan, Arc::clone(&surroundings));
@@ -190,6 +190,18 @@ impl Platform {
         tracing::info!("ended");
         Ok(())
     }
+}
+
+/// What the roles are told by variables.
+fn variables(settings: &Settings) -> Vec<(&'static str, String)> {
+    let mut variables = vec![
+        (logging::VARIABLE, settings.log.clone()),
+        (logging::FORMAT_VARIABLE, settings.log_format.as_str().to_owned()),
+    ];
+    if let Some(endpoint) = &settings.otlp_endpoint {
+        variables.push((longshore_telemetry::traces::VARIABLE, endpoint.clone()));
+    }
+    variables
 }
 
 /// The signals that ask for the end.

@@ -1,5 +1,7 @@
 //! The metrics of every role, held against `docs/metrics.md` and against promtool.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test may panic like the test")]
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};

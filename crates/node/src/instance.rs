@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use longshore_api::links::{Assignment, Intent, ObservedInstance, Stage};
+use longshore_api::links::{Assignment, Intent, ObservedInstance, Stage, StartPath};
 use longshore_link::now;
 use longshore_planning::restart::{Restart, plan_restart};
 use longshore_runtime::logs::{Follow, read_log};
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::Node;
 use crate::disk::History;
+use crate::timeline::Timeline;
 use health::{Pulse, Verdict};
 
 /// What should become of an instance.
@@ -46,6 +47,9 @@ const REMOVE_RETRY: Duration = Duration::from_secs(1);
 /// How much of a line of output a note quotes, in characters.
 const MAX_LAST_WORDS: usize = 200;
 
+/// Stages that are sums over layers, which a trace tells in another way.
+const OF_A_PULL: [&str; 2] = ["pull", "unpack"];
+
 /// Alone acts on one instance.
 pub struct Actor {
     node: Arc<Node>,
@@ -57,6 +61,8 @@ pub struct Actor {
     adopted: Option<AdoptedState>,
     /// What the reason of the last end does not say: which check failed, and how.
     detail: Option<String>,
+    /// Of the start that is under way.
+    timeline: Option<Timeline>,
 }
 
 /// Why a container is no longer watched.
@@ -87,7 +93,16 @@ impl Actor {
         observed.restarts = history.restarts;
         observed.last_exit.clone_from(&history.last_exit);
         let adopted = adopted.map(|adopted| adopted.state);
-        Self { node, wishes, assignment: *assignment, observed, history, adopted, detail: None }
+        Self {
+            node,
+            wishes,
+            assignment: *assignment,
+            observed,
+            history,
+            adopted,
+            detail: None,
+            timeline: None,
+        }
     }
 
     /// Runs until the instance is removed.
@@ -139,10 +154,30 @@ impl Actor {
         self.node.board.put(&self.observed);
     }
 
-    fn stage(&mut self, name: &str, took: Duration) {
+    fn stage(&mut self, name: &'static str, took: Duration) {
+        if let Some(timeline) = self.timeline.as_mut().filter(|_| !OF_A_PULL.contains(&name)) {
+            timeline.ended(name, took);
+        }
         self.node.metrics.note_stage(name, took);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.observed.stages.push(Stage { name: name.to_owned(), micros });
+    }
+
+    /// The start that is under way is over, if there is one.
+    fn tell_of_start(&mut self, failure: Option<String>) {
+        let Some(timeline) = self.timeline.take() else { return };
+        let path = match self.observed.path {
+            Some(StartPath::Cached) => "cached",
+            Some(StartPath::Pulled) => "pulled",
+            None => "none",
+        };
+        let attributes = vec![
+            ("longshore.instance", self.assignment.instance.to_string()),
+            ("longshore.app", self.assignment.release.manifest.app.to_string()),
+            ("longshore.node", self.node.name.to_string()),
+            ("longshore.path", path.to_owned()),
+        ];
+        timeline.tell(&self.node.tracer, self.assignment.instance.as_str(), attributes, failure);
     }
 
     /// One container from its start, or its adoption, to its end.
@@ -155,6 +190,7 @@ impl Actor {
                 Ok(None) => return Ended::ByWish,
                 Err(message) => {
                     tracing::warn!(message, "cannot start");
+                    self.tell_of_start(Some(message.clone()));
                     return Ended::ByItself(ExitReason::StartFailed { message });
                 }
             },
@@ -269,6 +305,7 @@ impl Actor {
             self.stage("ready", began.elapsed());
             let took = self.observed.stages.iter().map(|stage| stage.micros).sum();
             self.node.metrics.note_start(self.observed.path, Duration::from_micros(took));
+            self.tell_of_start(None);
         }
         self.show(phase, pulse.note());
     }
@@ -280,6 +317,8 @@ impl Actor {
             None => Default::default(),
         };
         self.node.metrics.note_end(&reason);
+        // Only where it ended before it was ready.
+        self.tell_of_start(Some(reason.to_string()));
         let policy = self.assignment.release.manifest.restart;
         let (restart, quick_ends) = plan_restart(policy, &reason, ran, self.history.quick_ends);
         self.history.quick_ends = quick_ends;

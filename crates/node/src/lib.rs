@@ -20,6 +20,7 @@ mod instance;
 mod machine;
 mod metrics;
 mod space;
+mod timeline;
 mod uplink;
 
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ use longshore_image::store::{ImageStore, OpenStoreError};
 use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
 use longshore_network::{AgentId, Network, NetworkConfig, OpenNetworkError};
 use longshore_runtime::{AdoptError, RuntimeProblem, RuntimePrograms, Shims, ShimsConfig, probe};
+use longshore_telemetry::traces::Tracer;
 use longshore_types::{IpNet, NodeName};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -143,6 +145,7 @@ struct Node {
     layers: WritableLayers,
     board: board::Board,
     metrics: metrics::Metrics,
+    tracer: Tracer,
     /// Who may start a container now.
     starts: Semaphore,
     shutdown: CancellationToken,
@@ -180,13 +183,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         state_dir: options.data_dir.join("shims"),
         cgroup_root: format!("{parent}/longshore-{}", options.agent),
     })?;
-    let path = options.registry_token_file;
-    let token = std::fs::read_to_string(&path).map_err(|source| NodeError::Disk {
-        doing: "read the token in",
-        path,
-        source,
-    })?;
-    let source = registry_source(&options.registry, token.trim())?;
+    let source = registry_source(&options.registry, options.registry_token_file)?;
 
     let service = Service::new(shutdown).with_drain(DRAIN);
     let location = Client::new(options.location);
@@ -202,6 +199,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         layers,
         board: board::Board::default(),
         metrics: metrics::Metrics::default(),
+        tracer: metrics::tracer(&service),
         starts: Semaphore::new(STARTS_PER_CORE * machine::cores()?),
         shutdown: service.shutdown(),
     });
@@ -252,9 +250,12 @@ async fn remove_shared(node: Arc<Node>) {
     }
 }
 
-fn registry_source(registry: &Endpoint, token: &str) -> Result<Arc<dyn Source>, NodeError> {
-    let client =
-        longshore_image::client::RegistryClient::new(&registry.to_string(), Some(token.to_owned()));
+fn registry_source(registry: &Endpoint, token: PathBuf) -> Result<Arc<dyn Source>, NodeError> {
+    let text = std::fs::read_to_string(&token);
+    let doing = "read the token in";
+    let text = text.map_err(|source| NodeError::Disk { doing, path: token, source })?;
+    let token = Some(text.trim().to_owned());
+    let client = longshore_image::client::RegistryClient::new(&registry.to_string(), token);
     match client {
         Ok(client) => Ok(Arc::new(client)),
         Err(error) => Err(NodeError::Registry(format!("{registry}: {error}"))),

@@ -9,6 +9,7 @@ use longshore_api::links::StartPath;
 use longshore_link::{Listener, Service};
 use longshore_telemetry::metrics::{Registry, Unit, long_times};
 use longshore_telemetry::scrape::{Scrape, at_scrape};
+use longshore_telemetry::traces::Tracer;
 use longshore_types::{Capacity, ExitReason};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -196,6 +197,15 @@ pub fn serve(
     node.metrics.register(&mut registry, Arc::downgrade(node), capacity);
     let asked = longshore_telemetry::metrics::router(registry);
     service.spawn("metrics", listener.serve(asked, service.shutdown()));
+}
+
+/// What takes the traces of starts.
+pub fn tracer(service: &Service) -> Tracer {
+    let (tracer, export) = Tracer::of_environment("node", env!("CARGO_PKG_VERSION"));
+    if let Some(export) = export {
+        service.spawn("traces", export.run(service.shutdown()));
+    }
+    tracer
 }
 
 fn tell_of_capacity(scrape: &mut Scrape<'_>, capacity: Capacity) -> fmt::Result {

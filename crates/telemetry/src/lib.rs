@@ -1,8 +1,9 @@
-//! What the roles tell operators about themselves: metrics for Prometheus.
+//! What the roles tell operators about themselves: metrics for Prometheus, traces by OTLP.
 //!
 //! - [`metrics`]: the registry that each role fills from its own `metrics.rs`, and how it is served.
 //! - [`scrape`]: values that are read when they are asked for. [`requests`] and
 //!   [`counted`]: what passes through axum routers.
+//! - [`traces`]: starts of instances, part by part.
 //! - `process`: what the kernel knows of the process, as every exporter of Prometheus tells it.
 //!
 //! It knows nothing of what is measured. Every name is in `docs/metrics.md`, which a test of the
@@ -16,3 +17,4 @@ pub mod metrics;
 mod process;
 pub mod requests;
 pub mod scrape;
+pub mod traces;

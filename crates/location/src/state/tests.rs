@@ -1,8 +1,8 @@
 use std::net::Ipv4Addr;
 
-use longshore_api::links::Intent;
+use longshore_api::links::{Endpoint, Intent};
 use longshore_types::{
-    ByteCount, Capacity, Decision, Digest, InstancePhase, Manifest, MilliCpu, Release,
+    AppProtocol, ByteCount, Capacity, Decision, Digest, InstancePhase, Manifest, MilliCpu, Release,
     ReleaseNumber, Timestamp,
 };
 use serde_json::json;
@@ -10,7 +10,10 @@ use serde_json::json;
 use super::*;
 
 fn manifest() -> Manifest {
-    let document = json!({"app": "web", "image": "default/web:1", "port": 80, "count": 2});
+    let ingress = json!({"protocol": "h2c", "slow_start": "3s", "outlier_ejection": false});
+    let document = json!({
+        "app": "web", "image": "default/web:1", "port": 80, "count": 2, "ingress": ingress,
+    });
     Manifest::from_document(&document).unwrap()
 }
 
@@ -123,6 +126,14 @@ impl World {
 fn an_allotment_becomes_instances_and_healthy_ones_are_routed() {
     let world = World::running();
     assert_eq!((world.state.instances.len(), world.routed()), (2, 2));
+}
+
+#[test]
+fn ingresses_are_told_what_the_manifest_says_of_requests() {
+    let route = &World::running().state.table.routes[0];
+    assert_eq!(route.rules, manifest().ingress);
+    let speaks = |endpoint: &Endpoint| endpoint.protocol == AppProtocol::H2c;
+    assert!(route.endpoints.iter().all(speaks), "{:?}", route.endpoints);
 }
 
 #[test]

@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::Backoff;
 use super::home::Home;
 use crate::inheritance::{Bequest, LifeLine};
-use crate::logging;
 
 /// How one role is started.
 #[derive(Debug)]
@@ -39,8 +38,9 @@ pub struct Surroundings {
     pub home: Home,
     /// Tells the roles when this process is gone.
     pub life_line: LifeLine,
-    /// What is logged.
-    pub log: String,
+    /// Variables that roles have beside those of the supervisor: what is logged and how, and where
+    /// traces go.
+    pub variables: Vec<(&'static str, String)>,
     /// Cancelled to end everything at once, without draining.
     pub kill: CancellationToken,
 }
@@ -119,12 +119,12 @@ impl Keeper {
     }
 
     fn spawn(&self) -> io::Result<Process> {
-        let Surroundings { exe, home, life_line, log, kill: _ } = &*self.surroundings;
+        let Surroundings { exe, home, life_line, variables, kill: _ } = &*self.surroundings;
         let mut command = Command::new(exe);
         command
             .arg(self.plan.role)
             .args(&self.plan.args)
-            .env(logging::VARIABLE, log)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             // Ctrl-C on the terminal is for the supervisor, which ends the roles in their order.

@@ -78,6 +78,13 @@ pub struct UpOptions {
     /// What is logged, such as debug or info,longshore_node=debug [default: info]
     #[arg(long, env = "LONGSHORE_LOG", value_name = "FILTER")]
     log: Option<String>,
+    /// How a line of the log looks: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Where traces of starts are sent, by OTLP over HTTP [default: what OTEL_EXPORTER_OTLP_ENDPOINT
+    /// says]
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
     /// Do not make this the platform that later commands mean
     #[arg(long)]
     no_context: bool,
@@ -140,6 +147,8 @@ impl UpOptions {
             runsc,
             stop_instances,
             log,
+            log_format,
+            otlp_endpoint,
         } = self;
         let stop_instances = stop_instances.then(|| "true".to_owned());
         let flags = [
@@ -162,6 +171,8 @@ impl UpOptions {
             ("runsc", runsc),
             ("stop_instances", &stop_instances),
             ("log", log),
+            ("log_format", log_format),
+            ("otlp_endpoint", otlp_endpoint),
         ];
         flags.into_iter().filter_map(|(key, text)| Some((key, text.clone()?))).collect()
     }

@@ -14,6 +14,7 @@ use longshore_runtime::RuntimePrograms;
 use longshore_types::{Coordinates, HostName, IpNet, LocationName, ManifestProblem, NodeName};
 use toml::Value;
 
+use crate::logging::LogFormat;
 use keys::KEYS;
 
 const DEFAULT_API_RATE: NonZeroU32 = NonZeroU32::new(100).expect("100 is not 0");
@@ -56,6 +57,10 @@ pub struct Settings {
     pub stop_instances: bool,
     /// What is logged, in the syntax of tracing's filters.
     pub log: String,
+    /// How a line of the log looks.
+    pub log_format: LogFormat,
+    /// Where traces of starts are sent by OTLP; the environment says when absent.
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Settings {
@@ -80,6 +85,8 @@ impl Settings {
             programs: RuntimePrograms::default(),
             stop_instances: false,
             log: "info".to_owned(),
+            log_format: LogFormat::Text,
+            otlp_endpoint: None,
         }
     }
 

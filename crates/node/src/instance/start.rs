@@ -21,6 +21,7 @@ use super::secrets::ShownSecrets;
 use super::{Actor, wish_changed};
 use crate::disk::View;
 use crate::machine;
+use crate::timeline::{PullTimes, Timeline};
 
 /// How many files of a log are kept, the newest included.
 const LOG_FILES: u32 = 4;
@@ -32,6 +33,7 @@ impl Actor {
     /// the message for people, with every cause.
     pub(super) async fn start(&mut self) -> Result<Option<Running>, String> {
         self.observed.stages.clear();
+        self.timeline = Some(Timeline::begin(self.history.restarts));
         // A start that fails must not count as a run that began when the last one did.
         self.observed.started_at = None;
         self.observed.ready_at = None;
@@ -77,7 +79,11 @@ impl Actor {
             (release.manifest.image.repository.clone(), release.image_digest);
         self.observed.path = Some(StartPath::Pulled);
         self.show(InstancePhase::Pulling, None);
-        let progress = |event: PullEvent| tracing::trace!(?event, "pulling");
+        let times = PullTimes::begin();
+        let progress = |event: PullEvent| {
+            tracing::trace!(?event, "pulling");
+            times.note(&event);
+        };
         let node = Arc::clone(&self.node);
         let pull = node.images.pull(Arc::clone(&node.source), &repository, &digest, &progress);
         let began = Instant::now();
@@ -93,6 +99,9 @@ impl Actor {
         let fetched = pulled.as_ref().ok().map(|(_, report)| report.bytes_fetched.0);
         self.node.metrics.note_pull(fetched, began.elapsed());
         let (image, report) = pulled.map_err(|error| chain(&error))?;
+        if let Some(timeline) = &mut self.timeline {
+            timeline.pulled(&times);
+        }
         self.stage("pull", report.fetch);
         self.stage("unpack", report.unpack);
         if report.dropped_devices > 0 {

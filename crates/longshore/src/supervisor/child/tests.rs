@@ -13,7 +13,7 @@ fn surroundings(dir: &Path, script: &str) -> Arc<Surroundings> {
         exe,
         home: Home::take(&dir.join("data"), &dir.join("run")).unwrap(),
         life_line: LifeLine::new().unwrap(),
-        log: "info".to_owned(),
+        variables: Vec::new(),
         kill: CancellationToken::new(),
     })
 }

@@ -162,6 +162,20 @@ pub const KEYS: &[Key] = &[
         set: |settings, value| put(&mut settings.log, filter(value)),
         show: |settings| quoted(&settings.log),
     },
+    Key {
+        name: "log_format",
+        help: "How a line of the log looks: \"text\" for people, \"json\" for programs. Default \"text\".",
+        set: |settings, value| put(&mut settings.log_format, parsed(value, "text or json")),
+        show: |settings| quoted(settings.log_format.as_str()),
+    },
+    Key {
+        name: "otlp_endpoint",
+        help: "Where traces of starts are sent, by OTLP over HTTP: a URL such as\n\
+               \"http://127.0.0.1:4318\". Empty for what OTEL_EXPORTER_OTLP_ENDPOINT says, and without\n\
+               that for nowhere. Default \"\".",
+        set: |settings, value| put(&mut settings.otlp_endpoint, collector(value)),
+        show: |settings| quoted(settings.otlp_endpoint.as_deref().unwrap_or_default()),
+    },
 ];
 
 const LABEL: &str = "1 to 40 lower-case letters, digits and single '-', beginning with a letter";
@@ -257,6 +271,17 @@ fn cgroup(value: &Value) -> Result<Option<String>, &'static str> {
         None if text.is_empty() => Ok(None),
         Some(rest) if rest.split('/').all(plain) => Ok(Some(text.to_owned())),
         _ => Err("a path such as \"/longshore\", or empty"),
+    }
+}
+
+fn collector(value: &Value) -> Result<Option<String>, &'static str> {
+    const ALLOWED: &str = "a URL that begins with http:// or https://, or empty";
+    let text = text(value).ok_or(ALLOWED)?;
+    let is_url = |scheme: &str| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty());
+    match text {
+        "" => Ok(None),
+        _ if is_url("http://") || is_url("https://") => Ok(Some(text.to_owned())),
+        _ => Err(ALLOWED),
     }
 }
 

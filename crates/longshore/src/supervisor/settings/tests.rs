@@ -28,6 +28,8 @@ fn the_dump_reads_back_as_the_same_settings() {
             log: "warn,longshore_node=debug".to_owned(),
             ingress_listen: constant("[::]:80"),
             metrics_listen: None,
+            log_format: crate::logging::LogFormat::Json,
+            otlp_endpoint: Some("http://127.0.0.1:4318".to_owned()),
             ..settings
         };
     }
@@ -57,12 +59,14 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
 #[test]
 fn all_problems_are_told_at_once() {
     let file = "data_dri = \"/x\"\nregistry_listen = \"0.0.0.0:1\"\ncpu_overcommit = 0.5\n\
-                whatever = 1\nmetrics_listen = \"127.0.0.1:65532\"\nlocation = \"Here\"\ncgroup_parent = \"a/../b\"";
+                whatever = 1\notlp_endpoint = \"127.0.0.1:4318\"\nlog_format = \"xml\"\nmetrics_listen = \"127.0.0.1:65532\"\nlocation = \"Here\"\ncgroup_parent = \"a/../b\"";
     let found = problems(file, &[("api_listen", "192.0.2.1:4600"), ("log", "loud=what")]);
     for part in [
         "data_dri = \"/x\": unknown key; did you mean \"data_dir\"?",
         "registry_listen = \"0.0.0.0:1\": a loopback address",
         "until TLS is configured",
+        "otlp_endpoint = \"127.0.0.1:4318\": a URL",
+        "log_format = \"xml\": text or json",
         "metrics_listen = \"127.0.0.1:65532\": an IP address and a port up to 65531",
         "cpu_overcommit = 0.5: a number from 1 to 100",
         "whatever = 1: unknown key; known keys: data_dir, run_dir",
@@ -73,7 +77,7 @@ fn all_problems_are_told_at_once() {
     ] {
         assert!(found.iter().any(|line| line.contains(part)), "{part:?} missing in {found:#?}");
     }
-    assert_eq!(found.len(), 9, "{found:#?}");
+    assert_eq!(found.len(), 11, "{found:#?}");
 }
 
 #[test]
