@@ -104,6 +104,7 @@ fn narrowed(platform: &Platform) -> Result<Value> {
     let names = json!({
         "app": ["web", "worker", "new", "none"],
         "instance": ids,
+        "location": ["local", "none"],
         "secret": ["db", "other"],
         "token": ["ci", "none"],
     });
