@@ -22,7 +22,10 @@ const HELP = [
 const JUMPS = { o: links.overview, a: links.apps, l: links.locations, e: links.events };
 
 function isWriting(target) {
-  return target instanceof HTMLElement && (target.matches('input:not([type=checkbox]), select, textarea') || target.isContentEditable);
+  return (
+    target instanceof HTMLElement &&
+    (target.matches('input:not([type=checkbox]), select, textarea') || target.isContentEditable)
+  );
 }
 
 function areOn() {
@@ -52,7 +55,22 @@ export function showHelp() {
   replace(
     dialog,
     h('h2', { id: 'help-title' }, 'Keys'),
-    h('dl', { class: 'keys' }, HELP.map(([key, does]) => h('div', {}, h('dt', {}, key.split(' ').map((one) => h('kbd', {}, one))), h('dd', {}, does)))),
+    h(
+      'dl',
+      { class: 'keys' },
+      HELP.map(([key, does]) =>
+        h(
+          'div',
+          {},
+          h(
+            'dt',
+            {},
+            key.split(' ').map((one) => h('kbd', {}, one)),
+          ),
+          h('dd', {}, does),
+        ),
+      ),
+    ),
     h('label', { for: 'keys-on' }, toggle, ' Keys of a single character'),
     h(
       'p',

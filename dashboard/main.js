@@ -90,7 +90,9 @@ function drawNavigation(section) {
   ];
   replace(
     byId('nav'),
-    entries.map(([name, text, href]) => h('a', { href, 'aria-current': name === section ? 'page' : null }, text)),
+    entries.map(([name, text, href]) =>
+      h('a', { href, 'aria-current': name === section ? 'page' : null }, text),
+    ),
   );
 }
 
@@ -99,9 +101,14 @@ function drawAround() {
   byId('bar').hidden = false;
   byId('foot').hidden = false;
   const select = byId('project');
-  replace(select, caller.projects.map((name) => h('option', { value: name }, name)));
+  replace(
+    select,
+    caller.projects.map((name) => h('option', { value: name }, name)),
+  );
   select.parentElement.hidden = caller.projects.length < 2;
-  const role = caller.rights.admin ? 'administrator' : [...new Set((caller.rights.roles ?? []).map((one) => one.role))].join(', ');
+  const role = caller.rights.admin
+    ? 'administrator'
+    : [...new Set((caller.rights.roles ?? []).map((one) => one.role))].join(', ');
   replace(
     byId('foot'),
     h('span', {}, `Token ${caller.token} (${role}). The dashboard only looks.`),

@@ -41,7 +41,13 @@ const WORDS = {
 };
 
 function keyEntry([tone, word]) {
-  const point = svg('svg', { viewBox: '0 0 10 10', width: 9, height: 9, class: 'world-key', 'aria-hidden': 'true' });
+  const point = svg('svg', {
+    viewBox: '0 0 10 10',
+    width: 9,
+    height: 9,
+    class: 'world-key',
+    'aria-hidden': 'true',
+  });
   point.append(svg('circle', { cx: 5, cy: 5, r: 5, class: tone }));
   return h('span', {}, point, ' ', word);
 }

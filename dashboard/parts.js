@@ -8,13 +8,29 @@ import { live } from './live.js';
 
 // How much attention a state asks for. Never shown by colour alone: the word stands beside it.
 const TONES = {
-  running: 'ok', healthy: 'ok', reachable: 'ok', chosen: 'ok',
-  rolling: 'busy', releasing: 'busy', canary: 'busy', waiting: 'busy', starting: 'busy',
-  pulling: 'busy', creating: 'busy', pending: 'busy',
-  unhealthy: 'bad', failed: 'bad', silent: 'bad',
-  backoff: 'warn', draining: 'warn', removing: 'warn', stopping: 'warn',
+  running: 'ok',
+  healthy: 'ok',
+  reachable: 'ok',
+  chosen: 'ok',
+  rolling: 'busy',
+  releasing: 'busy',
+  canary: 'busy',
+  waiting: 'busy',
+  starting: 'busy',
+  pulling: 'busy',
+  creating: 'busy',
+  pending: 'busy',
+  unhealthy: 'bad',
+  failed: 'bad',
+  silent: 'bad',
+  backoff: 'warn',
+  draining: 'warn',
+  removing: 'warn',
+  stopping: 'warn',
   refused: 'warn',
-  stopped: 'idle', exited: 'idle', possible: 'idle',
+  stopped: 'idle',
+  exited: 'idle',
+  possible: 'idle',
 };
 const MARKS = { ok: '●', busy: '◐', warn: '▲', bad: '■', idle: '○' };
 
@@ -38,12 +54,18 @@ export function phaseOf(instance) {
 
 export function exitText(exit) {
   switch (exit.kind) {
-    case 'exited': return `exited with code ${exit.code}`;
-    case 'signalled': return `ended by signal ${exit.signal}`;
-    case 'out_of_memory': return `out of memory${exit.limit ? `: its limit is ${bytes(exit.limit)}` : ''}`;
-    case 'start_failed': return `could not start: ${exit.message}`;
-    case 'unhealthy': return 'health check failed';
-    default: return exit.kind.replaceAll('_', ' ');
+    case 'exited':
+      return `exited with code ${exit.code}`;
+    case 'signalled':
+      return `ended by signal ${exit.signal}`;
+    case 'out_of_memory':
+      return `out of memory${exit.limit ? `: its limit is ${bytes(exit.limit)}` : ''}`;
+    case 'start_failed':
+      return `could not start: ${exit.message}`;
+    case 'unhealthy':
+      return 'health check failed';
+    default:
+      return exit.kind.replaceAll('_', ' ');
   }
 }
 
@@ -112,7 +134,12 @@ export function panel(title, ...children) {
   const id = `panel-${title.toLowerCase().replace(/[^a-z]+/g, '-')}`;
   const heading = h('h2', { id }, title);
   const aside = h('div', { class: 'panel-aside' });
-  const element = h('section', { class: 'panel', 'aria-labelledby': id }, h('div', { class: 'panel-head' }, heading, aside), children);
+  const element = h(
+    'section',
+    { class: 'panel', 'aria-labelledby': id },
+    h('div', { class: 'panel-head' }, heading, aside),
+    children,
+  );
   return { element, aside, heading };
 }
 
@@ -143,7 +170,10 @@ export function facts() {
     const key = JSON.stringify(present.map(([name, value]) => [name, String(value.textContent ?? value)]));
     if (key === shown) return;
     shown = key;
-    replace(element, present.map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value))));
+    replace(
+      element,
+      present.map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value))),
+    );
   };
   return element;
 }

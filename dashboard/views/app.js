@@ -29,7 +29,10 @@ function rolloutPanel() {
   return {
     element,
     update(app) {
-      setText(words, `${count(app.ready)} of ${plural(app.count, 'instance')} of ${release(app.release)} ready`);
+      setText(
+        words,
+        `${count(app.ready)} of ${plural(app.count, 'instance')} of ${release(app.release)} ready`,
+      );
       level.update(Math.max(app.count, app.ready + app.outdated), app.ready, app.outdated);
       setText(keys[0], `${count(app.ready)} ready`);
       setText(keys[1], `${count(app.outdated)} of other releases`);
@@ -73,7 +76,9 @@ function placesPanel(name, signal) {
       keyed(list.body, places.slice(0, SHOWN_PLACES), (place) => place.location, placeRow);
       list.element.hidden = places.length === 0;
       const others = places.length - SHOWN_PLACES;
-      none.update(others > 0 ? `And ${plural(others, 'more location')}.` : places.length === 0 ? 'Nowhere yet.' : null);
+      none.update(
+        others > 0 ? `And ${plural(others, 'more location')}.` : places.length === 0 ? 'Nowhere yet.' : null,
+      );
       draw();
     },
   };
@@ -141,7 +146,16 @@ export function appView({ app: name }) {
     about.update([
       ['Release', release(app.release)],
       ['Image', h('code', {}, app.image)],
-      ['Reached at', app.urls.length > 0 ? h('span', {}, app.urls.map((url) => [address(url), ' '])) : 'nowhere: it has no port'],
+      [
+        'Reached at',
+        app.urls.length > 0
+          ? h(
+              'span',
+              {},
+              app.urls.map((url) => [address(url), ' ']),
+            )
+          : 'nowhere: it has no port',
+      ],
       ['Given up last', app.failed ? release(app.failed) : null],
     ]);
     if (last && last.state !== app.state) setText(announcer, `${name} is ${app.state}`);
@@ -160,7 +174,10 @@ export function appView({ app: name }) {
     releases.element,
   );
   const timer = setInterval(() => document.hidden || refresh(), EVERY);
-  const trail = [[live.project, links.overview()], ['Apps', links.apps()]];
+  const trail = [
+    [live.project, links.overview()],
+    ['Apps', links.apps()],
+  ];
   return {
     title: name,
     needs: ['apps', 'locations'],

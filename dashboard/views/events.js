@@ -35,7 +35,12 @@ export function eventList({ label, announce = false }) {
   return {
     element,
     update(events, live) {
-      keyed(element, events, (event) => event.key, (event) => line(event, live));
+      keyed(
+        element,
+        events,
+        (event) => event.key,
+        (event) => line(event, live),
+      );
       // From now on: what was there when the page opened is no news.
       if (announce && events.length > 0) setAttribute(element, 'aria-live', 'polite');
     },
@@ -54,7 +59,8 @@ export function eventsView() {
 
   function update(live) {
     last = live;
-    const text = ({ what, subject, token, project }) => `${what} ${subject} ${token ?? ''} ${project ?? ''}`.toLowerCase();
+    const text = ({ what, subject, token, project }) =>
+      `${what} ${subject} ${token ?? ''} ${project ?? ''}`.toLowerCase();
     const shown = (live.events ?? []).filter((event) => text(event).includes(wanted));
     list.update(shown.toReversed(), live);
     let empty = null;

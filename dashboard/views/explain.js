@@ -59,7 +59,12 @@ export function stagesBlock() {
   element.update = (stages) => {
     const longest = Math.max(1, ...stages.map((stage) => stage.micros));
     element.hidden = stages.length === 0;
-    keyed(list, stages.map((stage) => ({ ...stage, longest })), (stage) => stage.name, stageRow);
+    keyed(
+      list,
+      stages.map((stage) => ({ ...stage, longest })),
+      (stage) => stage.name,
+      stageRow,
+    );
   };
   return element;
 }

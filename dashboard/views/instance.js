@@ -51,7 +51,12 @@ export function instanceView({ instance: id }) {
     if (app !== instance.app) {
       app = instance.app;
       view.up = links.app(app);
-      const up = [h('a', { href: links.overview() }, live.project), ' / ', h('a', { href: links.app(app) }, app), ' /'];
+      const up = [
+        h('a', { href: links.overview() }, live.project),
+        ' / ',
+        h('a', { href: links.app(app) }, app),
+        ' /',
+      ];
       replace(trail, up);
     }
     state.update(phaseOf(instance));

@@ -52,7 +52,10 @@ export function locationsView() {
   let wanted = '';
   let sorted = 0;
   const map = worldMap();
-  const list = table('Locations', COLUMNS.map(([name]) => name));
+  const list = table(
+    'Locations',
+    COLUMNS.map(([name]) => name),
+  );
   const none = emptyLine();
   const filter = filterField('Filter locations', (text) => {
     wanted = text;
@@ -63,7 +66,9 @@ export function locationsView() {
       sorted = idx;
       update();
     };
-    head.replaceChildren(h('button', { type: 'button', class: 'sort', on: { click: sort } }, head.textContent));
+    head.replaceChildren(
+      h('button', { type: 'button', class: 'sort', on: { click: sort } }, head.textContent),
+    );
   });
 
   function update() {
@@ -73,7 +78,10 @@ export function locationsView() {
     }
     map.update(live.locations);
     const text = (one) => `${one.location} ${one.reachable ? 'reachable' : 'silent'}`;
-    const shown = ordered(live.locations.filter((one) => text(one).includes(wanted)), COLUMNS[sorted]);
+    const shown = ordered(
+      live.locations.filter((one) => text(one).includes(wanted)),
+      COLUMNS[sorted],
+    );
     const direction = COLUMNS[sorted][2] ? 'descending' : 'ascending';
     list.heads.forEach((head, idx) => setAttribute(head, 'aria-sort', idx === sorted ? direction : null));
     keyed(list.body, shown, (one) => one.location, locationRow);

@@ -24,7 +24,11 @@ function tile(name) {
 
 function tiles() {
   const all = ['Apps', 'Instances ready', 'Locations', 'CPU promised', 'Memory promised'].map(tile);
-  const element = h('div', { class: 'tiles panel' }, all.map((one) => one.element));
+  const element = h(
+    'div',
+    { class: 'tiles panel' },
+    all.map((one) => one.element),
+  );
   const [apps, instances, locations, cpu, memory] = all;
 
   function ofApps(list) {
@@ -62,7 +66,10 @@ function shortfallPanel() {
   const line = () => {
     const item = h('li');
     item.update = (one) =>
-      setText(item, `${one.project}/${one.app} in ${one.location}: ${plural(one.missing, 'instance')} missing, ${one.decision.why}`);
+      setText(
+        item,
+        `${one.project}/${one.app} in ${one.location}: ${plural(one.missing, 'instance')} missing, ${one.decision.why}`,
+      );
     return item;
   };
   return {

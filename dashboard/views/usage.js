@@ -30,7 +30,11 @@ export function usageBlock() {
     named('Processes', pids),
     named('Network', network),
   );
-  const none = h('p', { class: 'quiet', hidden: true }, 'Not known: it has no container now, or its node does not answer.');
+  const none = h(
+    'p',
+    { class: 'quiet', hidden: true },
+    'Not known: it has no container now, or its node does not answer.',
+  );
   let before = null;
   return {
     element: h('div', {}, all, none),
@@ -42,7 +46,10 @@ export function usageBlock() {
       memory.update(usage.memory, limits.memory);
       disk.update(usage.disk, limits.disk);
       pids.update(usage.pids, limits.pids);
-      setText(network, usage.received === null ? '–' : `${bytes(usage.received)} in, ${bytes(usage.sent)} out`);
+      setText(
+        network,
+        usage.received === null ? '–' : `${bytes(usage.received)} in, ${bytes(usage.sent)} out`,
+      );
       before = usage;
     },
   };

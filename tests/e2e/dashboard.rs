@@ -61,6 +61,14 @@ fn picture(browser: &Browser, name: &str) {
     }
 }
 
+/// Keeps all that a rollout is told by, which must not be by loading the page again.
+const NOTE_STEPS: &str = "
+    window.isSame = true;
+    window.seen = new Set();
+    const words = document.querySelector('.rollout-words');
+    new MutationObserver(() => window.seen.add(words.textContent))
+      .observe(words, { childList: true, characterData: true, subtree: true });";
+
 #[test]
 fn a_rollout_and_logs_are_watched_live() {
     let platform = platform();
@@ -74,8 +82,7 @@ fn a_rollout_and_logs_are_watched_live() {
 
     go(&browser, "#/projects/default/apps/web");
     shows(&browser, "2 of 2 instances of r1 ready");
-    // The release is seen to come, and never by loading the page again.
-    browser.run("window.isSame = true; window.seen = new Set(); new MutationObserver(() => window.seen.add(document.querySelector('.rollout-words').textContent)).observe(document.querySelector('.rollout-words'), {childList: true, characterData: true, subtree: true})").unwrap();
+    browser.run(NOTE_STEPS).unwrap();
     platform.push(&busybox(&platform, "two"), "default/web:2").unwrap();
     platform.deploy(&but(web("web", 3), &json!({"image": "default/web:2"}))).unwrap();
     shows(&browser, "3 of 3 instances of r2 ready");
@@ -100,8 +107,8 @@ fn a_rollout_and_logs_are_watched_live() {
     go(&browser, &format!("#/projects/default/instances/{id}"));
     shows(&browser, "line 5");
     let number = || {
-        let script = "return Number([...document.querySelectorAll('.log-text')].at(-1).textContent.split(' ')[1])";
-        browser.run(script).unwrap().as_u64().unwrap()
+        let last = "[...document.querySelectorAll('.log-text')].at(-1).textContent";
+        browser.run(&format!("return Number({last}.split(' ')[1])")).unwrap().as_u64().unwrap()
     };
     let first = number();
     eventually("the log goes on", || Ok((number() > first + 5).then_some(()))).unwrap();
@@ -204,9 +211,8 @@ fn hostile_texts_are_shown_and_do_nothing() {
     let platform = platform();
     // In what a program writes, in a name of an image, in a note.
     let attack = "<img src=x onerror=\"window.attacked=1\"><script>window.attacked=1</script>";
-    let text = format!(
-        "while true; do echo '{attack}'; printf '\\033[31mred\\033[0m \\342\\200\\256flipped\\n'; sleep 1; done"
-    );
+    let coloured = "\\033[31mred\\033[0m \\342\\200\\256flipped\\n";
+    let text = format!("while true; do echo '{attack}'; printf '{coloured}'; sleep 1; done");
     platform.deploy(&script("talk", &text)).unwrap();
     let broken = but(
         script("broken", "true"),
@@ -218,8 +224,9 @@ fn hostile_texts_are_shown_and_do_nothing() {
     go(&browser, &format!("#/projects/default/instances/{id}"));
     shows(&browser, attack);
     shows(&browser, "red");
-    let line = "[...document.querySelectorAll('.log-text')].some((line) => line.textContent === 'red \u{202e}flipped')";
-    browser.wait_for("colours of terminals are left out", line).unwrap();
+    let shown = "[...document.querySelectorAll('.log-text')].map((line) => line.textContent)";
+    let line = format!("{shown}.includes('red \u{202e}flipped')");
+    browser.wait_for("colours of terminals are left out", &line).unwrap();
     go(&browser, "#/projects/default/apps/broken");
     shows(&browser, "onerror");
     for route in [
