@@ -244,6 +244,21 @@ fn check_python(platform: &Platform) {
 }
 
 #[test]
+fn a_grpc_server_is_called_through_the_ingress() {
+    let platform = platform_with("grpc");
+    let server = instance(&platform, "grpc");
+    // Debian's Python: its packages are not seen by another one that may be on the path.
+    let mut client = Command::new("/usr/bin/python3");
+    client.arg(programs::recipe("grpc").join("client.py"));
+    let address = platform.ingress_address().to_string();
+    let output = client.args([&address, &host("grpc")]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "is the package python3-grpcio installed? {said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), server.id().as_str());
+    platform.finish();
+}
+
+#[test]
 fn a_node_server_answers_and_speaks_websocket() {
     let platform = platform_with("node");
     check_node(&platform);

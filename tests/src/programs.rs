@@ -19,7 +19,7 @@ use crate::debian;
 use crate::image::checked;
 
 /// The programs, in the order in which it is best to make them: those that take longest first.
-pub const ALL: [&str; 6] = ["postgres", "chromium", "python", "node", "redis", "nginx"];
+pub const ALL: [&str; 7] = ["postgres", "chromium", "python", "node", "grpc", "redis", "nginx"];
 
 /// How many are made at once. Each is mostly one package manager, which has one thread.
 const AT_ONCE: usize = 2;

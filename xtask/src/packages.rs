@@ -28,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("procps", "sysctl, for the network tests"),
     ("prometheus", "promtool, a second opinion on metrics"),
     ("python3", "a second opinion on tar archives"),
+    ("python3-grpcio", "a client of gRPC, for the program that serves it"),
     ("qemu-system-x86", "the virtual machine with another kernel"),
     ("runc", "a runtime that is driven, and that of both peers"),
     ("skopeo", "a client that pushes and copies between formats"),
