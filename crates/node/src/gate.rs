@@ -164,6 +164,8 @@ async fn exec(
         env,
         cwd: request.workdir,
         user: request.user,
+        input: false,
+        terminal: None,
     };
     let refused = |error| Problem::new(ProblemCode::Conflict, chain(&error));
     let events = node.shims.exec(&instance, request).await.map_err(refused)?;

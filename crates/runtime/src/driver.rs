@@ -16,6 +16,7 @@ mod lookup;
 mod particulars;
 mod run_files;
 mod shown;
+mod terminal;
 mod workload;
 
 use std::os::fd::OwnedFd;
@@ -26,7 +27,7 @@ use serde_json::Value;
 
 use crate::SignalNumber;
 use crate::cgroup::{CgroupProblem, InstanceCgroup};
-use crate::spec::ContainerSpec;
+use crate::spec::{ContainerSpec, TerminalSize};
 use crate::user::ResolvedUser;
 
 /// Why a container could not be made or entered.
@@ -47,6 +48,9 @@ pub enum DriverProblem {
     /// A pipe or descriptor could not be made.
     #[error("making a pipe")]
     Pipe(#[source] std::io::Error),
+    /// A terminal could not be made, or did not come.
+    #[error("making a terminal")]
+    Terminal(#[source] std::io::Error),
     /// The runtime refused.
     #[error("{doing} failed")]
     Runtime {
@@ -61,8 +65,10 @@ pub enum DriverProblem {
     Workload(String),
 }
 
-/// The output of a process inside a container. Its input is `/dev/null`.
-pub(crate) struct Output {
+/// What a process inside a container reads and writes.
+pub(crate) struct Streams {
+    /// Absent where the input is `/dev/null`.
+    pub stdin: Option<OwnedFd>,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
 }
@@ -72,9 +78,25 @@ pub(crate) struct ProcessPlan<'a> {
     pub user: &'a ResolvedUser,
     /// The OCI `process` object for an exec, the whole configuration for a start.
     pub document: &'a Value,
-    pub output: Output,
+    pub streams: Streams,
     /// Descriptors that the process must not hold even before it runs its program.
     pub withheld: Vec<i32>,
+}
+
+/// A terminal to run a process in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TerminalPlan {
+    pub size: TerminalSize,
+    /// Who it belongs to on the machine, so that the process may open it by its name.
+    pub owner: u32,
+}
+
+/// A process that [`Driver::exec`] began.
+pub(crate) struct Entered {
+    pub pid: Pid,
+    /// The master of its terminal, which was made in the container's own `/dev/pts` where the
+    /// container has this machine's kernel.
+    pub terminal: Option<OwnedFd>,
 }
 
 /// A runtime bound to one container.
@@ -83,14 +105,23 @@ pub(crate) trait Driver {
     fn create(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem>;
     /// Lets the first process run its program; returns when it does or could not.
     fn start(&mut self) -> Result<(), DriverProblem>;
-    /// Runs another process in the container. What is returned is a child of this process, which
-    /// leads a session of its own and ends with the status of the process.
-    fn exec(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem>;
+    /// Runs another process in the container, in a terminal instead of with the streams of the plan
+    /// where one is asked for. What is returned is a child of this process, which leads a session of
+    /// its own and ends with the status of the process.
+    fn exec(
+        &mut self,
+        plan: ProcessPlan<'_>,
+        terminal: Option<TerminalPlan>,
+    ) -> Result<Entered, DriverProblem>;
     /// Sends a signal to the first process.
     fn signal(&self, pidfd: &OwnedFd, signal: SignalNumber) -> std::io::Result<()>;
-    /// Ends a process that [`Driver::exec`] began, and what it began itself.
+    /// Sends a signal to the process group of what [`Driver::exec`] began.
+    fn signal_exec(&self, pid: Pid, signal: SignalNumber) -> std::io::Result<()> {
+        crate::process::signal_group_of(pid, signal)
+    }
+    /// Ends a process that [`Driver::exec`] began, and what it began itself: its whole session.
     fn end_exec(&self, pid: Pid) -> std::io::Result<()> {
-        crate::process::end_group_of(pid)
+        crate::process::end_session_of(pid)
     }
     /// Forgets the container, whose processes have ended.
     fn delete(&mut self) -> Result<(), DriverProblem>;

@@ -2,26 +2,29 @@
 //!
 //! Entering a container forks without exec, so it needs a process with one thread, and gets one of
 //! its own. It stays as the parent of the process inside: when the agent closes the connection, or
-//! dies, it ends that process and its group; when it dies itself, the kernel ends the process.
-//! Output does not pass through here: the process inside writes to the agent's pipes.
+//! dies, it ends that process with its session; when it dies itself, the kernel ends the process.
+//! Input and output do not pass through here: the process inside has the agent's pipes, or a terminal
+//! whose master is handed to the agent.
 
 use std::ffi::{CStr, OsString};
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags};
 
+use crate::SignalNumber;
 use crate::cgroup::{CgroupProblem, CgroupTree};
-use crate::driver::{Driver, DriverProblem, Output, ProcessPlan, driver};
+use crate::driver::{Driver, DriverProblem, Entered, ProcessPlan, Streams, TerminalPlan, driver};
 use crate::failure::chain;
 use crate::files::FileProblem;
 use crate::oci::{self, Bounds, TooManyOpenFiles};
+use crate::passing;
 use crate::process::reap;
-use crate::protocol::{self, ExecOrder, Start, Versioned};
+use crate::protocol::{self, ExecMessage, ExecOrder, MAX_LINE, Start, Versioned};
 use crate::record::now;
 use crate::shim::inherited_descriptor;
 use crate::spec::{Launch, load_secret_env};
@@ -29,6 +32,8 @@ use crate::user::UserOutOfRange;
 
 /// What an exec process is called in the list of processes.
 pub(crate) const NAME: &CStr = c"longshore-exec";
+/// How long what runs in a terminal may take to end by itself when its user has left.
+const LEFT_GRACE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 #[derive(Debug, thiserror::Error)]
 enum ExecProblem {
@@ -86,46 +91,66 @@ pub fn exec_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(agent: &UnixStream, run_dir: &Path, state_dir: &Path) -> Result<i32, ExecProblem> {
-    let output = Output {
-        stdout: inherited_descriptor(1).map_err(io("taking over the output"))?,
-        stderr: inherited_descriptor(2).map_err(io("taking over the output"))?,
-    };
+    let stdout = inherited_descriptor(1).map_err(io("taking over the output"))?;
+    let stderr = inherited_descriptor(2).map_err(io("taking over the output"))?;
     rustix::thread::set_name(NAME).map_err(io("naming the process"))?;
     rustix::process::setsid().map_err(io("leaving the agent's session"))?;
     rustix::process::chdir("/").map_err(io("leaving the agent's directory"))?;
     nix::unistd::setgroups(&[]).map_err(io("dropping groups"))?;
-    let mut line = String::new();
-    BufReader::new(agent).read_line(&mut line).map_err(io("reading the order"))?;
-    let order: Versioned<ExecOrder> = serde_json::from_str(&line).map_err(ExecProblem::Order)?;
-    let order = order.message;
+    let (order, stdin) = read_order(agent)?;
     let launch = Launch::load(state_dir)?.ok_or_else(|| ExecProblem::NoSpec(state_dir.into()))?;
     let user = launch.spec.on_machine(&order.user)?;
-    for fd in [&output.stdout, &output.stderr] {
-        own_output(fd, user.uid).map_err(io("handing over the output"))?;
+    for fd in stdin.iter().chain([&stdout, &stderr]) {
+        own_stream(fd, user.uid).map_err(io("handing over the streams"))?;
     }
-    let ExecOrder { args, env, cwd, user } = &order;
+    let ExecOrder { args, env, cwd, user: inside, terminal } = &order;
     let mut all = load_secret_env(run_dir)?;
     all.extend(env.clone());
     let bounds = Bounds::own(&launch.spec.limits)?;
-    let document = oci::process(args, &all, cwd, user, bounds);
+    let document = oci::process(args, &all, cwd, inside, bounds);
     let cgroup = || Ok(CgroupTree::probe(&launch.cgroup_root)?.instance(&launch.spec.id));
     let mut driver = driver(&launch.spec, run_dir, cgroup)?;
-    let pid = driver.exec(ProcessPlan {
-        user: &order.user,
+    let plan = ProcessPlan {
+        user: inside,
         document: &document,
-        output,
+        streams: Streams { stdin, stdout, stderr },
         withheld: vec![agent.as_raw_fd()],
-    })?;
-    let running =
-        Start::Running { pid: pid.as_raw_nonzero().get(), started_at: now(), timings: Vec::new() };
-    let mut writer = agent;
-    // The loop below notices when nobody is there.
-    let _ = writer.write_all(&protocol::line(running));
-    wait(agent, driver.as_ref(), pid)
+    };
+    let terminal = terminal.map(|size| TerminalPlan { size, owner: user.uid });
+    let entered = driver.exec(plan, terminal)?;
+    tell_running(agent, &entered);
+    let in_terminal = entered.terminal.is_some();
+    let pid = entered.pid;
+    // Only the agent holds the terminal from here on.
+    drop(entered);
+    wait(agent, driver.as_ref(), pid, in_terminal)
 }
 
-/// Lets a process that is not root open `/dev/stdout`, when that is a pipe.
-fn own_output(fd: &OwnedFd, uid: u32) -> rustix::io::Result<()> {
+/// The order, and the input of the process.
+fn read_order(agent: &UnixStream) -> Result<(ExecOrder, Option<OwnedFd>), ExecProblem> {
+    let (mut line, mut passed, mut buffer) = (Vec::new(), Vec::new(), [0; 4096]);
+    while !line.ends_with(b"\n") {
+        let length = passing::receive(agent, &mut buffer, &mut passed);
+        let length = length.map_err(io("reading the order"))?;
+        line.extend_from_slice(&buffer[..length]);
+        if length == 0 || line.len() > MAX_LINE {
+            break; // What there is cannot be read as an order.
+        }
+    }
+    let order: Versioned<ExecOrder> = serde_json::from_slice(&line).map_err(ExecProblem::Order)?;
+    Ok((order.message, passed.pop()))
+}
+
+fn tell_running(agent: &UnixStream, entered: &Entered) {
+    let pid = entered.pid.as_raw_nonzero().get();
+    let running = Start::Running { pid, started_at: now(), timings: Vec::new() };
+    let terminal = entered.terminal.as_ref().map(|terminal| terminal.as_fd());
+    // An agent that is gone is noticed by whoever waits for the end of the process.
+    let _ = passing::send(agent, &protocol::line(running), terminal);
+}
+
+/// Lets a process that is not root open `/dev/stdout` and its like, when that is a pipe.
+fn own_stream(fd: &OwnedFd, uid: u32) -> rustix::io::Result<()> {
     let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode);
     if kind == rustix::fs::FileType::Fifo {
         rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), None)?;
@@ -133,10 +158,16 @@ fn own_output(fd: &OwnedFd, uid: u32) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Waits until the process ends, and ends it when the agent goes away.
-fn wait(agent: &UnixStream, driver: &dyn Driver, pid: Pid) -> Result<i32, ExecProblem> {
+/// Waits until the process ends, passes signals on, and ends it when the agent goes away.
+fn wait(
+    agent: &UnixStream,
+    driver: &dyn Driver,
+    pid: Pid,
+    in_terminal: bool,
+) -> Result<i32, ExecProblem> {
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
         .map_err(io("watching the process"))?;
+    let mut requests = Requests::default();
     loop {
         let mut fds = [PollFd::new(&pidfd, PollFlags::IN), PollFd::new(agent, PollFlags::IN)];
         match poll(&mut fds, None) {
@@ -144,12 +175,79 @@ fn wait(agent: &UnixStream, driver: &dyn Driver, pid: Pid) -> Result<i32, ExecPr
             Err(error) => return Err(io("waiting for the process")(error)),
         }
         if !fds[0].revents().is_empty() {
-            return Ok(reap(pid).map_err(io("reaping the process"))?.code());
+            break;
         }
         if !fds[1].revents().is_empty() {
-            // The agent sends nothing more, so this is its end.
-            driver.end_exec(pid).map_err(io("ending the process"))?;
-            return Ok(reap(pid).map_err(io("reaping the process"))?.code());
+            match requests.read(agent) {
+                Some(signals) => {
+                    for signal in signals {
+                        // It may have ended by now, which the next look shows.
+                        let _ = driver.signal_exec(pid, signal);
+                    }
+                }
+                None => {
+                    if in_terminal {
+                        hang_up(driver, pid, &pidfd);
+                    }
+                    driver.end_exec(pid).map_err(io("ending the process"))?;
+                    break;
+                }
+            }
         }
+    }
+    Ok(reap(pid).map_err(io("reaping the process"))?.code())
+}
+
+/// Tells what runs in a terminal that its user has left, and gives it a moment: an editor saves what
+/// it has, a shell its history.
+fn hang_up(driver: &dyn Driver, pid: Pid, pidfd: &OwnedFd) {
+    if driver.signal_exec(pid, SignalNumber::HUP).is_ok() {
+        // Whatever this says, the process is ended next.
+        let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&LEFT_GRACE));
+    }
+}
+
+/// What the agent asks for, as far as it has been read.
+#[derive(Default)]
+struct Requests(Vec<u8>);
+
+impl Requests {
+    /// The signals that are asked for; none at all when the agent has gone away, or does not make
+    /// sense.
+    fn read(&mut self, mut agent: &UnixStream) -> Option<Vec<SignalNumber>> {
+        let mut buffer = [0; 4096];
+        let length = agent.read(&mut buffer).ok().filter(|length| *length > 0)?;
+        self.0.extend_from_slice(&buffer[..length]);
+        let whole = self.0.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let lines: Vec<u8> = self.0.drain(..whole).collect();
+        let signal = |line: &[u8]| {
+            let message: Versioned<ExecMessage> = serde_json::from_slice(line).ok()?;
+            let ExecMessage::Signal { signal } = message.message;
+            Some(signal)
+        };
+        (self.0.len() <= MAX_LINE)
+            .then(|| lines.split(|byte| *byte == b'\n').filter_map(signal).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_come_in_lines_cut_anywhere() {
+        let (agent, exec) = UnixStream::pair().unwrap();
+        let signal = |number: i32| SignalNumber::try_from(number).unwrap();
+        let line = |number| protocol::line(ExecMessage::Signal { signal: signal(number) });
+        let text = [line(2), b"what is this?\n".to_vec(), line(15)].concat();
+        let mut requests = Requests::default();
+        let mut found = Vec::new();
+        for part in text.chunks(7) {
+            (&agent).write_all(part).unwrap();
+            found.extend(requests.read(&exec).unwrap());
+        }
+        assert_eq!(found, [signal(2), signal(15)]);
+        drop(agent);
+        assert_eq!(requests.read(&exec), None);
     }
 }

@@ -24,6 +24,7 @@ mod failure;
 mod files;
 pub mod logs;
 mod oci;
+mod passing;
 mod probe;
 mod process;
 mod protocol;
@@ -46,9 +47,10 @@ pub use protocol::Timing;
 pub use record::ExitRecord;
 pub use shim::shim_main;
 pub use shims::{
-    AdoptError, Adopted, AdoptedState, AskShimError, ExecError, ExecEvent, ExecRequest, ExecStream,
-    RemoveError, Running, RuntimeProblem, SettleError, Shims, ShimsConfig, StartContainerError,
+    AdoptError, Adopted, AdoptedState, AskShimError, ExecControl, ExecError, ExecEvent, ExecInput,
+    ExecRequest, ExecStream, RemoveError, Running, RuntimeProblem, SettleError, Shims, ShimsConfig,
+    StartContainerError,
 };
 pub use signal::{SignalNumber, SignalProblem};
-pub use spec::{ContainerSpec, LogPolicy, ReadOnlyFile, RuntimeKind, UserNamespace};
+pub use spec::{ContainerSpec, LogPolicy, ReadOnlyFile, RuntimeKind, TerminalSize, UserNamespace};
 pub use user::{ResolveUserError, ResolvedUser, UserOutOfRange, resolve_user};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpgid, kill_process_group, pidfd_open,
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpgid, getsid, kill_process, pidfd_open,
     waitpid,
 };
 
@@ -112,12 +112,69 @@ fn ends_within(child: &Child, deadline: Duration) -> io::Result<bool> {
     }
 }
 
-/// Ends the process group of a child, which may have ended already.
-pub(crate) fn end_group_of(pid: Pid) -> io::Result<()> {
-    match getpgid(Some(pid)).and_then(|group| kill_process_group(group, Signal::KILL)) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+/// Sends a signal to the process group of a child, which may have ended already.
+pub(crate) fn signal_group_of(pid: Pid, signal: SignalNumber) -> io::Result<()> {
+    // `rustix` takes no real-time signals here.
+    // SAFETY: sends a signal, touches no memory; a child that is not reaped keeps its number.
+    let sent = unsafe { libc::kill(-group_of(pid)?.as_raw_nonzero().get(), signal.get()) };
+    match io::Error::last_os_error() {
+        error if sent != 0 && error.raw_os_error() != Some(libc::ESRCH) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The group of a child; its own number is as good once it has ended.
+fn group_of(pid: Pid) -> io::Result<Pid> {
+    match getpgid(Some(pid)) {
+        Ok(group) => Ok(group),
+        Err(rustix::io::Errno::SRCH) => Ok(pid),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// How often a session is looked through for processes that came while it was ended.
+const SESSION_ROUNDS: usize = 100;
+
+/// Ends the session of a child that is not reaped yet: a shell in a terminal puts each of its
+/// pipelines into a group of its own, so the group of the shell is not all.
+pub(crate) fn end_session_of(pid: Pid) -> io::Result<()> {
+    signal_group_of(pid, SignalNumber::KILL)?;
+    let session = getsid(Some(pid)).unwrap_or(pid);
+    for _ in 0..SESSION_ROUNDS {
+        let members = members_of(session)?;
+        if members.is_empty() {
+            return Ok(());
+        }
+        for member in members {
+            match kill_process(member, Signal::KILL) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// The processes of a session that have not ended.
+fn members_of(session: Pid) -> io::Result<Vec<Pid>> {
+    let is_member = |pid: &Pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+        let stat = stat.unwrap_or_default();
+        // The name may hold anything, so what follows its last parenthesis counts: the state, the
+        // parent, the group, the session.
+        let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+        let lives = fields.next().is_some_and(|state| !matches!(state, "" | "Z" | "X"));
+        let number = session.as_raw_nonzero().get().to_string();
+        lives && fields.nth(2) == Some(number.as_str())
+    };
+    let mut members = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let pid = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        members.extend(pid.filter(is_member));
+    }
+    Ok(members)
 }
 
 /// Makes this process end together with its parent.

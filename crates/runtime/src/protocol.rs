@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::SignalNumber;
 use crate::record::ExitRecord;
+use crate::spec::TerminalSize;
 use crate::user::ResolvedUser;
 
 /// The version of every message here.
@@ -66,6 +67,15 @@ pub(crate) enum Reply {
     Refused { why: String },
 }
 
+/// What the agent asks an exec process while the process inside runs. The end of the connection is
+/// the end of that.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "exec", rename_all = "snake_case")]
+pub(crate) enum ExecMessage {
+    /// Send the process and its group a signal.
+    Signal { signal: SignalNumber },
+}
+
 /// How a start went, told on the descriptor that the process inherited.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "start", rename_all = "snake_case")]
@@ -93,13 +103,17 @@ pub struct Timing {
     pub micros: u64,
 }
 
-/// A process to run inside a running container, as the exec process is told.
+/// A process to run inside a running container, as the exec process is told. With the line comes
+/// the descriptor that the process reads from, if there is one; with the answer
+/// [`Start::Running`], the master of the terminal, if one was asked for.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ExecOrder {
     pub args: Vec<String>,
     pub env: BTreeMap<String, String>,
     pub cwd: String,
     pub user: ResolvedUser,
+    #[serde(default)]
+    pub terminal: Option<TerminalSize>,
 }
 
 /// A socket's path by way of the directory's descriptor: the kernel takes 107 bytes at most, and

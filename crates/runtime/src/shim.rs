@@ -30,7 +30,7 @@ use rustix::process::{Pid, PidfdFlags};
 
 use crate::cgroup::{CgroupProblem, CgroupTree, InstanceCgroup};
 use crate::devices::{self, DeviceProblem};
-use crate::driver::{Driver, DriverProblem, Output, ProcessPlan, driver};
+use crate::driver::{Driver, DriverProblem, ProcessPlan, Streams, driver};
 use crate::failure::chain;
 use crate::files::FileProblem;
 use crate::oci::{self, Bounds, TooManyOpenFiles};
@@ -333,7 +333,7 @@ fn start(
     let pid = driver.create(ProcessPlan {
         user: &spec.user,
         document: &document,
-        output: Output { stdout: container_stdout, stderr: container_stderr },
+        streams: Streams { stdin: None, stdout: container_stdout, stderr: container_stderr },
         withheld,
     })?;
     stopwatch.lap("create");

@@ -34,7 +34,7 @@ use crate::spec::{ContainerSpec, Launch};
 use crate::view;
 
 pub use adopt::{AdoptError, Adopted, AdoptedState};
-pub use exec::{ExecError, ExecEvent, ExecRequest, ExecStream};
+pub use exec::{ExecControl, ExecError, ExecEvent, ExecInput, ExecRequest, ExecStream};
 pub use start::StartContainerError;
 
 /// How long a shim may take to end once it was killed.

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub struct SignalNumber(i32);
 
 impl SignalNumber {
+    /// `SIGHUP`.
+    pub const HUP: Self = Self(libc::SIGHUP);
     /// `SIGTERM`.
     pub const TERM: Self = Self(libc::SIGTERM);
     /// `SIGKILL`.

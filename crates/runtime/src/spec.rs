@@ -5,9 +5,11 @@
 //! file what it had asked for, and a shim needs no long command line that `ps` would show.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use longshore_types::{ByteCount, IdRange, InstanceId, Resources, SecretValue};
+use rustix::termios::{Winsize, tcsetwinsize};
 use serde::{Deserialize, Serialize};
 
 use crate::SignalNumber;
@@ -79,6 +81,23 @@ pub(crate) struct MachineUser {
     pub uid: u32,
     /// The container's root, user and group.
     pub root: u32,
+}
+
+/// How many characters a terminal shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Characters in a line.
+    pub columns: u16,
+    /// Lines.
+    pub rows: u16,
+}
+
+impl TerminalSize {
+    /// Gives the terminal of this descriptor this size; who runs in it is told by the kernel.
+    pub(crate) fn set(self, terminal: impl AsFd) -> std::io::Result<()> {
+        let size = Winsize { ws_col: self.columns, ws_row: self.rows, ws_xpixel: 0, ws_ypixel: 0 };
+        Ok(tcsetwinsize(terminal, size)?)
+    }
 }
 
 /// The user namespace of a container.

@@ -23,13 +23,14 @@ use serde_json::{Value, json};
 use super::particulars::{Filter, First, Particulars, Placement};
 use super::run_files::{RunFiles, write};
 use super::shown::Shown;
-use super::{Driver, DriverProblem, Output, ProcessPlan, applied, lookup};
+use super::terminal::Console;
+use super::{Driver, DriverProblem, Entered, ProcessPlan, Streams, TerminalPlan, applied, lookup};
 use crate::SignalNumber;
 use crate::cgroup::InstanceCgroup;
 use crate::oci;
 use crate::process::{self, PATH, end_with_parent, wait_within};
 use crate::seccomp::{self, Kernel};
-use crate::spec::{ContainerSpec, ReadOnlyFile};
+use crate::spec::{ContainerSpec, ReadOnlyFile, TerminalSize};
 use crate::view;
 
 /// How long a start may take; the agent waits a little longer.
@@ -191,8 +192,9 @@ impl CommandLine {
             .map_err(DriverProblem::Workload)
     }
 
-    fn attach_output(command: &mut Command, output: Output) {
-        command.stdout(output.stdout).stderr(output.stderr);
+    fn attach(command: &mut Command, streams: Streams) {
+        command.stdin(streams.stdin.map_or_else(Stdio::null, Stdio::from));
+        command.stdout(streams.stdout).stderr(streams.stderr);
     }
 
     /// Ends a process inside a sandbox with all that it began. It is another kernel's, so that kernel
@@ -238,6 +240,14 @@ fn last_words(log: &Path) -> Option<String> {
     errors.last().map(|line| line.msg)
 }
 
+/// The process with a terminal of this size.
+fn in_terminal(process: &Value, size: TerminalSize) -> Value {
+    let mut process = process.clone();
+    process["terminal"] = json!(true);
+    process["consoleSize"] = json!({"height": size.rows, "width": size.columns});
+    process
+}
+
 /// Ends with its parent, and leads a session: not every runtime makes one for the container's processes,
 /// which would be in ours otherwise, where they could signal us.
 fn on_its_own() -> io::Result<()> {
@@ -278,7 +288,7 @@ impl Driver for CommandLine {
         let shown = Shown::open(&self.rootfs, &self.shown, dev)?;
         // SAFETY: this process has one thread, so its child may do whatever it could do itself.
         unsafe { command.pre_exec(move || shown.attach()) };
-        Self::attach_output(&mut command, plan.output);
+        Self::attach(&mut command, plan.streams);
         self.run("making the container", &log, START_DEADLINE, &mut command)?;
         let pid = read_pid(&pid_file)?;
         self.created = Some(pid);
@@ -312,11 +322,18 @@ impl Driver for CommandLine {
         }
     }
 
-    fn exec(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem> {
+    fn exec(
+        &mut self,
+        plan: ProcessPlan<'_>,
+        terminal: Option<TerminalPlan>,
+    ) -> Result<Entered, DriverProblem> {
         self.check(plan.document)?;
         self.prepare()?;
         let document = self.own_file("exec.json");
-        write(&document, plan.document)?;
+        match terminal {
+            None => write(&document, plan.document)?,
+            Some(terminal) => write(&document, &in_terminal(plan.document, terminal.size))?,
+        }
         let (log, pid_file) = (self.own_file("exec.log"), self.own_file("exec-pid"));
         let mut command = self.command(&log, "exec");
         command.arg("--detach").arg("--process").arg(&document).arg("--pid-file").arg(&pid_file);
@@ -327,15 +344,25 @@ impl Driver for CommandLine {
         } else {
             self.place(&mut command);
         }
+        let console = terminal.map(|terminal| {
+            let console = Console::listen(self.own_file("console"), terminal)?;
+            command.arg("--console-socket").arg(console.address());
+            Ok(console)
+        });
+        let console = console.transpose().map_err(DriverProblem::Terminal)?;
         command.arg(&self.id);
-        Self::attach_output(&mut command, plan.output);
+        Self::attach(&mut command, plan.streams);
         let run = self.run("entering the container", &log, START_DEADLINE, &mut command);
         let pid = run.and_then(|()| read_pid(&pid_file));
+        let entered = pid.and_then(|pid| {
+            let master = console.as_ref().map(Console::take).transpose();
+            Ok(Entered { pid, terminal: master.map_err(DriverProblem::Terminal)? })
+        });
         for file in [&document, &pid_file] {
             // They have been read; leftovers would go with the run directory.
             let _ = fs::remove_file(file);
         }
-        pid
+        entered
     }
 
     fn signal(&self, pidfd: &OwnedFd, signal: SignalNumber) -> io::Result<()> {
@@ -348,13 +375,22 @@ impl Driver for CommandLine {
         self.run("sending a signal", &log, SIGNAL_DEADLINE, &mut command).map_err(io::Error::other)
     }
 
+    fn signal_exec(&self, pid: Pid, signal: SignalNumber) -> io::Result<()> {
+        let Some(file) = &self.inside else { return process::signal_group_of(pid, signal) };
+        let inside = read_pid(file).map_err(io::Error::other)?.as_raw_nonzero().to_string();
+        let log = self.own_file("kill.log");
+        let mut command = self.command(&log, "kill");
+        command.args(["--pid", &inside, &self.id, &signal.get().to_string()]);
+        self.run("sending a signal", &log, SIGNAL_DEADLINE, &mut command).map_err(io::Error::other)
+    }
+
     fn end_exec(&self, pid: Pid) -> io::Result<()> {
         if let Some(file) = &self.inside
             && let Ok(inside) = read_pid(file)
         {
             self.end_inside(inside.as_raw_nonzero().get()).map_err(io::Error::other)?;
         }
-        process::end_group_of(pid)
+        process::end_session_of(pid)
     }
 
     fn delete(&mut self) -> Result<(), DriverProblem> {

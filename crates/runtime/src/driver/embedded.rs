@@ -23,7 +23,7 @@ use rustix::process::Pid;
 use super::join_users::JoinUsers;
 use super::run_files::{RunFiles, write};
 use super::workload::Workload;
-use super::{Driver, DriverProblem, Output, ProcessPlan};
+use super::{Driver, DriverProblem, Entered, ProcessPlan, Streams, TerminalPlan, terminal};
 use crate::SignalNumber;
 use crate::failure::chain;
 use crate::spec::{ContainerSpec, UserNamespace};
@@ -48,20 +48,44 @@ impl Embedded {
 
     fn builder(
         &self,
-        output: Output,
+        streams: Streams,
         workload: Workload,
     ) -> Result<ContainerBuilder, DriverProblem> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let null = rustix::fs::open("/dev/null", flags, Mode::empty())
-            .map_err(|errno| DriverProblem::Pipe(errno.into()))?;
+        let stdin = match streams.stdin {
+            Some(stdin) => stdin,
+            None => {
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+                rustix::fs::open("/dev/null", flags, Mode::empty())
+                    .map_err(|errno| DriverProblem::Pipe(errno.into()))?
+            }
+        };
         let builder = ContainerBuilder::new(self.id.clone(), SyscallType::Linux)
             .with_root_path(&self.files.state)
             .map_err(runtime("opening the runtime's state"))?;
         Ok(builder
             .with_executor(workload)
-            .with_stdin(null)
-            .with_stdout(output.stdout)
-            .with_stderr(output.stderr))
+            .with_stdin(stdin)
+            .with_stdout(streams.stdout)
+            .with_stderr(streams.stderr))
+    }
+
+    /// The container's first process, of which another process made it.
+    fn first_process(&self) -> Result<Pid, DriverProblem> {
+        let container = Container::load(self.files.state.join(&self.id))
+            .map_err(runtime("reading the runtime's state"))?;
+        let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
+        pid.ok_or_else(|| DriverProblem::Workload("the container has ended".to_owned()))
+    }
+
+    /// A terminal of the container, and all three streams on it. libcontainer could make one too, but
+    /// would give it to the machine's root, whom nobody is inside of a user namespace.
+    fn terminal(first: Pid, terminal: TerminalPlan) -> Result<(OwnedFd, Streams), DriverProblem> {
+        let made = || -> io::Result<(OwnedFd, Streams)> {
+            let (master, stdin) = terminal::make(first, terminal)?;
+            let (stdout, stderr) = (stdin.try_clone()?, stdin.try_clone()?);
+            Ok((master, Streams { stdin: Some(stdin), stdout, stderr }))
+        };
+        made().map_err(DriverProblem::Terminal)
     }
 
     /// The workload of a plan, and the pipe by which it reports.
@@ -86,7 +110,7 @@ impl Driver for Embedded {
         write(&self.files.config(), plan.document)?;
         let (workload, reader, writer) = Self::workload(&plan)?;
         let container = self
-            .builder(plan.output, workload)?
+            .builder(plan.streams, workload)?
             .as_init(&self.files.bundle)
             .with_systemd(false)
             .with_detach(true)
@@ -106,10 +130,25 @@ impl Driver for Embedded {
         wait_for_report(reader)
     }
 
-    fn exec(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem> {
+    fn exec(
+        &mut self,
+        mut plan: ProcessPlan<'_>,
+        terminal: Option<TerminalPlan>,
+    ) -> Result<Entered, DriverProblem> {
         self.files.make()?;
+        let master = match terminal {
+            None => None,
+            Some(terminal) => {
+                let (master, streams) = Self::terminal(self.first_process()?, terminal)?;
+                plan.streams = streams;
+                Some(master)
+            }
+        };
         let path = self.files.bundle.join(format!("exec-{}.json", std::process::id()));
         let (mut workload, reader, writer) = Self::workload(&plan)?;
+        if master.is_some() {
+            workload.take_terminal();
+        }
         let joining = match &self.users {
             None => None,
             Some(users) => Some(JoinUsers::open(users, plan.user)?),
@@ -122,7 +161,7 @@ impl Driver for Embedded {
             }
         }
         let pid = self
-            .builder(plan.output, workload)?
+            .builder(plan.streams, workload)?
             .as_tenant()
             .with_process(Some(&path))
             .with_detach(true)
@@ -135,8 +174,9 @@ impl Driver for Embedded {
             None => runtime("entering the container")(error),
         })?;
         wait_for_report(reader)?;
-        Pid::from_raw(pid.as_raw())
-            .ok_or_else(|| DriverProblem::Workload("the runtime reported no process".to_owned()))
+        let pid = Pid::from_raw(pid.as_raw())
+            .ok_or_else(|| DriverProblem::Workload("the runtime reported no process".to_owned()))?;
+        Ok(Entered { pid, terminal: master })
     }
 
     fn signal(&self, pidfd: &OwnedFd, signal: SignalNumber) -> io::Result<()> {

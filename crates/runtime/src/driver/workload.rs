@@ -32,6 +32,7 @@ pub(super) struct Workload {
     filter: Rc<BpfProgram>,
     effective: u64,
     joining: Option<JoinUsers>,
+    in_terminal: bool,
 }
 
 impl Workload {
@@ -44,7 +45,19 @@ impl Workload {
     ) -> Result<Self, DriverProblem> {
         let filter = Rc::new(seccomp::compile().map_err(DriverProblem::Filter)?);
         let effective = oci::effective_bits(user);
-        Ok(Self { report, withheld: withheld.to_vec(), filter, effective, joining: None })
+        Ok(Self {
+            report,
+            withheld: withheld.to_vec(),
+            filter,
+            effective,
+            joining: None,
+            in_terminal: false,
+        })
+    }
+
+    /// Makes the terminal that the standard input is that of the session.
+    pub fn take_terminal(&mut self) {
+        self.in_terminal = true;
     }
 
     /// Joins a user namespace before anything else.
@@ -71,6 +84,9 @@ impl Workload {
 
         if let Some(joining) = &self.joining {
             joining.join().map_err(|error| format!("joining the user namespace: {error}"))?;
+        }
+        if self.in_terminal {
+            take_terminal().map_err(|error| format!("taking the terminal: {error}"))?;
         }
         reset_signals().map_err(|error| format!("resetting signals: {error}"))?;
         end_with_parent().map_err(|error| format!("tying the process to its shim: {error}"))?;
@@ -109,6 +125,12 @@ impl Executor for Workload {
     fn setup_envs(&self, _envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         Ok(())
     }
+}
+
+/// The process leads its session, of which the terminal becomes that of its group.
+fn take_terminal() -> io::Result<()> {
+    rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+    Ok(())
 }
 
 /// The paths to try for a program, as a shell would look it up.

@@ -1,25 +1,34 @@
 //! Running another process inside a container.
 
+mod streams;
+
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_types::InstanceId;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use rustix::net::Shutdown;
+use rustix::pipe::PipeFlags;
+use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::process::{Child, ChildStderr, ChildStdout};
+use tokio::process::Child;
 use tokio::time::timeout;
 
 use super::start::socket_pair;
 use super::{Inner, Shims, load_spec, run_blocking};
 use crate::files::FileProblem;
-use crate::protocol::{self, ExecOrder, Start, Versioned};
+use crate::passing;
+use crate::protocol::{self, ExecMessage, ExecOrder, MAX_LINE, Start, Versioned};
 use crate::record::ExitRecord;
+use crate::signal::SignalNumber;
+use crate::spec::TerminalSize;
 use crate::user::{ResolveUserError, resolve_user};
+pub use streams::ExecInput;
+use streams::{Reader, Terminal};
 
-const READ_SIZE: usize = 16 * 1024;
 /// How long output that is already in the pipe may take to be seen after the process ended. A
 /// process that it left behind may hold the pipe open for ever.
 const REST_WITHIN: Duration = Duration::from_millis(50);
@@ -35,6 +44,11 @@ pub struct ExecRequest {
     pub cwd: Option<String>,
     /// `user[:group]`; the container's when absent.
     pub user: Option<String>,
+    /// Whether it reads what is written to [`ExecStream::take_input`], or nothing. What runs in a
+    /// terminal can always be written to.
+    pub input: bool,
+    /// The terminal that it runs in, which is then its input, its output and its errors.
+    pub terminal: Option<TerminalSize>,
 }
 
 /// Why a process could not be run in a container.
@@ -66,7 +80,7 @@ pub enum ExecError {
 /// One thing that happened to a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecEvent {
-    /// It wrote to its standard output.
+    /// It wrote to its standard output, or its terminal.
     Stdout(Vec<u8>),
     /// It wrote to its standard error.
     Stderr(Vec<u8>),
@@ -80,13 +94,93 @@ pub enum ExecEvent {
 /// A process that runs in a container. Dropping this ends it.
 pub struct ExecStream {
     child: Child,
-    control: Lines<BufReader<UnixStream>>,
-    stdout: Option<ChildStdout>,
-    stderr: Option<ChildStderr>,
+    connection: Arc<Connection>,
+    /// What came over the connection and is not a whole line yet.
+    line: Vec<u8>,
+    stdout: Option<Reader>,
+    stderr: Option<Reader>,
+    input: Option<ExecInput>,
+    terminal: Option<Arc<Terminal>>,
     ended: Option<i32>,
     finished: bool,
     inner: Arc<Inner>,
     id: InstanceId,
+}
+
+/// By which a running process is signalled, and its terminal changed.
+pub struct ExecControl {
+    connection: Arc<Connection>,
+    terminal: Option<Arc<Terminal>>,
+}
+
+impl ExecControl {
+    /// Gives the terminal another size. Of a process without one, nothing happens.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn resize(&self, size: TerminalSize) -> io::Result<()> {
+        self.terminal.as_ref().map_or(Ok(()), |terminal| terminal.resize(size))
+    }
+
+    /// Sends the process and its group a signal. One that has ended gets none.
+    ///
+    /// # Errors
+    ///
+    /// When the exec process is gone.
+    pub async fn signal(&self, signal: SignalNumber) -> io::Result<()> {
+        self.connection.send(&protocol::line(ExecMessage::Signal { signal }), None).await
+    }
+}
+
+/// The socket to an exec process.
+struct Connection(UnixStream);
+
+impl Connection {
+    /// Sends a line, and with it a descriptor.
+    async fn send(&self, mut line: &[u8], passed: Option<&OwnedFd>) -> io::Result<()> {
+        let mut passed = passed.map(|passed| passed.as_fd());
+        while !line.is_empty() {
+            let send = || passing::send(&self.0, line, passed);
+            let sent = self.0.async_io(Interest::WRITABLE, send).await?;
+            line = &line[sent..];
+            passed = None;
+        }
+        Ok(())
+    }
+
+    /// The next message; absent at the end. `line` keeps what came of the one after it. Cancel safe.
+    async fn receive(
+        &self,
+        line: &mut Vec<u8>,
+        passed: &mut Vec<OwnedFd>,
+    ) -> io::Result<Option<Start>> {
+        loop {
+            if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+                let whole: Vec<u8> = line.drain(..=end).collect();
+                return Ok(Some(serde_json::from_slice::<Versioned<Start>>(&whole)?.message));
+            }
+            if line.len() > MAX_LINE {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a line without an end"));
+            }
+            let mut buffer = [0; 4096];
+            let receive = || passing::receive(&self.0, &mut buffer, passed);
+            match self.0.async_io(Interest::READABLE, receive).await {
+                Ok(0) => return Ok(None),
+                Ok(length) => line.extend_from_slice(&buffer[..length]),
+                Err(error) if super::is_absence(&error) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Drop for ExecStream {
+    /// The process ends now, also when somebody still holds its input or its control.
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = rustix::net::shutdown(&self.connection.0, Shutdown::Both);
+    }
 }
 
 impl Shims {
@@ -97,6 +191,15 @@ impl Shims {
         id: &InstanceId,
         request: ExecRequest,
     ) -> Result<ExecStream, ExecError> {
+        let in_terminal = request.terminal.is_some();
+        let (input, mut stdin) = match request.input && !in_terminal {
+            false => (None, None),
+            true => {
+                let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+                    .map_err(|errno| ExecError::Io(errno.into()))?;
+                (Some(writer), Some(reader))
+            }
+        };
         let (inner, owned) = (Arc::clone(&self.inner), id.clone());
         let order = run_blocking(move || -> Result<ExecOrder, ExecError> {
             let not_running = || ExecError::NotRunning(owned.clone());
@@ -111,28 +214,53 @@ impl Shims {
             };
             let mut env = spec.env;
             env.extend(request.env);
-            Ok(ExecOrder { args: request.args, env, cwd: request.cwd.unwrap_or(spec.cwd), user })
+            let cwd = request.cwd.unwrap_or(spec.cwd);
+            Ok(ExecOrder { args: request.args, env, cwd, user, terminal: request.terminal })
         })
         .await?;
         let (agent_end, exec_end) = socket_pair()?;
-        let mut control = UnixStream::from_std(agent_end.into())?;
+        let connection = Connection(UnixStream::from_std(agent_end.into())?);
+        let output = || if in_terminal { Stdio::null() } else { Stdio::piped() };
         let mut child = self
             .inner
             .command("shim-exec", id)
             .stdin(Stdio::from(exec_end))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(output())
+            .stderr(output())
             .spawn()?;
-        control.write_all(&protocol::line(order)).await?;
-        let mut control = BufReader::new(control).lines();
-        match next_message(&mut control).await? {
+        connection.send(&protocol::line(order), stdin.as_ref()).await?;
+        // Only the process inside reads from here on, so that a writer learns of its end.
+        drop(stdin.take());
+        let (mut line, mut passed) = (Vec::new(), Vec::new());
+        match connection.receive(&mut line, &mut passed).await? {
             Some(Start::Running { .. }) => {}
             Some(Start::Failed { why }) => return Err(ExecError::Refused { why }),
             Some(Start::Ended { .. }) | None => return Err(ExecError::Died),
         }
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let (inner, id) = (Arc::clone(&self.inner), id.clone());
-        Ok(ExecStream { child, control, stdout, stderr, ended: None, finished: false, inner, id })
+        let terminal = passed.pop().map(Terminal::new).transpose()?.map(Arc::new);
+        let (stdout, input) = match &terminal {
+            Some(terminal) => {
+                let output = Reader::Terminal(Arc::clone(terminal));
+                (Some(output), Some(ExecInput::terminal(terminal)))
+            }
+            None => {
+                let input = input.map(ExecInput::pipe).transpose()?;
+                (child.stdout.take().map(Reader::Stdout), input)
+            }
+        };
+        Ok(ExecStream {
+            stderr: child.stderr.take().map(Reader::Stderr),
+            child,
+            connection: Arc::new(connection),
+            line,
+            stdout,
+            input,
+            terminal,
+            ended: None,
+            finished: false,
+            inner: Arc::clone(&self.inner),
+            id: id.clone(),
+        })
     }
 }
 
@@ -143,31 +271,28 @@ impl Inner {
     }
 }
 
-async fn next_message(control: &mut Lines<BufReader<UnixStream>>) -> io::Result<Option<Start>> {
-    match control.next_line().await {
-        Ok(Some(line)) => Ok(Some(serde_json::from_str::<Versioned<Start>>(&line)?.message)),
-        Ok(None) => Ok(None),
-        Err(error) if super::is_absence(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// Reads a chunk; at the end of the stream it is put away.
-async fn read_chunk<R: tokio::io::AsyncRead + Unpin>(
-    stream: &mut Option<R>,
-) -> io::Result<Option<Vec<u8>>> {
+async fn read_chunk(stream: &mut Option<Reader>) -> io::Result<Option<Vec<u8>>> {
     let Some(reader) = stream else { return std::future::pending().await };
-    let mut buffer = vec![0; READ_SIZE];
-    let length = reader.read(&mut buffer).await?;
-    if length == 0 {
+    let chunk = reader.read().await?;
+    if chunk.is_none() {
         *stream = None;
-        return Ok(None);
     }
-    buffer.truncate(length);
-    Ok(Some(buffer))
+    Ok(chunk)
 }
 
 impl ExecStream {
+    /// What the process reads; once, and only when it was asked for.
+    pub fn take_input(&mut self) -> Option<ExecInput> {
+        self.input.take()
+    }
+
+    /// A handle for signals and the size of the terminal.
+    pub fn control(&self) -> ExecControl {
+        let (connection, terminal) = (Arc::clone(&self.connection), self.terminal.clone());
+        ExecControl { connection, terminal }
+    }
+
     /// The next event; absent after the last. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<ExecEvent, ExecError>> {
         if self.finished {
@@ -179,6 +304,7 @@ impl ExecStream {
     }
 
     async fn event(&mut self) -> Result<ExecEvent, ExecError> {
+        let mut passed = Vec::new();
         loop {
             if let Some(code) = self.ended {
                 if let Some(event) = self.rest().await? {
@@ -198,7 +324,7 @@ impl ExecStream {
                         return Ok(ExecEvent::Stderr(bytes));
                     }
                 }
-                message = next_message(&mut self.control) => match message? {
+                message = self.connection.receive(&mut self.line, &mut passed) => match message? {
                     Some(Start::Ended { code }) => self.ended = Some(code),
                     Some(Start::Failed { why }) => return Err(ExecError::Refused { why }),
                     Some(Start::Running { .. }) => {}

@@ -464,6 +464,8 @@ fn make_rootfs(rootfs: &Path) {
         "mv",
         "ln",
         "rm",
+        "stty",
+        "tty",
     ] {
         symlink("busybox", rootfs.join("bin").join(applet)).expect("a link");
     }

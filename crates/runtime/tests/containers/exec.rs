@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use longshore_runtime::{ExecError, ExecEvent, ExecRequest, Running};
+use longshore_runtime::{ExecError, ExecEvent, ExecRequest, ExecStream, Running, TerminalSize};
 
 use crate::bed::{Bed, all_pids, eventually, is_alive, kill};
 use crate::protection::{assert_protected, assert_protected_root};
@@ -142,5 +142,196 @@ pub async fn it_ends_with_its_caller_and_with_its_container(bed: Bed) {
         .flatten()
         .filter(|entry| entry.file_name().to_string_lossy().contains("exec"));
     assert_eq!(exec_files.count(), 0);
+    bed.finish().await;
+}
+
+/// In a terminal, what both streams said together and the exit code.
+async fn run_in_terminal(bed: &Bed, running: &Running, script: &str) -> (String, i32) {
+    let mut stream = bed.shims.exec(running.id(), in_terminal(script)).await.expect("exec works");
+    let mut shown = Vec::new();
+    loop {
+        match stream.next().await.expect("an end").expect("no failure") {
+            ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes) => shown.extend(bytes),
+            ExecEvent::Exited { code } => {
+                return (String::from_utf8(shown).expect("text"), code);
+            }
+        }
+    }
+}
+
+fn in_terminal(script: &str) -> ExecRequest {
+    let terminal = Some(TerminalSize { columns: 77, rows: 33 });
+    ExecRequest { terminal, ..request(script) }
+}
+
+/// What the process of the stream writes, until it ends with `text`.
+async fn until(stream: &mut ExecStream, text: &str) -> String {
+    let mut shown = String::new();
+    while !shown.trim_end().ends_with(text) {
+        match stream.next().await.expect("more").expect("no failure") {
+            ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes) => {
+                shown.push_str(&String::from_utf8_lossy(&bytes));
+            }
+            ExecEvent::Exited { code } => panic!("ended with {code} after {shown:?}"),
+        }
+    }
+    shown
+}
+
+/// The exit code, whatever is written before.
+async fn end(stream: &mut ExecStream) -> i32 {
+    loop {
+        if let ExecEvent::Exited { code } =
+            stream.next().await.expect("an end").expect("no failure")
+        {
+            return code;
+        }
+    }
+}
+
+pub async fn input_is_read_to_its_end(bed: Bed) {
+    let running = bed.start(&bed.spec(&["sleep", "1000"])).await;
+    let counts = ExecRequest { input: true, ..request("wc -c; readlink /proc/self/fd/0 >&2") };
+    let mut stream = bed.shims.exec(running.id(), counts).await.expect("exec works");
+    let mut input = stream.take_input().expect("asked for");
+    assert!(stream.take_input().is_none());
+    let writing = async move {
+        for _ in 0..1000 {
+            input.write_all(&[7; 5000]).await.expect("it reads");
+        }
+    };
+    let reading = async {
+        let mut stdout = Vec::new();
+        loop {
+            match stream.next().await.expect("an end").expect("no failure") {
+                ExecEvent::Stdout(bytes) => stdout.extend(bytes),
+                ExecEvent::Stderr(_) => {}
+                ExecEvent::Exited { code } => return (stdout, code),
+            }
+        }
+    };
+    let ((), (stdout, code)) = tokio::join!(writing, reading);
+    assert_eq!((String::from_utf8_lossy(&stdout).trim(), code), ("5000000", 0));
+    // As another user, who opens it by its name.
+    let mut named = ExecRequest { input: true, ..request("cat /dev/stdin") };
+    named.user = Some("web".to_owned());
+    let mut stream = bed.shims.exec(running.id(), named).await.expect("exec works");
+    let mut input = stream.take_input().expect("asked for");
+    input.write_all(b"by name\n").await.expect("it reads");
+    until(&mut stream, "by name").await;
+    drop(input);
+    assert_eq!(end(&mut stream).await, 0);
+    if bed.is_sandboxed() {
+        // Its kernel keeps the pipe open.
+        return bed.finish().await;
+    }
+    // Whoever reads no more is known to.
+    let closes = ExecRequest { input: true, ..request("exec <&-; echo closed; sleep 1000") };
+    let mut stream = bed.shims.exec(running.id(), closes).await.expect("exec works");
+    let mut input = stream.take_input().expect("asked for");
+    until(&mut stream, "closed").await;
+    eventually_fails(&mut input).await;
+    drop(stream);
+    bed.finish().await;
+}
+
+/// A pipe that nobody reads: what was in flight fits into it, what comes then does not.
+async fn eventually_fails(input: &mut longshore_runtime::ExecInput) {
+    for _ in 0..1000 {
+        if input.write_all(&[7; 5000]).await.is_err() {
+            return;
+        }
+    }
+    panic!("nobody reads five million bytes");
+}
+
+pub async fn a_terminal_has_its_size_and_its_session(bed: Bed) {
+    let running = bed.start(&bed.spec(&["sleep", "1000"])).await;
+    // A sandbox has it a moment after the program has begun, and not by this name.
+    let (size, by_name) = match bed.is_sandboxed() {
+        true => ("until stty size 2> /dev/null; do :; done", "true"),
+        false => ("stty size", "echo through > /dev/tty"),
+    };
+    let script = format!("{size}; test -t 0 && test -t 1 && echo all >&2; {by_name}; exit 5");
+    let (shown, code) = run_in_terminal(&bed, &running, &script).await;
+    let through = if bed.is_sandboxed() { "" } else { "through\r\n" };
+    assert_eq!((shown, code), (format!("33 77\r\nall\r\n{through}"), 5));
+    // Another user's is opened by its name, and seen as the user's own.
+    let mut as_web = in_terminal("stty -F $(readlink /proc/self/fd/0) size; id -u; tty");
+    as_web.user = Some("web".to_owned());
+    let mut stream = bed.shims.exec(running.id(), as_web).await.expect("exec works");
+    let shown = until(&mut stream, "/dev/pts/0").await;
+    assert!(shown.starts_with("33 77\r\n33\r\n"), "{shown:?}");
+    assert_eq!(end(&mut stream).await, 0);
+    bed.finish().await;
+}
+
+pub async fn a_terminal_is_resized_and_takes_keys(bed: Bed) {
+    let running = bed.start(&bed.spec(&["sleep", "1000"])).await;
+    let script = "trap 'stty size' WINCH; echo ready; \
+                  while :; do read line && echo got $line; test \"$line\" = last && exit 6; done";
+    let mut stream = bed.shims.exec(running.id(), in_terminal(script)).await.expect("exec works");
+    let (mut input, control) = (stream.take_input().expect("a terminal"), stream.control());
+    until(&mut stream, "ready").await;
+    input.write_all(b"one\r").await.expect("it reads");
+    until(&mut stream, "got one").await;
+    control.resize(TerminalSize { columns: 101, rows: 44 }).expect("a size");
+    // Most shells run the trap when their `read` is over.
+    input.write_all(b"two\r").await.expect("it reads");
+    let shown = until(&mut stream, "got two").await;
+    assert!(shown.contains("44 101"), "{shown:?}");
+    input.write_all(b"last\r").await.expect("it reads");
+    assert_eq!(end(&mut stream).await, 6);
+    // A key that ends the input.
+    let counts = in_terminal("echo ready; wc -c");
+    let mut stream = bed.shims.exec(running.id(), counts).await.expect("exec works");
+    let mut input = stream.take_input().expect("a terminal");
+    until(&mut stream, "ready").await;
+    input.write_all(b"four\r\x04").await.expect("it reads");
+    until(&mut stream, "5").await;
+    assert_eq!(end(&mut stream).await, 0);
+    // A key that interrupts.
+    let waits = in_terminal("echo ready; sleep 1000");
+    let mut stream = bed.shims.exec(running.id(), waits).await.expect("exec works");
+    let mut input = stream.take_input().expect("a terminal");
+    until(&mut stream, "ready").await;
+    input.write_all(&[3]).await.expect("it reads");
+    assert_eq!(end(&mut stream).await, 130);
+    bed.finish().await;
+}
+
+pub async fn a_signal_reaches_the_group(bed: Bed) {
+    let running = bed.start(&bed.spec(&["sleep", "1000"])).await;
+    let script = "trap 'echo asked; exit 9' TERM; echo ready; while :; do sleep 0.1; done";
+    let mut stream = bed.shims.exec(running.id(), request(script)).await.expect("exec works");
+    until(&mut stream, "ready").await;
+    stream.control().signal("TERM".parse().expect("a signal")).await.expect("it runs");
+    until(&mut stream, "asked").await;
+    assert_eq!(end(&mut stream).await, 9);
+    let mut stream = bed.shims.exec(running.id(), request("sleep 2000")).await.expect("exec works");
+    stream.control().signal("INT".parse().expect("a signal")).await.expect("it runs");
+    assert_eq!(end(&mut stream).await, 130);
+    bed.finish().await;
+}
+
+pub async fn a_left_terminal_takes_its_session_along(bed: Bed) {
+    let running = bed.start(&bed.script("sleep 1000 & wait")).await;
+    let processes = || bed.n_processes(&running);
+    let told = || processes().to_string();
+    // With job control the shell gives each job a group of its own.
+    let script = "set -m; trap 'echo left > /tmp/left' HUP; sleep 2000 & sleep 3000 & \
+                  echo ready; wait; wait";
+    let mut stream = bed.shims.exec(running.id(), in_terminal(script)).await.expect("exec works");
+    until(&mut stream, "ready").await;
+    eventually("five processes", || processes() >= 5, told).await;
+    drop(stream);
+    if bed.is_sandboxed() {
+        // Whose sessions only its own kernel knows; so the jobs of the shell may stay.
+        eventually("the shell to end", || processes() <= 4, told).await;
+        return bed.finish().await;
+    }
+    eventually("only the first two", || processes() == 2, told).await;
+    let (stdout, ..) = run(&bed, &running, request("cat /tmp/left")).await;
+    assert_eq!(stdout, "left\n");
     bed.finish().await;
 }

@@ -66,6 +66,11 @@ with_every_runtime!({
         what_cannot_run_is_refused
         what_a_killed_exec_process_leaves_is_ended
         it_ends_with_its_caller_and_with_its_container
+        input_is_read_to_its_end
+        a_terminal_has_its_size_and_its_session
+        a_terminal_is_resized_and_takes_keys
+        a_signal_reaches_the_group
+        a_left_terminal_takes_its_session_along
     }
     limits {
         limits_are_what_was_asked_for
