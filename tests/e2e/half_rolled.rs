@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use longshore_api::v1::{DeployResponse, InstanceView};
 use longshore_e2e::platform::{Instances, Remote};
-use longshore_e2e::{Platform, eventually};
+use longshore_e2e::websocket::Message;
+use longshore_e2e::{Platform, WebSocket, eventually};
 use longshore_types::{InstanceId, ReleaseNumber};
 use serde_json::{Value, json};
 
@@ -45,25 +46,42 @@ fn any_instance(remote: &Remote) -> Result<InstanceId> {
     Ok(all.first().context("there is none now")?.id().clone())
 }
 
-/// Runs commands in whatever instance there is. One that ends well has said all that it should.
+/// Runs commands in whatever instance there is, in a terminal every other time. One that ends well
+/// has said all that it should.
 fn run_commands(remote: &Remote, done: &AtomicBool) -> u32 {
     let mut n_answers = 0;
     while !done.load(Ordering::Relaxed) {
-        let Ok(text) = run_command(remote) else { continue };
-        if text.contains("\"exit\":{\"code\":0}") {
-            // Base 64 of what it printed.
-            assert!(text.contains("\"d2hvbGUK\""), "{text}");
+        if let Ok((said, true)) = run_command(remote, n_answers % 2 == 1) {
+            assert_eq!(said.trim_end(), "whole");
             n_answers += 1;
         }
     }
     n_answers
 }
 
-fn run_command(remote: &Remote) -> Result<String> {
+/// What a command said, and whether it ended well.
+fn run_command(remote: &Remote, in_terminal: bool) -> Result<(String, bool)> {
     let id = any_instance(remote)?;
-    let path = format!("/v1/projects/default/instances/{id}/exec");
-    let body = json!({"command": ["/bin/sh", "-c", "sleep 0.05; echo whole"]});
-    Ok(remote.call_raw("POST", &path, Some(body))?.text())
+    let query = "command=/bin/sh&command=-c&command=sleep%200.05%3B%20echo%20whole";
+    let path = format!("/v1/projects/default/instances/{id}/exec?{query}&tty={in_terminal}");
+    let authorization = format!("Bearer {}", remote.token());
+    let headers = [
+        ("authorization", authorization.as_str()),
+        ("sec-websocket-protocol", "exec.v1.longshore"),
+    ];
+    let mut socket = WebSocket::connect_with(remote.address()?, "api", &path, &headers)?;
+    let mut said = String::new();
+    loop {
+        match socket.receive()? {
+            Message::Binary(bytes) if bytes == b"\x03{\"exit\":{\"code\":0}}" => {
+                return Ok((said, true));
+            }
+            Message::Binary(bytes) if bytes.first() == Some(&1) => {
+                said.push_str(&String::from_utf8_lossy(&bytes[1..]));
+            }
+            _ => return Ok((said, false)),
+        }
+    }
 }
 
 /// Follows the log of an instance until it breaks off or nobody wants it any more.

@@ -54,6 +54,8 @@ mod service;
 #[cfg(test)]
 mod ten_agents;
 #[cfg(test)]
+mod terminal;
+#[cfg(test)]
 mod traces;
 #[cfg(test)]
 mod two_commands;

@@ -23,6 +23,7 @@ pub mod leaks;
 pub mod platform;
 pub mod process;
 pub mod programs;
+pub mod pty;
 pub mod skip;
 pub mod small_disk;
 pub mod traffic;

@@ -267,6 +267,11 @@ pub struct Remote {
 }
 
 impl Remote {
+    /// The administrator's token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// Where the API listens.
     pub fn address(&self) -> Result<SocketAddr> {
         let text = &self.api;

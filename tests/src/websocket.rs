@@ -32,13 +32,25 @@ pub struct WebSocket(BufReader<TcpStream>);
 impl WebSocket {
     /// Asks `address` for `path` of `host` and turns the connection into a WebSocket.
     pub fn connect(address: SocketAddr, host: &str, path: &str) -> Result<Self> {
+        Self::connect_with(address, host, path, &[])
+    }
+
+    /// The same with more headers.
+    pub fn connect_with(
+        address: SocketAddr,
+        host: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self> {
+        let more: String =
+            headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         let mut reader = BufReader::new(stream);
         let request = format!(
             "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
-             sec-websocket-version: 13\r\nsec-websocket-key: {KEY}\r\n\r\n"
+             sec-websocket-version: 13\r\nsec-websocket-key: {KEY}\r\n{more}\r\n"
         );
         reader.get_mut().write_all(request.as_bytes())?;
         let mut head = String::new();
@@ -99,6 +111,8 @@ impl WebSocket {
             }
         }
         match opcode {
+            // A sign of life.
+            9 => self.receive(),
             1 => Ok(Message::Text(String::from_utf8(message)?)),
             2 => Ok(Message::Binary(message)),
             8 => {

@@ -9,6 +9,7 @@
 //! conversions for the same types, cannot be read with curl, and its only gain, one connection
 //! instead of two, HTTP/2 gives as well.
 
+mod exec;
 mod node;
 mod routes;
 
@@ -22,10 +23,14 @@ use longshore_types::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use exec::{
+    Channel, EXEC_PROTOCOL, ExecQueryProblem, ExecRequest, FromCommand, INPUT_WINDOW,
+    MAX_EXEC_MESSAGE, TerminalSize, ToCommand,
+};
 pub use node::{
     Assignment, AssignmentSet, Intent, LogLine, NodeReport, ObservedInstance, Stage, StartPath,
 };
-pub use node::{ExecFrame, ExecRequest, InstanceUsage, LogStream, UsageRequest};
+pub use node::{InstanceUsage, LogStream, UsageRequest};
 pub use routes::{Endpoint, Route, RouteAck, RoutingTable};
 
 /// What the global scheduler gives a location for one app.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -151,18 +151,28 @@ impl Client {
         path: &str,
         body: Option<&B>,
     ) -> Result<Response<Incoming>, CallError> {
+        self.send_with(method, path, body, HeaderMap::new()).await
+    }
+
+    /// The same with more headers; the answer may also be to switch protocols.
+    pub(crate) async fn send_with<B: Serialize + Sync>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+        headers: HeaderMap,
+    ) -> Result<Response<Incoming>, CallError> {
         let body = match body {
             Some(body) => serde_json::to_vec(body).map_err(|error| self.malformed(error))?.into(),
             None => Bytes::new(),
         };
         let answer = self.in_time(async {
-            self.request(method, path, body)?.await.map_err(|error| CallError::Unreachable {
-                endpoint: self.endpoint.clone(),
-                source: error.into(),
+            self.request(method, path, body, headers)?.await.map_err(|error| {
+                CallError::Unreachable { endpoint: self.endpoint.clone(), source: error.into() }
             })
         });
         let answer = answer.await?;
-        if answer.status().is_success() {
+        if answer.status().is_success() || answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(answer);
         }
         Err(self
@@ -176,6 +186,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
+        headers: HeaderMap,
     ) -> Result<ResponseFuture, CallError> {
         let uri = Uri::builder()
             .scheme("http")
@@ -193,7 +204,8 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request.body(Full::new(body)).map_err(|error| self.malformed(error))?;
+        let mut request = request.body(Full::new(body)).map_err(|error| self.malformed(error))?;
+        request.headers_mut().extend(headers);
         Ok(self.http.request(request))
     }
 
@@ -265,7 +277,7 @@ impl Client {
         Ok(events.boxed())
     }
 
-    fn malformed(&self, detail: impl ToString) -> CallError {
+    pub(crate) fn malformed(&self, detail: impl ToString) -> CallError {
         CallError::Malformed { endpoint: self.endpoint.clone(), detail: detail.to_string() }
     }
 

@@ -83,6 +83,22 @@ impl Service {
         });
     }
 
+    /// Starts a task for one request, which is dropped when the service ends. A panic in it is a bug
+    /// that is logged, and ends nothing but it.
+    pub fn spawn_request(
+        &self,
+        task: &'static str,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let shutdown = self.shutdown();
+        self.tracker.spawn(async move {
+            let future = AssertUnwindSafe(future).catch_unwind();
+            if let Some(Err(_panic)) = shutdown.run_until_cancelled(future).await {
+                tracing::error!(task, "a request panicked");
+            }
+        });
+    }
+
     fn fail(&self, error: ServiceError) {
         tracing::error!(
             task = error.task,
@@ -118,6 +134,18 @@ mod tests {
         service.spawn("breaks", async { Err("it broke") });
         let error = service.run().await.unwrap_err();
         assert_eq!(error.to_string(), "breaks: it broke");
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_request_ends_nothing_else() {
+        let shutdown = CancellationToken::new();
+        let service = Service::new(shutdown.clone());
+        service.spawn_request("panics", async { panic!("on purpose") });
+        service.spawn_request("waits", std::future::pending());
+        tokio::task::yield_now().await;
+        assert!(!shutdown.is_cancelled());
+        shutdown.cancel();
+        service.run().await.unwrap();
     }
 
     #[tokio::test]

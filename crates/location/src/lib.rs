@@ -110,7 +110,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     service.spawn_until_shutdown("allotments", receive);
     let place = (options.name, options.coordinates);
     service.spawn_until_shutdown("reports", uplink::report(global, place, handle.clone()));
-    let router = server::router(handle, secrets, service.shutdown());
+    let router = server::router(handle, secrets, service.clone());
     service.spawn("link", options.link.serve(router, service.shutdown()));
     Ok(service.run().await?)
 }

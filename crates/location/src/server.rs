@@ -9,15 +9,15 @@ use axum::routing::{get, post};
 use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::{
-    ExecRequest, InstanceSecretsRequest, NodeReport, RouteAck, SecretValues, StopInstance,
-    UsageRequest,
+    InstanceSecretsRequest, NodeReport, RouteAck, SecretValues, StopInstance, UsageRequest,
 };
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{Body, CallError, Client, Refusal, chain, json_lines, relay, watch_lines};
+use longshore_link::{
+    Body, CallError, Client, Refusal, Service, Upgrade, chain, json_lines, relay, watch_lines,
+};
 use longshore_types::{InstanceId, NodeName};
 use serde::Serialize;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 use crate::keeper::{Event, Handle};
 use crate::secrets::{Secrets, SecretsError};
@@ -26,15 +26,15 @@ use crate::secrets::{Secrets, SecretsError};
 struct Server {
     handle: Handle,
     secrets: Arc<Secrets>,
-    shutdown: CancellationToken,
+    service: Service,
     /// Which gate each node reported last, and a client of it.
     gates: std::sync::Mutex<std::collections::BTreeMap<NodeName, (String, Client)>>,
 }
 
 type Shared = State<Arc<Server>>;
 
-pub fn router(handle: Handle, secrets: Arc<Secrets>, shutdown: CancellationToken) -> Router {
-    let server = Arc::new(Server { handle, secrets, shutdown, gates: Default::default() });
+pub fn router(handle: Handle, secrets: Arc<Secrets>, service: Service) -> Router {
+    let server = Arc::new(Server { handle, secrets, service, gates: Default::default() });
     Router::new()
         .route("/link/nodes/{node}/assignments", get(assignments))
         .route("/link/nodes/{node}/report", post(report))
@@ -43,7 +43,7 @@ pub fn router(handle: Handle, secrets: Arc<Secrets>, shutdown: CancellationToken
         .route("/link/routes/ack", post(ack))
         .route("/gate/stop", post(stop))
         .route("/gate/nodes/{node}/instances/{instance}/logs", get(logs))
-        .route("/gate/nodes/{node}/instances/{instance}/exec", post(exec))
+        .route("/gate/nodes/{node}/instances/{instance}/exec", get(exec))
         .route("/gate/nodes/{node}/usage", post(usage))
         .layer(axum::extract::DefaultBodyLimit::max(64 << 20))
         .with_state(server)
@@ -57,7 +57,7 @@ async fn assignments(State(server): Shared, Path(node): Path<NodeName>) -> Respo
         last = set.as_ref().map(|set| set.generation).or(last);
         std::future::ready(set)
     });
-    json_lines(sets, server.shutdown.clone())
+    json_lines(sets, server.service.shutdown())
 }
 
 async fn tell(server: &Server, event: Event) -> Result<(), Refusal> {
@@ -110,7 +110,7 @@ async fn instance_secrets(
 async fn routes(State(server): Shared) -> Response {
     let tables = watch_lines(server.handle.routes.clone());
     let tables = tables.filter_map(|table| std::future::ready(table.as_ref().clone()));
-    json_lines(tables, server.shutdown.clone())
+    json_lines(tables, server.service.shutdown())
 }
 
 async fn ack(State(server): Shared, Body(ack): Body<RouteAck>) -> Result<axum::Json<()>, Refusal> {
@@ -151,14 +151,19 @@ async fn ask<T: Serialize + Sync>(
     body: Option<&T>,
 ) -> Result<Response, Refusal> {
     match gate(server, node)?.send(method, path, body).await {
-        Ok(answer) => Ok(relay(answer, server.shutdown.clone())),
-        Err(CallError::Refused(problem)) => Err(problem.into()),
-        Err(error) => {
-            tracing::warn!(%node, error = &error as &dyn std::error::Error, "cannot ask a node");
-            let detail = format!("node {node} cannot be reached now; try again");
-            Err(Problem::new(ProblemCode::Unavailable, detail).into())
-        }
+        Ok(answer) => Ok(relay(answer, server.service.shutdown())),
+        Err(error) => Err(unreachable(node, error)),
     }
+}
+
+/// What a node said instead of an answer, or that it said nothing.
+fn unreachable(node: &NodeName, error: CallError) -> Refusal {
+    if let CallError::Refused(problem) = error {
+        return problem.into();
+    }
+    tracing::warn!(%node, error = &error as &dyn std::error::Error, "cannot ask a node");
+    let detail = format!("node {node} cannot be reached now; try again");
+    Problem::new(ProblemCode::Unavailable, detail).into()
 }
 
 async fn logs(
@@ -173,10 +178,12 @@ async fn logs(
 async fn exec(
     State(server): Shared,
     Path((node, instance)): Path<(NodeName, InstanceId)>,
-    Body(request): Body<ExecRequest>,
+    RawQuery(query): RawQuery,
+    upgrade: Upgrade,
 ) -> Result<Response, Refusal> {
-    let path = format!("/instances/{instance}/exec");
-    ask(&server, &node, Method::POST, &path, Some(&request)).await
+    let path = format!("/instances/{instance}/exec?{}", query.unwrap_or_default());
+    let answer = gate(&server, &node)?.relay_upgrade(&path, upgrade, &server.service).await;
+    answer.map_err(|error| unreachable(&node, error))
 }
 
 async fn usage(

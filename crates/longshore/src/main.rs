@@ -26,6 +26,7 @@ mod state_file;
 mod supervisor;
 mod table;
 mod target;
+mod terminal;
 #[cfg(test)]
 mod test_views;
 mod wait;

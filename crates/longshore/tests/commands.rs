@@ -11,20 +11,51 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use longshore_api::links::{Channel, EXEC_PROTOCOL, FromCommand, MAX_EXEC_MESSAGE};
+use longshore_link::{Refusal, Service, Upgrade, WebSocket};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 /// What the API answers, by method and path; the requests that it got, with their token.
 #[derive(Clone, Default)]
 struct Played {
     answers: Arc<BTreeMap<String, (u16, String)>>,
+    /// What is said over a WebSocket, whoever asks for one.
+    messages: Arc<Vec<Vec<u8>>>,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
-async fn answer(State(played): State<Played>, request: Request) -> Response {
+/// Says what is to be said, each time after something came when it begins with a 0.
+async fn talk(played: Played, socket: WebSocket) {
+    let (mut sender, mut receiver) = socket.split();
+    for message in played.messages.iter() {
+        match message.split_first() {
+            Some((0, answer)) => {
+                let heard = receiver.receive().await.unwrap().unwrap();
+                let text = String::from_utf8_lossy(&heard).into_owned();
+                played.asked.lock().unwrap().push(text);
+                sender.send(answer.to_vec()).await.unwrap();
+            }
+            _ => sender.send(message.clone()).await.unwrap(),
+        }
+    }
+    while let Ok(Some(_)) = receiver.receive().await {}
+}
+
+async fn answer(
+    State(played): State<Played>,
+    upgrade: Result<Upgrade, Refusal>,
+    request: Request,
+) -> Response {
     let path = request.uri().path_and_query().unwrap().to_string();
     let asked = format!("{} {path}", request.method());
     let token = request.headers().get("authorization").map(|value| value.to_str().unwrap());
     played.asked.lock().unwrap().push(format!("{asked} {}", token.unwrap_or("-")));
+    if let Ok(upgrade) = upgrade {
+        let upgrade = upgrade.websocket(EXEC_PROTOCOL, MAX_EXEC_MESSAGE + 1).unwrap();
+        let service = Service::new(CancellationToken::new());
+        return upgrade.accept(&service, "exec", |socket| talk(played, socket));
+    }
     match played.answers.get(&asked) {
         Some((status, body)) => {
             (StatusCode::from_u16(*status).unwrap(), body.clone()).into_response()
@@ -50,11 +81,16 @@ struct Scene {
 
 impl Scene {
     fn new(answers: &[(&str, u16, String)]) -> Self {
+        Self::with_messages(answers, Vec::new())
+    }
+
+    fn with_messages(answers: &[(&str, u16, String)], messages: Vec<Vec<u8>>) -> Self {
         let answers = answers
             .iter()
             .map(|(asked, status, body)| ((*asked).to_owned(), (*status, body.clone())))
             .collect();
-        let played = Played { answers: Arc::new(answers), ..Played::default() };
+        let messages = Arc::new(messages);
+        let played = Played { answers: Arc::new(answers), messages, ..Played::default() };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -254,23 +290,61 @@ fn what_looks_like_an_instance_may_be_an_app() {
     assert!(asked[2].starts_with("POST"), "{asked:?}");
 }
 
+/// A platform with one instance, in which a command says this.
+fn with_command(messages: Vec<Vec<u8>>) -> Scene {
+    let view = instance("web-00000001", "healthy", None).to_string();
+    let path = "GET /v1/projects/default/instances/web-00000001";
+    Scene::with_messages(&[(path, 200, view)], messages)
+}
+
 #[test]
 fn exec_passes_output_and_exit_code_on() {
-    // "out\n" and "err\n" in base 64.
-    let frames = "{\"output\":{\"stream\":\"stdout\",\"data\":\"b3V0Cg==\"}}\n\n\
-                  {\"output\":{\"stream\":\"stderr\",\"data\":\"ZXJyCg==\"}}\n{\"exit\":{\"code\":7}}\n";
-    let path = "POST /v1/projects/default/instances/web-00000001/exec";
-    let scene = Scene::new(&[
-        (
-            "GET /v1/projects/default/instances/web-00000001",
-            200,
-            instance("web-00000001", "healthy", None).to_string(),
-        ),
-        (path, 200, frames.to_owned()),
+    let scene = with_command(vec![
+        Channel::Stdout.message(b"out\n"),
+        Channel::Stderr.message(b"err\n"),
+        Channel::control(&FromCommand::Exit { code: 7 }),
     ]);
-    let finished = scene.run(&["exec", "web-00000001", "--", "true"], &[]);
+    let finished = scene.run(&["exec", "web-00000001", "-e", "A=b", "--", "ls", "a b"], &[]);
     assert_eq!(finished.code, Some(7), "{finished:?}");
     assert_eq!((finished.stdout.as_str(), finished.stderr.as_str()), ("out\n", "err\n"));
+    let query = "command=ls&command=a+b&env=A%3Db";
+    let asked = format!("GET {PROJECT}/instances/web-00000001/exec?{query} Bearer lsh_kept");
+    assert_eq!(scene.asked()[1], asked);
+}
+
+#[test]
+fn exec_passes_input_on_and_says_where_it_ends() {
+    let after = |message: Vec<u8>| [&[0][..], &message].concat();
+    let scene = with_command(vec![
+        after(Channel::control(&FromCommand::Taken { bytes: 5 })),
+        after(Channel::control(&FromCommand::Exit { code: 0 })),
+    ]);
+    scene.write("input", "typed");
+    let script = format!("{} exec -i web-00000001 -- cat < input", env!("CARGO_BIN_EXE_longshore"));
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", &script]).env_clear().env("HOME", scene.home.path());
+    let finished = Finished::from(shell.current_dir(scene.home.path()).output().unwrap());
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert_eq!(scene.asked()[2..], ["\0typed", "\u{3}{\"eof\":{}}"]);
+}
+
+#[test]
+fn exec_that_is_lost_or_makes_no_sense_fails() {
+    for (last, code, part) in [
+        (Channel::control(&FromCommand::Failed { message: "gone".to_owned() }), 1, "gone"),
+        (b"\x03nonsense".to_vec(), 6, "not understood"),
+        (b"\x09nonsense".to_vec(), 6, "not understood"),
+    ] {
+        let scene = with_command(vec![Channel::Stdout.message(b"out\n"), last]);
+        let finished = scene.run(&["exec", "web-00000001", "--", "true"], &[]);
+        assert_eq!(finished.code, Some(code), "{finished:?}");
+        assert!(finished.stderr.contains(part), "{part}: {finished:?}");
+    }
+    // No terminal is there.
+    let scene = with_command(Vec::new());
+    let finished = scene.run(&["exec", "-it", "web-00000001", "--", "true"], &[]);
+    assert_eq!(finished.code, Some(2), "{finished:?}");
+    assert_eq!(scene.asked(), [""; 0]);
 }
 
 #[test]
@@ -279,18 +353,16 @@ fn exec_in_an_app_takes_its_first_healthy_instance() {
         instance("web-00000001", "starting", None),
         instance("web-00000002", "healthy", None),
     ]);
-    let scene = Scene::new(&[
+    let answers = [
         ("GET /v1/projects/default/apps/web", 200, app(1).to_string()),
         ("GET /v1/projects/default/instances?app=web", 200, instances.to_string()),
-        (
-            "POST /v1/projects/default/instances/web-00000002/exec",
-            200,
-            "{\"exit\":{\"code\":0}}\n".to_owned(),
-        ),
-    ]);
+    ];
+    let exit = Channel::control(&FromCommand::Exit { code: 0 });
+    let scene = Scene::with_messages(&answers, vec![exit]);
     let finished = scene.run(&["exec", "web", "--", "true"], &[]);
     assert_eq!(finished.code, Some(0), "{finished:?}");
     assert!(finished.stderr.contains("in web-00000002"), "{finished:?}");
+    assert!(scene.asked()[2].contains("/instances/web-00000002/exec?"), "{finished:?}");
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl Agent {
 
     /// Follows the location until shutdown; then, if `stop_file` is there, ends everything.
     pub async fn run(mut self, location: Client, stop_file: PathBuf) -> Result<(), NodeError> {
-        let shutdown = self.node.shutdown.clone();
+        let shutdown = self.node.service.shutdown();
         shutdown.run_until_cancelled(self.follow(&location)).await;
         if stop_file.exists() {
             self.end_everything().await;

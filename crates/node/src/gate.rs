@@ -1,6 +1,7 @@
 //! What the location asks of a node on behalf of users: logs, exec and what instances use.
 
-use std::collections::BTreeMap;
+mod exec;
+
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -8,15 +9,10 @@ use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use axum::routing::{get, post};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::stream::{self, Stream, StreamExt};
-use longshore_api::links::{
-    ExecFrame, ExecRequest, InstanceUsage, LogLine, LogStream, UsageRequest,
-};
-use longshore_api::{Problem, ProblemCode};
-use longshore_link::{Body, Refusal, chain, json_lines};
-use longshore_runtime::ExecEvent;
+use longshore_api::Problem;
+use longshore_api::links::{InstanceUsage, LogLine, LogStream, UsageRequest};
+use longshore_link::{Body, Refusal, json_lines};
 use longshore_runtime::logs::{Follow, StreamTag, read_log};
 use longshore_types::{InstanceId, InstancePhase, Timestamp};
 use serde::Deserialize;
@@ -35,7 +31,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 pub fn router(node: Arc<Node>) -> Router {
     Router::new()
         .route("/instances/{instance}/logs", get(logs))
-        .route("/instances/{instance}/exec", post(exec))
+        .route("/instances/{instance}/exec", get(exec::exec))
         .route("/usage", post(usage))
         .with_state(node)
 }
@@ -59,7 +55,7 @@ async fn logs(
         return Err(Problem::not_found("instance", &instance).into());
     }
     let (sender, receiver) = mpsc::channel(LINES_AHEAD);
-    let shutdown = node.shutdown.clone();
+    let shutdown = node.service.shutdown();
     let reading = send_lines(node, instance, query, sender);
     // The reader and its answer end together: either the log is read out, or nobody listens.
     let reading = stream::once(reading).filter_map(|()| std::future::ready(None));
@@ -146,41 +142,6 @@ fn line(entry: longshore_runtime::logs::LogLine) -> LogLine {
     LogLine { at: entry.at, stream, text: entry.text }
 }
 
-async fn exec(
-    State(node): State<Arc<Node>>,
-    Path(instance): Path<InstanceId>,
-    Body(request): Body<ExecRequest>,
-) -> Result<Response, Refusal> {
-    let mut env = BTreeMap::new();
-    for entry in &request.env {
-        let Some((name, value)) = entry.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            let value = format_args!("{entry:?}");
-            return Err(Problem::invalid_value("env", value, "NAME=value").into());
-        };
-        env.insert(name.to_owned(), value.to_owned());
-    }
-    let request = longshore_runtime::ExecRequest {
-        args: request.command,
-        env,
-        cwd: request.workdir,
-        user: request.user,
-        input: false,
-        terminal: None,
-    };
-    let refused = |error| Problem::new(ProblemCode::Conflict, chain(&error));
-    let events = node.shims.exec(&instance, request).await.map_err(refused)?;
-    let frames = stream::unfold(events, |mut events| async {
-        let frame = match events.next().await? {
-            Ok(ExecEvent::Stdout(data)) => output(LogStream::Stdout, &data),
-            Ok(ExecEvent::Stderr(data)) => output(LogStream::Stderr, &data),
-            Ok(ExecEvent::Exited { code }) => ExecFrame::Exit { code },
-            Err(error) => ExecFrame::Failed { message: chain(&error) },
-        };
-        Some((frame, events))
-    });
-    Ok(json_lines(frames, node.shutdown.clone()))
-}
-
 async fn usage(
     State(node): State<Arc<Node>>,
     Body(request): Body<UsageRequest>,
@@ -212,8 +173,4 @@ fn usage_of(node: &Node, instance: InstanceId, used: longshore_runtime::Usage) -
         sent: traffic.map(|traffic| traffic.sent),
         instance,
     }
-}
-
-fn output(stream: LogStream, data: &[u8]) -> ExecFrame {
-    ExecFrame::Output { stream, data: BASE64.encode(data) }
 }

@@ -148,7 +148,8 @@ struct Node {
     tracer: Tracer,
     /// Who may start a container now.
     starts: Semaphore,
-    shutdown: CancellationToken,
+    /// Its tasks, and those of single requests.
+    service: Service,
 }
 
 /// How many containers are started at the same time on each core. A start is mostly work, and a
@@ -201,7 +202,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         metrics: metrics::Metrics::default(),
         tracer: metrics::tracer(&service),
         starts: Semaphore::new(STARTS_PER_CORE * machine::cores()?),
-        shutdown: service.shutdown(),
+        service: service.clone(),
     });
     let gate = options.gate.endpoint().map_err(|source| NodeError::Disk {
         doing: "tell the address of",

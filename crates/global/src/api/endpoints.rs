@@ -1,7 +1,7 @@
 //! Every endpoint that asks for a token. There is no other way to be served than by being in this list,
 //! and so no way to be served without a word on who may call it.
 
-use longshore_api::links::{ExecFrame, ExecRequest, LogLine};
+use longshore_api::links::LogLine;
 use longshore_api::v1::{
     AppLocationView, AppView, CallerView, DeployRequest, DeployResponse, EventView, Explanation,
     InstanceView, LocationView, PlanView, ProjectChange, ProjectView, ReleaseView, RollbackRequest,
@@ -90,10 +90,17 @@ fn of_instances() -> Vec<Endpoint> {
             .query::<bool>("follow", "go on with what it writes from now on")
             .streams::<LogLine>(),
         // Who runs commands inside reads what is secret there, and changes what it likes.
-        endpoint(POST, "/projects/{project}/instances/{instance}/exec", DEPLOY, instances::exec)
-            .about("execInInstance", "Run a command in an instance")
-            .takes::<ExecRequest>()
-            .streams::<ExecFrame>(),
+        endpoint(GET, "/projects/{project}/instances/{instance}/exec", DEPLOY, instances::exec)
+            .about("execInInstance", "Run a command in an instance, over a WebSocket")
+            .query::<String>("command", "the program; once more for each of its arguments")
+            .query::<String>("env", "NAME=value; once for each variable")
+            .query::<String>("user", "user[:group] instead of the instance's")
+            .query::<String>("workdir", "instead of the instance's")
+            .query::<bool>("stdin", "whether it reads what is sent")
+            .query::<bool>("tty", "whether it runs in a terminal")
+            .query::<u16>("columns", "the size of that")
+            .query::<u16>("rows", "the size of that")
+            .status(101),
     ]
 }
 

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use axum::{Extension, Json};
 use http::{Method, StatusCode};
 use longshore_api::links::{ExecRequest, InstanceStatus, StopInstance};
 use longshore_api::v1::{Explanation, InstanceView};
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{Body, CallError, Client, Refusal, relay};
+use longshore_link::{CallError, Client, Refusal, Upgrade, relay};
 use longshore_types::{AppName, InstanceId, LocationName, ProjectName};
 use serde::{Deserialize, Serialize};
 
@@ -167,17 +167,17 @@ pub async fn exec(
     State(plane): Shared,
     Extension(caller): Extension<Caller>,
     Path((project, id)): Path<(String, String)>,
-    Body(request): Body<ExecRequest>,
+    RawQuery(query): RawQuery,
+    upgrade: Upgrade,
 ) -> Result<Response, Refusal> {
     let (received, status) = find(&plane, &project, &id)?;
-    if request.command.is_empty() {
-        return Err(invalid("command", "[]", "a program and its arguments"));
-    }
+    let request = ExecRequest::from_query(&query.unwrap_or_default())
+        .map_err(|problem| invalid(&problem.field, &problem.value, problem.allowed))?;
     // The program alone: its arguments may hold what is nobody else's business.
     let subject = format!("{id}: {}", request.command[0]);
     tell(&plane, &caller, Some(&status.project), ("exec", &subject)).await?;
-    let path = format!("/gate/nodes/{}/instances/{id}/exec", status.node);
+    let query = request.to_query();
+    let path = format!("/gate/nodes/{}/instances/{id}/exec?{query}", status.node);
     let location = gate(&received)?;
-    let answer = location.send(Method::POST, &path, Some(&request));
-    Ok(relay(answer.await.map_err(gate_failed)?, plane.service.shutdown()))
+    location.relay_upgrade(&path, upgrade, &plane.service).await.map_err(gate_failed)
 }

@@ -31,7 +31,7 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("GET", "/projects/{project}/instances/{instance}/explain", InProject(Role::Read)),
     ("POST", "/projects/{project}/instances/{instance}/stop", InProject(Role::Deploy)),
     ("GET", "/projects/{project}/instances/{instance}/logs", InProject(Role::Read)),
-    ("POST", "/projects/{project}/instances/{instance}/exec", InProject(Role::Deploy)),
+    ("GET", "/projects/{project}/instances/{instance}/exec", InProject(Role::Deploy)),
     ("GET", "/projects/{project}/secrets", InProject(Role::Read)),
     ("PUT", "/projects/{project}/secrets/{secret}", InProject(Role::Deploy)),
     ("DELETE", "/projects/{project}/secrets/{secret}", InProject(Role::Deploy)),

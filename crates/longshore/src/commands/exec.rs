@@ -1,32 +1,40 @@
 //! `longshore exec`
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use futures_util::StreamExt;
-use http::Method;
-use longshore_api::links::{ExecFrame, ExecRequest, LogStream};
+use longshore_api::links::{EXEC_PROTOCOL, ExecRequest, MAX_EXEC_MESSAGE};
 use longshore_api::v1::InstanceView;
 use longshore_client::Project;
-use longshore_link::LineStream;
 use longshore_types::{InstanceId, InstancePhase};
 
 use crate::connection::{Connection, ConnectionOptions, ProjectOption};
-use crate::failure::{Failure, Kind, OrFail};
-use crate::output::Output;
+use crate::failure::{Failure, Kind};
 use crate::target::{self, Target};
+use crate::terminal::{self, Attachment, DetachKeys};
 
-/// Run a command in an instance and show what it writes
+/// What a request may take of a URL, which is as long as its command.
+const LONGEST_QUERY: usize = 60_000;
+
+/// Run a command in an instance, in a terminal or with pipes
 ///
-/// Of an app, its oldest healthy instance is taken. Ends with the exit code of the command. The
-/// command gets no input.
+/// Of an app, its oldest healthy instance is taken. Ends with the exit code of the command, or 128 and
+/// the signal that ended it. Without -t an interrupt (ctrl-c) is passed on to the command, and the
+/// second one ends it. What still runs when the connection ends, or its terminal is left by
+/// --detach-keys, is ended.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// The id of an instance or the name of an app
     #[arg(value_name = "INSTANCE|APP")]
     target: String,
+    /// Pass the standard input on
+    #[arg(short, long)]
+    interactive: bool,
+    /// Run it in a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// The keys that leave the terminal; none with an empty text
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    detach_keys: DetachKeys,
     /// The user to run as, `user[:group]` [default: the instance's]
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
@@ -47,27 +55,39 @@ pub struct Options {
 
 /// Runs the command.
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
+    let Options { interactive: stdin, tty, detach_keys, .. } = options;
+    if stdin && tty && !terminal::is_terminal() {
+        let message = "-t needs a terminal, and the standard input is none";
+        return Err(Failure::new(Kind::Usage, message).hint("leave -t away to pipe into it"));
+    }
     let connection = options.connection.connect()?;
     let project = options.project.on(&connection);
     let instance = instance(&connection, &project, &options.target).await?;
-    let path = project.path(format_args!("instances/{instance}/exec"));
     let request = ExecRequest {
         command: options.command,
         user: options.user,
         workdir: options.workdir,
-        env: options.env,
+        env: if tty { with_term(options.env) } else { options.env },
+        stdin,
+        terminal: tty.then(terminal::size),
     };
-    let mut frames: LineStream<ExecFrame> =
-        project.link().lines(Method::POST, &path, Some(&request)).await?;
-    while let Some(frame) = frames.next().await {
-        match frame? {
-            ExecFrame::Output { stream, data } => show(connection.output, stream, &data)?,
-            // The codes of Unix fit into a byte; anything else is a failure all the same.
-            ExecFrame::Exit { code } => return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
-            ExecFrame::Failed { message } => return Err(Failure::new(Kind::Other, message)),
-        }
+    let query = request.to_query();
+    if query.len() > LONGEST_QUERY {
+        let message = "the command and its environment are too long";
+        return Err(Failure::new(Kind::Invalid, message).hint("pipe a script into `exec -i`"));
     }
-    Err(Failure::new(Kind::Unavailable, "the connection ended before the command did"))
+    let path = project.path(format_args!("instances/{instance}/exec?{query}"));
+    let socket = project.link().websocket(&path, EXEC_PROTOCOL, MAX_EXEC_MESSAGE + 1).await?;
+    terminal::attach(socket, Attachment { stdin, tty, detach_keys }).await
+}
+
+/// Programs draw by the kind of terminal that the user has, if nothing else is said.
+fn with_term(mut env: Vec<String>) -> Vec<String> {
+    if !env.iter().any(|variable| variable.starts_with("TERM=")) {
+        let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
+        env.push(format!("TERM={term}"));
+    }
+    env
 }
 
 /// The instance that is meant. One that is starting is better than none: a program that does not
@@ -91,17 +111,5 @@ async fn instance(
         }
         None => Err(Failure::new(Kind::NotFound, format!("no instance of {app} is running"))
             .hint(format!("`longshore ps` and `longshore explain {app}` say why"))),
-    }
-}
-
-fn show(output: Output, stream: LogStream, data: &str) -> Result<(), Failure> {
-    let bytes = STANDARD
-        .decode(data)
-        .or_fail(Kind::Other, "the platform sent output that cannot be read")?;
-    match stream {
-        LogStream::Stdout => output.raw(&bytes),
-        LogStream::Stderr => std::io::stderr()
-            .write_all(&bytes)
-            .or_fail(Kind::Other, "cannot write to standard error"),
     }
 }

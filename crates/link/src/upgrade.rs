@@ -1,0 +1,248 @@
+//! Connections that stop being HTTP: passed on as bytes, or ended as WebSockets.
+//!
+//! A role on the way asks the next one for the same upgrade and then only moves bytes, so that what
+//! is said over them is known at both ends alone, and a slow end slows the other down through the
+//! buffers of the kernel. `axum`'s own WebSockets were not taken: they run outside of any
+//! [`Service`], and cannot be passed on.
+
+use std::future::Future;
+
+use axum::extract::FromRequestParts;
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use longshore_api::{Problem, ProblemCode};
+use sha1::{Digest as _, Sha1};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use crate::websocket::{Role, WebSocket};
+use crate::{CallError, Client, Refusal, Service};
+
+/// What RFC 6455 appends to a key.
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// What is moved in one go.
+const PASSED_AT_ONCE: usize = 32 << 10;
+/// What makes an upgrade, both ways.
+const HEADERS: [HeaderName; 5] = [
+    header::CONNECTION,
+    header::UPGRADE,
+    header::SEC_WEBSOCKET_KEY,
+    header::SEC_WEBSOCKET_VERSION,
+    header::SEC_WEBSOCKET_PROTOCOL,
+];
+
+/// A request to turn the connection into something else.
+#[derive(Debug)]
+pub struct Upgrade {
+    headers: HeaderMap,
+    connection: OnUpgrade,
+}
+
+impl<S: Sync> FromRequestParts<S> for Upgrade {
+    type Rejection = Refusal;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        let asked = names(&parts.headers, &header::CONNECTION, "upgrade")
+            && parts.headers.contains_key(header::UPGRADE);
+        let connection = parts.extensions.remove::<OnUpgrade>().filter(|_| asked);
+        let connection = connection.ok_or_else(|| {
+            let detail = "this is answered over an upgraded connection: send Connection: Upgrade";
+            Problem::new(ProblemCode::InvalidRequest, detail)
+        })?;
+        let mut headers = HeaderMap::new();
+        for name in HEADERS {
+            headers.extend(parts.headers.get(&name).map(|value| (name, value.clone())));
+        }
+        Ok(Self { headers, connection })
+    }
+}
+
+/// Whether a header that lists words has this one.
+fn names(headers: &HeaderMap, header: &HeaderName, word: &str) -> bool {
+    let values = headers.get_all(header).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(word))
+}
+
+impl Upgrade {
+    /// The upgrade to a WebSocket that speaks `protocol`, whose messages are at most so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// When something else is asked for.
+    pub fn websocket(
+        self,
+        protocol: &'static str,
+        longest: usize,
+    ) -> Result<WebSocketUpgrade, Refusal> {
+        let refuse = |detail: String| Refusal(Problem::new(ProblemCode::InvalidRequest, detail));
+        let Self { headers, connection } = self;
+        let is = |name: &HeaderName, wanted: &str| {
+            headers.get(name).is_some_and(|value| value.as_bytes() == wanted.as_bytes())
+        };
+        if !names(&headers, &header::UPGRADE, "websocket")
+            || !is(&header::SEC_WEBSOCKET_VERSION, "13")
+        {
+            return Err(refuse("this is answered over a WebSocket of version 13".to_owned()));
+        }
+        if !names(&headers, &header::SEC_WEBSOCKET_PROTOCOL, protocol) {
+            return Err(refuse(format!("this WebSocket speaks the subprotocol {protocol} alone")));
+        }
+        match headers.get(header::SEC_WEBSOCKET_KEY).and_then(accept_key) {
+            Some(accept) => Ok(WebSocketUpgrade { accept, connection, protocol, longest }),
+            None => Err(refuse("a WebSocket needs a Sec-WebSocket-Key".to_owned())),
+        }
+    }
+}
+
+/// What shows a client that its key was read.
+fn accept_key(key: &HeaderValue) -> Option<HeaderValue> {
+    let mut hash = Sha1::new();
+    hash.update(key.as_bytes());
+    hash.update(GUID);
+    HeaderValue::from_str(&BASE64.encode(hash.finalize())).ok()
+}
+
+/// A WebSocket that was asked for as it should be.
+#[derive(Debug)]
+pub struct WebSocketUpgrade {
+    accept: HeaderValue,
+    connection: OnUpgrade,
+    protocol: &'static str,
+    longest: usize,
+}
+
+impl WebSocketUpgrade {
+    /// Answers, and has `talk` speak over the WebSocket as a task of the service, which is dropped
+    /// when that ends.
+    pub fn accept<F: Future<Output = ()> + Send>(
+        self,
+        service: &Service,
+        task: &'static str,
+        talk: impl FnOnce(WebSocket) -> F + Send + 'static,
+    ) -> Response {
+        let Self { accept, connection, protocol, longest } = self;
+        service.spawn_request(task, async move {
+            // A client that went away meanwhile needs nobody to talk to.
+            if let Ok(connection) = connection.await {
+                let connection = TokioIo::new(connection);
+                talk(WebSocket::new(connection, Role::Server, longest).await).await;
+            }
+        });
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+        switching(headers)
+    }
+}
+
+fn switching(headers: HeaderMap) -> Response {
+    let mut response = Response::new(axum::body::Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = headers;
+    response
+}
+
+impl Client {
+    /// Asks the service for the same upgrade, and passes the bytes of both sides on as a task of
+    /// `service` until both have ended or that does.
+    ///
+    /// # Errors
+    ///
+    /// When the service refuses, or answers without an upgrade.
+    pub async fn relay_upgrade(
+        &self,
+        path: &str,
+        upgrade: Upgrade,
+        service: &Service,
+    ) -> Result<Response, CallError> {
+        let answer = self.send_with(Method::GET, path, None::<&()>, upgrade.headers).await?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.malformed("an answer without an upgrade"));
+        }
+        let mut headers = HeaderMap::new();
+        for name in HEADERS.into_iter().chain([header::SEC_WEBSOCKET_ACCEPT]) {
+            headers.extend(answer.headers().get(&name).map(|value| (name, value.clone())));
+        }
+        service.spawn_request("relay", async move {
+            // Where one side went away meanwhile, the other is closed by this.
+            if let (Ok(near), Ok(far)) =
+                (upgrade.connection.await, hyper::upgrade::on(answer).await)
+            {
+                pass_on(TokioIo::new(near), TokioIo::new(far)).await;
+            }
+        });
+        Ok(switching(headers))
+    }
+
+    /// Opens a WebSocket that speaks `protocol`, whose messages are at most so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the service refuses, or answers with something else.
+    pub async fn websocket(
+        &self,
+        path: &str,
+        protocol: &'static str,
+        longest: usize,
+    ) -> Result<WebSocket, CallError> {
+        // It only has to differ from what an answer in a cache was given for.
+        let key = HeaderValue::from_str(&BASE64.encode(rand_key()));
+        let key = key.map_err(|error| self.malformed(error))?;
+        let headers = HeaderMap::from_iter([
+            (header::CONNECTION, HeaderValue::from_static("Upgrade")),
+            (header::UPGRADE, HeaderValue::from_static("websocket")),
+            (header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
+            (header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol)),
+            (header::SEC_WEBSOCKET_KEY, key.clone()),
+        ]);
+        let answer = self.send_with(Method::GET, path, None::<&()>, headers).await?;
+        let is = |name: HeaderName, wanted: Option<&HeaderValue>| {
+            answer.headers().get(name).is_some_and(|value| Some(value) == wanted)
+        };
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS
+            || !is(header::SEC_WEBSOCKET_ACCEPT, accept_key(&key).as_ref())
+            || !is(header::SEC_WEBSOCKET_PROTOCOL, Some(&HeaderValue::from_static(protocol)))
+        {
+            return Err(self.malformed(format_args!("no WebSocket that speaks {protocol}")));
+        }
+        let connection = hyper::upgrade::on(answer).await.map_err(|error| {
+            CallError::Unreachable { endpoint: self.endpoint().clone(), source: error.into() }
+        })?;
+        Ok(WebSocket::new(TokioIo::new(connection), Role::Client, longest).await)
+    }
+}
+
+fn rand_key() -> [u8; 16] {
+    use std::hash::{BuildHasher as _, RandomState};
+    let word = || RandomState::new().hash_one(0).to_le_bytes();
+    let (first, second) = (word(), word());
+    std::array::from_fn(|idx| if idx < 8 { first[idx] } else { second[idx - 8] })
+}
+
+/// Moves bytes both ways. A side that takes no more does not end the way back: its last words may
+/// still be on it.
+async fn pass_on(near: impl AsyncRead + AsyncWrite, far: impl AsyncRead + AsyncWrite) {
+    let ((mut near_reads, mut near_writes), (mut far_reads, mut far_writes)) =
+        (tokio::io::split(near), tokio::io::split(far));
+    tokio::join!(pass(&mut near_reads, &mut far_writes), pass(&mut far_reads, &mut near_writes));
+}
+
+/// Moves bytes one way until either side has ended, and tells the other.
+async fn pass(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) {
+    let mut buffer = vec![0; PASSED_AT_ONCE];
+    while let Ok(length) = from.read(&mut buffer).await {
+        if length == 0 || to.write_all(&buffer[..length]).await.is_err() {
+            break;
+        }
+    }
+    // It may be gone already.
+    let _ = to.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests;
