@@ -40,6 +40,8 @@ mod neighbours;
 #[cfg(test)]
 mod odd_images;
 #[cfg(test)]
+mod ports;
+#[cfg(test)]
 mod programs;
 #[cfg(test)]
 mod rollouts;

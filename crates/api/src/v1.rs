@@ -22,6 +22,7 @@
 //! | `POST /v1/projects/{project}/instances/{instance}/stop` | | `202` |
 //! | `GET /v1/projects/{project}/instances/{instance}/logs?tail=&since=&follow=` | | JSON lines of [`crate::links::LogLine`] |
 //! | `GET /v1/projects/{project}/instances/{instance}/exec?command=&..` | the query of [`crate::links::ExecRequest`] | a WebSocket, see [`crate::links::Channel`] |
+//! | `GET /v1/projects/{project}/instances/{instance}/port-forward?port=` | | a connection, over `Upgrade: tcp` |
 //! | `GET /v1/projects/{project}/usage?app=&instance=` | | list of [`UsageView`] |
 //! | `GET /v1/projects/{project}/secrets` | | list of [`SecretView`] |
 //! | `PUT /v1/projects/{project}/secrets/{secret}` | [`SecretRequest`] | [`SecretView`] |

@@ -3,14 +3,14 @@
 use std::fmt::{Display, Write as _};
 
 use http::{HeaderValue, Method};
-use longshore_api::links::LogLine;
+use longshore_api::links::{EXEC_PROTOCOL, ExecRequest, LogLine, MAX_EXEC_MESSAGE};
 use longshore_api::v1::{
     AppLocationView, AppView, DeployRequest, DeployResponse, Explanation, InstanceView, PlanView,
     ProjectView, ReleaseView, RollbackRequest, ScaleRequest, SecretRequest, SecretView, UsageView,
 };
-use longshore_link::{CallError, Client, EventStream, LineStream};
+use longshore_link::{CallError, Client, EventStream, LineStream, Tunnel, WebSocket};
 use longshore_types::{
-    AppName, Generation, InstanceId, LocationName, ProjectName, ReleaseNumber, SecretName,
+    AppName, Generation, InstanceId, LocationName, Port, ProjectName, ReleaseNumber, SecretName,
     SecretValue, Timestamp,
 };
 use serde::Serialize;
@@ -132,7 +132,7 @@ impl Project {
 
     /// One of them.
     pub async fn app(&self, app: &AppName) -> Result<AppView, CallError> {
-        self.get(format_args!("apps/{app}")).await
+        self.get(format!("apps/{app}")).await
     }
 
     /// Makes a manifest the release that should run.
@@ -141,7 +141,7 @@ impl Project {
         app: &AppName,
         manifest: Value,
     ) -> Result<DeployResponse, CallError> {
-        self.put(format_args!("apps/{app}"), &DeployRequest { manifest }).await
+        self.put(format!("apps/{app}"), &DeployRequest { manifest }).await
     }
 
     /// What a deploy would change.
@@ -152,7 +152,7 @@ impl Project {
 
     /// How many instances should run.
     pub async fn scale(&self, app: &AppName, count: u32) -> Result<AppView, CallError> {
-        self.post(format_args!("apps/{app}/scale"), Some(&ScaleRequest { count })).await
+        self.post(format!("apps/{app}/scale"), Some(&ScaleRequest { count })).await
     }
 
     /// What each location has of an app, or should have.
@@ -162,7 +162,7 @@ impl Project {
 
     /// The releases of an app that are kept, oldest first.
     pub async fn releases(&self, app: &AppName) -> Result<Vec<ReleaseView>, CallError> {
-        self.get(format_args!("apps/{app}/releases")).await
+        self.get(format!("apps/{app}/releases")).await
     }
 
     /// Makes an earlier release the one that should run; the one before when none is named.
@@ -171,17 +171,17 @@ impl Project {
         app: &AppName,
         release: Option<ReleaseNumber>,
     ) -> Result<DeployResponse, CallError> {
-        self.post(format_args!("apps/{app}/rollback"), Some(&RollbackRequest { release })).await
+        self.post(format!("apps/{app}/rollback"), Some(&RollbackRequest { release })).await
     }
 
     /// Lets the release whose canaries run take over.
     pub async fn promote(&self, app: &AppName) -> Result<DeployResponse, CallError> {
-        self.post(format_args!("apps/{app}/promote"), None::<&()>).await
+        self.post(format!("apps/{app}/promote"), None::<&()>).await
     }
 
     /// Removes an app with all its instances and releases.
     pub async fn remove(&self, app: &AppName) -> Result<(), CallError> {
-        self.delete(format_args!("apps/{app}")).await
+        self.delete(format!("apps/{app}")).await
     }
 
     /// Its instances, by their ids.
@@ -197,17 +197,17 @@ impl Project {
 
     /// One of them.
     pub async fn instance(&self, id: &InstanceId) -> Result<InstanceView, CallError> {
-        self.get(format_args!("instances/{id}")).await
+        self.get(format!("instances/{id}")).await
     }
 
     /// Why an instance is where it is.
     pub async fn explain(&self, id: &InstanceId) -> Result<Explanation, CallError> {
-        self.get(format_args!("instances/{id}/explain")).await
+        self.get(format!("instances/{id}/explain")).await
     }
 
     /// Stops an instance; another takes its place.
     pub async fn stop(&self, id: &InstanceId) -> Result<(), CallError> {
-        self.post(format_args!("instances/{id}/stop"), None::<&()>).await
+        self.post(format!("instances/{id}/stop"), None::<&()>).await
     }
 
     /// What an instance wrote.
@@ -220,6 +220,22 @@ impl Project {
         let path = Query(format!("instances/{id}/logs?follow={follow}&since={}", since.0))
             .with("tail", *tail);
         self.link.watch(&self.path(path.0)).await
+    }
+
+    /// Runs a command in an instance; what is said then is at [`longshore_api::links::Channel`].
+    pub async fn exec(
+        &self,
+        id: &InstanceId,
+        request: &ExecRequest,
+    ) -> Result<WebSocket, CallError> {
+        let path = self.path(format_args!("instances/{id}/exec?{}", request.to_query()));
+        self.link().websocket(&path, EXEC_PROTOCOL, MAX_EXEC_MESSAGE + 1).await
+    }
+
+    /// A connection to a port of an instance.
+    pub async fn connect(&self, id: &InstanceId, port: Port) -> Result<Tunnel, CallError> {
+        let path = self.path(format_args!("instances/{id}/port-forward?port={port}"));
+        self.link().tunnel(&path).await
     }
 
     /// What its instances use, of one app or one instance when named.
@@ -243,12 +259,12 @@ impl Project {
         name: &SecretName,
         value: SecretValue,
     ) -> Result<SecretView, CallError> {
-        self.put(format_args!("secrets/{name}"), &SecretRequest { value }).await
+        self.put(format!("secrets/{name}"), &SecretRequest { value }).await
     }
 
     /// Removes a secret that no release needs.
     pub async fn remove_secret(&self, name: &SecretName) -> Result<(), CallError> {
-        self.delete(format_args!("secrets/{name}")).await
+        self.delete(format!("secrets/{name}")).await
     }
 
     /// The state, again whole at each change.

@@ -5,7 +5,8 @@
 //! - [`Client`]: calls with a time limit, and watches that notice a silent peer.
 //! - [`Refusal`]: a [`longshore_api::Problem`] as an answer. [`json_lines`] and
 //!   [`event_stream`]: streams as answers.
-//! - [`Upgrade`]: a connection that is passed on as bytes, or ended as a [`WebSocket`].
+//! - [`Upgrade`]: a connection that is passed on as bytes, or ended as a [`WebSocket`] or
+//!   a [`Tunnel`].
 //! - [`Service`]: the tasks of a role, ended together. [`Pace`]: spacing out what they repeat.
 //!
 //! The crate knows nothing of what is said; that is `longshore-api`.
@@ -38,5 +39,5 @@ pub use sse::{
     EVENT_STREAM, LAST_EVENT_ID, ServerSentEvent, event_frame, event_stream, wants_events,
 };
 pub use stream::{JSON_LINES, json_lines, relay, watch_lines};
-pub use upgrade::{Upgrade, WebSocketUpgrade};
+pub use upgrade::{Tunnel, Upgrade, WebSocketUpgrade, pass_on};
 pub use websocket::{WebSocket, WebSocketError, WebSocketReceiver, WebSocketSender};

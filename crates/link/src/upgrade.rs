@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use longshore_api::{Problem, ProblemCode};
 use sha1::{Digest as _, Sha1};
@@ -94,6 +94,41 @@ impl Upgrade {
             Some(accept) => Ok(WebSocketUpgrade { accept, connection, protocol, longest }),
             None => Err(refuse("a WebSocket needs a Sec-WebSocket-Key".to_owned())),
         }
+    }
+}
+
+/// A connection that carries the bytes of another, such as one of TCP, both ways.
+pub type Tunnel = TokioIo<Upgraded>;
+
+/// The name of what a [`Tunnel`] carries, as `Upgrade` says it.
+const TUNNEL: &str = "tcp";
+
+impl Upgrade {
+    /// Answers with a tunnel, and has `talk` use it as a task of the service, which is dropped when
+    /// that ends.
+    ///
+    /// # Errors
+    ///
+    /// When something else is asked for.
+    pub fn tunnel<F: Future<Output = ()> + Send>(
+        self,
+        service: &Service,
+        task: &'static str,
+        talk: impl FnOnce(Tunnel) -> F + Send + 'static,
+    ) -> Result<Response, Refusal> {
+        if !names(&self.headers, &header::UPGRADE, TUNNEL) {
+            let detail = "this is answered over a tunnel: send Upgrade: tcp";
+            return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
+        }
+        service.spawn_request(task, async move {
+            if let Ok(connection) = self.connection.await {
+                talk(TokioIo::new(connection)).await;
+            }
+        });
+        Ok(switching(HeaderMap::from_iter([
+            (header::CONNECTION, HeaderValue::from_static("Upgrade")),
+            (header::UPGRADE, HeaderValue::from_static(TUNNEL)),
+        ])))
     }
 }
 
@@ -217,6 +252,28 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Opens a tunnel.
+    ///
+    /// # Errors
+    ///
+    /// When the service refuses, or answers with something else.
+    pub async fn tunnel(&self, path: &str) -> Result<Tunnel, CallError> {
+        let headers = HeaderMap::from_iter([
+            (header::CONNECTION, HeaderValue::from_static("Upgrade")),
+            (header::UPGRADE, HeaderValue::from_static(TUNNEL)),
+        ]);
+        let answer = self.send_with(Method::GET, path, None::<&()>, headers).await?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.malformed("an answer without a tunnel"));
+        }
+        let connection = hyper::upgrade::on(answer).await.map_err(|error| {
+            CallError::Unreachable { endpoint: self.endpoint().clone(), source: error.into() }
+        })?;
+        Ok(TokioIo::new(connection))
+    }
+}
+
 fn rand_key() -> [u8; 16] {
     use std::hash::{BuildHasher as _, RandomState};
     let word = || RandomState::new().hash_one(0).to_le_bytes();
@@ -224,9 +281,9 @@ fn rand_key() -> [u8; 16] {
     std::array::from_fn(|idx| if idx < 8 { first[idx] } else { second[idx - 8] })
 }
 
-/// Moves bytes both ways. A side that takes no more does not end the way back: its last words may
+/// Moves bytes both ways until both sides have ended. A side that takes no more does not end the way back: its last words may
 /// still be on it.
-async fn pass_on(near: impl AsyncRead + AsyncWrite, far: impl AsyncRead + AsyncWrite) {
+pub async fn pass_on(near: impl AsyncRead + AsyncWrite, far: impl AsyncRead + AsyncWrite) {
     let ((mut near_reads, mut near_writes), (mut far_reads, mut far_writes)) =
         (tokio::io::split(near), tokio::io::split(far));
     tokio::join!(pass(&mut near_reads, &mut far_writes), pass(&mut far_reads, &mut near_writes));

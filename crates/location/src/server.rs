@@ -44,6 +44,7 @@ pub fn router(handle: Handle, secrets: Arc<Secrets>, service: Service) -> Router
         .route("/gate/stop", post(stop))
         .route("/gate/nodes/{node}/instances/{instance}/logs", get(logs))
         .route("/gate/nodes/{node}/instances/{instance}/exec", get(exec))
+        .route("/gate/nodes/{node}/instances/{instance}/port-forward", get(port_forward))
         .route("/gate/nodes/{node}/usage", post(usage))
         .layer(axum::extract::DefaultBodyLimit::max(64 << 20))
         .with_state(server)
@@ -182,8 +183,28 @@ async fn exec(
     upgrade: Upgrade,
 ) -> Result<Response, Refusal> {
     let path = format!("/instances/{instance}/exec?{}", query.unwrap_or_default());
-    let answer = gate(&server, &node)?.relay_upgrade(&path, upgrade, &server.service).await;
-    answer.map_err(|error| unreachable(&node, error))
+    pass_upgrade(&server, &node, &path, upgrade).await
+}
+
+async fn port_forward(
+    State(server): Shared,
+    Path((node, instance)): Path<(NodeName, InstanceId)>,
+    RawQuery(query): RawQuery,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    let path = format!("/instances/{instance}/port-forward?{}", query.unwrap_or_default());
+    pass_upgrade(&server, &node, &path, upgrade).await
+}
+
+/// Asks a node for an upgrade, and passes the bytes on.
+async fn pass_upgrade(
+    server: &Server,
+    node: &NodeName,
+    path: &str,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    let answer = gate(server, node)?.relay_upgrade(path, upgrade, &server.service).await;
+    answer.map_err(|error| unreachable(node, error))
 }
 
 async fn usage(

@@ -45,6 +45,7 @@ enum Command {
     Rm(commands::rm::Options),
     Logs(commands::logs::Options),
     Exec(commands::exec::Options),
+    PortForward(commands::port_forward::Options),
     Explain(commands::explain::Options),
     Events(commands::events::Options),
 
@@ -111,6 +112,7 @@ impl Command {
             Self::Stop(options) => run_client(commands::stop::run(options)),
             Self::Rm(options) => run_client(commands::rm::run(options)),
             Self::Logs(options) => run_client(commands::logs::run(options)),
+            Self::PortForward(options) => run_client(commands::port_forward::run(options)),
             Self::Explain(options) => run_client(commands::explain::run(options)),
             Self::Events(options) => run_client(commands::events::run(options)),
             Self::Image(options) => run_client(commands::image::run(options)),

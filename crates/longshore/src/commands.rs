@@ -13,6 +13,7 @@ pub mod logs;
 pub mod man;
 pub mod nodes;
 pub mod plan;
+pub mod port_forward;
 pub mod promote;
 pub mod ps;
 pub mod releases;

@@ -7,9 +7,10 @@ use longshore_api::v1::{AppView, InstanceView};
 use longshore_api::{Problem, ProblemCode};
 use longshore_client::{InstanceFilter, Project};
 use longshore_link::CallError;
-use longshore_types::{AppName, InstanceId, ProjectName};
+use longshore_types::{AppName, InstanceId, InstancePhase, ProjectName};
 
 use crate::failure::{Failure, Kind};
+use crate::output::Output;
 
 /// An instance or an app that exists.
 #[derive(Debug)]
@@ -51,6 +52,30 @@ pub async fn instances_of(project: &Project, app: &AppName) -> Result<Vec<Instan
     let mut instances = project.instances(&filter).await?;
     instances.sort_by_key(|instance| instance.created_at);
     Ok(instances)
+}
+
+/// The instance that is meant. One that is starting is better than none: a program that does not
+/// come up is a reason to look inside.
+pub async fn one_instance(
+    output: Output,
+    project: &Project,
+    target: &str,
+) -> Result<InstanceId, Failure> {
+    let app = match Target::find(project, target).await? {
+        Target::Instance(instance) => return Ok(instance.id().clone()),
+        Target::App(app) => app.app,
+    };
+    let instances = instances_of(project, &app).await?;
+    let is_healthy = |view: &&InstanceView| view.observed.phase == InstancePhase::Healthy;
+    let chosen = instances.iter().find(is_healthy);
+    match chosen.or_else(|| instances.iter().find(|view| view.observed.phase.may_run())) {
+        Some(view) => {
+            output.say(format!("in {}", view.id()));
+            Ok(view.id().clone())
+        }
+        None => Err(Failure::new(Kind::NotFound, format!("no instance of {app} is running"))
+            .hint(format!("`longshore ps` and `longshore explain {app}` say why"))),
+    }
 }
 
 fn existing<T>(answer: Result<T, CallError>) -> Result<Option<T>, Failure> {

@@ -1,6 +1,7 @@
-//! What the location asks of a node on behalf of users: logs, exec and what instances use.
+//! What the location asks of a node on behalf of users: logs, exec, ports and what instances use.
 
 mod exec;
+mod ports;
 
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ pub fn router(node: Arc<Node>) -> Router {
     Router::new()
         .route("/instances/{instance}/logs", get(logs))
         .route("/instances/{instance}/exec", get(exec::exec))
+        .route("/instances/{instance}/port-forward", get(ports::connect))
         .route("/usage", post(usage))
         .with_state(node)
 }

@@ -9,7 +9,7 @@ use longshore_api::v1::{
     UsageView,
 };
 use longshore_types::token::Role;
-use longshore_types::{AppName, InstanceId, LocationName, ProjectName, Timestamp};
+use longshore_types::{AppName, InstanceId, LocationName, Port, ProjectName, Timestamp};
 
 use super::Access::{Everywhere, InProject, SomeProject};
 use super::endpoint::{DELETE, Endpoint, GET, POST, PUT, endpoint};
@@ -101,6 +101,16 @@ fn of_instances() -> Vec<Endpoint> {
             .query::<u16>("columns", "the size of that")
             .query::<u16>("rows", "the size of that")
             .status(101),
+        // What listens inside may trust who can reach it.
+        endpoint(
+            GET,
+            "/projects/{project}/instances/{instance}/port-forward",
+            DEPLOY,
+            instances::port_forward,
+        )
+        .about("connectToInstance", "A connection to a port of an instance, over Upgrade: tcp")
+        .query::<Port>("port", "the port")
+        .status(101),
     ]
 }
 

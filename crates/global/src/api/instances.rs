@@ -1,4 +1,4 @@
-//! Instances: look, explain, stop, logs, exec.
+//! Instances: look, explain, stop, logs, exec, ports.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use longshore_api::links::{ExecRequest, InstanceStatus, StopInstance};
 use longshore_api::v1::{Explanation, InstanceView};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{CallError, Client, Refusal, Upgrade, relay};
-use longshore_types::{AppName, InstanceId, LocationName, ProjectName};
+use longshore_types::{AppName, InstanceId, LocationName, Port, ProjectName};
 use serde::{Deserialize, Serialize};
 
 use super::access::Caller;
@@ -178,6 +178,26 @@ pub async fn exec(
     tell(&plane, &caller, Some(&status.project), ("exec", &subject)).await?;
     let query = request.to_query();
     let path = format!("/gate/nodes/{}/instances/{id}/exec?{query}", status.node);
+    let location = gate(&received)?;
+    location.relay_upgrade(&path, upgrade, &plane.service).await.map_err(gate_failed)
+}
+
+#[derive(Debug, Deserialize)]
+pub struct PortQuery {
+    port: Option<String>,
+}
+
+/// One connection to a port of an instance. No event: a browser makes many, and they change nothing
+/// that the instance does not let its own network change.
+pub async fn port_forward(
+    State(plane): Shared,
+    Path((project, id)): Path<(String, String)>,
+    Query(PortQuery { port }): Query<PortQuery>,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    let (received, status) = find(&plane, &project, &id)?;
+    let port: Port = parse("port", port.as_deref().unwrap_or_default())?;
+    let path = format!("/gate/nodes/{}/instances/{id}/port-forward?port={port}", status.node);
     let location = gate(&received)?;
     location.relay_upgrade(&path, upgrade, &plane.service).await.map_err(gate_failed)
 }

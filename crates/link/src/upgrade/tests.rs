@@ -97,3 +97,35 @@ fn a_key_is_accepted_as_the_standard_says() {
     let accepted = accept_key(&HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==")).unwrap();
     assert_eq!(accepted, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
 }
+
+#[tokio::test]
+async fn a_tunnel_carries_bytes_and_the_end_of_each_way() {
+    let shutdown = CancellationToken::new();
+    let service = Service::new(shutdown.clone());
+    // Answers when all was said.
+    let last = get(|State(service): State<Service>, upgrade: Upgrade| async move {
+        upgrade.tunnel(&service, "tunnel", |mut tunnel| async move {
+            let mut said = Vec::new();
+            tunnel.read_to_end(&mut said).await.unwrap();
+            said.reverse();
+            tunnel.write_all(&said).await.unwrap();
+            tunnel.shutdown().await.unwrap();
+        })
+    });
+    let last = serve(Router::new().route("/last", last).with_state(service.clone())).await;
+    let between = service.clone();
+    let relay = get(move |upgrade: Upgrade| async move {
+        last.relay_upgrade("/last", upgrade, &between).await.unwrap()
+    });
+    let client = serve(Router::new().route("/relayed", relay)).await;
+    let mut tunnel = client.tunnel("/relayed").await.unwrap();
+    let said: Vec<u8> = (0..200_000_u32).map(|number| number.to_le_bytes()[0]).collect();
+    tunnel.write_all(&said).await.unwrap();
+    tunnel.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    tunnel.read_to_end(&mut answer).await.unwrap();
+    answer.reverse();
+    assert_eq!(answer, said);
+    shutdown.cancel();
+    service.run().await.unwrap();
+}

@@ -2,14 +2,11 @@
 
 use std::process::ExitCode;
 
-use longshore_api::links::{EXEC_PROTOCOL, ExecRequest, MAX_EXEC_MESSAGE};
-use longshore_api::v1::InstanceView;
-use longshore_client::Project;
-use longshore_types::{InstanceId, InstancePhase};
+use longshore_api::links::ExecRequest;
 
-use crate::connection::{Connection, ConnectionOptions, ProjectOption};
+use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::{Failure, Kind};
-use crate::target::{self, Target};
+use crate::target;
 use crate::terminal::{self, Attachment, DetachKeys};
 
 /// What a request may take of a URL, which is as long as its command.
@@ -62,7 +59,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     }
     let connection = options.connection.connect()?;
     let project = options.project.on(&connection);
-    let instance = instance(&connection, &project, &options.target).await?;
+    let instance = target::one_instance(connection.output, &project, &options.target).await?;
     let request = ExecRequest {
         command: options.command,
         user: options.user,
@@ -71,13 +68,11 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         stdin,
         terminal: tty.then(terminal::size),
     };
-    let query = request.to_query();
-    if query.len() > LONGEST_QUERY {
+    if request.to_query().len() > LONGEST_QUERY {
         let message = "the command and its environment are too long";
         return Err(Failure::new(Kind::Invalid, message).hint("pipe a script into `exec -i`"));
     }
-    let path = project.path(format_args!("instances/{instance}/exec?{query}"));
-    let socket = project.link().websocket(&path, EXEC_PROTOCOL, MAX_EXEC_MESSAGE + 1).await?;
+    let socket = project.exec(&instance, &request).await?;
     terminal::attach(socket, Attachment { stdin, tty, detach_keys }).await
 }
 
@@ -88,28 +83,4 @@ fn with_term(mut env: Vec<String>) -> Vec<String> {
         env.push(format!("TERM={term}"));
     }
     env
-}
-
-/// The instance that is meant. One that is starting is better than none: a program that does not
-/// come up is a reason to look inside.
-async fn instance(
-    connection: &Connection,
-    project: &Project,
-    target: &str,
-) -> Result<InstanceId, Failure> {
-    let app = match Target::find(project, target).await? {
-        Target::Instance(instance) => return Ok(instance.id().clone()),
-        Target::App(app) => app.app,
-    };
-    let instances = target::instances_of(project, &app).await?;
-    let is_healthy = |view: &&InstanceView| view.observed.phase == InstancePhase::Healthy;
-    let chosen = instances.iter().find(is_healthy);
-    match chosen.or_else(|| instances.iter().find(|view| view.observed.phase.may_run())) {
-        Some(view) => {
-            connection.output.say(format!("in {}", view.id()));
-            Ok(view.id().clone())
-        }
-        None => Err(Failure::new(Kind::NotFound, format!("no instance of {app} is running"))
-            .hint(format!("`longshore ps` and `longshore explain {app}` say why"))),
-    }
 }

@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{deploy, explain, image, logs, nodes, stop, top};
+use super::{deploy, explain, image, logs, nodes, port_forward, stop, top};
 use crate::failure::{Failure, Kind};
 use crate::output::{Format, Output};
 use crate::supervisor::Findings;
@@ -60,6 +60,7 @@ stated! {
     Vec<explain::Explained>: "explain";
     logs::Entry: "logs";
     Vec<top::Row>: "top";
+    port_forward::Forwarded: "port-forward";
     Vec<EventView>: "events";
     EventView: "events --follow";
     Vec<LocationView>: "locations";
