@@ -92,7 +92,8 @@ struct Conversation {
 impl Conversation {
     async fn run(mut self, mut signals: Signals) -> Result<End, Failure> {
         loop {
-            let may_send = self.window >= READ_AT_ONCE;
+            // With room for keys that were held back.
+            let may_send = self.window >= 2 * READ_AT_ONCE;
             let input = async {
                 match &mut self.input {
                     Some(input) if may_send => input.next().await,
