@@ -4,6 +4,7 @@
 use std::fs;
 
 use longshore_e2e::Platform;
+use longshore_e2e::platform::binary;
 use serde_json::Value;
 
 use crate::scene::{web, with_web};
@@ -83,6 +84,32 @@ const ROWS: &[Row] = &[
     ("apps --token lsh_wrong", DENIED, &["token"]),
     ("apps --api http://127.0.0.1:1", UNAVAILABLE, &["127.0.0.1:1"]),
     ("apps --api https://example.com", INVALID, &["https://example.com"]),
+    ("apps --everything", USAGE, &["--everything"]),
+    ("doctor --run-dir", USAGE, &["--run-dir"]),
+    ("demo --twice", USAGE, &["--twice"]),
+    ("top absent", NOT_FOUND, &["absent"]),
+    ("locations --api nowhere", INVALID, &["nowhere", "http://127.0.0.1:4600"]),
+    ("nodes --token-file /missing", DENIED, &["/missing"]),
+    ("events --project Wrong", USAGE, &["Wrong", "project name"]),
+    ("exec web -i --detach-keys ctrl-! -- true", USAGE, &["ctrl-!", "ctrl-a to ctrl-z"]),
+    ("exec -it web -- true", USAGE, &["-t needs a terminal"]),
+    ("port-forward web 99999", USAGE, &["99999", "1 to 65535"]),
+    ("port-forward web 80:", USAGE, &["valid port"]),
+    ("port-forward absent :80", NOT_FOUND, &["absent"]),
+    ("scale web=2 --wait --timeout soon", USAGE, &["soon", "timeout"]),
+    ("secret set db --from-file missing", INVALID, &["missing"]),
+    ("completions tcsh", USAGE, &["tcsh", "bash"]),
+    ("man", USAGE, &["<DIR>"]),
+    ("schema nope", INVALID, &["nope", "image inspect"]),
+    ("global --api-rate 0", USAGE, &["--api-rate", "zero"]),
+    ("location --name Wrong", USAGE, &["Wrong", "location name"]),
+    ("node --agent", USAGE, &["--agent"]),
+    ("registry --listen nonsense", USAGE, &["nonsense", "unix:/absolute/path"]),
+    ("ingress --listen nonsense", USAGE, &["nonsense", "unix:/absolute/path"]),
+    ("up --api-rate 0", INVALID, &["--api-rate", "1 to 1000000"]),
+    ("up --coordinates 91,0", INVALID, &["91,0", "latitude"]),
+    ("up --metrics-listen nonsense", INVALID, &["nonsense", "an IP address and a port"]),
+    ("up --otlp-endpoint nonsense", INVALID, &["nonsense", "https://"]),
     ("up --api-listen 192.0.2.1:1", INVALID, &["192.0.2.1:1", "loopback"]),
     ("up --config wrong-up.toml", INVALID, &["data_dri", "data_dir", "cpu_overcommit = 0.5"]),
 ];
@@ -128,6 +155,21 @@ fn wrong_input_is_explained_and_changes_nothing() {
     }
     assert_eq!(everything(&platform), before);
     platform.finish();
+}
+
+#[test]
+fn no_verb_is_without_wrong_input() {
+    let help = std::process::Command::new(binary().unwrap()).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let listed = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    // A line that goes on with the words of the one before is indented further.
+    let verb = |line: &str| Some(line.strip_prefix("  ")?.split_once(' ')?.0.to_owned());
+    let verbs: Vec<_> = listed.lines().filter_map(verb).filter(|verb| !verb.is_empty()).collect();
+    assert!(verbs.len() > 25, "{verbs:?}");
+    for verb in verbs {
+        let has_row = ROWS.iter().any(|(line, ..)| line.split(' ').next() == Some(&verb));
+        assert!(has_row, "{verb} has no row");
+    }
 }
 
 #[test]
