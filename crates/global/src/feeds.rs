@@ -44,10 +44,8 @@ impl Scope {
     /// That part as it is.
     pub fn view(&self, plane: &Plane) -> ProjectView {
         let (catalog, reports) = (plane.catalog(), plane.reports.now());
-        let app = |key: &_| views::app(&catalog, &reports, key, &plane.public);
-        let keys = catalog.apps.keys().filter(|(project, _)| *project == self.project);
         let is_shown = |name: &AppName| self.app.as_ref().is_none_or(|app| app == name);
-        let apps = keys.filter(|(_, name)| is_shown(name)).filter_map(app).collect();
+        let apps = views::apps(&catalog, &reports, &self.project, &plane.public, is_shown);
         let statuses = views::statuses(&reports, &self.project);
         let shown = statuses.filter(|(_, status)| self.instances && is_shown(&status.app));
         let instances = shown.map(|(location, status)| views::instance(location, status)).collect();

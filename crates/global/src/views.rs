@@ -7,7 +7,8 @@ use longshore_api::v1::{
     AppLocationView, AppView, CanaryView, InstanceView, LocationView, ReleaseView,
 };
 use longshore_types::{
-    Capacity, HostName, InstancePhase, LocationName, Manifest, ProjectName, Release, ReleaseNumber,
+    AppName, Capacity, HostName, InstancePhase, LocationName, Manifest, ProjectName, Release,
+    ReleaseNumber,
 };
 
 use crate::PublicNames;
@@ -77,9 +78,41 @@ pub fn app(
     key: &AppKey,
     public: &PublicNames,
 ) -> Option<AppView> {
+    let statuses: Vec<_> = of_app(reports, key).collect();
+    app_of(catalog, reports, (key, &statuses), public)
+}
+
+/// The apps of a project for which `is_shown`.
+pub fn apps(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    project: &ProjectName,
+    public: &PublicNames,
+    is_shown: impl Fn(&AppName) -> bool,
+) -> Vec<AppView> {
+    // Sorted once: to look through all instances for each app would cost the product of both.
+    let mut by_app: BTreeMap<&AppName, Vec<&InstanceStatus>> = BTreeMap::new();
+    for (_, status) in statuses(reports, project) {
+        by_app.entry(&status.app).or_default().push(status);
+    }
+    let keys = catalog.apps.keys().filter(|(owner, name)| owner == project && is_shown(name));
+    keys.filter_map(|key| {
+        let statuses = by_app.get(&key.1).map(Vec::as_slice).unwrap_or_default();
+        app_of(catalog, reports, (key, statuses), public)
+    })
+    .collect()
+}
+
+/// An app, given what is reported of its instances.
+fn app_of(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    (key, statuses): (&AppKey, &[&InstanceStatus]),
+    public: &PublicNames,
+) -> Option<AppView> {
     let wanted = &catalog.apps.get(key)?.record;
     let current = catalog.current_release(key)?;
-    let statuses = || of_app(reports, key);
+    let statuses = || statuses.iter().copied();
     let is_current =
         |status: &&InstanceStatus| status.release == wanted.release && !status.is_command;
     let ready = count(statuses().filter(is_current).filter(|status| is_ready(status)));
