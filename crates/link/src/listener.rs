@@ -9,8 +9,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use axum::Router;
+use socket2::{SockRef, TcpKeepalive};
 use tokio_util::sync::CancellationToken;
 
 use crate::Endpoint;
@@ -121,12 +123,20 @@ impl Listener {
                 let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
                     // Small answers go out at once; a failure only costs latency.
                     let _ = stream.set_nodelay(true);
+                    // A client whose machine is gone says so to nobody, and what it has open, such as
+                    // a tunnel that is silent by right, would stay. Without this it does.
+                    let _ = SockRef::from(&*stream).set_tcp_keepalive(&keepalive());
                 });
                 let service = router.into_make_service_with_connect_info::<SocketAddr>();
                 axum::serve(listener, service).with_graceful_shutdown(done).await
             }
         }
     }
+}
+
+/// A silent connection is asked after a minute, then every ten seconds, and ends when nobody answers.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10))
 }
 
 fn bind_unix(path: &PathBuf) -> io::Result<Listener> {
