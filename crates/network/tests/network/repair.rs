@@ -70,7 +70,9 @@ fn an_instance_whose_namespace_was_unmounted_gets_another() {
     on_a_host(async |lab| {
         let network = lab.open("aaaa01").await;
         let before = network.attach(&instance(1), &[]).await.unwrap();
-        nix::mount::umount(&before.netns.canonicalize().unwrap()).unwrap();
+        // A child of the pool's that is about to run its program may hold it open for a moment yet.
+        let netns = before.netns.canonicalize().unwrap();
+        nix::mount::umount2(&netns, nix::mount::MntFlags::MNT_DETACH).unwrap();
         network.reconcile().await.unwrap();
         let after = network.attach(&instance(1), &[]).await.unwrap();
         serve_tcp(&lab.internet(), "0.0.0.0:80");
