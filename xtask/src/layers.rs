@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["longshore-types"],
     &["longshore-planning"],
     &["longshore-api"],
-    &["longshore-link", "longshore-telemetry"],
+    &["longshore-link", "longshore-telemetry", "longshore-archive"],
     &[
         "longshore-client",
         "longshore-store",

@@ -3,6 +3,8 @@
 //! Whoever pushes an image chooses every byte of it. Each limit is far above what images that people
 //! use need, and low enough that a hostile one is refused before it fills memory or a disk.
 
+pub use longshore_archive::LimitExceeded;
+use longshore_archive::TarLimits;
 use longshore_types::ByteCount;
 
 /// What a pull accepts; past any of these the layer or image is refused and nothing of it is kept.
@@ -64,18 +66,17 @@ impl Default for Limits {
     }
 }
 
-/// A limit that was passed: which, and its value.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("more than {allowed} {what}")]
-pub struct LimitExceeded {
-    /// What there is too much of, as a plural: `entries`.
-    pub what: &'static str,
-    /// The highest number that would have been accepted.
-    pub allowed: u64,
-}
-
-impl LimitExceeded {
-    pub(crate) fn check(what: &'static str, found: u64, allowed: u64) -> Result<(), LimitExceeded> {
-        if found > allowed { Err(Self { what, allowed }) } else { Ok(()) }
+impl From<&Limits> for TarLimits {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            entries: limits.entries,
+            file_bytes: limits.layer_bytes.0,
+            header_bytes: limits.header_bytes,
+            sparse_regions: limits.sparse_regions,
+            path_bytes: limits.path_bytes,
+            depth: limits.depth,
+            xattrs: limits.xattrs,
+            xattr_bytes: limits.xattr_bytes,
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! Archives built byte by byte, so that each test says exactly what it feeds.
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use super::*;
+use crate::Limits;
 
 /// An archive under construction.
 #[derive(Clone, Default)]

@@ -7,7 +7,7 @@ use tar_core::parse::ParsedEntry;
 
 use super::strict::Fields;
 use super::{BLOCK, TarError};
-use crate::limits::{LimitExceeded, Limits};
+use crate::limits::{LimitExceeded, TarLimits};
 
 /// The longest name of a directory entry in Linux, in bytes.
 const NAME_MAX: usize = 255;
@@ -196,7 +196,7 @@ impl RawEntry {
     }
 
     /// Judges path, kind and attributes.
-    pub fn resolve(self, limits: &Limits) -> Result<(Entry, Content), TarError> {
+    pub fn resolve(self, limits: &TarLimits) -> Result<(Entry, Content), TarError> {
         let refuse = |path: &[u8], problem| TarError::Path { path: printable(path), problem };
         let path = EntryPath::parse(&self.path, limits.depth)
             .map_err(|problem| refuse(&self.path, problem))?;
@@ -224,7 +224,7 @@ impl RawEntry {
         Ok((entry, content))
     }
 
-    fn kind(&self, limits: &Limits) -> Result<Option<EntryKind>, PathProblem> {
+    fn kind(&self, limits: &TarLimits) -> Result<Option<EntryKind>, PathProblem> {
         let target = || self.link_target.as_deref().ok_or(PathProblem::NoTarget);
         Ok(Some(match self.entry_type {
             EntryType::Regular | EntryType::Continuous | EntryType::GnuSparse => {
@@ -257,7 +257,7 @@ impl RawEntry {
     }
 }
 
-fn check_xattrs(xattrs: &[Xattr], limits: &Limits) -> Result<(), TarError> {
+fn check_xattrs(xattrs: &[Xattr], limits: &TarLimits) -> Result<(), TarError> {
     let count = xattrs.len() as u64;
     LimitExceeded::check("extended attributes of one entry", count, limits.xattrs as u64)?;
     let n_bytes: usize = xattrs.iter().map(|x| x.name.len() + x.value.len()).sum();
