@@ -40,6 +40,7 @@ fn main() -> ExitCode {
     match args.next().as_ref().and_then(|verb| verb.to_str()) {
         Some("shim") => longshore_runtime::shim_main(args),
         Some("shim-exec") => longshore_runtime::exec_main(args),
+        Some("shim-archive") => longshore_runtime::archive_main(args),
         Some(HOLD_NAMESPACES_VERB) => longshore_network::hold_namespaces_main(args),
         _ => cli::main(),
     }

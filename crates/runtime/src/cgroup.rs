@@ -195,6 +195,19 @@ impl InstanceCgroup {
         Ok(())
     }
 
+    /// Moves this process into the container's cgroup, so that what it uses is the container's.
+    pub fn join_payload(&self) -> Result<(), CgroupProblem> {
+        for dir in self.layout.limiting_directories(&self.payload()) {
+            write(&dir, "cgroup.procs", "0")?;
+        }
+        Ok(())
+    }
+
+    /// Whether a process is in the container's cgroup.
+    pub fn holds(&self, pid: Pid) -> io::Result<bool> {
+        Ok(self.processes(&self.payload())?.contains(&pid))
+    }
+
     /// Bounds the processor time of the shim, whose work for the start is done.
     pub fn bound_shim(&self) -> Result<(), CgroupProblem> {
         match &self.layout {
@@ -240,7 +253,8 @@ impl InstanceCgroup {
         let inside = self.processes(&self.payload())?;
         for pid in &inside {
             let Some((parent, group)) = parent_and_group(*pid) else { continue };
-            if inside.contains(&parent) {
+            // A child of this agent copies files, and ends with its pipe.
+            if inside.contains(&parent) || parent == rustix::process::getpid() {
                 continue;
             }
             // A parent that cannot be read has just ended; the next look sees who took its place.

@@ -3,7 +3,8 @@
 //! Two halves meet here and share nothing in memory. The node agent holds [`Shims`]: it starts
 //! shims, adopts those that an earlier agent left, and asks them things over sockets. The binary's
 //! `shim` and `shim-exec` commands are [`shim_main`] and [`exec_main`], which run with one thread and
-//! make containers by libcontainer; nothing in the agent ever forks without exec.
+//! make containers by libcontainer; nothing in the agent ever forks without exec. `shim-archive` is
+//! [`archive_main`], which joins a container's namespaces to copy its files.
 //!
 //! A runtime is libcontainer, or a program with the OCI command line: `runc`, `crun`, `runsc`. [`probe`]
 //! finds out which there are and what they can do.
@@ -16,6 +17,8 @@
 
 #![deny(missing_docs)]
 
+mod archive;
+mod capabilities;
 mod cgroup;
 mod devices;
 mod driver;
@@ -38,6 +41,7 @@ mod spec;
 mod user;
 mod view;
 
+pub use archive::archive_main;
 pub use cgroup::{CgroupKind, CgroupProblem, Usage};
 pub use exec::exec_main;
 pub use files::FileProblem;
@@ -47,9 +51,9 @@ pub use protocol::Timing;
 pub use record::ExitRecord;
 pub use shim::shim_main;
 pub use shims::{
-    AdoptError, Adopted, AdoptedState, AskShimError, ExecControl, ExecError, ExecEvent, ExecInput,
-    ExecRequest, ExecStream, RemoveError, Running, RuntimeProblem, SettleError, Shims, ShimsConfig,
-    StartContainerError,
+    AdoptError, Adopted, AdoptedState, ArchiveError, ArchiveReader, ArchiveWriter, AskShimError,
+    ExecControl, ExecError, ExecEvent, ExecInput, ExecRequest, ExecStream, RemoveError, Running,
+    RuntimeProblem, SettleError, Shims, ShimsConfig, StartContainerError, UnpackRequest,
 };
 pub use signal::{SignalNumber, SignalProblem};
 pub use spec::{ContainerSpec, LogPolicy, ReadOnlyFile, RuntimeKind, TerminalSize, UserNamespace};

@@ -116,6 +116,47 @@ pub(crate) struct ExecOrder {
     pub terminal: Option<TerminalSize>,
 }
 
+/// What to do with files of a running container, as the archive process is told. The archive goes over
+/// its descriptor 1.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ArchiveOrder {
+    /// The container's first process.
+    pub pid: i32,
+    pub work: ArchiveWork,
+}
+
+/// A copy, out of or into a container.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ArchiveWork {
+    Pack { path: String },
+    Unpack { path: String, as_cp: bool, keep_owners: bool },
+}
+
+/// What the archive process says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "archive", rename_all = "snake_case")]
+pub(crate) enum ArchiveMessage {
+    /// What is to be read was found, or what is sent will be unpacked.
+    Begun {},
+    /// All of it was.
+    Done {},
+    /// It was not.
+    Failed { kind: ArchiveFailure, why: String },
+}
+
+/// Whose fault it is that a copy failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ArchiveFailure {
+    /// There is nothing at the path.
+    Missing,
+    /// What was sent cannot be unpacked.
+    BadArchive,
+    /// Something else.
+    Other,
+}
+
 /// A socket's path by way of the directory's descriptor: the kernel takes 107 bytes at most, and
 /// data directories may lie deep.
 pub(crate) fn short_socket_path(dir: &impl std::os::fd::AsRawFd, name: &str) -> std::path::PathBuf {

@@ -6,6 +6,7 @@
 //! leaves no moment, from the agent's spawn on, in which a living shim looks dead.
 
 mod adopt;
+mod archive;
 mod exec;
 mod executable;
 mod start;
@@ -34,6 +35,7 @@ use crate::spec::{ContainerSpec, Launch};
 use crate::view;
 
 pub use adopt::{AdoptError, Adopted, AdoptedState};
+pub use archive::{ArchiveError, ArchiveReader, ArchiveWriter, UnpackRequest};
 pub use exec::{ExecControl, ExecError, ExecEvent, ExecInput, ExecRequest, ExecStream};
 pub use start::StartContainerError;
 

@@ -7,6 +7,7 @@ fn main() -> ExitCode {
     match args.next().as_ref().and_then(|verb| verb.to_str()) {
         Some("shim") => longshore_runtime::shim_main(args),
         Some("shim-exec") => longshore_runtime::exec_main(args),
+        Some("shim-archive") => longshore_runtime::archive_main(args),
         _ => {
             eprintln!("this program is run by tests only");
             ExitCode::FAILURE

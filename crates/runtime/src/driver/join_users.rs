@@ -17,12 +17,10 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde_json::{Value, json};
 
 use super::DriverProblem;
+use crate::capabilities::bound;
 use crate::oci;
 use crate::spec::UserNamespace;
 use crate::user::ResolvedUser;
-
-/// More capabilities than any kernel has.
-const N_CAPABILITIES: u32 = 64;
 
 #[derive(Clone)]
 pub(super) struct JoinUsers {
@@ -57,17 +55,7 @@ impl JoinUsers {
     /// all that whoever joins gets.
     pub fn join(&self) -> io::Result<()> {
         nix::sched::setns(self.namespace.as_fd(), CloneFlags::CLONE_NEWUSER)?;
-        let bounding = CapabilitySet::from_bits_retain(oci::capability_bits());
-        for number in 0..N_CAPABILITIES {
-            let capability = CapabilitySet::from_bits_retain(1 << number);
-            if !bounding.contains(capability) {
-                match rustix::thread::remove_capability_from_bounding_set(capability) {
-                    Ok(()) => {}
-                    Err(rustix::io::Errno::INVAL) => break, // The kernel knows no more.
-                    Err(errno) => return Err(errno.into()),
-                }
-            }
-        }
+        bound(CapabilitySet::from_bits_retain(oci::capability_bits()))?;
         let groups: Vec<Gid> =
             self.user.additional_gids.iter().copied().map(Gid::from_raw).collect();
         nix::unistd::setgroups(&groups)?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use longshore_types::InstanceId;
 use rustix::net::Shutdown;
 use rustix::pipe::PipeFlags;
+use serde::de::DeserializeOwned;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::process::Child;
@@ -133,12 +134,16 @@ impl ExecControl {
     }
 }
 
-/// The socket to an exec process.
-struct Connection(UnixStream);
+/// The socket to an exec or archive process.
+pub(super) struct Connection(UnixStream);
 
 impl Connection {
+    pub fn new(socket: UnixStream) -> Self {
+        Self(socket)
+    }
+
     /// Sends a line, and with it a descriptor.
-    async fn send(&self, mut line: &[u8], passed: Option<&OwnedFd>) -> io::Result<()> {
+    pub async fn send(&self, mut line: &[u8], passed: Option<&OwnedFd>) -> io::Result<()> {
         let mut passed = passed.map(|passed| passed.as_fd());
         while !line.is_empty() {
             let send = || passing::send(&self.0, line, passed);
@@ -150,15 +155,15 @@ impl Connection {
     }
 
     /// The next message; absent at the end. `line` keeps what came of the one after it. Cancel safe.
-    async fn receive(
+    pub async fn receive<T: DeserializeOwned>(
         &self,
         line: &mut Vec<u8>,
         passed: &mut Vec<OwnedFd>,
-    ) -> io::Result<Option<Start>> {
+    ) -> io::Result<Option<T>> {
         loop {
             if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
                 let whole: Vec<u8> = line.drain(..=end).collect();
-                return Ok(Some(serde_json::from_slice::<Versioned<Start>>(&whole)?.message));
+                return Ok(Some(serde_json::from_slice::<Versioned<T>>(&whole)?.message));
             }
             if line.len() > MAX_LINE {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a line without an end"));

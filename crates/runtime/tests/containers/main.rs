@@ -7,6 +7,7 @@
 
 mod bed;
 
+mod copying;
 mod end;
 mod escapes;
 mod exec;
@@ -42,6 +43,15 @@ macro_rules! with_every_runtime {
 }
 
 with_every_runtime!({
+    copying {
+        a_tree_comes_out_and_goes_in_as_it_is
+        an_image_needs_no_program_for_it
+        mounts_of_the_container_are_part_of_its_files
+        links_inside_lead_to_what_is_the_containers
+        what_cannot_be_copied_is_said
+        it_ends_with_its_pipe_and_with_its_container
+        it_has_few_rights_and_is_not_seen_inside
+    }
     end {
         exit_codes_are_kept
         a_killed_first_process_is_a_signal
