@@ -9,6 +9,7 @@
 //! conversions for the same types, cannot be read with curl, and its only gain, one connection
 //! instead of two, HTTP/2 gives as well.
 
+mod archive;
 mod exec;
 mod node;
 mod routes;
@@ -23,6 +24,7 @@ use longshore_types::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use archive::{ArchiveRequest, TAR};
 pub use exec::{
     Channel, EXEC_PROTOCOL, ExecQueryProblem, ExecRequest, FromCommand, INPUT_WINDOW,
     MAX_EXEC_MESSAGE, TerminalSize, ToCommand,

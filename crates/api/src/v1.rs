@@ -23,6 +23,8 @@
 //! | `GET /v1/projects/{project}/instances/{instance}/logs?tail=&since=&follow=` | | JSON lines of [`crate::links::LogLine`] |
 //! | `GET /v1/projects/{project}/instances/{instance}/exec?command=&..` | the query of [`crate::links::ExecRequest`] | a WebSocket, see [`crate::links::Channel`] |
 //! | `GET /v1/projects/{project}/instances/{instance}/port-forward?port=` | | a connection, over `Upgrade: tcp` |
+//! | `GET /v1/projects/{project}/instances/{instance}/archive?path=` | | a tar archive, broken off when it cannot be whole |
+//! | `PUT /v1/projects/{project}/instances/{instance}/archive?path=&cp=&owners=` | a tar archive of any size | `204` |
 //! | `GET /v1/projects/{project}/usage?app=&instance=` | | list of [`UsageView`] |
 //! | `GET /v1/projects/{project}/secrets` | | list of [`SecretView`] |
 //! | `PUT /v1/projects/{project}/secrets/{secret}` | [`SecretRequest`] | [`SecretView`] |

@@ -2,13 +2,17 @@
 
 use std::fmt::{Display, Write as _};
 
+use bytes::Bytes;
+use futures_util::Stream;
 use http::{HeaderValue, Method};
-use longshore_api::links::{EXEC_PROTOCOL, ExecRequest, LogLine, MAX_EXEC_MESSAGE};
+use longshore_api::links::{
+    ArchiveRequest, EXEC_PROTOCOL, ExecRequest, LogLine, MAX_EXEC_MESSAGE, TAR,
+};
 use longshore_api::v1::{
     AppLocationView, AppView, DeployRequest, DeployResponse, Explanation, InstanceView, PlanView,
     ProjectView, ReleaseView, RollbackRequest, ScaleRequest, SecretRequest, SecretView, UsageView,
 };
-use longshore_link::{CallError, Client, EventStream, LineStream, Tunnel, WebSocket};
+use longshore_link::{ByteStream, CallError, Client, EventStream, LineStream, Tunnel, WebSocket};
 use longshore_types::{
     AppName, Generation, InstanceId, LocationName, Port, ProjectName, ReleaseNumber, SecretName,
     SecretValue, Timestamp,
@@ -236,6 +240,27 @@ impl Project {
     pub async fn connect(&self, id: &InstanceId, port: Port) -> Result<Tunnel, CallError> {
         let path = self.path(format_args!("instances/{id}/port-forward?port={port}"));
         self.link().tunnel(&path).await
+    }
+
+    /// Files of an instance, as an archive that ends with an error when it is not whole.
+    pub async fn read_files(
+        &self,
+        id: &InstanceId,
+        request: &ArchiveRequest,
+    ) -> Result<ByteStream, CallError> {
+        let path = self.path(format_args!("instances/{id}/archive?{}", request.to_query()));
+        self.link().download(&path).await
+    }
+
+    /// Unpacks an archive in an instance, as it comes.
+    pub async fn write_files(
+        &self,
+        id: &InstanceId,
+        request: &ArchiveRequest,
+        archive: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<(), CallError> {
+        let path = self.path(format_args!("instances/{id}/archive?{}", request.to_query()));
+        self.link().upload(Method::PUT, &path, TAR, archive).await.map(drop)
     }
 
     /// What its instances use, of one app or one instance when named.

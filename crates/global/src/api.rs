@@ -2,6 +2,7 @@
 
 mod access;
 mod apps;
+mod archive;
 mod endpoint;
 mod endpoints;
 mod events;
@@ -28,6 +29,7 @@ use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderValue, header};
+use longshore_api::links::TAR;
 use longshore_api::v1::HealthView;
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{EVENT_STREAM, JSON_LINES, Refusal};
@@ -81,6 +83,7 @@ fn worth_compressing() -> impl Predicate {
     SizeAbove::new(1024)
         .and(NotForContentType::const_new(EVENT_STREAM))
         .and(NotForContentType::const_new(JSON_LINES))
+        .and(NotForContentType::const_new(TAR))
 }
 
 /// Every method and path of the API below `/v1` that asks for a token, with who may call it.

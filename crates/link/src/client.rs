@@ -6,10 +6,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client as HttpClient, ResponseFuture};
@@ -92,7 +93,7 @@ pub struct Client {
     token: Option<String>,
     /// Sent with every call.
     headers: HeaderMap,
-    http: HttpClient<Connector, Full<Bytes>>,
+    http: HttpClient<Connector, Body>,
 }
 
 impl Client {
@@ -162,16 +163,29 @@ impl Client {
         body: Option<&B>,
         headers: HeaderMap,
     ) -> Result<Response<Incoming>, CallError> {
+        let mut headers = headers;
         let body = match body {
-            Some(body) => serde_json::to_vec(body).map_err(|error| self.malformed(error))?.into(),
+            Some(body) => {
+                let kind = HeaderValue::from_static("application/json");
+                headers.insert(header::CONTENT_TYPE, kind);
+                serde_json::to_vec(body).map_err(|error| self.malformed(error))?.into()
+            }
             None => Bytes::new(),
         };
-        let answer = self.in_time(async {
-            self.request(method, path, body, headers)?.await.map_err(|error| {
-                CallError::Unreachable { endpoint: self.endpoint.clone(), source: error.into() }
-            })
-        });
-        let answer = answer.await?;
+        self.in_time(self.exchange(method, path, body.into(), headers)).await
+    }
+
+    /// One request, however long it takes, and its answer when that is not a refusal.
+    pub(crate) async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        headers: HeaderMap,
+    ) -> Result<Response<Incoming>, CallError> {
+        let answer = self.request(method, path, body, headers)?.await.map_err(|error| {
+            CallError::Unreachable { endpoint: self.endpoint.clone(), source: error.into() }
+        })?;
         if answer.status().is_success() || answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(answer);
         }
@@ -185,7 +199,7 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        body: Bytes,
+        body: Body,
         headers: HeaderMap,
     ) -> Result<ResponseFuture, CallError> {
         let uri = Uri::builder()
@@ -195,16 +209,13 @@ impl Client {
             .build()
             .map_err(|error| self.malformed(error))?;
         let mut request = Request::builder().method(method).uri(uri);
-        if !body.is_empty() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
-        }
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let mut request = request.body(Full::new(body)).map_err(|error| self.malformed(error))?;
+        let mut request = request.body(body).map_err(|error| self.malformed(error))?;
         request.headers_mut().extend(headers);
         Ok(self.http.request(request))
     }

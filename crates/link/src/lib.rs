@@ -5,6 +5,7 @@
 //! - [`Client`]: calls with a time limit, and watches that notice a silent peer.
 //! - [`Refusal`]: a [`longshore_api::Problem`] as an answer. [`json_lines`] and
 //!   [`event_stream`]: streams as answers.
+//! - [`ByteStream`]: bodies of any length, sent and read as they come.
 //! - [`Upgrade`]: a connection that is passed on as bytes, or ended as a [`WebSocket`] or
 //!   a [`Tunnel`].
 //! - [`Service`]: the tasks of a role, ended together. [`Pace`]: spacing out what they repeat.
@@ -24,6 +25,7 @@ mod refusal;
 mod service;
 mod sse;
 mod stream;
+mod transfer;
 mod upgrade;
 mod websocket;
 
@@ -39,5 +41,6 @@ pub use sse::{
     EVENT_STREAM, LAST_EVENT_ID, ServerSentEvent, event_frame, event_stream, wants_events,
 };
 pub use stream::{JSON_LINES, json_lines, relay, watch_lines};
+pub use transfer::{ByteStream, relay_whole, whole_or_broken};
 pub use upgrade::{Tunnel, Upgrade, WebSocketUpgrade, pass_on};
 pub use websocket::{WebSocket, WebSocketError, WebSocketReceiver, WebSocketSender};

@@ -9,11 +9,12 @@ use axum::routing::{get, post};
 use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::{
-    InstanceSecretsRequest, NodeReport, RouteAck, SecretValues, StopInstance, UsageRequest,
+    InstanceSecretsRequest, NodeReport, RouteAck, SecretValues, StopInstance, TAR, UsageRequest,
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{
-    Body, CallError, Client, Refusal, Service, Upgrade, chain, json_lines, relay, watch_lines,
+    Body, CallError, Client, Refusal, Service, Upgrade, chain, json_lines, relay, relay_whole,
+    watch_lines,
 };
 use longshore_types::{InstanceId, NodeName};
 use serde::Serialize;
@@ -45,6 +46,7 @@ pub fn router(handle: Handle, secrets: Arc<Secrets>, service: Service) -> Router
         .route("/gate/nodes/{node}/instances/{instance}/logs", get(logs))
         .route("/gate/nodes/{node}/instances/{instance}/exec", get(exec))
         .route("/gate/nodes/{node}/instances/{instance}/port-forward", get(port_forward))
+        .route("/gate/nodes/{node}/instances/{instance}/archive", get(pack).put(unpack))
         .route("/gate/nodes/{node}/usage", post(usage))
         .layer(axum::extract::DefaultBodyLimit::max(64 << 20))
         .with_state(server)
@@ -205,6 +207,32 @@ async fn pass_upgrade(
 ) -> Result<Response, Refusal> {
     let answer = gate(server, node)?.relay_upgrade(path, upgrade, &server.service).await;
     answer.map_err(|error| unreachable(node, error))
+}
+
+async fn pack(
+    State(server): Shared,
+    Path((node, instance)): Path<(NodeName, InstanceId)>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refusal> {
+    let path = format!("/instances/{instance}/archive?{}", query.unwrap_or_default());
+    let answer = gate(&server, &node)?.send(Method::GET, &path, None::<&()>).await;
+    let answer = answer.map_err(|error| unreachable(&node, error))?;
+    Ok(relay_whole(answer, server.service.shutdown()))
+}
+
+async fn unpack(
+    State(server): Shared,
+    Path((node, instance)): Path<(NodeName, InstanceId)>,
+    RawQuery(query): RawQuery,
+    archive: axum::body::Body,
+) -> Result<Response, Refusal> {
+    let path = format!("/instances/{instance}/archive?{}", query.unwrap_or_default());
+    let node_gate = gate(&server, &node)?;
+    let sent = node_gate.upload(Method::PUT, &path, TAR, archive.into_data_stream());
+    let sent = server.service.shutdown().run_until_cancelled_owned(sent).await;
+    let ending = || Problem::new(ProblemCode::Unavailable, "the location is shutting down");
+    let answer = sent.ok_or_else(ending)?.map_err(|error| unreachable(&node, error))?;
+    Ok(relay(answer, server.service.shutdown()))
 }
 
 async fn usage(

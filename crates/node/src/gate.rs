@@ -1,5 +1,6 @@
-//! What the location asks of a node on behalf of users: logs, exec, ports and what instances use.
+//! What the location asks of a node on behalf of users: logs, exec, ports, files and what instances use.
 
+mod archive;
 mod exec;
 mod ports;
 
@@ -34,6 +35,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/instances/{instance}/logs", get(logs))
         .route("/instances/{instance}/exec", get(exec::exec))
         .route("/instances/{instance}/port-forward", get(ports::connect))
+        .route("/instances/{instance}/archive", get(archive::pack).put(archive::unpack))
         .route("/usage", post(usage))
         .with_state(node)
 }

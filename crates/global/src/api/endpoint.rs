@@ -4,7 +4,8 @@
 
 use axum::handler::Handler;
 use axum::routing::{MethodFilter, MethodRouter, on};
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use longshore_api::links::TAR;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::Access;
 use crate::Plane;
@@ -37,7 +38,7 @@ pub(super) struct About {
     /// One line.
     pub summary: &'static str,
     pub query: Vec<Parameter>,
-    pub takes: Option<Describe>,
+    pub takes: Option<(&'static str, Describe)>,
     pub answer: Answer,
 }
 
@@ -62,6 +63,11 @@ pub(super) struct Form {
     pub what: &'static str,
 }
 
+/// An archive, as a document can say it.
+fn archive(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "contentMediaType": TAR})
+}
+
 pub(super) fn endpoint<H: Handler<T, Arc<Plane>>, T: 'static>(
     method: Verb,
     path: &'static str,
@@ -82,8 +88,20 @@ impl Endpoint {
 
     /// Takes a body.
     pub fn takes<T: JsonSchema>(mut self) -> Self {
-        self.about.takes = Some(SchemaGenerator::subschema_for::<T>);
+        self.about.takes = Some(("application/json", SchemaGenerator::subschema_for::<T>));
         self
+    }
+
+    /// Takes an archive, of any size.
+    pub fn takes_archive(mut self) -> Self {
+        self.about.takes = Some((TAR, archive));
+        self
+    }
+
+    /// Answers with an archive.
+    pub fn answers_archive(mut self) -> Self {
+        self.about.answer.forms.push(Form { media_type: TAR, schema: archive, what: "" });
+        self.status(200)
     }
 
     /// Takes a parameter in its query.

@@ -14,8 +14,8 @@ use longshore_types::{AppName, InstanceId, LocationName, Port, ProjectName, Time
 use super::Access::{Everywhere, InProject, SomeProject};
 use super::endpoint::{DELETE, Endpoint, GET, POST, PUT, endpoint};
 use super::{
-    Access, apps, events, instances, locations, plan, releases, secrets, tokens, usage, watch,
-    whoami,
+    Access, apps, archive, events, instances, locations, plan, releases, secrets, tokens, usage,
+    watch, whoami,
 };
 
 const READ: Access = InProject(Role::Read);
@@ -111,6 +111,23 @@ fn of_instances() -> Vec<Endpoint> {
         .about("connectToInstance", "A connection to a port of an instance, over Upgrade: tcp")
         .query::<Port>("port", "the port")
         .status(101),
+        // Files of an instance are what it keeps secret, and what it runs.
+        endpoint(GET, "/projects/{project}/instances/{instance}/archive", DEPLOY, archive::pack)
+            .about("readFiles", "Files of an instance, as a tar archive")
+            .query::<String>(
+                "path",
+                "what is read, under its name; with /. at the end its contents",
+            )
+            .answers_archive(),
+        endpoint(PUT, "/projects/{project}/instances/{instance}/archive", DEPLOY, archive::unpack)
+            .about("writeFiles", "Unpack a tar archive in an instance")
+            .query::<String>("path", "the directory to unpack in")
+            .query::<bool>(
+                "cp",
+                "the archive holds one tree, and the path is where cp would put it",
+            )
+            .query::<bool>("owners", "keep owners, by number; otherwise all belongs to root inside")
+            .takes_archive(),
     ]
 }
 

@@ -65,10 +65,11 @@ impl Drop for Turn {
 }
 
 impl Endpoint {
-    /// Whether a key makes it happen once: what changes something, and is no stream.
+    /// Whether a key makes it happen once: what changes something, and is no stream, either way.
     pub(super) fn is_idempotent_by_key(&self) -> bool {
         let streams = self.about.answer.forms.iter().any(|form| !form.what.is_empty());
-        self.method.0 != "GET" && !streams && !self.path.ends_with("/plan")
+        let takes_json = self.about.takes.is_none_or(|(kind, _)| kind == "application/json");
+        self.method.0 != "GET" && !streams && takes_json && !self.path.ends_with("/plan")
     }
 }
 

@@ -64,7 +64,11 @@ pub async fn list(
 }
 
 /// The instance that a path names.
-fn find(plane: &Plane, project: &str, id: &str) -> Result<(Received, InstanceStatus), Refusal> {
+pub(super) fn find(
+    plane: &Plane,
+    project: &str,
+    id: &str,
+) -> Result<(Received, InstanceStatus), Refusal> {
     let project: ProjectName = parse("project", project)?;
     let id: InstanceId = parse("instance", id)?;
     plane.reports.find(&project, &id).ok_or_else(|| Problem::not_found("instance", id).into())

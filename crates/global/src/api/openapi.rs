@@ -78,10 +78,10 @@ fn operation(endpoint: &Endpoint, schemas: &mut SchemaGenerator) -> Value {
         "parameters": parameters(endpoint, schemas),
         "responses": responses(endpoint, schemas),
     });
-    if let Some(describe) = about.takes {
+    if let Some((media_type, describe)) = about.takes {
         operation["requestBody"] = json!({
             "required": true,
-            "content": {"application/json": {"schema": describe(schemas)}},
+            "content": {media_type: {"schema": describe(schemas)}},
         });
     }
     operation

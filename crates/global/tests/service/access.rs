@@ -33,6 +33,8 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("GET", "/projects/{project}/instances/{instance}/logs", InProject(Role::Read)),
     ("GET", "/projects/{project}/instances/{instance}/exec", InProject(Role::Deploy)),
     ("GET", "/projects/{project}/instances/{instance}/port-forward", InProject(Role::Deploy)),
+    ("GET", "/projects/{project}/instances/{instance}/archive", InProject(Role::Deploy)),
+    ("PUT", "/projects/{project}/instances/{instance}/archive", InProject(Role::Deploy)),
     ("GET", "/projects/{project}/secrets", InProject(Role::Read)),
     ("PUT", "/projects/{project}/secrets/{secret}", InProject(Role::Deploy)),
     ("DELETE", "/projects/{project}/secrets/{secret}", InProject(Role::Deploy)),
