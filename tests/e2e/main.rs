@@ -12,6 +12,8 @@ mod bad_input;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod copying;
+#[cfg(test)]
 mod dashboard;
 #[cfg(test)]
 mod deploy;

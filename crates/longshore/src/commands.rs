@@ -3,6 +3,7 @@
 
 pub mod apps;
 pub mod completions;
+pub mod cp;
 pub mod deploy;
 pub mod events;
 pub mod exec;

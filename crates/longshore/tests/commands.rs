@@ -365,6 +365,101 @@ fn exec_in_an_app_takes_its_first_healthy_instance() {
     assert!(scene.asked()[2].contains("/instances/web-00000002/exec?"), "{finished:?}");
 }
 
+/// An archive whose entries have any name: a type, a name, and a link's target or a file's text.
+fn archive(entries: &[(u8, &str, &str)]) -> String {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (kind, name, text) in entries {
+        let mut header = tar::Header::new_gnu();
+        let fields = header.as_old_mut();
+        fields.name[..name.len()].copy_from_slice(name.as_bytes());
+        fields.linkflag[0] = *kind;
+        let is_file = *kind == b'0';
+        if !is_file {
+            fields.linkname[..text.len()].copy_from_slice(text.as_bytes());
+        }
+        let text = if is_file { text } else { "" };
+        header.set_mode(0o4755);
+        header.set_size(text.len() as u64);
+        header.set_cksum();
+        tar.append(&header, text.as_bytes()).unwrap();
+    }
+    String::from_utf8(tar.into_inner().unwrap()).unwrap()
+}
+
+/// A platform whose one instance has this for its files, at `/x`.
+fn with_files(archive: String) -> Scene {
+    let view = instance("web-00000001", "healthy", None).to_string();
+    let path = "/v1/projects/default/instances/web-00000001";
+    let (show, read) = (format!("GET {path}"), format!("GET {path}/archive?path=%2Fx"));
+    Scene::new(&[(&show, 200, view), (&read, 200, archive)])
+}
+
+#[test]
+fn cp_of_a_hostile_instance_makes_nothing_but_what_is_in_the_destination() {
+    let outside = ["../escaped", "a/../../escaped"].map(|name| (b'0', name, "changed"));
+    for entry in outside {
+        let scene = with_files(archive(&[(b'5', "x", ""), entry]));
+        let finished = scene.run(&["cp", "web-00000001:/x", "out"], &[]);
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        assert!(!scene.home.path().join("escaped").exists(), "{finished:?}");
+    }
+    let scene = with_files(archive(&[
+        (b'5', "x", ""),
+        (b'2', "x/absolute", "/etc"),
+        (b'2', "x/up", "../../token"),
+        (b'3', "x/device", ""),
+        (b'6', "x/pipe\x1b[2J", ""),
+        (b'2', "x/fine", "run"),
+        (b'0', "x/run", "text"),
+        (b'0', "/x/../x/never", "text"),
+    ]));
+    let finished = scene.run(&["cp", "web-00000001:/x", "out"], &[]);
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    let out = scene.home.path().join("out");
+    let mode = std::os::unix::fs::PermissionsExt::mode;
+    assert_eq!(mode(&out.join("run").metadata().unwrap().permissions()) & 0o7777, 0o755);
+    assert_eq!(std::fs::read_to_string(out.join("fine")).unwrap(), "text");
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 2, "{finished:?}");
+
+    let scene = with_files(archive(&[
+        (b'5', "x", ""),
+        (b'2', "x/up", "../../token"),
+        (b'6', "x/pipe\x1b[2J", ""),
+        (b'0', "x/run", "text"),
+    ]));
+    let finished = scene.run(&["cp", "web-00000001:/x", "out"], &[]);
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    for part in ["left out out/up: a link that", "out/pipe\\u{1b}[2J: ", "2 files are left out"] {
+        assert!(finished.stderr.contains(part), "{part}: {finished:?}");
+    }
+    // The archive itself is anybody's to read.
+    let finished = scene.run(&["cp", "web-00000001:/x", "-"], &[]);
+    assert_eq!((finished.code, finished.stdout.len() % 512), (Some(0), 0), "{finished:?}");
+}
+
+#[test]
+fn cp_says_what_is_missing_and_what_makes_no_sense() {
+    let scene = with_files(archive(&[(b'0', "x", "text")]));
+    for (arguments, code, part) in [
+        (&["web-00000001:/no", "here"][..], 4, "there is no such thing"),
+        (&["web-00000001:/x", "no/such/place"], 4, "no/such does not exist"),
+        (&["web-00000001:/x", "token/x"], 3, "token/x is not a directory"),
+        (&["no-such-file", "web-00000001:/x"], 4, "no-such-file does not exist"),
+        (&["a", "b"], 2, "neither side is in an instance"),
+        (&["web:/a", "web:/b"], 2, "only one side"),
+        (&["-", "-"], 2, "neither side"),
+        (&["web:", "b"], 2, "no path after the colon"),
+    ] {
+        let finished = scene.run(&[&["cp"], arguments].concat(), &[]);
+        assert_eq!(finished.code, Some(code), "{arguments:?}: {finished:?}");
+        assert!(finished.stderr.contains(part), "{arguments:?}: {finished:?}");
+    }
+    let finished = scene.run(&["cp", "web-00000001:/x", "here"], &[]);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert_eq!((finished.stdout.as_str(), finished.stderr.as_str()), ("", ""));
+    assert_eq!(std::fs::read_to_string(scene.home.path().join("here")).unwrap(), "text");
+}
+
 #[test]
 fn without_a_platform_the_way_to_one_is_shown() {
     let scene = Scene::new(&[]);
