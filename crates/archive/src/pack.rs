@@ -215,6 +215,10 @@ impl<W: Write> Packer<W> {
     ) -> Result<(), PackError> {
         let failed =
             |errno: Errno| PackError::Read { path: printable(shown), source: errno.into() };
+        // Whoever reads the archive refuses it, and a directory is open for each level.
+        if depth > MAX_DEPTH {
+            return Err(PackError::Deep { path: printable(shown) });
+        }
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => self.directory(parent, name, shown, stat, depth),
             FileType::RegularFile => self.file(parent, name, shown, stat),
@@ -260,9 +264,6 @@ impl<W: Write> Packer<W> {
         stat: &Stat,
         depth: u32,
     ) -> Result<(), PackError> {
-        if depth > MAX_DEPTH {
-            return Err(PackError::Deep { path: printable(shown) });
-        }
         let failed =
             |errno: Errno| PackError::Read { path: printable(shown), source: errno.into() };
         let opened = match openat(parent, name, directory_flags(), Mode::empty()) {

@@ -192,11 +192,21 @@ fn a_writer_that_fails_is_told_from_a_tree_that_does() {
     let dir = tempfile::tempdir().unwrap();
     let packed = Source::find(dir.path()).unwrap().pack(Full, Specials::Kept);
     assert!(matches!(packed, Err(PackError::Write(_))), "{packed:?}");
-    let mut deep = dir.path().to_owned();
-    for _ in 0..300 {
+}
+
+#[test]
+fn what_is_packed_is_not_too_deep_to_be_unpacked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, back) = (dir.path().join("tree"), dir.path().join("back"));
+    let mut deep = tree.clone();
+    fs::create_dir(&deep).unwrap();
+    for _ in 0..MAX_DEPTH {
         deep.push("d");
         fs::create_dir(&deep).unwrap();
     }
-    let packed = Source::find(dir.path()).unwrap().pack(io::sink(), Specials::Kept);
+    unpack(packed(&tree).as_slice(), Place::At(&back), OWN).unwrap();
+    assert_eq!(listing(&back), listing(&tree));
+    fs::write(deep.join("f"), "").unwrap();
+    let packed = Source::find(&tree).unwrap().pack(io::sink(), Specials::Kept);
     assert!(matches!(packed, Err(PackError::Deep { .. })), "{packed:?}");
 }
