@@ -16,10 +16,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::scene::{but, web, with_web};
 
-/// A platform with one instance that has room on its disk.
-fn with_instance() -> (Platform, InstanceId) {
+/// A platform with one instance that has so much room on its disk.
+fn with_instance(disk: &str) -> (Platform, InstanceId) {
     let platform = with_web();
-    let room = json!({"resources": {"memory": "64MiB", "cpu": "1", "disk": "512MiB"}});
+    let room = json!({"resources": {"memory": "64MiB", "cpu": "1", "disk": disk}});
     platform.deploy(&but(web("web", 1), &room)).unwrap();
     let id = platform.instances("web").unwrap().remove(0).id().clone();
     (platform, id)
@@ -65,7 +65,7 @@ fn n_copiers(platform: &Platform) -> anyhow::Result<usize> {
 
 #[test]
 fn a_tree_goes_in_and_comes_out_as_it_was() {
-    let (platform, id) = with_instance();
+    let (platform, id) = with_instance("64MiB");
     let tree = platform.dir().join("tree");
     fs::create_dir_all(tree.join("sub/empty")).unwrap();
     fs::write(tree.join("run"), "#!/bin/sh\necho it runs\n").unwrap();
@@ -77,18 +77,19 @@ fn a_tree_goes_in_and_comes_out_as_it_was() {
     let tree_text = tree.to_str().unwrap();
     let at = |path: &str| format!("{id}:{path}");
     // The app by its name, and a directory that is not there yet.
-    cp(&platform, &[tree_text, "web:/srv/new"]);
-    let seen = inside(&platform, &id, "cd /srv/new && stat -c '%n %a %u' run sub && sub/link");
+    cp(&platform, &[tree_text, "web:/tmp/new"]);
+    let seen =
+        inside(&platform, &id, "cd /tmp/new && busybox stat -c '%n %a %u' run sub && sub/link");
     assert_eq!(seen, "run 751 0\nsub 755 0\nit runs\n");
     // One that is there, a second time, and with owners.
-    cp(&platform, &["-a", tree_text, &at("/srv/new")]);
-    let seen = inside(&platform, &id, "stat -c '%n %u' /srv/new/tree/run");
-    assert_eq!(seen, "/srv/new/tree/run 33\n");
+    cp(&platform, &["-a", tree_text, &at("/tmp/new")]);
+    let seen = inside(&platform, &id, "busybox stat -c '%n %u' /tmp/new/tree/run");
+    assert_eq!(seen, "/tmp/new/tree/run 33\n");
     // Its contents.
-    cp(&platform, &[&format!("{tree_text}/."), &at("/tmp")]);
-    assert_eq!(inside(&platform, &id, "/tmp/sub/link"), "it runs\n");
+    cp(&platform, &[&format!("{tree_text}/."), &at("/www")]);
+    assert_eq!(inside(&platform, &id, "/www/sub/link"), "it runs\n");
     let back = platform.dir().join("back");
-    cp(&platform, &[&at("/srv/new/tree"), back.to_str().unwrap()]);
+    cp(&platform, &[&at("/tmp/new/tree"), back.to_str().unwrap()]);
     for name in ["run", "sub", "sub/empty", "sub/café"] {
         let (was, is) = (tree.join(name).metadata().unwrap(), back.join(name).metadata().unwrap());
         assert_eq!((was.mode(), was.mtime()), (is.mode(), is.mtime()), "{name}");
@@ -97,14 +98,14 @@ fn a_tree_goes_in_and_comes_out_as_it_was() {
     assert_eq!(fs::read_link(back.join("sub/link")).unwrap(), Path::new("../run"));
     assert_eq!(back.join("run").metadata().unwrap().nlink(), 2);
     let told = platform.run(&["events"]).ok();
-    assert!(told.contains(&format!("to {id}:/srv/new")), "{told}");
-    assert!(told.contains(&format!("from {id}:/srv/new/tree")), "{told}");
+    assert!(told.contains(&format!("to {id}:/tmp/new")), "{told}");
+    assert!(told.contains(&format!("from {id}:/tmp/new/tree")), "{told}");
     platform.finish();
 }
 
 #[test]
 fn a_large_file_arrives_whole_both_ways() {
-    let (platform, id) = with_instance();
+    let (platform, id) = with_instance("512MiB");
     let (big, back) = (platform.dir().join("big"), platform.dir().join("back"));
     let digest = noise(&big, 200);
     cp(&platform, &[big.to_str().unwrap(), "web:/tmp/big"]);
@@ -116,18 +117,18 @@ fn a_large_file_arrives_whole_both_ways() {
     let url = format!("{}/v1/projects/default/instances/{id}/archive", platform.endpoints().api);
     let script = format!(
         "curl -sf -H 'Authorization: Bearer {0}' '{url}?path=/tmp/big' | \
-         curl -sf -H 'Authorization: Bearer {0}' -T - '{url}?path=/srv'",
+         curl -sf -H 'Authorization: Bearer {0}' -T - '{url}?path=/www'",
         platform.token()
     );
     let status = std::process::Command::new("sh").args(["-c", &script]).status().unwrap();
     assert!(status.success());
-    assert_eq!(inside(&platform, &id, "cmp /tmp/big /srv/big && echo same"), "same\n");
+    assert_eq!(inside(&platform, &id, "busybox cmp /tmp/big /www/big && echo same"), "same\n");
     platform.finish();
 }
 
 #[test]
 fn archives_go_through_pipes() {
-    let (platform, id) = with_instance();
+    let (platform, id) = with_instance("64MiB");
     let script = format!(
         "{0} cp {id}:/etc/passwd - | tar -xO passwd | grep -c root && \
          tar -C /etc -c hostname | {0} cp - {id}:/tmp",
@@ -143,7 +144,7 @@ fn archives_go_through_pipes() {
 
 #[test]
 fn what_cannot_be_copied_is_named() {
-    let (platform, id) = with_instance();
+    let (platform, id) = with_instance("64MiB");
     let here = platform.dir().join("here");
     fs::write(&here, "x").unwrap();
     let here = here.to_str().unwrap();
@@ -155,16 +156,39 @@ fn what_cannot_be_copied_is_named() {
     run(&["nobody:/etc", "."]).fails(4, &["nobody"]);
     // A full disk is said, while there is more to come, and half a file does not stay.
     let big = platform.dir().join("big");
-    noise(&big, 600);
-    run(&[big.to_str().unwrap(), &at("/srv/big")]).fails(1, &["/srv/big", "No space left"]);
-    assert_eq!(inside(&platform, &id, "ls /srv"), "");
-    cp(&platform, &[here, &at("/srv/here")]);
+    noise(&big, 160);
+    let failed = run(&[big.to_str().unwrap(), &at("/tmp/big")]);
+    let full = ["No space left", "quota exceeded"].iter().any(|why| failed.stderr.contains(why));
+    assert!(full, "{failed}");
+    failed.fails(1, &["/tmp/big"]);
+    assert_eq!(inside(&platform, &id, "ls /tmp"), "");
+    cp(&platform, &[here, &at("/tmp/here")]);
+    platform.finish();
+}
+
+#[test]
+fn an_image_without_a_shell_is_copied_into_and_out_of() {
+    let platform = Platform::start().unwrap();
+    let pack = ["image", "pack", "/bin/busybox", "--push", "default/bare:1", "--", "sleep", "1000"];
+    assert_eq!(platform.run(&pack).code, Some(0));
+    let manifest = json!({
+        "app": "bare", "image": "default/bare:1", "resources": {"memory": "32MiB", "disk": "64MiB"},
+    });
+    platform.deploy(&manifest).unwrap();
+    let shell = platform.run(&["exec", "bare", "--", "sh", "-c", "true"]);
+    assert_ne!(shell.code, Some(0), "{shell}");
+    let (there, back) = (platform.dir().join("there"), platform.dir().join("back"));
+    fs::create_dir(&there).unwrap();
+    fs::write(there.join("f"), "text").unwrap();
+    cp(&platform, &[there.to_str().unwrap(), "bare:/new"]);
+    cp(&platform, &["bare:new/.", back.to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(back.join("f")).unwrap(), "text");
     platform.finish();
 }
 
 #[test]
 fn a_client_that_dies_leaves_no_process_and_no_half_file() {
-    let (platform, id) = with_instance();
+    let (platform, id) = with_instance("64MiB");
     // The header of a file that never comes.
     let mut tar = std::process::Command::new("tar");
     let tar = tar.args(["-C", "/etc", "-c", "hostname"]).output().unwrap();

@@ -4,8 +4,9 @@
 //! ([`Reach::Beneath`]) the archive is a stranger's: no link, of the archive or already there, is
 //! passed on the way, and a link that could lead out of the destination is not made. Then by
 //! induction nothing leads out: a link's `..` come first, are counted from a directory whose depth is
-//! that of its name, and what follows them can only be links made by the same rule. To look at links
-//! after they were made was rejected: what one leads to changes with what comes later.
+//! that of its name, and what follows them can only be links made by the same rule. A link gets no second
+//! name, which could be in a directory less deep. To look at links after they were made was rejected: what
+//! one leads to changes with what comes later.
 
 mod place;
 
@@ -13,6 +14,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
@@ -23,7 +25,7 @@ use rustix::io::Errno;
 
 use crate::limits::TarLimits;
 use crate::pack::LeftOut;
-use crate::tar::{Entry, EntryKind, TarError, TarReader};
+use crate::tar::{Entry, EntryKind, EntryPath, TarError, TarReader};
 pub use place::Place;
 use place::Placed;
 
@@ -131,18 +133,25 @@ pub fn unpack(
 ) -> Result<Vec<LeftOut>, UnpackError> {
     let mut tar = TarReader::new(input, TarLimits::copying());
     // What is wrong with the destination is said also of an empty archive.
-    let place = place.open()?;
-    let mut first = tar.next_entry()?;
-    let Some(entry) = &first else { return Ok(Vec::new()) };
-    let placed = place.settle(entry)?;
+    let (found, above) = place.open()?;
+    let Some(first) = tar.next_entry()? else { return Ok(Vec::new()) };
+    let placed = found.settle(&first)?;
     let mut unpacker = Unpacker { placed, rules, open: Vec::new(), left_out: Vec::new() };
-    while let Some(entry) = first.take() {
-        unpacker.make(&mut tar, &entry)?;
-        first = tar.next_entry()?;
-    }
-    unpacker.leave_all_but(None)?;
+    unpacker.fill(&mut tar, first).map_err(|error| error.below(&above))?;
     tar.finish()?;
     Ok(unpacker.left_out)
+}
+
+impl UnpackError {
+    /// The same with the whole path of what was to be made.
+    fn below(mut self, above: &Path) -> Self {
+        if let Self::InTheWay { path, .. } | Self::Special { path } | Self::Write { path, .. } =
+            &mut self
+        {
+            *path = above.join(&*path).display().to_string();
+        }
+        self
+    }
 }
 
 /// A directory that is being filled; it gets its attributes when that is over, for to fill it changes
@@ -162,6 +171,15 @@ struct Unpacker {
 }
 
 impl Unpacker {
+    fn fill(&mut self, tar: &mut TarReader<impl Read>, first: Entry) -> Result<(), UnpackError> {
+        let mut next = Some(first);
+        while let Some(entry) = next {
+            self.make(tar, &entry)?;
+            next = tar.next_entry()?;
+        }
+        self.leave_all_but(None)
+    }
+
     fn make(&mut self, tar: &mut TarReader<impl Read>, entry: &Entry) -> Result<(), UnpackError> {
         let path = self.placed.path(&entry.path)?;
         self.leave_all_but(Some(&path))?;
@@ -187,24 +205,38 @@ impl Unpacker {
                 symlinkat(target.as_slice(), &parent, name).map_err(&failed)?;
                 self.link_attributes(&parent, name, entry).map_err(&failed)
             }
-            EntryKind::HardLink { target } => {
-                let target = self.placed.path(target)?;
-                let Some((target_parent, target_name)) = split(&target).filter(|_| target != path)
-                else {
-                    let why = "a second name of itself";
-                    return Err(UnpackError::InTheWay { path: printable(&path), why });
-                };
-                let target_parent = self.directory(target_parent)?;
-                clear(&parent, name, &path)?;
-                linkat(&target_parent, target_name, &parent, name, AtFlags::empty())
-                    .map_err(&failed)
-            }
+            EntryKind::HardLink { target } => self.hard_link(&parent, &path, name, target),
             EntryKind::Special if self.rules.reach == Reach::Beneath => {
                 self.leave_out(&path, "a device or a named pipe");
                 Ok(())
             }
             EntryKind::Special => Err(UnpackError::Special { path: printable(&path) }),
         }
+    }
+
+    fn hard_link(
+        &mut self,
+        parent: &OwnedFd,
+        path: &[u8],
+        name: &[u8],
+        target: &EntryPath,
+    ) -> Result<(), UnpackError> {
+        let failed = write_failed(path);
+        let target = self.placed.path(target)?;
+        let Some((above, target_name)) = split(&target).filter(|_| target != path) else {
+            let why = "a second name of itself";
+            return Err(UnpackError::InTheWay { path: printable(path), why });
+        };
+        let above = self.directory(above)?;
+        let stat = statat(&above, target_name, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
+        let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+        if is_link && self.rules.reach == Reach::Beneath {
+            // From another directory it leads elsewhere.
+            self.leave_out(path, "a second name of a link");
+            return Ok(());
+        }
+        clear(parent, name, path)?;
+        linkat(&above, target_name, parent, name, AtFlags::empty()).map_err(failed)
     }
 
     fn leave_out(&mut self, path: &[u8], why: &'static str) {

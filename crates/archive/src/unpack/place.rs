@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
@@ -44,7 +44,8 @@ pub(super) struct Placed {
 }
 
 impl Place<'_> {
-    pub(super) fn open(self) -> Result<Found, UnpackError> {
+    /// What is there, and the directory below which names are made.
+    pub(super) fn open(self) -> Result<(Found, PathBuf), UnpackError> {
         let (Self::Into(path) | Self::At(path)) = self;
         let shown = || path.display().to_string();
         let open = |path: &Path| {
@@ -54,7 +55,7 @@ impl Place<'_> {
         let is_there = match open(path) {
             Ok(found) => {
                 if is_directory(&found).map_err(write_failed(path.as_os_str().as_bytes()))? {
-                    return Ok(Found::Directory(found));
+                    return Ok((Found::Directory(found), path.to_owned()));
                 }
                 true
             }
@@ -80,7 +81,8 @@ impl Place<'_> {
         })?;
         let written = path.as_os_str().as_bytes();
         let must_be_directory = written.ends_with(b"/") || written.ends_with(b"/.");
-        Ok(Found::Name { parent, name, is_there, must_be_directory })
+        let found = Found::Name { parent, name, is_there, must_be_directory };
+        Ok((found, path.parent().unwrap_or(Path::new("")).to_owned()))
     }
 }
 
