@@ -111,13 +111,15 @@ fn narrowed(platform: &Platform) -> Result<Value> {
     let paths = document["paths"].as_object_mut().context("the document has paths")?;
     paths.retain(|path, _| !path.ends_with("/watch") && !path.ends_with("/exec"));
     for operations in paths.values_mut() {
-        if let Some(operations) = operations.as_object_mut() {
-            // Archives are nothing that a schema can say; `fuzz tar` makes them.
-            operations.retain(|_, operation| {
-                operation.pointer("/requestBody/content/application~1x-tar").is_none()
-            });
-        }
         for operation in operations.as_object_mut().into_iter().flat_map(|map| map.values_mut()) {
+            // To the fuzzer an archive is any bytes; `fuzz tar` makes those that nearly are one.
+            let bodies =
+                operation.pointer_mut("/requestBody/content").and_then(Value::as_object_mut);
+            if let Some(bodies) = bodies
+                && let Some(archive) = bodies.remove("application/x-tar")
+            {
+                bodies.insert("application/octet-stream".to_owned(), archive);
+            }
             if let Some(parameters) = operation.get_mut("parameters").and_then(Value::as_array_mut)
             {
                 narrow(parameters, &names);

@@ -105,7 +105,11 @@ fn parameters(endpoint: &Endpoint, schemas: &mut SchemaGenerator) -> Vec<Value> 
         })
         .collect();
     for parameter in &endpoint.about.query {
-        let schema = (parameter.schema)(schemas);
+        let schema = match (parameter.schema)(schemas).to_value() {
+            // Alone, without a value, it is true.
+            flag if flag["type"] == "boolean" => json!({"enum": [true, false, ""]}),
+            schema => schema,
+        };
         let (name, what) = (parameter.name, parameter.what);
         all.push(json!({"name": name, "in": "query", "description": what, "schema": schema}));
     }
