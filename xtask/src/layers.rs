@@ -14,7 +14,8 @@ const LAYERS: &[&[&str]] = &[
     &["longshore-types"],
     &["longshore-planning"],
     &["longshore-api"],
-    &["longshore-link", "longshore-telemetry", "longshore-archive"],
+    &["longshore-link", "longshore-archive"],
+    &["longshore-telemetry"],
     &[
         "longshore-client",
         "longshore-store",

@@ -107,8 +107,12 @@ fn printable(path: &Path) -> String {
 fn read_failed(path: &Path) -> impl Fn(Errno) -> PackError {
     move |errno| match errno {
         Errno::NOENT | Errno::NOTDIR => PackError::Missing { path: printable(path) },
-        errno => PackError::Read { path: printable(path), source: errno.into() },
+        errno => unreadable(path)(errno),
     }
+}
+
+fn unreadable(path: &Path) -> impl Fn(Errno) -> PackError + Copy {
+    move |errno| PackError::Read { path: printable(path), source: errno.into() }
 }
 
 fn directory_flags() -> OFlags {
@@ -213,8 +217,7 @@ impl<W: Write> Packer<W> {
         stat: &Stat,
         depth: u32,
     ) -> Result<(), PackError> {
-        let failed =
-            |errno: Errno| PackError::Read { path: printable(shown), source: errno.into() };
+        let failed = unreadable(shown);
         // Whoever reads the archive refuses it, and a directory is open for each level.
         if depth > MAX_DEPTH {
             return Err(PackError::Deep { path: printable(shown) });
@@ -264,8 +267,7 @@ impl<W: Write> Packer<W> {
         stat: &Stat,
         depth: u32,
     ) -> Result<(), PackError> {
-        let failed =
-            |errno: Errno| PackError::Read { path: printable(shown), source: errno.into() };
+        let failed = unreadable(shown);
         let opened = match openat(parent, name, directory_flags(), Mode::empty()) {
             // It was replaced, or removed, a moment ago.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if depth > 0 => return Ok(()),
@@ -283,9 +285,7 @@ impl<W: Write> Packer<W> {
             match statat(&opened, &name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => self.append(&opened, &name, &shown, &stat, depth + 1)?,
                 Err(Errno::NOENT) => {}
-                Err(errno) => {
-                    return Err(PackError::Read { path: printable(&shown), source: errno.into() });
-                }
+                Err(errno) => return Err(unreadable(&shown)(errno)),
             }
         }
         Ok(())
@@ -298,8 +298,7 @@ impl<W: Write> Packer<W> {
         shown: &Path,
         stat: &Stat,
     ) -> Result<(), PackError> {
-        let failed =
-            |errno: Errno| PackError::Read { path: printable(shown), source: errno.into() };
+        let failed = unreadable(shown);
         if stat.st_nlink > 1 {
             if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
                 let mut header = header(EntryType::Link, stat);

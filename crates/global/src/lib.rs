@@ -17,6 +17,7 @@ mod api;
 mod catalog;
 mod events;
 mod feeds;
+mod hash;
 mod images;
 mod links;
 mod metrics;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
 use longshore_secrets::{Keyring, KeyringError};
 use longshore_store::{Measured, OpenStoreError, RecordError, RedbStore, Store, StoreError};
+use longshore_telemetry::traces::Tracer;
 use tokio_util::sync::CancellationToken;
 
 use api::idempotency::UnderWay;
@@ -171,7 +173,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Gl
         store,
         catalog,
         reports: Reports::default(),
-        starts: Starts::new(metrics::tracer(&service)),
+        starts: Starts::new(Tracer::start("global", env!("CARGO_PKG_VERSION"), &service)),
         images: ImageResolver::new(
             Client::new(options.registry).with_token(system_token),
             options.registry_public.clone(),
@@ -194,8 +196,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Gl
         let told = Arc::clone(&plane);
         let look = move || (told.catalog(), told.reports.now());
         metrics.register(&mut registry, file, Box::new(look));
-        let asked = longshore_telemetry::metrics::router(registry);
-        service.spawn("metrics", listener.serve(asked, service.shutdown()));
+        longshore_telemetry::metrics::serve(registry, listener, &service);
     }
     service.spawn("scheduler", scheduler::run(Arc::clone(&plane), metrics.rounds));
     let links = links::router(Arc::clone(&plane));

@@ -6,13 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use longshore_api::links::NodeSummary;
-use longshore_link::Service;
 use longshore_store::StoreMetrics;
 use longshore_telemetry::metrics::{Registry, Unit, times};
 use longshore_telemetry::requests::{Requests, matched};
 use longshore_telemetry::scrape::{Scrape, at_scrape};
-use longshore_telemetry::traces::Tracer;
-use longshore_types::{Capacity, LocationName};
+use longshore_types::LocationName;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::histogram::Histogram;
 
@@ -128,10 +126,10 @@ fn tell_of_locations(scrape: &mut Scrape<'_>, reports: &ByLocation) -> fmt::Resu
         one.report.shortfalls.iter().map(|short| f64::from(short.missing)).sum()
     })?;
     of("location_cpu_cores", "Cores that its nodes offer", |one| {
-        sum(one, |node| cores(&node.capacity))
+        sum(one, |node| node.capacity.cpu.cores())
     })?;
     of("location_cpu_promised_cores", "Those of them that instances have", |one| {
-        sum(one, |node| cores(&node.promised))
+        sum(one, |node| node.promised.cpu.cores())
     })?;
     of("location_memory_bytes", "Memory that its nodes offer", |one| {
         sum(one, |node| node.capacity.memory.0 as f64)
@@ -144,19 +142,6 @@ fn tell_of_locations(scrape: &mut Scrape<'_>, reports: &ByLocation) -> fmt::Resu
 /// Over the nodes that the location can reach.
 fn sum(received: &Received, value: fn(&NodeSummary) -> f64) -> f64 {
     received.report.nodes.iter().filter(|node| node.reachable).map(value).sum()
-}
-
-fn cores(capacity: &Capacity) -> f64 {
-    f64::from(capacity.cpu.0) / 1000.0
-}
-
-/// What takes the traces of starts.
-pub fn tracer(service: &Service) -> Tracer {
-    let (tracer, export) = Tracer::of_environment("global", env!("CARGO_PKG_VERSION"));
-    if let Some(export) = export {
-        service.spawn("traces", export.run(service.shutdown()));
-    }
-    tracer
 }
 
 /// A registry as the global plane fills it, to hold against the documentation.

@@ -1,14 +1,13 @@
 //! Tokens: random texts of which only hashes are kept.
 
-use std::fmt::Write as _;
 use std::io::Read;
 
 use longshore_link::now;
 use longshore_store::{Store, Transaction};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights};
-use sha2::{Digest as _, Sha256};
 
 use crate::GlobalError;
+use crate::hash::{hex, sha256};
 use crate::records::{Key, TokenRecord, encode};
 
 /// Marks a text as a token of ours, for people and for secret scanners.
@@ -22,7 +21,7 @@ pub const SYSTEM: &str = "system";
 /// The hexadecimal SHA-256 of a token's text. A token has 256 random bits, so a plain hash is as
 /// good as a slow one.
 pub fn hash(token: &str) -> String {
-    hex(&Sha256::digest(token.as_bytes()))
+    sha256(token)
 }
 
 /// Makes the text of a new token.
@@ -30,13 +29,6 @@ pub fn generate() -> std::io::Result<String> {
     let mut random = [0; 32];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
     Ok(format!("{PREFIX}{}", hex(&random)))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // Writing to a String cannot fail.
-        text
-    })
 }
 
 /// Stores the two tokens that every platform has, with the texts of their files.

@@ -28,6 +28,7 @@ use longshore_api::Problem;
 use longshore_link::Refusal;
 use sha2::{Digest as _, Sha256};
 
+use crate::hash::hex;
 use files::{FILES, PAGE};
 
 /// What the page may do: run its own scripts, use its own styles and pictures, ask this server. Nothing
@@ -116,10 +117,7 @@ fn media_type(name: &str) -> &'static str {
 }
 
 fn short_hash(hash: Sha256) -> String {
-    hash.finalize().iter().take(8).fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes everything");
-        text
-    })
+    hex(&hash.finalize()[..8])
 }
 
 impl Served {

@@ -134,8 +134,7 @@ async fn run_with(
     if let Some(listener) = metrics_listener {
         let mut registry = registry();
         metrics.register(&mut registry, Arc::clone(&router));
-        let asked = longshore_telemetry::metrics::router(registry);
-        service.spawn("metrics", listener.serve(asked, service.shutdown()));
+        longshore_telemetry::metrics::serve(registry, listener, &service);
     }
     let proxy = Proxy::new(router, gate, limits.clone(), metrics);
     let served = server::serve(listener, Arc::clone(&proxy), limits, service.shutdown()).await;

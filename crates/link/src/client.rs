@@ -183,9 +183,8 @@ impl Client {
         body: Body,
         headers: HeaderMap,
     ) -> Result<Response<Incoming>, CallError> {
-        let answer = self.request(method, path, body, headers)?.await.map_err(|error| {
-            CallError::Unreachable { endpoint: self.endpoint.clone(), source: error.into() }
-        })?;
+        let answer = self.request(method, path, body, headers)?.await;
+        let answer = answer.map_err(|error| self.unreachable(error))?;
         if answer.status().is_success() || answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(answer);
         }
@@ -288,6 +287,13 @@ impl Client {
         Ok(events.boxed())
     }
 
+    pub(crate) fn unreachable(
+        &self,
+        error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> CallError {
+        CallError::Unreachable { endpoint: self.endpoint.clone(), source: error.into() }
+    }
+
     pub(crate) fn malformed(&self, detail: impl ToString) -> CallError {
         CallError::Malformed { endpoint: self.endpoint.clone(), detail: detail.to_string() }
     }
@@ -308,6 +314,29 @@ pub type LineStream<T> = stream::BoxStream<'static, Result<T, CallError>>;
 
 /// The events of a stream of them.
 pub type EventStream = stream::BoxStream<'static, Result<ServerSentEvent, CallError>>;
+
+/// The next bytes of a body, whose sender may be silent for so long; none at its end.
+pub(crate) async fn next_data(
+    body: &mut Incoming,
+    silence: Duration,
+    endpoint: &Endpoint,
+) -> Result<Option<Bytes>, CallError> {
+    loop {
+        match tokio::time::timeout(silence, body.frame()).await {
+            Err(_) => return Err(CallError::TimedOut { endpoint: endpoint.clone() }),
+            Ok(None) => return Ok(None),
+            Ok(Some(Err(error))) => {
+                let (endpoint, source) = (endpoint.clone(), error.into());
+                return Err(CallError::Unreachable { endpoint, source });
+            }
+            Ok(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}
 
 /// Cuts a body into lines.
 struct LineReader {
@@ -333,21 +362,9 @@ impl LineReader {
             if searched > MAX_LINE {
                 return Err(self.malformed("a line is longer than 64 MiB"));
             }
-            let frame = tokio::time::timeout(3 * HEARTBEAT, self.body.frame());
-            match frame.await {
-                Err(_) => {
-                    return Err(CallError::TimedOut { endpoint: self.endpoint.clone() });
-                }
-                Ok(None) => return Ok(None),
-                Ok(Some(Ok(frame))) => {
-                    if let Some(data) = frame.data_ref() {
-                        self.buffer.extend_from_slice(data);
-                    }
-                }
-                Ok(Some(Err(error))) => {
-                    let endpoint = self.endpoint.clone();
-                    return Err(CallError::Unreachable { endpoint, source: error.into() });
-                }
+            match next_data(&mut self.body, 3 * HEARTBEAT, &self.endpoint).await? {
+                Some(data) => self.buffer.extend_from_slice(&data),
+                None => return Ok(None),
             }
         }
     }

@@ -37,9 +37,7 @@ pub use listener::{FDS_VARIABLE, ListenError, Listener};
 pub use pace::Pace;
 pub use refusal::{Body, Refusal};
 pub use service::{Service, ServiceError};
-pub use sse::{
-    EVENT_STREAM, LAST_EVENT_ID, ServerSentEvent, event_frame, event_stream, wants_events,
-};
+pub use sse::{EVENT_STREAM, ServerSentEvent, event_frame, event_stream, last_event, wants_events};
 pub use stream::{JSON_LINES, json_lines, relay, watch_lines};
 pub use transfer::{ByteStream, relay_whole, whole_or_broken};
 pub use upgrade::{Tunnel, Upgrade, WebSocketUpgrade, pass_on};

@@ -3,21 +3,19 @@
 //! Browsers know the format, and whoever lost the connection says with `Last-Event-ID` how far they
 //! came. Between our own roles whole states travel as JSON lines instead, which need neither.
 
-use std::convert::Infallible;
-
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
 use http::{HeaderMap, header};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::stream::HEARTBEAT;
+use crate::stream::{beating, streamed};
 
 /// The media type of a stream of events.
 pub const EVENT_STREAM: &str = "text/event-stream";
 /// The header by which a reader says which event it saw last.
-pub const LAST_EVENT_ID: &str = "last-event-id";
+pub(crate) const LAST_EVENT_ID: &str = "last-event-id";
 
 /// An event of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -51,20 +49,14 @@ pub fn event_stream(
     frames: impl Stream<Item = Bytes> + Send + 'static,
     shutdown: CancellationToken,
 ) -> Response {
-    let beating = stream::unfold(Some(Box::pin(frames)), |state| async {
-        let mut frames = state?;
-        match tokio::time::timeout(HEARTBEAT, frames.next()).await {
-            Err(_idle) => Some((Bytes::from_static(b":\n\n"), Some(frames))),
-            Ok(None) => None,
-            Ok(Some(frame)) => Some((frame, Some(frames))),
-        }
-    });
     // The first bytes go out at once: a reader learns that it is connected, and when to try again.
     let first = stream::once(async { Bytes::from_static(b"retry: 1000\n\n") });
-    let frames = first.chain(beating).take_until(shutdown.cancelled_owned());
-    let headers = [(header::CONTENT_TYPE, EVENT_STREAM), (header::CACHE_CONTROL, "no-store")];
-    let body = axum::body::Body::from_stream(frames.map(Ok::<_, Infallible>));
-    (headers, body).into_response()
+    streamed(EVENT_STREAM, first.chain(beating(frames, b":\n\n")), shutdown)
+}
+
+/// Which event the sender of a request saw last, if it says.
+pub fn last_event(headers: &HeaderMap) -> Option<&str> {
+    headers.get(LAST_EVENT_ID)?.to_str().ok()
 }
 
 /// Puts events together from the lines of a stream.

@@ -27,22 +27,39 @@ pub fn json_lines<T: Serialize + Send>(
     items: impl Stream<Item = T> + Send + 'static,
     shutdown: CancellationToken,
 ) -> Response {
-    let lines = stream::unfold(Some(Box::pin(items)), |state| async {
-        let mut items = state?;
-        match tokio::time::timeout(HEARTBEAT, items.next()).await {
-            Err(_idle) => Some((Bytes::from_static(b"\n"), Some(items))),
-            Ok(None) => None,
-            Ok(Some(item)) => {
-                let mut line = serde_json::to_vec(&item)
-                    .expect("wire types have string keys and no failing serializers");
-                line.push(b'\n');
-                Some((line.into(), Some(items)))
-            }
-        }
+    let lines = items.map(|item| {
+        let mut line = serde_json::to_vec(&item)
+            .expect("wire types have string keys and no failing serializers");
+        line.push(b'\n');
+        line.into()
     });
-    let lines = lines.take_until(shutdown.cancelled_owned()).map(Ok::<_, Infallible>);
-    let headers = [(header::CONTENT_TYPE, JSON_LINES), (header::CACHE_CONTROL, "no-store")];
-    (headers, axum::body::Body::from_stream(lines)).into_response()
+    streamed(JSON_LINES, beating(lines, b"\n"), shutdown)
+}
+
+/// The pieces, and `beat` whenever none comes for [`HEARTBEAT`].
+pub(crate) fn beating(
+    pieces: impl Stream<Item = Bytes> + Send + 'static,
+    beat: &'static [u8],
+) -> impl Stream<Item = Bytes> + Send + 'static {
+    stream::unfold(Some(Box::pin(pieces)), move |state| async move {
+        let mut pieces = state?;
+        match tokio::time::timeout(HEARTBEAT, pieces.next()).await {
+            Err(_idle) => Some((Bytes::from_static(beat), Some(pieces))),
+            Ok(None) => None,
+            Ok(Some(piece)) => Some((piece, Some(pieces))),
+        }
+    })
+}
+
+/// Answers with pieces as they come, until they end or `shutdown`.
+pub(crate) fn streamed(
+    media_type: &'static str,
+    pieces: impl Stream<Item = Bytes> + Send + 'static,
+    shutdown: CancellationToken,
+) -> Response {
+    let pieces = pieces.take_until(shutdown.cancelled_owned()).map(Ok::<_, Infallible>);
+    let headers = [(header::CONTENT_TYPE, media_type), (header::CACHE_CONTROL, "no-store")];
+    (headers, axum::body::Body::from_stream(pieces)).into_response()
 }
 
 /// The values of a `watch` channel as they change, the present one first, those in between left

@@ -19,9 +19,10 @@ use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use http::{HeaderMap, HeaderValue, Method, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::client::next_data;
 use crate::{CallError, Client};
 
 /// How long a service may take no bytes, or send none.
@@ -106,21 +107,8 @@ impl Client {
         let bytes = stream::try_unfold(answer.into_body(), move |mut body| {
             let endpoint = endpoint.clone();
             async move {
-                loop {
-                    match timeout(SILENCE, body.frame()).await {
-                        Err(_) => return Err(CallError::TimedOut { endpoint }),
-                        Ok(None) => return Ok(None),
-                        Ok(Some(Err(source))) => {
-                            let source = source.into();
-                            return Err(CallError::Unreachable { endpoint, source });
-                        }
-                        Ok(Some(Ok(frame))) => {
-                            if let Ok(data) = frame.into_data() {
-                                return Ok(Some((data, body)));
-                            }
-                        }
-                    }
-                }
+                let data = next_data(&mut body, SILENCE, &endpoint).await?;
+                Ok(data.map(|data| (data, body)))
             }
         });
         Ok(bytes.boxed())

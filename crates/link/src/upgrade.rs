@@ -9,27 +9,29 @@ use std::future::Future;
 
 use axum::extract::FromRequestParts;
 use axum::response::Response;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use longshore_api::{Problem, ProblemCode};
-use sha1::{Digest as _, Sha1};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::websocket::{Role, WebSocket};
 use crate::{CallError, Client, Refusal, Service};
 
-/// What RFC 6455 appends to a key.
-const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// A WebSocket, as `Upgrade` says it.
+const WEBSOCKET: &str = "websocket";
+/// What a [`Tunnel`] carries, likewise.
+const TUNNEL: &str = "tcp";
 /// What is moved in one go.
 const PASSED_AT_ONCE: usize = 32 << 10;
 /// What makes an upgrade, both ways.
-const HEADERS: [HeaderName; 5] = [
+const HEADERS: [HeaderName; 6] = [
     header::CONNECTION,
     header::UPGRADE,
+    header::SEC_WEBSOCKET_ACCEPT,
     header::SEC_WEBSOCKET_KEY,
     header::SEC_WEBSOCKET_VERSION,
     header::SEC_WEBSOCKET_PROTOCOL,
@@ -52,12 +54,22 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
             let detail = "this is answered over an upgraded connection: send Connection: Upgrade";
             Problem::new(ProblemCode::InvalidRequest, detail)
         })?;
-        let mut headers = HeaderMap::new();
-        for name in HEADERS {
-            headers.extend(parts.headers.get(&name).map(|value| (name, value.clone())));
-        }
-        Ok(Self { headers, connection })
+        Ok(Self { headers: of_upgrade(&parts.headers), connection })
     }
+}
+
+/// Those of a message that are about an upgrade.
+fn of_upgrade(headers: &HeaderMap) -> HeaderMap {
+    let of_message = |name: HeaderName| Some((name.clone(), headers.get(name)?.clone()));
+    HEADERS.into_iter().filter_map(of_message).collect()
+}
+
+/// What asks for an upgrade, or grants it.
+fn upgrade_to(protocol: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([
+        (header::CONNECTION, HeaderValue::from_static("Upgrade")),
+        (header::UPGRADE, HeaderValue::from_static(protocol)),
+    ])
 }
 
 /// Whether a header that lists words has this one.
@@ -82,7 +94,7 @@ impl Upgrade {
         let is = |name: &HeaderName, wanted: &str| {
             headers.get(name).is_some_and(|value| value.as_bytes() == wanted.as_bytes())
         };
-        if !names(&headers, &header::UPGRADE, "websocket")
+        if !names(&headers, &header::UPGRADE, WEBSOCKET)
             || !is(&header::SEC_WEBSOCKET_VERSION, "13")
         {
             return Err(refuse("this is answered over a WebSocket of version 13".to_owned()));
@@ -99,9 +111,6 @@ impl Upgrade {
 
 /// A connection that carries the bytes of another, such as one of TCP, both ways.
 pub type Tunnel = TokioIo<Upgraded>;
-
-/// The name of what a [`Tunnel`] carries, as `Upgrade` says it.
-const TUNNEL: &str = "tcp";
 
 impl Upgrade {
     /// Answers with a tunnel, and has `talk` use it as a task of the service, which is dropped when
@@ -125,19 +134,13 @@ impl Upgrade {
                 talk(TokioIo::new(connection)).await;
             }
         });
-        Ok(switching(HeaderMap::from_iter([
-            (header::CONNECTION, HeaderValue::from_static("Upgrade")),
-            (header::UPGRADE, HeaderValue::from_static(TUNNEL)),
-        ])))
+        Ok(switching(upgrade_to(TUNNEL)))
     }
 }
 
 /// What shows a client that its key was read.
 fn accept_key(key: &HeaderValue) -> Option<HeaderValue> {
-    let mut hash = Sha1::new();
-    hash.update(key.as_bytes());
-    hash.update(GUID);
-    HeaderValue::from_str(&BASE64.encode(hash.finalize())).ok()
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()
 }
 
 /// A WebSocket that was asked for as it should be.
@@ -166,9 +169,7 @@ impl WebSocketUpgrade {
                 talk(WebSocket::new(connection, Role::Server, longest).await).await;
             }
         });
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        let mut headers = upgrade_to(WEBSOCKET);
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
         switching(headers)
@@ -199,10 +200,7 @@ impl Client {
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.malformed("an answer without an upgrade"));
         }
-        let mut headers = HeaderMap::new();
-        for name in HEADERS.into_iter().chain([header::SEC_WEBSOCKET_ACCEPT]) {
-            headers.extend(answer.headers().get(&name).map(|value| (name, value.clone())));
-        }
+        let headers = of_upgrade(answer.headers());
         service.spawn_request("relay", async move {
             // Where one side went away meanwhile, the other is closed by this.
             if let (Ok(near), Ok(far)) =
@@ -225,16 +223,12 @@ impl Client {
         protocol: &'static str,
         longest: usize,
     ) -> Result<WebSocket, CallError> {
-        // It only has to differ from what an answer in a cache was given for.
-        let key = HeaderValue::from_str(&BASE64.encode(rand_key()));
+        let key = HeaderValue::from_str(&generate_key());
         let key = key.map_err(|error| self.malformed(error))?;
-        let headers = HeaderMap::from_iter([
-            (header::CONNECTION, HeaderValue::from_static("Upgrade")),
-            (header::UPGRADE, HeaderValue::from_static("websocket")),
-            (header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")),
-            (header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol)),
-            (header::SEC_WEBSOCKET_KEY, key.clone()),
-        ]);
+        let mut headers = upgrade_to(WEBSOCKET);
+        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+        headers.insert(header::SEC_WEBSOCKET_KEY, key.clone());
         let answer = self.send_with(Method::GET, path, None::<&()>, headers).await?;
         let is = |name: HeaderName, wanted: Option<&HeaderValue>| {
             answer.headers().get(name).is_some_and(|value| Some(value) == wanted)
@@ -245,9 +239,8 @@ impl Client {
         {
             return Err(self.malformed(format_args!("no WebSocket that speaks {protocol}")));
         }
-        let connection = hyper::upgrade::on(answer).await.map_err(|error| {
-            CallError::Unreachable { endpoint: self.endpoint().clone(), source: error.into() }
-        })?;
+        let connection = hyper::upgrade::on(answer).await;
+        let connection = connection.map_err(|error| self.unreachable(error))?;
         Ok(WebSocket::new(TokioIo::new(connection), Role::Client, longest).await)
     }
 }
@@ -259,30 +252,18 @@ impl Client {
     ///
     /// When the service refuses, or answers with something else.
     pub async fn tunnel(&self, path: &str) -> Result<Tunnel, CallError> {
-        let headers = HeaderMap::from_iter([
-            (header::CONNECTION, HeaderValue::from_static("Upgrade")),
-            (header::UPGRADE, HeaderValue::from_static(TUNNEL)),
-        ]);
-        let answer = self.send_with(Method::GET, path, None::<&()>, headers).await?;
+        let answer = self.send_with(Method::GET, path, None::<&()>, upgrade_to(TUNNEL)).await?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.malformed("an answer without a tunnel"));
         }
-        let connection = hyper::upgrade::on(answer).await.map_err(|error| {
-            CallError::Unreachable { endpoint: self.endpoint().clone(), source: error.into() }
-        })?;
+        let connection = hyper::upgrade::on(answer).await;
+        let connection = connection.map_err(|error| self.unreachable(error))?;
         Ok(TokioIo::new(connection))
     }
 }
 
-fn rand_key() -> [u8; 16] {
-    use std::hash::{BuildHasher as _, RandomState};
-    let word = || RandomState::new().hash_one(0).to_le_bytes();
-    let (first, second) = (word(), word());
-    std::array::from_fn(|idx| if idx < 8 { first[idx] } else { second[idx - 8] })
-}
-
-/// Moves bytes both ways until both sides have ended. A side that takes no more does not end the way back: its last words may
-/// still be on it.
+/// Moves bytes both ways until both sides have ended. A side that takes no more does not end the way
+/// back: its last words may still be on it.
 pub async fn pass_on(near: impl AsyncRead + AsyncWrite, far: impl AsyncRead + AsyncWrite) {
     let ((mut near_reads, mut near_writes), (mut far_reads, mut far_writes)) =
         (tokio::io::split(near), tokio::io::split(far));

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
 use longshore_secrets::KeyringError;
 use longshore_store::{Measured, OpenStoreError, RecordError, RedbStore, Store, StoreError};
+use longshore_telemetry::traces::Tracer;
 use longshore_types::{Coordinates, LocationName};
 use tokio_util::sync::CancellationToken;
 
@@ -95,15 +96,17 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     let (name, kept) = (options.name.clone(), Arc::clone(&store) as Arc<dyn Store>);
     let secrets = Secrets::open(global.clone(), name.clone(), kept, &options.data_dir)?;
     let secrets = Arc::new(secrets);
-    let watched = Watched { rounds: metrics.rounds.clone(), tracer: metrics::tracer(&service) };
+    let watched = Watched {
+        rounds: metrics.rounds.clone(),
+        tracer: Tracer::start("location", env!("CARGO_PKG_VERSION"), &service),
+    };
     let keeper = Keeper::restore(name.clone(), gate, store, service.shutdown(), watched).await?;
     let (keeper, handle) = keeper;
     if let Some(listener) = options.metrics {
         let mut registry = metrics::registry();
         let told = Told { report: handle.report.clone(), routes: handle.routes.clone() };
         metrics.register(&mut registry, file, told);
-        let asked = longshore_telemetry::metrics::router(registry);
-        service.spawn("metrics", listener.serve(asked, service.shutdown()));
+        longshore_telemetry::metrics::serve(registry, listener, &service);
     }
     service.spawn("keeper", keeper.run());
     let receive = uplink::receive(global.clone(), name, handle.clone(), Arc::clone(&secrets));

@@ -7,12 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use longshore_api::links::{LocationReport, NodeSummary, RoutingTable};
-use longshore_link::Service;
 use longshore_store::StoreMetrics;
 use longshore_telemetry::metrics::{Registry, Unit, times};
 use longshore_telemetry::scrape::{Scrape, at_scrape};
 use longshore_telemetry::traces::{Span, Start, Tracer};
-use longshore_types::Capacity;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::watch;
@@ -132,9 +130,9 @@ fn tell_of_nodes(scrape: &mut Scrape<'_>, nodes: &[NodeSummary]) -> fmt::Result 
     of_nodes("node_reachable", "1 when the node reported lately", |one| {
         f64::from(u8::from(one.reachable))
     })?;
-    of_nodes("node_cpu_cores", "Cores that the node offers", |one| cores(&one.capacity))?;
+    of_nodes("node_cpu_cores", "Cores that the node offers", |one| one.capacity.cpu.cores())?;
     of_nodes("node_cpu_promised_cores", "Those of them that instances have", |one| {
-        cores(&one.promised)
+        one.promised.cpu.cores()
     })?;
     of_nodes("node_memory_bytes", "Memory that the node offers", |one| {
         one.capacity.memory.0 as f64
@@ -146,19 +144,6 @@ fn tell_of_nodes(scrape: &mut Scrape<'_>, nodes: &[NodeSummary]) -> fmt::Result 
     of_nodes("node_disk_promised_bytes", "That of it that instances have", |one| {
         one.promised.disk.0 as f64
     })
-}
-
-fn cores(capacity: &Capacity) -> f64 {
-    f64::from(capacity.cpu.0) / 1000.0
-}
-
-/// What takes the traces of starts.
-pub fn tracer(service: &Service) -> Tracer {
-    let (tracer, export) = Tracer::of_environment("location", env!("CARGO_PKG_VERSION"));
-    if let Some(export) = export {
-        service.spawn("traces", export.run(service.shutdown()));
-    }
-    tracer
 }
 
 /// A registry as a location fills it, to hold against the documentation.

@@ -169,12 +169,17 @@ fn unreachable(node: &NodeName, error: CallError) -> Refusal {
     Problem::new(ProblemCode::Unavailable, detail).into()
 }
 
+/// The path of something of an instance on its node, with the query as it came.
+fn below(instance: &InstanceId, what: &str, query: Option<String>) -> String {
+    format!("/instances/{instance}/{what}?{}", query.unwrap_or_default())
+}
+
 async fn logs(
     State(server): Shared,
     Path((node, instance)): Path<(NodeName, InstanceId)>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
-    let path = format!("/instances/{instance}/logs?{}", query.unwrap_or_default());
+    let path = below(&instance, "logs", query);
     ask(&server, &node, Method::GET, &path, None::<&()>).await
 }
 
@@ -184,7 +189,7 @@ async fn exec(
     RawQuery(query): RawQuery,
     upgrade: Upgrade,
 ) -> Result<Response, Refusal> {
-    let path = format!("/instances/{instance}/exec?{}", query.unwrap_or_default());
+    let path = below(&instance, "exec", query);
     pass_upgrade(&server, &node, &path, upgrade).await
 }
 
@@ -194,7 +199,7 @@ async fn port_forward(
     RawQuery(query): RawQuery,
     upgrade: Upgrade,
 ) -> Result<Response, Refusal> {
-    let path = format!("/instances/{instance}/port-forward?{}", query.unwrap_or_default());
+    let path = below(&instance, "port-forward", query);
     pass_upgrade(&server, &node, &path, upgrade).await
 }
 
@@ -214,7 +219,7 @@ async fn pack(
     Path((node, instance)): Path<(NodeName, InstanceId)>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
-    let path = format!("/instances/{instance}/archive?{}", query.unwrap_or_default());
+    let path = below(&instance, "archive", query);
     let answer = gate(&server, &node)?.send(Method::GET, &path, None::<&()>).await;
     let answer = answer.map_err(|error| unreachable(&node, error))?;
     Ok(relay_whole(answer, server.service.shutdown()))
@@ -226,7 +231,7 @@ async fn unpack(
     RawQuery(query): RawQuery,
     archive: axum::body::Body,
 ) -> Result<Response, Refusal> {
-    let path = format!("/instances/{instance}/archive?{}", query.unwrap_or_default());
+    let path = below(&instance, "archive", query);
     let node_gate = gate(&server, &node)?;
     let sent = node_gate.upload(Method::PUT, &path, TAR, archive.into_data_stream());
     let sent = server.service.shutdown().run_until_cancelled_owned(sent).await;

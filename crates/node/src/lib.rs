@@ -200,7 +200,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         layers,
         board: board::Board::default(),
         metrics: metrics::Metrics::default(),
-        tracer: metrics::tracer(&service),
+        tracer: Tracer::start("node", env!("CARGO_PKG_VERSION"), &service),
         starts: Semaphore::new(STARTS_PER_CORE * machine::cores()?),
         service: service.clone(),
     });

@@ -9,7 +9,6 @@ use longshore_api::links::StartPath;
 use longshore_link::{Listener, Service};
 use longshore_telemetry::metrics::{Registry, Unit, long_times};
 use longshore_telemetry::scrape::{Scrape, at_scrape};
-use longshore_telemetry::traces::Tracer;
 use longshore_types::{Capacity, ExitReason};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -195,22 +194,11 @@ pub fn serve(
     let mut registry = registry();
     // Its collectors must not keep the node from ending.
     node.metrics.register(&mut registry, Arc::downgrade(node), capacity);
-    let asked = longshore_telemetry::metrics::router(registry);
-    service.spawn("metrics", listener.serve(asked, service.shutdown()));
-}
-
-/// What takes the traces of starts.
-pub fn tracer(service: &Service) -> Tracer {
-    let (tracer, export) = Tracer::of_environment("node", env!("CARGO_PKG_VERSION"));
-    if let Some(export) = export {
-        service.spawn("traces", export.run(service.shutdown()));
-    }
-    tracer
+    longshore_telemetry::metrics::serve(registry, listener, service);
 }
 
 fn tell_of_capacity(scrape: &mut Scrape<'_>, capacity: Capacity) -> fmt::Result {
-    let cores = f64::from(capacity.cpu.0) / 1000.0;
-    scrape.gauge("cpu_cores", "Cores that the node offers", cores)?;
+    scrape.gauge("cpu_cores", "Cores that the node offers", capacity.cpu.cores())?;
     scrape.gauge("memory_bytes", "Memory that the node offers", capacity.memory.0 as f64)?;
     scrape.gauge("disk_bytes", "Disk that the node offers", capacity.disk.0 as f64)
 }

@@ -30,9 +30,7 @@ use crate::cgroup::{CgroupProblem, CgroupTree};
 use crate::failure::chain;
 use crate::files::FileProblem;
 use crate::passing;
-use crate::protocol::{
-    self, ArchiveFailure, ArchiveMessage, ArchiveOrder, ArchiveWork, MAX_LINE, Versioned,
-};
+use crate::protocol::{self, ArchiveFailure, ArchiveMessage, ArchiveOrder, ArchiveWork, Versioned};
 use crate::shim::inherited_descriptor;
 use crate::spec::Launch;
 
@@ -149,15 +147,7 @@ fn hide() -> Result<(), ArchiveProblem> {
 }
 
 fn read_order(agent: &UnixStream) -> Result<ArchiveOrder, ArchiveProblem> {
-    let (mut line, mut buffer) = (Vec::new(), [0; 4096]);
-    while !line.ends_with(b"\n") {
-        let length = passing::receive(agent.as_fd(), &mut buffer, &mut Vec::new());
-        let length = length.map_err(io("reading the order"))?;
-        line.extend_from_slice(&buffer[..length]);
-        if length == 0 || line.len() > MAX_LINE {
-            break; // What there is cannot be read as an order.
-        }
-    }
+    let (line, _) = passing::receive_line(agent).map_err(io("reading the order"))?;
     let order: Versioned<ArchiveOrder> =
         serde_json::from_slice(&line).map_err(ArchiveProblem::Order)?;
     Ok(order.message)

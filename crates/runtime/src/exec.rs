@@ -128,15 +128,7 @@ fn run(agent: &UnixStream, run_dir: &Path, state_dir: &Path) -> Result<i32, Exec
 
 /// The order, and the input of the process.
 fn read_order(agent: &UnixStream) -> Result<(ExecOrder, Option<OwnedFd>), ExecProblem> {
-    let (mut line, mut passed, mut buffer) = (Vec::new(), Vec::new(), [0; 4096]);
-    while !line.ends_with(b"\n") {
-        let length = passing::receive(agent, &mut buffer, &mut passed);
-        let length = length.map_err(io("reading the order"))?;
-        line.extend_from_slice(&buffer[..length]);
-        if length == 0 || line.len() > MAX_LINE {
-            break; // What there is cannot be read as an order.
-        }
-    }
+    let (line, mut passed) = passing::receive_line(agent).map_err(io("reading the order"))?;
     let order: Versioned<ExecOrder> = serde_json::from_slice(&line).map_err(ExecProblem::Order)?;
     Ok((order.message, passed.pop()))
 }

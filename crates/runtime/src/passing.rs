@@ -9,6 +9,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
+use crate::protocol::MAX_LINE;
+
 /// Sends bytes, and with the first of them a descriptor; says how many were sent.
 pub(crate) fn send(
     socket: impl AsFd,
@@ -41,6 +43,19 @@ pub(crate) fn receive(
         }
     }
     Ok(received.bytes)
+}
+
+/// Receives a line and the descriptors that came with it; what is no whole line when the connection
+/// ends, or is longer than [`MAX_LINE`], is given as it is.
+pub(crate) fn receive_line(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let (mut line, mut passed, mut buffer) = (Vec::new(), Vec::new(), [0; 4096]);
+    while !line.ends_with(b"\n") && line.len() <= MAX_LINE {
+        match receive(&socket, &mut buffer, &mut passed)? {
+            0 => break,
+            length => line.extend_from_slice(&buffer[..length]),
+        }
+    }
+    Ok((line, passed))
 }
 
 #[cfg(test)]

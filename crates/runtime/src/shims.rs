@@ -7,6 +7,7 @@
 
 mod adopt;
 mod archive;
+mod connection;
 mod exec;
 mod executable;
 mod start;

@@ -12,6 +12,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use longshore_link::{Listener, Service};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::prometheus_text;
 use prometheus_client::metrics::family::Family;
@@ -40,8 +41,12 @@ pub fn registry(role: &'static str, version: &'static str) -> Registry {
     registry
 }
 
-/// Serves a registry below [`PATH`].
-pub fn router(registry: Registry) -> Router {
+/// Serves a registry below [`PATH`], where anyone may ask for it, as a task of a role.
+pub fn serve(registry: Registry, listener: Listener, service: &Service) {
+    service.spawn("metrics", listener.serve(router(registry), service.shutdown()));
+}
+
+fn router(registry: Registry) -> Router {
     Router::new().route(PATH, get(answer)).with_state(Arc::new(registry))
 }
 

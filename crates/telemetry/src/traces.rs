@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
+use longshore_link::Service;
 use opentelemetry::trace::{SpanContext, SpanKind, Status, TraceFlags, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
 pub use opentelemetry::{SpanId, TraceId};
@@ -102,8 +103,16 @@ struct Sender {
 }
 
 impl Tracer {
-    /// A tracer for what the environment says, and what carries the spans away, to be run.
-    pub fn of_environment(role: &'static str, version: &'static str) -> (Self, Option<Export>) {
+    /// A tracer for what the environment says; a task of the role carries the spans away.
+    pub fn start(role: &'static str, version: &'static str, service: &Service) -> Self {
+        let (tracer, export) = Self::of_environment(role, version);
+        if let Some(export) = export {
+            service.spawn("traces", export.run(service.shutdown()));
+        }
+        tracer
+    }
+
+    fn of_environment(role: &'static str, version: &'static str) -> (Self, Option<Export>) {
         let is_set = |name: &&str| std::env::var(name).is_ok_and(|value| !value.is_empty());
         if !VARIABLES.iter().any(is_set) {
             return (Self::default(), None);
@@ -136,7 +145,7 @@ impl Tracer {
 
 /// Carries spans to the collector.
 #[derive(Debug)]
-pub struct Export {
+struct Export {
     spans: mpsc::Receiver<Span>,
     exporter: SpanExporter,
     scope: InstrumentationScope,

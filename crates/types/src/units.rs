@@ -106,6 +106,13 @@ impl fmt::Display for ByteCount {
 #[serde(transparent)]
 pub struct MilliCpu(pub u32);
 
+impl MilliCpu {
+    /// The same in cores.
+    pub fn cores(self) -> f64 {
+        f64::from(self.0) / 1000.0
+    }
+}
+
 impl FromStr for MilliCpu {
     type Err = ParseError;
     /// Accepts cores (`0.5`, `2`) and thousandths (`500m`).

@@ -9,7 +9,7 @@ use axum::response::Response;
 use http::{Method, StatusCode};
 use longshore_api::links::{ArchiveRequest, TAR};
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{Refusal, relay_whole};
+use longshore_link::{Client, Refusal, relay_whole};
 use serde::Deserialize;
 
 use super::access::Caller;
@@ -37,19 +37,31 @@ impl ArchiveQuery {
     }
 }
 
+/// The location of an instance and the path of its files there, once it is told that they are copied.
+async fn begin(
+    plane: &Plane,
+    caller: &Caller,
+    (project, id): (&str, &str),
+    query: ArchiveQuery,
+    way: &str,
+) -> Result<(Client, String), Refusal> {
+    let (received, status) = find(plane, project, id)?;
+    let request = query.request()?;
+    let subject = format!("{way} {id}:{}", request.path.escape_debug());
+    tell(plane, caller, Some(&status.project), ("cp", &subject)).await?;
+    let query = request.to_query();
+    let path = format!("/gate/nodes/{}/instances/{id}/archive?{query}", status.node);
+    Ok((gate(&received)?, path))
+}
+
 pub async fn pack(
     State(plane): State<Arc<Plane>>,
     Extension(caller): Extension<Caller>,
     Path((project, id)): Path<(String, String)>,
     Query(query): Query<ArchiveQuery>,
 ) -> Result<Response, Refusal> {
-    let (received, status) = find(&plane, &project, &id)?;
-    let request = query.request()?;
-    let subject = format!("from {id}:{}", request.path.escape_debug());
-    tell(&plane, &caller, Some(&status.project), ("cp", &subject)).await?;
-    let query = request.to_query();
-    let path = format!("/gate/nodes/{}/instances/{id}/archive?{query}", status.node);
-    let answer = gate(&received)?.send(Method::GET, &path, None::<&()>).await;
+    let (location, path) = begin(&plane, &caller, (&project, &id), query, "from").await?;
+    let answer = location.send(Method::GET, &path, None::<&()>).await;
     Ok(relay_whole(answer.map_err(gate_failed)?, plane.service.shutdown()))
 }
 
@@ -60,13 +72,7 @@ pub async fn unpack(
     Query(query): Query<ArchiveQuery>,
     body: Body,
 ) -> Result<StatusCode, Refusal> {
-    let (received, status) = find(&plane, &project, &id)?;
-    let request = query.request()?;
-    let subject = format!("to {id}:{}", request.path.escape_debug());
-    tell(&plane, &caller, Some(&status.project), ("cp", &subject)).await?;
-    let query = request.to_query();
-    let path = format!("/gate/nodes/{}/instances/{id}/archive?{query}", status.node);
-    let location = gate(&received)?;
+    let (location, path) = begin(&plane, &caller, (&project, &id), query, "to").await?;
     let sent = location.upload(Method::PUT, &path, TAR, body.into_data_stream());
     let ending = || Problem::new(ProblemCode::Unavailable, "the API is shutting down");
     let sent = plane.service.shutdown().run_until_cancelled_owned(sent).await;

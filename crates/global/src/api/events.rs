@@ -9,7 +9,7 @@ use futures_util::stream::{self, StreamExt};
 use http::HeaderMap;
 use longshore_api::v1::EventView;
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{LAST_EVENT_ID, Refusal, event_frame, event_stream, wants_events};
+use longshore_link::{Refusal, event_frame, event_stream, last_event, wants_events};
 use longshore_store::Revision;
 use longshore_types::ProjectName;
 use serde::Deserialize;
@@ -62,8 +62,8 @@ pub async fn list(
     let limit = number("limit", query.limit.as_deref(), 1..=MOST)?.unwrap_or(USUAL);
     let shown = Shown { wanted, caller };
     if wants_events(&headers) {
-        let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
-        return Ok(follow(plane, shown, last.and_then(|id| id.parse().ok()).map(Revision)));
+        let last = last_event(&headers).and_then(|id| id.parse().ok());
+        return Ok(follow(plane, shown, last.map(Revision)));
     }
     let is_shown = |event: &EventView| shown.has(event);
     match events::newest(plane.store.as_ref(), limit, is_shown).await {

@@ -24,6 +24,7 @@ use super::endpoint::Endpoint;
 use super::{MAX_BODY, store_failed};
 use crate::Plane;
 use crate::events::OnceMark;
+use crate::hash::{hex, sha256};
 use crate::records::{AnswerRecord, GivenAnswer, Key, decode, encode};
 
 /// The header that carries the key.
@@ -100,9 +101,8 @@ pub async fn once(
     let mut request_hash = Sha256::new();
     request_hash.update(format!("{} {}\n", parts.method, parts.uri));
     request_hash.update(&body);
-    let request_hash = hex(request_hash);
-    let record =
-        Key::Answer(caller.token.clone(), hex(Sha256::new().chain_update(key))).to_string();
+    let request_hash = hex(&request_hash.finalize());
+    let record = Key::Answer(caller.token.clone(), sha256(key)).to_string();
     let Some(turn) = Turn::take(&plane, &record) else {
         let detail = "a request with this idempotency key is under way; ask again in a moment";
         return Err(Problem::new(ProblemCode::RequestUnderWay, detail).into());
@@ -211,8 +211,4 @@ pub async fn forget_old(store: &dyn Store) -> Result<(), StoreError> {
         store.commit(change).await?;
     }
     Ok(())
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -8,6 +8,7 @@ use longshore_api::{Problem, ProblemCode};
 use longshore_link::Refusal;
 use longshore_types::Generation;
 
+use super::invalid;
 use crate::catalog::AppKey;
 use crate::records::AppRecord;
 
@@ -39,12 +40,12 @@ impl Preconditions {
         let matches = one(headers, &header::IF_MATCH)?.map(|text| match text {
             "*" => Ok(Expected::Any),
             tag => parse_tag(tag).map(Expected::Generation).ok_or_else(|| {
-                refused("If-Match", tag, "the ETag of the app, its generation in quotes, or *")
+                invalid("If-Match", tag, "the ETag of the app, its generation in quotes, or *")
             }),
         });
         let none_matches = one(headers, &header::IF_NONE_MATCH)?.map(|text| match text {
             "*" => Ok(Expected::Nothing),
-            other => Err(refused("If-None-Match", other, "*, for an app that is not there")),
+            other => Err(invalid("If-None-Match", other, "*, for an app that is not there")),
         });
         let expected = matches.or(none_matches).transpose()?;
         Ok(Self { expected })
@@ -87,12 +88,8 @@ fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>,
     match (first.map(|value| value.to_str()), second) {
         (None, _) => Ok(None),
         (Some(Ok(text)), None) => Ok(Some(text.trim())),
-        (Some(_), _) => Err(refused(name.as_str(), "(given)", "one value of plain text")),
+        (Some(_), _) => Err(invalid(name.as_str(), "(given)", "one value of plain text")),
     }
-}
-
-fn refused(field: &str, value: &str, allowed: &str) -> Refusal {
-    Problem::invalid_value(field, format_args!("{value:?}"), allowed).into()
 }
 
 #[cfg(test)]

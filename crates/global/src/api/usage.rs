@@ -48,10 +48,7 @@ pub async fn list(
     let id: Option<InstanceId> = filter.instance.map(|id| parse("instance", &id)).transpose()?;
     let catalog = plane.catalog();
     if let Some(app) = &app {
-        let key = (project.clone(), app.clone());
-        if !catalog.apps.contains_key(&key) {
-            return Err(catalog.no_app(&key).into());
-        }
+        catalog.app(&(project.clone(), app.clone()))?;
     }
     let wanted = |status: &InstanceStatus| {
         status.project == project

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use futures_util::stream::{self, StreamExt};
 use http::HeaderMap;
-use longshore_link::{LAST_EVENT_ID, Refusal, event_stream, json_lines, wants_events};
+use longshore_link::{Refusal, event_stream, json_lines, last_event, wants_events};
 use longshore_types::{AppName, ProjectName};
 use serde::Deserialize;
 
@@ -43,8 +43,7 @@ pub async fn watch(
         });
         return Ok(json_lines(states, shutdown));
     }
-    let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
-    let place = feed.place(last);
+    let place = feed.place(last_event(&headers));
     let frames =
         stream::unfold((feed, newest, place), |(feed, mut newest, mut place)| async move {
             newest.changed().await.ok()?;

@@ -5,7 +5,7 @@ use longshore_api::links::{LocationReport, NodeSummary, Shortfall};
 use longshore_api::v1::{AppLocationView, CallerView, LocationView};
 use longshore_link::{CallError, now};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights, Role};
-use longshore_types::{ByteCount, Capacity, Decision, Generation, InstancePhase, MilliCpu};
+use longshore_types::{ByteCount, Capacity, Decision, InstancePhase, MilliCpu};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -39,11 +39,7 @@ fn shortfall(project: &str) -> Shortfall {
 #[tokio::test]
 async fn a_location_is_counted_and_shown_with_what_the_caller_may_know() {
     let dir = tempfile::tempdir().unwrap();
-    let plane = Plane::start(dir.path()).await;
-    plane.report(Generation(0), vec![]).await;
-    plane.deploy(web()).await.unwrap();
-    let mut sets = plane.allotments().await;
-    let set = until(&mut sets, |set| set.allotments.len() == 1).await;
+    let (plane, set) = Plane::start_with_web(dir.path()).await;
     let allotment = &set.allotments[0];
     let mut starting = healthy(allotment, "web-00000002");
     starting.observed.phase = InstancePhase::Starting;
@@ -125,11 +121,7 @@ async fn head(plane: &Plane, path: &str, headers: &str) -> String {
 #[tokio::test]
 async fn answers_are_compressed_and_streams_are_not() {
     let dir = tempfile::tempdir().unwrap();
-    let plane = Plane::start(dir.path()).await;
-    plane.report(Generation(0), vec![]).await;
-    plane.deploy(web()).await.unwrap();
-    let mut sets = plane.allotments().await;
-    let set = until(&mut sets, |set| set.allotments.len() == 1).await;
+    let (plane, set) = Plane::start_with_web(dir.path()).await;
     let ids = (0..20).map(|number| format!("web-{number:08x}"));
     let reported = ids.map(|id| healthy(&set.allotments[0], &id)).collect();
     plane.report(set.generation, reported).await;

@@ -80,6 +80,15 @@ impl Plane {
         Self { user, link: Client::new(link), shutdown, done }
     }
 
+    /// With an app that its location was told to run.
+    pub async fn start_with_web(dir: &Path) -> (Self, AllotmentSet) {
+        let plane = Self::start(dir).await;
+        plane.report(Generation(0), vec![]).await;
+        plane.deploy(web()).await.unwrap();
+        let set = until(&mut plane.allotments().await, |set| set.allotments.len() == 1).await;
+        (plane, set)
+    }
+
     pub async fn stop(self) {
         self.shutdown.cancel();
         self.done.await.unwrap();

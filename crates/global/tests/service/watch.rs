@@ -6,7 +6,6 @@ use longshore_api::v1::{
     DeployRequest, DeployResponse, EventView, InstanceView, ProjectChange, ProjectView,
 };
 use longshore_link::{Client, EventStream, ServerSentEvent};
-use longshore_types::Generation;
 use serde::de::DeserializeOwned;
 
 use crate::plane::*;
@@ -26,11 +25,7 @@ async fn expect<T: DeserializeOwned>(events: &mut EventStream, name: &str) -> (S
 #[tokio::test]
 async fn who_watches_a_project_gets_its_state_then_changes_and_may_come_back() {
     let dir = tempfile::tempdir().unwrap();
-    let plane = Plane::start(dir.path()).await;
-    plane.report(Generation(0), vec![]).await;
-    plane.deploy(web()).await.unwrap();
-    let mut sets = plane.allotments().await;
-    let set = until(&mut sets, |set| set.allotments.len() == 1).await;
+    let (plane, set) = Plane::start_with_web(dir.path()).await;
 
     let path = "/v1/projects/default/watch";
     let mut events = plane.user.events(path, None).await.unwrap();
@@ -106,11 +101,7 @@ async fn events_are_told_as_they_come_and_after_a_restart_from_where_one_was() {
 #[tokio::test]
 async fn instances_are_listed_page_by_page_without_a_gap() {
     let dir = tempfile::tempdir().unwrap();
-    let plane = Plane::start(dir.path()).await;
-    plane.report(Generation(0), vec![]).await;
-    plane.deploy(web()).await.unwrap();
-    let mut sets = plane.allotments().await;
-    let set = until(&mut sets, |set| set.allotments.len() == 1).await;
+    let (plane, set) = Plane::start_with_web(dir.path()).await;
     let ids: Vec<String> = (0..25).map(|number| format!("web-{number:08x}")).collect();
     let reported = ids.iter().rev().map(|id| healthy(&set.allotments[0], id)).collect();
     plane.report(set.generation, reported).await;

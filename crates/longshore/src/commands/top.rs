@@ -79,7 +79,7 @@ fn rows(before: &[UsageView], now: &[UsageView]) -> Vec<Row> {
         before.iter().filter_map(|view| Some((&view.instance, view.usage.as_ref()?))).collect();
     let row = |view: &UsageView| {
         let cpu_cores = view.usage.as_ref().zip(before.get(&view.instance)).and_then(cores);
-        let limit = f64::from(view.limits.cpu.0) / 1000.0;
+        let limit = view.limits.cpu.cores();
         let cpu_percent = cpu_cores.map(|cores| cores / limit * 100.0);
         Row { view: view.clone(), cpu_cores, cpu_percent }
     };

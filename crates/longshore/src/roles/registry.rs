@@ -73,8 +73,7 @@ async fn serve(
     if let Some(listener) = metrics_listener {
         let mut told = longshore_registry::metrics_registry();
         metrics.register(&mut told);
-        let asked = longshore_telemetry::metrics::router(told);
-        service.spawn("metrics", listener.serve(asked, service.shutdown()));
+        longshore_telemetry::metrics::serve(told, listener, &service);
     }
     let router = metrics.measure(longshore_registry::router(registry));
     service.spawn("listener", listener.serve(router, service.shutdown()));

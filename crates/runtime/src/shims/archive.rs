@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::Child;
 
-use super::exec::Connection;
+use super::connection::Connection;
 use super::start::socket_pair;
 use super::{AskShimError, Inner, Shims, load_spec, run_blocking};
 use crate::files::FileProblem;

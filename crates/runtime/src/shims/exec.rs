@@ -4,25 +4,21 @@ mod streams;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_types::InstanceId;
-use rustix::net::Shutdown;
 use rustix::pipe::PipeFlags;
-use serde::de::DeserializeOwned;
-use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::time::timeout;
 
+use super::connection::Connection;
 use super::start::socket_pair;
 use super::{Inner, Shims, load_spec, run_blocking};
 use crate::files::FileProblem;
-use crate::passing;
-use crate::protocol::{self, ExecMessage, ExecOrder, MAX_LINE, Start, Versioned};
+use crate::protocol::{self, ExecMessage, ExecOrder, Start};
 use crate::record::ExitRecord;
 use crate::signal::SignalNumber;
 use crate::spec::TerminalSize;
@@ -134,57 +130,11 @@ impl ExecControl {
     }
 }
 
-/// The socket to an exec or archive process.
-pub(super) struct Connection(UnixStream);
-
-impl Connection {
-    pub fn new(socket: UnixStream) -> Self {
-        Self(socket)
-    }
-
-    /// Sends a line, and with it a descriptor.
-    pub async fn send(&self, mut line: &[u8], passed: Option<&OwnedFd>) -> io::Result<()> {
-        let mut passed = passed.map(|passed| passed.as_fd());
-        while !line.is_empty() {
-            let send = || passing::send(&self.0, line, passed);
-            let sent = self.0.async_io(Interest::WRITABLE, send).await?;
-            line = &line[sent..];
-            passed = None;
-        }
-        Ok(())
-    }
-
-    /// The next message; absent at the end. `line` keeps what came of the one after it. Cancel safe.
-    pub async fn receive<T: DeserializeOwned>(
-        &self,
-        line: &mut Vec<u8>,
-        passed: &mut Vec<OwnedFd>,
-    ) -> io::Result<Option<T>> {
-        loop {
-            if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
-                let whole: Vec<u8> = line.drain(..=end).collect();
-                return Ok(Some(serde_json::from_slice::<Versioned<T>>(&whole)?.message));
-            }
-            if line.len() > MAX_LINE {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "a line without an end"));
-            }
-            let mut buffer = [0; 4096];
-            let receive = || passing::receive(&self.0, &mut buffer, passed);
-            match self.0.async_io(Interest::READABLE, receive).await {
-                Ok(0) => return Ok(None),
-                Ok(length) => line.extend_from_slice(&buffer[..length]),
-                Err(error) if super::is_absence(&error) => return Ok(None),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
 impl Drop for ExecStream {
     /// The process ends now, also when somebody still holds its input or its control.
     fn drop(&mut self) {
         // It may be gone already.
-        let _ = rustix::net::shutdown(&self.connection.0, Shutdown::Both);
+        let _ = self.connection.shut_down();
     }
 }
 
@@ -224,7 +174,7 @@ impl Shims {
         })
         .await?;
         let (agent_end, exec_end) = socket_pair()?;
-        let connection = Connection(UnixStream::from_std(agent_end.into())?);
+        let connection = Connection::new(UnixStream::from_std(agent_end.into())?);
         let output = || if in_terminal { Stdio::null() } else { Stdio::piped() };
         let mut child = self
             .inner
