@@ -355,7 +355,8 @@ impl Driver for CommandLine {
         let run = self.run("entering the container", &log, START_DEADLINE, &mut command);
         let pid = run.and_then(|()| read_pid(&pid_file));
         let entered = pid.and_then(|pid| {
-            let master = console.as_ref().map(Console::take).transpose();
+            let taken = console.as_ref().map(|console| console.take(self.particulars.first));
+            let master = taken.transpose();
             Ok(Entered { pid, terminal: master.map_err(DriverProblem::Terminal)? })
         });
         for file in [&document, &pid_file] {

@@ -18,6 +18,7 @@ use rustix::process::Pid;
 use rustix::pty::OpenptFlags;
 
 use super::TerminalPlan;
+use super::particulars::First;
 use crate::passing;
 use crate::protocol::short_socket_path;
 use crate::rooted::Root;
@@ -45,11 +46,20 @@ pub(super) fn make(process: Pid, plan: TerminalPlan) -> io::Result<(OwnedFd, Own
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let master = rustix::fs::open(place, flags, Mode::empty())?;
     rustix::pty::unlockpt(&master)?;
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let terminal = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+    let terminal = peer(&master)?;
     plan.size.set(&master)?;
-    rustix::fs::fchown(&terminal, Some(Uid::from_raw(plan.owner)), None)?;
+    own(&terminal, plan)?;
     Ok((master, terminal))
+}
+
+/// The terminal of a master, opened without becoming anybody's controlling one.
+fn peer(master: &OwnedFd) -> io::Result<OwnedFd> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    Ok(rustix::pty::ioctl_tiocgptpeer(master, flags)?)
+}
+
+fn own(terminal: &OwnedFd, plan: TerminalPlan) -> io::Result<()> {
+    Ok(rustix::fs::fchown(terminal, Some(Uid::from_raw(plan.owner)), None)?)
 }
 
 /// Where a runtime's command hands over the master of the terminal that it made.
@@ -76,8 +86,11 @@ impl Console {
         Path::new(&dir).join(self.path.file_name().unwrap_or_default())
     }
 
-    /// The master, which was sent by the time that the command ended well.
-    pub fn take(&self) -> io::Result<OwnedFd> {
+    /// The master, which was sent by the time that the command ended well. A terminal of this kernel is
+    /// given to whom the plan says: crun 1.8 gives it to the user of the container's first
+    /// process, whoever joins, and to whom it does not belong it cannot be opened by its name. There
+    /// the program may run already.
+    pub fn take(&self, first: First) -> io::Result<OwnedFd> {
         let wait = |fd: &dyn std::os::fd::AsFd| -> io::Result<()> {
             match poll(
                 &mut [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)],
@@ -97,6 +110,9 @@ impl Console {
         let master =
             passed.pop().ok_or_else(|| io::Error::other("the runtime sent no terminal"))?;
         self.plan.size.set(&master)?;
+        if first == First::Program {
+            own(&peer(&master)?, self.plan)?;
+        }
         Ok(master)
     }
 }

@@ -64,9 +64,10 @@ pub async fn what_is_made_for_the_container_belongs_to_it(bed: Bed) {
     if !bed.has_users {
         return bed.finish().await;
     }
+    // One stream, for two are read when each has something.
     let mut spec = bed.script(
-        "pwd; touch made; stat -c '%n %u' /srv /srv/app made /dev/pts /dev/shm; \
-                               echo said > /dev/stdout; id",
+        "exec 2>&1; pwd; touch made; stat -c '%n %u' /srv /srv/app made /dev/pts /dev/shm; \
+         echo said > /dev/stdout; id",
     );
     spec.cwd = "/srv/app".to_owned();
     spec.user = resolve_user(&spec.rootfs, "web").expect("web is in the image");
