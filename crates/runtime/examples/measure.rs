@@ -69,6 +69,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 files: 2,
             },
             runtime: RuntimeKind::Embedded,
+            attached: None,
             id,
         };
         let begun = Instant::now();

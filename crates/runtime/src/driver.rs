@@ -91,7 +91,7 @@ pub(crate) struct TerminalPlan {
     pub owner: u32,
 }
 
-/// A process that [`Driver::exec`] began.
+/// A process that a driver made.
 pub(crate) struct Entered {
     pub pid: Pid,
     /// The master of its terminal, which was made in the container's own `/dev/pts` where the
@@ -101,8 +101,14 @@ pub(crate) struct Entered {
 
 /// A runtime bound to one container.
 pub(crate) trait Driver {
-    /// Makes the container and its first process, which waits.
-    fn create(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem>;
+    /// Makes the container and its first process, which waits. It is in a terminal instead of having
+    /// the streams of the plan where one is asked for, which belongs to whom the plan says by the time
+    /// that this returns.
+    fn create(
+        &mut self,
+        plan: ProcessPlan<'_>,
+        terminal: Option<TerminalPlan>,
+    ) -> Result<Entered, DriverProblem>;
     /// Lets the first process run its program; returns when it does or could not.
     fn start(&mut self) -> Result<(), DriverProblem>;
     /// Runs another process in the container, in a terminal instead of with the streams of the plan

@@ -136,9 +136,9 @@ fn read_order(agent: &UnixStream) -> Result<(ExecOrder, Option<OwnedFd>), ExecPr
 fn tell_running(agent: &UnixStream, entered: &Entered) {
     let pid = entered.pid.as_raw_nonzero().get();
     let running = Start::Running { pid, started_at: now(), timings: Vec::new() };
-    let terminal = entered.terminal.as_ref().map(|terminal| terminal.as_fd());
+    let terminal: Vec<_> = entered.terminal.iter().map(|terminal| terminal.as_fd()).collect();
     // An agent that is gone is noticed by whoever waits for the end of the process.
-    let _ = passing::send(agent, &protocol::line(running), terminal);
+    let _ = passing::send(agent, &protocol::line(running), &terminal);
 }
 
 /// Lets a process that is not root open `/dev/stdout` and its like, when that is a pipe.
@@ -214,8 +214,11 @@ impl Requests {
         let lines: Vec<u8> = self.0.drain(..whole).collect();
         let signal = |line: &[u8]| {
             let message: Versioned<ExecMessage> = serde_json::from_slice(line).ok()?;
-            let ExecMessage::Signal { signal } = message.message;
-            Some(signal)
+            match message.message {
+                ExecMessage::Signal { signal } => Some(signal),
+                // What is run beside the first process ends with its client.
+                ExecMessage::Detach => None,
+            }
         };
         (self.0.len() <= MAX_LINE)
             .then(|| lines.split(|byte| *byte == b'\n').filter_map(signal).collect())

@@ -17,7 +17,7 @@ use rustix::process::Resource::Nofile;
 use rustix::process::{Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
-use crate::spec::{ContainerSpec, RuntimeKind, UserNamespace};
+use crate::spec::{ContainerSpec, RuntimeKind, TerminalSize, UserNamespace};
 use crate::user::ResolvedUser;
 
 /// A capability: its number in the kernel and its name.
@@ -141,6 +141,14 @@ fn environment(env: &BTreeMap<String, String>, user: &ResolvedUser) -> Vec<Strin
         }
     }
     all
+}
+
+/// The process in a terminal of this size.
+pub(crate) fn in_terminal(process: &Value, size: TerminalSize) -> Value {
+    let mut process = process.clone();
+    process["terminal"] = json!(true);
+    process["consoleSize"] = json!({"height": size.rows, "width": size.columns});
+    process
 }
 
 /// The `process` object: also what an `exec` is described by.
@@ -268,6 +276,7 @@ mod tests {
             stop_signal: SignalNumber::TERM,
             log: LogPolicy { path: "/l".into(), max_size: ByteCount::mib(1), files: 2 },
             runtime: RuntimeKind::Embedded,
+            attached: None,
         }
     }
 

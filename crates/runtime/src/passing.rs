@@ -11,17 +11,19 @@ use rustix::net::{
 
 use crate::protocol::MAX_LINE;
 
-/// Sends bytes, and with the first of them a descriptor; says how many were sent.
+/// The most descriptors that go with one message.
+const MOST: usize = 3;
+
+/// Sends bytes, and with the first of them descriptors; says how many bytes were sent.
 pub(crate) fn send(
     socket: impl AsFd,
     bytes: &[u8],
-    passed: Option<BorrowedFd<'_>>,
+    passed: &[BorrowedFd<'_>],
 ) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds: Vec<BorrowedFd<'_>> = passed.into_iter().collect();
-    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
-        return Err(io::Error::other("a descriptor does not fit into a message"));
+    if !passed.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(passed)) {
+        return Err(io::Error::other("more descriptors than go with a message"));
     }
     let flags = SendFlags::NOSIGNAL;
     Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags)?)
@@ -33,7 +35,7 @@ pub(crate) fn receive(
     buffer: &mut [u8],
     passed: &mut Vec<OwnedFd>,
 ) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC;
     let received = recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags)?;
@@ -73,8 +75,8 @@ mod tests {
         let path = dir.path().join("file");
         std::fs::write(&path, "content").unwrap();
         let file = File::open(&path).unwrap();
-        assert_eq!(send(&here, b"line\n", Some(file.as_fd())).unwrap(), 5);
-        assert_eq!(send(&here, b"more", None).unwrap(), 4);
+        assert_eq!(send(&here, b"line\n", &[file.as_fd()]).unwrap(), 5);
+        assert_eq!(send(&here, b"more", &[]).unwrap(), 4);
         drop((here, file));
         let (mut buffer, mut passed) = ([0; 64], Vec::new());
         assert_eq!(receive(&there, &mut buffer, &mut passed).unwrap(), 5);

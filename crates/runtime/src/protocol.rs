@@ -55,6 +55,17 @@ pub(crate) enum Request {
     Kill,
     /// Answer when it has ended.
     Wait,
+    /// From here on this connection is that of the client, which speaks and is spoken to as with an
+    /// exec process: [`Start::Running`] comes with the descriptors, [`Start::Failed`] instead of it,
+    /// [`Start::Ended`] at the end; [`ExecMessage`]s go the other way. The descriptors are the master
+    /// of the terminal and a pipe from which a copy of its output is read; or two such pipes, of the
+    /// output and the errors, and a pipe to the input, if it is wanted and nobody took it before.
+    Attach {
+        /// How large the client's terminal is, if it has one.
+        terminal: Option<TerminalSize>,
+        /// Whether the program reads what the client sends, or nothing. A terminal is always read.
+        input: bool,
+    },
 }
 
 /// What the shim answers.
@@ -74,6 +85,8 @@ pub(crate) enum Reply {
 pub(crate) enum ExecMessage {
     /// Send the process and its group a signal.
     Signal { signal: SignalNumber },
+    /// Only of who is attached: the process goes on without.
+    Detach,
 }
 
 /// How a start went, told on the descriptor that the process inherited.
@@ -88,7 +101,7 @@ pub(crate) enum Start {
     Failed {
         why: String,
     },
-    /// Only of an exec: the process ended.
+    /// Only of an exec, and of who is attached: the process ended.
     Ended {
         code: i32,
     },

@@ -9,8 +9,10 @@
 //! When a shim dies, the kernel ends its container, unless the container changed its user, which
 //! clears the parent-death signal; then the agent finds the shim's lock free and ends the cgroup.
 
+mod attach;
 mod log;
 mod serve;
+mod streams;
 
 use std::ffi::{CStr, OsString};
 use std::fs::{self, File};
@@ -23,14 +25,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use longshore_types::{ExitReason, Timestamp};
+use longshore_types::{Attached, ExitReason, Timestamp};
 use rustix::fs::{Mode, OFlags};
-use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::cgroup::{CgroupProblem, CgroupTree, InstanceCgroup};
 use crate::devices::{self, DeviceProblem};
-use crate::driver::{Driver, DriverProblem, ProcessPlan, Streams, driver};
+use crate::driver::{Driver, DriverProblem, Entered, ProcessPlan, TerminalPlan, driver};
 use crate::failure::chain;
 use crate::files::FileProblem;
 use crate::oci::{self, Bounds, TooManyOpenFiles};
@@ -38,10 +39,13 @@ use crate::process::reap;
 use crate::protocol::{self, Start, Timing, short_socket_path};
 use crate::record::{ExitRecord, now};
 use crate::rooted::Root;
-use crate::spec::{ContainerSpec, Launch, MachineUser, UserNamespace, load_secret_env};
+use crate::spec::{
+    ContainerSpec, Launch, MachineUser, TerminalSize, UserNamespace, load_secret_env,
+};
 use crate::user::UserOutOfRange;
 
 use log::LogWriter;
+use streams::Ends;
 
 /// What a shim is called in the list of processes.
 pub(crate) const NAME: &CStr = c"longshore-shim";
@@ -115,7 +119,7 @@ impl Stopwatch {
     }
 }
 
-/// A container that runs, and all that its shim holds for it.
+/// A container that runs, or waits for a client to be attached, and all that its shim holds for it.
 struct Container {
     spec: ContainerSpec,
     cgroup: InstanceCgroup,
@@ -123,9 +127,32 @@ struct Container {
     pid: Pid,
     pidfd: OwnedFd,
     started_at: Timestamp,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+    /// Whether its program does not run yet.
+    is_held: bool,
+    ends: Ends,
     log: LogWriter,
+}
+
+impl Container {
+    /// Closes the devices, and lets the first process run if nobody has to be attached before.
+    fn run_unless_held(&mut self, stopwatch: &mut Stopwatch) -> Result<(), ShimProblem> {
+        let (kind, devices_dir) = self.cgroup.devices_directory();
+        devices::restrict(kind, &devices_dir)?;
+        stopwatch.lap("devices");
+        if !self.is_held {
+            self.let_run()?;
+            stopwatch.lap("start");
+        }
+        Ok(())
+    }
+
+    /// Lets the first process run its program.
+    fn let_run(&mut self) -> Result<(), ShimProblem> {
+        self.driver.start()?;
+        self.cgroup.bound_shim()?;
+        (self.is_held, self.started_at) = (false, now());
+        Ok(())
+    }
 }
 
 /// What the process inherits from the agent, moved off descriptors 0 and 1.
@@ -300,17 +327,6 @@ fn bind(run_dir: &Path) -> Result<UnixListener, ShimProblem> {
     bind().map_err(io("making the shim's socket"))
 }
 
-/// A pipe for one output stream. Its ends belong to the container's user, so that a program which
-/// opens `/dev/stdout` may; the kernel checks the pipe's owner then.
-fn output_pipe(uid: u32) -> Result<(OwnedFd, OwnedFd), ShimProblem> {
-    let failed = "making the output pipes";
-    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(errno(failed))?;
-    rustix::fs::fchown(&writer, Some(rustix::fs::Uid::from_raw(uid)), None)
-        .map_err(errno(failed))?;
-    rustix::io::ioctl_fionbio(&reader, true).map_err(errno(failed))?;
-    Ok((reader, writer))
-}
-
 fn start(
     spec: ContainerSpec,
     cgroup: &InstanceCgroup,
@@ -325,43 +341,29 @@ fn start(
     stopwatch.lap("enter");
     prepare_files(&spec, user)?;
     let log = LogWriter::open(&spec.log).map_err(io("opening the log"))?;
-    let (stdout, container_stdout) = output_pipe(user.uid)?;
-    let (stderr, container_stderr) = output_pipe(user.uid)?;
+    let (mut ends, streams) = Ends::make(spec.attached, user.uid)?;
     let document = oci::config(&spec, &cgroup.oci_path(), Bounds::own(&spec.limits)?);
     let mut driver = driver(&spec, run_dir, || Ok(cgroup.clone()))?;
     stopwatch.lap("prepare");
-    let pid = driver.create(ProcessPlan {
-        user: &spec.user,
-        document: &document,
-        streams: Streams { stdin: None, stdout: container_stdout, stderr: container_stderr },
-        withheld,
-    })?;
+    let terminal = (spec.attached == Some(Attached::Terminal))
+        .then_some(TerminalPlan { size: TerminalSize::USUAL, owner: user.uid });
+    let plan = ProcessPlan { user: &spec.user, document: &document, streams, withheld };
+    let Entered { pid, terminal } = driver.create(plan, terminal)?;
     stopwatch.lap("create");
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
         .map_err(errno("watching the container's first process"))?;
-    let (kind, devices_dir) = cgroup.devices_directory();
-    let restricted = devices::restrict(kind, &devices_dir).map_err(ShimProblem::from);
-    stopwatch.lap("devices");
-    let started = restricted
-        .and_then(|()| driver.start().map_err(ShimProblem::from))
-        .and_then(|()| cgroup.bound_shim().map_err(ShimProblem::from));
-    if let Err(problem) = started {
-        cgroup.kill_payload()?;
+    if let Some(master) = terminal {
+        ends.take_terminal(master).map_err(io("taking over the terminal"))?;
+    }
+    let (started_at, cgroup, is_held) = (now(), cgroup.clone(), spec.attached.is_some());
+    let mut container =
+        Container { spec, cgroup, driver, pid, pidfd, started_at, is_held, ends, log };
+    if let Err(problem) = container.run_unless_held(stopwatch) {
+        container.cgroup.kill_payload()?;
         reap(pid).map_err(io("reaping the container's first process"))?;
         return Err(problem);
     }
-    stopwatch.lap("start");
-    Ok(Container {
-        spec,
-        cgroup: cgroup.clone(),
-        driver,
-        pid,
-        pidfd,
-        started_at: now(),
-        stdout,
-        stderr,
-        log,
-    })
+    Ok(container)
 }
 
 /// After the start: make this process small and the last that the kernel ends for want of memory.

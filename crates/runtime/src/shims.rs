@@ -7,6 +7,7 @@
 
 mod adopt;
 mod archive;
+mod attach;
 mod connection;
 mod exec;
 mod executable;
@@ -336,15 +337,17 @@ impl Inner {
         files::remove_if_present(&run_dir).map_err(failed)
     }
 
+    /// Connects to the shim of an instance.
+    async fn connect(&self, id: &InstanceId) -> io::Result<UnixStream> {
+        let dir = File::open(self.run_dir(id))?;
+        UnixStream::connect(short_socket_path(&dir, protocol::SOCKET)).await
+    }
+
     /// Asks a shim one thing. The answer may take as long as the container runs.
     async fn ask(&self, id: &InstanceId, request: Request) -> Result<Reply, AskShimError> {
         let not_running = || AskShimError::NotRunning(id.clone());
         let failed = |source| AskShimError::Io { id: id.clone(), source };
-        let connect = async {
-            let dir = File::open(self.run_dir(id))?;
-            UnixStream::connect(short_socket_path(&dir, protocol::SOCKET)).await
-        };
-        let mut socket = match connect.await {
+        let mut socket = match self.connect(id).await {
             Ok(socket) => BufReader::new(socket),
             Err(error) if is_absence(&error) => return Err(not_running()),
             Err(source) => return Err(failed(source)),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use longshore_types::{ByteCount, IdRange, InstanceId, Resources, SecretValue};
+use longshore_types::{Attached, ByteCount, IdRange, InstanceId, Resources, SecretValue};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,10 @@ pub struct ContainerSpec {
     pub log: LogPolicy,
     /// What runs it.
     pub runtime: RuntimeKind,
+    /// By what a client is attached to the first process, which begins to run its program when one is;
+    /// absent when it runs by itself.
+    #[serde(default)]
+    pub attached: Option<Attached>,
 }
 
 impl ContainerSpec {
@@ -93,6 +97,9 @@ pub struct TerminalSize {
 }
 
 impl TerminalSize {
+    /// What a terminal has before somebody says how large theirs is.
+    pub(crate) const USUAL: Self = Self { columns: 80, rows: 24 };
+
     /// Gives the terminal of this descriptor this size; who runs in it is told by the kernel.
     pub(crate) fn set(self, terminal: impl AsFd) -> std::io::Result<()> {
         let size = Winsize { ws_col: self.columns, ws_row: self.rows, ws_xpixel: 0, ws_ypixel: 0 };

@@ -36,7 +36,7 @@ pub use image_reference::{ImageReference, Tag};
 pub use ingress::{AppProtocol, IngressRules};
 pub use instance::{ExitReason, InstancePhase};
 pub use manifest::{
-    Health, HealthKind, Manifest, ManifestProblem, ProcessOverrides, Release, ReleaseCommand,
+    Attached, Health, HealthKind, Manifest, ManifestProblem, ProcessOverrides, Release, ReleaseCommand,
     Resources, RestartPolicy,
 };
 pub use rollout::{Portion, Rollout};

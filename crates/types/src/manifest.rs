@@ -67,6 +67,20 @@ pub struct Manifest {
     /// machine.
     #[serde(default = "by_default")]
     pub user_namespace: bool,
+    /// How a client is attached to its one instance, if it is made for one: as `longshore run` makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached: Option<Attached>,
+}
+
+/// What connects a client with an instance that is made for it. Its program begins when the client is
+/// there, and ends when the client goes without saying that it should go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Attached {
+    /// A terminal.
+    Terminal,
+    /// A pipe each for its input, its output and its errors.
+    Pipes,
 }
 
 /// A release that was stored before there was a choice has what is now the default.

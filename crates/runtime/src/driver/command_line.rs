@@ -30,7 +30,7 @@ use crate::cgroup::InstanceCgroup;
 use crate::oci;
 use crate::process::{self, PATH, end_with_parent, wait_within};
 use crate::seccomp::{self, Kernel};
-use crate::spec::{ContainerSpec, ReadOnlyFile, TerminalSize};
+use crate::spec::{ContainerSpec, ReadOnlyFile};
 use crate::view;
 
 /// How long a start may take; the agent waits a little longer.
@@ -197,6 +197,25 @@ impl CommandLine {
         command.stdout(streams.stdout).stderr(streams.stderr);
     }
 
+    /// Tells a command to make a terminal, if one is asked for, and where to hand it over.
+    fn console(
+        &self,
+        command: &mut Command,
+        terminal: Option<TerminalPlan>,
+    ) -> Result<Option<Console>, DriverProblem> {
+        let Some(terminal) = terminal else { return Ok(None) };
+        let console = Console::listen(self.own_file("console"), terminal);
+        let console = console.map_err(DriverProblem::Terminal)?;
+        command.arg("--console-socket").arg(console.address());
+        Ok(Some(console))
+    }
+
+    /// The master that a command has handed over.
+    fn taken(&self, console: Option<Console>) -> Result<Option<OwnedFd>, DriverProblem> {
+        let taken = console.map(|console| console.take(self.particulars.first)).transpose();
+        taken.map_err(DriverProblem::Terminal)
+    }
+
     /// Ends a process inside a sandbox with all that it began. It is another kernel's, so that kernel
     /// is asked; whatever is missed ends with the container.
     fn end_inside(&self, first: i32) -> Result<(), DriverProblem> {
@@ -240,14 +259,6 @@ fn last_words(log: &Path) -> Option<String> {
     errors.last().map(|line| line.msg)
 }
 
-/// The process with a terminal of this size.
-fn in_terminal(process: &Value, size: TerminalSize) -> Value {
-    let mut process = process.clone();
-    process["terminal"] = json!(true);
-    process["consoleSize"] = json!({"height": size.rows, "width": size.columns});
-    process
-}
-
 /// Ends with its parent, and leads a session: not every runtime makes one for the container's processes,
 /// which would be in ours otherwise, where they could signal us.
 fn on_its_own() -> io::Result<()> {
@@ -271,18 +282,23 @@ fn read_pid(path: &Path) -> Result<Pid, DriverProblem> {
 }
 
 impl Driver for CommandLine {
-    fn create(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem> {
+    fn create(
+        &mut self,
+        plan: ProcessPlan<'_>,
+        terminal: Option<TerminalPlan>,
+    ) -> Result<Entered, DriverProblem> {
         self.check(&plan.document["process"])?;
         self.prepare()?;
-        write(&self.files.config(), &self.config(plan.document))?;
+        let mut config = self.config(plan.document);
+        if let Some(terminal) = terminal {
+            config["process"] = oci::in_terminal(&config["process"], terminal.size);
+        }
+        write(&self.files.config(), &config)?;
         let (log, pid_file) = (self.own_file("create.log"), self.own_file("pid"));
         let mut command = self.command(&log, "create");
-        command
-            .arg("--bundle")
-            .arg(&self.files.bundle)
-            .arg("--pid-file")
-            .arg(&pid_file)
-            .arg(&self.id);
+        command.arg("--bundle").arg(&self.files.bundle).arg("--pid-file").arg(&pid_file);
+        let console = self.console(&mut command, terminal)?;
+        command.arg(&self.id);
         self.place(&mut command);
         let dev = self.particulars.given_dev.then(|| (self.dev(), self.root));
         let shown = Shown::open(&self.rootfs, &self.shown, dev)?;
@@ -299,7 +315,7 @@ impl Driver for CommandLine {
         };
         expected.extend((self.particulars.filter == Filter::Made).then(applied::filter));
         applied::verify(pid, &expected).map_err(DriverProblem::Workload)?;
-        Ok(pid)
+        Ok(Entered { pid, terminal: self.taken(console)? })
     }
 
     fn start(&mut self) -> Result<(), DriverProblem> {
@@ -332,7 +348,7 @@ impl Driver for CommandLine {
         let document = self.own_file("exec.json");
         match terminal {
             None => write(&document, plan.document)?,
-            Some(terminal) => write(&document, &in_terminal(plan.document, terminal.size))?,
+            Some(terminal) => write(&document, &oci::in_terminal(plan.document, terminal.size))?,
         }
         let (log, pid_file) = (self.own_file("exec.log"), self.own_file("exec-pid"));
         let mut command = self.command(&log, "exec");
@@ -344,21 +360,12 @@ impl Driver for CommandLine {
         } else {
             self.place(&mut command);
         }
-        let console = terminal.map(|terminal| {
-            let console = Console::listen(self.own_file("console"), terminal)?;
-            command.arg("--console-socket").arg(console.address());
-            Ok(console)
-        });
-        let console = console.transpose().map_err(DriverProblem::Terminal)?;
+        let console = self.console(&mut command, terminal)?;
         command.arg(&self.id);
         Self::attach(&mut command, plan.streams);
         let run = self.run("entering the container", &log, START_DEADLINE, &mut command);
         let pid = run.and_then(|()| read_pid(&pid_file));
-        let entered = pid.and_then(|pid| {
-            let taken = console.as_ref().map(|console| console.take(self.particulars.first));
-            let master = taken.transpose();
-            Ok(Entered { pid, terminal: master.map_err(DriverProblem::Terminal)? })
-        });
+        let entered = pid.and_then(|pid| Ok(Entered { pid, terminal: self.taken(console)? }));
         for file in [&document, &pid_file] {
             // They have been read; leftovers would go with the run directory.
             let _ = fs::remove_file(file);

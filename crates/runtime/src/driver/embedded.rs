@@ -21,11 +21,14 @@ use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 
 use super::join_users::JoinUsers;
+use super::particulars::First;
 use super::run_files::{RunFiles, write};
+use super::terminal::Console;
 use super::workload::Workload;
 use super::{Driver, DriverProblem, Entered, ProcessPlan, Streams, TerminalPlan, terminal};
 use crate::SignalNumber;
 use crate::failure::chain;
+use crate::oci;
 use crate::spec::{ContainerSpec, UserNamespace};
 
 pub(super) struct Embedded {
@@ -105,12 +108,29 @@ fn wait_for_report(reader: OwnedFd) -> Result<(), DriverProblem> {
 }
 
 impl Driver for Embedded {
-    fn create(&mut self, plan: ProcessPlan<'_>) -> Result<Pid, DriverProblem> {
+    fn create(
+        &mut self,
+        plan: ProcessPlan<'_>,
+        terminal: Option<TerminalPlan>,
+    ) -> Result<Entered, DriverProblem> {
         self.files.make()?;
-        write(&self.files.config(), plan.document)?;
+        let console = match terminal {
+            None => {
+                write(&self.files.config(), plan.document)?;
+                None
+            }
+            Some(terminal) => {
+                let mut config = plan.document.clone();
+                config["process"] = oci::in_terminal(&config["process"], terminal.size);
+                write(&self.files.config(), &config)?;
+                let console = Console::listen(self.files.bundle.join("console"), terminal);
+                Some(console.map_err(DriverProblem::Terminal)?)
+            }
+        };
         let (workload, reader, writer) = Self::workload(&plan)?;
         let container = self
             .builder(plan.streams, workload)?
+            .with_console_socket(console.as_ref().map(Console::address))
             .as_init(&self.files.bundle)
             .with_systemd(false)
             .with_detach(true)
@@ -119,7 +139,10 @@ impl Driver for Embedded {
         drop(writer);
         let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
         self.created = Some((container, reader));
-        pid.ok_or_else(|| DriverProblem::Workload("the runtime reported no process".to_owned()))
+        let pid = pid
+            .ok_or_else(|| DriverProblem::Workload("the runtime reported no process".to_owned()))?;
+        let taken = console.map(|console| console.take(First::Program)).transpose();
+        Ok(Entered { pid, terminal: taken.map_err(DriverProblem::Terminal)? })
     }
 
     fn start(&mut self) -> Result<(), DriverProblem> {

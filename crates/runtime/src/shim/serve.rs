@@ -1,7 +1,6 @@
 //! The life of a shim after its container runs: one loop over everything that can happen.
 
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,42 +8,36 @@ use std::time::{Duration, Instant};
 use longshore_types::ExitReason;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::log::{LogWriter, Partial};
-use super::{Container, ShimProblem, errno, io};
+use super::{Container, ShimProblem, attach, errno, io};
 use crate::SignalNumber;
-use crate::logs::StreamTag;
 use crate::process::{Ended, bury_others, reap};
-use crate::protocol::{self, Reply, Request, Versioned};
+use crate::protocol::{self, Reply, Request, Start, Versioned};
 use crate::record::ExitRecord;
 
 /// More connections than one agent and a few curious operators make. Further ones wait in the
 /// kernel's queue.
 const MAX_CLIENTS: usize = 32;
-/// What is read from a stream at once: as much as a pipe holds by default.
-const READ_SIZE: usize = 64 * 1024;
 /// How long replies to agents that wait may take when their sockets are full.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-struct Client {
-    socket: UnixStream,
+pub(super) struct Client {
+    pub socket: UnixStream,
     received: Vec<u8>,
     waits: bool,
-    gone: bool,
+    pub is_attached: bool,
+    pub gone: bool,
 }
 
-struct Stream {
-    tag: StreamTag,
-    pipe: Option<OwnedFd>,
-    partial: Partial,
-}
-
-struct Server {
-    container: Container,
+pub(super) struct Server {
+    pub container: Container,
     listener: UnixListener,
-    clients: Vec<Client>,
-    streams: [Stream; 2],
-    stopping: bool,
-    kill_at: Option<Instant>,
+    pub clients: Vec<Client>,
+    pub stopping: bool,
+    pub kill_at: Option<Instant>,
+    /// Until when a container that waits for its client does.
+    pub held_until: Option<Instant>,
+    /// Why it was given up.
+    pub failed: Option<String>,
 }
 
 /// Serves until the container has ended, its output is in the log, its end is on disk and whoever
@@ -54,77 +47,99 @@ pub(super) fn serve(
     listener: UnixListener,
     state_dir: &Path,
 ) -> Result<(), ShimProblem> {
-    let stream = |tag, pipe: &OwnedFd| -> Result<Stream, ShimProblem> {
-        let pipe = pipe.try_clone().map_err(io("duplicating a pipe"))?;
-        Ok(Stream { tag, pipe: Some(pipe), partial: Partial::default() })
-    };
-    let streams =
-        [stream(StreamTag::Out, &container.stdout)?, stream(StreamTag::Err, &container.stderr)?];
+    let held_until = container.is_held.then(|| Instant::now() + attach::WAITS);
     let mut server = Server {
         container,
         listener,
         clients: Vec::new(),
-        streams,
         stopping: false,
         kill_at: None,
+        held_until,
+        failed: None,
     };
     while !server.turn()? {}
-    let record = server.finish()?;
+    let (record, code) = server.finish()?;
     record.store(state_dir)?;
-    server.tell(&record);
+    server.tell(&record, code);
     Ok(())
 }
 
-/// What one call of `poll` found.
-struct Ready {
-    ended: bool,
-    connection: bool,
-    streams: [bool; 2],
-    clients: Vec<bool>,
+/// Where something happened.
+enum Source {
+    /// The first process ended.
+    End,
+    /// Somebody connects.
+    Connection,
+    Stream(usize),
+    Client(usize),
 }
 
 impl Server {
     /// Waits for the next things to happen and handles them. True when the container has ended.
     fn turn(&mut self) -> Result<bool, ShimProblem> {
         bury_others(self.container.pid);
-        let ready = self.wait()?;
-        for idx in 0..2 {
-            if ready.streams[idx] {
-                self.read_stream(idx);
+        let happened = self.wait()?;
+        let mut ended = false;
+        for source in &happened {
+            match source {
+                Source::Stream(idx) => {
+                    let Container { ends, log, .. } = &mut self.container;
+                    ends.output[*idx].advance(log);
+                }
+                Source::End => ended = true,
+                Source::Connection | Source::Client(_) => {}
             }
         }
-        if ready.ended {
+        if ended {
             return Ok(true);
         }
-        for idx in 0..ready.clients.len() {
-            if ready.clients[idx] {
-                self.read_client(idx);
+        for source in happened {
+            match source {
+                Source::Client(idx) => self.read_client(idx),
+                Source::Connection => self.accept(),
+                Source::End | Source::Stream(_) => {}
             }
         }
+        if self.clients.iter().any(|client| client.gone && client.is_attached) {
+            self.left();
+        }
         self.clients.retain(|client| !client.gone);
-        if ready.connection {
-            self.accept();
-        }
-        if self.kill_at.is_some_and(|at| at <= Instant::now()) {
-            self.kill_at = None;
-            self.signal_first(SignalNumber::KILL)?;
-        }
+        self.meet_deadlines()?;
         Ok(false)
     }
 
-    fn wait(&self) -> Result<Ready, ShimProblem> {
-        let mut fds = vec![PollFd::new(&self.container.pidfd, PollFlags::IN)];
-        let accepting = self.clients.len() < MAX_CLIENTS;
-        let interest = if accepting { PollFlags::IN } else { PollFlags::empty() };
-        fds.push(PollFd::new(&self.listener, interest));
-        let pipes: Vec<usize> = (0..2).filter(|idx| self.streams[*idx].pipe.is_some()).collect();
-        for pipe in self.streams.iter().filter_map(|stream| stream.pipe.as_ref()) {
-            fds.push(PollFd::new(pipe, PollFlags::IN));
+    fn meet_deadlines(&mut self) -> Result<(), ShimProblem> {
+        let now = Instant::now();
+        if self.kill_at.is_some_and(|at| at <= now) {
+            self.kill_at = None;
+            self.signal_first(SignalNumber::KILL)?;
         }
-        let first_client = fds.len();
-        fds.extend(self.clients.iter().map(|c| PollFd::new(&c.socket, PollFlags::IN)));
-        let timeout = self.kill_at.map(|at| at.saturating_duration_since(Instant::now()));
-        let timeout = timeout.map(|left| Timespec {
+        if self.held_until.is_some_and(|at| at <= now) {
+            self.held_until = None;
+            self.give_up(format!("no client came within {} s", attach::WAITS.as_secs()));
+        }
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<Vec<Source>, ShimProblem> {
+        let mut fds = vec![PollFd::new(&self.container.pidfd, PollFlags::IN)];
+        let mut sources = vec![Source::End];
+        for (idx, stream) in self.container.ends.output.iter().enumerate() {
+            if let Some(fd) = stream.awaited() {
+                fds.push(fd);
+                sources.push(Source::Stream(idx));
+            }
+        }
+        for (idx, client) in self.clients.iter().enumerate() {
+            fds.push(PollFd::new(&client.socket, PollFlags::IN));
+            sources.push(Source::Client(idx));
+        }
+        if self.clients.len() < MAX_CLIENTS {
+            fds.push(PollFd::new(&self.listener, PollFlags::IN));
+            sources.push(Source::Connection);
+        }
+        let left = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = left.map(|left| Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(left.subsec_nanos()),
         });
@@ -132,40 +147,8 @@ impl Server {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(errno("waiting for events")(error)),
         }
-        let happened = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        let mut streams = [false; 2];
-        for (position, idx) in pipes.into_iter().enumerate() {
-            streams[idx] = happened(&fds[2 + position]);
-        }
-        Ok(Ready {
-            ended: happened(&fds[0]),
-            connection: accepting && happened(&fds[1]),
-            streams,
-            clients: fds[first_client..].iter().map(happened).collect(),
-        })
-    }
-
-    /// Reads what there is, at most one buffer, so that a noisy container does not keep requests
-    /// waiting. Returns whether there may be more.
-    fn read_stream(&mut self, idx: usize) -> bool {
-        let stream = &mut self.streams[idx];
-        let Some(pipe) = &stream.pipe else { return false };
-        let log: &mut LogWriter = &mut self.container.log;
-        // Not kept: an idle shim holds no buffers.
-        let mut buffer = vec![0; READ_SIZE];
-        match rustix::io::read(pipe, &mut buffer) {
-            Ok(0) => {
-                log.finish(stream.tag, &mut stream.partial);
-                stream.pipe = None;
-                false
-            }
-            Ok(length) => {
-                log.take(stream.tag, &mut stream.partial, &buffer[..length]);
-                true
-            }
-            Err(rustix::io::Errno::INTR) => true,
-            Err(_) => false,
-        }
+        let all = sources.into_iter().zip(&fds);
+        Ok(all.filter(|(_, fd)| !fd.revents().is_empty()).map(|(source, _)| source).collect())
     }
 
     fn accept(&mut self) {
@@ -173,8 +156,13 @@ impl Server {
         if let Ok((socket, _)) = self.listener.accept()
             && socket.set_nonblocking(true).is_ok()
         {
-            let client = Client { socket, received: Vec::new(), waits: false, gone: false };
-            self.clients.push(client);
+            self.clients.push(Client {
+                socket,
+                received: Vec::new(),
+                waits: false,
+                is_attached: false,
+                gone: false,
+            });
         }
     }
 
@@ -193,7 +181,9 @@ impl Server {
         }
         while let Some(end) = self.clients[idx].received.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.clients[idx].received.drain(..=end).collect();
-            if let Some(reply) = self.answer(idx, &line) {
+            if self.clients[idx].is_attached {
+                self.obey(idx, &line);
+            } else if let Some(reply) = self.answer(idx, &line) {
                 self.clients[idx].send(&protocol::line(reply));
             }
         }
@@ -227,17 +217,27 @@ impl Server {
                 self.clients[idx].waits = true;
                 None
             }
+            Request::Attach { terminal, input } => {
+                self.attach(idx, terminal, input);
+                None
+            }
         }
     }
 
-    /// Asks the container to stop. A second stop may shorten the grace, never lengthen it.
     fn stop(&mut self, grace: Duration) -> io::Result<()> {
+        self.stop_by(self.container.spec.stop_signal, grace)
+    }
+
+    /// Asks the container to stop. A second stop may shorten the grace, never lengthen it.
+    pub(super) fn stop_by(&mut self, signal: SignalNumber, grace: Duration) -> io::Result<()> {
+        // There is no program yet that could be asked.
+        let grace = if self.container.is_held { Duration::ZERO } else { grace };
         let kill_at = Instant::now() + grace;
         self.kill_at = Some(self.kill_at.map_or(kill_at, |at| at.min(kill_at)));
         let first = !self.stopping;
         self.stopping = true;
         if first && !grace.is_zero() {
-            self.container.driver.signal(&self.container.pidfd, self.container.spec.stop_signal)?;
+            self.container.driver.signal(&self.container.pidfd, signal)?;
         }
         Ok(())
     }
@@ -253,22 +253,23 @@ impl Server {
         }
     }
 
-    /// Collects all that is left of a container whose first process has ended.
-    fn finish(&mut self) -> Result<ExitRecord, ShimProblem> {
+    /// Collects all that is left of a container whose first process has ended; with what it ended.
+    fn finish(&mut self) -> Result<(ExitRecord, i32), ShimProblem> {
         let ended = reap(self.container.pid).map_err(io("reaping the container"))?;
         self.container.cgroup.kill_payload()?;
-        for idx in 0..2 {
-            // All writers are dead, so this ends.
-            while self.read_stream(idx) {}
-            let Stream { tag, partial, .. } = &mut self.streams[idx];
-            self.container.log.finish(*tag, partial);
+        let Container { ends, log, .. } = &mut self.container;
+        for stream in &mut ends.output {
+            stream.finish(log);
         }
         let oom_kills = self.container.cgroup.oom_kills().map_err(io("reading the OOM count"))?;
         let out_of_memory = ExitReason::OutOfMemory {
             peak: self.container.cgroup.memory_peak().map_err(io("reading the peak of memory"))?,
             limit: Some(self.container.spec.limits.memory),
         };
-        let reason = reason(ended, self.stopping, (oom_kills > 0).then_some(out_of_memory));
+        let reason = match self.failed.take() {
+            Some(message) => ExitReason::StartFailed { message },
+            None => reason(ended, self.stopping, (oom_kills > 0).then_some(out_of_memory)),
+        };
         if matches!(reason, ExitReason::OutOfMemory { .. }) {
             self.container.log.note(&reason.to_string());
         }
@@ -277,13 +278,17 @@ impl Server {
         record.oom_kills = oom_kills;
         record.lost_lines = self.container.log.n_lost();
         self.container.driver.delete()?;
-        Ok(record)
+        Ok((record, ended.code()))
     }
 
-    /// Answers those who wait. They may also read the record, so none is waited for long.
-    fn tell(&mut self, record: &ExitRecord) {
-        let line = protocol::line(Reply::Exited { record: record.clone() });
-        for client in self.clients.iter_mut().filter(|client| client.waits) {
+    /// Answers those who wait, and who is attached. They may also read the record, so none is waited for
+    /// long.
+    fn tell(&mut self, record: &ExitRecord, code: i32) {
+        for client in self.clients.iter_mut().filter(|client| client.waits || client.is_attached) {
+            let line = match client.is_attached {
+                true => protocol::line(Start::Ended { code }),
+                false => protocol::line(Reply::Exited { record: record.clone() }),
+            };
             let patient = client.socket.set_nonblocking(false);
             if patient.and_then(|()| client.socket.set_write_timeout(Some(FAREWELL))).is_ok() {
                 client.send(&line);
@@ -293,7 +298,7 @@ impl Server {
 }
 
 impl Client {
-    fn send(&mut self, line: &[u8]) {
+    pub(super) fn send(&mut self, line: &[u8]) {
         // A client that does not read its answers does not deserve them.
         if self.socket.write_all(line).is_err() {
             self.gone = true;

@@ -26,12 +26,13 @@ impl Connection {
 
     /// Sends a line, and with it a descriptor.
     pub async fn send(&self, mut line: &[u8], passed: Option<&OwnedFd>) -> io::Result<()> {
-        let mut passed = passed.map(|passed| passed.as_fd());
+        let passed: Vec<_> = passed.into_iter().map(|passed| passed.as_fd()).collect();
+        let mut passed = passed.as_slice();
         while !line.is_empty() {
             let send = || passing::send(&self.0, line, passed);
             let sent = self.0.async_io(Interest::WRITABLE, send).await?;
             line = &line[sent..];
-            passed = None;
+            passed = &[];
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Running another process inside a container.
 
-mod streams;
+pub(super) mod streams;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -72,6 +72,12 @@ pub enum ExecError {
     /// The exec process ended without a word: it was killed, perhaps with its container.
     #[error("the exec process ended before the process inside did")]
     Died,
+    /// The container runs by itself.
+    #[error("nobody can be attached to it: it runs by itself, and what it writes is in its log")]
+    NotAttachable,
+    /// The shim ended without a word, and its container with it.
+    #[error("the shim of the container ended")]
+    Lost,
 }
 
 /// One thing that happened to a process.
@@ -90,18 +96,19 @@ pub enum ExecEvent {
 
 /// A process that runs in a container. Dropping this ends it.
 pub struct ExecStream {
-    child: Child,
-    connection: Arc<Connection>,
+    /// The exec process; absent when this is attached to the first one.
+    pub(super) child: Option<Child>,
+    pub(super) connection: Arc<Connection>,
     /// What came over the connection and is not a whole line yet.
-    line: Vec<u8>,
-    stdout: Option<Reader>,
-    stderr: Option<Reader>,
-    input: Option<ExecInput>,
-    terminal: Option<Arc<Terminal>>,
-    ended: Option<i32>,
-    finished: bool,
-    inner: Arc<Inner>,
-    id: InstanceId,
+    pub(super) line: Vec<u8>,
+    pub(super) stdout: Option<Reader>,
+    pub(super) stderr: Option<Reader>,
+    pub(super) input: Option<ExecInput>,
+    pub(super) terminal: Option<Arc<Terminal>>,
+    pub(super) ended: Option<i32>,
+    pub(super) finished: bool,
+    pub(super) inner: Arc<Inner>,
+    pub(super) id: InstanceId,
 }
 
 /// By which a running process is signalled, and its terminal changed.
@@ -127,6 +134,16 @@ impl ExecControl {
     /// When the exec process is gone.
     pub async fn signal(&self, signal: SignalNumber) -> io::Result<()> {
         self.connection.send(&protocol::line(ExecMessage::Signal { signal }), None).await
+    }
+
+    /// Lets the container to whose first process this is attached go on without. Any other process
+    /// ends with its stream all the same.
+    ///
+    /// # Errors
+    ///
+    /// When the shim is gone.
+    pub async fn detach(&self) -> io::Result<()> {
+        self.connection.send(&protocol::line(ExecMessage::Detach), None).await
     }
 }
 
@@ -205,7 +222,7 @@ impl Shims {
         };
         Ok(ExecStream {
             stderr: child.stderr.take().map(Reader::Stderr),
-            child,
+            child: Some(child),
             connection: Arc::new(connection),
             line,
             stdout,
@@ -265,7 +282,9 @@ impl ExecStream {
                 if let Some(event) = self.rest().await? {
                     return Ok(event);
                 }
-                self.child.wait().await?;
+                if let Some(child) = &mut self.child {
+                    child.wait().await?;
+                }
                 return Ok(ExecEvent::Exited { code });
             }
             tokio::select! {
@@ -284,8 +303,9 @@ impl ExecStream {
                     Some(Start::Failed { why }) => return Err(ExecError::Refused { why }),
                     Some(Start::Running { .. }) => {}
                     None => {
+                        let Some(child) = &mut self.child else { return Err(ExecError::Lost) };
                         // Its children hang on it until it is gone.
-                        self.child.kill().await?;
+                        child.kill().await?;
                         let (inner, id) = (Arc::clone(&self.inner), self.id.clone());
                         run_blocking(move || inner.end_orphans(&id)).await?;
                         return Err(ExecError::Died);

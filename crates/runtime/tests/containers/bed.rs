@@ -227,6 +227,7 @@ impl Bed {
                 files: 3,
             },
             runtime: self.runtime.clone(),
+            attached: None,
             id,
         }
     }

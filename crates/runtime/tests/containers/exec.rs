@@ -166,10 +166,12 @@ fn in_terminal(script: &str) -> ExecRequest {
 }
 
 /// What the process of the stream writes, until it ends with `text`.
-async fn until(stream: &mut ExecStream, text: &str) -> String {
+pub async fn until(stream: &mut ExecStream, text: &str) -> String {
     let mut shown = String::new();
     while !shown.trim_end().ends_with(text) {
-        match stream.next().await.expect("more").expect("no failure") {
+        let next = tokio::time::timeout(Duration::from_secs(60), stream.next()).await;
+        let next = next.unwrap_or_else(|_| panic!("{text:?} does not come after {shown:?}"));
+        match next.expect("more").expect("no failure") {
             ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes) => {
                 shown.push_str(&String::from_utf8_lossy(&bytes));
             }
@@ -180,7 +182,7 @@ async fn until(stream: &mut ExecStream, text: &str) -> String {
 }
 
 /// The exit code, whatever is written before.
-async fn end(stream: &mut ExecStream) -> i32 {
+pub async fn end(stream: &mut ExecStream) -> i32 {
     loop {
         if let ExecEvent::Exited { code } =
             stream.next().await.expect("an end").expect("no failure")

@@ -7,6 +7,7 @@
 
 mod bed;
 
+mod attach;
 mod copying;
 mod end;
 mod escapes;
@@ -43,6 +44,14 @@ macro_rules! with_every_runtime {
 }
 
 with_every_runtime!({
+    attach {
+        the_program_waits_for_its_client
+        all_of_much_output_comes_also_to_a_slow_client
+        its_terminal_is_that_of_the_first_process
+        keys_are_signals_to_what_runs_in_it
+        it_ends_with_a_client_that_left_without_a_word
+        one_that_waits_can_be_stopped_and_one_that_cannot_run_says_so
+    }
     copying {
         a_tree_comes_out_and_goes_in_as_it_is
         an_image_needs_no_program_for_it

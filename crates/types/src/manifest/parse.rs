@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Health, HealthKind, Manifest, ProcessOverrides, ReleaseCommand, Resources, RestartPolicy,
+    Attached, Health, HealthKind, Manifest, ProcessOverrides, ReleaseCommand, Resources,
+    RestartPolicy,
 };
 use crate::{
     AppProtocol, ByteCount, Duration, IngressRules, MilliCpu, ParseError, Port, Rollout,
@@ -55,6 +56,7 @@ const TOP_KEYS: &[&str] = &[
     "release",
     "runtime",
     "user_namespace",
+    "attached",
     "env",
     "secrets",
     "resources",
@@ -81,7 +83,12 @@ impl Manifest {
         let max = top.number("max", 1, MAX_COUNT * 2);
         let port = top.number("port", 1, 65535).and_then(port_of);
         let hosts = top.list("hosts");
-        let restart = top.choice("restart", &RESTART_CHOICES).unwrap_or_default();
+        let attached = top.choice("attached", &ATTACHED_CHOICES);
+        if attached.is_some() {
+            refuse_beside_attached(&mut top);
+        }
+        let by_default = attached.map_or_else(RestartPolicy::default, |_| RestartPolicy::Never);
+        let restart = top.choice("restart", &RESTART_CHOICES).unwrap_or(by_default);
         let runtime = top
             .choice("runtime", &RuntimeName::ALL.map(|name| (name.as_str(), name)))
             .unwrap_or_default();
@@ -129,6 +136,7 @@ impl Manifest {
                 release,
                 runtime,
                 user_namespace,
+                attached,
             }),
             _ => Err(problems),
         }
@@ -140,6 +148,26 @@ const RESTART_CHOICES: [(&str, RestartPolicy); 3] = [
     ("on-failure", RestartPolicy::OnFailure),
     ("never", RestartPolicy::Never),
 ];
+
+const ATTACHED_CHOICES: [(&str, Attached); 2] =
+    [("terminal", Attached::Terminal), ("pipes", Attached::Pipes)];
+
+/// What an app has not whose one instance is there for one client.
+const NOT_BESIDE_ATTACHED: [&str; 7] =
+    ["max", "port", "hosts", "ingress", "health", "rollout", "release"];
+
+fn refuse_beside_attached(top: &mut Table<'_>) {
+    for key in NOT_BESIDE_ATTACHED {
+        if let Some(value) = top.map.and_then(|map| map.get(key)) {
+            top.refuse(key, value, "nothing of the kind beside attached");
+        }
+    }
+    for (key, only) in [("count", Value::from(1)), ("restart", Value::from("never"))] {
+        if let Some(value) = top.map.and_then(|map| map.get(key)).filter(|value| **value != only) {
+            top.refuse(key, value, &format!("{only} beside attached"));
+        }
+    }
+}
 
 fn port_of(number: u32) -> Option<Port> {
     u16::try_from(number).ok().and_then(Port::new)

@@ -14,7 +14,7 @@ use crate::spec::TerminalSize;
 const READ_SIZE: usize = 16 * 1024;
 
 /// The master of a terminal.
-pub(super) struct Terminal(AsyncFd<OwnedFd>);
+pub(in crate::shims) struct Terminal(AsyncFd<OwnedFd>);
 
 impl Terminal {
     pub fn new(master: OwnedFd) -> io::Result<Self> {
@@ -57,16 +57,23 @@ impl Terminal {
 }
 
 /// What a process writes.
-pub(super) enum Reader {
+pub(in crate::shims) enum Reader {
+    Pipe(pipe::Receiver),
     Stdout(ChildStdout),
     Stderr(ChildStderr),
     Terminal(Arc<Terminal>),
 }
 
 impl Reader {
+    pub fn pipe(reader: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&reader, true)?;
+        Ok(Self::Pipe(pipe::Receiver::from_owned_fd(reader)?))
+    }
+
     /// The next bytes; absent at the end. Cancel safe.
     pub async fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
         match self {
+            Self::Pipe(pipe) => read(pipe).await,
             Self::Stdout(pipe) => read(pipe).await,
             Self::Stderr(pipe) => read(pipe).await,
             Self::Terminal(terminal) => {
@@ -98,12 +105,12 @@ enum Writer {
 }
 
 impl ExecInput {
-    pub(super) fn pipe(writer: OwnedFd) -> io::Result<Self> {
+    pub(in crate::shims) fn pipe(writer: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&writer, true)?;
         Ok(Self(Writer::Pipe(pipe::Sender::from_owned_fd(writer)?)))
     }
 
-    pub(super) fn terminal(terminal: &Arc<Terminal>) -> Self {
+    pub(in crate::shims) fn terminal(terminal: &Arc<Terminal>) -> Self {
         Self(Writer::Terminal(Arc::clone(terminal)))
     }
 

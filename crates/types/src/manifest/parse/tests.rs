@@ -193,6 +193,24 @@ fn a_stored_manifest_reads_back() {
 }
 
 #[test]
+fn an_app_for_one_client_has_one_instance_and_nothing_for_others() {
+    let document = json!({"app": "web", "image": "web", "attached": "terminal", "count": 1});
+    let manifest = Manifest::from_document(&document).unwrap();
+    assert_eq!(manifest.attached, Some(Attached::Terminal));
+    assert_eq!((manifest.count, manifest.restart), (1, RestartPolicy::Never));
+    let found = problems(json!({
+        "app": "web", "image": "web", "attached": "pipes", "count": 2, "max": 3, "port": 80,
+        "hosts": ["web.example"], "restart": "always", "ingress": {}, "health": {"kind": "tcp"},
+        "rollout": {}, "release": {"command": ["true"]},
+    }));
+    assert_eq!(found.len(), 9, "{found:?}");
+    assert!(found.contains(&"count = 2: 1 beside attached".to_owned()), "{found:?}");
+    assert!(found.contains(&r#"restart = "always": "never" beside attached"#.to_owned()));
+    let found = problems(json!({"app": "web", "image": "web", "attached": "tty"}));
+    assert!(found[0].starts_with("attached = \"tty\": "), "{found:?}");
+}
+
+#[test]
 fn secrets_have_a_place_and_a_name() {
     let secrets = |secrets| {
         let document =

@@ -1,0 +1,213 @@
+//! What a container reads and writes, as its shim holds it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use longshore_types::Attached;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, Uid};
+use rustix::pipe::PipeFlags;
+
+use super::log::{LogWriter, Partial};
+use super::{ShimProblem, errno};
+use crate::driver::Streams;
+use crate::logs::StreamTag;
+
+/// What is read from a stream at once: as much as a pipe holds by default.
+const READ_SIZE: usize = 64 * 1024;
+/// How long a client that takes nothing may hold up the last of the output.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The ends of the shim.
+pub(super) struct Ends {
+    /// What is written. A terminal is one stream.
+    pub output: Vec<Stream>,
+    /// The master of the terminal, if there is one.
+    pub terminal: Option<OwnedFd>,
+    /// To what is read, until whoever is attached takes it.
+    pub input: Option<OwnedFd>,
+}
+
+impl Ends {
+    /// Makes them, and those of a container whose user is `uid` on the machine. A terminal comes
+    /// later, by [`Self::take_terminal`]; until then there is nothing.
+    pub fn make(attached: Option<Attached>, uid: u32) -> Result<(Self, Streams), ShimProblem> {
+        if attached == Some(Attached::Terminal) {
+            let null = || {
+                let flags = OFlags::RDWR | OFlags::CLOEXEC;
+                rustix::fs::open("/dev/null", flags, Mode::empty())
+                    .map_err(errno("opening /dev/null"))
+            };
+            let ends = Self { output: Vec::new(), terminal: None, input: None };
+            return Ok((ends, Streams { stdin: None, stdout: null()?, stderr: null()? }));
+        }
+        let (out, stdout) = output(uid)?;
+        let (err, stderr) = output(uid)?;
+        let output = vec![Stream::new(StreamTag::Out, out), Stream::new(StreamTag::Err, err)];
+        let (stdin, input) = match attached {
+            None => (None, None),
+            Some(_) => {
+                let (reader, writer) = pipe()?;
+                own(&reader, uid)?;
+                (Some(reader), Some(writer))
+            }
+        };
+        Ok((Self { output, terminal: None, input }, Streams { stdin, stdout, stderr }))
+    }
+
+    /// Takes over the terminal that a runtime has made.
+    pub fn take_terminal(&mut self, master: OwnedFd) -> io::Result<()> {
+        rustix::io::ioctl_fionbio(&master, true)?;
+        self.output = vec![Stream::new(StreamTag::Out, master.try_clone()?)];
+        self.terminal = Some(master);
+        Ok(())
+    }
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), ShimProblem> {
+    rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(errno(MAKING))
+}
+
+const MAKING: &str = "making the container's streams";
+
+/// Gives a pipe's end to the container's user, so that a program which opens `/dev/stdout` may; the
+/// kernel checks the pipe's owner then.
+fn own(end: &OwnedFd, uid: u32) -> Result<(), ShimProblem> {
+    rustix::fs::fchown(end, Some(Uid::from_raw(uid)), None).map_err(errno(MAKING))
+}
+
+/// A pipe for one output stream.
+fn output(uid: u32) -> Result<(OwnedFd, OwnedFd), ShimProblem> {
+    let (reader, writer) = pipe()?;
+    own(&writer, uid)?;
+    rustix::io::ioctl_fionbio(&reader, true).map_err(errno(MAKING))?;
+    Ok((reader, writer))
+}
+
+/// One stream of output, on its way into the log.
+pub(super) struct Stream {
+    pub tag: StreamTag,
+    /// Absent after its end.
+    source: Option<OwnedFd>,
+    partial: Partial,
+    /// For whoever is attached.
+    copy: Option<Copy>,
+}
+
+impl Stream {
+    fn new(tag: StreamTag, source: OwnedFd) -> Self {
+        Self { tag, source: Some(source), partial: Partial::default(), copy: None }
+    }
+
+    /// Copies what comes from now on; gives where the copy is read. A reader that falls behind slows
+    /// the stream down, as the log does.
+    pub fn copied(&mut self) -> io::Result<OwnedFd> {
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&writer, true)?;
+        self.copy = Some(Copy { pipe: writer, unsent: Vec::new() });
+        Ok(reader)
+    }
+
+    /// Nobody reads the copy any more.
+    pub fn not_copied(&mut self) {
+        self.copy = None;
+    }
+
+    /// What has to happen before [`Self::advance`] has something to do.
+    pub fn awaited(&self) -> Option<PollFd<'_>> {
+        match &self.copy {
+            Some(Copy { pipe, unsent }) if !unsent.is_empty() => {
+                Some(PollFd::new(pipe, PollFlags::OUT))
+            }
+            _ => self.source.as_ref().map(|source| PollFd::new(source, PollFlags::IN)),
+        }
+    }
+
+    /// Copies what has not been, or reads what there is, at most one buffer, so that a noisy container
+    /// does not keep requests waiting. Returns whether there may be more to read.
+    pub fn advance(&mut self, log: &mut LogWriter) -> bool {
+        match &mut self.copy {
+            Some(copy) if !copy.unsent.is_empty() => {
+                self.put(&[]);
+                true
+            }
+            _ => self.read(log),
+        }
+    }
+
+    fn read(&mut self, log: &mut LogWriter) -> bool {
+        let Some(source) = &self.source else { return false };
+        // Not kept: an idle shim holds no buffers.
+        let mut buffer = vec![0; READ_SIZE];
+        match rustix::io::read(source, &mut buffer) {
+            // A terminal that nobody has open any more has no end, but an error.
+            Ok(0) | Err(rustix::io::Errno::IO) => {
+                log.finish(self.tag, &mut self.partial);
+                (self.source, self.copy) = (None, None);
+                false
+            }
+            Ok(length) => {
+                log.take(self.tag, &mut self.partial, &buffer[..length]);
+                self.put(&buffer[..length]);
+                true
+            }
+            Err(rustix::io::Errno::INTR) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// Copies bytes, if somebody reads the copy, after what has not been copied yet.
+    fn put(&mut self, bytes: &[u8]) {
+        if let Some(copy) = &mut self.copy
+            && copy.put(bytes).is_err()
+        {
+            self.copy = None;
+        }
+    }
+
+    /// Takes all that is left when every writer is dead, so that this ends.
+    pub fn finish(&mut self, log: &mut LogWriter) {
+        while self.source.is_some() && self.read(log) {}
+        log.finish(self.tag, &mut self.partial);
+        if let Some(mut copy) = self.copy.take() {
+            copy.finish();
+        }
+    }
+}
+
+/// A copy of a stream of output.
+struct Copy {
+    pipe: OwnedFd,
+    unsent: Vec<u8>,
+}
+
+impl Copy {
+    /// Writes as much as goes in, and keeps the rest.
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.unsent.extend_from_slice(bytes);
+        while !self.unsent.is_empty() {
+            match rustix::io::write(&self.pipe, &self.unsent) {
+                Ok(length) => drop(self.unsent.drain(..length)),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Ok(()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        self.unsent = Vec::new();
+        Ok(())
+    }
+
+    /// Writes the rest, to a reader that takes some of it now and then.
+    fn finish(&mut self) {
+        let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+        while self.put(&[]).is_ok() && !self.unsent.is_empty() {
+            let mut room = [PollFd::new(&self.pipe, PollFlags::OUT)];
+            match poll(&mut room, Some(&patience)) {
+                Ok(0) => return,
+                // A failure is that of the next write.
+                _ => {}
+            }
+        }
+    }
+}
