@@ -48,6 +48,8 @@ mod programs;
 #[cfg(test)]
 mod rollouts;
 #[cfg(test)]
+mod running;
+#[cfg(test)]
 mod runtimes;
 #[cfg(test)]
 mod scene;

@@ -26,8 +26,8 @@ use serde::{Deserialize, Serialize};
 
 pub use archive::{ArchiveRequest, TAR};
 pub use exec::{
-    Channel, EXEC_PROTOCOL, ExecQueryProblem, ExecRequest, FromCommand, INPUT_WINDOW,
-    MAX_EXEC_MESSAGE, TerminalSize, ToCommand,
+    AttachRequest, Channel, EXEC_PROTOCOL, ExecQueryProblem, ExecRequest, FromCommand,
+    INPUT_WINDOW, MAX_EXEC_MESSAGE, TerminalSize, ToCommand,
 };
 pub use node::{
     Assignment, AssignmentSet, Intent, LogLine, NodeReport, ObservedInstance, Stage, StartPath,

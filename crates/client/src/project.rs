@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::{HeaderValue, Method};
 use longshore_api::links::{
-    ArchiveRequest, EXEC_PROTOCOL, ExecRequest, LogLine, MAX_EXEC_MESSAGE, TAR,
+    ArchiveRequest, AttachRequest, EXEC_PROTOCOL, ExecRequest, LogLine, MAX_EXEC_MESSAGE, TAR,
 };
 use longshore_api::v1::{
     AppLocationView, AppView, DeployRequest, DeployResponse, Explanation, InstanceView, PlanView,
@@ -233,6 +233,17 @@ impl Project {
         request: &ExecRequest,
     ) -> Result<WebSocket, CallError> {
         let path = self.path(format_args!("instances/{id}/exec?{}", request.to_query()));
+        self.link().websocket(&path, EXEC_PROTOCOL, MAX_EXEC_MESSAGE + 1).await
+    }
+
+    /// Attaches to the first process of an instance that is made for it, as [`Project::exec`] runs a
+    /// command.
+    pub async fn attach(
+        &self,
+        id: &InstanceId,
+        request: &AttachRequest,
+    ) -> Result<WebSocket, CallError> {
+        let path = self.path(format_args!("instances/{id}/attach?{}", request.to_query()));
         self.link().websocket(&path, EXEC_PROTOCOL, MAX_EXEC_MESSAGE + 1).await
     }
 

@@ -14,6 +14,7 @@
 //! It must not know of nodes beyond what locations report, nor of containers.
 
 mod api;
+mod attached;
 mod catalog;
 mod events;
 mod feeds;

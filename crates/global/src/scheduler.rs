@@ -16,6 +16,7 @@ use longshore_types::{Capacity, LocationName, Manifest, ReleaseNumber};
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::api::idempotency;
+use crate::attached::Ended;
 use crate::catalog::{AppKey, Catalog, Stored};
 use crate::events::{self, Who, with_event};
 use crate::records::{AllotmentRecord, AppRecord, CanaryRecord, Key, RolloutStage, encode};
@@ -37,7 +38,7 @@ pub async fn run(plane: Arc<Plane>, rounds: Histogram) -> Result<(), GlobalError
     let mut catalog = plane.catalog.subscribe();
     let mut reports = plane.reports.subscribe();
     let shutdown = plane.service.shutdown();
-    let mut rollouts = Rollouts::default();
+    let (mut rollouts, mut ended) = (Rollouts::default(), Ended::default());
     let mut swept: Option<Instant> = None;
     loop {
         if swept.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL) {
@@ -51,7 +52,7 @@ pub async fn run(plane: Arc<Plane>, rounds: Histogram) -> Result<(), GlobalError
         catalog.mark_unchanged();
         reports.mark_unchanged();
         let began = Instant::now();
-        let wrote = reconcile(&plane, &mut rollouts).await?;
+        let wrote = reconcile(&plane, &mut rollouts, &mut ended).await?;
         rounds.observe(began.elapsed().as_secs_f64());
         // At the end the catalog no longer follows what is written, and the same would be written for ever.
         if wrote && !shutdown.is_cancelled() {
@@ -74,10 +75,15 @@ async fn sweep(store: &dyn Store) -> Result<(), StoreError> {
 }
 
 /// Brings every app's allotments in line, and judges its rollout; true when something was written.
-async fn reconcile(plane: &Plane, rollouts: &mut Rollouts) -> Result<bool, GlobalError> {
+async fn reconcile(
+    plane: &Plane,
+    rollouts: &mut Rollouts,
+    ended: &mut Ended,
+) -> Result<bool, GlobalError> {
     let catalog = plane.catalog();
     let reports = plane.reports.now();
     rollouts.forget_gone(&catalog);
+    ended.forget_gone(&catalog);
     let mut wrote = match forgetting_secrets(&catalog) {
         Some(change) => commit(plane, change).await?,
         None => false,
@@ -93,8 +99,14 @@ async fn reconcile(plane: &Plane, rollouts: &mut Rollouts) -> Result<bool, Globa
                 let change = Transaction::new().put(app_key_text(key), encode(&record));
                 Some(with_event(change, &Who::PLATFORM, Some(&key.0), what, subject))
             };
+            let over = || {
+                let record = ended.next_record(key, &catalog, &reports)?;
+                let change = Transaction::new().put(app_key_text(key), encode(&record));
+                let subject = format!("{}: it has ended, and so has its client", key.1);
+                Some(with_event(change, &Who::PLATFORM, Some(&key.0), "rm", subject))
+            };
             let change = allotments(&catalog, &reports, key, app).or_else(verdict);
-            change.or_else(|| forgetting(&catalog, key, &app.record))
+            change.or_else(over).or_else(|| forgetting(&catalog, key, &app.record))
         };
         let Some(change) = change else { continue };
         let unchanged = Compare::mod_revision(app_key_text(key), Relation::Equal, app.revision);

@@ -45,6 +45,7 @@ pub fn router(handle: Handle, secrets: Arc<Secrets>, service: Service) -> Router
         .route("/gate/stop", post(stop))
         .route("/gate/nodes/{node}/instances/{instance}/logs", get(logs))
         .route("/gate/nodes/{node}/instances/{instance}/exec", get(exec))
+        .route("/gate/nodes/{node}/instances/{instance}/attach", get(attach))
         .route("/gate/nodes/{node}/instances/{instance}/port-forward", get(port_forward))
         .route("/gate/nodes/{node}/instances/{instance}/archive", get(pack).put(unpack))
         .route("/gate/nodes/{node}/usage", post(usage))
@@ -190,6 +191,16 @@ async fn exec(
     upgrade: Upgrade,
 ) -> Result<Response, Refusal> {
     let path = below(&instance, "exec", query);
+    pass_upgrade(&server, &node, &path, upgrade).await
+}
+
+async fn attach(
+    State(server): Shared,
+    Path((node, instance)): Path<(NodeName, InstanceId)>,
+    RawQuery(query): RawQuery,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    let path = below(&instance, "attach", query);
     pass_upgrade(&server, &node, &path, upgrade).await
 }
 

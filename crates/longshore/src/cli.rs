@@ -44,6 +44,8 @@ enum Command {
     Stop(commands::stop::Options),
     Rm(commands::rm::Options),
     Logs(commands::logs::Options),
+    Run(Box<commands::run::Options>),
+    Attach(commands::attach::Options),
     Exec(commands::exec::Options),
     Cp(commands::cp::Options),
     PortForward(commands::port_forward::Options),
@@ -124,6 +126,8 @@ impl Command {
             Self::Token(options) => run_client(commands::token::run(options)),
             Self::Plan(options) => return run_client(commands::plan::run(options)),
             Self::Exec(options) => return run_client(commands::exec::run(options)),
+            Self::Run(options) => return run_client(commands::run::run(*options)),
+            Self::Attach(options) => return run_client(commands::attach::run(options)),
         };
         done.map(|()| ExitCode::SUCCESS)
     }

@@ -2,6 +2,7 @@
 //! another client of the API could not.
 
 pub mod apps;
+pub mod attach;
 pub mod completions;
 pub mod cp;
 pub mod deploy;
@@ -20,6 +21,7 @@ pub mod ps;
 pub mod releases;
 pub mod rm;
 pub mod rollback;
+pub mod run;
 pub mod scale;
 pub mod schema;
 pub mod secret;

@@ -39,7 +39,7 @@ Exit codes:
   6  a part of the platform cannot be reached
   7  it did not happen in the time given
   8  a deploy would change something (`plan --exit-code`)
-`exec` ends with the exit code of the command that it ran.";
+`exec`, `run` and `attach` end with the exit code of what they run.";
 
 /// A failed command.
 #[derive(Debug, PartialEq, Eq)]

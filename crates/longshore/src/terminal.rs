@@ -9,17 +9,19 @@ mod local;
 mod raw;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use longshore_api::links::{Channel, FromCommand, INPUT_WINDOW, LogStream, ToCommand};
 use longshore_link::{WebSocket, WebSocketReceiver, WebSocketSender, chain};
 
 use crate::failure::{Failure, Kind};
-use crate::output;
-pub use detach::DetachKeys;
+use detach::DetachKeys;
 use detach::{Detacher, Typed};
-use local::{Input, Output, READ_AT_ONCE, Signal, Signals};
+pub use local::Signal;
+use local::{Input, Output, READ_AT_ONCE, Signals};
 use raw::RawMode;
-pub use raw::{is_terminal, size};
+use raw::is_terminal;
+pub use raw::size;
 
 /// What of this process the command gets.
 #[derive(Debug)]
@@ -30,11 +32,51 @@ pub struct Attachment {
     pub tty: bool,
     /// What leaves that.
     pub detach_keys: DetachKeys,
+    /// Whether it goes on when it is left by these keys.
+    pub goes_on: bool,
 }
 
-/// Talks to a running command until it ends, and gives its exit code.
-pub async fn attach(socket: WebSocket, attachment: Attachment) -> Result<ExitCode, Failure> {
-    let Attachment { stdin, tty, detach_keys } = attachment;
+/// The options of a command that attaches.
+#[derive(Debug, clap::Args)]
+pub struct AttachmentOptions {
+    /// Pass the standard input on
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Run it in a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// The keys that leave the terminal; none with an empty text
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    detach_keys: DetachKeys,
+}
+
+impl AttachmentOptions {
+    /// Refuses what cannot be; otherwise what is wanted.
+    pub fn check(&self, goes_on: bool) -> Result<Attachment, Failure> {
+        if self.interactive && self.tty && !is_terminal() {
+            let message = "-t needs a terminal, and the standard input is none";
+            return Err(Failure::new(Kind::Usage, message).hint("leave -t away to pipe into it"));
+        }
+        let (stdin, tty, detach_keys) = (self.interactive, self.tty, self.detach_keys.clone());
+        Ok(Attachment { stdin, tty, detach_keys, goes_on })
+    }
+}
+
+/// Programs draw by the kind of terminal that the user has, if nothing else is said.
+pub fn with_term(mut env: Vec<String>) -> Vec<String> {
+    if !env.iter().any(|variable| variable.starts_with("TERM=")) {
+        let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
+        env.push(format!("TERM={term}"));
+    }
+    env
+}
+
+/// How long the platform may take to know that the user left.
+const LEAVING: Duration = Duration::from_secs(5);
+
+/// Talks to a running command until it ends, or this does.
+pub async fn attach(socket: WebSocket, attachment: Attachment) -> Result<End, Failure> {
+    let Attachment { stdin, tty, detach_keys, goes_on } = attachment;
     let signals = Signals::listen()?;
     // The terminal is back as it was by the time that anything is said about the end.
     let raw = (stdin && tty).then(RawMode::enter).transpose()?;
@@ -47,25 +89,20 @@ pub async fn attach(socket: WebSocket, attachment: Attachment) -> Result<ExitCod
         window: INPUT_WINDOW,
         detacher: (stdin && tty).then(|| Detacher::new(detach_keys)),
         tty,
+        goes_on,
         interrupted: false,
     };
     let end = conversation.run(signals).await;
     drop(raw);
-    match end? {
-        // The codes of Unix fit into a byte; anything else is a failure all the same.
-        End::Exit(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
-        End::Failed(message) => Err(Failure::new(Kind::Other, message)),
-        End::Detached => {
-            output::say("left the terminal; what ran in it is ended");
-            Ok(ExitCode::SUCCESS)
-        }
-        End::Signalled(signal) => Ok(ExitCode::from(128 + signal.number())),
-        End::NobodyReads => Ok(ExitCode::SUCCESS),
-    }
+    end
 }
 
-enum End {
+/// How a conversation ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The command did, with this code.
     Exit(i32),
+    /// It was lost.
     Failed(String),
     /// The user left by keys.
     Detached,
@@ -73,6 +110,19 @@ enum End {
     Signalled(Signal),
     /// Whoever reads the output went away, as `head` does.
     NobodyReads,
+}
+
+impl End {
+    /// With what this process ends.
+    pub fn code(self) -> Result<ExitCode, Failure> {
+        match self {
+            // The codes of Unix fit into a byte; anything else is a failure all the same.
+            Self::Exit(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
+            Self::Failed(message) => Err(Failure::new(Kind::Other, message)),
+            Self::Signalled(signal) => Ok(ExitCode::from(128 + signal.number())),
+            Self::Detached | Self::NobodyReads => Ok(ExitCode::SUCCESS),
+        }
+    }
 }
 
 struct Conversation {
@@ -85,6 +135,8 @@ struct Conversation {
     window: usize,
     detacher: Option<Detacher>,
     tty: bool,
+    /// Whether what is left by keys does.
+    goes_on: bool,
     /// Whether the command was asked to end already.
     interrupted: bool,
 }
@@ -160,6 +212,12 @@ impl Conversation {
         if !typed.keys.is_empty() {
             self.window = self.window.saturating_sub(typed.keys.len());
             let _ = self.sender.send(Channel::Stdin.message(&typed.keys)).await;
+        }
+        if typed.left && self.goes_on {
+            let _ = self.sender.send(Channel::control(&ToCommand::Detach {})).await;
+            // Closed once it is known everywhere. What comes until then is in the log.
+            let closed = async { while let Ok(Some(_)) = self.receiver.receive().await {} };
+            let _ = tokio::time::timeout(LEAVING, closed).await;
         }
         typed.left.then_some(End::Detached)
     }

@@ -34,6 +34,7 @@ pub fn router(node: Arc<Node>) -> Router {
     Router::new()
         .route("/instances/{instance}/logs", get(logs))
         .route("/instances/{instance}/exec", get(exec::exec))
+        .route("/instances/{instance}/attach", get(exec::attach))
         .route("/instances/{instance}/port-forward", get(ports::connect))
         .route("/instances/{instance}/archive", get(archive::pack).put(archive::unpack))
         .route("/usage", post(usage))

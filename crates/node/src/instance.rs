@@ -319,9 +319,11 @@ impl Actor {
         self.node.metrics.note_end(&reason);
         // Only where it ended before it was ready.
         self.tell_of_start(Some(reason.to_string()));
-        let policy = self.assignment.release.manifest.restart;
-        let (restart, quick_ends) = plan_restart(policy, &reason, ran, self.history.quick_ends);
-        self.history.quick_ends = quick_ends;
+        let manifest = &self.assignment.release.manifest;
+        let planned = plan_restart(manifest.restart, &reason, ran, self.history.quick_ends);
+        // Whoever was attached to what ended is gone.
+        let restart = if manifest.attached.is_some() { Restart::Never } else { planned.0 };
+        self.history.quick_ends = planned.1;
         self.history.last_exit = Some(reason.clone());
         self.observed.last_exit = Some(reason.clone());
         self.observed.ready_at = None;

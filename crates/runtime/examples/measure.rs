@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use std::{env, fs};
 
@@ -25,6 +26,28 @@ fn memory_of(pid: &str) -> (u64, u64) {
         line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     };
     (field("Private_Dirty:"), field("Pss:"))
+}
+
+/// A container that does nothing.
+fn spec(id: InstanceId, rootfs: &Path, log: PathBuf) -> ContainerSpec {
+    ContainerSpec {
+        rootfs: rootfs.to_owned(),
+        args: vec!["sleep".to_owned(), "1000".to_owned()],
+        env: BTreeMap::new(),
+        secret_env: BTreeMap::new(),
+        cwd: "/".to_owned(),
+        user: ResolvedUser::root(),
+        hostname: "box".to_owned(),
+        netns: None,
+        users: None,
+        limits: Resources::default(),
+        files: Vec::new(),
+        stop_signal: SignalNumber::TERM,
+        log: LogPolicy { path: log, max_size: ByteCount::mib(1), files: 2 },
+        runtime: RuntimeKind::Embedded,
+        attached: None,
+        id,
+    }
 }
 
 #[tokio::main]
@@ -50,28 +73,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut totals, mut running) = (Vec::new(), Vec::new());
     for number in 0..count {
         let id: InstanceId = format!("web-{number:08}").parse()?;
-        let spec = ContainerSpec {
-            rootfs: rootfs.clone(),
-            args: vec!["sleep".to_owned(), "1000".to_owned()],
-            env: BTreeMap::new(),
-            secret_env: BTreeMap::new(),
-            cwd: "/".to_owned(),
-            user: ResolvedUser::root(),
-            hostname: "box".to_owned(),
-            netns: None,
-            users: None,
-            limits: Resources::default(),
-            files: Vec::new(),
-            stop_signal: SignalNumber::TERM,
-            log: LogPolicy {
-                path: shims.state_dir(&id).join("log"),
-                max_size: ByteCount::mib(1),
-                files: 2,
-            },
-            runtime: RuntimeKind::Embedded,
-            attached: None,
-            id,
-        };
+        let log = shims.state_dir(&id).join("log");
+        let spec = spec(id, &rootfs, log);
         let begun = Instant::now();
         let started = shims.start(&spec).await?;
         totals.push(u64::try_from(begun.elapsed().as_micros())?);

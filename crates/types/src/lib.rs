@@ -36,8 +36,8 @@ pub use image_reference::{ImageReference, Tag};
 pub use ingress::{AppProtocol, IngressRules};
 pub use instance::{ExitReason, InstancePhase};
 pub use manifest::{
-    Attached, Health, HealthKind, Manifest, ManifestProblem, ProcessOverrides, Release, ReleaseCommand,
-    Resources, RestartPolicy,
+    Attached, Health, HealthKind, Manifest, ManifestProblem, ProcessOverrides, Release,
+    ReleaseCommand, Resources, RestartPolicy,
 };
 pub use rollout::{Portion, Rollout};
 pub use runtime::{Ability, RuntimeName, RuntimeOffer};

@@ -1,4 +1,4 @@
-//! What is said while a command runs in an instance.
+//! What is said while a command runs in an instance, or a client is attached to its first process.
 //!
 //! The request is the query of a `GET` that turns the connection into a WebSocket, so that a browser
 //! can ask as well, and the roles on the way only pass the bytes on. Each message is binary: a
@@ -52,7 +52,100 @@ impl Default for TerminalSize {
     }
 }
 
-/// A query that asks for no command.
+/// A client to be attached to an instance's first process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AttachRequest {
+    /// Whether the program reads what is sent, or nothing.
+    pub stdin: bool,
+    /// How large the client's terminal is, if it has one.
+    pub terminal: Option<TerminalSize>,
+}
+
+impl AttachRequest {
+    /// The request as a query.
+    pub fn to_query(&self) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        Streams { stdin: self.stdin, terminal: self.terminal }.append(&mut query);
+        query.finish()
+    }
+
+    /// Reads a query.
+    ///
+    /// # Errors
+    ///
+    /// Names the first parameter that is unknown or of a wrong value.
+    pub fn from_query(query: &str) -> Result<Self, ExecQueryProblem> {
+        let mut streams = AskedStreams::default();
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            if !streams.take(&key, &value)? {
+                let allowed = "not a parameter: stdin, tty, columns and rows are";
+                return Err(wrong(&key, &value, allowed));
+            }
+        }
+        let Streams { stdin, terminal } = streams.done();
+        Ok(Self { stdin, terminal })
+    }
+}
+
+/// What of a client's streams a program gets.
+struct Streams {
+    stdin: bool,
+    terminal: Option<TerminalSize>,
+}
+
+impl Streams {
+    fn append(&self, query: &mut form_urlencoded::Serializer<'_, String>) {
+        if self.stdin {
+            query.append_pair("stdin", "true");
+        }
+        if let Some(TerminalSize { columns, rows }) = self.terminal {
+            query.append_pair("tty", "true");
+            query.append_pair("columns", &columns.to_string());
+            query.append_pair("rows", &rows.to_string());
+        }
+    }
+}
+
+/// The same while it is read.
+#[derive(Default)]
+struct AskedStreams {
+    stdin: bool,
+    tty: bool,
+    size: TerminalSize,
+}
+
+impl AskedStreams {
+    /// Takes a parameter; false when it is another.
+    fn take(&mut self, key: &str, value: &str) -> Result<bool, ExecQueryProblem> {
+        let flag = || match value {
+            "" | "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(wrong(key, value, "true or false")),
+        };
+        let number = || match value.parse() {
+            Ok(number) if number > 0 => Ok(number),
+            _ => Err(wrong(key, value, "a number from 1 to 65535")),
+        };
+        match key {
+            "stdin" => self.stdin = flag()?,
+            "tty" => self.tty = flag()?,
+            "columns" => self.size.columns = number()?,
+            "rows" => self.size.rows = number()?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn done(self) -> Streams {
+        Streams { stdin: self.stdin, terminal: self.tty.then_some(self.size) }
+    }
+}
+
+fn wrong(key: &str, value: &str, allowed: &'static str) -> ExecQueryProblem {
+    ExecQueryProblem { field: key.to_owned(), value: value.to_owned(), allowed }
+}
+
+/// A query that asks for no command, or for streams that there are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecQueryProblem {
     /// Which parameter.
@@ -80,14 +173,7 @@ impl ExecRequest {
         query.extend_pairs(env.iter().map(|variable| ("env", variable)));
         query.extend_pairs(user.iter().map(|user| ("user", user)));
         query.extend_pairs(workdir.iter().map(|workdir| ("workdir", workdir)));
-        if *stdin {
-            query.append_pair("stdin", "true");
-        }
-        if let Some(TerminalSize { columns, rows }) = terminal {
-            query.append_pair("tty", "true");
-            query.append_pair("columns", &columns.to_string());
-            query.append_pair("rows", &rows.to_string());
-        }
+        Streams { stdin: *stdin, terminal: *terminal }.append(&mut query);
         query.finish()
     }
 
@@ -98,38 +184,21 @@ impl ExecRequest {
     /// Names the first parameter that is unknown, of a wrong value, or missing.
     pub fn from_query(query: &str) -> Result<Self, ExecQueryProblem> {
         let mut request = Self::default();
-        let (mut tty, mut size) = (false, TerminalSize::default());
+        let mut streams = AskedStreams::default();
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
-            let wrong = |allowed| ExecQueryProblem {
-                field: key.to_string(),
-                value: value.to_string(),
-                allowed,
-            };
-            let flag = || match &*value {
-                "" | "true" => Ok(true),
-                "false" => Ok(false),
-                _ => Err(wrong("true or false")),
-            };
-            let number = || match value.parse() {
-                Ok(number) if number > 0 => Ok(number),
-                _ => Err(wrong("a number from 1 to 65535")),
-            };
             match &*key {
                 "command" => request.command.push(value.into_owned()),
                 "env" if value.find('=').is_some_and(|end| end > 0) => {
                     request.env.push(value.into_owned());
                 }
-                "env" => return Err(wrong("NAME=value")),
+                "env" => return Err(wrong(&key, &value, "NAME=value")),
                 "user" => request.user = Some(value.into_owned()),
                 "workdir" => request.workdir = Some(value.into_owned()),
-                "stdin" => request.stdin = flag()?,
-                "tty" => tty = flag()?,
-                "columns" => size.columns = number()?,
-                "rows" => size.rows = number()?,
+                _ if streams.take(&key, &value)? => {}
                 _ => {
-                    return Err(wrong(
-                        "not a parameter: command, env, user, workdir, stdin, tty, columns and rows are",
-                    ));
+                    let allowed = "not a parameter: command, env, user, workdir, stdin, tty, \
+                                   columns and rows are";
+                    return Err(wrong(&key, &value, allowed));
                 }
             }
         }
@@ -137,7 +206,7 @@ impl ExecRequest {
             let (field, allowed) = ("command".to_owned(), "a program and its arguments");
             return Err(ExecQueryProblem { field, value: String::new(), allowed });
         }
-        request.terminal = tty.then_some(size);
+        Streams { stdin: request.stdin, terminal: request.terminal } = streams.done();
         Ok(request)
     }
 }
@@ -192,6 +261,8 @@ pub enum ToCommand {
     },
     /// No input follows. A terminal has no end.
     Eof {},
+    /// The program goes on without its client; only of one that is attached.
+    Detach {},
 }
 
 /// What a client is told beside the output.
@@ -251,6 +322,21 @@ mod tests {
             ("command=true&colour=red", "colour"),
         ] {
             assert_eq!(ExecRequest::from_query(query).unwrap_err().field, field, "{query}");
+        }
+    }
+
+    #[test]
+    fn who_is_attached_asks_for_streams_alone() {
+        let terminal = Some(TerminalSize { columns: 7, rows: 9 });
+        for request in [
+            AttachRequest { stdin: true, terminal },
+            AttachRequest { stdin: false, terminal: None },
+        ] {
+            assert_eq!(AttachRequest::from_query(&request.to_query()), Ok(request));
+        }
+        for (query, field) in [("command=true", "command"), ("stdin=2", "stdin"), ("rows=", "rows")]
+        {
+            assert_eq!(AttachRequest::from_query(query).unwrap_err().field, field, "{query}");
         }
     }
 

@@ -78,6 +78,10 @@ pub async fn deploy(
         if before.is_some_and(|before| before.record.removing) {
             return Err(being_removed(&key));
         }
+        let current = catalog.current_release(&key).map(|release| &release.manifest);
+        if current.is_some_and(|current| current.attached.or(manifest.attached).is_some()) {
+            return Err(not_for_one_client(&key));
+        }
         let secrets = pinned(&plane, &catalog, &manifest)?;
         if let Some(current) = present(&catalog, &key, &manifest, image_digest, &secrets) {
             return Ok(unchanged(current, before));
@@ -333,6 +337,16 @@ pub(super) fn being_removed(key: &AppKey) -> Refusal {
     Problem::new(ProblemCode::Conflict, detail).into()
 }
 
+/// What is there for one client is made for it, and goes with it.
+fn not_for_one_client(key: &AppKey) -> Refusal {
+    let detail = format!(
+        "app {} is there already, and one that a client is attached to has one release: take \
+         another name, or remove it first",
+        key.1
+    );
+    Problem::new(ProblemCode::Conflict, detail).into()
+}
+
 pub(super) fn too_busy(key: &AppKey) -> Refusal {
     let detail = format!("app {} was changed by others again and again; nothing was done", key.1);
     Problem::new(ProblemCode::Conflict, detail).into()
@@ -353,7 +367,11 @@ pub async fn scale(
         if record.removing {
             return Err(being_removed(&key));
         }
-        let max = catalog.current_release(&key).and_then(|release| release.manifest.max);
+        let manifest = catalog.current_release(&key).map(|release| &release.manifest);
+        if manifest.is_some_and(|manifest| manifest.attached.is_some()) && request.count != 1 {
+            return Err(refuse("1: a client is attached to its one instance".to_owned()));
+        }
+        let max = manifest.and_then(|manifest| manifest.max);
         if let Some(max) = max.filter(|max| *max < request.count) {
             return Err(refuse(format!("at most max of the manifest, {max}")));
         }

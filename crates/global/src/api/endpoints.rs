@@ -101,6 +101,13 @@ fn of_instances() -> Vec<Endpoint> {
             .query::<u16>("columns", "the size of that")
             .query::<u16>("rows", "the size of that")
             .status(101),
+        endpoint(GET, "/projects/{project}/instances/{instance}/attach", DEPLOY, instances::attach)
+            .about("attachToInstance", "Be the client of an instance's program, over a WebSocket")
+            .query::<bool>("stdin", "whether it reads what is sent")
+            .query::<bool>("tty", "whether the client has a terminal")
+            .query::<u16>("columns", "the size of that")
+            .query::<u16>("rows", "the size of that")
+            .status(101),
         // What listens inside may trust who can reach it.
         endpoint(
             GET,

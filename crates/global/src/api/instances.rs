@@ -6,7 +6,9 @@ use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use axum::{Extension, Json};
 use http::{Method, StatusCode};
-use longshore_api::links::{ExecRequest, InstanceStatus, StopInstance};
+use longshore_api::links::{
+    AttachRequest, ExecQueryProblem, ExecRequest, InstanceStatus, StopInstance,
+};
 use longshore_api::v1::{Explanation, InstanceView};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{CallError, Client, Refusal, Upgrade, relay};
@@ -175,8 +177,7 @@ pub async fn exec(
     upgrade: Upgrade,
 ) -> Result<Response, Refusal> {
     let (received, status) = find(&plane, &project, &id)?;
-    let request = ExecRequest::from_query(&query.unwrap_or_default())
-        .map_err(|problem| invalid(&problem.field, &problem.value, problem.allowed))?;
+    let request = ExecRequest::from_query(&query.unwrap_or_default()).map_err(refused)?;
     // The program alone: its arguments may hold what is nobody else's business.
     let subject = format!("{id}: {}", request.command[0]);
     tell(&plane, &caller, Some(&status.project), ("exec", &subject)).await?;
@@ -184,6 +185,26 @@ pub async fn exec(
     let path = format!("/gate/nodes/{}/instances/{id}/exec?{query}", status.node);
     let location = gate(&received)?;
     location.relay_upgrade(&path, upgrade, &plane.service).await.map_err(gate_failed)
+}
+
+pub async fn attach(
+    State(plane): Shared,
+    Extension(caller): Extension<Caller>,
+    Path((project, id)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    let (received, status) = find(&plane, &project, &id)?;
+    let request = AttachRequest::from_query(&query.unwrap_or_default()).map_err(refused)?;
+    tell(&plane, &caller, Some(&status.project), ("attach", &id)).await?;
+    let query = request.to_query();
+    let path = format!("/gate/nodes/{}/instances/{id}/attach?{query}", status.node);
+    let location = gate(&received)?;
+    location.relay_upgrade(&path, upgrade, &plane.service).await.map_err(gate_failed)
+}
+
+fn refused(problem: ExecQueryProblem) -> Refusal {
+    invalid(&problem.field, &problem.value, problem.allowed)
 }
 
 #[derive(Debug, Deserialize)]

@@ -32,6 +32,7 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("POST", "/projects/{project}/instances/{instance}/stop", InProject(Role::Deploy)),
     ("GET", "/projects/{project}/instances/{instance}/logs", InProject(Role::Read)),
     ("GET", "/projects/{project}/instances/{instance}/exec", InProject(Role::Deploy)),
+    ("GET", "/projects/{project}/instances/{instance}/attach", InProject(Role::Deploy)),
     ("GET", "/projects/{project}/instances/{instance}/port-forward", InProject(Role::Deploy)),
     ("GET", "/projects/{project}/instances/{instance}/archive", InProject(Role::Deploy)),
     ("PUT", "/projects/{project}/instances/{instance}/archive", InProject(Role::Deploy)),

@@ -7,7 +7,7 @@ use longshore_api::links::ExecRequest;
 use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::{Failure, Kind};
 use crate::target;
-use crate::terminal::{self, Attachment, DetachKeys};
+use crate::terminal::{self, AttachmentOptions, End};
 
 /// What a request may take of a URL, which is as long as its command.
 const LONGEST_QUERY: usize = 60_000;
@@ -23,15 +23,8 @@ pub struct Options {
     /// The id of an instance or the name of an app
     #[arg(value_name = "INSTANCE|APP")]
     target: String,
-    /// Pass the standard input on
-    #[arg(short, long)]
-    interactive: bool,
-    /// Run it in a terminal
-    #[arg(short, long)]
-    tty: bool,
-    /// The keys that leave the terminal; none with an empty text
-    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
-    detach_keys: DetachKeys,
+    #[command(flatten)]
+    attachment: AttachmentOptions,
     /// The user to run as, `user[:group]` [default: the instance's]
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
@@ -52,11 +45,8 @@ pub struct Options {
 
 /// Runs the command.
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
-    let Options { interactive: stdin, tty, detach_keys, .. } = options;
-    if stdin && tty && !terminal::is_terminal() {
-        let message = "-t needs a terminal, and the standard input is none";
-        return Err(Failure::new(Kind::Usage, message).hint("leave -t away to pipe into it"));
-    }
+    let attachment = options.attachment.check(false)?;
+    let (stdin, tty) = (attachment.stdin, attachment.tty);
     let connection = options.connection.connect()?;
     let project = options.project.on(&connection);
     let instance = target::one_instance(connection.output, &project, &options.target).await?;
@@ -64,7 +54,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         command: options.command,
         user: options.user,
         workdir: options.workdir,
-        env: if tty { with_term(options.env) } else { options.env },
+        env: if tty { terminal::with_term(options.env) } else { options.env },
         stdin,
         terminal: tty.then(terminal::size),
     };
@@ -73,14 +63,9 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         return Err(Failure::new(Kind::Invalid, message).hint("pipe a script into `exec -i`"));
     }
     let socket = project.exec(&instance, &request).await?;
-    terminal::attach(socket, Attachment { stdin, tty, detach_keys }).await
-}
-
-/// Programs draw by the kind of terminal that the user has, if nothing else is said.
-fn with_term(mut env: Vec<String>) -> Vec<String> {
-    if !env.iter().any(|variable| variable.starts_with("TERM=")) {
-        let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
-        env.push(format!("TERM={term}"));
+    let end = terminal::attach(socket, attachment).await?;
+    if end == End::Detached {
+        connection.output.say("left the terminal; what ran in it is ended");
     }
-    env
+    end.code()
 }

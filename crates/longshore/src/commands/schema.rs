@@ -114,7 +114,7 @@ mod tests {
     use crate::cli::definition;
 
     /// Verbs that speak with the platform and write no data of their own.
-    const WITHOUT_DATA: [&str; 2] = ["cp", "exec"];
+    const WITHOUT_DATA: [&str; 4] = ["attach", "cp", "exec", "run"];
 
     fn with_json(command: &clap::Command, path: &str, found: &mut BTreeSet<String>) {
         if command.get_arguments().any(|argument| argument.get_id() == "json") {

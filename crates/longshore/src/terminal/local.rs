@@ -115,16 +115,21 @@ fn put(mut stream: impl Write, bytes: &[u8]) -> io::Result<()> {
 
 /// A signal to this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Signal {
+pub enum Signal {
+    /// As by ctrl-c.
     Interrupt,
+    /// To end.
     Terminate,
+    /// The terminal is gone.
     HangUp,
+    /// As by ctrl-\\.
     Quit,
     /// The terminal has another size.
     Resized,
 }
 
 impl Signal {
+    /// Its name without `SIG`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Interrupt => "INT",
@@ -135,6 +140,7 @@ impl Signal {
         }
     }
 
+    /// Its number.
     pub fn number(self) -> u8 {
         match self {
             Self::HangUp => 1,

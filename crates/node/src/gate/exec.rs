@@ -1,10 +1,11 @@
-//! A command that a user runs in an instance, over a WebSocket.
+//! A command that a user runs in an instance, or a client that is attached to its first process, over
+//! a WebSocket.
 //!
 //! Three things go on at once until one of them ends: the command's output goes out, what the client
 //! says comes in, and input goes on to the command. The input has a buffer of its own between the
 //! last two, as large as what a client may send ahead, so that a command that reads nothing never
 //! keeps a signal, or the news that the client is gone, from being read. Whatever ends first, the
-//! command ends with it.
+//! command ends with it, unless its client said that it should go on.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -14,7 +15,8 @@ use std::time::Duration;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use longshore_api::links::{
-    Channel, EXEC_PROTOCOL, ExecRequest, FromCommand, INPUT_WINDOW, MAX_EXEC_MESSAGE, ToCommand,
+    AttachRequest, Channel, EXEC_PROTOCOL, ExecQueryProblem, ExecRequest, FromCommand,
+    INPUT_WINDOW, MAX_EXEC_MESSAGE, ToCommand,
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{
@@ -40,13 +42,29 @@ pub async fn exec(
     upgrade: Upgrade,
 ) -> Result<Response, Refusal> {
     let upgrade = upgrade.websocket(EXEC_PROTOCOL, MAX_EXEC_MESSAGE + 1)?;
-    let request = ExecRequest::from_query(&query.unwrap_or_default()).map_err(|problem| {
-        let value = format_args!("{:?}", problem.value);
-        Problem::invalid_value(&problem.field, value, problem.allowed)
-    })?;
+    let request = ExecRequest::from_query(&query.unwrap_or_default()).map_err(refused)?;
     let stream = node.shims.exec(&instance, of_runtime(request)).await;
     let stream = stream.map_err(|error| Problem::new(ProblemCode::Conflict, chain(&error)))?;
     Ok(upgrade.accept(&node.service, "exec", |socket| talk(socket, stream)))
+}
+
+/// Attaches a client.
+pub async fn attach(
+    State(node): State<Arc<Node>>,
+    Path(instance): Path<InstanceId>,
+    RawQuery(query): RawQuery,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    let upgrade = upgrade.websocket(EXEC_PROTOCOL, MAX_EXEC_MESSAGE + 1)?;
+    let request = AttachRequest::from_query(&query.unwrap_or_default()).map_err(refused)?;
+    let stream = node.shims.attach(&instance, request.terminal.map(size), request.stdin).await;
+    let stream = stream.map_err(|error| Problem::new(ProblemCode::Conflict, chain(&error)))?;
+    Ok(upgrade.accept(&node.service, "attach", |socket| talk(socket, stream)))
+}
+
+fn refused(problem: ExecQueryProblem) -> Problem {
+    let value = format_args!("{:?}", problem.value);
+    Problem::invalid_value(&problem.field, value, problem.allowed)
 }
 
 fn of_runtime(request: ExecRequest) -> longshore_runtime::ExecRequest {
@@ -73,7 +91,7 @@ fn size(size: longshore_api::links::TerminalSize) -> TerminalSize {
 enum End {
     /// The command did, and the client was told.
     Told,
-    /// The client went away, or the connection broke.
+    /// The client went away, with or without a word, or the connection broke.
     Gone,
     /// The client did what it must not.
     Broke(&'static str),
@@ -174,7 +192,11 @@ impl Listener {
             };
             let heard = match Channel::split(&message) {
                 Some((Channel::Stdin, bytes)) => self.take(bytes).await,
-                Some((Channel::Control, json)) => self.obey(json).await,
+                Some((Channel::Control, json)) => match self.obey(json).await {
+                    Ok(Obeyed::Left) => return End::Gone,
+                    Ok(Obeyed::Stays) => Ok(()),
+                    Err(why) => Err(why),
+                },
                 _ => Err("a message on a channel that a client does not have"),
             };
             if let Err(why) = heard {
@@ -193,7 +215,7 @@ impl Listener {
         inlet.write_all(bytes).await.map_err(|_| "input that cannot be passed on")
     }
 
-    async fn obey(&mut self, json: &[u8]) -> Result<(), &'static str> {
+    async fn obey(&mut self, json: &[u8]) -> Result<Obeyed, &'static str> {
         // What a command that has just ended misses of this, it misses.
         match serde_json::from_slice(json) {
             Ok(ToCommand::Resize(wanted)) => {
@@ -204,10 +226,23 @@ impl Listener {
                 let _ = self.control.signal(signal).await;
             }
             Ok(ToCommand::Eof {}) => self.inlet = None,
+            Ok(ToCommand::Detach {}) => {
+                // What was typed before is for the program, if it takes it.
+                let all = self.taken.wait_for(|taken| *taken >= self.sent);
+                let _ = tokio::time::timeout(LINGER, all).await;
+                let _ = self.control.detach().await;
+                return Ok(Obeyed::Left);
+            }
             Err(_) => return Err("a control message that is not understood"),
         }
-        Ok(())
+        Ok(Obeyed::Stays)
     }
+}
+
+/// What a client is after what it said.
+enum Obeyed {
+    Stays,
+    Left,
 }
 
 /// Passes input on as fast as the command reads it, and says how much that was. What a command does

@@ -218,6 +218,7 @@ impl Actor {
                 files: LOG_FILES,
             },
             runtime: self.node.programs.find(manifest.runtime)?,
+            attached: manifest.attached,
             rootfs,
         })
     }

@@ -203,10 +203,9 @@ impl Copy {
         let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
         while self.put(&[]).is_ok() && !self.unsent.is_empty() {
             let mut room = [PollFd::new(&self.pipe, PollFlags::OUT)];
-            match poll(&mut room, Some(&patience)) {
-                Ok(0) => return,
-                // A failure is that of the next write.
-                _ => {}
+            // A failure is that of the next write.
+            if let Ok(0) = poll(&mut room, Some(&patience)) {
+                return;
             }
         }
     }
