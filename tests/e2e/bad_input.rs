@@ -98,7 +98,7 @@ const ROWS: &[Row] = &[
     ("run --env A default/web:1", INVALID, &["\"A\"", "NAME=VALUE"]),
     ("run --secret A default/web:1", USAGE, &["VARIABLE=SECRET"]),
     ("run --memory 1 default/web:1", INVALID, &["resources.memory"]),
-    ("run default/absent:1", NOT_FOUND, &["default/absent"]),
+    ("run default/absent:1", INVALID, &["default/absent"]),
     ("attach absent", NOT_FOUND, &["absent"]),
     ("attach -it web", USAGE, &["-t needs a terminal"]),
     ("port-forward web 99999", USAGE, &["99999", "1 to 65535"]),

@@ -1,13 +1,15 @@
-//! Kill anything at any moment while releases are replaced, commands run inside of instances and logs are
-//! read: every release that was acknowledged is whole in the end, and nothing is left of the others.
+//! Kill anything at any moment while releases are replaced, commands run inside of instances, programs
+//! are run for a client and logs are read: every release that was acknowledged is whole in the end, and
+//! nothing is left of the others.
 
 use std::io::{ErrorKind, Read as _};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use longshore_api::v1::{DeployResponse, InstanceView};
+use longshore_api::v1::{AppView, DeployResponse, InstanceView};
 use longshore_e2e::platform::{Instances, Remote};
 use longshore_e2e::websocket::Message;
 use longshore_e2e::{Platform, WebSocket, eventually};
@@ -84,6 +86,27 @@ fn run_command(remote: &Remote, in_terminal: bool) -> Result<(String, bool)> {
     }
 }
 
+/// Runs programs that are there for their client. One that ends well has said all that it should.
+fn run_programs(client: &mut Command, done: &AtomicBool) -> u32 {
+    let mut n_answers = 0;
+    while !done.load(Ordering::Relaxed) {
+        let output = client.output().unwrap();
+        if output.status.success() {
+            assert_eq!(String::from_utf8_lossy(&output.stdout), "whole\n");
+            n_answers += 1;
+        }
+    }
+    n_answers
+}
+
+/// Removes the programs whose client could not.
+fn remove_programs(platform: &Platform) {
+    let apps: Vec<AppView> = serde_json::from_str(&platform.run(&["apps", "--json"]).ok()).unwrap();
+    for app in apps.iter().filter(|app| app.app.as_str().starts_with("run-")) {
+        platform.run(&["rm", app.app.as_str(), "--wait"]).ok();
+    }
+}
+
 /// Follows the log of an instance until it breaks off or nobody wants it any more.
 fn follow_a_log(remote: &Remote, done: &AtomicBool) -> Result<()> {
     let id = any_instance(remote)?;
@@ -121,7 +144,11 @@ fn random_kills_leave_no_release_half_rolled() {
     let mut random = Random::from_environment();
     let mut platform = with_web();
     platform.deploy(&web("web", 3)).unwrap();
-    let mut n_commands = 0;
+    let (mut n_commands, mut n_programs) = (0, 0);
+    let small = ["--memory", "32MiB", "--cpu", "0.1", "--disk", "64MiB", "--timeout", "10s"];
+    let script = ["default/web:1", "/bin/sh", "-c", "sleep 0.05; echo whole"];
+    let mut client = platform.client(&[&["run"], &small[..], &script].concat());
+    client.stdin(Stdio::null());
     for round in 1..=n_kills() {
         let manifest = release(round, &mut random);
         let victim = random.victim();
@@ -132,6 +159,7 @@ fn random_kills_leave_no_release_half_rolled() {
         let number = thread::scope(|scope| {
             let deploying = scope.spawn(|| deploy(&remote, &manifest));
             let commands = scope.spawn(|| run_commands(&remote, &done));
+            let programs = scope.spawn(|| run_programs(&mut client, &done));
             // It may break with what is killed; it must not keep anything from ending.
             scope.spawn(|| follow_a_log(&remote, &done));
             // The moment of the kill is random on purpose: nothing is waited for here.
@@ -143,9 +171,11 @@ fn random_kills_leave_no_release_half_rolled() {
             let number = deploying.join();
             done.store(true, Ordering::Relaxed);
             n_commands += commands.join().unwrap();
+            n_programs += programs.join().unwrap();
             killed.unwrap();
             number.unwrap()
         });
+        remove_programs(&platform);
         whole(&platform, number)
             .unwrap_or_else(|error| panic!("kill {round}, {victim:?}: {error:#}"));
         let failures = through.stop();
@@ -154,5 +184,7 @@ fn random_kills_leave_no_release_half_rolled() {
         assert!(may_break || failures.is_empty(), "{victim:?}: {failures:?}");
     }
     assert!(n_commands > 0, "no command ever ended well");
+    assert!(n_programs > 0, "no program ever ended well");
+    println!("{n_commands} commands and {n_programs} programs ended well");
     platform.finish();
 }

@@ -67,6 +67,7 @@ pub const LEFT_OUT: &[LeftOut] = &[
         name: "runtime embedded::survival::a_shim_survives_what_it_does_not_understand",
         why: "what a shim is told, whatever the kernel",
     },
+    LeftOut { name: "runtime runc::attach::", why: RUNC },
     LeftOut { name: "runtime runc::copying::", why: RUNC },
     LeftOut { name: "runtime runc::end::", why: RUNC },
     LeftOut { name: "runtime runc::escapes::", why: RUNC },

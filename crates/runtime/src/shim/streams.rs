@@ -144,7 +144,9 @@ impl Stream {
             // A terminal that nobody has open any more has no end, but an error.
             Ok(0) | Err(rustix::io::Errno::IO) => {
                 log.finish(self.tag, &mut self.partial);
-                (self.source, self.copy) = (None, None);
+                self.source = None;
+                // With this the copy ends too, unless some of it is still to be sent.
+                self.put(&[]);
                 false
             }
             Ok(length) => {
@@ -159,9 +161,9 @@ impl Stream {
 
     /// Copies bytes, if somebody reads the copy, after what has not been copied yet.
     fn put(&mut self, bytes: &[u8]) {
-        if let Some(copy) = &mut self.copy
-            && copy.put(bytes).is_err()
-        {
+        let Some(copy) = &mut self.copy else { return };
+        let failed = copy.put(bytes).is_err();
+        if failed || (self.source.is_none() && copy.unsent.is_empty()) {
             self.copy = None;
         }
     }
@@ -208,5 +210,69 @@ impl Copy {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read as _, Write as _};
+
+    use longshore_types::ByteCount;
+
+    use super::*;
+    use crate::spec::LogPolicy;
+
+    #[test]
+    fn a_slow_reader_gets_all_of_what_came_before_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy =
+            LogPolicy { path: dir.path().join("log"), max_size: ByteCount::mib(1), files: 2 };
+        let mut log = LogWriter::open(&policy).unwrap();
+        let (source, writer) = output(rustix::process::getuid().as_raw()).unwrap();
+        let mut stream = Stream::new(StreamTag::Out, source);
+        let mut reader = File::from(stream.copied().unwrap());
+        let mut writer = File::from(writer);
+        let part = [7; 60_000];
+        writer.write_all(&part).unwrap();
+        assert!(stream.advance(&mut log));
+        writer.write_all(&part).unwrap();
+        // More than the copy's pipe takes.
+        assert!(stream.advance(&mut log));
+        assert!(stream.copy.as_ref().is_some_and(|copy| !copy.unsent.is_empty()));
+        drop(writer);
+        let reading = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).unwrap();
+            all.len()
+        });
+        stream.finish(&mut log);
+        assert_eq!(reading.join().unwrap(), 120_000);
+    }
+
+    #[test]
+    fn the_end_is_not_ahead_of_what_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy =
+            LogPolicy { path: dir.path().join("log"), max_size: ByteCount::mib(1), files: 2 };
+        let mut log = LogWriter::open(&policy).unwrap();
+        let (source, writer) = output(rustix::process::getuid().as_raw()).unwrap();
+        let mut stream = Stream::new(StreamTag::Out, source);
+        let mut reader = File::from(stream.copied().unwrap());
+        drop(writer);
+        stream.copy.as_mut().unwrap().unsent = vec![7; 100_000];
+        // As at the end of a container, where the source is read whatever waits.
+        assert!(!stream.read(&mut log));
+        let mut first = vec![0; 50_000];
+        reader.read_exact(&mut first).unwrap();
+        assert!(stream.awaited().is_some(), "the rest is still to be sent");
+        while stream.awaited().is_some() {
+            stream.advance(&mut log);
+            let mut some = [0; 10_000];
+            let length = reader.read(&mut some).unwrap();
+            first.extend_from_slice(&some[..length]);
+        }
+        reader.read_to_end(&mut first).unwrap();
+        assert_eq!(first.len(), 100_000);
     }
 }
