@@ -27,25 +27,48 @@ impl Ended {
         key: &AppKey,
         catalog: &Catalog,
         reports: &ByLocation,
+        now: Instant,
     ) -> Option<AppRecord> {
         catalog.current_release(key)?.manifest.attached?;
         let ended = of_app(reports, key).any(|s| s.observed.phase == InstancePhase::Exited);
-        if !ended {
-            self.0.remove(key);
+        if !self.is_over(key, ended, now) {
             return None;
         }
-        let seen = *self.0.entry(key.clone()).or_insert_with(Instant::now);
-        if seen.elapsed() < KEPT {
-            return None;
-        }
-        self.0.remove(key);
         let record = &catalog.apps.get(key)?.record;
         let generation = record.generation.next();
         Some(AppRecord { removing: true, generation, ..record.clone() })
     }
 
+    /// Whether an app has ended long enough ago.
+    fn is_over(&mut self, key: &AppKey, ended: bool, now: Instant) -> bool {
+        if !ended {
+            self.0.remove(key);
+            return false;
+        }
+        let seen = *self.0.entry(key.clone()).or_insert(now);
+        now.duration_since(seen) >= KEPT
+    }
+
     /// Forgets the apps that are gone.
     pub fn forget_gone(&mut self, catalog: &Catalog) {
         self.0.retain(|key, _| catalog.apps.contains_key(key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ended_is_removed_after_a_while() {
+        let key: AppKey = ("default".parse().unwrap(), "run-a".parse().unwrap());
+        let (begin, mut ended) = (Instant::now(), Ended::default());
+        let mut is_over = |after: u64, has_ended| {
+            ended.is_over(&key, has_ended, begin + Duration::from_secs(after))
+        };
+        assert!(!is_over(0, true) && !is_over(599, true) && is_over(600, true));
+        // An instance that took its place is another matter.
+        assert!(!is_over(700, false) && !is_over(800, true) && !is_over(1399, true));
+        assert!(is_over(1400, true));
     }
 }

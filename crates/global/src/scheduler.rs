@@ -100,7 +100,7 @@ async fn reconcile(
                 Some(with_event(change, &Who::PLATFORM, Some(&key.0), what, subject))
             };
             let over = || {
-                let record = ended.next_record(key, &catalog, &reports)?;
+                let record = ended.next_record(key, &catalog, &reports, Instant::now())?;
                 let change = Transaction::new().put(app_key_text(key), encode(&record));
                 let subject = format!("{}: it has ended, and so has its client", key.1);
                 Some(with_event(change, &Who::PLATFORM, Some(&key.0), "rm", subject))

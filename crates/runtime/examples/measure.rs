@@ -45,7 +45,7 @@ fn spec(id: InstanceId, rootfs: &Path, log: PathBuf) -> ContainerSpec {
         stop_signal: SignalNumber::TERM,
         log: LogPolicy { path: log, max_size: ByteCount::mib(1), files: 2 },
         runtime: RuntimeKind::Embedded,
-        attached: None,
+        client: None,
         id,
     }
 }

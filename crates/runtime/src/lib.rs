@@ -56,5 +56,7 @@ pub use shims::{
     RuntimeProblem, SettleError, Shims, ShimsConfig, StartContainerError, UnpackRequest,
 };
 pub use signal::{SignalNumber, SignalProblem};
-pub use spec::{ContainerSpec, LogPolicy, ReadOnlyFile, RuntimeKind, TerminalSize, UserNamespace};
+pub use spec::{
+    AwaitedClient, ContainerSpec, LogPolicy, ReadOnlyFile, RuntimeKind, TerminalSize, UserNamespace,
+};
 pub use user::{ResolveUserError, ResolvedUser, UserOutOfRange, resolve_user};

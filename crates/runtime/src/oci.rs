@@ -276,7 +276,7 @@ mod tests {
             stop_signal: SignalNumber::TERM,
             log: LogPolicy { path: "/l".into(), max_size: ByteCount::mib(1), files: 2 },
             runtime: RuntimeKind::Embedded,
-            attached: None,
+            client: None,
         }
     }
 

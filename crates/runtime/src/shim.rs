@@ -341,12 +341,14 @@ fn start(
     stopwatch.lap("enter");
     prepare_files(&spec, user)?;
     let log = LogWriter::open(&spec.log).map_err(io("opening the log"))?;
-    let (mut ends, streams) = Ends::make(spec.attached, user.uid)?;
+    let (mut ends, streams) = Ends::make(spec.client.map(|client| client.by), user.uid)?;
     let document = oci::config(&spec, &cgroup.oci_path(), Bounds::own(&spec.limits)?);
     let mut driver = driver(&spec, run_dir, || Ok(cgroup.clone()))?;
     stopwatch.lap("prepare");
-    let terminal = (spec.attached == Some(Attached::Terminal))
-        .then_some(TerminalPlan { size: TerminalSize::USUAL, owner: user.uid });
+    let terminal = spec
+        .client
+        .filter(|client| client.by == Attached::Terminal)
+        .map(|_| TerminalPlan { size: TerminalSize::USUAL, owner: user.uid });
     let plan = ProcessPlan { user: &spec.user, document: &document, streams, withheld };
     let Entered { pid, terminal } = driver.create(plan, terminal)?;
     stopwatch.lap("create");
@@ -355,7 +357,7 @@ fn start(
     if let Some(master) = terminal {
         ends.take_terminal(master).map_err(io("taking over the terminal"))?;
     }
-    let (started_at, cgroup, is_held) = (now(), cgroup.clone(), spec.attached.is_some());
+    let (started_at, cgroup, is_held) = (now(), cgroup.clone(), spec.client.is_some());
     let mut container =
         Container { spec, cgroup, driver, pid, pidfd, started_at, is_held, ends, log };
     if let Err(problem) = container.run_unless_held(stopwatch) {

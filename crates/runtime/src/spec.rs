@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use longshore_types::{Attached, ByteCount, IdRange, InstanceId, Resources, SecretValue};
+use longshore_types::{Attached, ByteCount, Duration, IdRange, InstanceId, Resources, SecretValue};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde::{Deserialize, Serialize};
 
@@ -54,10 +54,19 @@ pub struct ContainerSpec {
     pub log: LogPolicy,
     /// What runs it.
     pub runtime: RuntimeKind,
-    /// By what a client is attached to the first process, which begins to run its program when one is;
-    /// absent when it runs by itself.
+    /// For a first process that begins to run its program when a client is attached to it; absent when
+    /// it runs by itself.
     #[serde(default)]
-    pub attached: Option<Attached>,
+    pub client: Option<AwaitedClient>,
+}
+
+/// The client that a first process waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwaitedClient {
+    /// By what it will be attached.
+    pub by: Attached,
+    /// How long the process waits, before it is ended.
+    pub within: Duration,
 }
 
 impl ContainerSpec {

@@ -12,9 +12,11 @@ use longshore_image::store::Image;
 use longshore_link::chain;
 use longshore_network::{Attachment, InstanceUsers};
 use longshore_runtime::{
-    ContainerSpec, LogPolicy, ReadOnlyFile, Running, SignalNumber, UserNamespace,
+    AwaitedClient, ContainerSpec, LogPolicy, ReadOnlyFile, Running, SignalNumber, UserNamespace,
 };
-use longshore_types::{ByteCount, InstanceId, InstancePhase, Manifest, Resources};
+use longshore_types::{
+    ByteCount, Duration as Span, InstanceId, InstancePhase, Manifest, Resources,
+};
 use tokio::time::Instant;
 
 use super::secrets::ShownSecrets;
@@ -27,6 +29,9 @@ use crate::timeline::{PullTimes, Timeline};
 const LOG_FILES: u32 = 4;
 /// When the newest file reaches this size the files are rotated.
 const LOG_SIZE: ByteCount = ByteCount(Resources::LOG.0 / LOG_FILES as u64);
+/// How long a container waits for its client. One that comes at all comes at once: this is for those
+/// that died on the way.
+const CLIENT_WITHIN: Span = Span::from_secs(60);
 
 impl Actor {
     /// Starts a container; `None` when the wish changed while its image was pulled. The error is
@@ -218,7 +223,7 @@ impl Actor {
                 files: LOG_FILES,
             },
             runtime: self.node.programs.find(manifest.runtime)?,
-            attached: manifest.attached,
+            client: manifest.attached.map(|by| AwaitedClient { by, within: CLIENT_WITHIN }),
             rootfs,
         })
     }

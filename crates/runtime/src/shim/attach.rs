@@ -17,9 +17,6 @@ use crate::passing;
 use crate::protocol::{self, ExecMessage, Start, Versioned};
 use crate::spec::TerminalSize;
 
-/// How long a container waits for its client. One that comes at all comes at once: this is for those
-/// that died on the way.
-pub(super) const WAITS: Duration = Duration::from_secs(60);
 /// How long a program may take to end by itself when its client has left: an editor saves what it
 /// has, a shell its history.
 const LEFT_GRACE: Duration = Duration::from_secs(3);
@@ -50,14 +47,14 @@ impl Server {
     }
 
     fn may_attach(&self, size: Option<TerminalSize>) -> Result<(), String> {
-        let attached = self.container.spec.attached;
-        let why = if attached.is_none() {
+        let client = self.container.spec.client;
+        let why = if client.is_none() {
             "nobody can be attached to it: its program runs by itself, with a log"
         } else if self.stopping {
             "it is being stopped"
         } else if self.clients.iter().any(|client| client.is_attached && !client.gone) {
             "somebody else is attached to it"
-        } else if size.is_some() && attached == Some(Attached::Pipes) {
+        } else if size.is_some() && client.is_some_and(|client| client.by == Attached::Pipes) {
             "it has no terminal"
         } else {
             return Ok(());

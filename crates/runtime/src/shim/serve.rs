@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use longshore_types::ExitReason;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Container, ShimProblem, attach, errno, io};
+use super::{Container, ShimProblem, errno, io};
 use crate::SignalNumber;
 use crate::process::{Ended, bury_others, reap};
 use crate::protocol::{self, Reply, Request, Start, Versioned};
@@ -47,7 +47,8 @@ pub(super) fn serve(
     listener: UnixListener,
     state_dir: &Path,
 ) -> Result<(), ShimProblem> {
-    let held_until = container.is_held.then(|| Instant::now() + attach::WAITS);
+    let waits = container.spec.client.filter(|_| container.is_held);
+    let held_until = waits.map(|client| Instant::now() + client.within.0);
     let mut server = Server {
         container,
         listener,
@@ -116,7 +117,12 @@ impl Server {
         }
         if self.held_until.is_some_and(|at| at <= now) {
             self.held_until = None;
-            self.give_up(format!("no client came within {} s", attach::WAITS.as_secs()));
+            let within = self
+                .container
+                .spec
+                .client
+                .map_or_else(String::new, |client| format!(" within {}", client.within));
+            self.give_up(format!("no client came{within}"));
         }
         Ok(())
     }

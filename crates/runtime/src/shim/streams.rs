@@ -32,8 +32,8 @@ pub(super) struct Ends {
 impl Ends {
     /// Makes them, and those of a container whose user is `uid` on the machine. A terminal comes
     /// later, by [`Self::take_terminal`]; until then there is nothing.
-    pub fn make(attached: Option<Attached>, uid: u32) -> Result<(Self, Streams), ShimProblem> {
-        if attached == Some(Attached::Terminal) {
+    pub fn make(client: Option<Attached>, uid: u32) -> Result<(Self, Streams), ShimProblem> {
+        if client == Some(Attached::Terminal) {
             let null = || {
                 let flags = OFlags::RDWR | OFlags::CLOEXEC;
                 rustix::fs::open("/dev/null", flags, Mode::empty())
@@ -45,7 +45,7 @@ impl Ends {
         let (out, stdout) = output(uid)?;
         let (err, stderr) = output(uid)?;
         let output = vec![Stream::new(StreamTag::Out, out), Stream::new(StreamTag::Err, err)];
-        let (stdin, input) = match attached {
+        let (stdin, input) = match client {
             None => (None, None),
             Some(_) => {
                 let (reader, writer) = pipe()?;

@@ -25,7 +25,7 @@ impl Shims {
         let not_running = || ExecError::NotRunning(id.clone());
         let (inner, owned) = (Arc::clone(&self.inner), id.clone());
         let spec = run_blocking(move || load_spec(&inner, &owned)).await?;
-        let attached = spec.ok_or_else(not_running)?.attached.ok_or(ExecError::NotAttachable)?;
+        let client = spec.ok_or_else(not_running)?.client.ok_or(ExecError::NotAttachable)?;
         let connection = match self.inner.connect(id).await {
             Ok(socket) => Connection::new(socket),
             Err(error) if is_absence(&error) => return Err(not_running()),
@@ -39,7 +39,7 @@ impl Shims {
             Some(Start::Ended { .. }) | None => return Err(ExecError::Lost),
         }
         let mut passed = passed.into_iter();
-        let terminal = match attached {
+        let terminal = match client.by {
             Attached::Pipes => None,
             Attached::Terminal => passed.next().map(Terminal::new).transpose()?.map(Arc::new),
         };

@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
-use longshore_runtime::{ExecError, ExecEvent, ExecStream, TerminalSize};
+use longshore_runtime::{AwaitedClient, ExecError, ExecEvent, ExecStream, TerminalSize};
 use longshore_types::{Attached, ExitReason};
 
 use crate::bed::{Bed, eventually, is_alive, log_lines, text};
 use crate::exec::{end, request, run, until};
 
 const SIZE: TerminalSize = TerminalSize { columns: 77, rows: 33 };
+
+/// One that has all the time it needs.
+#[expect(clippy::unnecessary_wraps, reason = "as the spec has it")]
+fn client(by: Attached) -> Option<AwaitedClient> {
+    Some(AwaitedClient { by, within: longshore_types::Duration::from_secs(60) })
+}
 
 /// Everything that comes, and the exit code.
 async fn all(mut stream: ExecStream) -> (String, String, i32) {
@@ -27,7 +33,7 @@ async fn all(mut stream: ExecStream) -> (String, String, i32) {
 
 pub async fn the_program_waits_for_its_client(bed: Bed) {
     let mut spec = bed.script("echo begun; cat; echo bad >&2; exit 7");
-    spec.attached = Some(Attached::Pipes);
+    spec.client = client(Attached::Pipes);
     let running = bed.start(&spec).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(is_alive(running.pid()));
@@ -52,7 +58,7 @@ pub async fn the_program_waits_for_its_client(bed: Bed) {
 
 pub async fn all_of_much_output_comes_also_to_a_slow_client(bed: Bed) {
     let mut spec = bed.script("seq 40000; head -c 300000 /dev/zero | tr '\\0' x; exit 3");
-    spec.attached = Some(Attached::Pipes);
+    spec.client = client(Attached::Pipes);
     let running = bed.start(&spec).await;
     let stream = bed.shims.attach(running.id(), None, false).await.expect("it waits");
     // It has to wait for whoever reads.
@@ -70,7 +76,7 @@ pub async fn its_terminal_is_that_of_the_first_process(bed: Bed) {
                   while read line; do stty size; echo got $line; \
                   test \"$line\" = last && exit 6; done";
     let mut spec = bed.script(script);
-    spec.attached = Some(Attached::Terminal);
+    spec.client = client(Attached::Terminal);
     let running = bed.start(&spec).await;
     let mut stream = bed.shims.attach(running.id(), Some(SIZE), true).await.expect("it waits");
     let (mut input, control) = (stream.take_input().expect("a terminal"), stream.control());
@@ -109,7 +115,7 @@ pub async fn keys_are_signals_to_what_runs_in_it(bed: Bed) {
     let script = "trap : INT; tty; echo through > /dev/tty; echo ready; sleep 1000; \
                   for n in 1 2 3 4 5 6 7 8 9; do echo after; sleep 0.1; done; exit 4";
     let mut spec = bed.script(script);
-    spec.attached = Some(Attached::Terminal);
+    spec.client = client(Attached::Terminal);
     let running = bed.start(&spec).await;
     let mut stream = bed.shims.attach(running.id(), Some(SIZE), true).await.expect("it waits");
     let mut input = stream.take_input().expect("a terminal");
@@ -135,7 +141,7 @@ pub async fn keys_are_signals_to_what_runs_in_it(bed: Bed) {
 pub async fn it_ends_with_a_client_that_left_without_a_word(bed: Bed) {
     let mut spec =
         bed.script("trap 'echo hung up; exit 0' HUP; echo ready; while :; do sleep 0.1; done");
-    spec.attached = Some(Attached::Terminal);
+    spec.client = client(Attached::Terminal);
     let running = bed.start(&spec).await;
     let mut stream = bed.shims.attach(running.id(), Some(SIZE), true).await.expect("it waits");
     until(&mut stream, "ready").await;
@@ -145,7 +151,7 @@ pub async fn it_ends_with_a_client_that_left_without_a_word(bed: Bed) {
     assert!(text(&log_lines(&spec, None).await).contains("hung up"));
     // What does not listen is ended all the same.
     let mut deaf = bed.script("trap '' HUP TERM; echo ready; while :; do sleep 0.1; done");
-    deaf.attached = Some(Attached::Pipes);
+    deaf.client = client(Attached::Pipes);
     let running = bed.start(&deaf).await;
     let mut stream = bed.shims.attach(running.id(), None, false).await.expect("it waits");
     until(&mut stream, "ready").await;
@@ -156,16 +162,24 @@ pub async fn it_ends_with_a_client_that_left_without_a_word(bed: Bed) {
 
 pub async fn one_that_waits_can_be_stopped_and_one_that_cannot_run_says_so(bed: Bed) {
     let mut spec = bed.script("echo never");
-    spec.attached = Some(Attached::Terminal);
+    spec.client = client(Attached::Terminal);
     let running = bed.start(&spec).await;
     let record = running.stop(Duration::from_secs(1000)).await.expect("it ends at once");
     assert_eq!(record.reason, ExitReason::Stopped);
     let late = bed.shims.attach(running.id(), None, false).await.err();
     assert!(matches!(late, Some(ExecError::NotRunning(_) | ExecError::Lost)), "{late:?}");
     assert_eq!(text(&log_lines(&spec, None).await), "");
+    // Nobody comes.
+    let mut forgotten = bed.script("echo never");
+    let within = longshore_types::Duration::from_millis(50);
+    forgotten.client = Some(AwaitedClient { by: Attached::Pipes, within });
+    let record = bed.start(&forgotten).await.wait().await.expect("the end is known");
+    let message = "no client came within 50ms".to_owned();
+    assert_eq!(record.reason, ExitReason::StartFailed { message });
+    assert_eq!(text(&log_lines(&forgotten, None).await), "");
     // Some runtimes find out before they wait.
     let mut missing = bed.spec(&["/nothing"]);
-    missing.attached = Some(Attached::Pipes);
+    missing.client = client(Attached::Pipes);
     let why = match bed.shims.start(&missing).await {
         Err(error) => error.to_string(),
         Ok(running) => {

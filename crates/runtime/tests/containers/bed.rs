@@ -227,7 +227,7 @@ impl Bed {
                 files: 3,
             },
             runtime: self.runtime.clone(),
-            attached: None,
+            client: None,
             id,
         }
     }
