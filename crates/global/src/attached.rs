@@ -30,7 +30,9 @@ impl Ended {
         now: Instant,
     ) -> Option<AppRecord> {
         catalog.current_release(key)?.manifest.attached?;
-        let ended = of_app(reports, key).any(|s| s.observed.phase == InstancePhase::Exited);
+        let mut instances = of_app(reports, key).peekable();
+        let ended = instances.peek().is_some()
+            && instances.all(|status| status.observed.phase == InstancePhase::Exited);
         if !self.is_over(key, ended, now) {
             return None;
         }
