@@ -252,11 +252,15 @@ impl Shims {
     }
 }
 
-/// Runs file work off the async workers. A panic in it goes on here.
+/// Runs file work off the async workers. A panic in it goes on here; it is cancelled by a runtime that
+/// ends alone, and with it ends whoever waits.
 async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match spawn_blocking(work).await {
         Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longshore_types::{EgressRule, InstanceId};
+use tokio::task::JoinHandle;
 
 use super::{AttachError, Attached, Attachment, DetachError, Network, RulesWritten, Shared};
 use crate::layout::Slot;
@@ -22,6 +23,18 @@ use crate::slots::Owner;
 /// How many slots are kept ready, with a user namespace each. Each costs some 100 KiB of kernel memory; a burst larger than
 /// this waits some milliseconds for each one more.
 const N_READY: usize = 4;
+
+/// What came of a task. A panic in it goes on here; it is cancelled by a runtime that ends alone, and
+/// with it ends whoever waits.
+async fn outcome<T>(task: JoinHandle<T>) -> T {
+    match task.await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
 
 impl Network {
     /// Gives an instance its network: a namespace that reaches the public internet, the resolver
@@ -69,7 +82,7 @@ impl Network {
             Shared::refill(&shared);
             attached
         });
-        attaching.await.expect("attaching neither panics nor is aborted")
+        outcome(attaching).await
     }
 
     /// Takes the network of an instance away, if it has one: its namespace loses its link at once,
@@ -84,7 +97,7 @@ impl Network {
         let shared = Arc::clone(&self.shared);
         let instance = instance.clone();
         let detaching = self.shared.work.spawn(async move { shared.detach(&instance).await });
-        detaching.await.expect("detaching neither panics nor is aborted")
+        outcome(detaching).await
     }
 
     /// Detaches every instance that is not in `keep`, and says which these were.
