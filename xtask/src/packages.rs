@@ -15,6 +15,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("chromium-driver", "drives it"),
     ("containernetworking-plugins", "networks for podman"),
     ("crun", "a runtime that is driven"),
+    ("etcd-server", "a store of the control plane"),
     ("debootstrap", "the minimal Debian that builds, and the base of the programs' images"),
     ("docker.io", "the client that most people push with; a peer that is measured"),
     ("e2fsprogs", "mkfs.ext4, for disks that fill up and those of the virtual machine; e2fsck"),

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use longshore_api::Problem;
 use longshore_link::Service;
@@ -113,7 +114,7 @@ impl Catalog {
                 self.locations.insert(name, decode(stored)?);
             }
             // Kept in the log of the newest, and read from the store by those who need them.
-            Some(Key::Event(..) | Key::Answer(..)) => {}
+            Some(Key::Event(..) | Key::Answer(..) | Key::Leader) => {}
             None => tracing::warn!(key = stored.key, "ignoring a stored key of an unknown kind"),
         }
         Ok(())
@@ -142,7 +143,7 @@ impl Catalog {
             Some(Key::Location(name)) => {
                 self.locations.remove(&name);
             }
-            Some(Key::Event(..) | Key::Answer(..)) | None => {}
+            Some(Key::Event(..) | Key::Answer(..) | Key::Leader) | None => {}
         }
     }
 }
@@ -150,6 +151,9 @@ impl Catalog {
 fn is_event(stored: &KeyValue) -> bool {
     matches!(Key::parse(&stored.key), Some(Key::Event(..)))
 }
+
+/// How long a change may take to be told by a store that is there.
+const REACHED_WITHIN: Duration = Duration::from_secs(5);
 
 /// The published mirror.
 #[derive(Debug, Clone)]
@@ -212,13 +216,16 @@ impl Mirror {
         self.catalog.clone()
     }
 
-    /// Waits until everything up to `revision` is in the catalog, and gives that.
+    /// Waits until everything up to `revision` is in the catalog, and gives that. In a store that
+    /// others use too, the revision of a transaction that changed nothing may be of theirs, and is
+    /// never told here: so this does not wait for ever, and then gives what there is.
     pub async fn reached(&self, revision: Revision) -> Arc<Catalog> {
         let mut catalog = self.catalog.clone();
-        match catalog.wait_for(|catalog| catalog.revision >= revision).await {
-            Ok(catalog) => Arc::clone(&catalog),
-            // The mirror ended because the service does; the last state is the best there is.
-            Err(_) => self.now(),
+        let reached = catalog.wait_for(|catalog| catalog.revision >= revision);
+        match tokio::time::timeout(REACHED_WITHIN, reached).await {
+            Ok(Ok(catalog)) => Arc::clone(&catalog),
+            // Or the mirror ended because the service does; the last state is the best there is.
+            Ok(Err(_)) | Err(_) => self.now(),
         }
     }
 }

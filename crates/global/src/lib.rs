@@ -20,6 +20,7 @@ mod events;
 mod feeds;
 mod hash;
 mod images;
+mod leader;
 mod links;
 mod metrics;
 mod records;
@@ -31,13 +32,18 @@ mod traces;
 mod ui;
 mod views;
 
+use std::fmt;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
 use longshore_secrets::{Keyring, KeyringError};
-use longshore_store::{Measured, OpenStoreError, RecordError, RedbStore, Store, StoreError};
+use longshore_store::{
+    Compare, EtcdAddress, EtcdStore, Measured, OpenStoreError, RecordError, RedbStore, Store,
+    StoreError,
+};
 use longshore_telemetry::traces::Tracer;
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +53,7 @@ use catalog::{Catalog, Mirror};
 use events::EventLog;
 use feeds::Feeds;
 use images::ImageResolver;
+use leader::Lead;
 use metrics::Metrics;
 use reports::Reports;
 use traces::Starts;
@@ -54,8 +61,10 @@ use traces::Starts;
 /// What the global control plane needs.
 #[derive(Debug)]
 pub struct Options {
-    /// Where its store lies.
+    /// Where it keeps what is its own, the embedded store too.
     pub data_dir: PathBuf,
+    /// Where the state is.
+    pub store: StoreChoice,
     /// Where users call.
     pub api: Listener,
     /// Where locations and the registry call.
@@ -79,6 +88,43 @@ pub struct Options {
     pub api_rate: NonZeroU32,
     /// Where its metrics are asked for, if anywhere.
     pub metrics: Option<Listener>,
+}
+
+/// Which store holds the state of the control plane.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum StoreChoice {
+    /// A file in its data directory.
+    #[default]
+    Embedded,
+    /// An etcd cluster, which outlives this machine and may be shared with other control planes, one
+    /// of which leads.
+    Etcd(EtcdAddress),
+}
+
+impl FromStr for StoreChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "embedded" => Ok(Self::Embedded),
+            _ => text.parse().map(Self::Etcd).map_err(|_| Self::ALLOWED.to_owned()),
+        }
+    }
+}
+
+impl StoreChoice {
+    /// What a text of one may be.
+    pub const ALLOWED: &str =
+        "embedded, or the members of an etcd: http://HOST:PORT[,http://HOST:PORT ...][/PREFIX]";
+}
+
+impl fmt::Display for StoreChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded => f.write_str("embedded"),
+            Self::Etcd(address) => address.fmt(f),
+        }
+    }
 }
 
 /// Why the control plane ended.
@@ -111,6 +157,9 @@ pub enum GlobalError {
     /// The store cannot be used.
     #[error("the global store failed")]
     Store(#[source] StoreError),
+    /// Another control plane leads.
+    #[error("another control plane leads by now")]
+    LeadLost,
     /// A stored record cannot be understood.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -125,6 +174,8 @@ pub use metrics::described as described_metrics;
 /// Everything that the handlers and tasks share.
 struct Plane {
     store: Arc<dyn Store>,
+    /// What holds as long as this control plane leads, where others may.
+    lead: Option<Compare>,
     catalog: Mirror,
     reports: Reports,
     starts: Starts,
@@ -161,17 +212,34 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Gl
     std::fs::create_dir_all(&path).map_err(|source| GlobalError::DataDir { path, source })?;
     let metrics = Metrics::default();
     let file = options.data_dir.join("store.redb");
-    let store = Measured::new(RedbStore::open(&file)?, metrics.store.clone());
-    let store: Arc<dyn Store> = Arc::new(store);
+    let store = open_store(&options.store, &file, &metrics).await?;
+    let lead = match options.store {
+        StoreChoice::Embedded => None,
+        StoreChoice::Etcd(_) => {
+            let path = options.data_dir.clone();
+            let id = leader::own_id(&path);
+            let id = id.map_err(|source| GlobalError::DataDir { path, source })?;
+            let lead = Lead::take(store.as_ref(), &id, &shutdown).await;
+            match lead.map_err(GlobalError::Store)? {
+                Some(lead) => Some(lead),
+                None => return Ok(()),
+            }
+        }
+    };
     let admin_token = read_token(options.admin_token_file)?;
     let system_token = read_token(options.system_token_file)?;
     tokens::ensure_built_in(store.as_ref(), &admin_token, &system_token).await?;
 
     let service = Service::new(shutdown);
+    let condition = lead.as_ref().map(Lead::condition);
+    if let Some(lead) = lead {
+        service.spawn("lead", lead.keep(Arc::clone(&store), service.shutdown()));
+    }
     let told = EventLog::default();
     let catalog = Mirror::start(Arc::clone(&store), told.clone(), &service).await?;
     let plane = Arc::new(Plane {
         store,
+        lead: condition,
         catalog,
         reports: Reports::default(),
         starts: Starts::new(Tracer::start("global", env!("CARGO_PKG_VERSION"), &service)),
@@ -205,6 +273,22 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Gl
     let api = metrics.api.measure(api::router(plane));
     service.spawn("api", options.api.serve(api, service.shutdown()));
     Ok(service.run().await?)
+}
+
+/// The store that was chosen, with its commits measured.
+async fn open_store(
+    choice: &StoreChoice,
+    file: &Path,
+    metrics: &Metrics,
+) -> Result<Arc<dyn Store>, GlobalError> {
+    let measures = metrics.store.clone();
+    Ok(match choice {
+        StoreChoice::Embedded => Arc::new(Measured::new(RedbStore::open(file)?, measures)),
+        StoreChoice::Etcd(address) => {
+            let store = EtcdStore::connect(address).await.map_err(GlobalError::Store)?;
+            Arc::new(Measured::new(store, measures))
+        }
+    })
 }
 
 fn read_token(path: PathBuf) -> Result<String, GlobalError> {

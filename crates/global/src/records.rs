@@ -195,6 +195,8 @@ pub enum Key {
     Token(AppName),
     /// `/locations/{location}`
     Location(LocationName),
+    /// `/leader`
+    Leader,
 }
 
 impl std::fmt::Display for Key {
@@ -215,6 +217,7 @@ impl std::fmt::Display for Key {
             Self::Answer(token, hash) => write!(f, "/answers/{token}/{hash}"),
             Self::Token(name) => write!(f, "/tokens/{name}"),
             Self::Location(name) => write!(f, "/locations/{name}"),
+            Self::Leader => f.write_str("/leader"),
         }
     }
 }
@@ -242,6 +245,7 @@ impl Key {
             ["answers", token, hash] => Self::Answer(token.parse().ok()?, (*hash).to_owned()),
             ["tokens", name] => Self::Token(name.parse().ok()?),
             ["locations", name] => Self::Location(name.parse().ok()?),
+            ["leader"] => Self::Leader,
             _ => return None,
         })
     }
@@ -310,6 +314,7 @@ mod tests {
             "/answers/ci/0a1b",
             "/tokens/ci",
             "/locations/ams",
+            "/leader",
         ] {
             assert_eq!(Key::parse(text).unwrap().to_string(), text);
         }

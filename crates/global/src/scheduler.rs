@@ -120,8 +120,12 @@ async fn reconcile(
 
 /// Commits and waits until the catalog shows it; false when the disk has no room for it.
 async fn commit(plane: &Plane, change: Transaction) -> Result<bool, GlobalError> {
+    let change = plane.lead.iter().cloned().fold(change, Transaction::when);
     match plane.store.commit(change).await {
         Ok(result) => {
+            if !result.succeeded {
+                still_leads(plane).await?;
+            }
             plane.catalog.reached(result.revision).await;
             Ok(true)
         }
@@ -131,6 +135,14 @@ async fn commit(plane: &Plane, change: Transaction) -> Result<bool, GlobalError>
         }
         Err(error) => Err(GlobalError::Store(error)),
     }
+}
+
+/// Fails when another control plane leads by now.
+async fn still_leads(plane: &Plane) -> Result<(), GlobalError> {
+    let Some(lead) = &plane.lead else { return Ok(()) };
+    let look = Transaction::new().when(lead.clone());
+    let held = plane.store.commit(look).await.map_err(GlobalError::Store)?;
+    if held.succeeded { Ok(()) } else { Err(GlobalError::LeadLost) }
 }
 
 /// What became of a rollout, as an event tells it.

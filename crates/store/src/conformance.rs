@@ -5,6 +5,7 @@
 //! happen instead of for a time.
 
 mod compaction;
+mod etcd_server;
 mod keys;
 mod leases;
 mod lists;
@@ -20,6 +21,8 @@ use crate::key_value::{Event, KeyValue, Revision};
 use crate::store::Store;
 use crate::transaction::{Transaction, TransactionResult};
 use crate::watch::{Watch, WatchBatch};
+
+pub use etcd_server::EtcdServer;
 
 /// How long a case may take, and within it how long it waits for one event.
 const CASE_DEADLINE: Duration = Duration::from_secs(120);

@@ -2,8 +2,8 @@
 //!
 //! [`Store`] is what services use, as `Arc<dyn Store>`: revisions, conditional transactions,
 //! leases, watches that resume, compaction. [`RedbStore`] is the embedded implementation, one file
-//! with nothing to install; etcd is to be the other, and [`conformance`] is the list of what both
-//! must do. [`record`] gives stored values a version.
+//! with nothing to install; [`EtcdStore`] is an etcd cluster, and [`conformance`] is the list of what
+//! both must do. [`record`] gives stored values a version.
 //!
 //! The crate knows nothing of apps or locations: who owns a key decides what is in it.
 //! Test: `cargo nextest run -p longshore-store`.
@@ -15,6 +15,7 @@ pub mod record;
 
 mod embedded;
 mod error;
+mod etcd;
 mod key;
 mod key_value;
 mod metrics;
@@ -24,6 +25,7 @@ mod watch;
 
 pub use embedded::{OpenStoreError, RedbOptions, RedbStore};
 pub use error::StoreError;
+pub use etcd::{BadEtcdAddress, EtcdAddress, EtcdStore};
 pub use key::MAX_KEY_BYTES;
 pub use key_value::{Event, KeyValue, LeaseId, Revision};
 pub use metrics::{Measured, StoreMetrics};

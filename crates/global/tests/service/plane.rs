@@ -15,7 +15,7 @@ use longshore_api::links::{
 use longshore_api::v1::{
     AppView, DeployRequest, DeployResponse, PlanView, ReleaseView, RollbackRequest,
 };
-use longshore_global::Options;
+use longshore_global::{Options, StoreChoice};
 use longshore_link::{CallError, Client, Endpoint, LineStream, Listener, now};
 use longshore_types::{
     ByteCount, Capacity, Generation, InstanceId, InstancePhase, MilliCpu, ReleaseNumber,
@@ -62,6 +62,7 @@ impl Plane {
         let user = Client::new(api.endpoint().unwrap()).with_token("admin-token");
         let options = Options {
             data_dir: dir.join("data"),
+            store: StoreChoice::Embedded,
             api,
             link: Listener::bind("link", &link).unwrap(),
             registry: registry_at,

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
+use longshore_global::StoreChoice;
 use longshore_link::Endpoint;
 use longshore_types::HostName;
 
@@ -14,9 +15,12 @@ use crate::failure::Failure;
 /// `up` starts it with the other roles; this is for running the roles apart.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// The directory of its store
+    /// The directory of its own files, the embedded store among them
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
+    /// Where the state is: embedded, or etcd as http://HOST:PORT[,http://HOST:PORT ...][/PREFIX]
+    #[arg(long, value_name = "STORE", default_value = "embedded")]
+    store: StoreChoice,
     /// Where the API listens
     #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:4600")]
     api_listen: Endpoint,
@@ -61,6 +65,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
     super::run("global", &dir, Threads::Few, |shutdown| {
         let options = longshore_global::Options {
             data_dir: options.data_dir,
+            store: options.store,
             api,
             link,
             registry: options.registry,

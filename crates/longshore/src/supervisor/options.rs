@@ -26,6 +26,9 @@ pub struct UpOptions {
     /// The directory for sockets [default: /run/longshore]
     #[arg(long, value_name = "DIR")]
     run_dir: Option<String>,
+    /// Where the state of the control plane is: embedded, or the members of an etcd [default: embedded]
+    #[arg(long, value_name = "STORE")]
+    store: Option<String>,
     /// Where the API listens, on loopback; port 0 for any [default: 127.0.0.1:4600]
     #[arg(long, value_name = "ADDRESS")]
     api_listen: Option<String>,
@@ -130,6 +133,7 @@ impl UpOptions {
             no_context: _,
             data_dir,
             run_dir,
+            store,
             api_listen,
             api_rate,
             registry_listen,
@@ -154,6 +158,7 @@ impl UpOptions {
         let flags = [
             ("data_dir", data_dir),
             ("run_dir", run_dir),
+            ("store", store),
             ("api_listen", api_listen),
             ("api_rate", api_rate),
             ("registry_listen", registry_listen),

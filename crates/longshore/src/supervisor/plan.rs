@@ -39,6 +39,7 @@ pub fn plan_roles(
 
     let global = Flags::new()
         .with("data-dir", home.role_dir("global").display())
+        .with("store", &settings.store)
         .with("api-listen", &endpoints.api)
         .with("link-listen", &global_at)
         .with("registry", &registry_at)

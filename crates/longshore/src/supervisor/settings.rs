@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
+use longshore_global::StoreChoice;
 use longshore_runtime::RuntimePrograms;
 use longshore_types::{Coordinates, HostName, IpNet, LocationName, ManifestProblem, NodeName};
 use toml::Value;
@@ -26,6 +27,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Below it are the sockets; lost with a reboot.
     pub run_dir: PathBuf,
+    /// Where the state of the control plane is.
+    pub store: StoreChoice,
     /// Where the API listens, a loopback address.
     pub api_listen: SocketAddr,
     /// How many requests to the API each token may send in a second.
@@ -70,6 +73,7 @@ impl Settings {
         Self {
             data_dir: crate::connection::DEFAULT_DATA_DIR.into(),
             run_dir: "/run/longshore".into(),
+            store: StoreChoice::Embedded,
             api_listen: loopback(4600),
             api_rate: DEFAULT_API_RATE,
             registry_listen: loopback(4601),

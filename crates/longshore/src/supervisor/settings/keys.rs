@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
+use longshore_global::StoreChoice;
 use longshore_types::Coordinates;
 use toml::Value;
 use tracing_subscriber::EnvFilter;
@@ -36,6 +37,17 @@ pub const KEYS: &[Key] = &[
                Default \"/run/longshore\".",
         set: |settings, value| put(&mut settings.run_dir, directory(value)),
         show: |settings| quoted(settings.run_dir.display()),
+    },
+    Key {
+        name: "store",
+        help: "Where the state of the control plane is: \"embedded\", a file in the data directory; or an\n\
+               etcd cluster that outlives this machine, as \"http://HOST:PORT,http://HOST:PORT/PREFIX\".\n\
+               Several control planes may share one: one leads, the others wait. Default \"embedded\".",
+        set: |settings, value| {
+            let store = text(value).and_then(|text| text.parse().ok());
+            put(&mut settings.store, store.ok_or(StoreChoice::ALLOWED))
+        },
+        show: |settings| quoted(&settings.store),
     },
     Key {
         name: "api_listen",

@@ -1,0 +1,132 @@
+//! A real etcd for tests: the `etcd` of the machine, on ports of its own.
+
+use std::io;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::etcd::EtcdAddress;
+
+const START_DEADLINE: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// One member of a cluster, or all of it. Dropping this kills it; its directory stays.
+#[derive(Debug)]
+pub struct EtcdServer {
+    name: String,
+    dir: PathBuf,
+    client_port: u16,
+    peer_port: u16,
+    /// `NAME=URL` of every member.
+    cluster: String,
+    child: Option<Child>,
+}
+
+/// A port that nobody has now.
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+impl EtcdServer {
+    /// A cluster of so many members with their data below `dir`, which runs.
+    ///
+    /// # Errors
+    ///
+    /// When there is no program `etcd`, or it does not come up.
+    pub fn cluster(dir: &Path, n_members: usize) -> io::Result<Vec<Self>> {
+        let mut members = Vec::new();
+        for number in 0..n_members {
+            let name = format!("m{number}");
+            members.push(Self {
+                dir: dir.join(&name),
+                name,
+                client_port: free_port()?,
+                peer_port: free_port()?,
+                cluster: String::new(),
+                child: None,
+            });
+        }
+        let urls: Vec<String> = members
+            .iter()
+            .map(|member| format!("{}=http://127.0.0.1:{}", member.name, member.peer_port))
+            .collect();
+        for member in &mut members {
+            member.cluster = urls.join(",");
+            member.start()?;
+        }
+        for member in &mut members {
+            member.wait_until_it_listens()?;
+        }
+        Ok(members)
+    }
+
+    /// Where these members are.
+    pub fn address(members: &[Self]) -> EtcdAddress {
+        let urls = members.iter().map(|member| format!("http://127.0.0.1:{}", member.client_port));
+        EtcdAddress { members: urls.collect(), prefix: String::new() }
+    }
+
+    /// Begins to run it, with the data that it has.
+    ///
+    /// # Errors
+    ///
+    /// When there is no program `etcd`.
+    pub fn start(&mut self) -> io::Result<()> {
+        let (client, peer) = (self.client_port, self.peer_port);
+        let (client, peer) =
+            (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let mut etcd = Command::new("etcd");
+        etcd.arg("--name").arg(&self.name).arg("--data-dir").arg(&self.dir);
+        etcd.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        etcd.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        etcd.args(["--initial-cluster", &self.cluster, "--log-level", "error"]);
+        // What is tested is not the disk.
+        etcd.arg("--unsafe-no-fsync");
+        etcd.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        etcd.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        let spawned = etcd.spawn().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                io::Error::other("there is no etcd: install the apt package etcd-server")
+            }
+            _ => error,
+        });
+        self.child = Some(spawned?);
+        Ok(())
+    }
+
+    /// Waits until it takes connections.
+    ///
+    /// # Errors
+    ///
+    /// When it ends, or takes too long.
+    pub fn wait_until_it_listens(&mut self) -> io::Result<()> {
+        let deadline = Instant::now() + START_DEADLINE;
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.client_port)).is_err() {
+            let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
+            if let Some(status) = ended {
+                return Err(io::Error::other(format!("etcd ended: {status}")));
+            }
+            if Instant::now() > deadline {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "etcd does not listen"));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+
+    /// Kills it, as a machine that loses its power would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for EtcdServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
