@@ -12,12 +12,13 @@ use anyhow::{Context as _, Result, ensure};
 use longshore_api::v1::{AppView, DeployResponse, InstanceView};
 use longshore_e2e::platform::{Instances, Remote};
 use longshore_e2e::websocket::Message;
-use longshore_e2e::{Platform, WebSocket, eventually};
+use longshore_e2e::{Platform, UpOptions, WebSocket, eventually};
+use longshore_store::conformance::EtcdServer;
 use longshore_types::{InstanceId, ReleaseNumber};
 use serde_json::{Value, json};
 
 use crate::faults::{Random, Victim, kill, n_kills};
-use crate::scene::{but, traffic, web, with_web};
+use crate::scene::{busybox, but, traffic, web, with_web};
 
 /// The next release, by one of the ways that there are.
 fn release(round: u32, random: &mut Random) -> Value {
@@ -146,8 +147,22 @@ fn whole(platform: &Platform, number: ReleaseNumber) -> Result<()> {
 
 #[test]
 fn random_kills_leave_no_release_half_rolled() {
+    kills(with_web());
+}
+
+#[test]
+fn random_kills_with_the_state_in_etcd_leave_no_release_half_rolled() {
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = EtcdServer::cluster(dir.path(), 3).unwrap();
+    let config = format!("store = \"{}/longshore\"\n", EtcdServer::address(&etcd));
+    let options = UpOptions { config, ..UpOptions::default() };
+    let platform = Platform::start_with(&options).unwrap();
+    platform.push(&busybox(&platform, "one"), "default/web:1").unwrap();
+    kills(platform);
+}
+
+fn kills(mut platform: Platform) {
     let mut random = Random::from_environment();
-    let mut platform = with_web();
     platform.deploy(&web("web", 3)).unwrap();
     let (mut n_commands, mut n_programs) = (0, 0);
     let small = ["--memory", "32MiB", "--cpu", "0.1", "--disk", "64MiB", "--timeout", "10s"];

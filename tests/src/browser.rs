@@ -146,7 +146,18 @@ impl Browser {
     pub fn wait_for(&self, what: &str, expression: &str) -> Result<()> {
         let script = format!("return Boolean({expression})");
         let seen = eventually(what, || Ok(self.run(&script)?.as_bool().filter(|truth| *truth)));
-        seen.map(drop).with_context(|| self.text().unwrap_or_default())
+        seen.map(drop).with_context(|| {
+            let text = self.text().unwrap_or_default();
+            let console = self.console().unwrap_or_default();
+            format!("{text}\nconsole: {console:?}\nloaded: {}", self.loaded())
+        })
+    }
+
+    /// What the page loaded: whether it is whole, and status and milliseconds of each of its files.
+    fn loaded(&self) -> Value {
+        let script = "return [document.readyState, performance.getEntriesByType('resource')\
+                      .map((one) => [one.name, one.responseStatus, Math.round(one.duration)])]";
+        self.run(script).unwrap_or_default()
     }
 
     /// The text that the page shows.
