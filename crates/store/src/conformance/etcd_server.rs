@@ -35,6 +35,17 @@ impl EtcdServer {
     ///
     /// When there is no program `etcd`, or it does not come up.
     pub fn cluster(dir: &Path, n_members: usize) -> io::Result<Vec<Self>> {
+        // A port that was free may be taken by the time that etcd wants it.
+        for number in 0..2 {
+            if let Ok(members) = Self::try_cluster(&dir.join(format!("try{number}")), n_members) {
+                return Ok(members);
+            }
+        }
+        Self::try_cluster(&dir.join("last"), n_members)
+    }
+
+    fn try_cluster(dir: &Path, n_members: usize) -> io::Result<Vec<Self>> {
+        std::fs::create_dir_all(dir)?;
         let mut members = Vec::new();
         for number in 0..n_members {
             let name = format!("m{number}");
