@@ -6,14 +6,12 @@ use longshore_e2e::browser::{Looks, key};
 use longshore_e2e::{Browser, Platform, UpOptions, eventually};
 use serde_json::{Value, json};
 
-use crate::scene::{busybox, but, script, web, with_web};
+use crate::scene::{busybox, but, script, web, with_web, with_web_on};
 
 /// A platform with an image, at a place on the map.
 fn platform() -> Platform {
     let config = "location = \"ams\"\ncoordinates = \"52.37, 4.90\"\n".to_owned();
-    let platform = Platform::start_with(&UpOptions { config, ..UpOptions::default() }).unwrap();
-    platform.push(&busybox(&platform, "one"), "default/web:1").unwrap();
-    platform
+    with_web_on(&UpOptions { config, ..UpOptions::default() })
 }
 
 /// A browser that is shown the way by nobody.

@@ -7,55 +7,41 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use longshore_e2e::http::Request;
 use longshore_e2e::process::signal;
-use longshore_e2e::{Platform, UpOptions, eventually};
+use longshore_e2e::{Platform, eventually};
 use longshore_store::conformance::EtcdServer;
 use rustix::process::Signal;
 
-use crate::scene::{busybox, page, web};
+use crate::scene::{OnEtcd, page, web};
 
-struct OnEtcd {
-    platform: Platform,
-    etcd: Vec<EtcdServer>,
-    /// Longer there than what is in it.
-    _dir: tempfile::TempDir,
+/// A platform with its state in an etcd, and one app.
+fn with_app() -> OnEtcd {
+    let on = OnEtcd::start(1);
+    on.platform.deploy(&web("web", 1)).unwrap();
+    on
 }
 
-impl OnEtcd {
-    /// A platform with its state in an etcd of its own, and one app.
-    fn with_web() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let etcd = EtcdServer::cluster(dir.path(), 1).unwrap();
-        let config = format!("store = \"{}/longshore\"\n", EtcdServer::address(&etcd));
-        let options = UpOptions { config, ..UpOptions::default() };
-        let platform = Platform::start_with(&options).unwrap();
-        platform.push(&busybox(&platform, "one"), "default/web:1").unwrap();
-        platform.deploy(&web("web", 1)).unwrap();
-        Self { platform, etcd, _dir: dir }
-    }
-
-    fn scale(&self, count: usize) {
-        let web = format!("web={count}");
-        eventually("the control plane takes a change", || {
-            let scaled = self.platform.run(&["scale", &web]);
-            ensure!(scaled.code == Some(0), "{scaled}");
-            Ok(Some(()))
-        })
-        .unwrap();
-        eventually("the change is carried out", || {
-            let ready = self.platform.app("web")?.ready;
-            ensure!(ready as usize == count, "{ready} are ready");
-            Ok(Some(()))
-        })
-        .unwrap();
-    }
+fn scale(platform: &Platform, count: usize) {
+    let web = format!("web={count}");
+    eventually("the control plane takes a change", || {
+        let scaled = platform.run(&["scale", &web]);
+        ensure!(scaled.code == Some(0), "{scaled}");
+        Ok(Some(()))
+    })
+    .unwrap();
+    eventually("the change is carried out", || {
+        let ready = platform.app("web")?.ready;
+        ensure!(ready as usize == count, "{ready} are ready");
+        Ok(Some(()))
+    })
+    .unwrap();
 }
 
 #[test]
 fn nothing_is_lost_with_a_control_plane_or_while_etcd_is_away() {
-    let mut on = OnEtcd::with_web();
+    let mut on = with_app();
     assert!(!on.platform.data_dir().join("global/store.redb").exists());
     on.platform.role("global").unwrap().kill().unwrap();
-    on.scale(2);
+    scale(&on.platform, 2);
     // Away, as with its machine: what runs goes on, and changes are refused.
     on.etcd[0].kill();
     assert_eq!(page(&on.platform, "web"), "one");
@@ -67,7 +53,7 @@ fn nothing_is_lost_with_a_control_plane_or_while_etcd_is_away() {
     .unwrap();
     assert_eq!(page(&on.platform, "web"), "one");
     on.etcd[0].start().unwrap();
-    on.scale(1);
+    scale(&on.platform, 1);
     assert_eq!(page(&on.platform, "web"), "one");
     on.platform.finish();
 }
@@ -101,7 +87,7 @@ fn second(on: &OnEtcd) -> Result<(Child, u16)> {
 
 #[test]
 fn a_second_control_plane_waits_and_takes_over_with_all_there_is() {
-    let mut on = OnEtcd::with_web();
+    let mut on = with_app();
     let (mut child, port) = second(&on).unwrap();
     let log = || std::fs::read_to_string(on.platform.dir().join("second.log")).unwrap();
     eventually("it waits", || {
@@ -110,7 +96,7 @@ fn a_second_control_plane_waits_and_takes_over_with_all_there_is() {
     })
     .unwrap();
     // The first leads as before.
-    on.scale(2);
+    scale(&on.platform, 2);
     let token = on.platform.token().to_owned();
     let asks = |path: &str| {
         let address = format!("127.0.0.1:{port}").parse()?;

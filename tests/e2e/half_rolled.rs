@@ -12,13 +12,12 @@ use anyhow::{Context as _, Result, ensure};
 use longshore_api::v1::{AppView, DeployResponse, InstanceView};
 use longshore_e2e::platform::{Instances, Remote};
 use longshore_e2e::websocket::Message;
-use longshore_e2e::{Platform, UpOptions, WebSocket, eventually};
-use longshore_store::conformance::EtcdServer;
+use longshore_e2e::{Platform, WebSocket, eventually};
 use longshore_types::{InstanceId, ReleaseNumber};
 use serde_json::{Value, json};
 
 use crate::faults::{Random, Victim, kill, n_kills};
-use crate::scene::{busybox, but, traffic, web, with_web};
+use crate::scene::{OnEtcd, but, traffic, web, with_web};
 
 /// The next release, by one of the ways that there are.
 fn release(round: u32, random: &mut Random) -> Value {
@@ -147,21 +146,19 @@ fn whole(platform: &Platform, number: ReleaseNumber) -> Result<()> {
 
 #[test]
 fn random_kills_leave_no_release_half_rolled() {
-    kills(with_web());
+    let mut platform = with_web();
+    kills(&mut platform);
+    platform.finish();
 }
 
 #[test]
 fn random_kills_with_the_state_in_etcd_leave_no_release_half_rolled() {
-    let dir = tempfile::tempdir().unwrap();
-    let etcd = EtcdServer::cluster(dir.path(), 3).unwrap();
-    let config = format!("store = \"{}/longshore\"\n", EtcdServer::address(&etcd));
-    let options = UpOptions { config, ..UpOptions::default() };
-    let platform = Platform::start_with(&options).unwrap();
-    platform.push(&busybox(&platform, "one"), "default/web:1").unwrap();
-    kills(platform);
+    let mut on = OnEtcd::start(3);
+    kills(&mut on.platform);
+    on.platform.finish();
 }
 
-fn kills(mut platform: Platform) {
+fn kills(platform: &mut Platform) {
     let mut random = Random::from_environment();
     platform.deploy(&web("web", 3)).unwrap();
     let (mut n_commands, mut n_programs) = (0, 0);
@@ -173,7 +170,7 @@ fn kills(mut platform: Platform) {
         let manifest = release(round, &mut random);
         let victim = random.victim();
         println!("kill {round}: {victim:?} during {manifest}");
-        let through = traffic(&platform, "web");
+        let through = traffic(platform, "web");
         let (remote, done) = (platform.remote(), AtomicBool::new(false));
         let wait = Duration::from_millis(random.below(2000));
         let number = thread::scope(|scope| {
@@ -184,7 +181,7 @@ fn kills(mut platform: Platform) {
             scope.spawn(|| follow_a_log(&remote, &done));
             // The moment of the kill is random on purpose: nothing is waited for here.
             thread::sleep(wait);
-            let killed = kill(&mut platform, victim).and_then(|()| match victim {
+            let killed = kill(platform, victim).and_then(|()| match victim {
                 Victim::Supervisor | Victim::Everything => platform.up(Instances::Keep),
                 Victim::Role(_) => Ok(()),
             });
@@ -195,8 +192,8 @@ fn kills(mut platform: Platform) {
             killed.unwrap();
             number.unwrap()
         });
-        remove_programs(&platform);
-        whole(&platform, number)
+        remove_programs(platform);
+        whole(platform, number)
             .unwrap_or_else(|error| panic!("kill {round}, {victim:?}: {error:#}"));
         let failures = through.stop();
         let may_break =
@@ -206,5 +203,4 @@ fn kills(mut platform: Platform) {
     assert!(n_commands > 0, "no command ever ended well");
     assert!(n_programs > 0, "no program ever ended well");
     println!("{n_commands} commands and {n_programs} programs ended well");
-    platform.finish();
 }

@@ -1,7 +1,7 @@
 //! `longshore run`: a program that is there for whoever runs it, and gone with them.
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::io::{Read as _, Write as _};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Result, ensure};
 use longshore_e2e::process::signal;
@@ -28,6 +28,15 @@ fn finished(command: &mut Command) -> (Option<i32>, String, String) {
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
+/// A client whose program has said that it is ready.
+fn ready(command: &mut Command) -> Child {
+    let mut client = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = [0; 6];
+    client.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"ready\n");
+    client
+}
+
 /// Waits until there is no app any more.
 fn nothing_is_left(platform: &Platform) {
     eventually("the app is gone", || {
@@ -48,11 +57,14 @@ fn instance(platform: &Platform, app: &str) -> Result<String> {
 #[test]
 fn output_input_and_exit_code_are_those_of_the_program() {
     let platform = with_web();
-    platform.run(&["secret", "set", "key", "--value", "s3cret"]);
-    let script = "echo out; echo bad >&2; echo $A$HOME; pwd; id -u; exit 7";
-    let options = ["--env", "A=1", "--user", "33", "--workdir", "/tmp"];
+    let file = platform.dir().join("key");
+    std::fs::write(&file, "s3cret").unwrap();
+    platform.run(&["secret", "set", "key", "--from-file", file.to_str().unwrap()]).ok();
+    let script = "echo out; echo bad >&2; echo $A$HOME; pwd; id -u; echo $KEY; exit 7";
+    let options = ["--env", "A=1", "--secret", "KEY=key", "--user", "33", "--workdir", "/tmp"];
     let (code, out, err) = finished(&mut run(&platform, &options, &["sh", "-c", script]));
-    assert_eq!((code, out.as_str(), err.as_str()), (Some(7), "out\n1/\n/tmp\n33\n", "bad\n"));
+    let all = (code, out.as_str(), err.as_str());
+    assert_eq!(all, (Some(7), "out\n1/\n/tmp\n33\ns3cret\n", "bad\n"));
     nothing_is_left(&platform);
     // Every byte of a pipe, both ways.
     let mut client = run(&platform, &["-i"], &["cat"]);
@@ -131,9 +143,7 @@ fn what_is_run_ends_with_whoever_ran_it() {
     drop(terminal);
     // By a signal that asks, which is passed on, and by the second one.
     let mut command = run(&platform, &["--name", "asked"], &["sh", "-c", "echo ready; sleep 1000"]);
-    let mut client = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut ready = [0; 6];
-    std::io::Read::read_exact(client.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    let mut client = ready(&mut command);
     let code = eventually("the second signal leaves", || {
         signal(client.id().cast_signed(), Signal::INT)?;
         Ok(client.try_wait()?)
@@ -143,8 +153,7 @@ fn what_is_run_ends_with_whoever_ran_it() {
     // By somebody else.
     let script = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done";
     let mut command = run(&platform, &["--name", "stopped"], &["sh", "-c", script]);
-    let mut client = command.stdout(Stdio::piped()).spawn().unwrap();
-    std::io::Read::read_exact(client.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    let mut client = ready(&mut command);
     platform.run(&["rm", "stopped"]).ok();
     assert_eq!(client.wait().unwrap().code(), Some(3));
     nothing_is_left(&platform);
@@ -155,9 +164,7 @@ fn what_is_run_ends_with_whoever_ran_it() {
 fn an_app_for_one_client_is_not_changed_and_others_have_no_place_for_one() {
     let platform = with_web();
     let mut command = run(&platform, &["--name", "box"], &["sh", "-c", "echo ready; sleep 1000"]);
-    let mut client = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut ready = [0; 6];
-    std::io::Read::read_exact(client.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    let mut client = ready(&mut command);
     let again = finished(&mut run(&platform, &["--name", "box"], &["true"]));
     assert!(again.0 == Some(1) && again.2.contains("take another name"), "{again:?}");
     let over = platform.deploy(&web("box", 1)).unwrap_err().to_string();

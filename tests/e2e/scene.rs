@@ -4,16 +4,42 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_api::v1::InstanceView;
 use longshore_e2e::image::{self, BUSYBOX_PORT, Layout};
-use longshore_e2e::{Platform, Traffic};
+use longshore_e2e::{Platform, Traffic, UpOptions};
+use longshore_store::conformance::EtcdServer;
 use longshore_types::{InstanceId, Timestamp};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 /// A platform whose registry has `default/web:1`, a busybox that serves the page `one`.
 pub fn with_web() -> Platform {
-    let platform = Platform::start().unwrap();
+    with_web_on(&UpOptions::default())
+}
+
+/// The same, started in a certain way.
+pub fn with_web_on(options: &UpOptions) -> Platform {
+    let platform = Platform::start_with(options).unwrap();
     let image = busybox(&platform, "one");
     platform.push(&image, "default/web:1").unwrap();
     platform
+}
+
+/// A platform with that image, and the etcd that its state is in.
+pub struct OnEtcd {
+    pub platform: Platform,
+    pub etcd: Vec<EtcdServer>,
+    /// Longer there than what is in it.
+    _dir: TempDir,
+}
+
+impl OnEtcd {
+    /// With an etcd of so many members.
+    pub fn start(n_members: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let etcd = EtcdServer::cluster(dir.path(), n_members).unwrap();
+        let config = format!("store = \"{}/longshore\"\n", EtcdServer::address(&etcd));
+        let platform = with_web_on(&UpOptions { config, ..UpOptions::default() });
+        Self { platform, etcd, _dir: dir }
+    }
 }
 
 /// A busybox image that serves `page`, made in the platform's directory.

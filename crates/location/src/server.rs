@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::{
@@ -44,9 +44,9 @@ pub fn router(handle: Handle, secrets: Arc<Secrets>, service: Service) -> Router
         .route("/link/routes/ack", post(ack))
         .route("/gate/stop", post(stop))
         .route("/gate/nodes/{node}/instances/{instance}/logs", get(logs))
-        .route("/gate/nodes/{node}/instances/{instance}/exec", get(exec))
-        .route("/gate/nodes/{node}/instances/{instance}/attach", get(attach))
-        .route("/gate/nodes/{node}/instances/{instance}/port-forward", get(port_forward))
+        .route("/gate/nodes/{node}/instances/{instance}/exec", upgraded("exec"))
+        .route("/gate/nodes/{node}/instances/{instance}/attach", upgraded("attach"))
+        .route("/gate/nodes/{node}/instances/{instance}/port-forward", upgraded("port-forward"))
         .route("/gate/nodes/{node}/instances/{instance}/archive", get(pack).put(unpack))
         .route("/gate/nodes/{node}/usage", post(usage))
         .layer(axum::extract::DefaultBodyLimit::max(64 << 20))
@@ -184,45 +184,18 @@ async fn logs(
     ask(&server, &node, Method::GET, &path, None::<&()>).await
 }
 
-async fn exec(
-    State(server): Shared,
-    Path((node, instance)): Path<(NodeName, InstanceId)>,
-    RawQuery(query): RawQuery,
-    upgrade: Upgrade,
-) -> Result<Response, Refusal> {
-    let path = below(&instance, "exec", query);
-    pass_upgrade(&server, &node, &path, upgrade).await
-}
-
-async fn attach(
-    State(server): Shared,
-    Path((node, instance)): Path<(NodeName, InstanceId)>,
-    RawQuery(query): RawQuery,
-    upgrade: Upgrade,
-) -> Result<Response, Refusal> {
-    let path = below(&instance, "attach", query);
-    pass_upgrade(&server, &node, &path, upgrade).await
-}
-
-async fn port_forward(
-    State(server): Shared,
-    Path((node, instance)): Path<(NodeName, InstanceId)>,
-    RawQuery(query): RawQuery,
-    upgrade: Upgrade,
-) -> Result<Response, Refusal> {
-    let path = below(&instance, "port-forward", query);
-    pass_upgrade(&server, &node, &path, upgrade).await
-}
-
-/// Asks a node for an upgrade, and passes the bytes on.
-async fn pass_upgrade(
-    server: &Server,
-    node: &NodeName,
-    path: &str,
-    upgrade: Upgrade,
-) -> Result<Response, Refusal> {
-    let answer = gate(server, node)?.relay_upgrade(path, upgrade, &server.service).await;
-    answer.map_err(|error| unreachable(node, error))
+/// Asks a node for an upgrade of something of an instance, and passes the bytes on.
+fn upgraded(what: &'static str) -> MethodRouter<Arc<Server>> {
+    get(
+        move |State(server): Shared,
+              Path((node, instance)): Path<(NodeName, InstanceId)>,
+              RawQuery(query): RawQuery,
+              upgrade: Upgrade| async move {
+            let path = below(&instance, what, query);
+            let answer = gate(&server, &node)?.relay_upgrade(&path, upgrade, &server.service).await;
+            answer.map_err(|error| unreachable(&node, error))
+        },
+    )
 }
 
 async fn pack(

@@ -102,7 +102,7 @@ pub(crate) struct Entered {
 /// A runtime bound to one container.
 pub(crate) trait Driver {
     /// Makes the container and its first process, which waits. It is in a terminal instead of having
-    /// the streams of the plan where one is asked for, which belongs to whom the plan says by the time
+    /// the streams of the plan where one is asked for (and the document says so), which belongs to whom the plan says by the time
     /// that this returns.
     fn create(
         &mut self,

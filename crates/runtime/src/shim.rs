@@ -342,13 +342,16 @@ fn start(
     prepare_files(&spec, user)?;
     let log = LogWriter::open(&spec.log).map_err(io("opening the log"))?;
     let (mut ends, streams) = Ends::make(spec.client.map(|client| client.by), user.uid)?;
-    let document = oci::config(&spec, &cgroup.oci_path(), Bounds::own(&spec.limits)?);
+    let mut document = oci::config(&spec, &cgroup.oci_path(), Bounds::own(&spec.limits)?);
     let mut driver = driver(&spec, run_dir, || Ok(cgroup.clone()))?;
     stopwatch.lap("prepare");
     let terminal = spec
         .client
         .filter(|client| client.by == Attached::Terminal)
         .map(|_| TerminalPlan { size: TerminalSize::USUAL, owner: user.uid });
+    if let Some(terminal) = terminal {
+        document["process"] = oci::in_terminal(&document["process"], terminal.size);
+    }
     let plan = ProcessPlan { user: &spec.user, document: &document, streams, withheld };
     let Entered { pid, terminal } = driver.create(plan, terminal)?;
     stopwatch.lap("create");

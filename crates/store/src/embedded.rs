@@ -266,8 +266,7 @@ impl Backend for RedbStore {
 
     async fn watch(&self, prefix: Prefix<'_>, from: Revision) -> Result<Watch, StoreError> {
         self.shared.snapshot(move |snapshot| snapshot.check_kept(from)).await?;
-        let batches = follow::follow(&self.shared, prefix.as_str(), from);
-        Ok(Watch::new(batches))
+        Ok(follow::follow(&self.shared, prefix.as_str(), from))
     }
 
     async fn compact(&self, to: Revision) -> Result<(), StoreError> {

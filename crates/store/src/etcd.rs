@@ -28,8 +28,11 @@ use crate::key_value::{KeyValue, LeaseId, Revision};
 use crate::store::{Backend, Listing, Page};
 use crate::transaction::{CheckedTransaction, Op, TransactionResult};
 use crate::watch::Watch;
-use connection::{Connection, failed};
-use messages::{RangeRequest, Request, RequestOp, Response, TxnRequest};
+use connection::{Connection, OpenWatch, failed};
+use messages::{
+    RangeRequest, Request, RequestOp, Response, TxnRequest, WatchAsk, WatchCreateRequest,
+    WatchRequest,
+};
 
 /// Where a cluster is, and which of its keys are ours: `http://HOST:PORT,http://HOST:PORT/PREFIX`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +109,14 @@ impl Inner {
         }
         (key, end)
     }
+
+    /// Begins to watch what begins with a prefix.
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<OpenWatch, Status> {
+        let (key, range_end) = self.range_of(prefix);
+        let start_revision = from.0.cast_signed();
+        let create = WatchCreateRequest { key, range_end, start_revision, fragment: true };
+        self.connection.watch(WatchRequest { ask: Some(WatchAsk::Create(create)) }).await
+    }
 }
 
 /// What etcd says, as the codes of its errors and the beginnings of their words.
@@ -174,11 +185,7 @@ impl EtcdStore {
 
     /// The oldest revision that can be read and watched from: only a watch is told it.
     async fn oldest(&self) -> Result<Revision, Status> {
-        let (key, range_end) = self.0.range_of("/");
-        let create =
-            messages::WatchCreateRequest { key, range_end, start_revision: 1, fragment: true };
-        let ask = messages::WatchRequest { ask: Some(messages::WatchAsk::Create(create)) };
-        let (_asking, mut answers) = self.0.connection.watch(ask).await?;
+        let (_asking, mut answers) = self.0.watch("/", Revision(1)).await?;
         let point = async {
             while let Some(answer) = answers.message().await? {
                 if answer.compact_revision > 0 {
@@ -191,12 +198,12 @@ impl EtcdStore {
         within.unwrap_or_else(|_| Err(Status::deadline_exceeded("etcd names no oldest revision")))
     }
 
-    /// The ranges that ask whether all of history from a revision on is there.
-    fn probe(&self, from: Revision) -> Option<RangeRequest> {
-        let before = from.0.checked_sub(1).filter(|before| *before > 0)?;
+    /// A range that asks whether all of history from a revision on is there: at the one before, or at
+    /// the first there is.
+    fn probe(&self, from: Revision) -> RangeRequest {
         let (key, _) = self.0.range_of("/");
-        let revision = before.cast_signed();
-        Some(RangeRequest { key, revision, count_only: true, ..RangeRequest::default() })
+        let revision = from.0.saturating_sub(1).max(1).cast_signed();
+        RangeRequest { key, revision, count_only: true, ..RangeRequest::default() }
     }
 }
 
@@ -231,7 +238,7 @@ impl Backend for EtcdStore {
         let limit = page.limit.map_or(0, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
         let revision = page.at.map_or(0, |at| at.0.cast_signed());
         let wanted = RangeRequest { key, range_end, limit, revision, count_only: false };
-        let probe = page.at.and_then(|at| self.probe(at));
+        let probe = page.at.filter(|at| *at > Revision(0)).map(|at| self.probe(at));
         let ranges = probe.into_iter().chain([wanted]);
         let success = ranges.map(|range| RequestOp { request: Some(Request::Range(range)) });
         let request = TxnRequest { success: success.collect(), ..TxnRequest::default() };
@@ -290,20 +297,12 @@ impl Backend for EtcdStore {
     async fn watch(&self, prefix: Prefix<'_>, from: Revision) -> Result<Watch, StoreError> {
         let doing = "beginning a watch";
         let first = Revision(from.0.max(1));
-        let probe = match self.probe(first) {
-            Some(probe) => probe,
-            // All there ever was, if it is still there.
-            None => {
-                let (key, _) = self.0.range_of("/");
-                RangeRequest { key, revision: 1, count_only: true, ..RangeRequest::default() }
-            }
-        };
-        match self.0.connection.range(probe).await {
+        match self.0.connection.range(self.probe(first)).await {
             Err(status) if is_future(&status) => {}
             Err(status) => return Err(self.refused(status, from, doing).await),
             Ok(_) => {}
         }
-        Ok(Watch::new(follow::follow(self.0.clone(), prefix.as_str().to_owned(), first)))
+        Ok(follow::follow(self.0.clone(), prefix.as_str().to_owned(), first))
     }
 
     async fn compact(&self, to: Revision) -> Result<(), StoreError> {

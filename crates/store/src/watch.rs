@@ -1,10 +1,11 @@
 //! What a watch yields.
 
 use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use futures_util::stream::{BoxStream, Stream, StreamExt};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 
 use crate::error::StoreError;
 use crate::key_value::{Event, Revision};
@@ -16,6 +17,12 @@ pub struct WatchBatch {
     pub revision: Revision,
     /// The changes in the order in which the transaction made them, one per key.
     pub events: Vec<Event>,
+}
+
+/// Where the batches of a watch come from, one after the other.
+pub(crate) trait Follow: Send + 'static {
+    /// The next batch; after an error it is not asked again.
+    fn next_batch(&mut self) -> impl Future<Output = Result<WatchBatch, StoreError>> + Send;
 }
 
 /// A stream of [`WatchBatch`] in the order of revisions, without gap or duplicate.
@@ -35,6 +42,17 @@ impl Watch {
         batches: impl Stream<Item = Result<WatchBatch, StoreError>> + Send + 'static,
     ) -> Self {
         Self { batches: batches.boxed() }
+    }
+
+    /// Makes a watch that ends with the first error.
+    pub(crate) fn following(follower: impl Follow) -> Self {
+        Self::new(stream::unfold(Some(follower), |follower| async {
+            let mut follower = follower?;
+            match follower.next_batch().await {
+                Ok(batch) => Some((Ok(batch), Some(follower))),
+                Err(error) => Some((Err(error), None)),
+            }
+        }))
     }
 
     /// The next batch, when there is one; `None` after the error that ended the watch.

@@ -65,8 +65,19 @@ impl AttachRequest {
     /// The request as a query.
     pub fn to_query(&self) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
-        Streams { stdin: self.stdin, terminal: self.terminal }.append(&mut query);
+        self.append(&mut query);
         query.finish()
+    }
+
+    fn append(&self, query: &mut form_urlencoded::Serializer<'_, String>) {
+        if self.stdin {
+            query.append_pair("stdin", "true");
+        }
+        if let Some(TerminalSize { columns, rows }) = self.terminal {
+            query.append_pair("tty", "true");
+            query.append_pair("columns", &columns.to_string());
+            query.append_pair("rows", &rows.to_string());
+        }
     }
 
     /// Reads a query.
@@ -82,31 +93,11 @@ impl AttachRequest {
                 return Err(wrong(&key, &value, allowed));
             }
         }
-        let Streams { stdin, terminal } = streams.done();
-        Ok(Self { stdin, terminal })
+        Ok(streams.done())
     }
 }
 
-/// What of a client's streams a program gets.
-struct Streams {
-    stdin: bool,
-    terminal: Option<TerminalSize>,
-}
-
-impl Streams {
-    fn append(&self, query: &mut form_urlencoded::Serializer<'_, String>) {
-        if self.stdin {
-            query.append_pair("stdin", "true");
-        }
-        if let Some(TerminalSize { columns, rows }) = self.terminal {
-            query.append_pair("tty", "true");
-            query.append_pair("columns", &columns.to_string());
-            query.append_pair("rows", &rows.to_string());
-        }
-    }
-}
-
-/// The same while it is read.
+/// What is asked of a client's streams, while it is read.
 #[derive(Default)]
 struct AskedStreams {
     stdin: bool,
@@ -136,8 +127,8 @@ impl AskedStreams {
         Ok(true)
     }
 
-    fn done(self) -> Streams {
-        Streams { stdin: self.stdin, terminal: self.tty.then_some(self.size) }
+    fn done(self) -> AttachRequest {
+        AttachRequest { stdin: self.stdin, terminal: self.tty.then_some(self.size) }
     }
 }
 
@@ -173,7 +164,7 @@ impl ExecRequest {
         query.extend_pairs(env.iter().map(|variable| ("env", variable)));
         query.extend_pairs(user.iter().map(|user| ("user", user)));
         query.extend_pairs(workdir.iter().map(|workdir| ("workdir", workdir)));
-        Streams { stdin: *stdin, terminal: *terminal }.append(&mut query);
+        AttachRequest { stdin: *stdin, terminal: *terminal }.append(&mut query);
         query.finish()
     }
 
@@ -206,7 +197,7 @@ impl ExecRequest {
             let (field, allowed) = ("command".to_owned(), "a program and its arguments");
             return Err(ExecQueryProblem { field, value: String::new(), allowed });
         }
-        Streams { stdin: request.stdin, terminal: request.terminal } = streams.done();
+        AttachRequest { stdin: request.stdin, terminal: request.terminal } = streams.done();
         Ok(request)
     }
 }

@@ -181,10 +181,20 @@ pub async fn exec(
     // The program alone: its arguments may hold what is nobody else's business.
     let subject = format!("{id}: {}", request.command[0]);
     tell(&plane, &caller, Some(&status.project), ("exec", &subject)).await?;
-    let query = request.to_query();
-    let path = format!("/gate/nodes/{}/instances/{id}/exec?{query}", status.node);
-    let location = gate(&received)?;
-    location.relay_upgrade(&path, upgrade, &plane.service).await.map_err(gate_failed)
+    let below = format!("{id}/exec?{}", request.to_query());
+    upgraded(&plane, (&received, &status), &below, upgrade).await
+}
+
+/// Asks the node of an instance for an upgrade, and passes the bytes on.
+async fn upgraded(
+    plane: &Plane,
+    (received, status): (&Received, &InstanceStatus),
+    below: &str,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    let path = format!("/gate/nodes/{}/instances/{below}", status.node);
+    let answer = gate(received)?.relay_upgrade(&path, upgrade, &plane.service).await;
+    answer.map_err(gate_failed)
 }
 
 pub async fn attach(
@@ -197,10 +207,8 @@ pub async fn attach(
     let (received, status) = find(&plane, &project, &id)?;
     let request = AttachRequest::from_query(&query.unwrap_or_default()).map_err(refused)?;
     tell(&plane, &caller, Some(&status.project), ("attach", &id)).await?;
-    let query = request.to_query();
-    let path = format!("/gate/nodes/{}/instances/{id}/attach?{query}", status.node);
-    let location = gate(&received)?;
-    location.relay_upgrade(&path, upgrade, &plane.service).await.map_err(gate_failed)
+    let below = format!("{id}/attach?{}", request.to_query());
+    upgraded(&plane, (&received, &status), &below, upgrade).await
 }
 
 fn refused(problem: ExecQueryProblem) -> Refusal {
@@ -222,7 +230,6 @@ pub async fn port_forward(
 ) -> Result<Response, Refusal> {
     let (received, status) = find(&plane, &project, &id)?;
     let port: Port = parse("port", port.as_deref().unwrap_or_default())?;
-    let path = format!("/gate/nodes/{}/instances/{id}/port-forward?port={port}", status.node);
-    let location = gate(&received)?;
-    location.relay_upgrade(&path, upgrade, &plane.service).await.map_err(gate_failed)
+    let below = format!("{id}/port-forward?port={port}");
+    upgraded(&plane, (&received, &status), &below, upgrade).await
 }

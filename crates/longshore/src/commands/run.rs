@@ -85,12 +85,11 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let app = options.name.clone().unwrap_or_else(random_name);
     let document = options.document(&project, &app)?;
     project.deploy(&app, document).await?;
-    let session = async {
+    let end = async {
         let instance = started(&project, &app, options.timeout).await?;
         attach::talk(connection.output, &project, &instance, attachment).await
-    };
-    // Once it is attached to, signals are its own business.
-    let end = session.await;
+    }
+    .await;
     if !matches!(end, Ok(End::Detached)) {
         // What cannot be removed now is removed by the platform, some time after its end.
         let _ = project.remove(&app).await;

@@ -289,11 +289,7 @@ impl Driver for CommandLine {
     ) -> Result<Entered, DriverProblem> {
         self.check(&plan.document["process"])?;
         self.prepare()?;
-        let mut config = self.config(plan.document);
-        if let Some(terminal) = terminal {
-            config["process"] = oci::in_terminal(&config["process"], terminal.size);
-        }
-        write(&self.files.config(), &config)?;
+        write(&self.files.config(), &self.config(plan.document))?;
         let (log, pid_file) = (self.own_file("create.log"), self.own_file("pid"));
         let mut command = self.command(&log, "create");
         command.arg("--bundle").arg(&self.files.bundle).arg("--pid-file").arg(&pid_file);

@@ -28,7 +28,6 @@ use super::workload::Workload;
 use super::{Driver, DriverProblem, Entered, ProcessPlan, Streams, TerminalPlan, terminal};
 use crate::SignalNumber;
 use crate::failure::chain;
-use crate::oci;
 use crate::spec::{ContainerSpec, UserNamespace};
 
 pub(super) struct Embedded {
@@ -114,19 +113,9 @@ impl Driver for Embedded {
         terminal: Option<TerminalPlan>,
     ) -> Result<Entered, DriverProblem> {
         self.files.make()?;
-        let console = match terminal {
-            None => {
-                write(&self.files.config(), plan.document)?;
-                None
-            }
-            Some(terminal) => {
-                let mut config = plan.document.clone();
-                config["process"] = oci::in_terminal(&config["process"], terminal.size);
-                write(&self.files.config(), &config)?;
-                let console = Console::listen(self.files.bundle.join("console"), terminal);
-                Some(console.map_err(DriverProblem::Terminal)?)
-            }
-        };
+        write(&self.files.config(), plan.document)?;
+        let listen = |terminal| Console::listen(self.files.bundle.join("console"), terminal);
+        let console = terminal.map(listen).transpose().map_err(DriverProblem::Terminal)?;
         let (workload, reader, writer) = Self::workload(&plan)?;
         let container = self
             .builder(plan.streams, workload)?

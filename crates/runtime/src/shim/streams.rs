@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 use longshore_types::Attached;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,7 +16,7 @@ use crate::logs::StreamTag;
 /// What is read from a stream at once: as much as a pipe holds by default.
 const READ_SIZE: usize = 64 * 1024;
 /// How long a client that takes nothing may hold up the last of the output.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// The ends of the shim.
 pub(super) struct Ends {
@@ -87,7 +86,7 @@ fn output(uid: u32) -> Result<(OwnedFd, OwnedFd), ShimProblem> {
 
 /// One stream of output, on its way into the log.
 pub(super) struct Stream {
-    pub tag: StreamTag,
+    tag: StreamTag,
     /// Absent after its end.
     source: Option<OwnedFd>,
     partial: Partial,
@@ -125,17 +124,17 @@ impl Stream {
     }
 
     /// Copies what has not been, or reads what there is, at most one buffer, so that a noisy container
-    /// does not keep requests waiting. Returns whether there may be more to read.
-    pub fn advance(&mut self, log: &mut LogWriter) -> bool {
-        match &mut self.copy {
-            Some(copy) if !copy.unsent.is_empty() => {
-                self.put(&[]);
-                true
+    /// does not keep requests waiting.
+    pub fn advance(&mut self, log: &mut LogWriter) {
+        match &self.copy {
+            Some(copy) if !copy.unsent.is_empty() => self.put(&[]),
+            _ => {
+                self.read(log);
             }
-            _ => self.read(log),
         }
     }
 
+    /// Reads once; whether there may be more to read.
     fn read(&mut self, log: &mut LogWriter) -> bool {
         let Some(source) = &self.source else { return false };
         // Not kept: an idle shim holds no buffers.
@@ -202,11 +201,10 @@ impl Copy {
 
     /// Writes the rest, to a reader that takes some of it now and then.
     fn finish(&mut self) {
-        let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
         while self.put(&[]).is_ok() && !self.unsent.is_empty() {
             let mut room = [PollFd::new(&self.pipe, PollFlags::OUT)];
             // A failure is that of the next write.
-            if let Ok(0) = poll(&mut room, Some(&patience)) {
+            if let Ok(0) = poll(&mut room, Some(&PATIENCE)) {
                 return;
             }
         }
@@ -223,22 +221,28 @@ mod tests {
     use super::*;
     use crate::spec::LogPolicy;
 
-    #[test]
-    fn a_slow_reader_gets_all_of_what_came_before_the_end() {
+    /// A log, a stream that is copied, where it is written, and where its copy is read.
+    fn copied() -> (LogWriter, Stream, File, File) {
         let dir = tempfile::tempdir().unwrap();
         let policy =
             LogPolicy { path: dir.path().join("log"), max_size: ByteCount::mib(1), files: 2 };
-        let mut log = LogWriter::open(&policy).unwrap();
+        let log = LogWriter::open(&policy).unwrap();
         let (source, writer) = output(rustix::process::getuid().as_raw()).unwrap();
         let mut stream = Stream::new(StreamTag::Out, source);
-        let mut reader = File::from(stream.copied().unwrap());
-        let mut writer = File::from(writer);
+        let reader = File::from(stream.copied().unwrap());
+        // The log goes on in its open file.
+        (log, stream, File::from(writer), reader)
+    }
+
+    #[test]
+    fn a_slow_reader_gets_all_of_what_came_before_the_end() {
+        let (mut log, mut stream, mut writer, mut reader) = copied();
         let part = [7; 60_000];
         writer.write_all(&part).unwrap();
-        assert!(stream.advance(&mut log));
+        assert!(stream.read(&mut log));
         writer.write_all(&part).unwrap();
         // More than the copy's pipe takes.
-        assert!(stream.advance(&mut log));
+        assert!(stream.read(&mut log));
         assert!(stream.copy.as_ref().is_some_and(|copy| !copy.unsent.is_empty()));
         drop(writer);
         let reading = std::thread::spawn(move || {
@@ -252,13 +256,7 @@ mod tests {
 
     #[test]
     fn the_end_is_not_ahead_of_what_waits() {
-        let dir = tempfile::tempdir().unwrap();
-        let policy =
-            LogPolicy { path: dir.path().join("log"), max_size: ByteCount::mib(1), files: 2 };
-        let mut log = LogWriter::open(&policy).unwrap();
-        let (source, writer) = output(rustix::process::getuid().as_raw()).unwrap();
-        let mut stream = Stream::new(StreamTag::Out, source);
-        let mut reader = File::from(stream.copied().unwrap());
+        let (mut log, mut stream, writer, mut reader) = copied();
         drop(writer);
         stream.copy.as_mut().unwrap().unsent = vec![7; 100_000];
         // As at the end of a container, where the source is read whatever waits.

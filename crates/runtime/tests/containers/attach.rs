@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use longshore_runtime::{AwaitedClient, ExecError, ExecEvent, ExecStream, TerminalSize};
+use longshore_runtime::{AwaitedClient, ExecError, ExecEvent, TerminalSize};
 use longshore_types::{Attached, ExitReason};
 
 use crate::bed::{Bed, eventually, is_alive, log_lines, text};
-use crate::exec::{end, request, run, until};
+use crate::exec::{all, end, request, run, until};
 
 const SIZE: TerminalSize = TerminalSize { columns: 77, rows: 33 };
 
@@ -14,21 +14,6 @@ const SIZE: TerminalSize = TerminalSize { columns: 77, rows: 33 };
 #[expect(clippy::unnecessary_wraps, reason = "as the spec has it")]
 fn client(by: Attached) -> Option<AwaitedClient> {
     Some(AwaitedClient { by, within: longshore_types::Duration::from_secs(60) })
-}
-
-/// Everything that comes, and the exit code.
-async fn all(mut stream: ExecStream) -> (String, String, i32) {
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    loop {
-        match stream.next().await.expect("an end").expect("no failure") {
-            ExecEvent::Stdout(bytes) => stdout.extend(bytes),
-            ExecEvent::Stderr(bytes) => stderr.extend(bytes),
-            ExecEvent::Exited { code } => {
-                let text = |bytes| String::from_utf8(bytes).expect("text");
-                return (text(stdout), text(stderr), code);
-            }
-        }
-    }
 }
 
 pub async fn the_program_waits_for_its_client(bed: Bed) {

@@ -16,7 +16,11 @@ pub fn request(script: &str) -> ExecRequest {
 
 /// Standard output, standard error and exit code.
 pub async fn run(bed: &Bed, running: &Running, request: ExecRequest) -> (String, String, i32) {
-    let mut stream = bed.shims.exec(running.id(), request).await.expect("exec works");
+    all(bed.shims.exec(running.id(), request).await.expect("exec works")).await
+}
+
+/// All that comes of a stream: standard output, standard error and exit code.
+pub async fn all(mut stream: ExecStream) -> (String, String, i32) {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     while let Some(event) = stream.next().await {
         match event.expect("no failure") {

@@ -7,12 +7,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
-use futures_util::stream::{self, Stream};
 use tokio::sync::watch;
 
 use crate::error::StoreError;
 use crate::key_value::Revision;
-use crate::watch::WatchBatch;
+use crate::watch::{Follow, Watch, WatchBatch};
 
 use super::Shared;
 use super::recent::Stretch;
@@ -29,28 +28,17 @@ struct Follower {
 }
 
 /// The changes under `prefix` from revision `from` on. It does not keep the store open.
-pub fn follow(
-    shared: &Arc<Shared>,
-    prefix: &str,
-    from: Revision,
-) -> impl Stream<Item = Result<WatchBatch, StoreError>> + Send + use<> {
-    let follower = Follower {
+pub fn follow(shared: &Arc<Shared>, prefix: &str, from: Revision) -> Watch {
+    Watch::following(Follower {
         shared: Arc::downgrade(shared),
         newest: shared.newest.subscribe(),
         prefix: prefix.into(),
         next: from,
         ready: VecDeque::new(),
-    };
-    stream::unfold(Some(follower), |follower| async {
-        let mut follower = follower?;
-        match follower.next_batch().await {
-            Ok(batch) => Some((Ok(batch), Some(follower))),
-            Err(error) => Some((Err(error), None)),
-        }
     })
 }
 
-impl Follower {
+impl Follow for Follower {
     async fn next_batch(&mut self) -> Result<WatchBatch, StoreError> {
         loop {
             if let Some(batch) = self.ready.pop_front() {
@@ -68,7 +56,9 @@ impl Follower {
             }
         }
     }
+}
 
+impl Follower {
     fn shared(&self) -> Result<Arc<Shared>, StoreError> {
         self.shared.upgrade().ok_or(StoreError::Closed)
     }

@@ -37,6 +37,9 @@ const WAITS: [Duration; 6] = [
 /// More than etcd answers with.
 const LARGEST_ANSWER: usize = 512 << 20;
 
+/// A watch that is told of.
+pub(super) type OpenWatch = (mpsc::Sender<WatchRequest>, Streaming<WatchResponse>);
+
 /// A cluster. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Connection(Channel);
@@ -126,10 +129,7 @@ impl Connection {
     }
 
     /// A watch, as long as both of what is returned are there.
-    pub async fn watch(
-        &self,
-        request: WatchRequest,
-    ) -> Result<(mpsc::Sender<WatchRequest>, Streaming<WatchResponse>), Status> {
+    pub async fn watch(&self, request: WatchRequest) -> Result<OpenWatch, Status> {
         self.converse("/etcdserverpb.Watch/Watch", request).await
     }
 

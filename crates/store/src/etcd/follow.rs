@@ -3,22 +3,18 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use futures_util::stream::{self, Stream};
-use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::Inner;
-use super::connection::is_passing;
+use super::connection::{OpenWatch, is_passing};
 use super::convert::event;
-use super::messages::{WatchAsk, WatchCreateRequest, WatchRequest, WatchResponse};
+use super::messages::WatchResponse;
 use crate::error::StoreError;
 use crate::key_value::{Event, Revision};
-use crate::watch::WatchBatch;
+use crate::watch::{Follow, Watch, WatchBatch};
 
 /// The wait before a watch that broke is begun again.
 const AGAIN: Duration = Duration::from_millis(200);
-
-type Open = (mpsc::Sender<WatchRequest>, Streaming<WatchResponse>);
 
 /// A watch under way.
 struct Follower {
@@ -27,7 +23,7 @@ struct Follower {
     /// The first revision that was not told yet.
     next: Revision,
     /// Absent when it has to be begun, for the first time or again.
-    open: Option<Open>,
+    open: Option<OpenWatch>,
     /// Events of one revision, of which more may come.
     partial: Vec<Event>,
     /// Received and not yet given out.
@@ -35,29 +31,18 @@ struct Follower {
 }
 
 /// The changes under `prefix` from revision `from` on.
-pub(super) fn follow(
-    inner: Inner,
-    prefix: String,
-    from: Revision,
-) -> impl Stream<Item = Result<WatchBatch, StoreError>> + Send {
-    let follower = Follower {
+pub(super) fn follow(inner: Inner, prefix: String, from: Revision) -> Watch {
+    Watch::following(Follower {
         inner,
         prefix,
         next: from,
         open: None,
         partial: Vec::new(),
         ready: VecDeque::new(),
-    };
-    stream::unfold(Some(follower), |follower| async {
-        let mut follower = follower?;
-        match follower.next_batch().await {
-            Ok(batch) => Some((Ok(batch), Some(follower))),
-            Err(error) => Some((Err(error), None)),
-        }
     })
 }
 
-impl Follower {
+impl Follow for Follower {
     async fn next_batch(&mut self) -> Result<WatchBatch, StoreError> {
         loop {
             if let Some(batch) = self.ready.pop_front() {
@@ -72,15 +57,13 @@ impl Follower {
             }
         }
     }
+}
 
+impl Follower {
     /// Begins the watch where it is not, and waits for what it tells. Cancel safe.
     async fn receive(&mut self) -> Result<Option<WatchResponse>, Status> {
         if self.open.is_none() {
-            let (key, range_end) = self.inner.range_of(&self.prefix);
-            let start_revision = self.next.0.cast_signed();
-            let create = WatchCreateRequest { key, range_end, start_revision, fragment: true };
-            let request = WatchRequest { ask: Some(WatchAsk::Create(create)) };
-            self.open = Some(self.inner.connection.watch(request).await?);
+            self.open = Some(self.inner.watch(&self.prefix, self.next).await?);
         }
         match &mut self.open {
             Some((_, answers)) => answers.message().await,
