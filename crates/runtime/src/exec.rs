@@ -119,11 +119,10 @@ fn run(agent: &UnixStream, run_dir: &Path, state_dir: &Path) -> Result<i32, Exec
     let terminal = terminal.map(|size| TerminalPlan { size, owner: user.uid });
     let entered = driver.exec(plan, terminal)?;
     tell_running(agent, &entered);
-    let in_terminal = entered.terminal.is_some();
-    let pid = entered.pid;
-    // Only the agent holds the terminal from here on.
-    drop(entered);
-    wait(agent, driver.as_ref(), pid, in_terminal)
+    // The terminal stays open here too. Were the agent's the last, the kernel would hang it up at the
+    // moment the agent goes: the shell could be seen to have ended by itself, and what it ran in the
+    // background would be left.
+    wait(agent, driver.as_ref(), entered)
 }
 
 /// The order, and the input of the process.
@@ -151,12 +150,8 @@ fn own_stream(fd: &OwnedFd, uid: u32) -> rustix::io::Result<()> {
 }
 
 /// Waits until the process ends, passes signals on, and ends it when the agent goes away.
-fn wait(
-    agent: &UnixStream,
-    driver: &dyn Driver,
-    pid: Pid,
-    in_terminal: bool,
-) -> Result<i32, ExecProblem> {
+fn wait(agent: &UnixStream, driver: &dyn Driver, entered: Entered) -> Result<i32, ExecProblem> {
+    let Entered { pid, terminal } = entered;
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
         .map_err(io("watching the process"))?;
     let mut requests = Requests::default();
@@ -166,9 +161,8 @@ fn wait(
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(io("waiting for the process")(error)),
         }
-        if !fds[0].revents().is_empty() {
-            break;
-        }
+        let ended = !fds[0].revents().is_empty();
+        // An agent that is gone is seen first: then nothing of what was run stays.
         if !fds[1].revents().is_empty() {
             match requests.read(agent) {
                 Some(signals) => {
@@ -178,13 +172,16 @@ fn wait(
                     }
                 }
                 None => {
-                    if in_terminal {
-                        hang_up(driver, pid, &pidfd);
+                    if let Some(terminal) = terminal {
+                        hang_up(driver, pid, &pidfd, terminal);
                     }
                     driver.end_exec(pid).map_err(io("ending the process"))?;
                     break;
                 }
             }
+        }
+        if ended {
+            break;
         }
     }
     Ok(reap(pid).map_err(io("reaping the process"))?.code())
@@ -192,7 +189,8 @@ fn wait(
 
 /// Tells what runs in a terminal that its user has left, and gives it a moment: an editor saves what
 /// it has, a shell its history.
-fn hang_up(driver: &dyn Driver, pid: Pid, pidfd: &OwnedFd) {
+fn hang_up(driver: &dyn Driver, pid: Pid, pidfd: &OwnedFd, terminal: OwnedFd) {
+    drop(terminal);
     if driver.signal_exec(pid, SignalNumber::HUP).is_ok() {
         // Whatever this says, the process is ended next.
         let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&LEFT_GRACE));

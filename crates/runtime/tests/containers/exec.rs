@@ -91,6 +91,16 @@ pub async fn what_cannot_run_is_refused(bed: Bed) {
     bed.finish().await;
 }
 
+/// The process of this machine that makes and watches what runs inside.
+fn exec_process(bed: &Bed) -> i32 {
+    let own = [b"shim-exec\0", bed.path().to_str().expect("text").as_bytes()].concat();
+    let is_exec = |pid: &i32| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.windows(own.len()).any(|part| part == own)
+    };
+    all_pids().into_iter().find(is_exec).expect("an exec process")
+}
+
 pub async fn what_a_killed_exec_process_leaves_is_ended(bed: Bed) {
     let running = bed.start(&bed.script("sleep 1000 & wait")).await;
     let mut stream =
@@ -98,13 +108,7 @@ pub async fn what_a_killed_exec_process_leaves_is_ended(bed: Bed) {
     let processes = || bed.n_processes(&running);
     let told = || processes().to_string();
     eventually("three processes", || processes() >= 3, told).await;
-    let own = [b"shim-exec\0", bed.path().to_str().expect("text").as_bytes()].concat();
-    let is_exec = |pid: &i32| {
-        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        command.windows(own.len()).any(|part| part == own)
-    };
-    let exec_process = all_pids().into_iter().find(is_exec).expect("an exec process");
-    kill(exec_process, libc::SIGKILL);
+    kill(exec_process(&bed), libc::SIGKILL);
     let end = loop {
         match stream.next().await {
             Some(Ok(ExecEvent::Stdout(_) | ExecEvent::Stderr(_))) => {}
@@ -369,5 +373,15 @@ pub async fn a_left_terminal_takes_its_session_along(bed: Bed) {
     eventually("only the first two", || processes() == 2, told).await;
     let (stdout, ..) = run(&bed, &running, request("cat /tmp/left")).await;
     assert_eq!(stdout, "left\n");
+    // However late that is noticed, and though a shell ends when its terminal hangs up.
+    let script = "set -m; sleep 2000 & echo ready; read nothing";
+    let mut stream = bed.shims.exec(running.id(), in_terminal(script)).await.expect("exec works");
+    until(&mut stream, "ready").await;
+    let watching = exec_process(&bed);
+    kill(watching, libc::SIGSTOP);
+    drop(stream);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    kill(watching, libc::SIGCONT);
+    eventually("only the first two", || processes() == 2, told).await;
     bed.finish().await;
 }
