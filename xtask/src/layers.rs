@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["longshore-types"],
     &["longshore-planning"],
     &["longshore-api"],
+    &["longshore-trust"],
     &["longshore-link", "longshore-archive"],
     &["longshore-telemetry"],
     &[

@@ -96,6 +96,9 @@ pub struct LocationReport {
     /// Where on Earth it is, when its operator said so.
     #[serde(default)]
     pub coordinates: Option<Coordinates>,
+    /// `host:port` where nodes of other machines join, if they may.
+    #[serde(default)]
+    pub joining: Option<String>,
     /// Where its HTTP interface for logs and exec is reached, as an endpoint of `longshore-link`.
     pub gate: String,
     /// The generation of the allotments it carries out.

@@ -443,6 +443,23 @@ pub struct TokenCreated {
     pub token: String,
 }
 
+/// A machine is to join.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JoinTokenRequest {
+    /// Which location.
+    pub location: LocationName,
+}
+
+/// What lets one machine join, once. Its text is shown this once; only a hash is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct JoinTokenCreated {
+    /// The text to be kept secret.
+    pub token: String,
+    /// From when on it is of no use.
+    pub expires_at: Timestamp,
+}
+
 /// A token as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenView {

@@ -15,8 +15,8 @@ mod project;
 
 use http::Method;
 use longshore_api::v1::{
-    CallerView, EventView, HealthView, LocationView, SecretKeyView, TokenCreated, TokenRequest,
-    TokenView,
+    CallerView, EventView, HealthView, JoinTokenCreated, JoinTokenRequest, LocationView,
+    SecretKeyView, TokenCreated, TokenRequest, TokenView,
 };
 use longshore_link::{CallError, Endpoint, EventStream};
 use longshore_types::{AppName, LocationName, ProjectName};
@@ -83,6 +83,14 @@ impl Client {
         after: Option<&str>,
     ) -> Result<EventStream, CallError> {
         self.link.events(&events_path(project, 1), after).await
+    }
+
+    /// Makes what lets one machine join a location, within an hour.
+    pub async fn create_join_token(
+        &self,
+        request: &JoinTokenRequest,
+    ) -> Result<JoinTokenCreated, CallError> {
+        change(&self.link, Method::POST, "/v1/join-tokens", Some(request)).await
     }
 
     /// The tokens that this one may administer.

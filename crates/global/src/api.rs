@@ -8,6 +8,7 @@ mod endpoints;
 mod events;
 pub mod idempotency;
 mod instances;
+mod join_tokens;
 pub mod limits;
 mod locations;
 mod openapi;

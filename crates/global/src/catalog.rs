@@ -114,7 +114,7 @@ impl Catalog {
                 self.locations.insert(name, decode(stored)?);
             }
             // Kept in the log of the newest, and read from the store by those who need them.
-            Some(Key::Event(..) | Key::Answer(..) | Key::Leader) => {}
+            Some(Key::Event(..) | Key::Answer(..) | Key::JoinToken(_) | Key::Leader) => {}
             None => tracing::warn!(key = stored.key, "ignoring a stored key of an unknown kind"),
         }
         Ok(())
@@ -143,7 +143,7 @@ impl Catalog {
             Some(Key::Location(name)) => {
                 self.locations.remove(&name);
             }
-            Some(Key::Event(..) | Key::Answer(..) | Key::Leader) | None => {}
+            Some(Key::Event(..) | Key::Answer(..) | Key::JoinToken(_) | Key::Leader) | None => {}
         }
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! - `api`: the public REST API.
 //! - `ui`: the dashboard.
-//! - `links`: what locations and the registry call.
+//! - `links`: what locations and the registry call. `joining`: what lets machines join.
 //! - `records`: what is stored, and under which keys.
 //! - `events`: what was changed by whom. `feeds`: what changes, for those who watch. `catalog`: the mirror of the store. `reports`: what locations say.
 //! - `scheduler`: carries out `longshore_planning::global`; `rollouts`: `longshore_planning::rollout`.
@@ -20,6 +20,7 @@ mod events;
 mod feeds;
 mod hash;
 mod images;
+mod joining;
 mod leader;
 mod links;
 mod metrics;
@@ -45,6 +46,7 @@ use longshore_store::{
     StoreError,
 };
 use longshore_telemetry::traces::Tracer;
+use longshore_trust::{AuthorityError, RootAuthority};
 use tokio_util::sync::CancellationToken;
 
 use api::idempotency::UnderWay;
@@ -84,6 +86,9 @@ pub struct Options {
     /// Holds the keys that seal secrets; made when it is missing. Not beside the store: whoever gets
     /// hold of a copy of that should not have these.
     pub secret_keys_file: PathBuf,
+    /// Holds the root of all certificates of the world; made when it is missing. Whoever gets hold of it
+    /// can be anyone.
+    pub root_file: PathBuf,
     /// How many requests to the API each token may send in a second; five times as many at once.
     pub api_rate: NonZeroU32,
     /// Where its metrics are asked for, if anywhere.
@@ -151,6 +156,9 @@ pub enum GlobalError {
     /// The keys of the secrets cannot be used.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
+    /// The root of the certificates cannot be used.
+    #[error("cannot use the root of the certificates")]
+    Root(#[from] AuthorityError),
     /// The store cannot be opened.
     #[error("cannot open the global store")]
     OpenStore(#[from] OpenStoreError),
@@ -181,6 +189,8 @@ struct Plane {
     starts: Starts,
     images: ImageResolver,
     keyring: Keyring,
+    /// Signs for locations.
+    root: RootAuthority,
     /// Held while the key of the secrets is changed.
     rotating: tokio::sync::Mutex<()>,
     public: PublicNames,
@@ -248,6 +258,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Gl
             options.registry_public.clone(),
         ),
         keyring: Keyring::open(&options.secret_keys_file)?,
+        root: RootAuthority::open(&options.root_file, longshore_link::now())?,
         rotating: tokio::sync::Mutex::default(),
         public: PublicNames {
             registry: options.registry_public,

@@ -19,13 +19,15 @@ use longshore_types::{Generation, LocationName, ProjectName, Release};
 
 use crate::catalog::Catalog;
 use crate::records::{Key, LocationRecord, encode};
-use crate::{Plane, api, views};
+use crate::{Plane, api, joining, views};
 
 pub fn router(plane: Arc<Plane>) -> Router {
     Router::new()
         .route("/link/locations/{location}/allotments", get(allotments))
         .route("/link/locations/{location}/report", post(report))
         .route("/link/locations/{location}/secrets", post(secrets))
+        .route("/link/locations/{location}/authority", post(joining::authority))
+        .route("/link/locations/{location}/join-tokens", post(joining::redeem))
         .route("/link/registry/table", get(registry_table))
         .layer(axum::extract::DefaultBodyLimit::max(64 << 20))
         .with_state(plane)

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use longshore_api::v1::EventView;
 use longshore_secrets::Sealed;
 use longshore_store::{KeyValue, Record, RecordError};
+use longshore_trust::{Fingerprint, JoinRole};
 use longshore_types::{
     AppName, Decision, Generation, LocationName, Manifest, ProjectName, Release, ReleaseNumber,
     SecretName, SecretVersion, Timestamp, token::Rights,
@@ -176,6 +177,20 @@ pub struct LocationRecord {
     pub joined_at: Timestamp,
 }
 
+/// What lets a machine join, known by the hash of its secret alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinTokenRecord {
+    /// As what its bearer joins.
+    pub role: JoinRole,
+    /// Where.
+    pub location: LocationName,
+    /// From when on it is of no use.
+    pub expires_at: Timestamp,
+}
+
+/// Below this, the tokens by which machines join.
+pub const JOIN_TOKENS: &str = "/join-tokens/";
+
 /// What a key names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
@@ -195,6 +210,8 @@ pub enum Key {
     Token(AppName),
     /// `/locations/{location}`
     Location(LocationName),
+    /// `/join-tokens/{hash of the secret}`
+    JoinToken(Fingerprint),
     /// `/leader`
     Leader,
 }
@@ -217,6 +234,7 @@ impl std::fmt::Display for Key {
             Self::Answer(token, hash) => write!(f, "/answers/{token}/{hash}"),
             Self::Token(name) => write!(f, "/tokens/{name}"),
             Self::Location(name) => write!(f, "/locations/{name}"),
+            Self::JoinToken(hash) => write!(f, "{JOIN_TOKENS}{hash}"),
             Self::Leader => f.write_str("/leader"),
         }
     }
@@ -245,6 +263,7 @@ impl Key {
             ["answers", token, hash] => Self::Answer(token.parse().ok()?, (*hash).to_owned()),
             ["tokens", name] => Self::Token(name.parse().ok()?),
             ["locations", name] => Self::Location(name.parse().ok()?),
+            ["join-tokens", hash] => Self::JoinToken(hash.parse().ok()?),
             ["leader"] => Self::Leader,
             _ => return None,
         })
@@ -288,6 +307,10 @@ impl Record for LocationRecord {
     const KIND: &'static str = "location";
 }
 
+impl Record for JoinTokenRecord {
+    const KIND: &'static str = "join-token";
+}
+
 /// A value as it is stored, with its version.
 pub fn encode<T: Record>(record: &T) -> Bytes {
     longshore_store::record::encode(record)
@@ -314,6 +337,7 @@ mod tests {
             "/answers/ci/0a1b",
             "/tokens/ci",
             "/locations/ams",
+            "/join-tokens/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
             "/leader",
         ] {
             assert_eq!(Key::parse(text).unwrap().to_string(), text);

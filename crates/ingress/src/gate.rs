@@ -1,25 +1,39 @@
 //! How an instance is dialled: through the gate of its node.
 //!
 //! The address of an instance means something only on its node, so nothing in the ingress connects
-//! to it except through [`NodeGate`]. Today the ingress and all instances share one machine and
-//! [`DirectGate`] is the only one; with several nodes a second one speaks mTLS HTTP/2 CONNECT to the
-//! listener of [`Endpoint::node`], and nothing else here changes.
+//! to it except through [`NodeGate`]. [`Gates`] connects directly on the machine of the ingress, and
+//! elsewhere asks the node's gate for a tunnel, as an ingress of its location.
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt::Debug;
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use http::Method;
 use longshore_api::links::Endpoint;
+use longshore_link::{CallError, Client, now};
+use longshore_trust::{
+    AuthorityError, CertificateRequest, Credentials, Identity, Name, NewKey, Signed, client_config,
+};
+use longshore_types::{LocationName, NodeName};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
 
 /// When the kernel asks whether a silent peer is still there, and how often.
 pub(crate) const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(15))
     .with_retries(4);
+
+/// How often to look whether the certificate should be renewed, and how long to wait before a first one is
+/// asked for again.
+const LOOK: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A byte stream to an instance.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -32,17 +46,142 @@ pub(crate) trait NodeGate: Debug + Send + Sync {
     fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, io::Result<Box<dyn Stream>>>;
 }
 
-/// The gate of the machine that the ingress runs on: plain TCP.
+/// The gates of all nodes.
+#[derive(Debug)]
+pub(crate) struct Gates {
+    location: Client,
+    /// As whom nodes of other machines are reached; absent until one is.
+    own: watch::Sender<Option<Own>>,
+    needed: Notify,
+    /// The gate that each node was last reached by.
+    nodes: Mutex<BTreeMap<NodeName, (String, Client)>>,
+}
+
+#[derive(Debug, Clone)]
+struct Own {
+    credentials: Credentials,
+    location: LocationName,
+}
+
+/// Why a node elsewhere is not reached.
+#[derive(Debug, thiserror::Error)]
+enum ElsewhereError {
+    #[error("the gate of {node}: {why}")]
+    Address { node: NodeName, why: String },
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Key(#[from] AuthorityError),
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+    #[error("the location gave a certificate that is of no use")]
+    Useless,
+    #[error("the ingress ends")]
+    Ending,
+}
+
+impl Gates {
+    /// Those of a location's nodes.
+    pub fn new(location: Client) -> Self {
+        let (own, needed) = (watch::Sender::new(None), Notify::new());
+        Self { location, own, needed, nodes: Mutex::default() }
+    }
+
+    /// Has a certificate to show from the moment when one is first needed, and keeps it good.
+    pub async fn keep_certificate(self: Arc<Self>) -> Infallible {
+        self.needed.notified().await;
+        let mut identity: Option<Identity> = None;
+        loop {
+            if identity.as_ref().is_none_or(|identity| identity.is_due(now())) {
+                match self.obtain().await {
+                    Ok(obtained) => identity = Some(obtained),
+                    Err(error) => tracing::warn!(%error, "no certificate for now"),
+                }
+            }
+            tokio::time::sleep(if identity.is_some() { LOOK } else { RETRY }).await;
+        }
+    }
+
+    async fn obtain(&self) -> Result<Identity, ElsewhereError> {
+        let key = NewKey::generate()?;
+        let request = CertificateRequest { key: key.public() };
+        let path = "/link/ingress/certificate";
+        let signed: Signed = self.location.call(Method::POST, path, Some(&request)).await?;
+        let identity = key.signed(&signed, now()).map_err(|_| ElsewhereError::Useless)?;
+        let Some(Name::Ingress(location)) = identity.name() else {
+            return Err(ElsewhereError::Useless);
+        };
+        let shown = self.own.borrow().as_ref().map(|own| own.credentials.clone());
+        match shown {
+            Some(credentials) => credentials.replace(&identity)?,
+            None => {
+                let credentials = Credentials::new(&identity)?;
+                self.own.send_replace(Some(Own { credentials, location }));
+            }
+        }
+        Ok(identity)
+    }
+
+    async fn tunnel(
+        &self,
+        endpoint: &Endpoint,
+        gate: &str,
+    ) -> Result<Box<dyn Stream>, ElsewhereError> {
+        let client = self.client(&endpoint.node, gate).await?;
+        let (instance, port) = (&endpoint.instance, endpoint.address.port());
+        let path = format!("/instances/{instance}/port-forward?port={port}");
+        Ok(Box::new(client.tunnel(&path).await?))
+    }
+
+    /// A client of a node's gate. It shows whatever certificate is newest.
+    async fn client(&self, node: &NodeName, gate: &str) -> Result<Client, ElsewhereError> {
+        self.needed.notify_one();
+        let mut own = self.own.subscribe();
+        let own = own.wait_for(Option::is_some).await;
+        let own = own.ok().and_then(|own| own.clone()).ok_or(ElsewhereError::Ending)?;
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, client)) = nodes.get(node)
+            && at == gate
+        {
+            return Ok(client.clone());
+        }
+        let endpoint = gate.parse();
+        let endpoint =
+            endpoint.map_err(|why| ElsewhereError::Address { node: node.clone(), why })?;
+        let name = Name::Node(own.location, node.clone());
+        let client = Client::secured(endpoint, client_config(&own.credentials)?, name);
+        nodes.insert(node.clone(), (gate.to_owned(), client.clone()));
+        Ok(client)
+    }
+}
+
+impl NodeGate for Gates {
+    fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
+        Box::pin(async move {
+            match &endpoint.gate {
+                Some(gate) => self.tunnel(endpoint, gate).await.map_err(io::Error::other),
+                None => connect(endpoint).await,
+            }
+        })
+    }
+}
+
+/// Connects to an instance on this machine.
+async fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn Stream>> {
+    let stream = TcpStream::connect(endpoint.address).await?;
+    stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
+    Ok(Box::new(stream) as Box<dyn Stream>)
+}
+
+/// Only instances of this machine, for tests that have no location.
+#[cfg(test)]
 #[derive(Debug)]
 pub(crate) struct DirectGate;
 
+#[cfg(test)]
 impl NodeGate for DirectGate {
     fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
-        Box::pin(async move {
-            let stream = TcpStream::connect(endpoint.address).await?;
-            stream.set_nodelay(true)?;
-            SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
-            Ok(Box::new(stream) as Box<dyn Stream>)
-        })
+        Box::pin(connect(endpoint))
     }
 }

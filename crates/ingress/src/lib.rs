@@ -39,7 +39,7 @@ use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
 use longshore_telemetry::metrics::Registry;
 use tokio_util::sync::CancellationToken;
 
-use gate::{DirectGate, NodeGate};
+use gate::{Gates, NodeGate};
 use limits::Limits;
 use location_link::LocationLink;
 use metrics::Metrics;
@@ -85,7 +85,12 @@ pub enum IngressError {
 /// Raises the process's soft limit of open files to the hard one.
 pub async fn run(options: IngressOptions, shutdown: CancellationToken) -> Result<(), IngressError> {
     let limits = Limits::within(limits::raise_open_files());
-    run_with(options, limits, Arc::new(DirectGate), shutdown).await
+    let gates = Arc::new(Gates::new(Client::new(options.location.clone())));
+    let keeping = Arc::clone(&gates).keep_certificate();
+    tokio::select! {
+        ended = run_with(options, limits, gates, shutdown) => ended,
+        never = keeping => match never {},
+    }
 }
 
 /// A registry as an ingress fills it, to hold against the documentation.

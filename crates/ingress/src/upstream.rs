@@ -42,12 +42,12 @@ pub(crate) type Sender = http1::SendRequest<RequestBody>;
 
 /// What makes an endpoint the same one in two tables.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct UpstreamKey(InstanceId, NodeName, SocketAddr);
+pub(crate) struct UpstreamKey(InstanceId, NodeName, SocketAddr, Option<String>);
 
 impl UpstreamKey {
     pub fn of(endpoint: &Endpoint) -> Self {
-        let Endpoint { instance, node, address, protocol: _ } = endpoint;
-        Self(instance.clone(), node.clone(), *address)
+        let Endpoint { instance, node, address, protocol: _, gate } = endpoint;
+        Self(instance.clone(), node.clone(), *address, gate.clone())
     }
 }
 

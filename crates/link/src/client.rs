@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,13 +17,17 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client as HttpClient, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use longshore_api::Problem;
+use longshore_trust::Name;
+use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 
 use crate::Endpoint;
 use crate::sse::{EVENT_STREAM, EventParser, LAST_EVENT_ID, ServerSentEvent};
 use crate::stream::HEARTBEAT;
+use crate::tls::Expecting;
 
 /// How long a call may take until its answer begins and, when it is not a stream, ends.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -97,9 +102,19 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the service at `endpoint`. Connects when first used.
+    /// A client of the service at `endpoint`. Connects when first used. One of [`Endpoint::Tls`] can
+    /// be reached by [`Self::secured`] alone.
     pub fn new(endpoint: Endpoint) -> Self {
-        let connector = Connector(endpoint.clone());
+        Self::dialling(endpoint, None)
+    }
+
+    /// The same where TLS is spoken: shows what `config` has, and expects to find `name` there.
+    pub fn secured(endpoint: Endpoint, config: Arc<ClientConfig>, name: Name) -> Self {
+        Self::dialling(endpoint, Some(Expecting::new(config, name)))
+    }
+
+    fn dialling(endpoint: Endpoint, expecting: Option<Expecting>) -> Self {
+        let connector = Connector { endpoint: endpoint.clone(), expecting };
         let http = HttpClient::builder(TokioExecutor::new()).build(connector);
         Self { endpoint, token: None, headers: HeaderMap::new(), http }
     }
@@ -376,7 +391,10 @@ impl LineReader {
 
 /// Dials one endpoint, whatever the URI says.
 #[derive(Debug, Clone)]
-struct Connector(Endpoint);
+struct Connector {
+    endpoint: Endpoint,
+    expecting: Option<Expecting>,
+}
 
 impl tower_service::Service<Uri> for Connector {
     type Response = Dialled;
@@ -388,7 +406,7 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let endpoint = self.0.clone();
+        let Self { endpoint, expecting } = self.clone();
         Box::pin(async move {
             Ok(match endpoint {
                 Endpoint::Unix(path) => {
@@ -399,15 +417,21 @@ impl tower_service::Service<Uri> for Connector {
                     stream.set_nodelay(true)?;
                     Dialled::Tcp(TokioIo::new(stream))
                 }
+                Endpoint::Tls(authority) => {
+                    let none = || io::Error::other("there is no certificate to show");
+                    let stream = expecting.ok_or_else(none)?.dial(&authority).await?;
+                    Dialled::Tls(Box::new(TokioIo::new(stream)))
+                }
             })
         })
     }
 }
 
-/// A connection of either kind.
+/// A connection of any kind.
 enum Dialled {
     Unix(TokioIo<UnixStream>),
     Tcp(TokioIo<TcpStream>),
+    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
 }
 
 impl Connection for Dialled {
@@ -422,6 +446,7 @@ macro_rules! either {
         match $self.get_mut() {
             Dialled::Unix($stream) => $call,
             Dialled::Tcp($stream) => $call,
+            Dialled::Tls($stream) => $call,
         }
     };
 }

@@ -4,13 +4,15 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Where a service is reached: `unix:/path` or `http://host:port`.
+/// Where a service is reached: `unix:/path`, `http://host:port` or `https://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// A Unix socket. Who may connect is decided by the mode of its directory.
     Unix(PathBuf),
     /// A host and port, spoken to in plain HTTP.
     Tcp(String),
+    /// A host and port, spoken to with certificates on both sides.
+    Tls(String),
 }
 
 impl Endpoint {
@@ -18,7 +20,7 @@ impl Endpoint {
     pub fn authority(&self) -> &str {
         match self {
             Self::Unix(_) => "localhost",
-            Self::Tcp(authority) => authority,
+            Self::Tcp(authority) | Self::Tls(authority) => authority,
         }
     }
 }
@@ -26,15 +28,23 @@ impl Endpoint {
 impl FromStr for Endpoint {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse =
-            || format!("{text:?} is not an endpoint: unix:/absolute/path or http://host:port");
+        let refuse = || {
+            format!(
+                "{text:?} is not an endpoint: unix:/absolute/path, http://host:port or \
+                 https://host:port"
+            )
+        };
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(refuse()) };
         }
-        let authority = text.strip_prefix("http://").ok_or_else(refuse)?.trim_end_matches('/');
+        let (kind, authority): (fn(String) -> Self, _) = match text.strip_prefix("http://") {
+            Some(authority) => (Self::Tcp, authority),
+            None => (Self::Tls, text.strip_prefix("https://").ok_or_else(refuse)?),
+        };
+        let authority = authority.trim_end_matches('/');
         match authority.rsplit_once(':') {
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
-                Ok(Self::Tcp(authority.to_owned()))
+                Ok(kind(authority.to_owned()))
             }
             _ => Err(refuse()),
         }
@@ -46,6 +56,7 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp(authority) => write!(f, "http://{authority}"),
+            Self::Tls(authority) => write!(f, "https://{authority}"),
         }
     }
 }
@@ -56,7 +67,7 @@ mod tests {
 
     #[test]
     fn endpoints_round_trip() {
-        for text in ["unix:/run/x.sock", "http://127.0.0.1:80", "http://[::1]:80"] {
+        for text in ["unix:/run/x.sock", "http://127.0.0.1:80", "http://[::1]:80", "https://a:1"] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
         for bad in ["", "unix:relative", "http://host", "http://:80", "tcp:1", "http://a:99999"] {

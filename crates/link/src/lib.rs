@@ -25,6 +25,7 @@ mod refusal;
 mod service;
 mod sse;
 mod stream;
+mod tls;
 mod transfer;
 mod upgrade;
 mod websocket;

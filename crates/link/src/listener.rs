@@ -11,11 +11,13 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
+use longshore_trust::{Credentials, Peer};
 use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::Endpoint;
+use crate::{Endpoint, tls};
 
 /// The environment variable that names inherited sockets: `name=descriptor`, joined by commas.
 pub const FDS_VARIABLE: &str = "LONGSHORE_FDS";
@@ -51,6 +53,8 @@ pub enum Listener {
     Unix(std::os::unix::net::UnixListener, PathBuf),
     /// A TCP socket.
     Tcp(std::net::TcpListener),
+    /// The same, on which nothing is said without TLS.
+    Tls(std::net::TcpListener),
 }
 
 impl Listener {
@@ -71,6 +75,7 @@ impl Listener {
         let bound = match endpoint {
             Endpoint::Unix(path) => bind_unix(path),
             Endpoint::Tcp(authority) => std::net::TcpListener::bind(authority).map(Self::Tcp),
+            Endpoint::Tls(authority) => std::net::TcpListener::bind(authority).map(Self::Tls),
         };
         bound.and_then(Self::nonblocking).map_err(|source| {
             let (name, endpoint) = (name.to_owned(), endpoint.clone());
@@ -88,6 +93,7 @@ impl Listener {
         match endpoint {
             Endpoint::Unix(path) => Self::Unix(fd.into(), path.clone()),
             Endpoint::Tcp(_) => Self::Tcp(fd.into()),
+            Endpoint::Tls(_) => Self::Tls(fd.into()),
         }
         .nonblocking()
     }
@@ -95,7 +101,7 @@ impl Listener {
     fn nonblocking(self) -> io::Result<Self> {
         match &self {
             Self::Unix(listener, _) => listener.set_nonblocking(true)?,
-            Self::Tcp(listener) => listener.set_nonblocking(true)?,
+            Self::Tcp(listener) | Self::Tls(listener) => listener.set_nonblocking(true)?,
         }
         Ok(self)
     }
@@ -105,33 +111,61 @@ impl Listener {
         Ok(match self {
             Self::Unix(_, path) => Endpoint::Unix(path.clone()),
             Self::Tcp(listener) => Endpoint::Tcp(listener.local_addr()?.to_string()),
+            Self::Tls(listener) => Endpoint::Tls(listener.local_addr()?.to_string()),
         })
     }
 
-    /// Serves `router`, with `ConnectInfo` of TCP connections, until `shutdown`, then lets running
-    /// requests finish. Streams that never end must watch `shutdown` themselves, as those of
-    /// [`crate::json_lines`] do.
+    /// Serves `router` until `shutdown`, then lets running requests finish. Streams that never end must
+    /// watch `shutdown` themselves, as those of [`crate::json_lines`] do. Requests over TCP have a
+    /// `ConnectInfo` of the address, those over a Unix socket are of [`Peer::Local`].
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be used; one of [`Endpoint::Tls`] wants [`Self::serve_with`].
     pub async fn serve(self, router: Router, shutdown: CancellationToken) -> io::Result<()> {
         let done = shutdown.cancelled_owned();
         match self {
             Self::Unix(listener, _) => {
                 let listener = tokio::net::UnixListener::from_std(listener)?;
+                let router = router.layer(Extension(Peer::Local));
                 axum::serve(listener, router).with_graceful_shutdown(done).await
             }
+            Self::Tls(_) => Err(io::Error::other("there is no certificate to show")),
             Self::Tcp(listener) => {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
-                let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
-                    // Small answers go out at once; a failure only costs latency.
-                    let _ = stream.set_nodelay(true);
-                    // A client whose machine is gone says so to nobody, and what it has open, such as
-                    // a tunnel that is silent by right, would stay. Without this it does.
-                    let _ = SockRef::from(&*stream).set_tcp_keepalive(&keepalive());
-                });
+                let listener = axum::serve::ListenerExt::tap_io(listener, |stream| prepare(stream));
                 let service = router.into_make_service_with_connect_info::<SocketAddr>();
                 axum::serve(listener, service).with_graceful_shutdown(done).await
             }
         }
     }
+
+    /// The same, showing these credentials where TLS is spoken. Each request then says which [`Peer`]
+    /// sent it.
+    ///
+    /// # Errors
+    ///
+    /// When the socket or the credentials cannot be used.
+    pub async fn serve_with(
+        self,
+        credentials: Credentials,
+        router: Router,
+        shutdown: CancellationToken,
+    ) -> io::Result<()> {
+        match self {
+            Self::Tls(listener) => tls::serve(listener, &credentials, router, shutdown).await,
+            other => other.serve(router, shutdown).await,
+        }
+    }
+}
+
+/// Sets what every connection wants.
+pub(crate) fn prepare(stream: &TcpStream) {
+    // Small answers go out at once; a failure only costs latency.
+    let _ = stream.set_nodelay(true);
+    // A client whose machine is gone says so to nobody, and what it has open, such as a tunnel that
+    // is silent by right, would stay. Without this it does.
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive());
 }
 
 /// A silent connection is asked after a minute, then every ten seconds, and ends when nobody answers.

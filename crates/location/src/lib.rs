@@ -7,14 +7,17 @@
 //!
 //! - `keeper`: the one owner of the state. `state`: that state and its transitions, without I/O.
 //! - `records`: what is stored. `secrets`: those of its instances. `uplink`: the link to the global plane.
-//! - `server`: what nodes, ingresses and the global plane call.
+//! - `server`: what nodes, ingresses and the global plane call. `trust`: who may, over a network.
+//! - `images`: those of nodes on other machines.
 
+mod images;
 mod keeper;
 mod metrics;
 mod records;
 mod secrets;
 mod server;
 mod state;
+mod trust;
 mod uplink;
 
 use std::path::PathBuf;
@@ -27,9 +30,13 @@ use longshore_telemetry::traces::Tracer;
 use longshore_types::{Coordinates, LocationName};
 use tokio_util::sync::CancellationToken;
 
+use images::Images;
 use keeper::Keeper;
 use metrics::{Metrics, Told, Watched};
 use secrets::Secrets;
+use server::Parts;
+pub use trust::Joining;
+use trust::Trust;
 
 pub use metrics::described as described_metrics;
 
@@ -46,8 +53,21 @@ pub struct Options {
     pub link: Listener,
     /// Where the global plane is.
     pub global: Endpoint,
+    /// How nodes of other machines join, where they may.
+    pub joining: Option<JoiningOptions>,
     /// Where its metrics are asked for, if anywhere.
     pub metrics: Option<Listener>,
+}
+
+/// How nodes of other machines join, and what they need.
+#[derive(Debug)]
+pub struct JoiningOptions {
+    /// Where they call.
+    pub joining: Joining,
+    /// Where the registry is.
+    pub registry: Endpoint,
+    /// Holds the text of the token by which images are had there.
+    pub registry_token_file: PathBuf,
 }
 
 /// Why a location ended.
@@ -74,6 +94,15 @@ pub enum LocationError {
     /// A stored record cannot be understood.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// The token for the registry cannot be read.
+    #[error("cannot read the token file {path}")]
+    TokenFile {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// The link cannot be named.
     #[error("cannot tell on which address the location listens")]
     Listen(#[source] std::io::Error),
@@ -94,7 +123,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     let service = Service::new(shutdown);
     let global = Client::new(options.global);
     let (name, kept) = (options.name.clone(), Arc::clone(&store) as Arc<dyn Store>);
-    let secrets = Secrets::open(global.clone(), name.clone(), kept, &options.data_dir)?;
+    let secrets =
+        Secrets::open(global.clone(), name.clone(), Arc::clone(&kept), &options.data_dir)?;
+    let trust = Trust::open(name.clone(), global.clone(), kept, &options.data_dir).await?;
+    let trust = Arc::new(trust);
     let secrets = Arc::new(secrets);
     let watched = Watched {
         rounds: metrics.rounds.clone(),
@@ -111,9 +143,33 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     service.spawn("keeper", keeper.run());
     let receive = uplink::receive(global.clone(), name, handle.clone(), Arc::clone(&secrets));
     service.spawn_until_shutdown("allotments", receive);
-    let place = (options.name, options.coordinates);
+    let place = uplink::Place {
+        location: options.name.clone(),
+        coordinates: options.coordinates,
+        joining: options.joining.as_ref().map(|options| options.joining.advertised.clone()),
+    };
     service.spawn_until_shutdown("reports", uplink::report(global, place, handle.clone()));
-    let router = server::router(handle, secrets, service.clone());
+    let (joining, images) = match options.joining {
+        Some(JoiningOptions { joining, registry, registry_token_file: path }) => {
+            let token = std::fs::read_to_string(&path);
+            let token = token.map_err(|source| LocationError::TokenFile { path, source })?;
+            let registry = Client::new(registry).with_token(token.trim());
+            (Some(joining), Some(Images::new(registry, handle.clone())))
+        }
+        None => (None, None),
+    };
+    let router = server::router(Parts {
+        location: options.name,
+        handle,
+        secrets,
+        trust: Arc::clone(&trust),
+        images,
+        service: service.clone(),
+    });
+    if let Some(joining) = joining {
+        let kept = trust.keep(joining, router.clone(), service.clone());
+        service.spawn_until_shutdown("trust", kept);
+    }
     service.spawn("link", options.link.serve(router, service.shutdown()));
     Ok(service.run().await?)
 }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::{Path, RawQuery, State};
-use axum::response::Response;
+use axum::extract::{Path, Query, RawPathParams, RawQuery, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, get, post};
+use axum::{Extension, Router};
 use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::{
@@ -16,17 +17,24 @@ use longshore_link::{
     Body, CallError, Client, Refusal, Service, Upgrade, chain, json_lines, relay, relay_whole,
     watch_lines,
 };
-use longshore_types::{InstanceId, NodeName};
+use longshore_trust::{CertificateRequest, JoinRequest, Name, Peer, Signed};
+use longshore_types::{InstanceId, LocationName, NodeName};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::images::{Images, Wanted};
 use crate::keeper::{Event, Handle};
 use crate::secrets::{Secrets, SecretsError};
+use crate::trust::Trust;
 
 /// What the handlers share.
 struct Server {
+    location: LocationName,
     handle: Handle,
     secrets: Arc<Secrets>,
+    trust: Arc<Trust>,
+    /// Absent where no node of another machine may join.
+    images: Option<Images>,
     service: Service,
     /// Which gate each node reported last, and a client of it.
     gates: std::sync::Mutex<std::collections::BTreeMap<NodeName, (String, Client)>>,
@@ -34,14 +42,36 @@ struct Server {
 
 type Shared = State<Arc<Server>>;
 
-pub fn router(handle: Handle, secrets: Arc<Secrets>, service: Service) -> Router {
-    let server = Arc::new(Server { handle, secrets, service, gates: Default::default() });
-    Router::new()
+/// What a location answers with.
+pub struct Parts {
+    pub location: LocationName,
+    pub handle: Handle,
+    pub secrets: Arc<Secrets>,
+    pub trust: Arc<Trust>,
+    pub images: Option<Images>,
+    pub service: Service,
+}
+
+/// Everything, each part for those alone whom it is for: who that is, is decided here and nowhere else.
+pub fn router(parts: Parts) -> Router {
+    let Parts { location, handle, secrets, trust, images, service } = parts;
+    let gates = Default::default();
+    let server = Server { location, handle, secrets, trust, images, service, gates };
+    let server = Arc::new(server);
+    let nodes = Router::new()
         .route("/link/nodes/{node}/assignments", get(assignments))
         .route("/link/nodes/{node}/report", post(report))
         .route("/link/nodes/{node}/secrets", post(instance_secrets))
+        .route("/link/nodes/{node}/certificate", post(renew_node))
+        .route("/link/nodes/{node}/images/manifest", get(manifest))
+        .route("/link/nodes/{node}/images/blob", get(blob))
+        .route_layer(from_fn_with_state(Arc::clone(&server), only_that_node));
+    let ingresses = Router::new()
         .route("/link/routes", get(routes))
         .route("/link/routes/ack", post(ack))
+        .route("/link/ingress/certificate", post(name_ingress))
+        .route_layer(from_fn_with_state(Arc::clone(&server), only_ingresses));
+    let global = Router::new()
         .route("/gate/stop", post(stop))
         .route("/gate/nodes/{node}/instances/{instance}/logs", get(logs))
         .route("/gate/nodes/{node}/instances/{instance}/exec", upgraded("exec"))
@@ -49,18 +79,116 @@ pub fn router(handle: Handle, secrets: Arc<Secrets>, service: Service) -> Router
         .route("/gate/nodes/{node}/instances/{instance}/port-forward", upgraded("port-forward"))
         .route("/gate/nodes/{node}/instances/{instance}/archive", get(pack).put(unpack))
         .route("/gate/nodes/{node}/usage", post(usage))
+        .route_layer(from_fn_with_state(Arc::clone(&server), only_global));
+    Router::new()
+        .route("/join", post(join))
+        .merge(nodes)
+        .merge(ingresses)
+        .merge(global)
         .layer(axum::extract::DefaultBodyLimit::max(64 << 20))
         .with_state(server)
 }
 
+/// A node speaks for itself alone.
+async fn only_that_node(
+    State(server): Shared,
+    params: RawPathParams,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let named = params.iter().find(|(name, _)| *name == "node");
+    let node = named.and_then(|(_, node)| node.parse().ok());
+    let is_node = node.is_some_and(|node| server.trust.is_node(&peer, &node));
+    only(is_node, peer, request, next).await
+}
+
+async fn only_ingresses(
+    State(server): Shared,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let ingress = Name::Ingress(server.location.clone());
+    only(peer == Peer::Local || peer.name() == Some(&ingress), peer, request, next).await
+}
+
+async fn only_global(
+    State(_): Shared,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    only(peer == Peer::Local || peer.name() == Some(&Name::Global), peer, request, next).await
+}
+
+async fn only(may: bool, peer: Peer, request: Request, next: Next) -> Response {
+    if may {
+        return next.run(request).await;
+    }
+    let who = match peer.name() {
+        Some(name) => name.to_string(),
+        None => "who shows no certificate of this world".to_owned(),
+    };
+    tracing::warn!(%who, path = request.uri().path(), "refused");
+    let detail = format!("this is not for {who}");
+    Refusal(Problem::new(ProblemCode::Forbidden, detail)).into_response()
+}
+
+async fn join(
+    State(server): Shared,
+    Body(request): Body<JoinRequest>,
+) -> Result<axum::Json<Signed>, Refusal> {
+    server.trust.join(request).await.map(axum::Json)
+}
+
+async fn renew_node(
+    State(server): Shared,
+    Path(node): Path<NodeName>,
+    Body(CertificateRequest { key }): Body<CertificateRequest>,
+) -> Result<axum::Json<Signed>, Refusal> {
+    server.trust.renew_node(node, &key).map(axum::Json)
+}
+
+async fn name_ingress(
+    State(server): Shared,
+    Body(CertificateRequest { key }): Body<CertificateRequest>,
+) -> Result<axum::Json<Signed>, Refusal> {
+    server.trust.name_ingress(&key).map(axum::Json)
+}
+
+fn images(server: &Server) -> Result<&Images, Refusal> {
+    let none = || Problem::new(ProblemCode::NotFound, "images are had from the registry here");
+    Ok(server.images.as_ref().ok_or_else(none)?)
+}
+
+async fn manifest(
+    State(server): Shared,
+    Path(node): Path<NodeName>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Response, Refusal> {
+    images(&server)?.manifest(&node, &wanted, server.service.shutdown()).await
+}
+
+async fn blob(
+    State(server): Shared,
+    Path(node): Path<NodeName>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Response, Refusal> {
+    images(&server)?.blob(&node, &wanted, server.service.shutdown()).await
+}
+
 async fn assignments(State(server): Shared, Path(node): Path<NodeName>) -> Response {
     let mut last = None;
+    let told = node.clone();
     let sets = watch_lines(server.handle.assignments.clone()).filter_map(move |by_node| {
         // A node that is not known yet is told nothing: an empty set would end its instances.
-        let set = by_node.get(&node).filter(|set| last != Some(set.generation)).cloned();
+        let set = by_node.get(&told).filter(|set| last != Some(set.generation)).cloned();
         last = set.as_ref().map(|set| set.generation).or(last);
         std::future::ready(set)
     });
+    // A node that is removed is told nothing more from that moment on.
+    let sets = sets.take_until(server.trust.clone().removed(node));
     json_lines(sets, server.service.shutdown())
 }
 
@@ -80,10 +208,11 @@ async fn report(
     }
     match report.gate.parse() {
         Ok(endpoint) => {
+            let client = server.trust.gate(&node, endpoint)?;
             let mut gates = server.gates.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let known = gates.get(&node).is_some_and(|(gate, _)| *gate == report.gate);
             if !known {
-                gates.insert(node, (report.gate.clone(), Client::new(endpoint)));
+                gates.insert(node.clone(), (report.gate.clone(), client));
             }
         }
         Err(detail) => return Err(Problem::new(ProblemCode::InvalidRequest, detail).into()),

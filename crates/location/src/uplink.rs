@@ -58,12 +58,17 @@ async fn receive_until_broken(
     Ok(())
 }
 
+/// What the location says of itself in every report.
+pub struct Place {
+    pub location: LocationName,
+    pub coordinates: Option<Coordinates>,
+    /// `host:port` where nodes of other machines join, if they may.
+    pub joining: Option<String>,
+}
+
 /// Sends reports.
-pub async fn report(
-    global: Client,
-    (location, coordinates): (LocationName, Option<Coordinates>),
-    handle: Handle,
-) {
+pub async fn report(global: Client, place: Place, handle: Handle) {
+    let Place { location, coordinates, joining } = place;
     let path = format!("/link/locations/{location}/report");
     let mut reports = handle.report;
     let mut wait = RETRY.0;
@@ -77,6 +82,7 @@ pub async fn report(
             Some(mut report) => {
                 report.at = longshore_link::now();
                 report.coordinates = coordinates;
+                report.joining.clone_from(&joining);
                 global.call::<_, ()>(Method::POST, &path, Some(&report)).await
             }
             None => Ok(()),

@@ -63,6 +63,7 @@ impl World {
             data_dir: dir.join("data"),
             link: Listener::bind("location", &link).unwrap(),
             global: global_at,
+            joining: None,
             metrics: None,
         };
         let until = shutdown.clone();

@@ -57,6 +57,7 @@ enum Command {
     Secret(commands::secret::Options),
     Locations(commands::locations::Options),
     Nodes(commands::nodes::Options),
+    JoinToken(commands::join_token::Options),
     Token(commands::token::Options),
 
     // The parts of the platform, one process each; `up` starts them all.
@@ -123,6 +124,7 @@ impl Command {
             Self::Secret(options) => run_client(commands::secret::run(options)),
             Self::Locations(options) => run_client(commands::locations::run(options)),
             Self::Nodes(options) => run_client(commands::nodes::run(options)),
+            Self::JoinToken(options) => run_client(commands::join_token::run(options)),
             Self::Token(options) => run_client(commands::token::run(options)),
             Self::Plan(options) => return run_client(commands::plan::run(options)),
             Self::Exec(options) => return run_client(commands::exec::run(options)),

@@ -10,6 +10,7 @@ pub mod events;
 pub mod exec;
 pub mod explain;
 pub mod image;
+pub mod join_token;
 pub mod locations;
 pub mod logs;
 pub mod man;

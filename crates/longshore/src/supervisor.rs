@@ -10,6 +10,7 @@ mod child;
 mod context;
 mod doctor;
 mod home;
+mod member;
 mod options;
 mod plan;
 mod preflight;
@@ -22,8 +23,8 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use child::{Child, Surroundings};
-use home::Home;
+use child::{Child, RolePlan, Surroundings};
+use home::{Contents, Home};
 use options::ContextUse;
 use preflight::{Facts, Obstacle};
 use settings::Settings;
@@ -38,6 +39,7 @@ use crate::output::{Format, Output};
 pub use child::ask_to_end;
 pub use doctor::{DoctorOptions, Findings, run as doctor};
 pub use home::is_mount_below;
+pub use member::{JoinOptions, StartOptions, join, start};
 pub use options::UpOptions;
 pub use plan::own_program;
 pub use preflight::find_program;
@@ -65,7 +67,7 @@ fn take_machine(settings: &Settings) -> Result<(Home, PublicSockets), Failure> {
     let mut obstacles = facts.obstacles();
     // Before the ports, so that a second `up` hears of the first and not of its ports.
     let home = match facts.is_root {
-        true => Some(Home::take(&settings.data_dir, &settings.run_dir)?),
+        true => Some(Home::take(&settings.data_dir, &settings.run_dir, Contents::Platform)?),
         false => None,
     };
     let public = PublicSockets::bind(settings).map_err(|taken| obstacles.extend(taken)).ok();
@@ -89,33 +91,34 @@ async fn supervise(
     (home, public): (Home, PublicSockets),
     inheritance: Inheritance,
 ) -> Result<(), Failure> {
-    let mut signals = Signals::catch().or_fail(Kind::Other, "cannot catch signals")?;
-    let end = CancellationToken::new();
-    tokio::spawn(watch_own_supervisor(inheritance, end.clone()));
-
     let endpoints = public.endpoints()?;
     let metrics = public.metrics_targets()?;
     let doing = format!("cannot use {}", home.run_dir().display());
     home.prepare_run_dir().or_fail(Kind::Other, doing)?;
     let links = LinkSockets::bind(&home.links_dir())?;
-    let platform = Platform::start(settings, home, endpoints, (public, links))?;
-    let data_dir = platform.surroundings.home.data_dir();
+    let plans = plan::plan_roles(&settings, &home, &endpoints, (public, links));
+    let variables = variables(&settings);
+    let roles = Roles::start(plans, home, variables, settings.stop_instances)?;
+    let data_dir = roles.surroundings.home.data_dir();
     context_file::publish_metrics(data_dir, &metrics)
         .or_fail(Kind::Other, "cannot write where metrics are asked for")?;
-    tokio::select! {
-        () = platform.announce(context_use) => {}
-        name = signals.next() => tracing::info!("{name}: shutting down"),
-        () = end.cancelled() => {}
+    roles.run(inheritance, async |roles| announce(roles, &endpoints, context_use).await).await
+}
+
+/// Publishes where the platform is reached once it is ready.
+async fn announce(roles: &Roles, endpoints: &Endpoints, context_use: ContextUse) {
+    let home = &roles.surroundings.home;
+    let children: Vec<_> = roles.waves.iter().flatten().collect();
+    readiness::wait(endpoints, &home.admin_token_file(), &children).await;
+    if let Err(error) = context_file::publish(home.data_dir(), endpoints) {
+        tracing::error!(%error, "cannot write where the platform is reached");
     }
-    let kill = platform.surroundings.kill.clone();
-    tokio::select! {
-        done = platform.end() => done,
-        never = async {
-            let name = signals.next().await;
-            tracing::warn!("{name} again: killing the roles");
-            kill.cancel();
-            std::future::pending().await
-        } => never,
+    let Endpoints { api, registry, ingress } = endpoints;
+    tracing::info!(
+        "ready: API {api}, registry {registry}, ingress http://{ingress}, dashboard {api}/ui"
+    );
+    if context_use == ContextUse::Offer {
+        context::offer(endpoints, &home.admin_token_file()).await;
     }
 }
 
@@ -127,64 +130,72 @@ async fn watch_own_supervisor(inheritance: Inheritance, end: CancellationToken) 
 }
 
 /// The roles while they run.
-struct Platform {
-    settings: Settings,
-    endpoints: Endpoints,
+struct Roles {
     surroundings: Arc<Surroundings>,
     /// In the order in which they end.
     waves: Vec<Vec<Child>>,
+    /// Whether the instances end with them.
+    stop_instances: bool,
 }
 
-impl Platform {
+impl Roles {
     fn start(
-        settings: Settings,
+        plans: Vec<Vec<RolePlan>>,
         home: Home,
-        endpoints: Endpoints,
-        sockets: (PublicSockets, LinkSockets),
+        variables: Vec<(&'static str, String)>,
+        stop_instances: bool,
     ) -> Result<Self, Failure> {
-        let plans = plan::plan_roles(&settings, &home, &endpoints, sockets);
         let surroundings = Arc::new(Surroundings {
             exe: own_program().or_fail(Kind::Other, "cannot find our own program")?,
             home,
             life_line: LifeLine::new().or_fail(Kind::Other, "cannot begin")?,
-            variables: variables(&settings),
+            variables,
             kill: CancellationToken::new(),
         });
         let start = |plan| Child::keep_running(plan, Arc::clone(&surroundings));
         let waves = plans.into_iter().map(|wave| wave.into_iter().map(start).collect()).collect();
-        Ok(Self { settings, endpoints, surroundings, waves })
+        Ok(Self { surroundings, waves, stop_instances })
     }
 
-    /// Publishes where the platform is reached once it is ready; never ends.
-    async fn announce(&self, context_use: ContextUse) {
-        let home = &self.surroundings.home;
-        let roles: Vec<_> = self.waves.iter().flatten().collect();
-        readiness::wait(&self.endpoints, &home.admin_token_file(), &roles).await;
-        if let Err(error) = context_file::publish(home.data_dir(), &self.endpoints) {
-            tracing::error!(%error, "cannot write where the platform is reached");
+    /// Keeps them running until this process is told to end, then ends them. `announce` is what is done
+    /// meanwhile.
+    async fn run(
+        self,
+        inheritance: Inheritance,
+        announce: impl AsyncFnOnce(&Self),
+    ) -> Result<(), Failure> {
+        let mut signals = Signals::catch().or_fail(Kind::Other, "cannot catch signals")?;
+        let end = CancellationToken::new();
+        tokio::spawn(watch_own_supervisor(inheritance, end.clone()));
+        tokio::select! {
+            () = async { announce(&self).await; std::future::pending().await } => {}
+            name = signals.next() => tracing::info!("{name}: shutting down"),
+            () = end.cancelled() => {}
         }
-        let Endpoints { api, registry, ingress } = &self.endpoints;
-        tracing::info!(
-            "ready: API {api}, registry {registry}, ingress http://{ingress}, dashboard {api}/ui"
-        );
-        if context_use == ContextUse::Offer {
-            context::offer(&self.endpoints, &home.admin_token_file()).await;
+        let kill = self.surroundings.kill.clone();
+        tokio::select! {
+            done = self.end() => done,
+            never = async {
+                let name = signals.next().await;
+                tracing::warn!("{name} again: killing the roles");
+                kill.cancel();
+                std::future::pending().await
+            } => never,
         }
-        std::future::pending().await
     }
 
     /// Ends the roles, wave by wave.
     async fn end(self) -> Result<(), Failure> {
         let home = &self.surroundings.home;
         home.unpublish().or_fail(Kind::Other, "cannot forget where the platform was reached")?;
-        if self.settings.stop_instances {
+        if self.stop_instances {
             let file = home.stop_instances_file();
             std::fs::write(&file, "").or_fail(Kind::Other, "cannot ask for the instances' end")?;
         }
         for wave in self.waves {
             futures_util::future::join_all(wave.into_iter().map(Child::end)).await;
         }
-        if self.settings.stop_instances {
+        if self.stop_instances {
             home.clear_run_dir();
         }
         tracing::info!("ended");

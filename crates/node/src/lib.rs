@@ -10,15 +10,18 @@
 //!
 //! - `agent`: assignments to actors. `instance`: the life of one instance.
 //! - `disk`: what an agent must remember. `board`: what it observes. `space`: the room on the disk.
-//! - `uplink`: the link to the location. `gate`: logs and exec.
+//! - `uplink`: the link to the location. `gate`: logs and exec. `joined`: certificates of a node on another
+//!   machine. `source`: its images.
 
 mod agent;
 mod board;
 mod disk;
 mod gate;
 mod instance;
+mod joined;
 mod machine;
 mod metrics;
+mod source;
 mod space;
 mod timeline;
 mod uplink;
@@ -40,6 +43,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use agent::Agent;
+use joined::Joined;
+pub use joined::{JoinError, join};
+use source::LocationSource;
 
 /// How long the agent may take to end. When its instances end with it, each has its grace first;
 /// what outlasts this is ended by the next start. Its supervisor waits a little longer.
@@ -62,10 +68,8 @@ pub struct Options {
     pub gate: Listener,
     /// Where the location is.
     pub location: Endpoint,
-    /// Where images are pulled from.
-    pub registry: Endpoint,
-    /// Holds the text of the token for that.
-    pub registry_token_file: PathBuf,
+    /// How it belongs to its location.
+    pub membership: Membership,
     /// The program whose `shim` commands are run.
     pub exe: PathBuf,
     /// The cgroup below which this agent makes its own; the root when absent.
@@ -78,6 +82,25 @@ pub struct Options {
     pub programs: RuntimePrograms,
     /// Where its metrics are asked for, if anywhere.
     pub metrics: Option<Listener>,
+}
+
+/// How a node belongs to its location.
+#[derive(Debug)]
+pub enum Membership {
+    /// It is on the same machine: it calls a socket that no other can, and pulls from the registry.
+    Local {
+        /// Where images are pulled from.
+        registry: Endpoint,
+        /// Holds the text of the token for that.
+        registry_token_file: PathBuf,
+    },
+    /// It joined from another machine: it shows a certificate, and has images from the location.
+    Joined {
+        /// Holds its key and certificate.
+        identity_file: PathBuf,
+        /// The `host:port` by which its gate is reached.
+        advertised: String,
+    },
 }
 
 /// A file of this name in the run directory tells an agent that ends to end all instances with it.
@@ -124,6 +147,9 @@ pub enum NodeError {
     /// What an earlier agent left cannot be found.
     #[error("cannot find what an earlier agent left")]
     Adopt(#[from] AdoptError),
+    /// It is no node of its location.
+    #[error("cannot speak as this node")]
+    Joined(#[from] JoinError),
     /// The registry cannot be used as a source of images.
     #[error("cannot use the registry {0}")]
     Registry(String),
@@ -184,10 +210,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         state_dir: options.data_dir.join("shims"),
         cgroup_root: format!("{parent}/longshore-{}", options.agent),
     })?;
-    let source = registry_source(&options.registry, options.registry_token_file)?;
+    let Belonging { location, source, gate, joined } =
+        belong(options.membership, &options.name, options.location, &options.gate)?;
 
     let service = Service::new(shutdown).with_drain(DRAIN);
-    let location = Client::new(options.location);
     let node = Arc::new(Node {
         name: options.name,
         location: location.clone(),
@@ -204,30 +230,28 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         starts: Semaphore::new(STARTS_PER_CORE * machine::cores()?),
         service: service.clone(),
     });
-    let gate = options.gate.endpoint().map_err(|source| NodeError::Disk {
-        doing: "tell the address of",
-        path: PathBuf::from("the gate"),
-        source,
-    })?;
     let agent = Agent::restore(Arc::clone(&node)).await?;
     // A panic in it would be a bug; without its answers only the embedded runtime is offered.
     let runtimes = runtimes.await.unwrap_or_default();
     let capacity = machine::capacity(options.cpu_overcommit, space::offered(&node)?)?;
     let (capacity, offered) = tokio::sync::watch::channel(capacity);
     metrics::serve(&node, options.metrics, offered.clone(), &service);
-    let identity = uplink::Identity {
-        gate: gate.to_string(),
-        capacity: offered,
-        network: network_name,
-        runtimes,
-    };
+    let identity = uplink::Identity { gate, capacity: offered, network: network_name, runtimes };
     let reports =
         uplink::report(Arc::clone(&node), location.clone(), identity, agent.acknowledged());
     service.spawn_until_shutdown("reports", reports);
     service.spawn_until_shutdown("disk", space::keep(Arc::clone(&node), capacity));
     service.spawn_until_shutdown("network", uplink::keep_network(Arc::clone(&node)));
     let router = gate::router(Arc::clone(&node));
-    service.spawn("gate", options.gate.serve(router, service.shutdown()));
+    match joined {
+        None => service.spawn("gate", options.gate.serve(router, service.shutdown())),
+        Some(joined) => {
+            let router = joined.guard(router);
+            let served = options.gate.serve_with(joined.credentials(), router, service.shutdown());
+            service.spawn("gate", served);
+            service.spawn_until_shutdown("certificate", joined.keep());
+        }
+    }
     let stop_file = options.run_dir.join(STOP_INSTANCES_FILE);
     service.spawn("assignments", agent.run(location, stop_file.clone()));
     let outcome = service.run().await;
@@ -248,6 +272,45 @@ async fn remove_shared(node: Arc<Node>) {
     node.shims.remove_empty_root();
     if let Err(error) = node.network.remove_all().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "cannot remove the network");
+    }
+}
+
+/// What follows from how a node belongs to its location.
+struct Belonging {
+    location: Client,
+    source: Arc<dyn Source>,
+    /// Where its gate is reached.
+    gate: String,
+    joined: Option<Arc<Joined>>,
+}
+
+fn belong(
+    membership: Membership,
+    name: &NodeName,
+    location: Endpoint,
+    gate: &Listener,
+) -> Result<Belonging, NodeError> {
+    match membership {
+        Membership::Local { registry, registry_token_file } => {
+            let gate = gate.endpoint().map_err(|source| NodeError::Disk {
+                doing: "tell the address of",
+                path: PathBuf::from("the gate"),
+                source,
+            })?;
+            Ok(Belonging {
+                location: Client::new(location),
+                source: registry_source(&registry, registry_token_file)?,
+                gate: gate.to_string(),
+                joined: None,
+            })
+        }
+        Membership::Joined { identity_file, advertised } => {
+            let joined = Joined::open(name.clone(), identity_file, location)?;
+            let location = joined.client();
+            let source = Arc::new(LocationSource::new(location.clone(), name.clone()));
+            let gate = Endpoint::Tls(advertised).to_string();
+            Ok(Belonging { location, source, gate, joined: Some(Arc::new(joined)) })
+        }
     }
 }
 

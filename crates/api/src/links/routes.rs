@@ -45,6 +45,10 @@ pub struct Endpoint {
     /// What it speaks there.
     #[serde(default)]
     pub protocol: AppProtocol,
+    /// The gate of its node, as an endpoint of `longshore-link`, where that is another machine on which
+    /// the address leads nowhere from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<String>,
 }
 
 /// An ingress tells its location which table it routes by.

@@ -4,9 +4,9 @@
 use longshore_api::links::LogLine;
 use longshore_api::v1::{
     AppLocationView, AppView, CallerView, DeployRequest, DeployResponse, EventView, Explanation,
-    InstanceView, LocationView, PlanView, ProjectChange, ProjectView, ReleaseView, RollbackRequest,
-    ScaleRequest, SecretKeyView, SecretRequest, SecretView, TokenCreated, TokenRequest, TokenView,
-    UsageView,
+    InstanceView, JoinTokenCreated, JoinTokenRequest, LocationView, PlanView, ProjectChange,
+    ProjectView, ReleaseView, RollbackRequest, ScaleRequest, SecretKeyView, SecretRequest,
+    SecretView, TokenCreated, TokenRequest, TokenView, UsageView,
 };
 use longshore_types::token::Role;
 use longshore_types::{AppName, InstanceId, LocationName, Port, ProjectName, Timestamp};
@@ -14,8 +14,8 @@ use longshore_types::{AppName, InstanceId, LocationName, Port, ProjectName, Time
 use super::Access::{Everywhere, InProject, SomeProject};
 use super::endpoint::{DELETE, Endpoint, GET, POST, PUT, endpoint};
 use super::{
-    Access, apps, archive, events, instances, locations, plan, releases, secrets, tokens, usage,
-    watch, whoami,
+    Access, apps, archive, events, instances, join_tokens, locations, plan, releases, secrets,
+    tokens, usage, watch, whoami,
 };
 
 const READ: Access = InProject(Role::Read);
@@ -205,5 +205,10 @@ fn of_the_platform() -> Vec<Endpoint> {
             .status(201),
         endpoint(DELETE, "/tokens/{token}", SomeProject(Role::Admin), tokens::remove)
             .about("removeToken", "Remove a token; it opens nothing from then on"),
+        endpoint(POST, "/join-tokens", Everywhere, join_tokens::create)
+            .about("createJoinToken", "Make what lets one machine join a location, within an hour")
+            .takes::<JoinTokenRequest>()
+            .answers::<JoinTokenCreated>()
+            .status(201),
     ]
 }

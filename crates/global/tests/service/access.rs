@@ -49,6 +49,7 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("GET", "/tokens", SomeProject(Role::Admin)),
     ("POST", "/tokens", SomeProject(Role::Admin)),
     ("DELETE", "/tokens/{token}", SomeProject(Role::Admin)),
+    ("POST", "/join-tokens", Everywhere),
 ];
 
 pub fn rights(project: Option<&str>, role: Role) -> Rights {

@@ -46,6 +46,7 @@ async fn a_location_is_counted_and_shown_with_what_the_caller_may_know() {
     let report = LocationReport {
         location: "ams".parse().unwrap(),
         coordinates: "52.37,4.9".parse().ok(),
+        joining: None,
         gate: "unix:/nowhere".to_owned(),
         acknowledged: set.generation,
         at: now(),

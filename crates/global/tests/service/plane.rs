@@ -72,6 +72,7 @@ impl Plane {
             admin_token_file: dir.join("admin"),
             system_token_file: dir.join("system"),
             secret_keys_file: dir.join("secret-keys.json"),
+            root_file: dir.join("root.json"),
             api_rate,
             metrics: None,
         };
@@ -133,6 +134,7 @@ impl Plane {
         self.send(&LocationReport {
             location: location.parse().unwrap(),
             coordinates: Some("52.37,4.9".parse().unwrap()),
+            joining: Some("203.0.113.1:4602".to_owned()),
             gate: "unix:/nowhere".to_owned(),
             acknowledged,
             at: now(),

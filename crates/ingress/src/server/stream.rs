@@ -27,6 +27,7 @@ impl Acceptor {
         Ok(match listener {
             Listener::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
             Listener::Unix(listener, _) => Self::Unix(UnixListener::from_std(listener)?),
+            Listener::Tls(_) => return Err(io::Error::other("the ingress does not end TLS yet")),
         })
     }
 

@@ -136,7 +136,8 @@ pub fn table(revision: u64, endpoints: &[&Endpoint]) -> RoutingTable {
 pub fn endpoint(address: SocketAddr) -> Endpoint {
     // Ports do not repeat within a test, so that neither do these.
     let instance = InstanceId::mint(&"web".parse().unwrap(), u64::from(address.port()));
-    Endpoint { instance, node: "node".parse().unwrap(), address, protocol: Default::default() }
+    let node = "node".parse().unwrap();
+    Endpoint { instance, node, address, protocol: Default::default(), gate: None }
 }
 
 /// The endpoint of an instance that is gone: its port refuses.

@@ -79,6 +79,7 @@ impl State {
                 node: record.node.clone(),
                 address: SocketAddr::from((address, manifest.port?.get())),
                 protocol: manifest.ingress.protocol,
+                gate: self.gate_elsewhere(&record.node),
             })
         });
         Some(Route {
@@ -88,6 +89,12 @@ impl State {
             rules: allotment.release.manifest.ingress.clone(),
             endpoints: endpoints.collect(),
         })
+    }
+
+    /// The gate of a node on another machine, where an instance's address leads nowhere.
+    fn gate_elsewhere(&self, node: &NodeName) -> Option<String> {
+        let gate = &self.nodes.get(node)?.report.gate;
+        gate.starts_with("https:").then(|| gate.clone())
     }
 
     /// What the global plane is told.
@@ -109,7 +116,9 @@ impl State {
         });
         LocationReport {
             location: self.name.clone(),
-            coordinates: None, // The uplink knows them.
+            // The uplink knows these.
+            coordinates: None,
+            joining: None,
             gate: gate.to_owned(),
             acknowledged: self.acknowledged,
             at: moment.wall,

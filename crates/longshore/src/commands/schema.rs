@@ -4,8 +4,8 @@
 //! shape is not stated.
 
 use longshore_api::v1::{
-    AppView, EventView, InstanceView, LocationView, PlanView, ReleaseView, SecretKeyView,
-    SecretView, TokenCreated, TokenView,
+    AppView, EventView, InstanceView, JoinTokenCreated, LocationView, PlanView, ReleaseView,
+    SecretKeyView, SecretView, TokenCreated, TokenView,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -72,6 +72,7 @@ stated! {
     SecretView: "secret set";
     Vec<SecretView>: "secret ls";
     SecretKeyView: "secret rotate-key";
+    JoinTokenCreated: "join-token";
     TokenCreated: "token create";
     Vec<TokenView>: "token ls";
 }

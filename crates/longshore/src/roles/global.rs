@@ -49,6 +49,9 @@ pub struct Options {
     /// of the store
     #[arg(long, value_name = "FILE")]
     secret_keys_file: PathBuf,
+    /// The file with the root of all certificates; made when it is missing. Whoever has it can be anyone
+    #[arg(long, value_name = "FILE")]
+    root_file: PathBuf,
     /// How many requests to the API each token may send in a second; five times as many at once
     #[arg(long, value_name = "COUNT", default_value = "100")]
     api_rate: NonZeroU32,
@@ -75,6 +78,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
             admin_token_file: options.admin_token_file,
             system_token_file: options.system_token_file,
             secret_keys_file: options.secret_keys_file,
+            root_file: options.root_file,
             api_rate: options.api_rate,
             metrics,
         };

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use longshore_link::Endpoint;
 use longshore_network::AgentId;
+use longshore_node::Membership;
 use longshore_runtime::RuntimePrograms;
 use longshore_types::{IpNet, NodeName};
 
@@ -11,12 +12,30 @@ use super::{MetricsOptions, Threads, listener};
 use crate::failure::{Failure, Kind, OrFail};
 use crate::supervisor;
 
+/// Join a location as a node, or run the agent of one: images, containers and their network
+///
+/// With flags instead of a verb it is the agent alone, as `up` starts it beside the other roles.
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Options {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    agent: Option<AgentOptions>,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum Verb {
+    Join(Box<supervisor::JoinOptions>),
+    Start(Box<supervisor::StartOptions>),
+}
+
 /// Run the agent of one node alone: images, containers and their network
 ///
-/// `up` starts it with the other roles; this is for running the roles apart. Instances go on when
-/// the agent ends, and it takes them over when it is started again with the same directories.
+/// Instances go on when the agent ends, and it takes them over when it is started again with the same
+/// directories.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
+struct AgentOptions {
     /// The name of the node
     #[arg(long, value_name = "NAME")]
     name: NodeName,
@@ -35,12 +54,18 @@ pub struct Options {
     /// Where its location listens
     #[arg(long, value_name = "ENDPOINT")]
     location: Endpoint,
-    /// Where the registry is
+    /// Where the registry is, of a node on the machine of its location
     #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:4601")]
     registry: Endpoint,
     /// The file with the token for the registry
-    #[arg(long, value_name = "FILE")]
-    registry_token_file: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "identity_file")]
+    registry_token_file: Option<PathBuf>,
+    /// The file with the key and the certificate of a node that joined from another machine
+    #[arg(long, value_name = "FILE", requires = "gate_advertise")]
+    identity_file: Option<PathBuf>,
+    /// The host and port by which its location reaches the gate of such a node
+    #[arg(long, value_name = "HOST:PORT")]
+    gate_advertise: Option<String>,
     /// The IPv4 network that instances get their addresses from
     #[arg(long, value_name = "NETWORK")]
     instance_pool: IpNet,
@@ -63,8 +88,31 @@ pub struct Options {
     metrics: MetricsOptions,
 }
 
-/// Runs the role.
+/// Joins, or runs the role.
 pub fn run(options: Options) -> Result<(), Failure> {
+    match (options.verb, options.agent) {
+        (Some(Verb::Join(options)), _) => supervisor::join(*options),
+        (Some(Verb::Start(options)), _) => supervisor::start(*options),
+        (None, Some(agent)) => run_agent(agent),
+        (None, None) => Err(Failure::new(Kind::Usage, "nothing is said of what the node is to do")
+            .hint("longshore node --help")),
+    }
+}
+
+fn membership(options: &AgentOptions) -> Result<Membership, Failure> {
+    if let (Some(file), Some(advertised)) = (&options.identity_file, &options.gate_advertise) {
+        let (identity_file, advertised) = (file.clone(), advertised.clone());
+        return Ok(Membership::Joined { identity_file, advertised });
+    }
+    let registry_token_file = options
+        .registry_token_file
+        .clone()
+        .ok_or_else(|| Failure::new(Kind::Usage, "--registry-token-file is missing"))?;
+    Ok(Membership::Local { registry: options.registry.clone(), registry_token_file })
+}
+
+fn run_agent(options: AgentOptions) -> Result<(), Failure> {
+    let membership = membership(&options)?;
     let gate = listener("gate", &options.gate_listen)?;
     let metrics = options.metrics.listener()?;
     let exe = supervisor::own_program().or_fail(Kind::Other, "cannot find our own program")?;
@@ -77,8 +125,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
             run_dir: options.run_dir,
             gate,
             location: options.location,
-            registry: options.registry,
-            registry_token_file: options.registry_token_file,
+            membership,
             exe,
             cgroup_parent: options.cgroup_parent,
             instance_pool: options.instance_pool,

@@ -183,7 +183,7 @@ fn descriptor(socket: &Listener) -> std::os::fd::BorrowedFd<'_> {
     use std::os::fd::AsFd;
     match socket {
         Listener::Unix(socket, _) => socket.as_fd(),
-        Listener::Tcp(socket) => socket.as_fd(),
+        Listener::Tcp(socket) | Listener::Tls(socket) => socket.as_fd(),
     }
 }
 

@@ -20,6 +20,24 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// The longest path of a Unix socket, less room for the names of shims below the run directory.
 const LONGEST_RUN_DIR: usize = 60;
 
+/// What a data directory is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contents {
+    /// Every role.
+    Platform,
+    /// A node that joined.
+    Node,
+}
+
+impl Contents {
+    fn parts(self) -> &'static [&'static str] {
+        match self {
+            Self::Platform => &["global", "location", "node", "registry", "ingress", "secrets"],
+            Self::Node => &["node", "secrets"],
+        }
+    }
+}
+
 /// A data directory that this process alone may use, with its run directory.
 #[derive(Debug)]
 pub struct Home {
@@ -35,12 +53,12 @@ pub struct Home {
 impl Home {
     /// Takes the directories, and makes what is missing there. Waits for the roles of a supervisor
     /// that was killed; refuses beside one that is alive.
-    pub fn take(data_dir: &Path, run_root: &Path) -> Result<Self, Failure> {
+    pub fn take(data_dir: &Path, run_root: &Path, contents: Contents) -> Result<Self, Failure> {
         let doing = |path: &Path| format!("cannot use {}", path.display());
         private_dir(data_dir).or_fail(Kind::Other, doing(data_dir))?;
         let lock = lock_or_refuse(data_dir)?;
         let hold = wait_for_old_roles(&data_dir.join("roles.lock"))?;
-        for part in ["global", "location", "node", "registry", "ingress", "secrets"] {
+        for part in contents.parts() {
             let dir = data_dir.join(part);
             private_dir(&dir).or_fail(Kind::Other, doing(&dir))?;
         }
@@ -51,14 +69,16 @@ impl Home {
             return Err(Failure::new(Kind::Invalid, message).hint("name a shorter one: --run-dir"));
         }
         let home = Self { data_dir: data_dir.to_owned(), run_dir, agent, _lock: lock, hold };
-        home.prepare().or_fail(Kind::Other, doing(data_dir))?;
+        home.prepare(contents).or_fail(Kind::Other, doing(data_dir))?;
         Ok(home)
     }
 
     /// Makes the tokens, and removes what an earlier life of the platform left that holds no more.
-    fn prepare(&self) -> io::Result<()> {
-        for file in [self.admin_token_file(), self.system_token_file()] {
-            state_file::ensure(&file, state_file::new_token)?;
+    fn prepare(&self, contents: Contents) -> io::Result<()> {
+        if contents == Contents::Platform {
+            for file in [self.admin_token_file(), self.system_token_file()] {
+                state_file::ensure(&file, state_file::new_token)?;
+            }
         }
         self.unpublish()
     }
@@ -111,6 +131,21 @@ impl Home {
     /// The keys that seal the secrets of users. Without this file what is sealed is lost.
     pub fn secret_keys_file(&self) -> PathBuf {
         self.data_dir.join("secrets/keys.json")
+    }
+
+    /// The root of all certificates. Whoever has this file can be anyone.
+    pub fn root_file(&self) -> PathBuf {
+        self.data_dir.join("secrets/root.json")
+    }
+
+    /// The key and certificate of a node that joined.
+    pub fn identity_file(&self) -> PathBuf {
+        self.data_dir.join("secrets/identity.json")
+    }
+
+    /// Where that joined, and as whom.
+    pub fn membership_file(&self) -> PathBuf {
+        self.data_dir.join("membership.json")
     }
 
     /// A file that tells the node, when it is there at its end, to end its instances too.
@@ -277,19 +312,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let run = dir.path().join("run");
-        let home = Home::take(&data, &run).unwrap();
-        let failure = Home::take(&data, &run).unwrap_err();
+        let home = Home::take(&data, &run, Contents::Platform).unwrap();
+        let failure = Home::take(&data, &run, Contents::Platform).unwrap_err();
         let pid = format!("process {}", std::process::id());
         assert!(failure.message.contains(&pid), "{failure}");
         let agent = home.agent().to_string();
         drop(home);
-        assert_eq!(Home::take(&data, &run).unwrap().agent().to_string(), agent);
+        assert_eq!(Home::take(&data, &run, Contents::Platform).unwrap().agent().to_string(), agent);
     }
 
     #[test]
     fn what_is_secret_is_private() {
         let dir = tempfile::tempdir().unwrap();
-        let home = Home::take(&dir.path().join("data"), &dir.path().join("run")).unwrap();
+        let home =
+            Home::take(&dir.path().join("data"), &dir.path().join("run"), Contents::Platform)
+                .unwrap();
         assert!(!home.run_dir().exists(), "nothing is left when the platform cannot run");
         home.prepare_run_dir().unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -303,7 +340,9 @@ mod tests {
     fn the_users_of_instances_pass_whatever_the_mask() {
         let dir = tempfile::tempdir().unwrap();
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-        let home = Home::take(&dir.path().join("data"), &dir.path().join("run/below")).unwrap();
+        let home =
+            Home::take(&dir.path().join("data"), &dir.path().join("run/below"), Contents::Platform)
+                .unwrap();
         home.prepare_run_dir().unwrap();
         for path in home.run_dir().ancestors().take(3) {
             let mode = fs::metadata(path).unwrap().permissions().mode();
@@ -314,7 +353,9 @@ mod tests {
     #[test]
     fn the_run_directory_goes_only_without_instances() {
         let dir = tempfile::tempdir().unwrap();
-        let home = Home::take(&dir.path().join("data"), &dir.path().join("run")).unwrap();
+        let home =
+            Home::take(&dir.path().join("data"), &dir.path().join("run"), Contents::Platform)
+                .unwrap();
         let shim = home.run_dir().join("shims/web-00000001");
         fs::create_dir_all(&shim).unwrap();
         home.clear_run_dir();
@@ -330,7 +371,7 @@ mod tests {
     fn a_run_directory_too_deep_for_sockets_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("x".repeat(80));
-        let failure = Home::take(&dir.path().join("data"), &deep).unwrap_err();
+        let failure = Home::take(&dir.path().join("data"), &deep, Contents::Platform).unwrap_err();
         assert_eq!(failure.kind, Kind::Invalid);
     }
 }

@@ -45,6 +45,12 @@ pub struct UpOptions {
     /// nowhere [default: 127.0.0.1:4610]
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<String>,
+    /// Where other machines join this location and call as its nodes; empty for nowhere [default: ""]
+    #[arg(long, value_name = "ADDRESS")]
+    nodes_listen: Option<String>,
+    /// The host and port by which they reach that [default: the address itself]
+    #[arg(long, value_name = "HOST:PORT")]
+    nodes_advertise: Option<String>,
     /// Below this name every app gets a host name [default: localhost]
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
@@ -139,6 +145,8 @@ impl UpOptions {
             registry_listen,
             ingress_listen,
             metrics_listen,
+            nodes_listen,
+            nodes_advertise,
             domain,
             location,
             coordinates,
@@ -164,6 +172,8 @@ impl UpOptions {
             ("registry_listen", registry_listen),
             ("ingress_listen", ingress_listen),
             ("metrics_listen", metrics_listen),
+            ("nodes_listen", nodes_listen),
+            ("nodes_advertise", nodes_advertise),
             ("domain", domain),
             ("location", location),
             ("coordinates", coordinates),

@@ -9,7 +9,7 @@ use longshore_runtime::RuntimePrograms;
 use super::child::RolePlan;
 use super::home::Home;
 use super::settings::Settings;
-use super::sockets::{LinkSockets, MetricsSockets, PublicSockets};
+use super::sockets::{LinkSockets, MetricsSockets, Nodes, PublicSockets};
 use crate::context_file::Endpoints;
 
 /// How long a role may take to end. A role itself gives up on its last requests sooner.
@@ -49,7 +49,8 @@ pub fn plan_roles(
         .with("api-rate", settings.api_rate)
         .with("admin-token-file", home.admin_token_file().display())
         .with("system-token-file", home.system_token_file().display())
-        .with("secret-keys-file", home.secret_keys_file().display());
+        .with("secret-keys-file", home.secret_keys_file().display())
+        .with("root-file", home.root_file().display());
     let registry = Flags::new()
         .with("data-dir", home.role_dir("registry").display())
         .with("listen", &registry_at)
@@ -65,6 +66,18 @@ pub fn plan_roles(
         .with("global", &global_at);
     let location = match settings.coordinates {
         Some(place) => location.with("coordinates", place),
+        None => location,
+    };
+    let mut of_location = vec![("link", links.location)];
+    let location = match public.nodes {
+        Some(Nodes { listener, listens, advertised }) => {
+            of_location.push(("nodes", listener));
+            location
+                .with("nodes-listen", listens)
+                .with("nodes-advertise", advertised)
+                .with("registry", &registry_at)
+                .with("registry-token-file", home.system_token_file().display())
+        }
         None => location,
     };
     let node = Flags::new()
@@ -93,7 +106,7 @@ pub fn plan_roles(
             role("registry", registry, vec![("registry", public.registry)], DRAIN),
         ],
         vec![role("ingress", ingress, vec![("ingress", public.ingress)], DRAIN)],
-        vec![role("location", location, vec![("link", links.location)], DRAIN)],
+        vec![role("location", location, of_location, DRAIN)],
         vec![role("node", node, vec![("gate", links.gate)], node_drain)],
     ];
     waves.iter_mut().flatten().for_each(|plan| give_metrics(plan, &mut metrics));
@@ -114,18 +127,25 @@ fn role(
     sockets: Vec<(&'static str, Listener)>,
     drain: Duration,
 ) -> RolePlan {
-    RolePlan { role, args: flags.0, sockets, drain }
+    RolePlan { role, args: flags.into_args(), sockets, drain }
 }
 
 /// Flags of a role.
-struct Flags(Vec<String>);
+pub struct Flags(Vec<String>);
 
 impl Flags {
-    fn new() -> Self {
+    /// None.
+    pub fn new() -> Self {
         Self(Vec::new())
     }
 
-    fn with(mut self, name: &str, value: impl std::fmt::Display) -> Self {
+    /// As a command has them.
+    pub fn into_args(self) -> Vec<String> {
+        self.0
+    }
+
+    /// The same with one more.
+    pub fn with(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         self.0.extend([format!("--{name}"), value.to_string()]);
         self
     }
@@ -147,19 +167,23 @@ pub fn own_program() -> std::io::Result<std::path::PathBuf> {
 mod tests {
     use clap::Parser;
 
+    use super::super::home::Contents;
     use super::*;
     use crate::cli::Cli;
 
     #[test]
     fn every_role_understands_the_flags_it_is_given() {
         let dir = tempfile::tempdir().unwrap();
-        let home = Home::take(&dir.path().join("data"), &dir.path().join("run")).unwrap();
+        let home =
+            Home::take(&dir.path().join("data"), &dir.path().join("run"), Contents::Platform)
+                .unwrap();
         let free = "127.0.0.1:0".parse().unwrap();
         let settings = Settings {
             api_listen: free,
             registry_listen: free,
             ingress_listen: free,
             metrics_listen: Some(free),
+            nodes_listen: Some(free),
             cgroup_parent: Some("/test".to_owned()),
             coordinates: "-33.9,151.2".parse().ok(),
             programs: RuntimePrograms { runsc: Some("/opt/runsc".into()), ..Default::default() },

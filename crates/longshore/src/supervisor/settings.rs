@@ -40,6 +40,10 @@ pub struct Settings {
     /// Where the first of the roles is asked for its metrics, the others on the ports that follow;
     /// nowhere when absent.
     pub metrics_listen: Option<SocketAddr>,
+    /// Where machines that join this location call; nowhere when absent.
+    pub nodes_listen: Option<SocketAddr>,
+    /// The `host:port` by which they reach that, where its own address is not it.
+    pub nodes_advertise: Option<String>,
     /// Below it every app gets a host name.
     pub domain: HostName,
     /// The name of the location that this machine is.
@@ -79,6 +83,8 @@ impl Settings {
             registry_listen: loopback(4601),
             ingress_listen: loopback(8080),
             metrics_listen: Some(loopback(4610)),
+            nodes_listen: None,
+            nodes_advertise: None,
             domain: constant("localhost"),
             location: constant("local"),
             coordinates: None,
@@ -123,7 +129,22 @@ impl Settings {
                 });
             }
         }
+        problems.extend(settings.unreachable_nodes());
         if problems.is_empty() { Ok(settings) } else { Err(problems) }
+    }
+
+    /// An address that stands for all is none to call.
+    fn unreachable_nodes(&self) -> Option<ManifestProblem> {
+        let listen = self.nodes_listen.filter(|address| address.ip().is_unspecified())?;
+        self.nodes_advertise.is_none().then(|| ManifestProblem {
+            field: "nodes_advertise".to_owned(),
+            value: "\"\"".to_owned(),
+            allowed: format!(
+                "the host and port by which other machines reach this one, such as \
+                 203.0.113.1:{}, when nodes_listen is {listen}",
+                listen.port()
+            ),
+        })
     }
 
     fn take_file(&mut self, table: &toml::Table, problems: &mut Vec<ManifestProblem>) {

@@ -29,6 +29,32 @@ pub struct PublicSockets {
     pub ingress: Listener,
     /// Those for the metrics of the roles.
     pub metrics: MetricsSockets,
+    /// That of machines that join, where they may.
+    pub nodes: Option<Nodes>,
+}
+
+/// Where machines that join call.
+#[derive(Debug)]
+pub struct Nodes {
+    /// The socket.
+    pub listener: Listener,
+    /// Its address.
+    pub listens: Endpoint,
+    /// The `host:port` by which they reach it.
+    pub advertised: String,
+}
+
+impl Nodes {
+    fn bind(address: SocketAddr, advertised: Option<&str>) -> Result<Self, Obstacle> {
+        let refuse = |error: &ListenError| obstacle("nodes", address, error);
+        let asked = Endpoint::Tls(address.to_string());
+        let listener = Listener::bind("nodes", &asked).map_err(|error| refuse(&error))?;
+        let listens = listener.endpoint().map_err(|source| {
+            refuse(&ListenError::Bind { name: "nodes".to_owned(), endpoint: asked, source })
+        })?;
+        let advertised = advertised.unwrap_or(listens.authority()).to_owned();
+        Ok(Self { listener, listens, advertised })
+    }
 }
 
 /// The sockets on which the roles are asked for their metrics, by role; none where nobody asks.
@@ -76,11 +102,14 @@ impl PublicSockets {
                 Err(obstacle) => obstacles.push(obstacle),
             }
         }
-        match (api, registry, ingress) {
-            (Ok(api), Ok(registry), Ok(ingress)) if obstacles.is_empty() => {
-                Ok(Self { api, registry, ingress, metrics })
+        let advertised = settings.nodes_advertise.as_deref();
+        let nodes = settings.nodes_listen.map(|address| Nodes::bind(address, advertised));
+        let nodes = nodes.transpose().map_err(|obstacle| obstacles.push(obstacle));
+        match (api, registry, ingress, nodes) {
+            (Ok(api), Ok(registry), Ok(ingress), Ok(nodes)) if obstacles.is_empty() => {
+                Ok(Self { api, registry, ingress, metrics, nodes })
             }
-            (api, registry, ingress) => {
+            (api, registry, ingress, _) => {
                 let errors = [api.err(), registry.err(), ingress.err()];
                 Err(errors.into_iter().flatten().chain(obstacles).collect())
             }

@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 
+use super::super::home::Contents;
 use super::*;
 
 /// A platform's surroundings with a shell script in place of our own program: it is given the
@@ -11,7 +12,7 @@ fn surroundings(dir: &Path, script: &str) -> Arc<Surroundings> {
     std::fs::set_permissions(&exe, std::fs::Permissions::from_mode(0o755)).unwrap();
     Arc::new(Surroundings {
         exe,
-        home: Home::take(&dir.join("data"), &dir.join("run")).unwrap(),
+        home: Home::take(&dir.join("data"), &dir.join("run"), Contents::Platform).unwrap(),
         life_line: LifeLine::new().unwrap(),
         variables: Vec::new(),
         kill: CancellationToken::new(),

@@ -86,6 +86,20 @@ pub const KEYS: &[Key] = &[
         show: |settings| quoted(settings.metrics_listen.map_or(String::new(), |at| at.to_string())),
     },
     Key {
+        name: "nodes_listen",
+        help: "Where other machines join this location and call as its nodes, with certificates on both\n\
+               sides: an address and a port, such as \"0.0.0.0:4602\"; empty for nowhere. Default \"\".",
+        set: |settings, value| put(&mut settings.nodes_listen, nodes(value)),
+        show: |settings| quoted(settings.nodes_listen.map_or(String::new(), |at| at.to_string())),
+    },
+    Key {
+        name: "nodes_advertise",
+        help: "The host and port by which they reach that, such as \"203.0.113.1:4602\"; empty for what\n\
+               nodes_listen says. Default \"\".",
+        set: |settings, value| put(&mut settings.nodes_advertise, host_and_port(value)),
+        show: |settings| quoted(settings.nodes_advertise.as_deref().unwrap_or_default()),
+    },
+    Key {
         name: "domain",
         help: "Below this name every app gets a host name: APP.DOMAIN in the default project,\n\
                APP.PROJECT.DOMAIN in others. Default \"localhost\".",
@@ -233,6 +247,25 @@ fn shown(path: Option<&PathBuf>) -> String {
 
 fn address(value: &Value) -> Result<SocketAddr, &'static str> {
     parsed(value, "an IP address and a port, such as 0.0.0.0:80")
+}
+
+fn nodes(value: &Value) -> Result<Option<SocketAddr>, &'static str> {
+    match text(value) {
+        Some("") => Ok(None),
+        _ => parsed(value, "an IP address and a port, such as 0.0.0.0:4602, or empty").map(Some),
+    }
+}
+
+fn host_and_port(value: &Value) -> Result<Option<String>, &'static str> {
+    const ALLOWED: &str = "a host and a port, such as 203.0.113.1:4602, or empty";
+    let text = text(value).ok_or(ALLOWED)?;
+    match text {
+        "" => Ok(None),
+        _ if format!("https://{text}").parse::<longshore_link::Endpoint>().is_ok() => {
+            Ok(Some(text.to_owned()))
+        }
+        _ => Err(ALLOWED),
+    }
 }
 
 /// Five ports from there on.

@@ -1,0 +1,74 @@
+//! Tokens by which machines join.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use http::StatusCode;
+use longshore_api::v1::{JoinTokenCreated, JoinTokenRequest};
+use longshore_api::{Problem, ProblemCode};
+use longshore_link::{Body, Refusal, now};
+use longshore_store::{MAX_OPERATIONS, Page, Transaction};
+use longshore_trust::{Fingerprint, JoinRole, JoinToken};
+use longshore_types::Duration;
+
+use super::access::Caller;
+use super::store_failed;
+use crate::Plane;
+use crate::events::with_event;
+use crate::hash::hex;
+use crate::records::{JOIN_TOKENS, JoinTokenRecord, Key, decode, encode};
+
+/// How long one is good.
+const GOOD_FOR: Duration = Duration::from_secs(3600);
+
+pub async fn create(
+    State(plane): State<Arc<Plane>>,
+    Extension(caller): Extension<Caller>,
+    Body(JoinTokenRequest { location }): Body<JoinTokenRequest>,
+) -> Result<(StatusCode, Json<JoinTokenCreated>), Refusal> {
+    let reports = plane.reports.now();
+    let received = reports.get(&location);
+    let received = received.ok_or_else(|| Problem::not_found("location", &location))?;
+    let address = received.report.joining.clone().ok_or_else(|| {
+        let detail = format!(
+            "no machine can join location {location}: it does not listen for any; start it with \
+             --nodes-listen"
+        );
+        Problem::new(ProblemCode::Conflict, detail)
+    })?;
+    let secret = random_secret().map_err(|error| {
+        tracing::error!(%error, "cannot read random bytes");
+        Problem::new(ProblemCode::Internal, "no random bytes can be had")
+    })?;
+    let root = Fingerprint::of(plane.root.certificate());
+    let role = JoinRole::Node;
+    let record =
+        JoinTokenRecord { role, location: location.clone(), expires_at: now().plus(GOOD_FOR) };
+    let key = Key::JoinToken(Fingerprint::of(secret.as_bytes())).to_string();
+    let change = forget_expired(&plane).await?.put(key, encode(&record));
+    let change = with_event(change, &caller.who(), None, "join-token create", &location);
+    let result = plane.store.commit(change).await.map_err(store_failed)?;
+    plane.catalog.reached(result.revision).await;
+    let token = JoinToken { role, location, address, root, secret: secret.into() };
+    let created =
+        JoinTokenCreated { token: token.text().to_string(), expires_at: record.expires_at };
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+fn random_secret() -> std::io::Result<String> {
+    use std::io::Read as _;
+    let mut random = [0; 32];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
+    Ok(hex(&random))
+}
+
+/// Removes those that nobody used in time, a few at each look.
+async fn forget_expired(plane: &Plane) -> Result<Transaction, Refusal> {
+    let stored = plane.store.list(JOIN_TOKENS, Page::default()).await.map_err(store_failed)?;
+    let is_over = |stored: &&longshore_store::KeyValue| {
+        decode::<JoinTokenRecord>(stored).is_ok_and(|token| token.expires_at <= now())
+    };
+    let over = stored.items.iter().filter(is_over).take(MAX_OPERATIONS / 2);
+    Ok(over.fold(Transaction::new(), |change, stored| change.delete(&stored.key)))
+}

@@ -1,0 +1,246 @@
+//! Images for nodes of other machines, which the location asks the registry for in their place.
+//!
+//! A node is given the images of its assignments and nothing else: a manifest that an assignment names,
+//! and what that refers to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::response::Response;
+use http::{HeaderValue, Method};
+use http_body_util::{BodyExt as _, Limited};
+use longshore_api::{Problem, ProblemCode};
+use longshore_link::{CallError, Client, Refusal, relay_whole};
+use longshore_types::{Digest, NodeName, Repository};
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::keeper::Handle;
+
+/// The largest manifest that is read, as in the registry.
+const MAX_MANIFEST: usize = 4 << 20;
+/// How many manifests' references are remembered.
+const REMEMBERED: usize = 1024;
+/// The most manifests of an index that are looked into.
+const MAX_CHILDREN: usize = 64;
+/// What may be answered instead of one media type.
+const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// What a node asks for.
+#[derive(Debug, Deserialize)]
+pub struct Wanted {
+    repository: Repository,
+    digest: Digest,
+    /// From which byte on.
+    #[serde(default)]
+    from: u64,
+}
+
+/// The registry, as nodes of other machines see it.
+pub struct Images {
+    registry: Client,
+    handle: Handle,
+    /// What manifests refer to. They never change, so this is never wrong.
+    references: Mutex<BTreeMap<Digest, Arc<References>>>,
+}
+
+/// What a manifest refers to.
+#[derive(Debug, Default)]
+struct References {
+    manifests: BTreeSet<Digest>,
+    blobs: BTreeSet<Digest>,
+}
+
+impl Images {
+    /// Those of a registry.
+    pub fn new(registry: Client, handle: Handle) -> Self {
+        Self { registry, handle, references: Mutex::default() }
+    }
+
+    /// A manifest that an assignment of the node needs.
+    pub async fn manifest(
+        &self,
+        node: &NodeName,
+        wanted: &Wanted,
+        shutdown: CancellationToken,
+    ) -> Result<Response, Refusal> {
+        let Wanted { repository, digest, .. } = wanted;
+        let mut allowed = false;
+        for image in self.assigned(node, repository) {
+            let is_child = || async {
+                Ok::<_, Refusal>(
+                    self.references(repository, &image).await?.manifests.contains(digest),
+                )
+            };
+            if image == *digest || is_child().await? {
+                allowed = true;
+                break;
+            }
+        }
+        if !allowed {
+            return Err(refuse(node, wanted));
+        }
+        let answer = self.ask_manifest(repository, digest).await?;
+        Ok(relay_whole(answer, shutdown))
+    }
+
+    /// A blob that an assignment of the node needs.
+    pub async fn blob(
+        &self,
+        node: &NodeName,
+        wanted: &Wanted,
+        shutdown: CancellationToken,
+    ) -> Result<Response, Refusal> {
+        let Wanted { repository, digest, from } = wanted;
+        if !self.is_blob_of_node(node, repository, digest).await? {
+            return Err(refuse(node, wanted));
+        }
+        let mut registry = self.registry.clone();
+        if *from > 0 {
+            let range = HeaderValue::from_str(&format!("bytes={from}-"));
+            registry = registry.with_header("range", range.expect("digits are fine in a header"));
+        }
+        let path = format!("/v2/{repository}/blobs/{digest}");
+        let answer = registry.send(Method::GET, &path, None::<&()>).await;
+        Ok(relay_whole(answer.map_err(failed)?, shutdown))
+    }
+
+    /// The images of a repository that the node should run.
+    fn assigned(&self, node: &NodeName, repository: &Repository) -> BTreeSet<Digest> {
+        let by_node = self.handle.assignments.borrow();
+        let assignments = by_node.get(node).map(|set| &set.assignments[..]).unwrap_or_default();
+        let of_repository = assignments
+            .iter()
+            .filter(|assignment| assignment.release.manifest.image.repository == *repository);
+        of_repository.map(|assignment| assignment.release.image_digest).collect()
+    }
+
+    async fn is_blob_of_node(
+        &self,
+        node: &NodeName,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<bool, Refusal> {
+        for image in self.assigned(node, repository) {
+            let references = self.references(repository, &image).await?;
+            if references.blobs.contains(digest) {
+                return Ok(true);
+            }
+            for child in references.manifests.iter().take(MAX_CHILDREN) {
+                // An index may name what was never pushed.
+                if let Ok(child) = self.references(repository, child).await
+                    && child.blobs.contains(digest)
+                {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    async fn references(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Arc<References>, Refusal> {
+        let known = self.remembered().get(digest).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let answer = self.ask_manifest(repository, digest).await?;
+        let body = Limited::new(answer.into_body(), MAX_MANIFEST).collect().await;
+        let body = body.map_err(|error| unusable(digest, &error.to_string()))?.to_bytes();
+        let references = read_references(&body).map_err(|error| unusable(digest, &error))?;
+        let references = Arc::new(references);
+        let mut remembered = self.remembered();
+        if remembered.len() >= REMEMBERED {
+            remembered.clear();
+        }
+        remembered.insert(*digest, Arc::clone(&references));
+        Ok(references)
+    }
+
+    fn remembered(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, Arc<References>>> {
+        self.references.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask_manifest(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<http::Response<hyper::body::Incoming>, Refusal> {
+        let registry = self.registry.clone();
+        let registry = registry.with_header("accept", HeaderValue::from_static(MANIFEST_TYPES));
+        let path = format!("/v2/{repository}/manifests/{digest}");
+        registry.send(Method::GET, &path, None::<&()>).await.map_err(failed)
+    }
+}
+
+/// Reads what a manifest or an index refers to.
+fn read_references(bytes: &[u8]) -> Result<References, String> {
+    #[derive(Deserialize)]
+    struct Descriptor {
+        digest: Digest,
+    }
+    #[derive(Deserialize)]
+    struct Parts {
+        #[serde(default)]
+        manifests: Vec<Descriptor>,
+        config: Option<Descriptor>,
+        #[serde(default)]
+        layers: Vec<Descriptor>,
+    }
+    let parts: Parts = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let digests = |descriptors: Vec<Descriptor>| descriptors.into_iter().map(|one| one.digest);
+    let blobs = digests(parts.layers).chain(parts.config.map(|config| config.digest));
+    Ok(References { manifests: digests(parts.manifests).collect(), blobs: blobs.collect() })
+}
+
+fn refuse(node: &NodeName, wanted: &Wanted) -> Refusal {
+    let Wanted { repository, digest, .. } = wanted;
+    let detail = format!("no assignment of node {node} needs {digest} of {repository}");
+    Problem::new(ProblemCode::Forbidden, detail).into()
+}
+
+fn unusable(digest: &Digest, why: &str) -> Refusal {
+    let detail = format!("the registry's manifest {digest} cannot be used: {why}");
+    Problem::new(ProblemCode::Unavailable, detail).into()
+}
+
+fn failed(error: CallError) -> Refusal {
+    let (code, detail) = match error {
+        CallError::Status { status: 404, .. } => {
+            (ProblemCode::NotFound, "the registry does not have it".to_owned())
+        }
+        error => (ProblemCode::Unavailable, format!("the registry does not give it: {error}")),
+    };
+    Problem::new(code, detail).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(digit: char) -> Digest {
+        format!("sha256:{}", String::from(digit).repeat(64)).parse().unwrap()
+    }
+
+    #[test]
+    fn a_manifest_refers_to_its_layers_and_an_index_to_manifests() {
+        let (a, b, c) = (digest('a'), digest('b'), digest('c'));
+        let manifest = format!(
+            r#"{{"config":{{"digest":"{a}"}},"layers":[{{"digest":"{b}"}},{{"digest":"{c}"}}]}}"#
+        );
+        let read = read_references(manifest.as_bytes()).unwrap();
+        assert_eq!((read.manifests.len(), read.blobs), (0, BTreeSet::from([a, b, c])));
+        let index = format!(r#"{{"manifests":[{{"digest":"{a}"}},{{"digest":"{b}"}}]}}"#);
+        let read = read_references(index.as_bytes()).unwrap();
+        assert_eq!((read.manifests, read.blobs.len()), (BTreeSet::from([a, b]), 0));
+        for bad in ["", "[]", r#"{"layers":[{"digest":"x"}]}"#] {
+            read_references(bad.as_bytes()).unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Who may speak to this location over a network, and as whom it speaks itself.
+//!
+//! The location has an authority of its own, which the global plane renews within its 90 days. With it the
+//! location names its roles for a day each, and goes on doing so while the global plane is away. A node is known
+//! by its key, from when it joined until it is removed: its certificate alone opens nothing after that.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::Router;
+use http::Method;
+use longshore_api::{Problem, ProblemCode};
+use longshore_link::{CallError, Client, Endpoint, Listener, Refusal, Service, chain, now};
+use longshore_store::{Compare, Page, Record, Store, Transaction};
+use longshore_trust::{
+    AuthorityError, CertificateRequest, Credentials, Fingerprint, Identity, JoinRequest, JoinRole,
+    LocationAuthority, Name, NewKey, Peer, PublicKey, RedeemRequest, Signed, client_config,
+};
+use longshore_types::{LocationName, NodeName, Timestamp};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::LocationError;
+
+/// Below this, one record per node that joined.
+const NODES: &str = "/nodes/";
+/// How often to look whether something has to be renewed.
+const LOOK: Duration = Duration::from_secs(60);
+/// How long to wait before the global plane is asked again for a first authority.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A node that joined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Its key.
+    key: Fingerprint,
+    /// When.
+    joined_at: Timestamp,
+}
+
+impl Record for NodeRecord {
+    const KIND: &'static str = "node";
+}
+
+fn node_key(node: &NodeName) -> String {
+    format!("{NODES}{node}")
+}
+
+/// Where nodes of other machines call.
+#[derive(Debug)]
+pub struct Joining {
+    /// Where is listened for them.
+    pub listener: Listener,
+    /// The `host:port` by which they reach that.
+    pub advertised: String,
+}
+
+/// What the location knows of who is who.
+pub struct Trust {
+    location: LocationName,
+    global: Client,
+    store: Arc<dyn Store>,
+    /// Holds the key of the authority and what the global plane said of it.
+    file: PathBuf,
+    authority: RwLock<Option<Arc<LocationAuthority>>>,
+    credentials: RwLock<Option<Credentials>>,
+    /// The nodes that joined. Others are of this machine, or nobody's.
+    nodes: watch::Sender<BTreeMap<NodeName, NodeRecord>>,
+}
+
+/// What makes the location ask, or fail to.
+#[derive(Debug, thiserror::Error)]
+enum RenewError {
+    #[error("cannot use {path}")]
+    File {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Global(#[from] CallError),
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+}
+
+impl Trust {
+    /// What is stored of it.
+    pub async fn open(
+        location: LocationName,
+        global: Client,
+        store: Arc<dyn Store>,
+        data_dir: &Path,
+    ) -> Result<Self, LocationError> {
+        let mut nodes = BTreeMap::new();
+        for stored in store.list(NODES, Page::default()).await?.items {
+            if let Some(Ok(node)) = stored.key.strip_prefix(NODES).map(str::parse) {
+                nodes.insert(node, stored.decode::<NodeRecord>()?);
+            }
+        }
+        Ok(Self {
+            location,
+            global,
+            store,
+            file: data_dir.join("authority.json"),
+            authority: RwLock::default(),
+            credentials: RwLock::default(),
+            nodes: watch::Sender::new(nodes),
+        })
+    }
+
+    /// Keeps the authority and the location's own certificate good, and serves nodes of other machines
+    /// once there are any.
+    pub async fn keep(self: Arc<Self>, joining: Joining, router: Router, service: Service) {
+        let mut waiting = Some((joining.listener, router));
+        loop {
+            let wait = match self.renew().await {
+                Ok(()) => LOOK,
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "no authority for now"
+                    );
+                    if waiting.is_some() { RETRY } else { LOOK }
+                }
+            };
+            let credentials = self.credentials();
+            if let Some(credentials) = credentials
+                && let Some((listener, router)) = waiting.take()
+            {
+                let served = listener.serve_with(credentials, router, service.shutdown());
+                service.spawn("nodes", served);
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn renew(&self) -> Result<(), RenewError> {
+        let held = self.authority();
+        let authority = match held {
+            Some(authority) if !authority.is_due(now()) => authority,
+            held => match (self.obtain().await, held) {
+                (Ok(authority), _) => {
+                    let authority = Arc::new(authority);
+                    *write(&self.authority) = Some(Arc::clone(&authority));
+                    authority
+                }
+                // It is good for weeks still, so its roles are named on.
+                (Err(error), Some(authority)) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the authority is not renewed"
+                    );
+                    authority
+                }
+                (Err(error), None) => return Err(error),
+            },
+        };
+        let own = authority.identify(&Name::Location(self.location.clone()), now())?;
+        let credentials = self.credentials();
+        match credentials {
+            // A certificate of its own costs nothing, so it is simply a new one each time.
+            Some(credentials) => credentials.replace(&own)?,
+            None => *write(&self.credentials) = Some(Credentials::new(&own)?),
+        }
+        Ok(())
+    }
+
+    /// The authority from its file, or from the global plane when that is missing or should be renewed.
+    async fn obtain(&self) -> Result<LocationAuthority, RenewError> {
+        let failed = |source| RenewError::File { path: self.file.clone(), source };
+        let kept = Identity::load(&self.file).map_err(failed)?;
+        let asked = match &kept {
+            Some(identity) if !identity.is_due(now()) => {
+                return Ok(LocationAuthority::new(self.location.clone(), identity)?);
+            }
+            Some(identity) => {
+                let signed = self.ask(identity.public_key()?).await;
+                signed.map(|signed| identity.renewed(&signed, now()))
+            }
+            None => {
+                let key = NewKey::generate()?;
+                self.ask(key.public()).await.map(|signed| key.signed(&signed, now()))
+            }
+        };
+        let identity = match (asked, kept) {
+            (Ok(identity), _) => {
+                let identity = identity.map_err(failed)?;
+                identity.save(&self.file).map_err(failed)?;
+                identity
+            }
+            (Err(error), Some(kept)) if kept.expires_at() > now() => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the authority is not renewed"
+                );
+                kept
+            }
+            (Err(error), _) => return Err(error.into()),
+        };
+        Ok(LocationAuthority::new(self.location.clone(), &identity)?)
+    }
+
+    async fn ask(&self, key: PublicKey) -> Result<Signed, CallError> {
+        let path = format!("/link/locations/{}/authority", self.location);
+        self.global.call(Method::POST, &path, Some(&CertificateRequest { key })).await
+    }
+
+    fn authority(&self) -> Option<Arc<LocationAuthority>> {
+        self.authority.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn credentials(&self) -> Option<Credentials> {
+        self.credentials.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A client of a node's gate; of one on another machine as this location, to that node alone.
+    pub fn gate(&self, node: &NodeName, endpoint: Endpoint) -> Result<Client, Refusal> {
+        if !matches!(endpoint, Endpoint::Tls(_)) {
+            return Ok(Client::new(endpoint));
+        }
+        let none = || unavailable("this location has no certificate yet; try again");
+        let config = client_config(&self.credentials().ok_or_else(none)?).map_err(|_| none())?;
+        Ok(Client::secured(endpoint, config, Name::Node(self.location.clone(), node.clone())))
+    }
+
+    /// Whether a peer is this node, as it joined.
+    pub fn is_node(&self, peer: &Peer, node: &NodeName) -> bool {
+        match peer {
+            // A joined node cannot be spoken for from this machine either.
+            Peer::Local => !self.nodes.borrow().contains_key(node),
+            Peer::Known { name: Name::Node(location, named), key, .. } => {
+                let known = self.nodes.borrow();
+                let joined = known.get(node).is_some_and(|record| record.key == *key);
+                *location == self.location && named == node && joined
+            }
+            Peer::Known { .. } | Peer::Stranger => false,
+        }
+    }
+
+    /// Waits until a node that joined is not one any more.
+    pub async fn removed(self: Arc<Self>, node: NodeName) {
+        let mut nodes = self.nodes.subscribe();
+        let joined = nodes.borrow().contains_key(&node);
+        // One of this machine is never removed; and an error means that the location ends.
+        if !joined || nodes.wait_for(|nodes| !nodes.contains_key(&node)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Lets a node in whose token is good, under a name that no other has.
+    pub async fn join(&self, request: JoinRequest) -> Result<Signed, Refusal> {
+        let none = || unavailable("this location cannot let anyone in yet; try again");
+        let authority = self.authority().ok_or_else(none)?;
+        let node = request.node;
+        let taken = || {
+            let detail = format!(
+                "there is a node {node} already; give another name with --name, or remove that one \
+                 first: longshore nodes rm {node}"
+            );
+            Refusal(Problem::new(ProblemCode::Conflict, detail))
+        };
+        if self.nodes.borrow().contains_key(&node) {
+            return Err(taken());
+        }
+        self.redeem(&request.secret, &node).await?;
+        let name = Name::Node(self.location.clone(), node.clone());
+        let signed =
+            authority.sign(&name, &request.key, now()).map_err(|error| internal(&error))?;
+        let record = NodeRecord { key: request.key.fingerprint(), joined_at: now() };
+        let value = longshore_store::record::encode(&record).map_err(|error| internal(&error))?;
+        let key = node_key(&node);
+        let change = Transaction::new().when(Compare::absent(&key)).put(key, value);
+        let result = self.store.commit(change).await.map_err(|error| internal(&error))?;
+        if !result.succeeded {
+            return Err(taken());
+        }
+        tracing::info!(%node, key = %record.key, "a node joined");
+        self.nodes.send_modify(|nodes| _ = nodes.insert(node.clone(), record));
+        Ok(signed)
+    }
+
+    /// Uses a token up, which the global plane alone knows of.
+    async fn redeem(&self, secret: &str, node: &NodeName) -> Result<(), Refusal> {
+        let secret = Fingerprint::of(secret.as_bytes());
+        let request = RedeemRequest { secret, role: JoinRole::Node, name: node.clone() };
+        let path = format!("/link/locations/{}/join-tokens", self.location);
+        let answer = self.global.call::<_, ()>(Method::POST, &path, Some(&request)).await;
+        answer.map_err(|error| match error {
+            CallError::Refused(problem) => problem.into(),
+            error => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot look at a token");
+                unavailable("the global control plane cannot be asked about the token; try again")
+            }
+        })
+    }
+
+    /// Names a node anew that joined, with the key that it joined with.
+    pub fn renew_node(&self, node: NodeName, key: &PublicKey) -> Result<Signed, Refusal> {
+        let joined = self.nodes.borrow().get(&node).map(|record| record.key);
+        if joined != Some(key.fingerprint()) {
+            let detail = format!("node {node} joined with another key");
+            return Err(Problem::new(ProblemCode::Forbidden, detail).into());
+        }
+        self.name(&Name::Node(self.location.clone(), node), key)
+    }
+
+    /// Names an ingress of this location.
+    pub fn name_ingress(&self, key: &PublicKey) -> Result<Signed, Refusal> {
+        self.name(&Name::Ingress(self.location.clone()), key)
+    }
+
+    fn name(&self, name: &Name, key: &PublicKey) -> Result<Signed, Refusal> {
+        let none = || unavailable("this location has no authority yet; try again");
+        let authority = self.authority().ok_or_else(none)?;
+        authority.sign(name, key, now()).map_err(|error| internal(&error))
+    }
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unavailable(detail: &str) -> Refusal {
+    Problem::new(ProblemCode::Unavailable, detail).into()
+}
+
+fn internal(error: &(dyn std::error::Error + 'static)) -> Refusal {
+    tracing::error!(error, "cannot name a role");
+    Problem::new(ProblemCode::Internal, chain(error)).into()
+}

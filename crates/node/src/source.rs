@@ -1,0 +1,105 @@
+//! Images from the location, for a node that does not reach the registry.
+
+use bytes::BytesMut;
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use http::{Method, StatusCode, header};
+use http_body_util::BodyExt as _;
+use longshore_image::source::{BlobStream, FetchedManifest, Retry, Source, SourceError};
+use longshore_link::{CallError, Client};
+use longshore_types::{Digest, NodeName, Repository};
+
+/// The largest manifest that is read, as in the registry.
+const MAX_MANIFEST: usize = 4 << 20;
+
+/// The images that the location gives this node.
+pub struct LocationSource {
+    location: Client,
+    node: NodeName,
+}
+
+impl LocationSource {
+    /// Those of a location.
+    pub fn new(location: Client, node: NodeName) -> Self {
+        Self { location, node }
+    }
+
+    async fn ask(
+        &self,
+        what: &str,
+        (repository, digest): (&Repository, &Digest),
+        from: u64,
+    ) -> Result<http::Response<hyper::body::Incoming>, SourceError> {
+        let Self { location, node } = self;
+        let path = format!(
+            "/link/nodes/{node}/images/{what}?repository={repository}&digest={digest}&from={from}"
+        );
+        location.send(Method::GET, &path, None::<&()>).await.map_err(failed)
+    }
+
+    async fn read_manifest(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<FetchedManifest, SourceError> {
+        let answer = self.ask("manifest", (repository, digest), 0).await?;
+        let media_type = answer.headers().get(header::CONTENT_TYPE);
+        let media_type = media_type.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let media_type = media_type.to_owned();
+        let mut bytes = BytesMut::new();
+        let mut body = answer.into_body().into_data_stream();
+        while let Some(part) = body.try_next().await.map_err(broken)? {
+            bytes.extend_from_slice(&part);
+            if bytes.len() > MAX_MANIFEST {
+                return Err(SourceError::new("a manifest over 4 MiB", Retry::Pointless));
+            }
+        }
+        Ok(FetchedManifest { media_type, bytes: bytes.freeze() })
+    }
+
+    async fn read_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        from: u64,
+    ) -> Result<BlobStream, SourceError> {
+        let answer = self.ask("blob", (repository, digest), from).await?;
+        // A registry may ignore the range and send all; then what we have is skipped.
+        let mut skip = if answer.status() == StatusCode::PARTIAL_CONTENT { 0 } else { from };
+        let body = answer.into_body().into_data_stream().map_err(broken);
+        let wanted = body.map_ok(move |mut part| {
+            let skipped = usize::try_from(skip).map_or(part.len(), |skip| skip.min(part.len()));
+            skip -= skipped as u64;
+            part.split_off(skipped)
+        });
+        Ok(wanted.boxed())
+    }
+}
+
+impl Source for LocationSource {
+    fn manifest<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: &'a Digest,
+    ) -> BoxFuture<'a, Result<FetchedManifest, SourceError>> {
+        Box::pin(self.read_manifest(repository, digest))
+    }
+
+    fn blob<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: &'a Digest,
+        from: u64,
+    ) -> BoxFuture<'a, Result<BlobStream, SourceError>> {
+        Box::pin(self.read_blob(repository, digest, from))
+    }
+}
+
+fn failed(error: CallError) -> SourceError {
+    let retry = if error.retryable() { Retry::CanHelp } else { Retry::Pointless };
+    SourceError::new("the location does not give the image", retry).caused_by(error)
+}
+
+fn broken(error: hyper::Error) -> SourceError {
+    SourceError::new("the connection to the location broke", Retry::CanHelp).caused_by(error)
+}

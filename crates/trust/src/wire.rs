@@ -1,0 +1,36 @@
+//! What is said about joining and renewing.
+
+use longshore_types::NodeName;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::{Fingerprint, JoinRole, PublicKey};
+
+/// A machine asks to be let in.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// The secret of its token.
+    pub secret: Zeroizing<String>,
+    /// What it wants to be called.
+    pub node: NodeName,
+    /// Its key.
+    pub key: PublicKey,
+}
+
+/// Who holds a certificate asks for the next; a location for that of its authority.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CertificateRequest {
+    /// The key.
+    pub key: PublicKey,
+}
+
+/// A location uses up a token that was shown to it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RedeemRequest {
+    /// The hash of its secret.
+    pub secret: Fingerprint,
+    /// As what its bearer joins.
+    pub role: JoinRole,
+    /// What the bearer will be called, for the log of events.
+    pub name: NodeName,
+}
