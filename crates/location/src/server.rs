@@ -139,7 +139,8 @@ async fn join(
     State(server): Shared,
     Body(request): Body<JoinRequest>,
 ) -> Result<axum::Json<Signed>, Refusal> {
-    server.trust.join(request).await.map(axum::Json)
+    let known = server.handle.assignments.borrow().contains_key(&request.node);
+    server.trust.join(request, known).await.map(axum::Json)
 }
 
 async fn renew_node(
@@ -206,16 +207,14 @@ async fn report(
         let detail = format!("a report of {} came over the link of {node}", report.node);
         return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
     }
-    match report.gate.parse() {
-        Ok(endpoint) => {
-            let client = server.trust.gate(&node, endpoint)?;
-            let mut gates = server.gates.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let known = gates.get(&node).is_some_and(|(gate, _)| *gate == report.gate);
-            if !known {
-                gates.insert(node.clone(), (report.gate.clone(), client));
-            }
-        }
-        Err(detail) => return Err(Problem::new(ProblemCode::InvalidRequest, detail).into()),
+    let known = {
+        let gates = server.gates.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        gates.get(&node).is_some_and(|(gate, _)| *gate == report.gate)
+    };
+    if !known {
+        let client = server.trust.gate(&node, &report.gate)?;
+        let mut gates = server.gates.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        gates.insert(node, (report.gate.clone(), client));
     }
     tell(&server, Event::Report(report)).await.map(axum::Json)
 }

@@ -217,9 +217,17 @@ impl Trust {
         self.credentials.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A client of a node's gate; of one on another machine as this location, to that node alone.
-    pub fn gate(&self, node: &NodeName, endpoint: Endpoint) -> Result<Client, Refusal> {
-        if !matches!(endpoint, Endpoint::Tls(_)) {
+    /// A client of the gate that a node says it has. Of one on another machine only a gate that shows its
+    /// certificate will do: with any other word it could have this location speak to whom it likes.
+    pub fn gate(&self, node: &NodeName, gate: &str) -> Result<Client, Refusal> {
+        let refuse = |why: String| Refusal(Problem::new(ProblemCode::InvalidRequest, why));
+        let endpoint: Endpoint = gate.parse().map_err(refuse)?;
+        let joined = self.nodes.borrow().contains_key(node);
+        if joined != matches!(endpoint, Endpoint::Tls(_)) {
+            let what = if joined { "another machine" } else { "this machine" };
+            return Err(refuse(format!("{gate} is no gate of a node on {what}")));
+        }
+        if !joined {
             return Ok(Client::new(endpoint));
         }
         let none = || unavailable("this location has no certificate yet; try again");
@@ -251,8 +259,9 @@ impl Trust {
         }
     }
 
-    /// Lets a node in whose token is good, under a name that no other has.
-    pub async fn join(&self, request: JoinRequest) -> Result<Signed, Refusal> {
+    /// Lets a node in whose token is good, under a name that no other has; `known` says that one of this
+    /// machine has it.
+    pub async fn join(&self, request: JoinRequest, known: bool) -> Result<Signed, Refusal> {
         let none = || unavailable("this location cannot let anyone in yet; try again");
         let authority = self.authority().ok_or_else(none)?;
         let node = request.node;
@@ -263,7 +272,7 @@ impl Trust {
             );
             Refusal(Problem::new(ProblemCode::Conflict, detail))
         };
-        if self.nodes.borrow().contains_key(&node) {
+        if known || self.nodes.borrow().contains_key(&node) {
             return Err(taken());
         }
         self.redeem(&request.secret, &node).await?;

@@ -12,28 +12,24 @@ use super::{MetricsOptions, Threads, listener};
 use crate::failure::{Failure, Kind, OrFail};
 use crate::supervisor;
 
-/// Join a location as a node, or run the agent of one: images, containers and their network
-///
-/// With flags instead of a verb it is the agent alone, as `up` starts it beside the other roles.
+/// Join a location as a node, start what joined, or run the agent of a node alone
 #[derive(Debug, Clone, clap::Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Options {
     #[command(subcommand)]
-    verb: Option<Verb>,
-    #[command(flatten)]
-    agent: Option<AgentOptions>,
+    verb: Verb,
 }
 
 #[derive(Debug, Clone, clap::Subcommand)]
 enum Verb {
     Join(Box<supervisor::JoinOptions>),
     Start(Box<supervisor::StartOptions>),
+    Agent(Box<AgentOptions>),
 }
 
 /// Run the agent of one node alone: images, containers and their network
 ///
-/// Instances go on when the agent ends, and it takes them over when it is started again with the same
-/// directories.
+/// `up`, `node join` and `node start` start it; this is for running the roles apart. Instances go on when
+/// the agent ends, and it takes them over when it is started again with the same directories.
 #[derive(Debug, Clone, clap::Args)]
 struct AgentOptions {
     /// The name of the node
@@ -90,12 +86,10 @@ struct AgentOptions {
 
 /// Joins, or runs the role.
 pub fn run(options: Options) -> Result<(), Failure> {
-    match (options.verb, options.agent) {
-        (Some(Verb::Join(options)), _) => supervisor::join(*options),
-        (Some(Verb::Start(options)), _) => supervisor::start(*options),
-        (None, Some(agent)) => run_agent(agent),
-        (None, None) => Err(Failure::new(Kind::Usage, "nothing is said of what the node is to do")
-            .hint("longshore node --help")),
+    match options.verb {
+        Verb::Join(options) => supervisor::join(*options),
+        Verb::Start(options) => supervisor::start(*options),
+        Verb::Agent(options) => run_agent(*options),
     }
 }
 

@@ -214,7 +214,7 @@ fn plan(
         Some(advertised) => advertised.clone(),
         None => advertised(&endpoint, &membership.location)?,
     };
-    let flags = Flags::new()
+    let flags = Flags::of_agent()
         .with("name", &membership.node)
         .with("agent", home.agent())
         .with("data-dir", home.role_dir("node").display())

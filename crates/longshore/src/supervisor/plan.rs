@@ -80,7 +80,7 @@ pub fn plan_roles(
         }
         None => location,
     };
-    let node = Flags::new()
+    let node = Flags::of_agent()
         .with("name", &settings.node)
         .with("agent", home.agent())
         .with("data-dir", home.role_dir("node").display())
@@ -137,6 +137,11 @@ impl Flags {
     /// None.
     pub fn new() -> Self {
         Self(Vec::new())
+    }
+
+    /// Those of the agent of a node, which is a verb below that of the role.
+    pub fn of_agent() -> Self {
+        Self(vec!["agent".to_owned()])
     }
 
     /// As a command has them.

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod joining;
+
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use longshore_api::links::{
 use longshore_link::{
     Body, CallError, Client, Endpoint, LineStream, Listener, json_lines, watch_lines,
 };
-use longshore_location::Options;
+use longshore_location::{JoiningOptions, Options};
 use longshore_types::{
     ByteCount, Capacity, Decision, Digest, Generation, InstancePhase, Manifest, MilliCpu, Release,
     ReleaseNumber, Timestamp,
@@ -41,6 +43,11 @@ struct World {
 
 impl World {
     async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, None, Router::new()).await
+    }
+
+    /// The same where nodes may join, with more that the global plane answers.
+    async fn start_with(dir: &Path, joining: Option<JoiningOptions>, more: Router) -> Self {
         let shutdown = CancellationToken::new();
         let (allot, allotted) = watch::channel(Arc::new(AllotmentSet::default()));
         let (report, reports) = watch::channel(None);
@@ -52,7 +59,8 @@ impl World {
         });
         let global = Router::new()
             .route("/link/locations/ams/allotments", sets)
-            .route("/link/locations/ams/report", take);
+            .route("/link/locations/ams/report", take)
+            .merge(more);
         let global_at = Endpoint::Unix(dir.join("global.sock"));
         let listener = Listener::bind("global", &global_at).unwrap();
         tokio::spawn(listener.serve(global, shutdown.clone()));
@@ -63,7 +71,7 @@ impl World {
             data_dir: dir.join("data"),
             link: Listener::bind("location", &link).unwrap(),
             global: global_at,
-            joining: None,
+            joining,
             metrics: None,
         };
         let until = shutdown.clone();
@@ -78,29 +86,7 @@ impl World {
     }
 
     async fn node_says(&self, assignments: &[Assignment]) {
-        let observe = |assignment: &Assignment| ObservedInstance {
-            phase: match assignment.intent {
-                Intent::Run => InstancePhase::Healthy,
-                Intent::Stop => InstancePhase::Exited,
-            },
-            address: Some(Ipv4Addr::new(100, 64, 0, 2)),
-            ..ObservedInstance::pending(assignment.instance.clone(), assignment.generation)
-        };
-        let report = NodeReport {
-            node: "n1".parse().unwrap(),
-            gate: "unix:/nowhere/gate.sock".to_owned(),
-            version: "1".to_owned(),
-            capacity: Capacity {
-                cpu: MilliCpu(8000),
-                memory: ByteCount::gib(8),
-                disk: ByteCount::gib(100),
-            },
-            acknowledged: None,
-            images: vec![],
-            instances: assignments.iter().map(observe).collect(),
-            network: String::new(),
-            runtimes: vec![],
-        };
+        let report = report("n1", "unix:/nowhere/gate.sock", assignments);
         let path = "/link/nodes/n1/report";
         self.location.call::<_, ()>(Method::POST, path, Some(&report)).await.unwrap();
     }
@@ -113,6 +99,33 @@ impl World {
         let found = self.reports.wait_for(|report| report.as_ref().is_some_and(&holds));
         let found = tokio::time::timeout(Duration::from_secs(20), found).await;
         found.expect("in time").unwrap().clone().expect("checked by the condition")
+    }
+}
+
+/// What a node says that carries out its assignments.
+fn report(node: &str, gate: &str, assignments: &[Assignment]) -> NodeReport {
+    let observe = |assignment: &Assignment| ObservedInstance {
+        phase: match assignment.intent {
+            Intent::Run => InstancePhase::Healthy,
+            Intent::Stop => InstancePhase::Exited,
+        },
+        address: Some(Ipv4Addr::new(100, 64, 0, 2)),
+        ..ObservedInstance::pending(assignment.instance.clone(), assignment.generation)
+    };
+    NodeReport {
+        node: node.parse().unwrap(),
+        gate: gate.to_owned(),
+        version: "1".to_owned(),
+        capacity: Capacity {
+            cpu: MilliCpu(8000),
+            memory: ByteCount::gib(8),
+            disk: ByteCount::gib(100),
+        },
+        acknowledged: None,
+        images: vec![],
+        instances: assignments.iter().map(observe).collect(),
+        network: String::new(),
+        runtimes: vec![],
     }
 }
 

@@ -1,0 +1,288 @@
+//! Nodes of other machines: how they are let in, and what each may then do and not do.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::Path as Segment;
+use axum::response::IntoResponse as _;
+use axum::routing::{get, post};
+use http::{Method, StatusCode};
+use longshore_api::links::{AssignmentSet, InstanceSecretsRequest, SecretValues};
+use longshore_api::{Problem, ProblemCode};
+use longshore_link::{Body, CallError, Client, Endpoint, Listener, Refusal, now};
+use longshore_location::{Joining, JoiningOptions};
+use longshore_trust::{
+    CertificateRequest, Credentials, Fingerprint, Identity, JoinRequest, LocationAuthority, Name,
+    NewKey, RedeemRequest, RootAuthority, Signed, client_config, joining_config,
+};
+use longshore_types::Digest;
+use serde_json::{Value, json};
+use sha2::Digest as _;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::{World, report, set, until};
+
+/// A location that nodes may join, at an address.
+struct Scene {
+    dir: TempDir,
+    world: World,
+    root: Arc<RootAuthority>,
+    address: String,
+    registry: CancellationToken,
+}
+
+/// The secret of the only token, which is good once.
+const SECRET: &str = "good once";
+
+/// What the registry has: a manifest with one layer, and another image.
+fn registry(layer: &'static [u8]) -> (Router, Digest, Digest) {
+    let digest = |bytes: &[u8]| Digest::from_sha256(sha2::Sha256::digest(bytes).into());
+    let of_layer = digest(layer);
+    let manifest = json!({"layers": [{"digest": of_layer.to_string()}]}).to_string();
+    let of_manifest = digest(manifest.as_bytes());
+    let mut held = BTreeMap::new();
+    for (name, bytes) in [
+        (format!("manifests/{of_manifest}"), manifest.into_bytes()),
+        (format!("blobs/{of_layer}"), layer.to_vec()),
+        (format!("blobs/{}", digest(b"of others")), b"of others".to_vec()),
+    ] {
+        held.insert(name, bytes);
+    }
+    let held = Arc::new(held);
+    let give = get(move |Segment((kind, digest)): Segment<(String, String)>| async move {
+        match held.get(&format!("{kind}/{digest}")) {
+            Some(bytes) => bytes.clone().into_response(),
+            None => StatusCode::NOT_FOUND.into_response(),
+        }
+    });
+    (Router::new().route("/v2/default/web/{kind}/{digest}", give), of_manifest, of_layer)
+}
+
+/// The part of the global plane that lets machines join.
+fn global(root: &Arc<RootAuthority>) -> Router {
+    let root = Arc::clone(root);
+    let authority = post(move |Body(CertificateRequest { key }): Body<_>| async move {
+        axum::Json(root.sign_location(&"ams".parse().unwrap(), &key, now()).unwrap())
+    });
+    let left = Arc::new(Mutex::new(Some(Fingerprint::of(SECRET.as_bytes()))));
+    let redeem = post(move |Body(RedeemRequest { secret, .. }): Body<_>| async move {
+        match left.lock().unwrap().take_if(|good| *good == secret) {
+            Some(_) => Ok(axum::Json(())),
+            None => Err(Refusal(Problem::new(ProblemCode::Forbidden, "this token is of no use"))),
+        }
+    });
+    Router::new()
+        .route("/link/locations/ams/authority", authority)
+        .route("/link/locations/ams/join-tokens", redeem)
+}
+
+impl Scene {
+    async fn start(registry: Router) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Arc::new(RootAuthority::open(&dir.path().join("root.json"), now()).unwrap());
+        std::fs::write(dir.path().join("token"), "lsh_token").unwrap();
+        let shutdown = CancellationToken::new();
+        let registry_at = Endpoint::Unix(dir.path().join("registry.sock"));
+        let listener = Listener::bind("registry", &registry_at).unwrap();
+        tokio::spawn(listener.serve(registry, shutdown.clone()));
+        let (world, address) = Self::location(dir.path(), &root).await;
+        let scene = Self { dir, world, root, address, registry: shutdown };
+        // A location has its authority a moment after it was started.
+        let ready = async {
+            let stranger = scene.stranger();
+            while matches!(
+                stranger.get::<Value>("/link/routes").await,
+                Err(CallError::Unreachable { .. })
+            ) {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), ready).await.unwrap();
+        scene
+    }
+
+    async fn location(dir: &Path, root: &Arc<RootAuthority>) -> (World, String) {
+        let any = Endpoint::Tls("127.0.0.1:0".to_owned());
+        let listener = Listener::bind("nodes", &any).unwrap();
+        let address = listener.endpoint().unwrap().authority().to_owned();
+        let joining = JoiningOptions {
+            joining: Joining { listener, advertised: address.clone() },
+            registry: Endpoint::Unix(dir.join("registry.sock")),
+            registry_token_file: dir.join("token"),
+        };
+        (World::start_with(dir, Some(joining), global(root)).await, address)
+    }
+
+    fn at(&self, config: Arc<rustls::ClientConfig>) -> Client {
+        let ams = Name::Location("ams".parse().unwrap());
+        Client::secured(Endpoint::Tls(self.address.clone()), config, ams)
+    }
+
+    /// Who has nothing but the fingerprint of the root.
+    fn stranger(&self) -> Client {
+        self.at(joining_config(Fingerprint::of(self.root.certificate())).unwrap())
+    }
+
+    /// Who shows a certificate.
+    fn with(&self, identity: &Identity) -> Client {
+        self.at(client_config(&Credentials::new(identity).unwrap()).unwrap())
+    }
+
+    async fn join(&self, node: &str, secret: &str) -> Result<Identity, CallError> {
+        let key = NewKey::generate().unwrap();
+        let request = JoinRequest {
+            secret: secret.to_owned().into(),
+            node: node.parse().unwrap(),
+            key: key.public(),
+        };
+        let signed: Signed = self.stranger().call(Method::POST, "/join", Some(&request)).await?;
+        Ok(key.signed(&signed, now()).unwrap())
+    }
+
+    /// An authority as a location `name` of this world would have it.
+    fn authority(&self, name: &str) -> LocationAuthority {
+        let key = NewKey::generate().unwrap();
+        let signed = self.root.sign_location(&name.parse().unwrap(), &key.public(), now()).unwrap();
+        LocationAuthority::new(name.parse().unwrap(), &key.signed(&signed, now()).unwrap()).unwrap()
+    }
+
+    async fn end(self) {
+        self.registry.cancel();
+        self.world.stop().await;
+        drop(self.dir);
+    }
+}
+
+fn refused<T: std::fmt::Debug>(outcome: Result<T, CallError>, code: ProblemCode) -> String {
+    match outcome {
+        Err(CallError::Refused(problem)) if problem.code == code => problem.detail,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn says(client: &Client, node: &str, gate: &str) -> Result<(), CallError> {
+    let path = format!("/link/nodes/{node}/report");
+    client.call(Method::POST, &path, Some(&report(node, gate, &[]))).await
+}
+
+#[tokio::test]
+async fn a_token_lets_one_node_in_once_and_under_a_name_of_its_own() {
+    let scene = Scene::start(Router::new()).await;
+    scene.world.node_says(&[]).await;
+    // Settled, the location knows its own node.
+    let mut sets = scene.world.watch::<AssignmentSet>("/link/nodes/n1/assignments").await;
+    until(&mut sets, |_| true).await;
+    refused(scene.join("n2", "guessed").await, ProblemCode::Forbidden);
+    let taken = refused(scene.join("n1", SECRET).await, ProblemCode::Conflict);
+    assert!(taken.contains("--name"), "{taken}");
+    // The refusals have cost the token nothing.
+    let identity = scene.join("n2", SECRET).await.unwrap();
+    says(&scene.with(&identity), "n2", "https://192.0.2.1:1").await.unwrap();
+    refused(scene.join("n3", SECRET).await, ProblemCode::Forbidden);
+    refused(scene.join("n2", SECRET).await, ProblemCode::Conflict);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_node_speaks_for_itself_and_for_nobody_else() {
+    let scene = Scene::start(Router::new()).await;
+    let identity = scene.join("n2", SECRET).await.unwrap();
+    let node = scene.with(&identity);
+    let gate = "https://192.0.2.1:1";
+    says(&node, "n2", gate).await.unwrap();
+    // Another node's links, the ingress's and the global plane's.
+    refused(says(&node, "n1", gate).await, ProblemCode::Forbidden);
+    for path in
+        ["/link/nodes/n1/assignments", "/link/routes", "/gate/nodes/n1/instances/web-00000000/logs"]
+    {
+        refused(node.get::<Value>(path).await, ProblemCode::Forbidden);
+    }
+    let stop = json!({"instance": "web-00000000"});
+    let stopped = node.call::<_, Value>(Method::POST, "/gate/stop", Some(&stop)).await;
+    refused(stopped, ProblemCode::Forbidden);
+    let request = InstanceSecretsRequest { instance: "web-00000000".parse().unwrap() };
+    let secrets: Result<SecretValues, _> =
+        node.call(Method::POST, "/link/nodes/n2/secrets", Some(&request)).await;
+    refused(secrets, ProblemCode::Forbidden);
+    // A gate through which this location would speak to another is none.
+    for gate in ["unix:/run/global.sock", "http://127.0.0.1:80", "nonsense"] {
+        refused(says(&node, "n2", gate).await, ProblemCode::InvalidRequest);
+    }
+    // Nor does anyone of this machine speak for a node of another.
+    refused(says(&scene.world.location, "n2", gate).await, ProblemCode::Forbidden);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn what_did_not_join_is_no_node_whatever_it_shows() {
+    let scene = Scene::start(Router::new()).await;
+    let n2 = Name::Node("ams".parse().unwrap(), "n2".parse().unwrap());
+    let gate = "https://192.0.2.1:1";
+    refused(says(&scene.stranger(), "n2", gate).await, ProblemCode::Forbidden);
+    // Signed as it should be, by an authority of this very location, and never let in.
+    let signed = scene.authority("ams").identify(&n2, now()).unwrap();
+    refused(says(&scene.with(&signed), "n2", gate).await, ProblemCode::Forbidden);
+    scene.join("n2", SECRET).await.unwrap();
+    refused(says(&scene.with(&signed), "n2", gate).await, ProblemCode::Forbidden);
+    // A node of another location with the same name.
+    let elsewhere = Name::Node("sin".parse().unwrap(), "n2".parse().unwrap());
+    let elsewhere = scene.authority("sin").identify(&elsewhere, now()).unwrap();
+    refused(says(&scene.with(&elsewhere), "n2", gate).await, ProblemCode::Forbidden);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_node_is_named_anew_with_its_own_key_and_survives_a_restart_of_the_location() {
+    let mut scene = Scene::start(Router::new()).await;
+    let identity = scene.join("n2", SECRET).await.unwrap();
+    let path = "/link/nodes/n2/certificate";
+    let ask = |key| CertificateRequest { key };
+    let other = ask(NewKey::generate().unwrap().public());
+    let refusal = scene.with(&identity).call::<_, Signed>(Method::POST, path, Some(&other)).await;
+    refused(refusal, ProblemCode::Forbidden);
+    scene.world.stop().await;
+    (scene.world, scene.address) = Scene::location(scene.dir.path(), &scene.root).await;
+    let own = ask(identity.public_key().unwrap());
+    let signed = loop {
+        match scene.with(&identity).call::<_, Signed>(Method::POST, path, Some(&own)).await {
+            Err(CallError::Unreachable { .. }) => {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+            other => break other.unwrap(),
+        }
+    };
+    let renewed = identity.renewed(&signed, now()).unwrap();
+    says(&scene.with(&renewed), "n2", "https://192.0.2.1:1").await.unwrap();
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_node_has_the_images_of_its_assignments_and_no_others() {
+    let (registry, image, layer) = registry(b"the layer");
+    let scene = Scene::start(registry).await;
+    let node = scene.with(&scene.join("n2", SECRET).await.unwrap());
+    let ask = async |what: &str, digest: &Digest| {
+        let path = format!("/link/nodes/n2/images/{what}?repository=default/web&digest={digest}");
+        let answer = node.send(Method::GET, &path, None::<&()>).await?;
+        let bytes = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap();
+        Ok::<_, CallError>(bytes.to_bytes())
+    };
+    refused(ask("manifest", &image).await, ProblemCode::Forbidden);
+    refused(ask("blob", &layer).await, ProblemCode::Forbidden);
+    // Once an instance of it is assigned to the node.
+    says(&node, "n2", "https://192.0.2.1:1").await.unwrap();
+    let mut wanted = set(5, 1);
+    Arc::make_mut(&mut wanted).allotments[0].release.image_digest = image;
+    scene.world.allot.send_replace(wanted);
+    let mut sets = node.watch::<AssignmentSet>("/link/nodes/n2/assignments").await.unwrap();
+    until(&mut sets, |set| set.assignments.len() == 1).await;
+    assert!(ask("manifest", &image).await.unwrap().starts_with(b"{\"layers\""));
+    assert_eq!(ask("blob", &layer).await.unwrap(), "the layer");
+    let other = Digest::from_sha256(sha2::Sha256::digest(b"of others").into());
+    refused(ask("blob", &other).await, ProblemCode::Forbidden);
+    refused(ask("manifest", &layer).await, ProblemCode::Forbidden);
+    scene.end().await;
+}
