@@ -9,6 +9,7 @@
 //! - [`image`]: test images, made here; nothing is pulled from a public registry. [`programs`]: such
 //!   of real programs.
 //! - [`Browser`]: a headless Chromium, for the dashboard.
+//! - [`Machine`]: another one, behind a link, that joins.
 //! - [`Dockerd`]: a docker daemon with its own state, for Debian's docker client.
 //!
 //! Tests: `cargo nextest run -p longshore-e2e`, after `cargo build --release`. They need root.
@@ -20,6 +21,7 @@ pub mod dockerd;
 pub mod http;
 pub mod image;
 pub mod leaks;
+pub mod machine;
 pub mod platform;
 pub mod process;
 pub mod programs;
@@ -33,6 +35,7 @@ pub mod websocket;
 pub use browser::Browser;
 pub use cli::Finished;
 pub use dockerd::Dockerd;
+pub use machine::Machine;
 pub use platform::{Platform, UpOptions};
 pub use traffic::Traffic;
 pub use wait::{eventually, holds};
