@@ -58,7 +58,7 @@ pub fn run_one(options: &Options) -> Result<()> {
     let host = host.trim();
     let mut build =
         cargo(["build", "--locked", "--profile", "fuzz", "--package", "longshore-fuzz"]);
-    build.args(["--bin", "fuzz", "--features", "libfuzzer", "--target", host]);
+    build.args(["--bin", "fuzz", "--features", "linked", "--target", host]);
     run(build.env("RUSTFLAGS", FLAGS.join(" ")))?;
 
     let name = target.to_possible_value().context("every target has a name")?;

@@ -15,6 +15,7 @@ mod minimal_debian;
 mod newer_debian;
 mod outline;
 mod packages;
+mod prepare;
 mod stages;
 mod test;
 mod tidy;
@@ -41,6 +42,8 @@ enum Verb {
     Bench(bench::Bench),
     /// Install and fetch the programs that the tests use, and nothing else
     Packages,
+    /// Make what the tests use and no compiler makes: a Debian, images, a disk
+    Prepare(prepare::Options),
     /// The virtual machine with another kernel: its tests, or a shell in it
     #[command(subcommand)]
     Vm(vm::Vm),
@@ -78,6 +81,7 @@ fn run(verb: Verb) -> anyhow::Result<()> {
             packages::install_missing()?;
             newer_debian::ensure_fetched()
         }
+        Verb::Prepare(options) => prepare::run(&options),
         Verb::Vm(vm) => vm::run(&vm),
         Verb::Fuzz(options) => fuzz::run_one(&options),
         Verb::FuzzApi(options) => fuzz_api::run_all(&options),

@@ -1,8 +1,9 @@
 //! The stages of a long command: each with a budget that is printed beside the time it took.
 //!
 //! A stage over its budget is reported and does not fail: a machine under load must not turn a good
-//! change red. The budgets sum to what CI may take on two cores, so the report shows which stage
-//! grew.
+//! change red. The budgets of `test` sum to less than CI may take on two cores, so the report shows
+//! which stage grew. What is made beside other stages is no part of the sum: it counts where it is
+//! waited for.
 
 use std::time::{Duration, Instant};
 

@@ -1,21 +1,21 @@
 //! `test`: everything that has to pass before a change is taken.
 //!
-//! One order, from what fails fast to what takes long, save that the release build comes first: it
-//! runs in the minimal Debian, and the binary it makes is the one that the demo and the end-to-end
-//! tests drive. Unit and end-to-end tests are one run of the test runner, so its last line counts
-//! them all.
+//! One order, from what fails fast to what takes long. The release build runs in the minimal Debian,
+//! and the binary it makes is the one that the demo and the end-to-end tests drive. What mostly waits
+//! for the network and the disk is made beside the stages that compile ([`Beside`]). Unit and
+//! end-to-end tests are one run of the test runner, so its last line counts them all.
 
-use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::command::{cargo, output, program, release_binary, run, succeeds, target_dir};
 use crate::counts::Counts;
-use crate::metadata;
 use crate::minimal_debian::MinimalDebian;
 use crate::newer_debian;
 use crate::packages;
+use crate::prepare::{Beside, Part};
 use crate::stages::Stages;
 use crate::verify;
 use crate::vm;
@@ -55,8 +55,12 @@ pub fn run_all(options: &Options) -> Result<()> {
         eprintln!("{counts}");
         return outcome;
     }
-    stages.run("newer debian", 30, newer_debian::ensure_fetched)?;
-    let debian = stages.run("minimal debian", 60, MinimalDebian::ensure)?;
+    let for_build = Beside::start(&[Part::NewerDebian, Part::MinimalDebian])?;
+    verify::run_all(&mut stages)?;
+    stages.run("rest of minimal debian", 20, || for_build.wait())?;
+    // The disk first, which has one thread all along.
+    let for_tests = Beside::start(&[Part::MachineDisk, Part::Programs])?;
+    let debian = MinimalDebian::ensure()?;
     stages.run("release build", 540, || {
         // Downloads happen out here: a minimal Debian has no certificates to check a server by.
         run(&mut cargo(["fetch", "--locked"]))?;
@@ -67,48 +71,47 @@ pub fn run_all(options: &Options) -> Result<()> {
         let binary = binary.to_str().context("the target directory is not UTF-8")?;
         run(&mut debian.command(&[binary, "demo", "--once"])?)
     })?;
-    stages.run("images of real programs", 120, longshore_e2e::programs::make_all)?;
-    verify::run_all(&mut stages)?;
     let mut counts = Counts::default();
-    stages.run("documentation tests", 60, || {
-        let mut command = cargo(["test", "--doc", "--locked", "--no-fail-fast"]);
-        for package in packages_with_examples()? {
-            command.args(["--package", &package]);
-        }
-        counts.add(&mut command)
+    // Of the whole workspace, as the tests are built: of some packages alone, dependencies would have
+    // other features and be compiled again.
+    stages.run("documentation tests", 110, || {
+        counts.add(&mut cargo(["test", "--doc", "--workspace", "--locked", "--no-fail-fast"]))
     })?;
-    let outcome = stages.run("tests", 720, || run_tests(options, &mut counts));
+    stages.run("build of the tests", 120, || run(test_runner().arg("--no-run")))?;
+    stages.run("rest of images and disk", 20, || for_tests.wait())?;
+    let outcome = stages.run("tests", 600, || run_tests(options, &mut counts));
     let in_machine = vm::run_stages(&mut stages, vm::Binary::Release, "", &mut counts);
     stages.print_summary();
     eprintln!("{counts}");
     outcome.and(in_machine)
 }
 
-/// The packages whose documentation has code. To look for it in the others takes rustdoc seconds each.
-fn packages_with_examples() -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    for package in metadata::packages()? {
-        let dir = Path::new(&package.manifest_path).with_file_name("src");
-        let dir = dir.to_str().context("a package's path is not UTF-8")?;
-        let mut grep = program("grep", ["-rqE", "^ *//[/!].*```", dir]);
-        if grep.status().context("cannot run grep")?.success() {
-            found.push(package.name);
-        }
+fn has_nextest() -> bool {
+    succeeds(&mut cargo(["nextest", "--version"]))
+}
+
+/// What builds and runs unit and end-to-end tests.
+fn test_runner() -> Command {
+    if has_nextest() {
+        return cargo(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]);
     }
-    ensure!(!found.is_empty(), "no package has code in its documentation: this looks wrongly");
-    Ok(found)
+    // Compiling nextest takes longer than all of our tests; its gain is one process per test.
+    eprintln!("cargo-nextest is not installed; using cargo test, which runs fewer at once");
+    let mut plain = cargo(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    plain.args(["--lib", "--bins", "--tests"]);
+    plain
 }
 
 fn run_tests(options: &Options, counts: &mut Counts) -> Result<()> {
-    let mut command = if succeeds(&mut cargo(["nextest", "--version"])) {
-        cargo(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
+    let mut command = test_runner();
+    if has_nextest() {
+        // Tests wait a third of their time, end-to-end tests more; their group lets two at once of
+        // these through whatever this says.
+        let n_cores = std::thread::available_parallelism().map_or(2, usize::from);
+        command.arg(format!("--test-threads={}", n_cores + n_cores.div_ceil(2)));
     } else {
-        // Compiling nextest takes longer than all of our tests; its gain is one process per test.
-        eprintln!("cargo-nextest is not installed; using cargo test, which runs fewer at once");
-        let mut plain = cargo(["test", "--workspace", "--locked", "--no-fail-fast"]);
-        plain.args(["--lib", "--bins", "--tests", "--", "--test-threads=2"]);
-        plain
-    };
+        command.args(["--", "--test-threads=2"]);
+    }
     let n_kills = if options.long { N_KILLS_LONG } else { N_KILLS };
     command.env("LONGSHORE_BIN", release_binary()).env("LONGSHORE_KILLS", n_kills.to_string());
     command.env(newer_debian::VARIABLE, newer_debian::dir());

@@ -28,8 +28,9 @@ use clap::Subcommand;
 use crate::counts::Counts;
 use crate::packages;
 use crate::stages::Stages;
+
 use carried::Carried;
-use disk::Disk;
+pub use disk::Disk;
 use machine::Machine;
 use report::Report;
 
@@ -85,9 +86,9 @@ pub fn run_stages(
     filter: &str,
     counts: &mut Counts,
 ) -> Result<()> {
-    let disk = stages.run("disk of the machine", 100, Disk::ensure)?;
-    let carried = stages.run("what the machine runs", 20, || Carried::pack(binary, filter))?;
-    stages.run("tests in the machine", 360, || {
+    let disk = stages.run("disk of the machine", 5, Disk::ensure)?;
+    let carried = stages.run("what the machine runs", 40, || Carried::pack(binary, filter))?;
+    stages.run("tests in the machine", 390, || {
         let mut report = Report::new(carried.tests());
         let outcome = Machine { disk: &disk, carried: &carried }.run(TIME_LIMIT, &mut report);
         report.add_to(counts);

@@ -61,6 +61,11 @@ pub const LEFT_OUT: &[LeftOut] = &[
     },
     LeftOut { name: "runtime embedded::logs::", why: LOGS },
     LeftOut { name: "runtime crun::logs::", why: LOGS },
+    LeftOut { name: "runtime embedded::attach::", why: STREAMS },
+    LeftOut { name: "runtime crun::attach::", why: STREAMS },
+    LeftOut { name: "runtime crun::copying::", why: COMMAND_LINE },
+    LeftOut { name: "runtime crun::end::", why: COMMAND_LINE },
+    LeftOut { name: "runtime crun::exec::", why: COMMAND_LINE },
     LeftOut { name: "runtime crun::survival::", why: CRUN },
     LeftOut { name: "runtime crun::start::twenty_start_at_once", why: CRUN },
     LeftOut {
@@ -78,7 +83,10 @@ pub const LEFT_OUT: &[LeftOut] = &[
     LeftOut { name: "runtime runc::survival::", why: RUNC },
 ];
 
+const COMMAND_LINE: &str =
+    "what is asked of crun, whatever the kernel; what the kernel has a say in runs as embedded::";
 const CRUN: &str = "a start by crun takes seconds here; `cargo xtask vm test crun::` runs them, and nothing else does";
 const LOGS: &str = "the shim writes the log, whatever the kernel";
 const RUNC: &str =
     "a start by runc takes seconds here; its limits are what the kernel has a say in";
+const STREAMS: &str = "the shim moves what is read and written, whatever the kernel";
