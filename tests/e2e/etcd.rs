@@ -1,17 +1,20 @@
 //! The control plane's state in an etcd: nothing is lost with a control plane, nor while etcd is away,
-//! and another control plane takes over.
+//! and of several control planes each answers.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use longshore_e2e::http::Request;
-use longshore_e2e::process::signal;
+use longshore_e2e::http::{Request, Response};
+use longshore_e2e::process::{Process, signal};
 use longshore_e2e::{Platform, eventually};
 use longshore_store::conformance::EtcdServer;
 use rustix::process::Signal;
+use serde_json::json;
 
-use crate::scene::{OnEtcd, page, web};
+use crate::scene::{OnEtcd, but, ids, lives, page, traffic, web};
 
 /// A platform with its state in an etcd, and one app.
 fn with_app() -> OnEtcd {
@@ -58,63 +61,144 @@ fn nothing_is_lost_with_a_control_plane_or_while_etcd_is_away() {
     on.platform.finish();
 }
 
-/// A second control plane on the same etcd, with the keys and tokens of the first.
-fn second(on: &OnEtcd) -> Result<(Child, u16)> {
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let (data, own) = (on.platform.data_dir(), on.platform.dir().join("second"));
-    let file = |name: &str| data.join(name).display().to_string();
-    let mut command: Command = on.platform.command(&[
-        "global",
-        "--store",
-        &format!("{}/longshore", EtcdServer::address(&on.etcd)),
-        "--data-dir",
-        &own.display().to_string(),
-        "--api-listen",
-        &format!("http://127.0.0.1:{port}"),
-        "--link-listen",
-        &format!("unix:{}", on.platform.dir().join("second.sock").display()),
-        "--admin-token-file",
-        &file("admin-token"),
-        "--system-token-file",
-        &file("secrets/system-token"),
-        "--secret-keys-file",
-        &file("secrets/keys.json"),
-    ]);
-    let log = std::fs::File::create(on.platform.dir().join("second.log"))?;
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    Ok((command.spawn().context("a second control plane starts")?, port))
+/// A second control plane on the same etcd, with the keys and tokens of the first. It ends with this.
+struct Second {
+    child: Child,
+    api: String,
+    log: PathBuf,
+}
+
+impl Second {
+    fn start(on: &OnEtcd) -> Result<Self> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let api = format!("http://127.0.0.1:{port}");
+        let (data, dir) = (on.platform.data_dir(), on.platform.dir());
+        let registry = &on.platform.endpoints().registry;
+        let at = |path: PathBuf| path.display().to_string();
+        let mut command = on.platform.command(&[
+            "global",
+            "--store",
+            &format!("{}/longshore", EtcdServer::address(&on.etcd)),
+            "--data-dir",
+            &at(dir.join("second")),
+            "--api-listen",
+            &api,
+            "--link-listen",
+            &format!("unix:{}", dir.join("second.sock").display()),
+            "--registry",
+            &format!("http://{registry}"),
+            "--registry-public",
+            registry,
+            "--admin-token-file",
+            &at(data.join("admin-token")),
+            "--system-token-file",
+            &at(data.join("secrets/system-token")),
+            "--secret-keys-file",
+            &at(data.join("secrets/keys.json")),
+        ]);
+        let log = dir.join("second.log");
+        let file = std::fs::File::create(&log)?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let child = command.spawn().context("a second control plane starts")?;
+        Ok(Self { child, api, log })
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Asks its API.
+    fn asks(&self, token: &str, path: &str) -> Result<Response> {
+        let address = self.api.trim_start_matches("http://").parse()?;
+        Request { token: Some(token), ..Request::get("api", path) }.send(address)
+    }
+
+    fn leads(&self, first: &Process) {
+        // As with a machine that hangs: nobody gives the lead away, so it runs out.
+        signal(first.pid, Signal::STOP).unwrap();
+        let leads = eventually("the second leads", || {
+            ensure!(self.log().contains("leads from now on"), "{}", self.log());
+            Ok(Some(()))
+        });
+        signal(first.pid, Signal::CONT).unwrap();
+        leads.unwrap();
+    }
+}
+
+impl Drop for Second {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What it answers over its API while another one leads: reads, logs that go on, commands inside.
+fn everything_is_answered(platform: &Platform, api: &str) {
+    let asked = |arguments: &[&str]| {
+        let mut command = platform.client(arguments);
+        command.env("LONGSHORE_API", api).stdin(Stdio::null());
+        command
+    };
+    let instances = platform.instances("web").unwrap();
+    let id = instances[0].id().as_str();
+    let inside = asked(&["exec", id, "--", "sh", "-c", "echo inside; exit 7"]).output().unwrap();
+    let said = String::from_utf8_lossy(&inside.stdout);
+    assert_eq!((inside.status.code(), &*said), (Some(7), "inside\n"), "{inside:?}");
+    let mut follow = asked(&["logs", "-f", id]).stdout(Stdio::piped()).spawn().unwrap();
+    let told = BufReader::new(follow.stdout.take().unwrap());
+    let writes = "while sleep 0.1; do echo said > /proc/1/fd/1; done";
+    let mut writer = asked(&["exec", id, "--", "sh", "-c", writes]).spawn().unwrap();
+    let line = told.lines().map(Result::unwrap).find(|line| line.contains("said"));
+    for child in [&mut follow, &mut writer] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(line.is_some(), "the log broke off");
 }
 
 #[test]
-fn a_second_control_plane_waits_and_takes_over_with_all_there_is() {
-    let mut on = with_app();
-    let (mut child, port) = second(&on).unwrap();
-    let log = || std::fs::read_to_string(on.platform.dir().join("second.log")).unwrap();
-    eventually("it waits", || {
-        ensure!(log().contains("another control plane leads"), "{}", log());
-        Ok(Some(()))
-    })
-    .unwrap();
-    // The first leads as before.
-    scale(&on.platform, 2);
+fn every_control_plane_answers_and_a_rollout_outlives_the_one_that_leads() {
+    let on = with_app();
     let token = on.platform.token().to_owned();
-    let asks = |path: &str| {
-        let address = format!("127.0.0.1:{port}").parse()?;
-        Request { token: Some(&token), ..Request::get("api", path) }.send(address)
-    };
-    // With its whole machine: nobody gives the lead away, so it runs out.
-    let first = on.platform.role("global").unwrap();
-    signal(first.pid, Signal::STOP).unwrap();
-    on.platform.kill_supervisor().unwrap();
-    first.kill().unwrap();
-    eventually("the second answers with all there is", || {
-        let apps = asks("/v1/projects/default/apps")?;
-        ensure!(apps.status == 200, "{}", apps.text());
-        ensure!(apps.text().contains("\"count\":2"), "{}", apps.text());
+    let second = Second::start(&on).unwrap();
+    eventually("the one that waits answers", || {
+        let apps = second.asks(&token, "/v1/projects/default/apps")?;
+        ensure!(apps.status == 200 && apps.text().contains("\"count\":1"), "{}", apps.text());
         Ok(Some(()))
     })
     .unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
+    everything_is_answered(&on.platform, &second.api);
+    scale(&on.platform, 3);
+
+    // The other way around: what was asked so far is asked through the one of the platform.
+    second.leads(&on.platform.role("global").unwrap());
+    scale(&on.platform, 2);
+    scale(&on.platform, 3);
+    everything_is_answered(&on.platform, &on.platform.endpoints().api);
+
+    let before = ids(&on.platform.instances("web").unwrap());
+    let through = traffic(&on.platform, "web");
+    let next = but(web("web", 3), &json!({"env": {"RELEASE": "2"}}));
+    on.platform.deploy_only(&next).unwrap();
+    let new = on.platform.wait_for_instance("web", "is of the new release", |one| {
+        !before.contains(one.id()) && one.observed.started_at.is_some()
+    });
+    let new = lives(&[new.unwrap()]);
+    // With kill -9, in the midst of it.
+    drop(second);
+    let app = eventually("the rollout is complete", || {
+        let app = on.platform.app("web")?;
+        ensure!(app.state == "running" && app.ready == 3 && app.outdated == 0, "{app:?}");
+        Ok(Some(app))
+    })
+    .unwrap();
+    assert_eq!(app.release.0, 2);
+    let after = on.platform.instances("web").unwrap();
+    assert!(new.iter().all(|life| lives(&after).get(life.0) == Some(life.1)), "{new:?} {after:?}");
+    assert!(ids(&after).is_disjoint(&before));
+    assert_eq!(through.stop(), Vec::<String>::new());
+    let events = on.platform.run(&["events"]).ok();
+    assert_eq!(events.matches("complete").count(), 2, "{events}");
     on.platform.finish();
 }

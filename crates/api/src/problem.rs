@@ -37,6 +37,11 @@ pub enum ProblemCode {
     ImageNotFound,
     /// A part of the platform that is needed cannot be reached now; trying again can help.
     Unavailable,
+    /// No control plane leads now, or the one that does cannot be reached; `Retry-After` says when to
+    /// come back.
+    NoLeader,
+    /// Said to locations and registries: this control plane does not lead. `leader` says which does.
+    NotLeader,
     /// Longshore's own fault; the log of the service has the details.
     Internal,
     /// A code that this version does not know, from a newer peer.
@@ -46,7 +51,7 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// Every code that this version has.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::InvalidRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -59,6 +64,8 @@ impl ProblemCode {
         Self::TooManyRequests,
         Self::ImageNotFound,
         Self::Unavailable,
+        Self::NoLeader,
+        Self::NotLeader,
         Self::Internal,
     ];
 
@@ -77,6 +84,8 @@ impl ProblemCode {
             Self::TooManyRequests => "too-many-requests",
             Self::ImageNotFound => "image-not-found",
             Self::Unavailable => "unavailable",
+            Self::NoLeader => "no-leader",
+            Self::NotLeader => "not-leader",
             Self::Internal => "internal",
             Self::Unknown => "unknown",
         }
@@ -97,6 +106,8 @@ impl ProblemCode {
             Self::TooManyRequests => include_str!("../../../docs/errors/too-many-requests.md"),
             Self::ImageNotFound => include_str!("../../../docs/errors/image-not-found.md"),
             Self::Unavailable => include_str!("../../../docs/errors/unavailable.md"),
+            Self::NoLeader => include_str!("../../../docs/errors/no-leader.md"),
+            Self::NotLeader => include_str!("../../../docs/errors/not-leader.md"),
             Self::Internal | Self::Unknown => include_str!("../../../docs/errors/internal.md"),
         }
     }
@@ -112,8 +123,9 @@ impl ProblemCode {
             Self::MethodNotAllowed => 405,
             Self::PreconditionFailed => 412,
             Self::TooLarge => 413,
+            Self::NotLeader => 421,
             Self::TooManyRequests => 429,
-            Self::Unavailable => 503,
+            Self::Unavailable | Self::NoLeader => 503,
             Self::Internal | Self::Unknown => 500,
         }
     }
@@ -132,6 +144,8 @@ impl ProblemCode {
             Self::TooManyRequests => "Too many requests",
             Self::ImageNotFound => "The image is not in the registry",
             Self::Unavailable => "A needed service cannot be reached",
+            Self::NoLeader => "No control plane leads now",
+            Self::NotLeader => "Another control plane leads",
             Self::Internal | Self::Unknown => "Internal error",
         }
     }
@@ -154,6 +168,9 @@ pub struct Problem {
     /// Every value that was not allowed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<ManifestProblem>,
+    /// Where the control plane that leads listens for who was refused here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<Box<str>>,
 }
 
 impl Problem {
@@ -166,6 +183,7 @@ impl Problem {
             status: code.status(),
             detail: detail.into(),
             problems: Vec::new(),
+            leader: None,
         }
     }
 

@@ -10,6 +10,9 @@ use serde::de::DeserializeOwned;
 
 /// The waits before a change is sent again, in milliseconds.
 const WAITS: [u64; 4] = [50, 200, 400, 800];
+/// How often a change is sent again while no control plane leads, and the wait between. One that died
+/// is succeeded after some 10 s.
+const WITHOUT_LEADER: (usize, Duration) = (20, Duration::from_secs(1));
 
 /// Sends a change until it is answered, with one key, so that it is made once.
 pub(crate) async fn change<B: Serialize + Sync, T: DeserializeOwned>(
@@ -21,13 +24,24 @@ pub(crate) async fn change<B: Serialize + Sync, T: DeserializeOwned>(
     let key = uuid::Uuid::new_v4().simple().to_string();
     let key = HeaderValue::from_str(&key).expect("hexadecimal digits are a header value");
     let keyed = link.clone().with_header("idempotency-key", key);
-    for wait in WAITS {
-        match keyed.call(method.clone(), path, body).await {
-            Err(error) if may_help(&error) => tokio::time::sleep(Duration::from_millis(wait)).await,
-            outcome => return outcome,
+    let (mut waits, mut without_leader) = (WAITS.into_iter(), 0..WITHOUT_LEADER.0);
+    loop {
+        let error = match keyed.call(method.clone(), path, body).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let wait = match &error {
+            CallError::Refused(problem) if problem.code == ProblemCode::NoLeader => {
+                without_leader.next().map(|_| WITHOUT_LEADER.1)
+            }
+            error if may_help(error) => waits.next().map(Duration::from_millis),
+            _ => None,
+        };
+        match wait {
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => return Err(error),
         }
     }
-    keyed.call(method, path, body).await
 }
 
 /// Whether the same change, sent again, may fare better, or be answered where it was not.

@@ -1,7 +1,8 @@
 //! Which control plane plans, where several may share a store.
 //!
 //! One holds a key with a lease, and every write of its scheduler carries that key as a condition: so
-//! one that was taken for dead and is not writes nothing any more. The others wait for the key to go.
+//! one that was taken for dead and is not writes nothing any more. The others wait for the key to go, and
+//! pass requests on to where it says ([`crate::front`]) meanwhile.
 //! A control plane that is started again knows its own key, and does not wait for its lease to run out.
 //! The embedded store needs none of this: its file is locked.
 
@@ -9,18 +10,42 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use longshore_link::chain;
 use longshore_store::{
-    Compare, LeaseId, OpResponse, Relation, Revision, Store, StoreError, Transaction,
+    Compare, LeaseId, Record, Relation, Revision, Store, StoreError, Transaction,
 };
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::GlobalError;
-use crate::records::Key;
+use crate::records::{Key, encode};
 
 /// How long a leader may be silent.
 const TTL: Duration = Duration::from_secs(10);
 /// How often it renews its lease, and how often one that waits looks again.
 const RENEW: Duration = Duration::from_secs(3);
+
+/// What the one that leads says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderRecord {
+    /// The id of the control plane, in every of its lives.
+    pub id: String,
+    /// Where the other control planes reach its API.
+    pub api: String,
+    /// Where locations and registries reach it.
+    pub link: String,
+    /// What only control planes know: who shows it is believed whom a request that is passed on came
+    /// from.
+    pub passing_key: String,
+}
+
+impl Record for LeaderRecord {
+    const KIND: &'static str = "leader";
+}
+
+/// The control plane that leads, as the others know it. Nothing while nobody does.
+pub type KnownLeader = Option<Arc<LeaderRecord>>;
 
 /// The lead, while it is held.
 #[derive(Debug)]
@@ -30,52 +55,65 @@ pub struct Lead {
 }
 
 impl Lead {
-    /// Waits until nobody else leads, and takes the lead; nothing when `shutdown` comes before. `id`
-    /// is that of this control plane, in every of its lives.
+    /// Waits until nobody else leads, and takes the lead for `own`; nothing when `shutdown` comes before.
+    /// Who leads meanwhile is told to `known`. A store that is away is waited for.
     pub async fn take(
         store: &dyn Store,
-        id: &str,
+        own: &LeaderRecord,
+        known: &watch::Sender<KnownLeader>,
         shutdown: &CancellationToken,
+    ) -> Option<Self> {
+        let waiting = async {
+            loop {
+                match Self::try_take(store, own, known).await {
+                    Ok(Some(lead)) => return lead,
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::warn!("cannot look who leads; trying again: {}", chain(&error));
+                        tokio::time::sleep(RENEW).await;
+                    }
+                }
+            }
+        };
+        shutdown.run_until_cancelled(waiting).await
+    }
+
+    /// Takes the lead where nobody has it, else waits for a change, and not for ever.
+    async fn try_take(
+        store: &dyn Store,
+        own: &LeaderRecord,
+        known: &watch::Sender<KnownLeader>,
     ) -> Result<Option<Self>, StoreError> {
         let key = Key::Leader.to_string();
-        let mut told = false;
-        loop {
+        let Some(held) = store.get(&key).await? else {
+            known.send_if_modified(|known| known.take().is_some());
             let lease = store.grant_lease(TTL).await?;
-            let take = Transaction::new()
-                .when(Compare::absent(&key))
-                .put_leased(&key, id.to_owned(), lease)
-                .otherwise_get(&key);
-            let result = store.commit(take).await?;
+            let take = Transaction::new().when(Compare::absent(&key));
+            let result = store.commit(take.put_leased(&key, encode(own), lease)).await?;
             if result.succeeded {
                 return Ok(Some(Self { lease, revision: result.revision }));
             }
             store.revoke_lease(lease).await?;
-            let Some(OpResponse::Got(Some(held))) = result.responses.into_iter().next() else {
-                continue;
+            return Ok(None);
+        };
+        // One of an earlier release says where it is to nobody.
+        let leader = held.decode::<LeaderRecord>().ok();
+        let is_own = leader.as_ref().is_some_and(|leader| leader.id == own.id);
+        if let Some(lease) = held.lease.filter(|_| is_own) {
+            // Of an earlier life; it may be gone by now.
+            return match store.revoke_lease(lease).await {
+                Ok(()) | Err(StoreError::LeaseNotFound { .. }) => Ok(None),
+                Err(error) => Err(error),
             };
-            if let Some(lease) = held.lease.filter(|_| held.value == id.as_bytes()) {
-                // Of an earlier life; it may be gone by now.
-                match store.revoke_lease(lease).await {
-                    Ok(()) | Err(StoreError::LeaseNotFound { .. }) => continue,
-                    Err(error) => return Err(error),
-                }
-            }
-            if !std::mem::replace(&mut told, true) {
-                tracing::info!("another control plane leads; waiting for its end");
-            }
-            let gone = async {
-                let mut changes = store.watch(&key, held.mod_revision.next()).await?;
-                changes.next().await.transpose().map(drop)
-            };
-            tokio::select! {
-                () = shutdown.cancelled() => return Ok(None),
-                outcome = tokio::time::timeout(RENEW, gone) => {
-                    if let Ok(outcome) = outcome {
-                        outcome?;
-                    }
-                }
-            }
         }
+        tell(known, leader);
+        let gone = async {
+            let mut changes = store.watch(&key, held.mod_revision.next()).await?;
+            changes.next().await.transpose().map(drop)
+        };
+        // Not told of in time, it is looked for.
+        tokio::time::timeout(RENEW, gone).await.unwrap_or(Ok(()))?;
+        Ok(None)
     }
 
     /// Holds as long as this is the lead.
@@ -111,6 +149,19 @@ impl Lead {
     }
 }
 
+/// Tells who leads, where that is news.
+fn tell(known: &watch::Sender<KnownLeader>, leader: Option<LeaderRecord>) {
+    known.send_if_modified(|known| {
+        let news = known.as_deref() != leader.as_ref();
+        if news {
+            let (id, api) = leader.as_ref().map(|leader| (&leader.id, &leader.api)).unzip();
+            tracing::info!(id, api, "another control plane leads; passing requests on to it");
+            *known = leader.map(Arc::new);
+        }
+        news
+    });
+}
+
 /// The id of the control plane that keeps its things in a directory.
 pub fn own_id(data_dir: &Path) -> std::io::Result<String> {
     let path = data_dir.join("server-id");
@@ -135,8 +186,14 @@ mod tests {
         Arc::new(RedbStore::open(&dir.join("store.redb")).unwrap())
     }
 
+    fn own(id: &str) -> LeaderRecord {
+        let api = format!("http://{id}:1");
+        LeaderRecord { id: id.into(), api, link: String::new(), passing_key: String::new() }
+    }
+
     async fn take(store: &Arc<dyn Store>, id: &str) -> Lead {
-        Lead::take(store.as_ref(), id, &CancellationToken::new()).await.unwrap().unwrap()
+        let known = watch::Sender::default();
+        Lead::take(store.as_ref(), &own(id), &known, &CancellationToken::new()).await.unwrap()
     }
 
     #[tokio::test]
@@ -148,14 +205,20 @@ mod tests {
         let ended = CancellationToken::new();
         let keeping = tokio::spawn(first.keep(Arc::clone(&store), ended.clone()));
         let other = Arc::clone(&store);
-        let waiting = tokio::spawn(async move { take(&other, "b").await });
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let (known, mut told) = watch::channel(None);
+        let waiting = tokio::spawn(async move {
+            Lead::take(other.as_ref(), &own("b"), &known, &CancellationToken::new()).await
+        });
+        // It knows who leads, and not any more once that one ended.
+        let leads = |leader: &KnownLeader| leader.as_deref() == Some(&own("a"));
+        told.wait_for(leads).await.unwrap();
         assert!(!waiting.is_finished());
         let write = |condition: Compare| Transaction::new().when(condition).put("/x", "1");
         assert!(store.commit(write(condition.clone())).await.unwrap().succeeded);
         ended.cancel();
         keeping.await.unwrap().unwrap();
-        let second = waiting.await.unwrap();
+        let second = waiting.await.unwrap().unwrap();
+        assert_eq!(*told.borrow(), None);
         // What the first still wanted to write is too late.
         assert!(!store.commit(write(condition)).await.unwrap().succeeded);
         assert!(store.commit(write(second.condition())).await.unwrap().succeeded);

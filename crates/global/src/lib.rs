@@ -2,13 +2,14 @@
 //!
 //! What users ask for is in the store; what locations report is in memory. One task mirrors the
 //! store into a [`catalog::Catalog`]; the planner and every read work on that, so a location or a
-//! client never waits on the store, and many servers on one store (issue 5) see the same.
+//! client never waits on the store.
 //!
 //! - `api`: the public REST API.
 //! - `ui`: the dashboard.
 //! - `links`: what locations and the registry call. `joining`: what lets machines join.
 //! - `records`: what is stored, and under which keys.
 //! - `events`: what was changed by whom. `feeds`: what changes, for those who watch. `catalog`: the mirror of the store. `reports`: what locations say.
+//! - `leader`: which of several control planes plans. `front`: what the others answer.
 //! - `scheduler`: carries out `longshore_planning::global`; `rollouts`: `longshore_planning::rollout`.
 //!
 //! It must not know of nodes beyond what locations report, nor of containers.
@@ -18,6 +19,7 @@ mod attached;
 mod catalog;
 mod events;
 mod feeds;
+mod front;
 mod hash;
 mod images;
 mod joining;
@@ -37,7 +39,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
 use longshore_secrets::{Keyring, KeyringError};
@@ -47,6 +49,7 @@ use longshore_store::{
 };
 use longshore_telemetry::traces::Tracer;
 use longshore_trust::{AuthorityError, RootAuthority};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use api::idempotency::UnderWay;
@@ -54,8 +57,9 @@ use api::limits::Limits;
 use catalog::{Catalog, Mirror};
 use events::EventLog;
 use feeds::Feeds;
+use front::{Front, Led};
 use images::ImageResolver;
-use leader::Lead;
+use leader::{Lead, LeaderRecord};
 use metrics::Metrics;
 use reports::Reports;
 use traces::Starts;
@@ -67,10 +71,10 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Where the state is.
     pub store: StoreChoice,
-    /// Where users call.
-    pub api: Listener,
-    /// Where locations and the registry call.
-    pub link: Listener,
+    /// Where other control planes on the same store reach the API.
+    pub api_advertise: Endpoint,
+    /// Where locations and registries that called another control plane reach this one.
+    pub link_advertise: Endpoint,
     /// Where the registry answers.
     pub registry: Endpoint,
     /// The registry's host and port as users write it in image names.
@@ -91,7 +95,16 @@ pub struct Options {
     pub root_file: PathBuf,
     /// How many requests to the API each token may send in a second; five times as many at once.
     pub api_rate: NonZeroU32,
-    /// Where its metrics are asked for, if anywhere.
+}
+
+/// Where the global control plane is called.
+#[derive(Debug)]
+pub struct Listeners {
+    /// By users.
+    pub api: Listener,
+    /// By locations and the registry.
+    pub link: Listener,
+    /// By who wants its metrics, if anyone may.
     pub metrics: Option<Listener>,
 }
 
@@ -184,6 +197,8 @@ struct Plane {
     store: Arc<dyn Store>,
     /// What holds as long as this control plane leads, where others may.
     lead: Option<Compare>,
+    /// What other control planes show that pass requests on.
+    passing_key: Option<String>,
     catalog: Mirror,
     reports: Reports,
     starts: Starts,
@@ -217,53 +232,100 @@ impl Plane {
 }
 
 /// Runs the control plane until `shutdown`.
-pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), GlobalError> {
+pub async fn run(
+    options: Options,
+    listeners: Listeners,
+    shutdown: CancellationToken,
+) -> Result<(), GlobalError> {
     let path = options.data_dir.clone();
     std::fs::create_dir_all(&path).map_err(|source| GlobalError::DataDir { path, source })?;
+    let service = Service::new(shutdown);
+    let begun = begin(options, listeners, &service).await;
+    if begun.is_err() {
+        service.shutdown().cancel();
+    }
+    let ended = service.run().await;
+    begun?;
+    Ok(ended?)
+}
+
+/// Begins to serve, and returns once this control plane leads or is to end.
+async fn begin(
+    options: Options,
+    listeners: Listeners,
+    service: &Service,
+) -> Result<(), GlobalError> {
     let metrics = Metrics::default();
     let file = options.data_dir.join("store.redb");
     let store = open_store(&options.store, &file, &metrics).await?;
-    let lead = match options.store {
-        StoreChoice::Embedded => None,
-        StoreChoice::Etcd(_) => {
-            let path = options.data_dir.clone();
-            let id = leader::own_id(&path);
-            let id = id.map_err(|source| GlobalError::DataDir { path, source })?;
-            let lead = Lead::take(store.as_ref(), &id, &shutdown).await;
-            match lead.map_err(GlobalError::Store)? {
-                Some(lead) => Some(lead),
-                None => return Ok(()),
-            }
-        }
-    };
-    let admin_token = read_token(options.admin_token_file)?;
-    let system_token = read_token(options.system_token_file)?;
-    tokens::ensure_built_in(store.as_ref(), &admin_token, &system_token).await?;
-
-    let service = Service::new(shutdown);
-    let condition = lead.as_ref().map(Lead::condition);
-    if let Some(lead) = lead {
-        service.spawn("lead", lead.keep(Arc::clone(&store), service.shutdown()));
+    let leading = Arc::new(OnceLock::new());
+    if let Some(listener) = listeners.metrics {
+        let mut registry = metrics::registry();
+        metrics.register(&mut registry, file, Arc::clone(&leading));
+        longshore_telemetry::metrics::serve(registry, listener, service);
     }
+    let serve = |api, link| {
+        service.spawn("links", listeners.link.serve(link, service.shutdown()));
+        service.spawn("api", listeners.api.serve(api, service.shutdown()));
+    };
+    if options.store == StoreChoice::Embedded {
+        let Led { api, link } = lead(&options, store, None, (&metrics, &leading), service).await?;
+        serve(api, link);
+        return Ok(());
+    }
+    let path = options.data_dir.clone();
+    let id = leader::own_id(&path).map_err(|source| GlobalError::DataDir { path, source })?;
+    let own = LeaderRecord {
+        id,
+        api: options.api_advertise.to_string(),
+        link: options.link_advertise.to_string(),
+        passing_key: uuid::Uuid::new_v4().simple().to_string(),
+    };
+    let known = watch::Sender::default();
+    let front = Front::new(known.subscribe(), service.clone());
+    serve(Arc::clone(&front).api(), Arc::clone(&front).link());
+    let taken = Lead::take(store.as_ref(), &own, &known, &service.shutdown()).await;
+    let Some(taken) = taken else { return Ok(()) };
+    tracing::info!("leads from now on");
+    let led = Some((taken.condition(), own.passing_key));
+    service.spawn("lead", taken.keep(Arc::clone(&store), service.shutdown()));
+    front.lead(lead(&options, store, led, (&metrics, &leading), service).await?);
+    Ok(())
+}
+
+/// Starts what only the one that leads does. `shared` is what holds while it leads, and what the others
+/// show, where there may be others.
+async fn lead(
+    options: &Options,
+    store: Arc<dyn Store>,
+    shared: Option<(Compare, String)>,
+    (metrics, leading): (&Metrics, &OnceLock<Arc<Plane>>),
+    service: &Service,
+) -> Result<Led, GlobalError> {
+    let admin_token = read_token(&options.admin_token_file)?;
+    let system_token = read_token(&options.system_token_file)?;
+    tokens::ensure_built_in(store.as_ref(), &admin_token, &system_token).await?;
     let told = EventLog::default();
-    let catalog = Mirror::start(Arc::clone(&store), told.clone(), &service).await?;
+    let catalog = Mirror::start(Arc::clone(&store), told.clone(), service).await?;
+    let (lead, passing_key) = shared.unzip();
     let plane = Arc::new(Plane {
         store,
-        lead: condition,
+        lead,
+        passing_key,
         catalog,
         reports: Reports::default(),
-        starts: Starts::new(Tracer::start("global", env!("CARGO_PKG_VERSION"), &service)),
+        starts: Starts::new(Tracer::start("global", env!("CARGO_PKG_VERSION"), service)),
         images: ImageResolver::new(
-            Client::new(options.registry).with_token(system_token),
+            Client::new(options.registry.clone()).with_token(system_token),
             options.registry_public.clone(),
         ),
         keyring: Keyring::open(&options.secret_keys_file)?,
         root: RootAuthority::open(&options.root_file, longshore_link::now())?,
         rotating: tokio::sync::Mutex::default(),
         public: PublicNames {
-            registry: options.registry_public,
-            ingress: options.ingress_public,
-            domain: options.domain,
+            registry: options.registry_public.clone(),
+            ingress: options.ingress_public.clone(),
+            domain: options.domain.clone(),
         },
         limits: Limits::new(options.api_rate),
         under_way: UnderWay::default(),
@@ -271,19 +333,12 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Gl
         told,
         service: service.clone(),
     });
-    if let Some(listener) = options.metrics {
-        let mut registry = metrics::registry();
-        let told = Arc::clone(&plane);
-        let look = move || (told.catalog(), told.reports.now());
-        metrics.register(&mut registry, file, Box::new(look));
-        longshore_telemetry::metrics::serve(registry, listener, &service);
-    }
-    service.spawn("scheduler", scheduler::run(Arc::clone(&plane), metrics.rounds));
-    let links = links::router(Arc::clone(&plane));
-    service.spawn("links", options.link.serve(links, service.shutdown()));
-    let api = metrics.api.measure(api::router(plane));
-    service.spawn("api", options.api.serve(api, service.shutdown()));
-    Ok(service.run().await?)
+    // Nobody else sets it.
+    let _ = leading.set(Arc::clone(&plane));
+    service.spawn("scheduler", scheduler::run(Arc::clone(&plane), metrics.rounds.clone()));
+    let link = links::router(Arc::clone(&plane));
+    let api = metrics.api.clone().measure(api::router(plane));
+    Ok(Led { api, link })
 }
 
 /// The store that was chosen, with its commits measured.
@@ -302,9 +357,9 @@ async fn open_store(
     })
 }
 
-fn read_token(path: PathBuf) -> Result<String, GlobalError> {
-    match std::fs::read_to_string(&path) {
+fn read_token(path: &Path) -> Result<String, GlobalError> {
+    match std::fs::read_to_string(path) {
         Ok(text) => Ok(text.trim().to_owned()),
-        Err(source) => Err(GlobalError::TokenFile { path, source }),
+        Err(source) => Err(GlobalError::TokenFile { path: path.to_owned(), source }),
     }
 }

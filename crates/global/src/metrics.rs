@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use longshore_api::links::NodeSummary;
 use longshore_store::StoreMetrics;
@@ -14,6 +14,7 @@ use longshore_types::LocationName;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::histogram::Histogram;
 
+use crate::Plane;
 use crate::catalog::Catalog;
 use crate::reports::{ByLocation, Received};
 
@@ -45,12 +46,12 @@ impl Default for Metrics {
     }
 }
 
-/// Gives the state that is told of.
-pub type Look = Box<dyn Fn() -> (Arc<Catalog>, Arc<ByLocation>) + Send + Sync>;
+/// The control plane that is told of, once it leads.
+pub type Leading = Arc<OnceLock<Arc<Plane>>>;
 
 impl Metrics {
     /// Fills a registry with these, and with what is read from the state at each scrape.
-    pub fn register(&self, registry: &mut Registry, store: PathBuf, look: Look) {
+    pub fn register(&self, registry: &mut Registry, store: PathBuf, leading: Leading) {
         self.store.register(registry, store);
         let registry = registry.sub_registry_with_prefix("longshore_global");
         self.api.register(registry.sub_registry_with_prefix("api"));
@@ -61,7 +62,16 @@ impl Metrics {
             self.rounds.clone(),
         );
         at_scrape(registry, move |scrape| {
-            let (catalog, reports) = look();
+            let (leads, look) = match leading.get() {
+                Some(plane) => (1.0, (plane.catalog(), plane.reports.now())),
+                None => (0.0, Default::default()),
+            };
+            scrape.gauge(
+                "leads",
+                "1 where this control plane leads and answers by itself",
+                leads,
+            )?;
+            let (catalog, reports) = look;
             tell_of_catalog(scrape, &catalog)?;
             tell_of_allotments(scrape, &catalog)?;
             tell_of_instances(scrape, &reports)?;
@@ -147,10 +157,9 @@ fn sum(received: &Received, value: fn(&NodeSummary) -> f64) -> f64 {
 /// A registry as the global plane fills it, to hold against the documentation.
 pub fn described() -> Registry {
     let mut registry = registry();
-    let look = || (Default::default(), Default::default());
     let metrics = Metrics::default();
     metrics.api.invent();
-    metrics.register(&mut registry, PathBuf::new(), Box::new(look));
+    metrics.register(&mut registry, PathBuf::new(), Leading::default());
     registry
 }
 

@@ -31,6 +31,8 @@ use crate::tls::Expecting;
 
 /// How long a call may take until its answer begins and, when it is not a stream, ends.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may take to come about: a machine that is gone refuses nothing.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// The largest answer that is read whole.
 const MAX_ANSWER: usize = 64 << 20;
 /// The longest line of a stream: a whole state of a location.
@@ -209,7 +211,7 @@ impl Client {
             .unwrap_or_else(|error| error))
     }
 
-    fn request(
+    pub(crate) fn request(
         &self,
         method: Method,
         path: &str,
@@ -413,7 +415,8 @@ impl tower_service::Service<Uri> for Connector {
                     Dialled::Unix(TokioIo::new(UnixStream::connect(path).await?))
                 }
                 Endpoint::Tcp(authority) => {
-                    let stream = TcpStream::connect(authority).await?;
+                    let connected = TcpStream::connect(authority);
+                    let stream = tokio::time::timeout(CONNECT_WITHIN, connected).await??;
                     stream.set_nodelay(true)?;
                     Dialled::Tcp(TokioIo::new(stream))
                 }

@@ -61,6 +61,39 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// Where several services are of which one leads, as `ENDPOINT[,ENDPOINT ...]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoints {
+    /// The one that is tried first.
+    pub first: Endpoint,
+    /// The others.
+    pub rest: Vec<Endpoint>,
+}
+
+impl From<Endpoint> for Endpoints {
+    fn from(first: Endpoint) -> Self {
+        Self { first, rest: Vec::new() }
+    }
+}
+
+impl FromStr for Endpoints {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, rest) = match text.split_once(',') {
+            Some((first, rest)) => (first, rest.split(',').map(str::parse).collect()),
+            None => (text, Ok(Vec::new())),
+        };
+        Ok(Self { first: first.parse()?, rest: rest? })
+    }
+}
+
+impl fmt::Display for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.first.fmt(f)?;
+        self.rest.iter().try_for_each(|other| write!(f, ",{other}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +105,16 @@ mod tests {
         }
         for bad in ["", "unix:relative", "http://host", "http://:80", "tcp:1", "http://a:99999"] {
             assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lists_of_endpoints_round_trip() {
+        for text in ["unix:/run/x.sock", "http://a:80,unix:/x,http://b:80"] {
+            assert_eq!(text.parse::<Endpoints>().unwrap().to_string(), text);
+        }
+        for bad in ["", "http://a:80,", ",http://a:80", "http://a:80,b"] {
+            assert!(bad.parse::<Endpoints>().is_err(), "{bad}");
         }
     }
 }

@@ -8,6 +8,8 @@
 //! - [`ByteStream`]: bodies of any length, sent and read as they come.
 //! - [`Upgrade`]: a connection that is passed on as bytes, or ended as a [`WebSocket`] or
 //!   a [`Tunnel`].
+//! - [`Client::pass_on_request`]: any request passed on whole, for a service that does not answer itself.
+//! - [`Followed`]: a client of whichever of several services leads.
 //! - [`Service`]: the tasks of a role, ended together. [`Pace`]: spacing out what they repeat.
 //!
 //! The crate knows nothing of what is said; that is `longshore-api`.
@@ -19,8 +21,10 @@ mod chain;
 mod client;
 mod clock;
 mod endpoint;
+mod followed;
 mod listener;
 mod pace;
+mod passing;
 mod refusal;
 mod service;
 mod sse;
@@ -33,9 +37,11 @@ mod websocket;
 pub use chain::chain;
 pub use client::{CallError, Client, EventStream, LineStream};
 pub use clock::now;
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Endpoints};
+pub use followed::Followed;
 pub use listener::{FDS_VARIABLE, ListenError, Listener};
 pub use pace::Pace;
+pub use passing::NotPassedOn;
 pub use refusal::{Body, Refusal};
 pub use service::{Service, ServiceError};
 pub use sse::{EVENT_STREAM, ServerSentEvent, event_frame, event_stream, last_event, wants_events};

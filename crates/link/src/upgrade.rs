@@ -59,7 +59,7 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
 }
 
 /// Those of a message that are about an upgrade.
-fn of_upgrade(headers: &HeaderMap) -> HeaderMap {
+pub(crate) fn of_upgrade(headers: &HeaderMap) -> HeaderMap {
     let of_message = |name: HeaderName| Some((name.clone(), headers.get(name)?.clone()));
     HEADERS.into_iter().filter_map(of_message).collect()
 }
@@ -73,7 +73,7 @@ fn upgrade_to(protocol: &'static str) -> HeaderMap {
 }
 
 /// Whether a header that lists words has this one.
-fn names(headers: &HeaderMap, header: &HeaderName, word: &str) -> bool {
+pub(crate) fn names(headers: &HeaderMap, header: &HeaderName, word: &str) -> bool {
     let values = headers.get_all(header).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(word))
 }
@@ -176,7 +176,7 @@ impl WebSocketUpgrade {
     }
 }
 
-fn switching(headers: HeaderMap) -> Response {
+pub(crate) fn switching(headers: HeaderMap) -> Response {
     let mut response = Response::new(axum::body::Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = headers;

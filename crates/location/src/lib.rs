@@ -23,7 +23,7 @@ mod uplink;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
+use longshore_link::{Client, Endpoint, Endpoints, Followed, Listener, Service, ServiceError};
 use longshore_secrets::KeyringError;
 use longshore_store::{Measured, OpenStoreError, RecordError, RedbStore, Store, StoreError};
 use longshore_telemetry::traces::Tracer;
@@ -52,7 +52,7 @@ pub struct Options {
     /// Where nodes, ingresses and the global plane call.
     pub link: Listener,
     /// Where the global plane is.
-    pub global: Endpoint,
+    pub global: Endpoints,
     /// How nodes of other machines join, where they may.
     pub joining: Option<JoiningOptions>,
     /// Where its metrics are asked for, if anywhere.
@@ -121,7 +121,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     let gate = options.link.endpoint().map_err(LocationError::Listen)?;
 
     let service = Service::new(shutdown);
-    let global = Client::new(options.global);
+    let global = Followed::new(options.global);
     let (name, kept) = (options.name.clone(), Arc::clone(&store) as Arc<dyn Store>);
     let secrets =
         Secrets::open(global.clone(), name.clone(), Arc::clone(&kept), &options.data_dir)?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use http::Method;
 use longshore_api::links::{AllotmentSet, SecretValues, SecretsRequest};
-use longshore_link::{CallError, Client};
+use longshore_link::{CallError, Followed};
 use longshore_secrets::{Keyring, KeyringError, Sealed};
 use longshore_store::{MAX_OPERATIONS, Page, Record, Store, StoreError, Transaction};
 use longshore_types::{LocationName, ProjectName, Release, SecretName, SecretValue, SecretVersion};
@@ -47,7 +47,7 @@ pub enum SecretsError {
 
 /// What keeps them.
 pub struct Secrets {
-    global: Client,
+    global: Followed,
     location: LocationName,
     store: Arc<dyn Store>,
     keyring: Keyring,
@@ -60,7 +60,7 @@ fn key(project: &ProjectName, name: &SecretName, version: SecretVersion) -> Stri
 impl Secrets {
     /// Those of a location, with its keys in a file of `data_dir`.
     pub fn open(
-        global: Client,
+        global: Followed,
         location: LocationName,
         store: Arc<dyn Store>,
         data_dir: &Path,

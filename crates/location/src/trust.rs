@@ -12,7 +12,9 @@ use std::time::Duration;
 use axum::Router;
 use http::Method;
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{CallError, Client, Endpoint, Listener, Refusal, Service, chain, now};
+use longshore_link::{
+    CallError, Client, Endpoint, Followed, Listener, Refusal, Service, chain, now,
+};
 use longshore_store::{Compare, Page, Record, Store, Transaction};
 use longshore_trust::{
     AuthorityError, CertificateRequest, Credentials, Fingerprint, Identity, JoinRequest, JoinRole,
@@ -60,7 +62,7 @@ pub struct Joining {
 /// What the location knows of who is who.
 pub struct Trust {
     location: LocationName,
-    global: Client,
+    global: Followed,
     store: Arc<dyn Store>,
     /// Holds the key of the authority and what the global plane said of it.
     file: PathBuf,
@@ -91,7 +93,7 @@ impl Trust {
     /// What is stored of it.
     pub async fn open(
         location: LocationName,
-        global: Client,
+        global: Followed,
         store: Arc<dyn Store>,
         data_dir: &Path,
     ) -> Result<Self, LocationError> {

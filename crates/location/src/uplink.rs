@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::AllotmentSet;
-use longshore_link::{CallError, Client, Pace};
+use longshore_link::{CallError, Followed, Pace};
 use longshore_types::{Coordinates, LocationName};
 
 use crate::keeper::{Event, Handle};
@@ -23,7 +23,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_m
 
 /// Receives allotments.
 pub async fn receive(
-    global: Client,
+    global: Followed,
     location: LocationName,
     handle: Handle,
     secrets: Arc<Secrets>,
@@ -41,7 +41,7 @@ pub async fn receive(
 }
 
 async fn receive_until_broken(
-    global: &Client,
+    global: &Followed,
     path: &str,
     (handle, secrets): (&Handle, &Secrets),
     wait: &mut Duration,
@@ -67,7 +67,7 @@ pub struct Place {
 }
 
 /// Sends reports.
-pub async fn report(global: Client, place: Place, handle: Handle) {
+pub async fn report(global: Followed, place: Place, handle: Handle) {
     let Place { location, coordinates, joining } = place;
     let path = format!("/link/locations/{location}/report");
     let mut reports = handle.report;

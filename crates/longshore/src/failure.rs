@@ -109,7 +109,10 @@ impl From<Problem> for Failure {
                 (Kind::Denied, Some("give a token with --token, --token-file or LONGSHORE_TOKEN"))
             }
             ProblemCode::Forbidden => (Kind::Denied, None),
-            ProblemCode::Unavailable | ProblemCode::TooManyRequests => (Kind::Unavailable, None),
+            ProblemCode::Unavailable
+            | ProblemCode::NoLeader
+            | ProblemCode::NotLeader
+            | ProblemCode::TooManyRequests => (Kind::Unavailable, None),
             ProblemCode::Internal => (Kind::Other, Some("the log of `longshore up` says more")),
             ProblemCode::Conflict
             | ProblemCode::RequestUnderWay

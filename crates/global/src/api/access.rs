@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::rejection::RawPathParamsRejection;
-use axum::extract::{ConnectInfo, RawPathParams, Request, State};
+use axum::extract::{RawPathParams, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, header};
@@ -18,6 +18,7 @@ use super::precondition::Preconditions;
 use super::{invalid, parse};
 use crate::Plane;
 use crate::events::{OnceMark, Who};
+use crate::front::came_from;
 
 /// Whose tokens may call an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +70,7 @@ pub(super) async fn authorise(
     next: Next,
 ) -> Response {
     let plane = &guard.plane;
-    let from = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+    let from = came_from(&request, plane.passing_key.as_deref());
     let caller = caller(plane, request.headers(), from);
     let counted = match (&caller, from) {
         (Ok(caller), _) => plane.limits.count(&caller.token),

@@ -5,6 +5,7 @@
 
 mod access;
 mod joining;
+mod leading;
 mod once;
 mod overview;
 mod plane;

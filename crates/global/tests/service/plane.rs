@@ -15,7 +15,7 @@ use longshore_api::links::{
 use longshore_api::v1::{
     AppView, DeployRequest, DeployResponse, PlanView, ReleaseView, RollbackRequest,
 };
-use longshore_global::{Options, StoreChoice};
+use longshore_global::{Listeners, Options, StoreChoice};
 use longshore_link::{CallError, Client, Endpoint, LineStream, Listener, now};
 use longshore_types::{
     ByteCount, Capacity, Generation, InstanceId, InstancePhase, MilliCpu, ReleaseNumber,
@@ -44,6 +44,11 @@ impl Plane {
 
     /// The same with so many requests a second for each token.
     pub async fn start_with_rate(dir: &Path, api_rate: NonZeroU32) -> Self {
+        Self::start_on(dir, StoreChoice::Embedded, api_rate)
+    }
+
+    /// The same with its state in a certain store. It may have to wait until it leads.
+    pub fn start_on(dir: &Path, store: StoreChoice, api_rate: NonZeroU32) -> Self {
         let tcp = || Listener::bind("test", &Endpoint::Tcp("127.0.0.1:0".into())).unwrap();
         let (registry, api) = (tcp(), tcp());
         let registry_at = registry.endpoint().unwrap();
@@ -62,9 +67,9 @@ impl Plane {
         let user = Client::new(api.endpoint().unwrap()).with_token("admin-token");
         let options = Options {
             data_dir: dir.join("data"),
-            store: StoreChoice::Embedded,
-            api,
-            link: Listener::bind("link", &link).unwrap(),
+            store,
+            api_advertise: api.endpoint().unwrap(),
+            link_advertise: link.clone(),
             registry: registry_at,
             registry_public: "127.0.0.1:4601".to_owned(),
             ingress_public: "127.0.0.1:8080".to_owned(),
@@ -74,11 +79,14 @@ impl Plane {
             secret_keys_file: dir.join("secret-keys.json"),
             root_file: dir.join("root.json"),
             api_rate,
-            metrics: None,
         };
+        let listeners =
+            Listeners { api, link: Listener::bind("link", &link).unwrap(), metrics: None };
         let until = shutdown.clone();
         let done =
-            tokio::spawn(async move { longshore_global::run(options, until).await.unwrap() });
+            tokio::spawn(
+                async move { longshore_global::run(options, listeners, until).await.unwrap() },
+            );
         Self { user, link: Client::new(link), shutdown, done }
     }
 
@@ -186,6 +194,19 @@ impl Plane {
             }
         };
         tokio::time::timeout(Duration::from_secs(20), search).await.expect("in time")
+    }
+
+    /// The same of one that may not answer yet.
+    pub async fn app_when_it_answers(&self, holds: impl Fn(&AppView) -> bool) -> AppView {
+        let search = async {
+            loop {
+                match self.user.get("/v1/projects/default/apps/web").await {
+                    Ok(app) if holds(&app) => return app,
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), search).await.expect("in time")
     }
 
     pub async fn app(&self) -> AppView {

@@ -70,7 +70,7 @@ impl World {
             coordinates: Some("52.37,4.9".parse().unwrap()),
             data_dir: dir.join("data"),
             link: Listener::bind("location", &link).unwrap(),
-            global: global_at,
+            global: global_at.into(),
             joining,
             metrics: None,
         };

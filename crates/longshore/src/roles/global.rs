@@ -1,14 +1,15 @@
 //! `longshore global`
 
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use longshore_global::StoreChoice;
-use longshore_link::Endpoint;
+use longshore_link::{Endpoint, Listener};
 use longshore_types::HostName;
 
 use super::{MetricsOptions, Threads, listener};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind, OrFail};
 
 /// Run the global control plane alone: the API and the choice of locations
 ///
@@ -27,6 +28,12 @@ pub struct Options {
     /// Where it listens for locations and the registry
     #[arg(long, value_name = "ENDPOINT")]
     link_listen: Endpoint,
+    /// Where other control planes on the same etcd reach the API [default: where it listens]
+    #[arg(long, value_name = "ENDPOINT")]
+    api_advertise: Option<Endpoint>,
+    /// Where locations and registries that called another one reach this one [default: where it listens]
+    #[arg(long, value_name = "ENDPOINT")]
+    link_advertise: Option<Endpoint>,
     /// Where the registry is
     #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:4601")]
     registry: Endpoint,
@@ -64,13 +71,16 @@ pub fn run(options: Options) -> Result<(), Failure> {
     let api = listener("api", &options.api_listen)?;
     let link = listener("link", &options.link_listen)?;
     let metrics = options.metrics.listener()?;
+    let api_advertise = advertised("api", options.api_advertise, &api)?;
+    let link_advertise = advertised("link", options.link_advertise, &link)?;
+    let listeners = longshore_global::Listeners { api, link, metrics };
     let dir = options.data_dir.clone();
     super::run("global", &dir, Threads::Few, |shutdown| {
         let options = longshore_global::Options {
             data_dir: options.data_dir,
             store: options.store,
-            api,
-            link,
+            api_advertise,
+            link_advertise,
             registry: options.registry,
             registry_public: options.registry_public,
             ingress_public: options.ingress_public,
@@ -80,8 +90,28 @@ pub fn run(options: Options) -> Result<(), Failure> {
             secret_keys_file: options.secret_keys_file,
             root_file: options.root_file,
             api_rate: options.api_rate,
-            metrics,
         };
-        longshore_global::run(options, shutdown)
+        longshore_global::run(options, listeners, shutdown)
     })
+}
+
+/// Where others reach what listens: as is said, else where it does, which must be a place to connect to.
+fn advertised(
+    name: &str,
+    said: Option<Endpoint>,
+    listener: &Listener,
+) -> Result<Endpoint, Failure> {
+    let endpoint = match said {
+        Some(endpoint) => endpoint,
+        None => listener.endpoint().or_fail(Kind::Other, "cannot tell an address")?,
+    };
+    match endpoint.authority().parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_unspecified() => {
+            let message =
+                format!("nobody can connect to {endpoint}, which stands for all addresses");
+            let hint = format!("name one that others reach: --{name}-advertise");
+            Err(Failure::new(Kind::Invalid, message).hint(hint))
+        }
+        _ => Ok(endpoint),
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use longshore_link::Endpoint;
+use longshore_link::{Endpoint, Endpoints};
 use longshore_location::{Joining, JoiningOptions};
 use longshore_types::{Coordinates, LocationName};
 
@@ -26,9 +26,10 @@ pub struct Options {
     /// Where it listens for nodes, ingresses and the global control plane
     #[arg(long, value_name = "ENDPOINT")]
     listen: Endpoint,
-    /// Where the global control plane listens for locations
-    #[arg(long, value_name = "ENDPOINT")]
-    global: Endpoint,
+    /// Where the global control plane listens for locations; several, of which one leads, as
+    /// ENDPOINT,ENDPOINT
+    #[arg(long, value_name = "ENDPOINTS")]
+    global: Endpoints,
     /// Where nodes of other machines join and call, as https://HOST:PORT [default: nowhere]
     #[arg(long, value_name = "ENDPOINT", requires_all = ["nodes_advertise", "registry"])]
     nodes_listen: Option<Endpoint>,

@@ -5,7 +5,7 @@ mod table;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
+use longshore_link::{Endpoint, Endpoints, Followed, Listener, Service, ServiceError};
 use longshore_registry::{OpenRegistryError, Registry, RegistryOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -25,9 +25,10 @@ pub struct Options {
     /// Where it listens
     #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:4601")]
     listen: Endpoint,
-    /// Where the global control plane listens, which knows the tokens
-    #[arg(long, value_name = "ENDPOINT")]
-    global: Endpoint,
+    /// Where the global control plane listens, which knows the tokens; several, of which one leads, as
+    /// ENDPOINT,ENDPOINT
+    #[arg(long, value_name = "ENDPOINTS")]
+    global: Endpoints,
     #[command(flatten)]
     metrics: MetricsOptions,
 }
@@ -66,7 +67,7 @@ async fn serve(
     let registry = Arc::new(Registry::open(registry)?);
 
     let service = Service::new(shutdown);
-    service.spawn_until_shutdown("table", table.follow(Client::new(options.global)));
+    service.spawn_until_shutdown("table", table.follow(Followed::new(options.global)));
     let maintained = Arc::clone(&registry);
     service.spawn_until_shutdown("maintenance", async move { maintained.maintain().await });
     let metrics = longshore_registry::Metrics::default();

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use longshore_api::links;
-use longshore_link::{CallError, Client, chain};
+use longshore_link::{CallError, Followed, chain};
 use longshore_registry::{PinTable, TokenTable};
 use longshore_types::token::Rights;
 use tokio::sync::watch;
@@ -71,7 +71,7 @@ impl FollowedTable {
     }
 
     /// Takes each table over that the global plane tells. Never ends.
-    pub async fn follow(self, global: Client) {
+    pub async fn follow(self, global: Followed) {
         loop {
             match global.watch::<links::RegistryTable>("/link/registry/table").await {
                 Ok(tables) => self.take_all(tables).await,
