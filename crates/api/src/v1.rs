@@ -447,8 +447,22 @@ pub struct TokenCreated {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JoinTokenRequest {
-    /// Which location.
+    /// Which location; a new one when it is a location that joins.
     pub location: LocationName,
+    /// As what.
+    #[serde(default)]
+    pub role: JoinTokenRole,
+}
+
+/// As what a machine joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum JoinTokenRole {
+    /// As a node of a location that there is.
+    #[default]
+    Node,
+    /// As a new location, with that machine as its first node.
+    Location,
 }
 
 /// What lets one machine join, once. Its text is shown this once; only a hash is kept.

@@ -12,12 +12,13 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{Client, NotPassedOn, Refusal, Service, chain};
+use longshore_link::{Client, Endpoint, NotPassedOn, Refusal, Service, chain};
+use longshore_trust::Peer;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
@@ -158,7 +159,11 @@ fn no_leader(detail: &str) -> Response {
     ([(header::RETRY_AFTER, RETRY_AFTER)], Refusal(problem)).into_response()
 }
 
-async fn link(State(front): State<Arc<Front>>, request: Request) -> Response {
+async fn link(
+    State(front): State<Arc<Front>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Response {
     if let Some(led) = front.led.get() {
         return answered(led.link.clone(), request).await;
     }
@@ -166,7 +171,11 @@ async fn link(State(front): State<Arc<Front>>, request: Request) -> Response {
     let Some(leader) = leader else { return no_leader("no control plane leads now") };
     let detail = "another control plane leads; `leader` says where it listens";
     let mut problem = Problem::new(ProblemCode::NotLeader, detail);
-    problem.leader = Some(leader.link.as_str().into());
+    let elsewhere = leader.locations.as_ref().map(|at| Endpoint::Tls(at.clone()).to_string());
+    problem.leader = match peer {
+        Peer::Local => Some(leader.link.as_str().into()),
+        Peer::Known { .. } | Peer::Stranger => elsewhere.map(Into::into),
+    };
     Refusal(problem).into_response()
 }
 

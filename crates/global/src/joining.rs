@@ -1,32 +1,160 @@
 //! What lets machines join, on the side of locations: their authorities, and tokens that are used up.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, State};
+use longshore_api::links::LocationReport;
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{Body, Refusal, now};
+use longshore_link::{Body, Client, Endpoint, Refusal, now};
 use longshore_store::{Compare, Transaction};
-use longshore_trust::{CertificateRequest, RedeemRequest, Signed};
+use longshore_trust::{
+    AuthorityError, CertificateRequest, Credentials, Fingerprint, JoinRole, LocationJoinRequest,
+    Name, Peer, RedeemRequest, RegistryAccess, RootAuthority, Signed, client_config,
+};
 use longshore_types::LocationName;
+use zeroize::Zeroizing;
 
 use crate::Plane;
 use crate::api::store_failed;
 use crate::events::{Who, with_event};
-use crate::records::{JoinTokenRecord, Key, decode};
+use crate::records::{JoinTokenRecord, Key, LocationRecord, decode, encode};
 
-/// Lets a location name its own roles.
+/// How often the global plane gets a new certificate, which is good for a day.
+const RENEW: Duration = Duration::from_secs(3600);
+
+impl Plane {
+    /// Whether a peer is this location, as it joined.
+    pub fn is_location(&self, peer: &Peer, location: &LocationName) -> bool {
+        match peer {
+            // A location elsewhere cannot be spoken for from this machine either.
+            Peer::Local => self.authority_of(location).is_none(),
+            Peer::Known { name: Name::Location(named), authority: Some(key), .. } => {
+                named == location && self.authority_of(location) == Some(*key)
+            }
+            Peer::Known { .. } | Peer::Stranger => false,
+        }
+    }
+
+    /// The key of the authority of a location that joined from another machine.
+    fn authority_of(&self, location: &LocationName) -> Option<Fingerprint> {
+        self.catalog().locations.get(location)?.authority
+    }
+
+    /// A client of the gate that a location says it has. Of one elsewhere only a gate that shows its
+    /// certificate will do: with any other word it could have us speak to whom it likes.
+    pub fn gate(&self, report: &LocationReport) -> Result<Client, Refusal> {
+        let LocationReport { location, gate, .. } = report;
+        let failed = |why: &str| {
+            tracing::error!(%location, gate, why, "a location reported a gate of no use");
+            Refusal(Problem::new(ProblemCode::Internal, "the location cannot be reached"))
+        };
+        let endpoint: Endpoint = gate.parse().map_err(|why: String| failed(&why))?;
+        let joined = self.authority_of(location).is_some();
+        if joined != matches!(endpoint, Endpoint::Tls(_)) {
+            return Err(failed("it is on another machine"));
+        }
+        if !joined {
+            return Ok(Client::new(endpoint));
+        }
+        let credentials = self.credentials.as_ref();
+        let credentials = credentials.ok_or_else(|| failed("this one shows no certificate"))?;
+        let config = client_config(credentials).map_err(|error| failed(&error.to_string()))?;
+        Ok(Client::secured(endpoint, config, Name::Location(location.clone())))
+    }
+}
+
+/// Keeps the certificate of the global plane good.
+pub async fn keep_certificate(root: Arc<RootAuthority>, credentials: Credentials) {
+    loop {
+        tokio::time::sleep(RENEW).await;
+        // A certificate of its own costs nothing, so it is simply a new one each time.
+        let renewed = root.identify(&Name::Global, now());
+        if let Err(error) = renewed.map(|identity| credentials.replace(&identity)) {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "the certificate is not renewed");
+        }
+    }
+}
+
+fn signed(made: Result<Signed, AuthorityError>) -> Result<axum::Json<Signed>, Refusal> {
+    let made = made.map_err(|error| {
+        tracing::error!(error = &error as &dyn std::error::Error, "cannot sign");
+        Problem::new(ProblemCode::Internal, "the certificate cannot be made")
+    })?;
+    Ok(axum::Json(made))
+}
+
+/// Lets a location name its own roles: one of this machine with any key, another with that by which it
+/// joined.
 pub async fn authority(
     State(plane): State<Arc<Plane>>,
     Path(location): Path<LocationName>,
     Body(CertificateRequest { key }): Body<CertificateRequest>,
 ) -> Result<axum::Json<Signed>, Refusal> {
-    let signed = plane.root.sign_location(&location, &key, now());
-    let signed = signed.map_err(|error| {
-        tracing::error!(%location, error = &error as &dyn std::error::Error, "cannot sign");
-        Problem::new(ProblemCode::Internal, "the certificate cannot be made")
-    })?;
-    tracing::info!(%location, key = %key.fingerprint(), "an authority was signed");
-    Ok(axum::Json(signed))
+    let known = plane.authority_of(&location);
+    if known.is_some_and(|known| known != key.fingerprint()) {
+        let detail = format!("location {location} joined with another key");
+        return Err(Problem::new(ProblemCode::Forbidden, detail).into());
+    }
+    tracing::info!(%location, key = %key.fingerprint(), "an authority is signed");
+    signed(plane.root.sign_location(&location, &key, now()))
+}
+
+/// Names the registry.
+pub async fn name_registry(
+    State(plane): State<Arc<Plane>>,
+    Body(CertificateRequest { key }): Body<CertificateRequest>,
+) -> Result<axum::Json<Signed>, Refusal> {
+    signed(plane.root.sign(&Name::Registry, &key, now()))
+}
+
+/// The token by which a location pulls. It follows from the root, so that nothing has to be kept, and every
+/// control plane of the world says the same.
+pub fn registry_token(root: &RootAuthority, location: &LocationName) -> Zeroizing<String> {
+    let secret = root.secret_for(&format!("the registry by location {location}"));
+    Zeroizing::new(format!("lsh_{}", *secret))
+}
+
+/// From where a location has images.
+pub async fn registry(
+    State(plane): State<Arc<Plane>>,
+    Path(location): Path<LocationName>,
+) -> Result<axum::Json<RegistryAccess>, Refusal> {
+    let nowhere = || {
+        let detail = "the registry listens for no locations: start it with --locations-listen";
+        Problem::new(ProblemCode::Unavailable, detail)
+    };
+    let address = plane.joining.as_ref().ok_or_else(nowhere)?.registry_advertised.clone();
+    let token = registry_token(&plane.root, &location);
+    Ok(axum::Json(RegistryAccess { address, token }))
+}
+
+/// Lets a location in whose token is good.
+pub async fn join(
+    State(plane): State<Arc<Plane>>,
+    Body(LocationJoinRequest { secret, location, key }): Body<LocationJoinRequest>,
+) -> Result<axum::Json<Signed>, Refusal> {
+    if plane.catalog().locations.contains_key(&location) {
+        let detail = format!(
+            "there is a location {location} already; make a token for another name, or remove that \
+             one first: longshore locations rm {location}"
+        );
+        return Err(Problem::new(ProblemCode::Conflict, detail).into());
+    }
+    let secret = Fingerprint::of(secret.as_bytes());
+    let change = use_up(&plane, secret, (JoinRole::Location, &location)).await?;
+    let record = LocationRecord { joined_at: now(), authority: Some(key.fingerprint()) };
+    let own = Key::Location(location.clone()).to_string();
+    let change = change.when(Compare::absent(&own)).put(own, encode(&record));
+    let change = with_event(change, &nobody(), None, "location join", &location);
+    let result = plane.store.commit(change).await.map_err(store_failed)?;
+    if !result.succeeded {
+        return Err(useless());
+    }
+    plane.catalog.reached(result.revision).await;
+    tracing::info!(%location, key = %key.fingerprint(), "a location joined");
+    signed(plane.root.sign_location(&location, &key, now()))
 }
 
 /// Uses a token up that is shown to its location.
@@ -35,26 +163,40 @@ pub async fn redeem(
     Path(location): Path<LocationName>,
     Body(RedeemRequest { secret, role, name }): Body<RedeemRequest>,
 ) -> Result<axum::Json<()>, Refusal> {
-    let useless = || {
-        let detail = "this join token is of no use: it was used, its hour is over, or it is for \
-                      another place; make a new one with longshore join-token";
-        Refusal(Problem::new(ProblemCode::Forbidden, detail))
-    };
+    let change = use_up(&plane, secret, (role, &location)).await?;
+    let subject = format!("{name} of {location}");
+    let change = with_event(change, &nobody(), None, "node join", subject);
+    match plane.store.commit(change).await.map_err(store_failed)?.succeeded {
+        true => Ok(axum::Json(())),
+        false => Err(useless()),
+    }
+}
+
+/// The change that uses a token up. Of two that show the same at once, the change of one succeeds.
+async fn use_up(
+    plane: &Plane,
+    secret: Fingerprint,
+    (role, location): (JoinRole, &LocationName),
+) -> Result<Transaction, Refusal> {
     let key = Key::JoinToken(secret).to_string();
     let stored = plane.store.get(&key).await.map_err(store_failed)?.ok_or_else(useless)?;
     let token: JoinTokenRecord = decode(&stored).map_err(|error| {
         tracing::error!(error = &error as &dyn std::error::Error, "cannot read a join token");
         Problem::new(ProblemCode::Internal, "the token cannot be read")
     })?;
-    if token.location != location || token.role != role || token.expires_at <= now() {
+    if token.location != *location || token.role != role || token.expires_at <= now() {
         return Err(useless());
     }
-    // Of two that show the same token at once, one is let in.
-    let change = Transaction::new().when(Compare::unchanged(&stored)).delete(key);
-    let who = Who { token: None, from: None, once: None };
-    let change = with_event(change, &who, None, "node join", format!("{name} of {location}"));
-    match plane.store.commit(change).await.map_err(store_failed)?.succeeded {
-        true => Ok(axum::Json(())),
-        false => Err(useless()),
-    }
+    Ok(Transaction::new().when(Compare::unchanged(&stored)).delete(key))
+}
+
+fn useless() -> Refusal {
+    let detail = "this join token is of no use: it was used, its hour is over, or it is for another \
+                  place; make a new one with longshore join-token";
+    Refusal(Problem::new(ProblemCode::Forbidden, detail))
+}
+
+/// Who joins has no token of the API.
+fn nobody() -> Who {
+    Who { token: None, from: None, once: None }
 }

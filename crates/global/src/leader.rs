@@ -33,8 +33,11 @@ pub struct LeaderRecord {
     pub id: String,
     /// Where the other control planes reach its API.
     pub api: String,
-    /// Where locations and registries reach it.
+    /// Where locations and registries of its machine reach it.
     pub link: String,
+    /// `host:port` where locations of other machines do, if any may.
+    #[serde(default)]
+    pub locations: Option<String>,
     /// What only control planes know: who shows it is believed whom a request that is passed on came
     /// from.
     pub passing_key: String,
@@ -188,7 +191,8 @@ mod tests {
 
     fn own(id: &str) -> LeaderRecord {
         let api = format!("http://{id}:1");
-        LeaderRecord { id: id.into(), api, link: String::new(), passing_key: String::new() }
+        let (link, passing_key) = (String::new(), String::new());
+        LeaderRecord { id: id.into(), api, link, locations: None, passing_key }
     }
 
     async fn take(store: &Arc<dyn Store>, id: &str) -> Lead {

@@ -48,7 +48,7 @@ use longshore_store::{
     StoreError,
 };
 use longshore_telemetry::traces::Tracer;
-use longshore_trust::{AuthorityError, RootAuthority};
+use longshore_trust::{AuthorityError, Credentials, Name, RootAuthority};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -93,8 +93,19 @@ pub struct Options {
     /// Holds the root of all certificates of the world; made when it is missing. Whoever gets hold of it
     /// can be anyone.
     pub root_file: PathBuf,
+    /// Where locations of other machines reach what they need, where they may join.
+    pub joining: Option<JoiningOptions>,
     /// How many requests to the API each token may send in a second; five times as many at once.
     pub api_rate: NonZeroU32,
+}
+
+/// Where locations of other machines reach what they need, each as `host:port`.
+#[derive(Debug, Clone)]
+pub struct JoiningOptions {
+    /// This control plane.
+    pub advertised: String,
+    /// The registry.
+    pub registry_advertised: String,
 }
 
 /// Where the global control plane is called.
@@ -102,8 +113,10 @@ pub struct Options {
 pub struct Listeners {
     /// By users.
     pub api: Listener,
-    /// By locations and the registry.
+    /// By locations and the registry of this machine.
     pub link: Listener,
+    /// By locations of other machines, where they may join.
+    pub locations: Option<Listener>,
     /// By who wants its metrics, if anyone may.
     pub metrics: Option<Listener>,
 }
@@ -172,6 +185,9 @@ pub enum GlobalError {
     /// The root of the certificates cannot be used.
     #[error("cannot use the root of the certificates")]
     Root(#[from] AuthorityError),
+    /// The certificate of this control plane cannot be used.
+    #[error("cannot use the certificate of the control plane")]
+    Certificate(#[from] longshore_trust::TlsError),
     /// The store cannot be opened.
     #[error("cannot open the global store")]
     OpenStore(#[from] OpenStoreError),
@@ -205,7 +221,10 @@ struct Plane {
     images: ImageResolver,
     keyring: Keyring,
     /// Signs for locations.
-    root: RootAuthority,
+    root: Arc<RootAuthority>,
+    /// What is shown to locations of other machines.
+    credentials: Option<Credentials>,
+    joining: Option<JoiningOptions>,
     /// Held while the key of the secrets is changed.
     rotating: tokio::sync::Mutex<()>,
     public: PublicNames,
@@ -264,12 +283,19 @@ async fn begin(
         metrics.register(&mut registry, file, Arc::clone(&leading));
         longshore_telemetry::metrics::serve(registry, listener, service);
     }
-    let serve = |api, link| {
+    let trusted = Trusted::begin(&options, listeners.locations.is_some(), service)?;
+    let credentials = trusted.credentials.clone();
+    let serve = |api, link: axum::Router| {
+        if let (Some(listener), Some(credentials)) = (listeners.locations, credentials) {
+            let served = listener.serve_with(credentials, link.clone(), service.shutdown());
+            service.spawn("locations", served);
+        }
         service.spawn("links", listeners.link.serve(link, service.shutdown()));
         service.spawn("api", listeners.api.serve(api, service.shutdown()));
     };
     if options.store == StoreChoice::Embedded {
-        let Led { api, link } = lead(&options, store, None, (&metrics, &leading), service).await?;
+        let Led { api, link } =
+            lead(&options, (store, None), (&metrics, &leading), trusted, service).await?;
         serve(api, link);
         return Ok(());
     }
@@ -279,6 +305,7 @@ async fn begin(
         id,
         api: options.api_advertise.to_string(),
         link: options.link_advertise.to_string(),
+        locations: options.joining.as_ref().map(|joining| joining.advertised.clone()),
         passing_key: uuid::Uuid::new_v4().simple().to_string(),
     };
     let known = watch::Sender::default();
@@ -289,7 +316,7 @@ async fn begin(
     tracing::info!("leads from now on");
     let led = Some((taken.condition(), own.passing_key));
     service.spawn("lead", taken.keep(Arc::clone(&store), service.shutdown()));
-    front.lead(lead(&options, store, led, (&metrics, &leading), service).await?);
+    front.lead(lead(&options, (store, led), (&metrics, &leading), trusted, service).await?);
     Ok(())
 }
 
@@ -297,9 +324,9 @@ async fn begin(
 /// show, where there may be others.
 async fn lead(
     options: &Options,
-    store: Arc<dyn Store>,
-    shared: Option<(Compare, String)>,
+    (store, shared): (Arc<dyn Store>, Option<(Compare, String)>),
     (metrics, leading): (&Metrics, &OnceLock<Arc<Plane>>),
+    trusted: Trusted,
     service: &Service,
 ) -> Result<Led, GlobalError> {
     let admin_token = read_token(&options.admin_token_file)?;
@@ -320,7 +347,9 @@ async fn lead(
             options.registry_public.clone(),
         ),
         keyring: Keyring::open(&options.secret_keys_file)?,
-        root: RootAuthority::open(&options.root_file, longshore_link::now())?,
+        root: trusted.root,
+        credentials: trusted.credentials,
+        joining: options.joining.clone(),
         rotating: tokio::sync::Mutex::default(),
         public: PublicNames {
             registry: options.registry_public.clone(),
@@ -339,6 +368,26 @@ async fn lead(
     let link = links::router(Arc::clone(&plane));
     let api = metrics.api.clone().measure(api::router(plane));
     Ok(Led { api, link })
+}
+
+/// The root, and what is shown to locations of other machines.
+struct Trusted {
+    root: Arc<RootAuthority>,
+    credentials: Option<Credentials>,
+}
+
+impl Trusted {
+    fn begin(options: &Options, shows: bool, service: &Service) -> Result<Self, GlobalError> {
+        let now = longshore_link::now();
+        let root = Arc::new(RootAuthority::open(&options.root_file, now)?);
+        if !shows {
+            return Ok(Self { root, credentials: None });
+        }
+        let credentials = Credentials::new(&root.identify(&Name::Global, now)?)?;
+        let keep = joining::keep_certificate(Arc::clone(&root), credentials.clone());
+        service.spawn_until_shutdown("certificate", keep);
+        Ok(Self { root, credentials: Some(credentials) })
+    }
 }
 
 /// The store that was chosen, with its commits measured.

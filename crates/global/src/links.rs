@@ -1,12 +1,13 @@
 //! What locations and the registry call. Only they can: the socket is theirs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::{Path, State};
-use axum::response::Response;
+use axum::extract::{Path, RawPathParams, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use futures_util::StreamExt;
 use longshore_api::links::{
     Allotment, AllotmentSet, Canary, LocationReport, Pin, RegistryTable, SecretValues,
@@ -15,22 +16,70 @@ use longshore_api::links::{
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, json_lines, now, watch_lines};
 use longshore_store::{Compare, Transaction};
+use longshore_trust::{Peer, RootAuthority};
+use longshore_types::token::{RegistryAction, RegistryRight, Rights};
 use longshore_types::{Generation, LocationName, ProjectName, Release};
 
 use crate::catalog::Catalog;
 use crate::records::{Key, LocationRecord, encode};
-use crate::{Plane, api, joining, views};
+use crate::{Plane, api, joining, tokens, views};
 
 pub fn router(plane: Arc<Plane>) -> Router {
-    Router::new()
+    let locations = Router::new()
         .route("/link/locations/{location}/allotments", get(allotments))
         .route("/link/locations/{location}/report", post(report))
         .route("/link/locations/{location}/secrets", post(secrets))
         .route("/link/locations/{location}/authority", post(joining::authority))
         .route("/link/locations/{location}/join-tokens", post(joining::redeem))
+        .route("/link/locations/{location}/registry", get(joining::registry))
+        .route_layer(from_fn_with_state(Arc::clone(&plane), only_that_location));
+    let registry = Router::new()
         .route("/link/registry/table", get(registry_table))
+        .route("/link/registry/certificate", post(joining::name_registry))
+        .route_layer(from_fn_with_state(Arc::clone(&plane), only_the_registry));
+    Router::new()
+        .route("/join", post(joining::join))
+        .merge(locations)
+        .merge(registry)
         .layer(axum::extract::DefaultBodyLimit::max(64 << 20))
         .with_state(plane)
+}
+
+/// A location speaks for itself alone.
+async fn only_that_location(
+    State(plane): State<Arc<Plane>>,
+    params: RawPathParams,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let named = params.iter().find(|(name, _)| *name == "location");
+    let location = named.and_then(|(_, location)| location.parse().ok());
+    let is_location = location.is_some_and(|location| plane.is_location(&peer, &location));
+    only(is_location, peer, request, next).await
+}
+
+/// The registry, which is on a machine of the global plane's.
+async fn only_the_registry(
+    State(_): State<Arc<Plane>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    only(peer == Peer::Local, peer, request, next).await
+}
+
+async fn only(may: bool, peer: Peer, request: Request, next: Next) -> Response {
+    if may {
+        return next.run(request).await;
+    }
+    let who = match peer.name() {
+        Some(name) => name.to_string(),
+        None => "who shows no certificate of this world".to_owned(),
+    };
+    tracing::warn!(%who, path = request.uri().path(), "refused");
+    let detail = format!("this is not for {who}");
+    Refusal(Problem::new(ProblemCode::Forbidden, detail)).into_response()
 }
 
 /// The allotments of a location, again at each change.
@@ -132,7 +181,7 @@ async fn report(
     }
     if !plane.catalog().locations.contains_key(&location) {
         let key = Key::Location(location).to_string();
-        let record = LocationRecord { joined_at: now() };
+        let record = LocationRecord { joined_at: now(), authority: None };
         let change = Transaction::new().when(Compare::absent(&key)).put(key, encode(&record));
         plane.store.commit(change).await.map_err(crate::api::store_failed)?;
     }
@@ -144,18 +193,32 @@ async fn report(
 /// What the registry has to know, again at each change.
 async fn registry_table(State(plane): State<Arc<Plane>>) -> Response {
     let mut last = None;
+    let root = Arc::clone(&plane.root);
     let tables = watch_lines(plane.catalog.subscribe()).filter_map(move |catalog| {
-        let newest = catalog.tokens_changed.max(catalog.releases_changed);
+        let allotted = catalog.allotments_changed.values().copied().max().unwrap_or_default();
+        let newest = catalog.tokens_changed.max(catalog.releases_changed).max(allotted);
         let news = last != Some(newest);
         last = Some(newest);
-        std::future::ready(news.then(|| table_of(&catalog)))
+        std::future::ready(news.then(|| table_of(&catalog, &root)))
     });
     json_lines(tables, plane.service.shutdown())
 }
 
-fn table_of(catalog: &Catalog) -> RegistryTable {
+fn table_of(catalog: &Catalog, root: &RootAuthority) -> RegistryTable {
     let tokens = catalog.tokens.values();
-    let tokens = tokens.map(|token| (token.hash.clone(), token.rights.clone())).collect();
+    let tokens = tokens.map(|token| (token.hash.clone(), token.rights.clone()));
+    let joined = catalog.locations.iter().filter(|(_, record)| record.authority.is_some());
+    let of_locations = joined.map(|(location, _)| {
+        let repositories: BTreeSet<_> = releases_at(catalog, location)
+            .map(|release| release.manifest.image.repository.to_string())
+            .collect();
+        let right =
+            |repositories| RegistryRight { repositories, actions: vec![RegistryAction::Pull] };
+        let registry = repositories.into_iter().map(right).collect();
+        let token = joining::registry_token(root, location);
+        (tokens::hash(&token), Rights { registry, ..Rights::default() })
+    });
+    let tokens = tokens.chain(of_locations).collect();
     let mut pins = BTreeMap::new();
     for ((project, app, number), release) in &catalog.releases {
         let image = (release.manifest.image.repository.clone(), release.image_digest);

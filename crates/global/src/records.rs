@@ -173,8 +173,11 @@ pub struct GivenAnswer {
 /// A location that has joined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocationRecord {
-    /// When it first reported.
+    /// When it first reported, or was let in.
     pub joined_at: Timestamp,
+    /// The key of its authority, when it joined from another machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<Fingerprint>,
 }
 
 /// What lets a machine join, known by the hash of its secret alone.

@@ -73,7 +73,7 @@ enum ElsewhereError {
     #[error(transparent)]
     Key(#[from] AuthorityError),
     #[error(transparent)]
-    Tls(#[from] rustls::Error),
+    Tls(#[from] longshore_trust::TlsError),
     #[error("the location gave a certificate that is of no use")]
     Useless,
     #[error("the ingress ends")]

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::Method;
 use longshore_api::ProblemCode;
+use longshore_trust::Name;
+use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -24,6 +26,8 @@ pub struct Followed(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     given: Vec<Endpoint>,
+    /// What is shown to a service on another machine, and who that has to be.
+    shown: Option<(Arc<ClientConfig>, Name)>,
     place: Mutex<Place>,
 }
 
@@ -37,10 +41,19 @@ struct Place {
 impl Followed {
     /// A client of the leader of these.
     pub fn new(endpoints: Endpoints) -> Self {
-        let client = Client::new(endpoints.first.clone());
+        Self::showing(endpoints, None)
+    }
+
+    /// The same on other machines: shows what `config` has, and expects to find `name` everywhere.
+    pub fn secured(endpoints: Endpoints, config: Arc<ClientConfig>, name: Name) -> Self {
+        Self::showing(endpoints, Some((config, name)))
+    }
+
+    fn showing(endpoints: Endpoints, shown: Option<(Arc<ClientConfig>, Name)>) -> Self {
+        let client = dial(endpoints.first.clone(), shown.as_ref());
         let given: Vec<_> = [endpoints.first].into_iter().chain(endpoints.rest).collect();
         let next = 1 % given.len();
-        Self(Arc::new(Inner { given, place: Mutex::new(Place { client, next }) }))
+        Self(Arc::new(Inner { given, shown, place: Mutex::new(Place { client, next }) }))
     }
 
     /// As [`Client::call`].
@@ -77,7 +90,7 @@ impl Followed {
             return self.noted(&asked, outcome);
         }
         tracing::info!(%leader, "another control plane leads; going there");
-        let leader = Client::new(leader);
+        let leader = dial(leader, self.0.shown.as_ref());
         self.place().client = leader.clone();
         let outcome = call(leader.clone()).await;
         self.noted(&leader, outcome)
@@ -95,7 +108,7 @@ impl Followed {
         let mut place = self.place();
         // Another call may have gone on already.
         if is_of_no_use && place.client.endpoint() == asked.endpoint() {
-            place.client = Client::new(self.0.given[place.next].clone());
+            place.client = dial(self.0.given[place.next].clone(), self.0.shown.as_ref());
             place.next = (place.next + 1) % self.0.given.len();
         }
         outcome
@@ -103,6 +116,13 @@ impl Followed {
 
     fn place(&self) -> MutexGuard<'_, Place> {
         self.0.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn dial(endpoint: Endpoint, shown: Option<&(Arc<ClientConfig>, Name)>) -> Client {
+    match shown {
+        Some((config, name)) => Client::secured(endpoint, Arc::clone(config), name.clone()),
+        None => Client::new(endpoint),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Images for nodes of other machines, which the location asks the registry for in their place.
+//! Images for nodes that do not reach the registry, which the location asks for in their place.
 //!
 //! A node is given the images of its assignments and nothing else: a manifest that an assignment names,
 //! and what that refers to.
@@ -10,12 +10,14 @@ use axum::response::Response;
 use http::{HeaderValue, Method};
 use http_body_util::{BodyExt as _, Limited};
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{CallError, Client, Refusal, relay_whole};
+use longshore_link::{CallError, Client, Endpoint, Followed, Refusal, relay_whole};
+use longshore_trust::{Name, RegistryAccess, client_config};
 use longshore_types::{Digest, NodeName, Repository};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::keeper::Handle;
+use crate::trust::Trust;
 
 /// The largest manifest that is read, as in the registry.
 const MAX_MANIFEST: usize = 4 << 20;
@@ -39,9 +41,74 @@ pub struct Wanted {
     from: u64,
 }
 
-/// The registry, as nodes of other machines see it.
+/// The registry.
+pub enum Registry {
+    /// On this machine.
+    Here(Client),
+    /// On another, which the global plane names.
+    Elsewhere {
+        /// Who names it.
+        global: Followed,
+        /// As whom it is called.
+        trust: Arc<Trust>,
+        /// What was named.
+        named: Mutex<Option<Client>>,
+    },
+}
+
+impl Registry {
+    /// That of the global plane.
+    pub fn elsewhere(global: Followed, trust: Arc<Trust>) -> Self {
+        Self::Elsewhere { global, trust, named: Mutex::default() }
+    }
+
+    async fn client(&self) -> Result<Client, Refusal> {
+        let (global, trust, named) = match self {
+            Self::Here(client) => return Ok(client.clone()),
+            Self::Elsewhere { global, trust, named } => (global, trust, named),
+        };
+        let known = named.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let path = format!("/link/locations/{}/registry", trust.location);
+        let access: RegistryAccess =
+            global.call(Method::GET, &path, None::<&()>).await.map_err(failed)?;
+        let none = || {
+            let detail = "this location has no certificate yet; try again";
+            Refusal(Problem::new(ProblemCode::Unavailable, detail))
+        };
+        let config = client_config(&trust.credentials().ok_or_else(none)?).map_err(|_| none())?;
+        let client = Client::secured(Endpoint::Tls(access.address), config, Name::Registry);
+        let client = client.with_token(access.token.as_str());
+        *named.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Has it named anew: it may have moved, or know its tokens no more.
+    fn forget(&self) {
+        if let Self::Elsewhere { named, .. } = self {
+            named.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+    }
+
+    async fn send(
+        &self,
+        path: &str,
+        header: Option<(&'static str, HeaderValue)>,
+    ) -> Result<http::Response<hyper::body::Incoming>, Refusal> {
+        let mut client = self.client().await?;
+        if let Some((name, value)) = header {
+            client = client.with_header(name, value);
+        }
+        let answer = client.send(Method::GET, path, None::<&()>).await;
+        answer.inspect_err(|_| self.forget()).map_err(failed)
+    }
+}
+
+/// The registry, as nodes see it that do not reach it.
 pub struct Images {
-    registry: Client,
+    registry: Registry,
     handle: Handle,
     /// What manifests refer to. They never change, so this is never wrong.
     references: Mutex<BTreeMap<Digest, Arc<References>>>,
@@ -56,7 +123,7 @@ struct References {
 
 impl Images {
     /// Those of a registry.
-    pub fn new(registry: Client, handle: Handle) -> Self {
+    pub fn new(registry: Registry, handle: Handle) -> Self {
         Self { registry, handle, references: Mutex::default() }
     }
 
@@ -98,14 +165,12 @@ impl Images {
         if !self.is_blob_of_node(node, repository, digest).await? {
             return Err(refuse(node, wanted));
         }
-        let mut registry = self.registry.clone();
-        if *from > 0 {
+        let range = (*from > 0).then(|| {
             let range = HeaderValue::from_str(&format!("bytes={from}-"));
-            registry = registry.with_header("range", range.expect("digits are fine in a header"));
-        }
+            ("range", range.expect("digits are fine in a header"))
+        });
         let path = format!("/v2/{repository}/blobs/{digest}");
-        let answer = registry.send(Method::GET, &path, None::<&()>).await;
-        Ok(relay_whole(answer.map_err(failed)?, shutdown))
+        Ok(relay_whole(self.registry.send(&path, range).await?, shutdown))
     }
 
     /// The images of a repository that the node should run.
@@ -172,10 +237,9 @@ impl Images {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<http::Response<hyper::body::Incoming>, Refusal> {
-        let registry = self.registry.clone();
-        let registry = registry.with_header("accept", HeaderValue::from_static(MANIFEST_TYPES));
+        let accept = ("accept", HeaderValue::from_static(MANIFEST_TYPES));
         let path = format!("/v2/{repository}/manifests/{digest}");
-        registry.send(Method::GET, &path, None::<&()>).await.map_err(failed)
+        self.registry.send(&path, Some(accept)).await
     }
 }
 

@@ -8,9 +8,11 @@
 //! - `keeper`: the one owner of the state. `state`: that state and its transitions, without I/O.
 //! - `records`: what is stored. `secrets`: those of its instances. `uplink`: the link to the global plane.
 //! - `server`: what nodes, ingresses and the global plane call. `trust`: who may, over a network.
-//! - `images`: those of nodes on other machines.
+//! - `images`: those of nodes on other machines. `joined`: a location on another machine than the global
+//!   plane's.
 
 mod images;
+mod joined;
 mod keeper;
 mod metrics;
 mod records;
@@ -30,7 +32,9 @@ use longshore_telemetry::traces::Tracer;
 use longshore_types::{Coordinates, LocationName};
 use tokio_util::sync::CancellationToken;
 
-use images::Images;
+use images::{Images, Registry};
+use joined::Joined;
+pub use joined::{JoinError, join};
 use keeper::Keeper;
 use metrics::{Metrics, Told, Watched};
 use secrets::Secrets;
@@ -53,6 +57,8 @@ pub struct Options {
     pub link: Listener,
     /// Where the global plane is.
     pub global: Endpoints,
+    /// How it belongs to that.
+    pub membership: Membership,
     /// How nodes of other machines join, where they may.
     pub joining: Option<JoiningOptions>,
     /// Where its metrics are asked for, if anywhere.
@@ -64,10 +70,31 @@ pub struct Options {
 pub struct JoiningOptions {
     /// Where they call.
     pub joining: Joining,
-    /// Where the registry is.
-    pub registry: Endpoint,
-    /// Holds the text of the token by which images are had there.
-    pub registry_token_file: PathBuf,
+    /// From where images are had.
+    pub images: ImageOrigin,
+}
+
+/// From where a location has images.
+#[derive(Debug)]
+pub enum ImageOrigin {
+    /// From the registry on the same machine.
+    Registry {
+        /// Where it is.
+        registry: Endpoint,
+        /// Holds the text of the token for it.
+        token_file: PathBuf,
+    },
+    /// From the registry that the global plane names.
+    Elsewhere,
+}
+
+/// How a location belongs to the global plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Membership {
+    /// It is on the same machine: each calls sockets that no other can.
+    Local,
+    /// It joined from another machine, by [`join`]: both show certificates.
+    Joined,
 }
 
 /// Why a location ended.
@@ -103,6 +130,12 @@ pub enum LocationError {
         #[source]
         source: std::io::Error,
     },
+    /// It cannot speak as the location that it should be.
+    #[error("cannot speak as this location")]
+    Joined(#[from] JoinError),
+    /// The global plane could not call it.
+    #[error("a location that joined listens for others: give it --nodes-listen")]
+    Unreachable,
     /// The link cannot be named.
     #[error("cannot tell on which address the location listens")]
     Listen(#[source] std::io::Error),
@@ -118,14 +151,25 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     let metrics = Metrics::default();
     let file = options.data_dir.join("store.redb");
     let store = Arc::new(Measured::new(RedbStore::open(&file)?, metrics.store.clone()));
-    let gate = options.link.endpoint().map_err(LocationError::Listen)?;
-
     let service = Service::new(shutdown);
-    let global = Followed::new(options.global);
+    let joined = match options.membership {
+        Membership::Local => None,
+        Membership::Joined => Some(Joined::open(&options.name, &options.data_dir)?),
+    };
+    let (global, gate) = match (&joined, &options.joining) {
+        (Some(joined), Some(JoiningOptions { joining, .. })) => {
+            (joined.global(options.global)?, Endpoint::Tls(joining.advertised.clone()))
+        }
+        (Some(_), None) => return Err(LocationError::Unreachable),
+        (None, _) => {
+            let gate = options.link.endpoint().map_err(LocationError::Listen)?;
+            (Followed::new(options.global), gate)
+        }
+    };
     let (name, kept) = (options.name.clone(), Arc::clone(&store) as Arc<dyn Store>);
     let secrets =
         Secrets::open(global.clone(), name.clone(), Arc::clone(&kept), &options.data_dir)?;
-    let trust = Trust::open(name.clone(), global.clone(), kept, &options.data_dir).await?;
+    let trust = Trust::open(name.clone(), global.clone(), kept, &options.data_dir, joined).await?;
     let trust = Arc::new(trust);
     let secrets = Arc::new(secrets);
     let watched = Watched {
@@ -148,12 +192,11 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         coordinates: options.coordinates,
         joining: options.joining.as_ref().map(|options| options.joining.advertised.clone()),
     };
-    service.spawn_until_shutdown("reports", uplink::report(global, place, handle.clone()));
+    let reports = uplink::report(global.clone(), place, handle.clone());
+    service.spawn_until_shutdown("reports", reports);
     let (joining, images) = match options.joining {
-        Some(JoiningOptions { joining, registry, registry_token_file: path }) => {
-            let token = std::fs::read_to_string(&path);
-            let token = token.map_err(|source| LocationError::TokenFile { path, source })?;
-            let registry = Client::new(registry).with_token(token.trim());
+        Some(JoiningOptions { joining, images }) => {
+            let registry = registry(images, &global, &trust)?;
             (Some(joining), Some(Images::new(registry, handle.clone())))
         }
         None => (None, None),
@@ -172,4 +215,19 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     }
     service.spawn("link", options.link.serve(router, service.shutdown()));
     Ok(service.run().await?)
+}
+
+fn registry(
+    origin: ImageOrigin,
+    global: &Followed,
+    trust: &Arc<Trust>,
+) -> Result<Registry, LocationError> {
+    match origin {
+        ImageOrigin::Registry { registry, token_file: path } => {
+            let token = std::fs::read_to_string(&path);
+            let token = token.map_err(|source| LocationError::TokenFile { path, source })?;
+            Ok(Registry::Here(Client::new(registry).with_token(token.trim())))
+        }
+        ImageOrigin::Elsewhere => Ok(Registry::elsewhere(global.clone(), Arc::clone(trust))),
+    }
 }

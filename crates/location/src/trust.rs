@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::LocationError;
+use crate::joined::{AUTHORITY_FILE, Joined};
 
 /// Below this, one record per node that joined.
 const NODES: &str = "/nodes/";
@@ -61,7 +62,7 @@ pub struct Joining {
 
 /// What the location knows of who is who.
 pub struct Trust {
-    location: LocationName,
+    pub location: LocationName,
     global: Followed,
     store: Arc<dyn Store>,
     /// Holds the key of the authority and what the global plane said of it.
@@ -86,7 +87,7 @@ enum RenewError {
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     #[error(transparent)]
-    Tls(#[from] rustls::Error),
+    Tls(#[from] longshore_trust::TlsError),
 }
 
 impl Trust {
@@ -96,6 +97,7 @@ impl Trust {
         global: Followed,
         store: Arc<dyn Store>,
         data_dir: &Path,
+        joined: Option<Joined>,
     ) -> Result<Self, LocationError> {
         let mut nodes = BTreeMap::new();
         for stored in store.list(NODES, Page::default()).await?.items {
@@ -103,13 +105,15 @@ impl Trust {
                 nodes.insert(node, stored.decode::<NodeRecord>()?);
             }
         }
+        let (authority, credentials) =
+            joined.map(|joined| (Arc::new(joined.authority), joined.credentials)).unzip();
         Ok(Self {
             location,
             global,
             store,
-            file: data_dir.join("authority.json"),
-            authority: RwLock::default(),
-            credentials: RwLock::default(),
+            file: data_dir.join(AUTHORITY_FILE),
+            authority: RwLock::new(authority),
+            credentials: RwLock::new(credentials),
             nodes: watch::Sender::new(nodes),
         })
     }
@@ -215,7 +219,8 @@ impl Trust {
         self.authority.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn credentials(&self) -> Option<Credentials> {
+    /// What is shown to others; nothing before there is an authority.
+    pub fn credentials(&self) -> Option<Credentials> {
         self.credentials.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

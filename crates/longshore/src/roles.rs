@@ -136,6 +136,19 @@ impl MetricsOptions {
     }
 }
 
+/// Where locations of other machines call a role, if they may; never in the clear.
+fn locations_listener(endpoint: Option<&Endpoint>) -> Result<Option<Listener>, Failure> {
+    match endpoint {
+        Some(endpoint @ Endpoint::Tls(_)) => listener("locations", endpoint).map(Some),
+        Some(endpoint) => {
+            let message = format!("--locations-listen {endpoint} is not allowed");
+            let hint = "what others reach speaks TLS: https://HOST:PORT";
+            Err(Failure::new(Kind::Usage, message).hint(hint))
+        }
+        None => Ok(None),
+    }
+}
+
 /// The socket that the supervisor passed as `name`, else one that is bound here.
 fn listener(name: &str, endpoint: &Endpoint) -> Result<Listener, Failure> {
     Listener::inherit_or_bind(name, endpoint).or_fail(Kind::Other, "cannot begin")

@@ -39,7 +39,10 @@ use crate::output::{Format, Output};
 pub use child::ask_to_end;
 pub use doctor::{DoctorOptions, Findings, run as doctor};
 pub use home::is_mount_below;
-pub use member::{JoinOptions, StartOptions, join, start};
+pub use member::{
+    LocationJoinOptions, LocationStartOptions, NodeJoinOptions, NodeStartOptions, join_location,
+    join_node, start_location, start_node,
+};
 pub use options::UpOptions;
 pub use plan::own_program;
 pub use preflight::find_program;

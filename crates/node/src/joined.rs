@@ -56,7 +56,7 @@ pub enum JoinError {
     Key(#[from] AuthorityError),
     /// What the location gave is of no use.
     #[error("the certificate is of no use")]
-    Certificate(#[from] rustls::Error),
+    Certificate(#[from] longshore_trust::TlsError),
 }
 
 /// Joins a location by a token: makes a key, has the location sign it, and keeps both in `file`.
@@ -161,7 +161,7 @@ async fn only_the_location(
         Some(Name::Ingress(location)) => {
             *location == joined.location && request.uri().path().ends_with(CONNECT)
         }
-        Some(Name::Global | Name::Node(..)) | None => false,
+        Some(Name::Global | Name::Registry | Name::Node(..)) | None => false,
     };
     if may {
         return next.run(request).await;

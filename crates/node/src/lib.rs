@@ -87,12 +87,11 @@ pub struct Options {
 /// How a node belongs to its location.
 #[derive(Debug)]
 pub enum Membership {
-    /// It is on the same machine: it calls a socket that no other can, and pulls from the registry.
+    /// It is on the same machine: it calls a socket that no other can.
     Local {
-        /// Where images are pulled from.
-        registry: Endpoint,
-        /// Holds the text of the token for that.
-        registry_token_file: PathBuf,
+        /// Where images are pulled from, and what holds the text of the token for that; from the location
+        /// when absent.
+        registry: Option<(Endpoint, PathBuf)>,
     },
     /// It joined from another machine: it shows a certificate, and has images from the location.
     Joined {
@@ -291,15 +290,19 @@ fn belong(
     gate: &Listener,
 ) -> Result<Belonging, NodeError> {
     match membership {
-        Membership::Local { registry, registry_token_file } => {
+        Membership::Local { registry } => {
             let gate = gate.endpoint().map_err(|source| NodeError::Disk {
                 doing: "tell the address of",
                 path: PathBuf::from("the gate"),
                 source,
             })?;
+            let location = Client::new(location);
             Ok(Belonging {
-                location: Client::new(location),
-                source: registry_source(&registry, registry_token_file)?,
+                source: match registry {
+                    Some((registry, token_file)) => registry_source(&registry, token_file)?,
+                    None => Arc::new(LocationSource::new(location.clone(), name.clone())),
+                },
+                location,
                 gate: gate.to_string(),
                 joined: None,
             })

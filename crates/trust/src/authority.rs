@@ -5,13 +5,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use longshore_types::{LocationName, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
     GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
+use sha2::Sha256;
 use time::OffsetDateTime;
+use zeroize::Zeroizing;
 
 use crate::file::{self, IdentityFile};
 use crate::identity::{Identity, NewKey, PublicKey};
@@ -49,6 +52,9 @@ pub enum AuthorityError {
         /// For whom.
         name: Box<Name>,
     },
+    /// The root does not sign for roles of locations.
+    #[error("the authority of location {0} signs for its roles")]
+    OfLocation(LocationName),
     /// There is no randomness to be had.
     #[error("cannot read random bytes")]
     Random(#[source] io::Error),
@@ -118,17 +124,45 @@ impl RootAuthority {
         Ok(Signed { certificates: file::to_pem(&chain), expires_at: after(now, AUTHORITY) })
     }
 
-    /// A new identity of the global plane.
+    /// Says of a key that it is that of a role which belongs to no location.
     ///
     /// # Errors
     ///
-    /// When the certificate cannot be made.
-    pub fn identify_global(&self, now: Timestamp) -> Result<Identity, AuthorityError> {
-        let key = KeyPair::generate()?;
+    /// When the role is one of a location, or the certificate cannot be made.
+    pub fn sign(
+        &self,
+        name: &Name,
+        key: &PublicKey,
+        now: Timestamp,
+    ) -> Result<Signed, AuthorityError> {
+        if let Some(location) = name.location() {
+            return Err(AuthorityError::OfLocation(location.clone()));
+        }
         let issuer = Issuer::new(root_params(), &self.key);
-        let certificate = valid(role_params(&Name::Global), now, ROLE)?.signed_by(&key, &issuer)?;
-        let chain = vec![certificate.der().clone(), self.certificate.clone()];
-        Ok(Identity::new(chain, &key, now, after(now, ROLE)))
+        let certificate = valid(role_params(name), now, ROLE)?.signed_by(key, &issuer)?;
+        let chain = [certificate.der().clone(), self.certificate.clone()];
+        Ok(Signed { certificates: file::to_pem(&chain), expires_at: after(now, ROLE) })
+    }
+
+    /// A new identity of such a role that lives in this process.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::sign`].
+    pub fn identify(&self, name: &Name, now: Timestamp) -> Result<Identity, AuthorityError> {
+        let key = NewKey::generate()?;
+        let signed = self.sign(name, &key.public(), now)?;
+        Ok(key.signed(&signed, now).expect("what we signed has certificates"))
+    }
+
+    /// A secret for a purpose, the same for ever, that says nothing of the root or of others.
+    pub fn secret_for(&self, purpose: &str) -> Zeroizing<String> {
+        let key = Zeroizing::new(self.key.serialize_der());
+        let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("a key may have any length");
+        mac.update(b"longshore secret for ");
+        mac.update(purpose.as_bytes());
+        let hex = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        Zeroizing::new(hex)
     }
 }
 

@@ -29,13 +29,18 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+/// Why a connection with certificates cannot be made.
+pub use rustls::Error as TlsError;
+
 pub use authority::{AUTHORITY, AuthorityError, LocationAuthority, ROLE, RootAuthority, Signed};
 pub use identity::{Credentials, Identity, NewKey, PublicKey};
 pub use name::{Name, ParseNameError};
 pub(crate) use tls::provider;
 pub use tls::{Peer, client_config, joining_config, server_config, server_name};
 pub use token::{JoinRole, JoinToken};
-pub use wire::{CertificateRequest, JoinRequest, RedeemRequest};
+pub use wire::{
+    CertificateRequest, JoinRequest, LocationJoinRequest, RedeemRequest, RegistryAccess,
+};
 
 /// A SHA-256 by which a certificate or a key is known; as text in hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -13,6 +13,8 @@ const WORLD: &str = "longshore.internal";
 pub enum Name {
     /// The global control plane.
     Global,
+    /// The registry.
+    Registry,
     /// A location: its scheduler.
     Location(LocationName),
     /// The ingresses of a location.
@@ -25,7 +27,7 @@ impl Name {
     /// The location whose authority signs for this name; the root signs for the others.
     pub fn location(&self) -> Option<&LocationName> {
         match self {
-            Self::Global => None,
+            Self::Global | Self::Registry => None,
             Self::Location(location) | Self::Ingress(location) | Self::Node(location, _) => {
                 Some(location)
             }
@@ -42,6 +44,7 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Global => write!(f, "global.{WORLD}"),
+            Self::Registry => write!(f, "registry.{WORLD}"),
             Self::Location(location) => f.write_str(&subtree(location)),
             Self::Ingress(location) => write!(f, "ingress.{}", subtree(location)),
             Self::Node(location, node) => write!(f, "{node}.nodes.{}", subtree(location)),
@@ -63,6 +66,7 @@ impl FromStr for Name {
                 text.strip_suffix(WORLD)?.strip_suffix('.')?.split('.').collect();
             Some(match labels.as_slice() {
                 ["global"] => Self::Global,
+                ["registry"] => Self::Registry,
                 [location, "locations"] => Self::Location(location.parse().ok()?),
                 ["ingress", location, "locations"] => Self::Ingress(location.parse().ok()?),
                 [node, "nodes", location, "locations"] => {
@@ -84,6 +88,7 @@ mod tests {
         let ams: LocationName = "ams".parse().unwrap();
         let names = [
             Name::Global,
+            Name::Registry,
             Name::Location(ams.clone()),
             Name::Ingress(ams.clone()),
             Name::Node(ams.clone(), "n1".parse().unwrap()),

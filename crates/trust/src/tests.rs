@@ -51,7 +51,7 @@ impl World {
     fn identity(&self, name: &Name) -> Identity {
         match name.location() {
             Some(location) => self.authority(location.as_str()).identify(name, now()).unwrap(),
-            None => self.root.identify_global(now()).unwrap(),
+            None => self.root.identify(name, now()).unwrap(),
         }
     }
 }
@@ -104,6 +104,7 @@ fn roles_know_each_other_by_name() {
     let server = world.identity(&Name::Global);
     let authority = world.authority("ams");
     let key = NewKey::generate().unwrap();
+    world.root.identify(&ams, now()).unwrap_err();
     let signed = authority.sign(&node("ams", "n1"), &key.public(), now()).unwrap();
     let client = key.signed(&signed, now()).unwrap();
     let Peer::Known { key: seen, authority: Some(_), .. } =
@@ -218,6 +219,8 @@ fn files_are_their_owners_alone_and_say_the_same_again() {
     let made = RootAuthority::open(&root, now()).unwrap();
     let again = RootAuthority::open(&root, now()).unwrap();
     assert_eq!(made.certificate(), again.certificate());
+    assert_eq!(made.secret_for("a"), again.secret_for("a"));
+    assert_ne!(made.secret_for("a"), made.secret_for("b"));
     let whole = std::fs::read(&root).unwrap();
     for damaged in [&whole[..whole.len() / 2], b"", b"{}"] {
         std::fs::write(&root, damaged).unwrap();

@@ -15,11 +15,14 @@ use crate::Fingerprint;
 const PREFIX: &str = "lsj_";
 
 /// What joins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JoinRole {
     /// A machine of a location.
+    #[default]
     Node,
+    /// A location itself, with its first machine.
+    Location,
 }
 
 /// A join token: as what, where, and by which secret. It is shown to who is asked to let its bearer in only

@@ -1,6 +1,6 @@
 //! What is said about joining and renewing.
 
-use longshore_types::NodeName;
+use longshore_types::{LocationName, NodeName};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -15,6 +15,26 @@ pub struct JoinRequest {
     pub node: NodeName,
     /// Its key.
     pub key: PublicKey,
+}
+
+/// A location asks to be let in.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct LocationJoinRequest {
+    /// The secret of its token.
+    pub secret: Zeroizing<String>,
+    /// Its name, as the token says.
+    pub location: LocationName,
+    /// The key of its authority.
+    pub key: PublicKey,
+}
+
+/// From where a location has images, and by which token.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct RegistryAccess {
+    /// `host:port` of the registry.
+    pub address: String,
+    /// Pulls what the location was allotted.
+    pub token: Zeroizing<String>,
 }
 
 /// Who holds a certificate asks for the next; a location for that of its authority.

@@ -51,7 +51,7 @@ async fn begin(
     tell(plane, caller, Some(&status.project), ("cp", &subject)).await?;
     let query = request.to_query();
     let path = format!("/gate/nodes/{}/instances/{id}/archive?{query}", status.node);
-    Ok((gate(&received)?, path))
+    Ok((gate(plane, &received)?, path))
 }
 
 pub async fn pack(

@@ -104,13 +104,8 @@ pub async fn explain(
 }
 
 /// A client of the HTTP interface of the location that reported an instance.
-pub(super) fn gate(received: &Received) -> Result<Client, Refusal> {
-    let gate = &received.report.gate;
-    let endpoint = gate.parse().map_err(|error: String| {
-        tracing::error!(gate, error, "a location reported a gate that is not an endpoint");
-        Problem::new(ProblemCode::Internal, "the location cannot be reached")
-    })?;
-    Ok(Client::new(endpoint))
+pub(super) fn gate(plane: &Plane, received: &Received) -> Result<Client, Refusal> {
+    plane.gate(&received.report)
 }
 
 pub(super) fn gate_failed(error: CallError) -> Refusal {
@@ -132,7 +127,7 @@ pub async fn stop(
     let (received, status) = find(&plane, &project, &id)?;
     tell(&plane, &caller, Some(&status.project), ("stop", &id)).await?;
     let order = StopInstance { instance: status.observed.instance };
-    let location = gate(&received)?;
+    let location = gate(&plane, &received)?;
     let answer = location.call::<_, ()>(Method::POST, "/gate/stop", Some(&order));
     answer.await.map_err(gate_failed)?;
     Ok(StatusCode::ACCEPTED)
@@ -164,7 +159,7 @@ pub async fn logs(
     if let Some(tail) = tail {
         path.push_str(&format!("&tail={tail}"));
     }
-    let location = gate(&received)?;
+    let location = gate(&plane, &received)?;
     let answer = location.send(Method::GET, &path, None::<&()>);
     Ok(relay(answer.await.map_err(gate_failed)?, plane.service.shutdown()))
 }
@@ -193,7 +188,7 @@ async fn upgraded(
     upgrade: Upgrade,
 ) -> Result<Response, Refusal> {
     let path = format!("/gate/nodes/{}/instances/{below}", status.node);
-    let answer = gate(received)?.relay_upgrade(&path, upgrade, &plane.service).await;
+    let answer = gate(plane, received)?.relay_upgrade(&path, upgrade, &plane.service).await;
     answer.map_err(gate_failed)
 }
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::{Extension, Json};
 use http::StatusCode;
-use longshore_api::v1::{JoinTokenCreated, JoinTokenRequest};
+use longshore_api::v1::{JoinTokenCreated, JoinTokenRequest, JoinTokenRole};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, now};
 use longshore_store::{MAX_OPERATIONS, Page, Transaction};
 use longshore_trust::{Fingerprint, JoinRole, JoinToken};
-use longshore_types::Duration;
+use longshore_types::{Duration, LocationName};
 
 use super::access::Caller;
 use super::store_failed;
@@ -25,11 +25,38 @@ const GOOD_FOR: Duration = Duration::from_secs(3600);
 pub async fn create(
     State(plane): State<Arc<Plane>>,
     Extension(caller): Extension<Caller>,
-    Body(JoinTokenRequest { location }): Body<JoinTokenRequest>,
+    Body(JoinTokenRequest { location, role }): Body<JoinTokenRequest>,
 ) -> Result<(StatusCode, Json<JoinTokenCreated>), Refusal> {
+    let (role, address) = match role {
+        JoinTokenRole::Node => (JoinRole::Node, address_for_nodes(&plane, &location)?),
+        JoinTokenRole::Location => (JoinRole::Location, address_for_locations(&plane, &location)?),
+    };
+    let secret = random_secret().map_err(|error| {
+        tracing::error!(%error, "cannot read random bytes");
+        Problem::new(ProblemCode::Internal, "no random bytes can be had")
+    })?;
+    let root = Fingerprint::of(plane.root.certificate());
+    let record =
+        JoinTokenRecord { role, location: location.clone(), expires_at: now().plus(GOOD_FOR) };
+    let key = Key::JoinToken(Fingerprint::of(secret.as_bytes())).to_string();
+    let change = forget_expired(&plane).await?.put(key, encode(&record));
+    let subject = match role {
+        JoinRole::Node => format!("for a node of {location}"),
+        JoinRole::Location => format!("for location {location}"),
+    };
+    let change = with_event(change, &caller.who(), None, "join-token create", subject);
+    let result = plane.store.commit(change).await.map_err(store_failed)?;
+    plane.catalog.reached(result.revision).await;
+    let token = JoinToken { role, location, address, root, secret: secret.into() };
+    let created =
+        JoinTokenCreated { token: token.text().to_string(), expires_at: record.expires_at };
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+fn address_for_nodes(plane: &Plane, location: &LocationName) -> Result<String, Refusal> {
     let reports = plane.reports.now();
-    let received = reports.get(&location);
-    let received = received.ok_or_else(|| Problem::not_found("location", &location))?;
+    let received = reports.get(location);
+    let received = received.ok_or_else(|| Problem::not_found("location", location))?;
     let address = received.report.joining.clone().ok_or_else(|| {
         let detail = format!(
             "no machine can join location {location}: it does not listen for any; start it with \
@@ -37,23 +64,20 @@ pub async fn create(
         );
         Problem::new(ProblemCode::Conflict, detail)
     })?;
-    let secret = random_secret().map_err(|error| {
-        tracing::error!(%error, "cannot read random bytes");
-        Problem::new(ProblemCode::Internal, "no random bytes can be had")
-    })?;
-    let root = Fingerprint::of(plane.root.certificate());
-    let role = JoinRole::Node;
-    let record =
-        JoinTokenRecord { role, location: location.clone(), expires_at: now().plus(GOOD_FOR) };
-    let key = Key::JoinToken(Fingerprint::of(secret.as_bytes())).to_string();
-    let change = forget_expired(&plane).await?.put(key, encode(&record));
-    let change = with_event(change, &caller.who(), None, "join-token create", &location);
-    let result = plane.store.commit(change).await.map_err(store_failed)?;
-    plane.catalog.reached(result.revision).await;
-    let token = JoinToken { role, location, address, root, secret: secret.into() };
-    let created =
-        JoinTokenCreated { token: token.text().to_string(), expires_at: record.expires_at };
-    Ok((StatusCode::CREATED, Json(created)))
+    Ok(address)
+}
+
+fn address_for_locations(plane: &Plane, location: &LocationName) -> Result<String, Refusal> {
+    if plane.catalog().locations.contains_key(location) {
+        let detail = format!("there is a location {location} already");
+        return Err(Problem::new(ProblemCode::Conflict, detail).into());
+    }
+    let none = || {
+        let detail = "no location can join: the control plane does not listen for any; start it \
+                      with --locations-listen";
+        Problem::new(ProblemCode::Conflict, detail)
+    };
+    Ok(plane.joining.as_ref().ok_or_else(none)?.advertised.clone())
 }
 
 fn random_secret() -> std::io::Result<String> {

@@ -56,7 +56,7 @@ pub async fn list(
             && id.as_ref().is_none_or(|id| status.observed.instance == *id)
     };
     let questions = questions(&plane, wanted);
-    let answers = stream::iter(questions).map(|question| ask(&catalog, question));
+    let answers = stream::iter(questions).map(|question| ask(&plane, &catalog, question));
     let views: Vec<Vec<UsageView>> = answers.buffered(ASKED_AT_ONCE).collect().await;
     let mut views: Vec<UsageView> = views.into_iter().flatten().collect();
     if let Some(id) = id.filter(|_| views.is_empty()) {
@@ -82,11 +82,11 @@ fn questions(plane: &Plane, wanted: impl Fn(&InstanceStatus) -> bool) -> Vec<Que
     by_node.into_values().collect()
 }
 
-async fn ask(catalog: &Catalog, question: Question) -> Vec<UsageView> {
+async fn ask(plane: &Plane, catalog: &Catalog, question: Question) -> Vec<UsageView> {
     let instances = question.statuses.iter().map(|s| s.observed.instance.clone()).collect();
     let request = UsageRequest { instances };
     let path = format!("/gate/nodes/{}/usage", question.node);
-    let answered: Result<Vec<InstanceUsage>, Refusal> = match gate(&question.received) {
+    let answered: Result<Vec<InstanceUsage>, Refusal> = match gate(plane, &question.received) {
         Err(refusal) => Err(refusal),
         Ok(location) => location
             .call(Method::POST, &path, Some(&request))

@@ -13,7 +13,8 @@ use crate::plane::*;
 
 impl Plane {
     async fn join_token(&self, location: &str) -> Result<JoinTokenCreated, CallError> {
-        let request = JoinTokenRequest { location: location.parse().unwrap() };
+        let request =
+            JoinTokenRequest { location: location.parse().unwrap(), role: Default::default() };
         self.user.call(Method::POST, "/v1/join-tokens", Some(&request)).await
     }
 
@@ -53,7 +54,7 @@ async fn a_join_token_is_for_one_location_and_good_once() {
     assert_eq!(refused(plane.redeem("ams", &other).await).code, ProblemCode::Forbidden);
     let events: Vec<EventView> = plane.user.get("/v1/events").await.unwrap();
     let told: Vec<_> = events.iter().map(|event| (&*event.what, &*event.subject)).collect();
-    assert!(told.contains(&("join-token create", "ams")), "{told:?}");
+    assert!(told.contains(&("join-token create", "for a node of ams")), "{told:?}");
     assert!(told.contains(&("node join", "n2 of ams")), "{told:?}");
     plane.stop().await;
 }

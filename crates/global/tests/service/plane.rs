@@ -78,10 +78,15 @@ impl Plane {
             system_token_file: dir.join("system"),
             secret_keys_file: dir.join("secret-keys.json"),
             root_file: dir.join("root.json"),
+            joining: None,
             api_rate,
         };
-        let listeners =
-            Listeners { api, link: Listener::bind("link", &link).unwrap(), metrics: None };
+        let listeners = Listeners {
+            api,
+            link: Listener::bind("link", &link).unwrap(),
+            locations: None,
+            metrics: None,
+        };
         let until = shutdown.clone();
         let done =
             tokio::spawn(

@@ -12,7 +12,7 @@ use http::{Method, StatusCode};
 use longshore_api::links::{AssignmentSet, InstanceSecretsRequest, SecretValues};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, CallError, Client, Endpoint, Listener, Refusal, now};
-use longshore_location::{Joining, JoiningOptions};
+use longshore_location::{ImageOrigin, Joining, JoiningOptions};
 use longshore_trust::{
     CertificateRequest, Credentials, Fingerprint, Identity, JoinRequest, LocationAuthority, Name,
     NewKey, RedeemRequest, RootAuthority, Signed, client_config, joining_config,
@@ -110,8 +110,10 @@ impl Scene {
         let address = listener.endpoint().unwrap().authority().to_owned();
         let joining = JoiningOptions {
             joining: Joining { listener, advertised: address.clone() },
-            registry: Endpoint::Unix(dir.join("registry.sock")),
-            registry_token_file: dir.join("token"),
+            images: ImageOrigin::Registry {
+                registry: Endpoint::Unix(dir.join("registry.sock")),
+                token_file: dir.join("token"),
+            },
         };
         (World::start_with(dir, Some(joining), global(root)).await, address)
     }

@@ -21,7 +21,7 @@ use longshore_api::links::{
 use longshore_link::{
     Body, CallError, Client, Endpoint, LineStream, Listener, json_lines, watch_lines,
 };
-use longshore_location::{JoiningOptions, Options};
+use longshore_location::{JoiningOptions, Membership, Options};
 use longshore_types::{
     ByteCount, Capacity, Decision, Digest, Generation, InstancePhase, Manifest, MilliCpu, Release,
     ReleaseNumber, Timestamp,
@@ -71,6 +71,7 @@ impl World {
             data_dir: dir.join("data"),
             link: Listener::bind("location", &link).unwrap(),
             global: global_at.into(),
+            membership: Membership::Local,
             joining,
             metrics: None,
         };

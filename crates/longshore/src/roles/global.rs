@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use longshore_global::StoreChoice;
+use longshore_global::{JoiningOptions, StoreChoice};
 use longshore_link::{Endpoint, Listener};
 use longshore_types::HostName;
 
@@ -59,6 +59,15 @@ pub struct Options {
     /// The file with the root of all certificates; made when it is missing. Whoever has it can be anyone
     #[arg(long, value_name = "FILE")]
     root_file: PathBuf,
+    /// Where locations of other machines join and call, as https://HOST:PORT [default: nowhere]
+    #[arg(long, value_name = "ENDPOINT", requires_all = ["locations_advertise", "registry_locations"])]
+    locations_listen: Option<Endpoint>,
+    /// The host and port by which they reach that
+    #[arg(long, value_name = "HOST:PORT")]
+    locations_advertise: Option<String>,
+    /// The host and port by which they reach the registry
+    #[arg(long, value_name = "HOST:PORT")]
+    registry_locations: Option<String>,
     /// How many requests to the API each token may send in a second; five times as many at once
     #[arg(long, value_name = "COUNT", default_value = "100")]
     api_rate: NonZeroU32,
@@ -69,11 +78,24 @@ pub struct Options {
 /// Runs the role.
 pub fn run(options: Options) -> Result<(), Failure> {
     let api = listener("api", &options.api_listen)?;
+    if matches!(options.link_listen, Endpoint::Tcp(_)) {
+        let message = format!("--link-listen {} is not allowed", options.link_listen);
+        return Err(Failure::new(Kind::Usage, message).hint(
+            "whoever connects there is believed: a socket that others cannot open, unix:/PATH",
+        ));
+    }
     let link = listener("link", &options.link_listen)?;
     let metrics = options.metrics.listener()?;
     let api_advertise = advertised("api", options.api_advertise, &api)?;
     let link_advertise = advertised("link", options.link_advertise, &link)?;
-    let listeners = longshore_global::Listeners { api, link, metrics };
+    let locations = super::locations_listener(options.locations_listen.as_ref())?;
+    let places = options.locations_advertise.clone().zip(options.registry_locations.clone());
+    let places = places.filter(|_| locations.is_some());
+    let joining = places.map(|(advertised, registry_advertised)| JoiningOptions {
+        advertised,
+        registry_advertised,
+    });
+    let listeners = longshore_global::Listeners { api, link, locations, metrics };
     let dir = options.data_dir.clone();
     super::run("global", &dir, Threads::Few, |shutdown| {
         let options = longshore_global::Options {
@@ -89,6 +111,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
             system_token_file: options.system_token_file,
             secret_keys_file: options.secret_keys_file,
             root_file: options.root_file,
+            joining,
             api_rate: options.api_rate,
         };
         longshore_global::run(options, listeners, shutdown)

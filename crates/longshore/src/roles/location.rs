@@ -3,17 +3,32 @@
 use std::path::PathBuf;
 
 use longshore_link::{Endpoint, Endpoints};
-use longshore_location::{Joining, JoiningOptions};
+use longshore_location::{ImageOrigin, Joining, JoiningOptions, Membership};
 use longshore_types::{Coordinates, LocationName};
 
 use super::{MetricsOptions, Threads, listener};
 use crate::failure::{Failure, Kind};
+use crate::supervisor;
+
+/// Join as a location, start what joined, or run the scheduler of one alone
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum Verb {
+    Join(Box<supervisor::LocationJoinOptions>),
+    Start(Box<supervisor::LocationStartOptions>),
+    Run(Box<SchedulerOptions>),
+}
 
 /// Run the scheduler of one location alone: the choice of nodes
 ///
-/// `up` starts it with the other roles; this is for running the roles apart.
+/// `up`, `location join` and `location start` start it; this is for running the roles apart.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
+struct SchedulerOptions {
     /// The name of the location
     #[arg(long, value_name = "NAME")]
     name: LocationName,
@@ -31,12 +46,13 @@ pub struct Options {
     #[arg(long, value_name = "ENDPOINTS")]
     global: Endpoints,
     /// Where nodes of other machines join and call, as https://HOST:PORT [default: nowhere]
-    #[arg(long, value_name = "ENDPOINT", requires_all = ["nodes_advertise", "registry"])]
+    #[arg(long, value_name = "ENDPOINT", requires = "nodes_advertise")]
     nodes_listen: Option<Endpoint>,
     /// The host and port by which they reach that
     #[arg(long, value_name = "HOST:PORT")]
     nodes_advertise: Option<String>,
-    /// Where the registry is, from which they have images through this location
+    /// Where the registry is, from which they have images through this location [default: where the global
+    /// control plane says]
     #[arg(long, value_name = "ENDPOINT", requires = "registry_token_file")]
     registry: Option<Endpoint>,
     /// The file with the token for that
@@ -46,8 +62,21 @@ pub struct Options {
     metrics: MetricsOptions,
 }
 
-/// Runs the role.
+/// Joins, or runs the role.
 pub fn run(options: Options) -> Result<(), Failure> {
+    match options.verb {
+        Verb::Join(options) => supervisor::join_location(*options),
+        Verb::Start(options) => supervisor::start_location(*options),
+        Verb::Run(options) => run_scheduler(*options),
+    }
+}
+
+fn run_scheduler(options: SchedulerOptions) -> Result<(), Failure> {
+    // One on this machine is called by a socket; one elsewhere shows who it is.
+    let membership = match &options.global.first {
+        Endpoint::Tls(_) => Membership::Joined,
+        Endpoint::Unix(_) | Endpoint::Tcp(_) => Membership::Local,
+    };
     let link = listener("link", &options.listen)?;
     let metrics = options.metrics.listener()?;
     let joining = joining(&options)?;
@@ -59,6 +88,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
             data_dir: options.data_dir,
             link,
             global: options.global,
+            membership,
             joining,
             metrics,
         };
@@ -67,13 +97,8 @@ pub fn run(options: Options) -> Result<(), Failure> {
 }
 
 /// How nodes of other machines join, where they may.
-fn joining(options: &Options) -> Result<Option<JoiningOptions>, Failure> {
-    let (Some(listen), Some(advertised), Some(registry), Some(registry_token_file)) = (
-        &options.nodes_listen,
-        &options.nodes_advertise,
-        &options.registry,
-        &options.registry_token_file,
-    ) else {
+fn joining(options: &SchedulerOptions) -> Result<Option<JoiningOptions>, Failure> {
+    let (Some(listen), Some(advertised)) = (&options.nodes_listen, &options.nodes_advertise) else {
         return Ok(None);
     };
     if !matches!(listen, Endpoint::Tls(_)) {
@@ -83,6 +108,11 @@ fn joining(options: &Options) -> Result<Option<JoiningOptions>, Failure> {
     }
     let listener = listener("nodes", listen)?;
     let joining = Joining { listener, advertised: advertised.clone() };
-    let (registry, registry_token_file) = (registry.clone(), registry_token_file.clone());
-    Ok(Some(JoiningOptions { joining, registry, registry_token_file }))
+    let images = match (&options.registry, &options.registry_token_file) {
+        (Some(registry), Some(token_file)) => {
+            ImageOrigin::Registry { registry: registry.clone(), token_file: token_file.clone() }
+        }
+        _ => ImageOrigin::Elsewhere,
+    };
+    Ok(Some(JoiningOptions { joining, images }))
 }

@@ -21,8 +21,8 @@ pub struct Options {
 
 #[derive(Debug, Clone, clap::Subcommand)]
 enum Verb {
-    Join(Box<supervisor::JoinOptions>),
-    Start(Box<supervisor::StartOptions>),
+    Join(Box<supervisor::NodeJoinOptions>),
+    Start(Box<supervisor::NodeStartOptions>),
     Agent(Box<AgentOptions>),
 }
 
@@ -50,11 +50,11 @@ struct AgentOptions {
     /// Where its location listens
     #[arg(long, value_name = "ENDPOINT")]
     location: Endpoint,
-    /// Where the registry is, of a node on the machine of its location
-    #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:4601")]
-    registry: Endpoint,
+    /// Where the registry is [default: images are had from the location]
+    #[arg(long, value_name = "ENDPOINT", requires = "registry_token_file")]
+    registry: Option<Endpoint>,
     /// The file with the token for the registry
-    #[arg(long, value_name = "FILE", required_unless_present = "identity_file")]
+    #[arg(long, value_name = "FILE", requires = "registry")]
     registry_token_file: Option<PathBuf>,
     /// The file with the key and the certificate of a node that joined from another machine
     #[arg(long, value_name = "FILE", requires = "gate_advertise")]
@@ -87,26 +87,23 @@ struct AgentOptions {
 /// Joins, or runs the role.
 pub fn run(options: Options) -> Result<(), Failure> {
     match options.verb {
-        Verb::Join(options) => supervisor::join(*options),
-        Verb::Start(options) => supervisor::start(*options),
+        Verb::Join(options) => supervisor::join_node(*options),
+        Verb::Start(options) => supervisor::start_node(*options),
         Verb::Agent(options) => run_agent(*options),
     }
 }
 
-fn membership(options: &AgentOptions) -> Result<Membership, Failure> {
+fn membership(options: &AgentOptions) -> Membership {
     if let (Some(file), Some(advertised)) = (&options.identity_file, &options.gate_advertise) {
         let (identity_file, advertised) = (file.clone(), advertised.clone());
-        return Ok(Membership::Joined { identity_file, advertised });
+        return Membership::Joined { identity_file, advertised };
     }
-    let registry_token_file = options
-        .registry_token_file
-        .clone()
-        .ok_or_else(|| Failure::new(Kind::Usage, "--registry-token-file is missing"))?;
-    Ok(Membership::Local { registry: options.registry.clone(), registry_token_file })
+    let registry = options.registry.clone().zip(options.registry_token_file.clone());
+    Membership::Local { registry }
 }
 
 fn run_agent(options: AgentOptions) -> Result<(), Failure> {
-    let membership = membership(&options)?;
+    let membership = membership(&options);
     let gate = listener("gate", &options.gate_listen)?;
     let metrics = options.metrics.listener()?;
     let exe = supervisor::own_program().or_fail(Kind::Other, "cannot find our own program")?;

@@ -1,5 +1,6 @@
 //! `longshore registry`
 
+mod elsewhere;
 mod table;
 
 use std::path::PathBuf;
@@ -29,6 +30,9 @@ pub struct Options {
     /// ENDPOINT,ENDPOINT
     #[arg(long, value_name = "ENDPOINTS")]
     global: Endpoints,
+    /// Where locations of other machines have images, as https://HOST:PORT [default: nowhere]
+    #[arg(long, value_name = "ENDPOINT")]
+    locations_listen: Option<Endpoint>,
     #[command(flatten)]
     metrics: MetricsOptions,
 }
@@ -37,9 +41,10 @@ pub struct Options {
 pub fn run(options: Options) -> Result<(), Failure> {
     let listener = listener("registry", &options.listen)?;
     let metrics = options.metrics.listener()?;
+    let locations = super::locations_listener(options.locations_listen.as_ref())?;
     let dir = options.data_dir.clone();
     super::run("registry", &dir, Threads::PerCore, |shutdown| {
-        serve(options, (listener, metrics), shutdown)
+        serve(options, (listener, locations, metrics), shutdown)
     })
 }
 
@@ -56,7 +61,7 @@ enum RegistryRoleError {
 
 async fn serve(
     options: Options,
-    (listener, metrics_listener): (Listener, Option<Listener>),
+    (listener, locations, metrics_listener): (Listener, Option<Listener>, Option<Listener>),
     shutdown: CancellationToken,
 ) -> Result<(), RegistryRoleError> {
     let table = FollowedTable::open(options.data_dir.join("tokens.json"))?;
@@ -67,7 +72,8 @@ async fn serve(
     let registry = Arc::new(Registry::open(registry)?);
 
     let service = Service::new(shutdown);
-    service.spawn_until_shutdown("table", table.follow(Followed::new(options.global)));
+    let global = Followed::new(options.global);
+    service.spawn_until_shutdown("table", table.follow(global.clone()));
     let maintained = Arc::clone(&registry);
     service.spawn_until_shutdown("maintenance", async move { maintained.maintain().await });
     let metrics = longshore_registry::Metrics::default();
@@ -77,6 +83,11 @@ async fn serve(
         longshore_telemetry::metrics::serve(told, listener, &service);
     }
     let router = metrics.measure(longshore_registry::router(registry));
+    if let Some(locations) = locations {
+        let file = options.data_dir.join("identity.json");
+        let served = elsewhere::serve(locations, router.clone(), global, file, service.clone());
+        service.spawn_until_shutdown("certificate", served);
+    }
     service.spawn("listener", listener.serve(router, service.shutdown()));
     Ok(service.run().await?)
 }

@@ -27,6 +27,8 @@ pub enum Contents {
     Platform,
     /// A node that joined.
     Node,
+    /// A location that joined.
+    Location,
 }
 
 impl Contents {
@@ -34,7 +36,19 @@ impl Contents {
         match self {
             Self::Platform => &["global", "location", "node", "registry", "ingress", "secrets"],
             Self::Node => &["node", "secrets"],
+            Self::Location => &["location", "node", "ingress", "secrets"],
         }
+    }
+
+    /// What else a data directory is of that cannot be this.
+    pub fn excluded(self, data_dir: &Path) -> Option<&'static str> {
+        let others = [
+            ("global", "a whole platform", Self::Platform),
+            ("location", "a location", Self::Location),
+            ("node", "a node", Self::Node),
+        ];
+        let is = others.into_iter().find(|(part, ..)| data_dir.join(part).exists());
+        is.filter(|(_, _, contents)| *contents != self).map(|(_, what, _)| what)
     }
 }
 
@@ -143,7 +157,12 @@ impl Home {
         self.data_dir.join("secrets/identity.json")
     }
 
-    /// Where that joined, and as whom.
+    /// The key of the authority of a location that joined, and what was said of it.
+    pub fn authority_file(&self) -> PathBuf {
+        self.role_dir("location").join("authority.json")
+    }
+
+    /// Where this machine joined, and as whom.
     pub fn membership_file(&self) -> PathBuf {
         self.data_dir.join("membership.json")
     }

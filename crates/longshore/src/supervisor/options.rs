@@ -51,6 +51,13 @@ pub struct UpOptions {
     /// The host and port by which they reach that [default: the address itself]
     #[arg(long, value_name = "HOST:PORT")]
     nodes_advertise: Option<String>,
+    /// Where other machines join as locations of their own and call from then on; on the next port they have
+    /// images; empty for nowhere [default: ""]
+    #[arg(long, value_name = "ADDRESS")]
+    locations_listen: Option<String>,
+    /// The host and port by which they reach that [default: the address itself]
+    #[arg(long, value_name = "HOST:PORT")]
+    locations_advertise: Option<String>,
     /// Below this name every app gets a host name [default: localhost]
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
@@ -147,6 +154,8 @@ impl UpOptions {
             metrics_listen,
             nodes_listen,
             nodes_advertise,
+            locations_listen,
+            locations_advertise,
             domain,
             location,
             coordinates,
@@ -174,6 +183,8 @@ impl UpOptions {
             ("metrics_listen", metrics_listen),
             ("nodes_listen", nodes_listen),
             ("nodes_advertise", nodes_advertise),
+            ("locations_listen", locations_listen),
+            ("locations_advertise", locations_advertise),
             ("domain", domain),
             ("location", location),
             ("coordinates", coordinates),

@@ -9,7 +9,7 @@ use longshore_runtime::RuntimePrograms;
 use super::child::RolePlan;
 use super::home::Home;
 use super::settings::Settings;
-use super::sockets::{LinkSockets, MetricsSockets, Nodes, PublicSockets};
+use super::sockets::{LinkSockets, Locations, MetricsSockets, Nodes, PublicSockets};
 use crate::context_file::Endpoints;
 
 /// How long a role may take to end. A role itself gives up on its last requests sooner.
@@ -59,7 +59,7 @@ pub fn plan_roles(
         .with("data-dir", home.role_dir("ingress").display())
         .with("listen", format_args!("http://{}", endpoints.ingress))
         .with("location", &location_at);
-    let location = Flags::new()
+    let location = Flags::below("run")
         .with("name", &settings.location)
         .with("data-dir", home.role_dir("location").display())
         .with("listen", &location_at)
@@ -67,6 +67,20 @@ pub fn plan_roles(
     let location = match settings.coordinates {
         Some(place) => location.with("coordinates", place),
         None => location,
+    };
+    let mut of_global = vec![("api", public.api), ("link", links.global)];
+    let mut of_registry = vec![("registry", public.registry)];
+    let (global, registry) = match public.locations {
+        Some(Locations { global: (socket, at), registry: (images, images_at) }) => {
+            let flags = global
+                .with("locations-listen", &at.listens)
+                .with("locations-advertise", &at.advertised)
+                .with("registry-locations", &images_at.advertised);
+            of_global.push(("locations", socket));
+            of_registry.push(("locations", images));
+            (flags, registry.with("locations-listen", &images_at.listens))
+        }
+        None => (global, registry),
     };
     let mut of_location = vec![("link", links.location)];
     let location = match public.nodes {
@@ -80,7 +94,7 @@ pub fn plan_roles(
         }
         None => location,
     };
-    let node = Flags::of_agent()
+    let node = Flags::below("agent")
         .with("name", &settings.node)
         .with("agent", home.agent())
         .with("data-dir", home.role_dir("node").display())
@@ -102,8 +116,8 @@ pub fn plan_roles(
     let node_drain = if settings.stop_instances { DRAIN_INSTANCES } else { DRAIN };
     let mut waves = vec![
         vec![
-            role("global", global, vec![("api", public.api), ("link", links.global)], DRAIN),
-            role("registry", registry, vec![("registry", public.registry)], DRAIN),
+            role("global", global, of_global, DRAIN),
+            role("registry", registry, of_registry, DRAIN),
         ],
         vec![role("ingress", ingress, vec![("ingress", public.ingress)], DRAIN)],
         vec![role("location", location, of_location, DRAIN)],
@@ -139,9 +153,9 @@ impl Flags {
         Self(Vec::new())
     }
 
-    /// Those of the agent of a node, which is a verb below that of the role.
-    pub fn of_agent() -> Self {
-        Self(vec!["agent".to_owned()])
+    /// Those of a verb below that of the role.
+    pub fn below(verb: &str) -> Self {
+        Self(vec![verb.to_owned()])
     }
 
     /// As a command has them.
@@ -189,6 +203,7 @@ mod tests {
             ingress_listen: free,
             metrics_listen: Some(free),
             nodes_listen: Some(free),
+            locations_listen: Some(free),
             cgroup_parent: Some("/test".to_owned()),
             coordinates: "-33.9,151.2".parse().ok(),
             programs: RuntimePrograms { runsc: Some("/opt/runsc".into()), ..Default::default() },

@@ -44,6 +44,10 @@ pub struct Settings {
     pub nodes_listen: Option<SocketAddr>,
     /// The `host:port` by which they reach that, where its own address is not it.
     pub nodes_advertise: Option<String>,
+    /// Where machines that join as locations call, and on the next port have images; nowhere when absent.
+    pub locations_listen: Option<SocketAddr>,
+    /// The `host:port` by which they reach that, where its own address is not it.
+    pub locations_advertise: Option<String>,
     /// Below it every app gets a host name.
     pub domain: HostName,
     /// The name of the location that this machine is.
@@ -85,6 +89,8 @@ impl Settings {
             metrics_listen: Some(loopback(4610)),
             nodes_listen: None,
             nodes_advertise: None,
+            locations_listen: None,
+            locations_advertise: None,
             domain: constant("localhost"),
             location: constant("local"),
             coordinates: None,
@@ -129,22 +135,10 @@ impl Settings {
                 });
             }
         }
-        problems.extend(settings.unreachable_nodes());
+        let (nodes, locations) = (settings.nodes_listen, settings.locations_listen);
+        problems.extend(unreachable("nodes", nodes, settings.nodes_advertise.as_ref()));
+        problems.extend(unreachable("locations", locations, settings.locations_advertise.as_ref()));
         if problems.is_empty() { Ok(settings) } else { Err(problems) }
-    }
-
-    /// An address that stands for all is none to call.
-    fn unreachable_nodes(&self) -> Option<ManifestProblem> {
-        let listen = self.nodes_listen.filter(|address| address.ip().is_unspecified())?;
-        self.nodes_advertise.is_none().then(|| ManifestProblem {
-            field: "nodes_advertise".to_owned(),
-            value: "\"\"".to_owned(),
-            allowed: format!(
-                "the host and port by which other machines reach this one, such as \
-                 203.0.113.1:{}, when nodes_listen is {listen}",
-                listen.port()
-            ),
-        })
     }
 
     fn take_file(&mut self, table: &toml::Table, problems: &mut Vec<ManifestProblem>) {
@@ -179,6 +173,24 @@ impl Settings {
         }
         text
     }
+}
+
+/// An address that stands for all is none to call.
+fn unreachable(
+    who: &str,
+    listen: Option<SocketAddr>,
+    advertise: Option<&String>,
+) -> Option<ManifestProblem> {
+    let listen = listen.filter(|address| address.ip().is_unspecified())?;
+    advertise.is_none().then(|| ManifestProblem {
+        field: format!("{who}_advertise"),
+        value: "\"\"".to_owned(),
+        allowed: format!(
+            "the host and port by which other machines reach this one, such as 203.0.113.1:{}, when \
+             {who}_listen is {listen}",
+            listen.port()
+        ),
+    })
 }
 
 /// What is said about a key that does not exist.

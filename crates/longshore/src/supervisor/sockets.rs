@@ -29,8 +29,55 @@ pub struct PublicSockets {
     pub ingress: Listener,
     /// Those for the metrics of the roles.
     pub metrics: MetricsSockets,
-    /// That of machines that join, where they may.
+    /// That of machines that join as nodes, where they may.
     pub nodes: Option<Nodes>,
+    /// Those of machines that join as locations, where they may.
+    pub locations: Option<Locations>,
+}
+
+/// Where others reach a socket.
+#[derive(Debug)]
+pub struct Place {
+    /// Its address.
+    pub listens: Endpoint,
+    /// The `host:port` by which others reach it.
+    pub advertised: String,
+}
+
+/// Where locations of other machines call: the control plane, and the registry.
+#[derive(Debug)]
+pub struct Locations {
+    /// The control plane's.
+    pub global: (Listener, Place),
+    /// The registry's, on the next port.
+    pub registry: (Listener, Place),
+}
+
+impl Locations {
+    fn bind(address: SocketAddr, advertised: Option<&str>) -> Result<Self, Obstacle> {
+        let bind = |address: SocketAddr, further: u16| {
+            let refuse = |error: &ListenError| obstacle("locations", address, error);
+            let asked = Endpoint::Tls(address.to_string());
+            let listener = Listener::bind("locations", &asked).map_err(|error| refuse(&error))?;
+            let listens = listener.endpoint().map_err(|source| {
+                let name = "locations".to_owned();
+                refuse(&ListenError::Bind { name, endpoint: asked, source })
+            })?;
+            let advertised = match advertised.and_then(|text| text.rsplit_once(':')) {
+                Some((host, port)) => {
+                    let port: u16 = port.parse().unwrap_or_default();
+                    format!("{host}:{}", port.saturating_add(further))
+                }
+                None => listens.authority().to_owned(),
+            };
+            Ok((listener, Place { listens, advertised }))
+        };
+        let mut next = address;
+        if next.port() > 0 {
+            next.set_port(next.port().saturating_add(1));
+        }
+        Ok(Self { global: bind(address, 0)?, registry: bind(next, 1)? })
+    }
 }
 
 /// Where machines that join call.
@@ -105,11 +152,17 @@ impl PublicSockets {
         let advertised = settings.nodes_advertise.as_deref();
         let nodes = settings.nodes_listen.map(|address| Nodes::bind(address, advertised));
         let nodes = nodes.transpose().map_err(|obstacle| obstacles.push(obstacle));
-        match (api, registry, ingress, nodes) {
-            (Ok(api), Ok(registry), Ok(ingress), Ok(nodes)) if obstacles.is_empty() => {
-                Ok(Self { api, registry, ingress, metrics, nodes })
+        let advertised = settings.locations_advertise.as_deref();
+        let locations = settings.locations_listen;
+        let locations = locations.map(|address| Locations::bind(address, advertised)).transpose();
+        let locations = locations.map_err(|obstacle| obstacles.push(obstacle));
+        match (api, registry, ingress, nodes, locations) {
+            (Ok(api), Ok(registry), Ok(ingress), Ok(nodes), Ok(locations))
+                if obstacles.is_empty() =>
+            {
+                Ok(Self { api, registry, ingress, metrics, nodes, locations })
             }
-            (api, registry, ingress, _) => {
+            (api, registry, ingress, ..) => {
                 let errors = [api.err(), registry.err(), ingress.err()];
                 Err(errors.into_iter().flatten().chain(obstacles).collect())
             }

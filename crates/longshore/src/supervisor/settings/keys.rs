@@ -100,6 +100,23 @@ pub const KEYS: &[Key] = &[
         show: |settings| quoted(settings.nodes_advertise.as_deref().unwrap_or_default()),
     },
     Key {
+        name: "locations_listen",
+        help: "Where other machines join as locations of their own and call from then on, with\n\
+               certificates on both sides, and on the next port have images: an address and a port, such as\n\
+               \"0.0.0.0:4604\"; empty for nowhere. Default \"\".",
+        set: |settings, value| put(&mut settings.locations_listen, nodes(value)),
+        show: |settings| {
+            quoted(settings.locations_listen.map_or(String::new(), |at| at.to_string()))
+        },
+    },
+    Key {
+        name: "locations_advertise",
+        help: "The host and port by which they reach that, such as \"203.0.113.1:4604\"; empty for what\n\
+               locations_listen says. Default \"\".",
+        set: |settings, value| put(&mut settings.locations_advertise, host_and_port(value)),
+        show: |settings| quoted(settings.locations_advertise.as_deref().unwrap_or_default()),
+    },
+    Key {
         name: "domain",
         help: "Below this name every app gets a host name: APP.DOMAIN in the default project,\n\
                APP.PROJECT.DOMAIN in others. Default \"localhost\".",

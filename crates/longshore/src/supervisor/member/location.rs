@@ -1,0 +1,196 @@
+//! This machine as a location: its scheduler, its ingress, and its first node.
+
+use std::net::SocketAddr;
+
+use longshore_link::{CallError, Endpoint, Listener, chain};
+use longshore_location::JoinError;
+use longshore_trust::{JoinRole, JoinToken};
+use longshore_types::{Coordinates, LocationName, NodeName};
+use serde::{Deserialize, Serialize};
+
+use super::super::child::RolePlan;
+use super::super::home::{Contents, Home};
+use super::super::plan::Flags;
+use super::{DRAIN, MachineOptions, Member};
+use crate::failure::{Failure, Kind, OrFail};
+
+/// Join the platform as a new location with this machine as its first node, and run until told to end
+///
+/// The token comes from `longshore join-token --role location` and is good once. From then on this machine is
+/// started by `longshore location start`. More machines join it as nodes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LocationJoinOptions {
+    /// The token that `longshore join-token` showed
+    token: JoinToken,
+    /// What this machine is to be called as a node [default: its host name]
+    #[arg(long, value_name = "NAME")]
+    node: Option<NodeName>,
+    #[command(flatten)]
+    start: LocationStartOptions,
+}
+
+/// Run this machine as the location that it joined as
+///
+/// Cut off from the control plane it goes on. Instances go on when this ends, and are taken over when it is
+/// started again.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LocationStartOptions {
+    /// Where on Earth it is, in degrees, for maps: 52.37,4.90; south and west are negative
+    #[arg(long, value_name = "LATITUDE,LONGITUDE", allow_hyphen_values = true)]
+    coordinates: Option<Coordinates>,
+    /// Where the control plane and nodes of other machines call, with certificates on both sides
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:4602")]
+    nodes_listen: SocketAddr,
+    /// The host and port by which they reach that [default: the address by which this machine reaches the
+    /// control plane]
+    #[arg(long, value_name = "HOST:PORT")]
+    nodes_advertise: Option<String>,
+    /// Where requests to apps come in
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    ingress_listen: SocketAddr,
+    #[command(flatten)]
+    machine: MachineOptions,
+}
+
+/// Where this machine joined, and as whom.
+#[derive(Debug, Serialize, Deserialize)]
+struct Membership {
+    location: LocationName,
+    node: NodeName,
+    /// `host:port` of the control plane.
+    global: String,
+}
+
+/// The location, and with what it joins first.
+struct Location<'a> {
+    options: &'a LocationStartOptions,
+    joins: Option<(JoinToken, Option<NodeName>)>,
+}
+
+/// Joins and runs the location.
+pub fn join(options: LocationJoinOptions) -> Result<(), Failure> {
+    let LocationJoinOptions { token, node, start } = options;
+    if token.role != JoinRole::Location {
+        let message = "this token is for a node, not for a location";
+        return Err(Failure::new(Kind::Usage, message).hint("longshore node join takes it"));
+    }
+    super::run(&start.machine, Location { options: &start, joins: Some((token, node)) })
+}
+
+/// Runs the location that this machine joined as.
+pub fn start(options: LocationStartOptions) -> Result<(), Failure> {
+    super::run(&options.machine, Location { options: &options, joins: None })
+}
+
+impl Member for Location<'_> {
+    const ROLE: &'static str = "location";
+    const CONTENTS: Contents = Contents::Location;
+
+    fn roles(self, home: &Home) -> Result<(Vec<Vec<RolePlan>>, String), Failure> {
+        // Before a token is used for nothing.
+        let sockets = Sockets::bind(self.options, home)?;
+        if let Some((token, node)) = self.joins {
+            join_as(home, token, super::named(node))?;
+        }
+        let proof = home.authority_file();
+        let membership: Membership = super::membership(home, proof, "a location")?;
+        let what = format!("location {} runs for {}", membership.location, membership.global);
+        Ok((plan(self.options, home, &membership, sockets)?, what))
+    }
+}
+
+fn join_as(home: &Home, token: JoinToken, node: NodeName) -> Result<(), Failure> {
+    let proof = home.authority_file();
+    if proof.exists() {
+        let Membership { location, global, .. } = super::membership(home, proof, "a location")?;
+        return Err(super::joined_already(&format!("location {location} of {global}")));
+    }
+    let location = token.location.clone();
+    super::keep_membership(
+        home,
+        &Membership { location: location.clone(), node, global: token.address.clone() },
+    )?;
+    super::block_on(longshore_location::join(&token, &home.role_dir("location")))?
+        .map_err(|error| refused(error, &token))?;
+    tracing::info!("joined as location {location}");
+    Ok(())
+}
+
+/// What went wrong, as a person who joins should know it.
+fn refused(error: JoinError, token: &JoinToken) -> Failure {
+    match error {
+        JoinError::Call(CallError::Refused(problem)) => Failure::from(problem),
+        JoinError::Call(error @ CallError::Unreachable { .. }) => {
+            let hint = format!(
+                "the token says that the control plane listens at {}: can this machine reach it?",
+                token.address
+            );
+            Failure::from(error).hint(hint)
+        }
+        error => Failure::new(Kind::Other, chain(&error)),
+    }
+}
+
+/// The sockets of its roles.
+struct Sockets {
+    nodes: Listener,
+    ingress: Listener,
+    link: Listener,
+    gate: Listener,
+}
+
+impl Sockets {
+    fn bind(options: &LocationStartOptions, home: &Home) -> Result<Self, Failure> {
+        let bind = |name: &str, endpoint: Endpoint| {
+            Listener::bind(name, &endpoint).or_fail(Kind::Other, "cannot begin")
+        };
+        let own = |name: &str| Endpoint::Unix(home.links_dir().join(name));
+        Ok(Self {
+            nodes: bind("nodes", Endpoint::Tls(options.nodes_listen.to_string()))?,
+            ingress: bind("ingress", Endpoint::Tcp(options.ingress_listen.to_string()))?,
+            link: bind("location", own("location.sock"))?,
+            gate: bind("gate", own("gate.sock"))?,
+        })
+    }
+}
+
+fn plan(
+    options: &LocationStartOptions,
+    home: &Home,
+    membership: &Membership,
+    sockets: Sockets,
+) -> Result<Vec<Vec<RolePlan>>, Failure> {
+    let Sockets { nodes, ingress, link, gate } = sockets;
+    let at = |socket: &Listener| socket.endpoint().or_fail(Kind::Other, "cannot tell an address");
+    let advertised = match &options.nodes_advertise {
+        Some(advertised) => advertised.clone(),
+        None => super::advertised(&at(&nodes)?, &membership.global)?,
+    };
+    let link_at = at(&link)?;
+    let location = Flags::below("run")
+        .with("name", &membership.location)
+        .with("data-dir", home.role_dir("location").display())
+        .with("listen", &link_at)
+        .with("global", Endpoint::Tls(membership.global.clone()))
+        .with("nodes-listen", at(&nodes)?)
+        .with("nodes-advertise", advertised);
+    let location = match options.coordinates {
+        Some(place) => location.with("coordinates", place),
+        None => location,
+    };
+    let routing = Flags::new()
+        .with("data-dir", home.role_dir("ingress").display())
+        .with("listen", at(&ingress)?)
+        .with("location", &link_at);
+    let node = super::agent_flags(&options.machine, home, &membership.node)
+        .with("gate-listen", at(&gate)?)
+        .with("location", &link_at);
+    let role = |role, flags: Flags, sockets, drain| {
+        vec![RolePlan { role, args: flags.into_args(), sockets, drain }]
+    };
+    Ok(vec![
+        role("ingress", routing, vec![("ingress", ingress)], DRAIN),
+        role("location", location, vec![("link", link), ("nodes", nodes)], DRAIN),
+        role("node", node, vec![("gate", gate)], super::node_drain(&options.machine)),
+    ])
+}

@@ -1,0 +1,149 @@
+//! This machine as a node of a location.
+
+use std::net::SocketAddr;
+
+use longshore_link::{CallError, Endpoint, Listener, chain};
+use longshore_node::JoinError;
+use longshore_trust::{JoinRole, JoinToken};
+use longshore_types::NodeName;
+use serde::{Deserialize, Serialize};
+
+use super::super::child::RolePlan;
+use super::super::home::{Contents, Home};
+use super::{MachineOptions, Member};
+use crate::failure::{Failure, Kind, OrFail};
+
+/// Join a location as one of its nodes, and run until told to end
+///
+/// The token comes from `longshore join-token` and is good once. From then on this machine is started by
+/// `longshore node start`. Only its gate is listened on, and only the location gets an answer there.
+#[derive(Debug, Clone, clap::Args)]
+pub struct NodeJoinOptions {
+    /// The token that `longshore join-token` showed
+    token: JoinToken,
+    /// What this machine is to be called [default: its host name]
+    #[arg(long, value_name = "NAME")]
+    name: Option<NodeName>,
+    #[command(flatten)]
+    start: NodeStartOptions,
+}
+
+/// Run this machine as the node that it joined as
+///
+/// Its instances go on when this ends, and are taken over when it is started again.
+#[derive(Debug, Clone, clap::Args)]
+pub struct NodeStartOptions {
+    /// Where the location reaches the instances of this node, and nobody else gets an answer
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:4603")]
+    gate_listen: SocketAddr,
+    /// The host and port by which the location reaches that [default: the address by which this machine
+    /// reaches the location]
+    #[arg(long, value_name = "HOST:PORT")]
+    gate_advertise: Option<String>,
+    /// Where Prometheus asks for the metrics of the node [default: nowhere]
+    #[arg(long, value_name = "ENDPOINT")]
+    metrics_listen: Option<Endpoint>,
+    #[command(flatten)]
+    machine: MachineOptions,
+}
+
+/// Where this machine joined, and as whom.
+#[derive(Debug, Serialize, Deserialize)]
+struct Membership {
+    node: NodeName,
+    /// `host:port` of the location.
+    location: String,
+}
+
+/// The node, and with what it joins first.
+struct Node<'a> {
+    options: &'a NodeStartOptions,
+    joins: Option<(JoinToken, Option<NodeName>)>,
+}
+
+/// Joins and runs the node.
+pub fn join(options: NodeJoinOptions) -> Result<(), Failure> {
+    let NodeJoinOptions { token, name, start } = options;
+    if token.role != JoinRole::Node {
+        let message = "this token is for a location, not for a node";
+        return Err(Failure::new(Kind::Usage, message).hint("longshore location join takes it"));
+    }
+    super::run(&start.machine, Node { options: &start, joins: Some((token, name)) })
+}
+
+/// Runs the node that this machine joined as.
+pub fn start(options: NodeStartOptions) -> Result<(), Failure> {
+    super::run(&options.machine, Node { options: &options, joins: None })
+}
+
+impl Member for Node<'_> {
+    const ROLE: &'static str = "node";
+    const CONTENTS: Contents = Contents::Node;
+
+    fn roles(self, home: &Home) -> Result<(Vec<Vec<RolePlan>>, String), Failure> {
+        // Before a token is used for nothing.
+        let listen = Endpoint::Tls(self.options.gate_listen.to_string());
+        let gate = Listener::bind("gate", &listen).or_fail(Kind::Other, "cannot begin")?;
+        if let Some((token, name)) = self.joins {
+            join_as(home, token, super::named(name))?;
+        }
+        let membership: Membership = super::membership(home, home.identity_file(), "a node")?;
+        let what = format!("node {} runs for {}", membership.node, membership.location);
+        Ok((vec![vec![plan(self.options, home, &membership, gate)?]], what))
+    }
+}
+
+fn join_as(home: &Home, token: JoinToken, node: NodeName) -> Result<(), Failure> {
+    let file = home.identity_file();
+    if file.exists() {
+        let Membership { node, location } = super::membership(home, file, "a node")?;
+        return Err(super::joined_already(&format!("node {node} of {location}")));
+    }
+    super::keep_membership(
+        home,
+        &Membership { node: node.clone(), location: token.address.clone() },
+    )?;
+    super::block_on(longshore_node::join(&token, node.clone(), &file))?
+        .map_err(|error| refused(error, &token))?;
+    tracing::info!("joined location {} as node {node}", token.location);
+    Ok(())
+}
+
+/// What went wrong, as a person who joins should know it.
+fn refused(error: JoinError, token: &JoinToken) -> Failure {
+    match error {
+        JoinError::Call(CallError::Refused(problem)) => Failure::from(problem),
+        JoinError::Call(error @ CallError::Unreachable { .. }) => {
+            let hint = format!(
+                "the token says that location {} listens there: can this machine reach it?",
+                token.location
+            );
+            Failure::from(error).hint(hint)
+        }
+        error => Failure::new(Kind::Other, chain(&error)),
+    }
+}
+
+fn plan(
+    options: &NodeStartOptions,
+    home: &Home,
+    membership: &Membership,
+    gate: Listener,
+) -> Result<RolePlan, Failure> {
+    let endpoint = gate.endpoint().or_fail(Kind::Other, "cannot tell the address of the gate")?;
+    let advertised = match &options.gate_advertise {
+        Some(advertised) => advertised.clone(),
+        None => super::advertised(&endpoint, &membership.location)?,
+    };
+    let flags = super::agent_flags(&options.machine, home, &membership.node)
+        .with("gate-listen", &endpoint)
+        .with("gate-advertise", advertised)
+        .with("location", Endpoint::Tls(membership.location.clone()))
+        .with("identity-file", home.identity_file().display());
+    let flags = match &options.metrics_listen {
+        Some(endpoint) => flags.with("metrics-listen", endpoint),
+        None => flags,
+    };
+    let drain = super::node_drain(&options.machine);
+    Ok(RolePlan { role: "node", args: flags.into_args(), sockets: vec![("gate", gate)], drain })
+}
