@@ -1,21 +1,61 @@
 //! Tokens by which machines join.
 
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
 use http::Method;
-use longshore_api::v1::{EventView, JoinTokenCreated, JoinTokenRequest};
+use longshore_api::links::RegistryTable;
+use longshore_api::v1::{EventView, JoinTokenCreated, JoinTokenRequest, JoinTokenRole};
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{CallError, now};
+use longshore_link::{CallError, Client, Endpoint, now};
 use longshore_trust::{
-    CertificateRequest, Fingerprint, JoinRole, JoinToken, NewKey, RedeemRequest, Signed,
+    CertificateRequest, Credentials, Fingerprint, Identity, JoinRole, JoinToken, LocationAuthority,
+    LocationJoinRequest, Name, NewKey, RedeemRequest, RegistryAccess, RootAuthority, Signed,
+    client_config, joining_config,
 };
-use longshore_types::Generation;
+use longshore_types::token::{RegistryAction, Rights};
+use longshore_types::{Generation, LocationName};
 
 use crate::plane::*;
 
 impl Plane {
     async fn join_token(&self, location: &str) -> Result<JoinTokenCreated, CallError> {
-        let request =
-            JoinTokenRequest { location: location.parse().unwrap(), role: Default::default() };
+        self.join_token_as(JoinTokenRole::Node, location).await
+    }
+
+    async fn join_token_as(
+        &self,
+        role: JoinTokenRole,
+        location: &str,
+    ) -> Result<JoinTokenCreated, CallError> {
+        let request = JoinTokenRequest { location: location.parse().unwrap(), role };
         self.user.call(Method::POST, "/v1/join-tokens", Some(&request)).await
+    }
+
+    fn at(&self, config: Arc<rustls::ClientConfig>) -> Client {
+        Client::secured(Endpoint::Tls(self.locations.clone()), config, Name::Global)
+    }
+
+    /// Who shows a certificate.
+    fn showing(&self, identity: &Identity) -> Client {
+        self.at(client_config(&Credentials::new(identity).unwrap()).unwrap())
+    }
+
+    async fn join(
+        &self,
+        location: &str,
+        token: &JoinToken,
+    ) -> Result<LocationAuthority, CallError> {
+        let key = NewKey::generate().unwrap();
+        let location: LocationName = location.parse().unwrap();
+        let request = LocationJoinRequest {
+            secret: token.secret.clone(),
+            location: location.clone(),
+            key: key.public(),
+        };
+        let stranger = self.at(joining_config(token.root).unwrap());
+        let signed: Signed = stranger.call(Method::POST, "/join", Some(&request)).await?;
+        Ok(LocationAuthority::new(location, &key.signed(&signed, now()).unwrap()).unwrap())
     }
 
     async fn redeem(&self, location: &str, token: &JoinToken) -> Result<(), CallError> {
@@ -76,5 +116,94 @@ async fn an_authority_goes_back_to_the_root_that_tokens_name() {
         let answer = plane.link.call::<_, Signed>(Method::POST, path, Some(&request)).await;
         assert_eq!(refused(answer).code, ProblemCode::InvalidRequest);
     }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_location_joins_once_and_speaks_for_itself_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    plane.report(Generation(0), vec![]).await;
+    let token = async |location| plane.join_token_as(JoinTokenRole::Location, location).await;
+    // One that there is already is no new one, and a token for a node is none for a location.
+    assert_eq!(refused(token("ams").await).code, ProblemCode::Conflict);
+    let for_node: JoinToken = plane.join_token("ams").await.unwrap().token.parse().unwrap();
+    assert!(plane.join("sin", &for_node).await.is_err());
+    let made: JoinToken = token("sin").await.unwrap().token.parse().unwrap();
+    assert_eq!(made.address, plane.locations);
+    assert!(plane.join("fra", &made).await.is_err(), "it is for another");
+    let sin = plane.join("sin", &made).await.unwrap();
+    assert!(plane.join("sin", &made).await.is_err(), "it was used");
+
+    let name = Name::Location("sin".parse().unwrap());
+    let location = plane.showing(&sin.identify(&name, now()).unwrap());
+    let say = async |client: &Client, of: &str| {
+        let path = format!("/link/locations/{of}/report");
+        let report = report_of(of, Generation(0), vec![], vec![]);
+        client.call::<_, ()>(Method::POST, &path, Some(&report)).await
+    };
+    say(&location, "sin").await.unwrap();
+    assert_eq!(refused(say(&location, "ams").await).code, ProblemCode::Forbidden);
+    for path in
+        ["/link/locations/ams/allotments", "/link/locations/ams/registry", "/link/registry/table"]
+    {
+        let answer = location.get::<serde_json::Value>(path).await;
+        assert_eq!(refused(answer).code, ProblemCode::Forbidden, "{path}");
+    }
+    let access: RegistryAccess = location.get("/link/locations/sin/registry").await.unwrap();
+    assert_eq!(access.address, "203.0.113.1:4605");
+    // Its nodes and ingresses are nobody here, nor is a stranger, nor anyone of this machine it.
+    let node = Name::Node("sin".parse().unwrap(), "n1".parse().unwrap());
+    for name in [node, Name::Ingress("sin".parse().unwrap())] {
+        let client = plane.showing(&sin.identify(&name, now()).unwrap());
+        assert_eq!(refused(say(&client, "sin").await).code, ProblemCode::Forbidden);
+    }
+    let stranger = plane.at(joining_config(made.root).unwrap());
+    assert_eq!(refused(say(&stranger, "sin").await).code, ProblemCode::Forbidden);
+    assert_eq!(refused(say(&plane.link, "sin").await).code, ProblemCode::Forbidden);
+    // Another authority of that name, though the root signed it.
+    let root = RootAuthority::open(&dir.path().join("root.json"), now()).unwrap();
+    let key = NewKey::generate().unwrap();
+    let other = root.sign_location(&"sin".parse().unwrap(), &key.public(), now()).unwrap();
+    let other = key.signed(&other, now()).unwrap();
+    let other = LocationAuthority::new("sin".parse().unwrap(), &other).unwrap();
+    let other = plane.showing(&other.identify(&name, now()).unwrap());
+    assert_eq!(refused(say(&other, "sin").await).code, ProblemCode::Forbidden);
+    // It is named anew with its own key and no other.
+    let path = "/link/locations/sin/authority";
+    let request = CertificateRequest { key: key.public() };
+    let answer = location.call::<_, Signed>(Method::POST, path, Some(&request)).await;
+    assert_eq!(refused(answer).code, ProblemCode::Forbidden);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_location_pulls_what_it_was_allotted_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    let token = plane.join_token_as(JoinTokenRole::Location, "sin").await.unwrap();
+    let sin = plane.join("sin", &token.token.parse().unwrap()).await.unwrap();
+    let name = Name::Location("sin".parse().unwrap());
+    let location = plane.showing(&sin.identify(&name, now()).unwrap());
+    let access: RegistryAccess = location.get("/link/locations/sin/registry").await.unwrap();
+    let hash = Fingerprint::of(access.token.as_bytes()).to_string();
+    let mut tables = plane.link.watch::<RegistryTable>("/link/registry/table").await.unwrap();
+    let mut rights = async |holds: &dyn Fn(&Rights) -> bool| loop {
+        let table = tables.next().await.expect("the watch goes on").unwrap();
+        let rights = table.tokens.get(&hash).expect("a location has a token").clone();
+        if holds(&rights) {
+            return rights;
+        }
+    };
+    assert_eq!(rights(&|_| true).await, Rights::default());
+    let path = "/link/locations/sin/report";
+    let mut report = report_of("sin", Generation(0), vec![], vec![]);
+    report.gate = "https://192.0.2.1:1".to_owned();
+    location.call::<_, ()>(Method::POST, path, Some(&report)).await.unwrap();
+    plane.deploy(web()).await.unwrap();
+    let given = rights(&|rights| !rights.registry.is_empty()).await;
+    let [right] = &given.registry[..] else { panic!("{given:?}") };
+    assert_eq!(right.repositories, "default/web");
+    assert_eq!(right.actions, [RegistryAction::Pull]);
     plane.stop().await;
 }

@@ -15,7 +15,7 @@ use longshore_api::links::{
 use longshore_api::v1::{
     AppView, DeployRequest, DeployResponse, PlanView, ReleaseView, RollbackRequest,
 };
-use longshore_global::{Listeners, Options, StoreChoice};
+use longshore_global::{JoiningOptions, Listeners, Options, StoreChoice};
 use longshore_link::{CallError, Client, Endpoint, LineStream, Listener, now};
 use longshore_types::{
     ByteCount, Capacity, Generation, InstanceId, InstancePhase, MilliCpu, ReleaseNumber,
@@ -35,6 +35,8 @@ pub struct Plane {
     pub link: Client,
     pub shutdown: CancellationToken,
     pub done: JoinHandle<()>,
+    /// Where locations of other machines call, as `host:port`.
+    pub locations: String,
 }
 
 impl Plane {
@@ -64,6 +66,9 @@ impl Plane {
             std::fs::write(dir.join(file), format!("{file}-token\n")).unwrap();
         }
         let link = Endpoint::Unix(dir.join("link.sock"));
+        let any = Endpoint::Tls("127.0.0.1:0".to_owned());
+        let locations = Listener::bind("locations", &any).unwrap();
+        let address = locations.endpoint().unwrap().authority().to_owned();
         let user = Client::new(api.endpoint().unwrap()).with_token("admin-token");
         let options = Options {
             data_dir: dir.join("data"),
@@ -78,13 +83,16 @@ impl Plane {
             system_token_file: dir.join("system"),
             secret_keys_file: dir.join("secret-keys.json"),
             root_file: dir.join("root.json"),
-            joining: None,
+            joining: Some(JoiningOptions {
+                advertised: address.clone(),
+                registry_advertised: "203.0.113.1:4605".to_owned(),
+            }),
             api_rate,
         };
         let listeners = Listeners {
             api,
             link: Listener::bind("link", &link).unwrap(),
-            locations: None,
+            locations: Some(locations),
             metrics: None,
         };
         let until = shutdown.clone();
@@ -92,7 +100,7 @@ impl Plane {
             tokio::spawn(
                 async move { longshore_global::run(options, listeners, until).await.unwrap() },
             );
-        Self { user, link: Client::new(link), shutdown, done }
+        Self { user, link: Client::new(link), locations: address, shutdown, done }
     }
 
     /// With an app that its location was told to run.
@@ -133,29 +141,7 @@ impl Plane {
         instances: Vec<InstanceStatus>,
         runtimes: Vec<RuntimeOffer>,
     ) {
-        let capacity =
-            Capacity { cpu: MilliCpu(8000), memory: ByteCount::gib(8), disk: ByteCount::gib(100) };
-        let node = NodeSummary {
-            node: "n1".parse().unwrap(),
-            reachable: true,
-            reported_at: now(),
-            capacity,
-            promised: Capacity::default(),
-            version: "1".to_owned(),
-            runtimes,
-        };
-        self.send(&LocationReport {
-            location: location.parse().unwrap(),
-            coordinates: Some("52.37,4.9".parse().unwrap()),
-            joining: Some("203.0.113.1:4602".to_owned()),
-            gate: "unix:/nowhere".to_owned(),
-            acknowledged,
-            at: now(),
-            nodes: vec![node],
-            instances,
-            shortfalls: vec![],
-        })
-        .await;
+        self.send(&report_of(location, acknowledged, instances, runtimes)).await;
     }
 
     pub async fn send(&self, report: &LocationReport) {
@@ -224,6 +210,37 @@ pub fn web() -> serde_json::Value {
 }
 
 /// The next set for which `holds`.
+/// What a location says that has one node.
+pub fn report_of(
+    location: &str,
+    acknowledged: Generation,
+    instances: Vec<InstanceStatus>,
+    runtimes: Vec<RuntimeOffer>,
+) -> LocationReport {
+    let capacity =
+        Capacity { cpu: MilliCpu(8000), memory: ByteCount::gib(8), disk: ByteCount::gib(100) };
+    let node = NodeSummary {
+        node: "n1".parse().unwrap(),
+        reachable: true,
+        reported_at: now(),
+        capacity,
+        promised: Capacity::default(),
+        version: "1".to_owned(),
+        runtimes,
+    };
+    LocationReport {
+        location: location.parse().unwrap(),
+        coordinates: Some("52.37,4.9".parse().unwrap()),
+        joining: Some("203.0.113.1:4602".to_owned()),
+        gate: "unix:/nowhere".to_owned(),
+        acknowledged,
+        at: now(),
+        nodes: vec![node],
+        instances,
+        shortfalls: vec![],
+    }
+}
+
 pub async fn until(
     sets: &mut LineStream<AllotmentSet>,
     holds: impl Fn(&AllotmentSet) -> bool,
