@@ -1,29 +1,34 @@
-//! A second machine joins, carries its share, and is what it should be to everyone.
+//! A second machine joins, as a node or as a location, and is what it should be to everyone.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use anyhow::{Result, ensure};
 use longshore_api::v1::InstanceView;
-use longshore_e2e::machine::{Machine, platform_for};
+use longshore_e2e::machine::{Machine, Part, platform_for};
 use longshore_e2e::platform::Instances;
 use longshore_e2e::{Platform, Traffic, UpOptions, eventually};
-use longshore_types::InstancePhase;
+use longshore_types::{InstanceId, InstancePhase};
 
 use crate::scene::{busybox, web};
 
-fn token(platform: &Platform) -> String {
-    let shown = platform.run(&["join-token"]).ok();
-    shown.trim().strip_prefix("longshore node join ").expect("a command").to_owned()
+/// The token of the command that joins a machine.
+fn token(platform: &Platform, part: Part, location: &str) -> String {
+    let shown = platform.run(&["join-token", "--role", part.verb(), "--location", location]).ok();
+    let command = format!("longshore {} join ", part.verb());
+    shown.trim().strip_prefix(&command).expect("a command").to_owned()
 }
 
-/// A platform that calls this machine `one`, and another machine that is its node `two`.
-fn two_machines() -> (Machine, Platform) {
-    let mut machine = Machine::start().unwrap();
-    let config = "node = \"one\"\n".to_owned();
+/// A platform that calls this machine `one` of `here`, and another machine `two`, which joined as its node or
+/// as a location of its own, `there`.
+fn two_machines(part: Part) -> (Machine, Platform) {
+    let mut machine = Machine::start(part).unwrap();
+    let config = "node = \"one\"\nlocation = \"here\"\n".to_owned();
     let options = UpOptions { config, ..UpOptions::default() };
     let platform = platform_for(&machine, options).unwrap();
     platform.push(&busybox(&platform, "one"), "default/web:1").unwrap();
-    machine.join(&token(&platform), "two").unwrap();
+    let location = if part == Part::Node { "here" } else { "there" };
+    machine.join(&token(&platform, part, location), "two").unwrap();
     eventually("both nodes are there", || {
         let nodes = platform.run(&["nodes"]).ok();
         Ok((nodes.contains("one ") && nodes.contains("two ")).then_some(()))
@@ -33,13 +38,23 @@ fn two_machines() -> (Machine, Platform) {
     (machine, platform)
 }
 
+fn ids(instances: &[InstanceView]) -> BTreeSet<InstanceId> {
+    instances.iter().map(|instance| instance.id().clone()).collect()
+}
+
+fn all_are_healthy(platform: &Platform, count: usize) -> Result<Option<()>> {
+    let now = platform.instances("web")?;
+    let is_healthy = |instance: &&InstanceView| instance.observed.phase == InstancePhase::Healthy;
+    Ok((now.len() == count && now.iter().filter(is_healthy).count() == count).then_some(()))
+}
+
 fn on<'a>(instances: &'a [InstanceView], node: &str) -> Vec<&'a InstanceView> {
     instances.iter().filter(|instance| instance.node.as_str() == node).collect()
 }
 
 #[test]
 fn a_machine_joins_by_one_command_and_carries_its_share() {
-    let (mut machine, platform) = two_machines();
+    let (mut machine, platform) = two_machines(Part::Node);
     platform.deploy(&web("web", 4)).unwrap();
     let instances = platform.instances("web").unwrap();
     let (here, there) = (on(&instances, "one"), on(&instances, "two"));
@@ -58,32 +73,79 @@ fn a_machine_joins_by_one_command_and_carries_its_share() {
     })
     .unwrap();
 
-    // Its agent, and who it speaks to, may die: requests go on, and it is the same instance.
+    // The scheduler may die: no request fails. What bytes go through takes along those that are under way,
+    // and no instance.
     let traffic = Traffic::start(platform.ingress_address(), "web.localhost");
-    machine.kill_agent().unwrap();
-    std::thread::sleep(Duration::from_millis(300));
     platform.role("location").unwrap().kill().unwrap();
     std::thread::sleep(Duration::from_millis(300));
-    platform.role("ingress").unwrap().kill().unwrap();
-    eventually("all are healthy again", || {
-        let now = platform.instances("web")?;
-        let healthy =
-            now.iter().filter(|instance| instance.observed.phase == InstancePhase::Healthy).count();
-        Ok((healthy == 4).then_some(()))
-    })
-    .unwrap();
+    eventually("all are healthy again", || all_are_healthy(&platform, 4)).unwrap();
     assert!(traffic.answered() > 0);
     let failed = traffic.stop();
     assert!(failed.is_empty(), "{failed:?}");
-    let ids = |instances: &[InstanceView]| -> BTreeSet<_> {
-        instances.iter().map(|instance| instance.id().clone()).collect()
-    };
+    machine.kill("node").unwrap();
+    platform.role("ingress").unwrap().kill().unwrap();
+    eventually("it answers again", || {
+        let answer = platform.get("web.localhost", "/who")?;
+        Ok((answer.status == 200).then_some(()))
+    })
+    .unwrap();
+    eventually("all are healthy again", || all_are_healthy(&platform, 4)).unwrap();
     assert_eq!(ids(&platform.instances("web").unwrap()), ids(&instances));
 
     // Stopped and started it takes its instances over again.
-    machine.stop_node().unwrap();
-    machine.start_node(Instances::Keep).unwrap();
+    machine.down().unwrap();
+    machine.up(Instances::Keep).unwrap();
     assert_eq!(platform.run(&["exec", far, "--", "busybox", "hostname"]).ok().trim(), far);
+    platform.remove("web").unwrap();
+    platform.finish();
+    machine.finish();
+}
+
+#[test]
+fn a_location_of_another_machine_serves_on_while_it_is_cut_off() {
+    let (mut machine, platform) = two_machines(Part::Location);
+    platform.deploy(&web("web", 2)).unwrap();
+    let instances = platform.instances("web").unwrap();
+    let (here, there) = (on(&instances, "one"), on(&instances, "two"));
+    assert_eq!((here.len(), there.len()), (1, 1), "each location has one");
+    let far = there[0].id().as_str();
+    assert_eq!(there[0].location.as_str(), "there");
+    assert_eq!(platform.run(&["exec", far, "--", "busybox", "hostname"]).ok().trim(), far);
+    let told = platform.run(&["explain", far]).ok();
+    assert!(told.contains("location there"), "{told}");
+    assert_eq!(platform.get("web.localhost", "/").unwrap().status, 200);
+    let answer = |machine: &Machine| {
+        let answer = machine.get("web.localhost", "/")?;
+        ensure!(answer.status == 200, "{}", answer.status);
+        Ok(Some(answer.text()))
+    };
+    eventually("its own ingress answers", || answer(&machine)).unwrap();
+
+    // Cut off, it serves, restarts what dies, and starts anew without a word from anyone.
+    machine.set_link(false).unwrap();
+    answer(&machine).unwrap();
+    machine.kill("location").unwrap();
+    machine.kill("node").unwrap();
+    answer(&machine).unwrap();
+    machine.down().unwrap();
+    machine.up(Instances::Keep).unwrap();
+    eventually("it serves after a start of its own", || Ok(machine.get("web.localhost", "/").ok()))
+        .unwrap();
+    eventually("it is missed", || {
+        Ok(platform.run(&["locations"]).ok().contains("silent").then_some(()))
+    })
+    .unwrap();
+
+    // Back, it is the same instance, and gets the next release like the others.
+    machine.set_link(true).unwrap();
+    eventually("all are healthy again", || all_are_healthy(&platform, 2)).unwrap();
+    assert_eq!(ids(&platform.instances("web").unwrap()), ids(&instances));
+    platform.push(&busybox(&platform, "next"), "default/web:1").unwrap();
+    platform.deploy(&web("web", 2)).unwrap();
+    eventually("the next release is there too", || {
+        Ok(answer(&machine)?.filter(|page| page.trim() == "next"))
+    })
+    .unwrap();
     platform.remove("web").unwrap();
     platform.finish();
     machine.finish();

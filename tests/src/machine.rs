@@ -1,23 +1,30 @@
-//! Another machine, as far as the network tells: a namespace behind a link, in which a node can join.
+//! Another machine, as far as the network tells: a namespace behind a link, in which a node or a location
+//! can join.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
 use crate::debian::newer_path;
+use crate::http::{Request, Response};
 use crate::image::checked;
 use crate::leaks::{self, Marks};
 use crate::platform::{Instances, Platform, binary};
 use crate::process::{Process, signal};
 use crate::wait::eventually;
 
-/// A machine. Dropping it ends its node with all instances and takes the namespace away;
+/// Where the ingress of a location listens, on the loopback of its machine.
+const INGRESS_PORT: u16 = 8080;
+
+/// A machine. Dropping it ends what joined with all instances and takes the namespace away;
 /// [`Machine::finish`] checks besides that nothing was left behind.
 pub struct Machine {
     dir: TempDir,
@@ -25,12 +32,33 @@ pub struct Machine {
     name: String,
     /// The block of four addresses: this side's is the first, the machine's the second.
     network: u32,
-    node: Option<Child>,
+    /// What it joined as.
+    part: Part,
+    supervisor: Option<Child>,
+}
+
+/// What a machine joins as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A node of a location.
+    Node,
+    /// A location of its own.
+    Location,
+}
+
+impl Part {
+    /// The verb that it joins by.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Location => "location",
+        }
+    }
 }
 
 impl Machine {
     /// Makes one that can be reached at [`Self::address`], and reaches [`Self::gateway`].
-    pub fn start() -> Result<Self> {
+    pub fn start(part: Part) -> Result<Self> {
         let builder = &mut tempfile::Builder::new();
         builder.prefix("lsm-").permissions(Permissions::from_mode(0o711));
         let dir = builder.tempdir()?;
@@ -38,7 +66,7 @@ impl Machine {
         let unique = std::process::id() % 10_000;
         // Of the network for measurements, the half that no other test uses.
         let network = u32::from(Ipv4Addr::new(198, 19, 0, 0)) + unique * 4 % 65_536;
-        let machine = Self { dir, name: format!("lsm{unique}"), network, node: None };
+        let machine = Self { dir, name: format!("lsm{unique}"), network, part, supervisor: None };
         machine.connect()?;
         Ok(machine)
     }
@@ -93,66 +121,91 @@ impl Machine {
         Ok(command)
     }
 
-    /// Joins with a token, and runs the node until it is stopped.
+    /// Joins with a token, as node `name`, and runs what it joined as until that is stopped.
     pub fn join(&mut self, token: &str, name: &str) -> Result<()> {
-        self.run(&["node", "join", token, "--name", name], Instances::Keep)
+        let flag = if self.part == Part::Node { "--name" } else { "--node" };
+        self.run(&[self.part.verb(), "join", token, flag, name], Instances::Keep)
     }
 
-    /// Runs the node that joined.
-    pub fn start_node(&mut self, instances: Instances) -> Result<()> {
-        self.run(&["node", "start"], instances)
+    /// Runs what it joined as.
+    pub fn up(&mut self, instances: Instances) -> Result<()> {
+        self.run(&[self.part.verb(), "start"], instances)
     }
 
     fn run(&mut self, verb: &[&str], instances: Instances) -> Result<()> {
-        ensure!(self.node.is_none(), "the node runs already");
+        ensure!(self.supervisor.is_none(), "it runs already");
         let text = |path: PathBuf| path.display().to_string();
         let (data, run) = (text(self.dir.path().join("data")), text(self.dir.path().join("run")));
         let runsc = text(newer_path("runsc"));
+        let ingress = format!("127.0.0.1:{INGRESS_PORT}");
         let mut arguments = verb.to_vec();
         arguments.extend(["--data-dir", &data, "--run-dir", &run, "--runsc", &runsc]);
+        if self.part == Part::Location {
+            arguments.extend(["--ingress-listen", &ingress]);
+        }
         if instances == Instances::Stop {
             arguments.push("--stop-instances");
         }
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let from = log.metadata()?.len();
         let mut command = self.command(&arguments)?;
-        let node = command.stdout(log.try_clone()?).stderr(log).spawn()?;
-        let node = self.node.insert(node);
-        let path = self.dir.path().join("node.log");
-        eventually("the node runs", || {
+        let supervisor = command.stdout(log.try_clone()?).stderr(log).spawn()?;
+        let supervisor = self.supervisor.insert(supervisor);
+        let path = self.dir.path().join("machine.log");
+        eventually("what joined runs", || {
             let log = fs::read(&path)?;
             let log = String::from_utf8_lossy(&log[usize::try_from(from)?..]).into_owned();
-            if let Some(status) = node.try_wait()? {
+            if let Some(status) = supervisor.try_wait()? {
                 anyhow::bail!("it ended: {status}\n{log}");
             }
-            Ok(log.contains(" runs for ").then_some(()))
+            // From then on its agent minds what it is told.
+            let runs =
+                log.contains(" runs for ") && log.contains("what instances write is limited");
+            Ok(runs.then_some(()))
         })
     }
 
-    /// Asks the node to end, and waits until it has.
-    pub fn stop_node(&mut self) -> Result<()> {
-        let mut node = self.node.take().context("the node does not run")?;
-        signal(node.id().cast_signed(), Signal::TERM)?;
-        let status = eventually("the node ends", || Ok(node.try_wait()?))?;
-        ensure!(status.success(), "the node ended: {status}\n{}", self.log());
+    /// Asks the supervisor to end, and waits until it has.
+    pub fn down(&mut self) -> Result<()> {
+        let mut supervisor = self.supervisor.take().context("nothing runs")?;
+        signal(supervisor.id().cast_signed(), Signal::TERM)?;
+        let status = eventually("what joined ends", || Ok(supervisor.try_wait()?))?;
+        ensure!(status.success(), "it ended: {status}\n{}", self.log());
         Ok(())
     }
 
-    /// Kills the agent, which its supervisor starts again.
-    pub fn kill_agent(&self) -> Result<()> {
-        let supervisor = self.node.as_ref().context("the node does not run")?.id().cast_signed();
+    /// Kills a role, which its supervisor starts again.
+    pub fn kill(&self, role: &str) -> Result<()> {
+        let supervisor = self.supervisor.as_ref().context("nothing runs")?.id().cast_signed();
+        let is_role = |process: &&Process| {
+            process.parent == supervisor
+                && process.arguments.get(1).is_some_and(|verb| verb == role)
+        };
         let all = Process::all()?;
-        let agent = all.iter().find(|process| process.parent == supervisor);
-        agent.context("no agent")?.kill()
+        all.iter().find(is_role).with_context(|| format!("no {role} runs"))?.kill()
     }
 
-    /// What the node wrote.
+    /// What the ingress of a location answers to a user of that machine.
+    pub fn get(&self, host: &str, path: &str) -> Result<Response> {
+        let namespace = File::open(format!("/run/netns/{}", self.name))?;
+        let network = Some(LinkNameSpaceType::Network);
+        // A thread of its own, which then is on that machine for good.
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                move_into_link_name_space(namespace.as_fd(), network)?;
+                Request::get(host, path).send((Ipv4Addr::LOCALHOST, INGRESS_PORT).into())
+            });
+            asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// What it wrote.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
     fn log_path(&self) -> PathBuf {
-        self.dir.path().join("node.log")
+        self.dir.path().join("machine.log")
     }
 
     /// By what its own things are known.
@@ -162,13 +215,13 @@ impl Machine {
         Marks { dir: self.dir.path().display().to_string(), agent }
     }
 
-    /// Ends the node with all its instances and checks that nothing is left of it.
+    /// Ends what joined with all its instances and checks that nothing is left of it.
     ///
     /// # Panics
     /// When something is left.
     pub fn finish(mut self) {
         let marks = self.marks();
-        self.end().expect("the node ends");
+        self.end().expect("what joined ends");
         let leaks = eventually("nothing is left", || {
             let leaks = leaks::find(&marks);
             ensure!(leaks.is_empty(), "left behind:\n{}", leaks.join("\n"));
@@ -178,12 +231,12 @@ impl Machine {
     }
 
     fn end(&mut self) -> Result<()> {
-        if self.node.is_some() {
-            self.stop_node()?;
+        if self.supervisor.is_some() {
+            self.down()?;
         }
-        if self.dir.path().join("data/secrets/identity.json").exists() {
-            self.start_node(Instances::Stop)?;
-            self.stop_node()?;
+        if self.dir.path().join("data/membership.json").exists() {
+            self.up(Instances::Stop)?;
+            self.down()?;
         }
         Ok(())
     }
@@ -197,11 +250,11 @@ impl Drop for Machine {
         }
         if !leaks::find(&marks).is_empty() {
             if let Err(error) = self.end() {
-                eprintln!("the node does not end: {error:#}");
+                eprintln!("what joined does not end: {error:#}");
             }
-            if let Some(mut node) = self.node.take() {
-                let _ = node.kill();
-                let _ = node.wait();
+            if let Some(mut supervisor) = self.supervisor.take() {
+                let _ = supervisor.kill();
+                let _ = supervisor.wait();
             }
             for process in Process::all().unwrap_or_default() {
                 if process.mentions(&marks.dir) {
@@ -214,9 +267,13 @@ impl Drop for Machine {
     }
 }
 
-/// A platform whose location listens for nodes on the link to a machine.
+/// A platform that listens on the link to a machine for what that joins as.
 pub fn platform_for(machine: &Machine, mut options: crate::UpOptions) -> Result<Platform> {
-    let port = 10_000 + std::process::id() % 20_000;
-    options.config.push_str(&format!("nodes_listen = \"{}:{port}\"\n", machine.gateway()));
+    let key = match machine.part {
+        Part::Node => "nodes_listen",
+        Part::Location => "locations_listen",
+    };
+    // The address is this test's own.
+    options.config.push_str(&format!("{key} = \"{}:4604\"\n", machine.gateway()));
     Platform::start_with(&options)
 }

@@ -47,8 +47,11 @@ pub struct Catalog {
     pub releases: BTreeMap<(ProjectName, AppName, ReleaseNumber), Arc<Release>>,
     pub releases_changed: Revision,
     pub allotments: BTreeMap<(LocationName, ProjectName, AppName), Stored<AllotmentRecord>>,
-    /// The revision of the last change to any allotment of a location, removals included.
-    pub allotments_changed: BTreeMap<LocationName, Revision>,
+    /// The revision of the last change to any allotment of a location since this process began, removals
+    /// included.
+    allotments_changed: BTreeMap<LocationName, Revision>,
+    /// That of the whole when it was first read.
+    began: Revision,
     pub secrets: BTreeMap<(ProjectName, SecretName, SecretVersion), Stored<SecretRecord>>,
     pub tokens: BTreeMap<AppName, TokenRecord>,
     pub tokens_changed: Revision,
@@ -84,6 +87,17 @@ impl Catalog {
         let first = (app.0.clone(), app.1.clone(), ReleaseNumber(0));
         let last = (app.0.clone(), app.1.clone(), ReleaseNumber(u64::MAX));
         self.releases.range(first..=last).map(|(_, release)| release)
+    }
+
+    /// The revision of the last change to any allotment of a location, as far as that is known: one that was
+    /// removed before this process began may have been this location's.
+    pub fn changed_at(&self, location: &LocationName) -> Revision {
+        self.allotments_changed.get(location).copied().unwrap_or(self.began)
+    }
+
+    /// The newest of those of all locations.
+    pub fn any_changed_at(&self) -> Revision {
+        self.allotments_changed.values().copied().max().unwrap_or(self.began)
     }
 
     fn put(&mut self, stored: &KeyValue) -> Result<(), RecordError> {
@@ -174,10 +188,8 @@ impl Mirror {
         for stored in &listing.items {
             catalog.put(stored)?;
         }
-        // A removal before this start left no trace; the present revision is later than any.
-        for changed in catalog.allotments_changed.values_mut() {
-            *changed = listing.revision;
-        }
+        catalog.began = listing.revision;
+        catalog.allotments_changed.clear();
         told.begin(listing.revision);
         catalog.tokens_changed = listing.revision;
         catalog.releases_changed = listing.revision;

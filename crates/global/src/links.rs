@@ -125,7 +125,7 @@ fn allotment_set(catalog: &Catalog, location: &LocationName, domain: &str) -> Al
         })
     });
     let allotments = allotments.collect();
-    let changed = catalog.allotments_changed.get(location).copied().unwrap_or_default();
+    let changed = catalog.changed_at(location);
     AllotmentSet { generation: Generation(changed.0), allotments }
 }
 
@@ -195,7 +195,7 @@ async fn registry_table(State(plane): State<Arc<Plane>>) -> Response {
     let mut last = None;
     let root = Arc::clone(&plane.root);
     let tables = watch_lines(plane.catalog.subscribe()).filter_map(move |catalog| {
-        let allotted = catalog.allotments_changed.values().copied().max().unwrap_or_default();
+        let allotted = catalog.any_changed_at();
         let newest = catalog.tokens_changed.max(catalog.releases_changed).max(allotted);
         let news = last != Some(newest);
         last = Some(newest);

@@ -173,10 +173,10 @@ fn removal(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Option<Tran
         // The rest next time.
         return Some(held.keys().take(MOST_AT_ONCE).fold(Transaction::new(), take));
     }
-    let gone = catalog.allotments_changed.iter().all(|(location, changed)| {
+    let gone = catalog.locations.keys().all(|location| {
         reports.get(location).is_some_and(|received| {
             let report = &received.report;
-            report.acknowledged.0 >= changed.0
+            report.acknowledged.0 >= catalog.changed_at(location).0
                 && report.instances.iter().all(|s| (&s.project, &s.app) != (&key.0, &key.1))
         })
     });

@@ -257,3 +257,33 @@ async fn an_app_spreads_over_hundreds_of_locations_and_leaves_them_all() {
     tokio::time::timeout(Duration::from_secs(20), gone).await.expect("the app is forgotten");
     plane.stop().await;
 }
+
+/// What is not there any more left no trace in the store.
+#[tokio::test]
+async fn a_location_learns_of_a_removal_that_a_start_lies_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plane, set) = Plane::start_with_web(dir.path()).await;
+    let ids = ["web-00000001", "web-00000002"];
+    let running = ids.map(|id| healthy(&set.allotments[0], id)).to_vec();
+    plane.report(set.generation, running.clone()).await;
+    let app = "/v1/projects/default/apps/web";
+    plane.user.call::<(), ()>(Method::DELETE, app, None).await.unwrap();
+    let taken = until(&mut plane.allotments().await, |set| set.allotments.is_empty()).await;
+    plane.stop().await;
+
+    // It was cut off meanwhile, and knows the set before.
+    let plane = Plane::start(dir.path()).await;
+    plane.report(set.generation, running).await;
+    let told = until(&mut plane.allotments().await, |_| true).await;
+    assert_eq!(told.allotments, []);
+    assert!(told.generation >= taken.generation && told.generation > set.generation);
+    assert!(plane.user.get::<AppView>(app).await.is_ok(), "its instances are there still");
+    plane.report(told.generation, vec![]).await;
+    let gone = async {
+        while plane.user.get::<AppView>(app).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("the app is forgotten");
+    plane.stop().await;
+}
