@@ -35,6 +35,7 @@ mod image_in;
 mod instances;
 #[cfg(test)]
 mod isolation;
+#[cfg(test)]
 mod joining;
 #[cfg(test)]
 mod metrics;

@@ -200,6 +200,7 @@ impl Location {
         let report = LocationReport {
             location: self.name.clone(),
             coordinates: Some(self.coordinates),
+            joining: None,
             gate: "unix:/nowhere".to_owned(),
             acknowledged: set.generation,
             at: now(),

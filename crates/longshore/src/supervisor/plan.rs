@@ -9,7 +9,7 @@ use longshore_runtime::RuntimePrograms;
 use super::child::RolePlan;
 use super::home::Home;
 use super::settings::Settings;
-use super::sockets::{LinkSockets, Locations, MetricsSockets, Nodes, PublicSockets};
+use super::sockets::{LinkSockets, Locations, MetricsSockets, Outer, PublicSockets};
 use crate::context_file::Endpoints;
 
 /// How long a role may take to end. A role itself gives up on its last requests sooner.
@@ -70,21 +70,21 @@ pub fn plan_roles(
     };
     let mut of_global = vec![("api", public.api), ("link", links.global)];
     let mut of_registry = vec![("registry", public.registry)];
+    let mut of_location = vec![("link", links.location)];
     let (global, registry) = match public.locations {
-        Some(Locations { global: (socket, at), registry: (images, images_at) }) => {
-            let flags = global
-                .with("locations-listen", &at.listens)
-                .with("locations-advertise", &at.advertised)
-                .with("registry-locations", &images_at.advertised);
-            of_global.push(("locations", socket));
-            of_registry.push(("locations", images));
-            (flags, registry.with("locations-listen", &images_at.listens))
+        Some(Locations { global: own, registry: images }) => {
+            let global = global
+                .with("locations-listen", &own.listens)
+                .with("locations-advertise", &own.advertised)
+                .with("registry-locations", &images.advertised);
+            of_global.push(("locations", own.listener));
+            of_registry.push(("locations", images.listener));
+            (global, registry.with("locations-listen", &images.listens))
         }
         None => (global, registry),
     };
-    let mut of_location = vec![("link", links.location)];
     let location = match public.nodes {
-        Some(Nodes { listener, listens, advertised }) => {
+        Some(Outer { listener, listens, advertised }) => {
             of_location.push(("nodes", listener));
             location
                 .with("nodes-listen", listens)
@@ -94,25 +94,7 @@ pub fn plan_roles(
         }
         None => location,
     };
-    let node = Flags::below("agent")
-        .with("name", &settings.node)
-        .with("agent", home.agent())
-        .with("data-dir", home.role_dir("node").display())
-        .with("run-dir", home.run_dir().display())
-        .with("gate-listen", at("gate.sock"))
-        .with("location", &location_at)
-        .with("registry", &registry_at)
-        .with("registry-token-file", home.system_token_file().display())
-        .with("instance-pool", settings.instance_pool)
-        .with("cpu-overcommit", settings.cpu_overcommit);
-    let node = match &settings.cgroup_parent {
-        Some(parent) => node.with("cgroup-parent", parent),
-        None => node,
-    };
-    let RuntimePrograms { runc, crun, runsc } = &settings.programs;
-    let given = [("runc", runc), ("crun", crun), ("runsc", runsc)];
-    let given = given.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?)));
-    let node = given.fold(node, |node, (name, path)| node.with(name, path.display()));
+    let node = agent(settings, home, (&at("gate.sock"), &location_at, &registry_at));
     let node_drain = if settings.stop_instances { DRAIN_INSTANCES } else { DRAIN };
     let mut waves = vec![
         vec![
@@ -125,6 +107,33 @@ pub fn plan_roles(
     ];
     waves.iter_mut().flatten().for_each(|plan| give_metrics(plan, &mut metrics));
     waves
+}
+
+/// The flags of the agent of this machine, with where its gate, its location and the registry are.
+fn agent(
+    settings: &Settings,
+    home: &Home,
+    (gate, location, registry): (&str, &str, &str),
+) -> Flags {
+    let node = Flags::below("agent")
+        .with("name", &settings.node)
+        .with("agent", home.agent())
+        .with("data-dir", home.role_dir("node").display())
+        .with("run-dir", home.run_dir().display())
+        .with("gate-listen", gate)
+        .with("location", location)
+        .with("registry", registry)
+        .with("registry-token-file", home.system_token_file().display())
+        .with("instance-pool", settings.instance_pool)
+        .with("cpu-overcommit", settings.cpu_overcommit);
+    let node = match &settings.cgroup_parent {
+        Some(parent) => node.with("cgroup-parent", parent),
+        None => node,
+    };
+    let RuntimePrograms { runc, crun, runsc } = &settings.programs;
+    let given = [("runc", runc), ("crun", crun), ("runsc", runsc)];
+    let given = given.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?)));
+    given.fold(node, |node, (name, path)| node.with(name, path.display()))
 }
 
 /// Lets a role be asked for its metrics, where anyone may.

@@ -30,77 +30,65 @@ pub struct PublicSockets {
     /// Those for the metrics of the roles.
     pub metrics: MetricsSockets,
     /// That of machines that join as nodes, where they may.
-    pub nodes: Option<Nodes>,
+    pub nodes: Option<Outer>,
     /// Those of machines that join as locations, where they may.
     pub locations: Option<Locations>,
 }
 
-/// Where others reach a socket.
+/// A socket that other machines reach.
 #[derive(Debug)]
-pub struct Place {
+pub struct Outer {
+    /// The socket.
+    pub listener: Listener,
     /// Its address.
     pub listens: Endpoint,
     /// The `host:port` by which others reach it.
     pub advertised: String,
 }
 
-/// Where locations of other machines call: the control plane, and the registry.
+/// Where locations of other machines call.
 #[derive(Debug)]
 pub struct Locations {
     /// The control plane's.
-    pub global: (Listener, Place),
+    pub global: Outer,
     /// The registry's, on the next port.
-    pub registry: (Listener, Place),
+    pub registry: Outer,
+}
+
+impl Outer {
+    /// Binds `address`; what is advertised is `further` ports on.
+    fn bind(
+        key: &str,
+        address: SocketAddr,
+        (advertised, further): (Option<&str>, u16),
+    ) -> Result<Self, Obstacle> {
+        let refuse = |error: &ListenError| obstacle(key, address, error);
+        let asked = Endpoint::Tls(address.to_string());
+        let listener = Listener::bind(key, &asked).map_err(|error| refuse(&error))?;
+        let listens = listener.endpoint().map_err(|source| {
+            refuse(&ListenError::Bind { name: key.to_owned(), endpoint: asked, source })
+        })?;
+        let advertised = match advertised.and_then(|text| text.rsplit_once(':')) {
+            Some((host, port)) => {
+                let port: u16 = port.parse().unwrap_or_default();
+                format!("{host}:{}", port.saturating_add(further))
+            }
+            None => listens.authority().to_owned(),
+        };
+        Ok(Self { listener, listens, advertised })
+    }
 }
 
 impl Locations {
     fn bind(address: SocketAddr, advertised: Option<&str>) -> Result<Self, Obstacle> {
-        let bind = |address: SocketAddr, further: u16| {
-            let refuse = |error: &ListenError| obstacle("locations", address, error);
-            let asked = Endpoint::Tls(address.to_string());
-            let listener = Listener::bind("locations", &asked).map_err(|error| refuse(&error))?;
-            let listens = listener.endpoint().map_err(|source| {
-                let name = "locations".to_owned();
-                refuse(&ListenError::Bind { name, endpoint: asked, source })
-            })?;
-            let advertised = match advertised.and_then(|text| text.rsplit_once(':')) {
-                Some((host, port)) => {
-                    let port: u16 = port.parse().unwrap_or_default();
-                    format!("{host}:{}", port.saturating_add(further))
-                }
-                None => listens.authority().to_owned(),
-            };
-            Ok((listener, Place { listens, advertised }))
-        };
         let mut next = address;
         if next.port() > 0 {
             next.set_port(next.port().saturating_add(1));
         }
-        Ok(Self { global: bind(address, 0)?, registry: bind(next, 1)? })
-    }
-}
-
-/// Where machines that join call.
-#[derive(Debug)]
-pub struct Nodes {
-    /// The socket.
-    pub listener: Listener,
-    /// Its address.
-    pub listens: Endpoint,
-    /// The `host:port` by which they reach it.
-    pub advertised: String,
-}
-
-impl Nodes {
-    fn bind(address: SocketAddr, advertised: Option<&str>) -> Result<Self, Obstacle> {
-        let refuse = |error: &ListenError| obstacle("nodes", address, error);
-        let asked = Endpoint::Tls(address.to_string());
-        let listener = Listener::bind("nodes", &asked).map_err(|error| refuse(&error))?;
-        let listens = listener.endpoint().map_err(|source| {
-            refuse(&ListenError::Bind { name: "nodes".to_owned(), endpoint: asked, source })
-        })?;
-        let advertised = advertised.unwrap_or(listens.authority()).to_owned();
-        Ok(Self { listener, listens, advertised })
+        Ok(Self {
+            global: Outer::bind("locations", address, (advertised, 0))?,
+            registry: Outer::bind("locations", next, (advertised, 1))?,
+        })
     }
 }
 
@@ -150,7 +138,8 @@ impl PublicSockets {
             }
         }
         let advertised = settings.nodes_advertise.as_deref();
-        let nodes = settings.nodes_listen.map(|address| Nodes::bind(address, advertised));
+        let nodes = settings.nodes_listen;
+        let nodes = nodes.map(|address| Outer::bind("nodes", address, (advertised, 0)));
         let nodes = nodes.transpose().map_err(|obstacle| obstacles.push(obstacle));
         let advertised = settings.locations_advertise.as_deref();
         let locations = settings.locations_listen;
