@@ -25,6 +25,9 @@ const TONES = {
   silent: 'bad',
   backoff: 'warn',
   draining: 'warn',
+  cordoned: 'warn',
+  drained: 'warn',
+  lost: 'bad',
   removing: 'warn',
   stopping: 'warn',
   refused: 'warn',
@@ -45,6 +48,14 @@ export function chip() {
     setText(word, state);
   };
   return element;
+}
+
+// How a location or a node stands, in one word.
+export function standing(place) {
+  if (!place.reachable) return place.lost ? 'lost' : 'silent';
+  if (!place.cordon) return 'reachable';
+  if (!place.cordon.drains) return 'cordoned';
+  return place.drained ? 'drained' : 'draining';
 }
 
 // What an instance is doing, in one word.

@@ -4,7 +4,7 @@ import { get, part } from '../api.js';
 import { h, keyed, setText } from '../dom.js';
 import { ago, count, plural } from '../format.js';
 import { live } from '../live.js';
-import { capacityCells, cell, chip, facts, links, notice, pageHead, panel, row, table } from '../parts.js';
+import { capacityCells, cell, chip, facts, links, notice, pageHead, panel, row, standing, table } from '../parts.js';
 import { instanceList } from './instances.js';
 
 const EVERY = 3000;
@@ -23,7 +23,7 @@ function nodeRow(first) {
     cell('Version', version),
   );
   element.update = (node) => {
-    state.update(node.reachable ? 'reachable' : 'silent');
+    state.update(standing(node));
     setText(seen, node.reachable ? '' : `reported ${ago(node.reported_at)}`);
     capacity.update(node.promised, node.capacity);
     const usable = (node.runtimes ?? []).filter((offer) => !offer.unavailable);
@@ -57,7 +57,7 @@ export function locationView({ location: name }) {
 
   function show(view) {
     body.hidden = false;
-    state.update(view.reachable ? 'reachable' : 'silent');
+    state.update(standing(view));
     const { coordinates, shortfalls = [] } = view;
     const place = coordinates && `${coordinates.latitude}, ${coordinates.longitude}`;
     about.update([

@@ -4,7 +4,7 @@ import { h, keyed, setAttribute, setText } from '../dom.js';
 import { count } from '../format.js';
 import { live } from '../live.js';
 import { worldMap } from '../map.js';
-import { capacityCells, cell, chip, emptyLine, filterField, links, pageHead, row, table } from '../parts.js';
+import { capacityCells, cell, chip, emptyLine, filterField, links, pageHead, row, standing, table } from '../parts.js';
 
 // Each column with what it is sorted by, and whether the largest come first.
 const COLUMNS = [
@@ -34,7 +34,7 @@ function locationRow(first) {
     capacity.cells,
   );
   element.update = (location) => {
-    state.update(location.reachable ? 'reachable' : 'silent');
+    state.update(standing(location));
     setText(nodes, `${count(location.n_reachable)} of ${count(location.n_nodes)}`);
     setText(instances, `${count(location.ready)} of ${count(location.instances)} ready`);
     capacity.update(location.promised, location.capacity);
@@ -77,7 +77,7 @@ export function locationsView() {
       return;
     }
     map.update(live.locations);
-    const text = (one) => `${one.location} ${one.reachable ? 'reachable' : 'silent'}`;
+    const text = (one) => `${one.location} ${standing(one)}`;
     const shown = ordered(
       live.locations.filter((one) => text(one).includes(wanted)),
       COLUMNS[sorted],

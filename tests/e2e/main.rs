@@ -20,6 +20,8 @@ mod deploy;
 #[cfg(test)]
 mod disk_full;
 #[cfg(test)]
+mod draining;
+#[cfg(test)]
 mod etcd;
 #[cfg(test)]
 mod faults;

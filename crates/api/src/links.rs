@@ -17,7 +17,7 @@ mod routes;
 use std::collections::BTreeMap;
 
 use longshore_types::{
-    AppName, Capacity, Coordinates, Decision, Digest, Generation, HostName, InstanceId,
+    AppName, Capacity, Coordinates, Cordon, Decision, Digest, Generation, HostName, InstanceId,
     LocationName, NodeName, ProjectName, Release, ReleaseNumber, Repository, RuntimeOffer,
     SecretName, SecretValue, SecretVersion, Timestamp, token::Rights,
 };
@@ -86,6 +86,9 @@ pub struct AllotmentSet {
     pub generation: Generation,
     /// One per app.
     pub allotments: Vec<Allotment>,
+    /// What operators wish of its nodes.
+    #[serde(default)]
+    pub cordons: BTreeMap<NodeName, Cordon>,
 }
 
 /// What a location reports to the global plane.
@@ -111,6 +114,9 @@ pub struct LocationReport {
     pub instances: Vec<InstanceStatus>,
     /// What it cannot carry out.
     pub shortfalls: Vec<Shortfall>,
+    /// What has not left nodes that are drained.
+    #[serde(default)]
+    pub staying: Vec<Staying>,
 }
 
 /// A node as its location sees it.
@@ -131,6 +137,51 @@ pub struct NodeSummary {
     /// The capability table: a row for each runtime.
     #[serde(default)]
     pub runtimes: Vec<RuntimeOffer>,
+    /// True when it was silent for so long that others take the place of what it had.
+    #[serde(default)]
+    pub lost: bool,
+    /// How many instances were given to it.
+    #[serde(default)]
+    pub instances: u32,
+    /// What an operator wishes of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cordon: Option<Cordon>,
+    /// True when it is drained and nothing is left there.
+    #[serde(default)]
+    pub drained: bool,
+}
+
+/// An instance that is still on a node that is drained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Staying {
+    /// The node.
+    pub node: NodeName,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The owner of its app.
+    pub project: ProjectName,
+    /// Its app.
+    pub app: AppName,
+    /// What it waits for, or what stands in its way.
+    pub why: String,
+    /// True when that comes by itself.
+    pub under_way: bool,
+}
+
+/// What draining a node would do to one of its instances.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Move {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The owner of its app.
+    pub project: ProjectName,
+    /// Its app.
+    pub app: AppName,
+    /// The node on which another would take its place; absent when it stays, or ends anyway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<NodeName>,
+    /// Why there, or why it stays.
+    pub why: String,
 }
 
 /// An instance as its location sees it.

@@ -34,6 +34,11 @@
 //! | `GET /v1/events?project=&limit=` | | list of [`EventView`], the newest last; or server-sent events |
 //! | `GET /v1/locations?nodes=` | | list of [`LocationView`], with `nodes=false` without their nodes |
 //! | `GET /v1/locations/{location}` | | [`LocationView`] |
+//! | `GET /v1/locations/{location}/drain` | | list of [`AppMoveView`] |
+//! | `PUT`, `DELETE /v1/locations/{location}/cordon` | [`CordonRequest`] | [`Cordon`], `204` |
+//! | `GET /v1/locations/{location}/nodes/{node}/drain` | | list of [`Move`] |
+//! | `PUT`, `DELETE /v1/locations/{location}/nodes/{node}/cordon` | [`CordonRequest`] | [`Cordon`], `204` |
+//! | `DELETE /v1/locations/{location}/nodes/{node}` | | `204` |
 //! | `GET /v1/whoami` | | [`CallerView`] |
 //! | `GET /v1/tokens`, `POST /v1/tokens`, `DELETE /v1/tokens/{token}` | [`TokenRequest`] | [`TokenView`], [`TokenCreated`] |
 //!
@@ -46,12 +51,14 @@
 use std::collections::BTreeMap;
 
 use longshore_types::{
-    AppName, Capacity, Coordinates, Decision, Digest, Duration, Generation, HostName, InstanceId,
-    InstancePhase, LocationName, Manifest, NodeName, ProjectName, ReleaseNumber, Resources,
-    SecretName, SecretValue, SecretVersion, Timestamp, token::Rights,
+    AppName, Capacity, Coordinates, Cordon, Decision, Digest, Duration, Generation, HostName,
+    InstanceId, InstancePhase, LocationName, Manifest, NodeName, ProjectName, ReleaseNumber,
+    Resources, SecretName, SecretValue, SecretVersion, Timestamp, token::Rights,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use crate::links::{Move, Staying};
 
 use crate::links::{InstanceUsage, NodeSummary, ObservedInstance, Shortfall};
 
@@ -354,6 +361,59 @@ pub struct LocationView {
     /// What it cannot carry out, of the projects that the caller may look at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shortfalls: Vec<Shortfall>,
+    /// What an operator wishes of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cordon: Option<Cordon>,
+    /// True when it is drained and nothing is left there.
+    #[serde(default)]
+    pub drained: bool,
+    /// What has not left nodes that are drained, of the projects that the caller may look at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub staying: Vec<Staying>,
+    /// The apps that have not left the location when it is drained, of those projects.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub staying_apps: Vec<StayingApp>,
+}
+
+/// An app that is still at a location that is drained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StayingApp {
+    /// The owner.
+    pub project: ProjectName,
+    /// The app.
+    pub app: AppName,
+    /// How many instances should run there.
+    pub count: u32,
+    /// What they wait for, or what stands in their way.
+    pub why: String,
+    /// True when that comes by itself.
+    pub under_way: bool,
+}
+
+/// What is wished of a node or a location.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CordonRequest {
+    /// Whether what is there should be somewhere else. Without, it stays, and nothing new comes.
+    #[serde(default)]
+    pub drains: bool,
+}
+
+/// What draining a location would do to an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AppMoveView {
+    /// The owner.
+    pub project: ProjectName,
+    /// The app.
+    pub app: AppName,
+    /// How many instances should run there now.
+    pub count: u32,
+    /// How many more would run where.
+    pub to: BTreeMap<LocationName, u32>,
+    /// How many would stay.
+    pub staying: u32,
+    /// Why they would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// What a location has of an app.

@@ -15,11 +15,11 @@ mod project;
 
 use http::Method;
 use longshore_api::v1::{
-    CallerView, EventView, HealthView, JoinTokenCreated, JoinTokenRequest, LocationView,
-    SecretKeyView, TokenCreated, TokenRequest, TokenView,
+    AppMoveView, CallerView, CordonRequest, EventView, HealthView, JoinTokenCreated,
+    JoinTokenRequest, LocationView, Move, SecretKeyView, TokenCreated, TokenRequest, TokenView,
 };
 use longshore_link::{CallError, Endpoint, EventStream};
-use longshore_types::{AppName, LocationName, ProjectName};
+use longshore_types::{AppName, Cordon, LocationName, NodeName, ProjectName};
 
 use change::change;
 pub use project::{InstanceFilter, LogOptions, Project, WatchScope};
@@ -59,6 +59,44 @@ impl Client {
     /// One of its locations.
     pub async fn location(&self, name: &LocationName) -> Result<LocationView, CallError> {
         self.link.get(&format!("/v1/locations/{name}")).await
+    }
+
+    /// Places nothing new at a location, or on one of its nodes; where it `drains`, what is there moves away.
+    pub async fn cordon(&self, place: &Place, drains: bool) -> Result<Cordon, CallError> {
+        let request = CordonRequest { drains };
+        change(&self.link, Method::PUT, &place.path("/cordon"), Some(&request)).await
+    }
+
+    /// Lets new instances come there again.
+    pub async fn uncordon(&self, place: &Place) -> Result<(), CallError> {
+        change(&self.link, Method::DELETE, &place.path("/cordon"), None::<&()>).await
+    }
+
+    /// What draining a location would move, and where.
+    pub async fn preview_location_drain(
+        &self,
+        location: &LocationName,
+    ) -> Result<Vec<AppMoveView>, CallError> {
+        self.link.get(&Place::Location(location.clone()).path("/drain")).await
+    }
+
+    /// What draining a node would move, and where.
+    pub async fn preview_node_drain(
+        &self,
+        location: &LocationName,
+        node: &NodeName,
+    ) -> Result<Vec<Move>, CallError> {
+        self.link.get(&Place::Node(location.clone(), node.clone()).path("/drain")).await
+    }
+
+    /// Forgets a node that is drained or lost, which is refused from then on.
+    pub async fn remove_node(
+        &self,
+        location: &LocationName,
+        node: &NodeName,
+    ) -> Result<(), CallError> {
+        let path = Place::Node(location.clone(), node.clone()).path("");
+        change(&self.link, Method::DELETE, &path, None::<&()>).await
     }
 
     /// Whose token this is, and where it may look.
@@ -111,6 +149,24 @@ impl Client {
     /// Seals all secrets with a new key.
     pub async fn rotate_secret_key(&self) -> Result<SecretKeyView, CallError> {
         change(&self.link, Method::POST, "/v1/secrets/rotate-key", None::<&()>).await
+    }
+}
+
+/// What an operator closes to new instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A whole location.
+    Location(LocationName),
+    /// One node of a location.
+    Node(LocationName, NodeName),
+}
+
+impl Place {
+    fn path(&self, below: &str) -> String {
+        match self {
+            Self::Location(location) => format!("/v1/locations/{location}{below}"),
+            Self::Node(location, node) => format!("/v1/locations/{location}/nodes/{node}{below}"),
+        }
     }
 }
 

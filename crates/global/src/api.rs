@@ -3,6 +3,7 @@
 mod access;
 mod apps;
 mod archive;
+mod cordons;
 mod endpoint;
 mod endpoints;
 mod events;

@@ -12,15 +12,16 @@ use longshore_api::Problem;
 use longshore_link::Service;
 use longshore_store::{Event, KeyValue, Page, RecordError, Revision, Store};
 use longshore_types::{
-    AppName, LocationName, ProjectName, Release, ReleaseNumber, SecretName, SecretVersion,
+    AppName, Cordon, LocationName, NodeName, ProjectName, Release, ReleaseNumber, SecretName,
+    SecretVersion,
 };
 use tokio::sync::watch;
 
 use crate::GlobalError;
 use crate::events::EventLog;
 use crate::records::{
-    AllotmentRecord, AppRecord, Key, LocationRecord, ReleaseRecord, SecretRecord, TokenRecord,
-    decode,
+    AllotmentRecord, AppRecord, CordonRecord, Key, LocationRecord, ReleaseRecord, SecretRecord,
+    TokenRecord, decode,
 };
 
 /// How many letters of a name may be wrong for another one to be meant.
@@ -47,8 +48,8 @@ pub struct Catalog {
     pub releases: BTreeMap<(ProjectName, AppName, ReleaseNumber), Arc<Release>>,
     pub releases_changed: Revision,
     pub allotments: BTreeMap<(LocationName, ProjectName, AppName), Stored<AllotmentRecord>>,
-    /// The revision of the last change to any allotment of a location since this process began, removals
-    /// included.
+    /// The revision of the last change to any allotment of a location, or to what is wished of its
+    /// nodes, since this process began, removals included.
     allotments_changed: BTreeMap<LocationName, Revision>,
     /// That of the whole when it was first read.
     began: Revision,
@@ -56,9 +57,26 @@ pub struct Catalog {
     pub tokens: BTreeMap<AppName, TokenRecord>,
     pub tokens_changed: Revision,
     pub locations: BTreeMap<LocationName, LocationRecord>,
+    /// What operators wish of locations, and of their nodes.
+    pub cordons: BTreeMap<(LocationName, Option<NodeName>), Stored<CordonRecord>>,
 }
 
 impl Catalog {
+    /// What an operator wishes of a location.
+    pub fn cordon(&self, location: &LocationName) -> Option<&Cordon> {
+        self.cordons.get(&(location.clone(), None)).map(|stored| &stored.record.0)
+    }
+
+    /// What operators wish of the nodes of a location.
+    pub fn node_cordons(
+        &self,
+        location: &LocationName,
+    ) -> impl Iterator<Item = (&NodeName, &Cordon)> {
+        let from = (location.clone(), None);
+        let of_location = self.cordons.range(from..).take_while(move |((of, _), _)| of == location);
+        of_location.filter_map(|((_, node), stored)| Some((node.as_ref()?, &stored.record.0)))
+    }
+
     /// The release that should run of an app.
     pub fn current_release(&self, app: &AppKey) -> Option<&Arc<Release>> {
         let number = self.apps.get(app)?.record.release;
@@ -127,6 +145,13 @@ impl Catalog {
             Some(Key::Location(name)) => {
                 self.locations.insert(name, decode(stored)?);
             }
+            Some(Key::Cordon(location, node)) => {
+                if node.is_some() {
+                    self.allotments_changed.insert(location.clone(), revision);
+                }
+                let stored = Stored { record: decode(stored)?, revision };
+                self.cordons.insert((location, node), stored);
+            }
             // Kept in the log of the newest, and read from the store by those who need them.
             Some(Key::Event(..) | Key::Answer(..) | Key::JoinToken(_) | Key::Leader) => {}
             None => tracing::warn!(key = stored.key, "ignoring a stored key of an unknown kind"),
@@ -156,6 +181,12 @@ impl Catalog {
             }
             Some(Key::Location(name)) => {
                 self.locations.remove(&name);
+            }
+            Some(Key::Cordon(location, node)) => {
+                if node.is_some() {
+                    self.allotments_changed.insert(location.clone(), revision);
+                }
+                self.cordons.remove(&(location, node));
             }
             Some(Key::Event(..) | Key::Answer(..) | Key::JoinToken(_) | Key::Leader) | None => {}
         }

@@ -126,7 +126,9 @@ fn allotment_set(catalog: &Catalog, location: &LocationName, domain: &str) -> Al
     });
     let allotments = allotments.collect();
     let changed = catalog.changed_at(location);
-    AllotmentSet { generation: Generation(changed.0), allotments }
+    let cordons = catalog.node_cordons(location);
+    let cordons = cordons.map(|(node, cordon)| (node.clone(), cordon.clone())).collect();
+    AllotmentSet { generation: Generation(changed.0), allotments, cordons }
 }
 
 /// The secrets of releases that a location was given, and no others.

@@ -6,8 +6,8 @@ use longshore_secrets::Sealed;
 use longshore_store::{KeyValue, Record, RecordError};
 use longshore_trust::{Fingerprint, JoinRole};
 use longshore_types::{
-    AppName, Decision, Generation, LocationName, Manifest, ProjectName, Release, ReleaseNumber,
-    SecretName, SecretVersion, Timestamp, token::Rights,
+    AppName, Cordon, Decision, Generation, LocationName, Manifest, NodeName, ProjectName, Release,
+    ReleaseNumber, SecretName, SecretVersion, Timestamp, token::Rights,
 };
 use serde::{Deserialize, Serialize};
 
@@ -194,6 +194,11 @@ pub struct JoinTokenRecord {
 /// Below this, the tokens by which machines join.
 pub const JOIN_TOKENS: &str = "/join-tokens/";
 
+/// What an operator wishes of a location or a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CordonRecord(pub Cordon);
+
 /// What a key names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
@@ -215,6 +220,8 @@ pub enum Key {
     Location(LocationName),
     /// `/join-tokens/{hash of the secret}`
     JoinToken(Fingerprint),
+    /// `/cordons/{location}`, `/cordons/{location}/{node}`
+    Cordon(LocationName, Option<NodeName>),
     /// `/leader`
     Leader,
 }
@@ -238,6 +245,8 @@ impl std::fmt::Display for Key {
             Self::Token(name) => write!(f, "/tokens/{name}"),
             Self::Location(name) => write!(f, "/locations/{name}"),
             Self::JoinToken(hash) => write!(f, "{JOIN_TOKENS}{hash}"),
+            Self::Cordon(location, None) => write!(f, "/cordons/{location}"),
+            Self::Cordon(location, Some(node)) => write!(f, "/cordons/{location}/{node}"),
             Self::Leader => f.write_str("/leader"),
         }
     }
@@ -267,6 +276,10 @@ impl Key {
             ["tokens", name] => Self::Token(name.parse().ok()?),
             ["locations", name] => Self::Location(name.parse().ok()?),
             ["join-tokens", hash] => Self::JoinToken(hash.parse().ok()?),
+            ["cordons", location] => Self::Cordon(location.parse().ok()?, None),
+            ["cordons", location, node] => {
+                Self::Cordon(location.parse().ok()?, Some(node.parse().ok()?))
+            }
             ["leader"] => Self::Leader,
             _ => return None,
         })
@@ -306,6 +319,10 @@ impl Record for TokenRecord {
     const KIND: &'static str = "token";
 }
 
+impl Record for CordonRecord {
+    const KIND: &'static str = "cordon";
+}
+
 impl Record for LocationRecord {
     const KIND: &'static str = "location";
 }
@@ -341,6 +358,8 @@ mod tests {
             "/tokens/ci",
             "/locations/ams",
             "/join-tokens/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "/cordons/ams",
+            "/cordons/ams/n1",
             "/leader",
         ] {
             assert_eq!(Key::parse(text).unwrap().to_string(), text);

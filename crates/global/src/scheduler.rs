@@ -7,8 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use longshore_api::links::{InstanceStatus, NodeSummary};
 use longshore_link::now;
-use longshore_planning::global::{LocationState, Share, WantedApp, plan_shares, spread_canaries};
+use longshore_planning::global::{
+    self as planner, LocationState, Share, WantedApp, plan_shares, spread_canaries,
+};
 use longshore_store::{
     Compare, MAX_OPERATIONS, MAX_REQUEST_BYTES, Relation, Store, StoreError, Transaction,
 };
@@ -22,7 +25,7 @@ use crate::events::{self, Who, with_event};
 use crate::records::{AllotmentRecord, AppRecord, CanaryRecord, Key, RolloutStage, encode};
 use crate::reports::ByLocation;
 use crate::rollouts::Rollouts;
-use crate::{GlobalError, Plane};
+use crate::{GlobalError, Plane, views};
 
 /// How often to look without a change: reachability fades without one.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -270,25 +273,91 @@ fn in_force(
 pub fn shares(
     catalog: &Catalog,
     reports: &ByLocation,
+    of_app: (&AppKey, &Held<'_>),
+    wanted: (u32, &Manifest),
+) -> Vec<Share> {
+    let wanted = wanted_app((catalog, reports), of_app, wanted);
+    plan_shares(now(), &wanted, &locations(catalog, reports))
+}
+
+/// An app as the planner sees it.
+fn wanted_app(
+    (catalog, reports): (&Catalog, &ByLocation),
     (key, held): (&AppKey, &Held<'_>),
     (count, manifest): (u32, &Manifest),
-) -> Vec<Share> {
+) -> WantedApp {
+    // Nobody asks as long as nothing is drained, and to count is to look at every instance.
+    let counts =
+        catalog.cordons.iter().any(|((_, node), stored)| node.is_none() && stored.record.0.drains);
+    let ready = |location: &LocationName, stored: &Stored<AllotmentRecord>| {
+        let statuses = reports.get(location).map_or(&[][..], |r| &r.report.instances);
+        let is_it = |status: &&InstanceStatus| {
+            (&status.project, &status.app) == (&key.0, &key.1)
+                && status.release == stored.record.release
+                && !status.is_command
+                && views::is_ready(status)
+        };
+        u32::try_from(statuses.iter().filter(is_it).count()).unwrap_or(u32::MAX)
+    };
     let so_far = held.iter().map(|(location, stored)| Share {
         location: (*location).clone(),
         count: stored.record.count,
+        ready: if counts { ready(location, stored) } else { 0 },
         budget: stored.record.budget,
         budget_in_force: in_force(reports, location, stored),
         decision: stored.record.decision.clone(),
     });
-    let wanted = WantedApp {
+    WantedApp {
         project: key.0.clone(),
         app: key.1.clone(),
         count,
         max: manifest.max_for(count),
         each: manifest.resources.capacity(),
         shares: so_far.collect(),
-    };
-    plan_shares(now(), &wanted, &locations(catalog, reports))
+    }
+}
+
+/// The apps of which a location has something, as the planner sees them.
+fn apps_at(catalog: &Catalog, reports: &ByLocation, location: &LocationName) -> Vec<WantedApp> {
+    let keys = catalog.allotments.iter().filter(|((of, _, _), _)| of == location);
+    let wanted = keys.filter_map(|((_, project, app), _)| {
+        let key = (project.clone(), app.clone());
+        let record = &catalog.apps.get(&key)?.record;
+        let release = catalog.current_release(&key)?;
+        let wanted = (record.count, &release.manifest);
+        (!record.removing)
+            .then(|| wanted_app((catalog, reports), (&key, &held(catalog, &key)), wanted))
+    });
+    wanted.collect()
+}
+
+/// What draining a location would do.
+pub fn preview_drain(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    location: &LocationName,
+) -> Vec<planner::AppMove> {
+    let apps = apps_at(catalog, reports, location);
+    planner::preview_drain(now(), location, &apps, &locations(catalog, reports))
+}
+
+/// The apps that have not left a location that is drained: how many instances should still run there,
+/// why, and whether that comes to its end by itself.
+pub fn staying_at(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    location: &LocationName,
+) -> Vec<(AppKey, u32, (bool, String))> {
+    if !catalog.cordon(location).is_some_and(|cordon| cordon.drains) {
+        return Vec::new();
+    }
+    let locations = locations(catalog, reports);
+    let staying = apps_at(catalog, reports, location).into_iter().filter_map(|app| {
+        let share = app.shares.iter().find(|share| share.location == *location)?;
+        let why = planner::staying(&app, &app.shares, &locations)?;
+        (share.count > 0).then(|| ((app.project.clone(), app.app.clone()), share.count, why))
+    });
+    staying.collect()
 }
 
 /// The change that brings the allotments of an app in line with what is wanted, if one is needed.
@@ -383,8 +452,8 @@ impl Change {
     }
 }
 
-/// The locations with what is free there: what their nodes offer less all that was allotted, which
-/// also counts what a location has not reported yet.
+/// The locations with what is free there: what their open nodes offer less all that was allotted but for
+/// what is on others, which also counts what a location has not reported yet.
 fn locations(catalog: &Catalog, reports: &ByLocation) -> Vec<LocationState> {
     let allotted = |location: &LocationName| {
         let mut sum = Capacity::default();
@@ -408,10 +477,16 @@ fn locations(catalog: &Catalog, reports: &ByLocation) -> Vec<LocationState> {
         .values()
         .map(|received| {
             let nodes = received.report.nodes.iter().filter(|node| node.reachable);
-            let offered = nodes.fold(Capacity::default(), |sum, node| sum.plus(node.capacity));
+            let (closed, open): (Vec<&NodeSummary>, Vec<_>) =
+                nodes.partition(|node| node.cordon.is_some());
+            let offered =
+                open.iter().fold(Capacity::default(), |sum, node| sum.plus(node.capacity));
+            let elsewhere =
+                closed.iter().fold(Capacity::default(), |sum, node| sum.plus(node.promised));
             let name = received.report.location.clone();
-            let free = offered.minus(allotted(&name));
-            LocationState { name, reachable: received.reachable(), free }
+            let free = offered.minus(allotted(&name).minus(elsewhere));
+            let cordon = catalog.cordon(&name).cloned();
+            LocationState { name, reachable: received.reachable(), cordon, free }
         })
         .collect()
 }

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 
 use longshore_api::links::{InstanceStatus, LocationReport, NodeSummary};
 use longshore_api::v1::{
-    AppLocationView, AppView, CanaryView, InstanceView, LocationView, ReleaseView,
+    AppLocationView, AppView, CanaryView, InstanceView, LocationView, ReleaseView, StayingApp,
 };
 use longshore_types::{
     AppName, Capacity, HostName, InstancePhase, LocationName, Manifest, ProjectName, Release,
     ReleaseNumber,
 };
 
-use crate::PublicNames;
 use crate::catalog::{AppKey, Catalog};
 use crate::records::{AppRecord, RolloutStage};
 use crate::reports::{ByLocation, Received, of_app};
+use crate::{PublicNames, scheduler};
 
 /// `current` is the number of the release that should run.
 pub fn release(release: &Release, current: ReleaseNumber) -> ReleaseView {
@@ -133,7 +133,8 @@ fn app_of(
     };
     let tried = canary.as_ref().filter(|canary| state == "canary" && canary.is_ready());
     let settled = matches!(state, "running" | "stopped") || tried.is_some();
-    let note = if settled { None } else { note(reports, key, statuses().filter(is_current)) };
+    let note =
+        if settled { None } else { note((catalog, reports), key, statuses().filter(is_current)) };
     let note = given_up(wanted).or(note).or_else(|| tried.map(CanaryView::note));
     let hosts = hosts(&current.manifest, &public.domain);
     Some(AppView {
@@ -155,7 +156,7 @@ fn app_of(
 }
 
 /// True of an instance to which requests go.
-fn is_ready(status: &InstanceStatus) -> bool {
+pub fn is_ready(status: &InstanceStatus) -> bool {
     let healthy = status.observed.phase == InstancePhase::Healthy;
     healthy && !status.draining && !status.awaits_ingress
 }
@@ -181,7 +182,7 @@ fn given_up(wanted: &AppRecord) -> Option<String> {
 
 /// The first thing that is known to stand in the way of an app.
 fn note<'a>(
-    reports: &ByLocation,
+    (catalog, reports): (&Catalog, &ByLocation),
     key: &AppKey,
     mut current: impl Iterator<Item = &'a InstanceStatus>,
 ) -> Option<String> {
@@ -200,8 +201,12 @@ fn note<'a>(
             })
         })
         .or_else(|| {
-            let anyone = reports.values().any(Received::reachable);
-            (!anyone).then(|| "no location has reported".to_owned())
+            let mut reachable = reports.iter().filter(|(_, received)| received.reachable());
+            if reachable.clone().next().is_none() {
+                return Some("no location has reported".to_owned());
+            }
+            let all_closed = reachable.all(|(name, _)| catalog.cordon(name).is_some());
+            all_closed.then(|| "every location is cordoned by an operator".to_owned())
         })
 }
 
@@ -209,25 +214,65 @@ fn count<T>(items: impl Iterator<Item = T>) -> u32 {
     u32::try_from(items.count()).unwrap_or(u32::MAX)
 }
 
+/// The nodes of a location with what is wished of them, which it may not have heard of yet.
+fn nodes(catalog: &Catalog, report: &LocationReport) -> Vec<NodeSummary> {
+    let mut nodes = report.nodes.clone();
+    for node in &mut nodes {
+        node.cordon = None;
+    }
+    for (name, cordon) in catalog.node_cordons(&report.location) {
+        for node in nodes.iter_mut().filter(|node| node.node == *name) {
+            node.cordon = Some(cordon.clone());
+        }
+    }
+    nodes.retain(|node| !node.cordon.as_ref().is_some_and(|cordon| cordon.removed));
+    for node in &mut nodes {
+        node.drained &= node.cordon.as_ref().is_some_and(|cordon| cordon.drains);
+    }
+    nodes
+}
+
 /// A location as those see it who may look at these projects.
-pub fn location(received: &Received, may_look_at: impl Fn(&ProjectName) -> bool) -> LocationView {
+pub fn location(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    received: &Received,
+    may_look_at: impl Fn(&ProjectName) -> bool,
+) -> LocationView {
     let report: &LocationReport = &received.report;
     let shown = report.shortfalls.iter().filter(|shortfall| may_look_at(&shortfall.project));
+    let nodes = nodes(catalog, report);
     let sum = |part: fn(&NodeSummary) -> Capacity| {
-        report.nodes.iter().map(part).fold(Capacity::default(), Capacity::plus)
+        nodes.iter().map(part).fold(Capacity::default(), Capacity::plus)
     };
+    let cordon = catalog.cordon(&report.location).cloned();
+    let staying = scheduler::staying_at(catalog, reports, &report.location);
+    let is_empty = staying.is_empty() && report.instances.is_empty();
+    let staying_apps = staying.into_iter().filter(|((project, _), ..)| may_look_at(project)).map(
+        |((project, app), count, (under_way, why))| StayingApp {
+            project,
+            app,
+            count,
+            why,
+            under_way,
+        },
+    );
     LocationView {
         location: report.location.clone(),
         coordinates: report.coordinates,
         reachable: received.reachable(),
-        nodes: report.nodes.clone(),
-        n_nodes: count(report.nodes.iter()),
-        n_reachable: count(report.nodes.iter().filter(|node| node.reachable)),
+        n_nodes: count(nodes.iter()),
+        n_reachable: count(nodes.iter().filter(|node| node.reachable)),
         capacity: sum(|node| node.capacity),
         promised: sum(|node| node.promised),
         instances: count(report.instances.iter()),
         ready: count(report.instances.iter().filter(|status| is_ready(status))),
         shortfalls: shown.cloned().collect(),
+        drained: is_empty && cordon.as_ref().is_some_and(|cordon| cordon.drains),
+        cordon,
+        staying: report.staying.iter().filter(|one| may_look_at(&one.project)).cloned().collect(),
+        staying_apps: staying_apps.collect(),
+        nodes,
     }
 }
 

@@ -9,19 +9,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longshore_api::links::{
-    AllotmentSet, AssignmentSet, LocationReport, NodeReport, RouteAck, RoutingTable,
+    AllotmentSet, AssignmentSet, LocationReport, Move, NodeReport, RouteAck, RoutingTable,
 };
 use longshore_link::{Endpoint, Pace, now};
 use longshore_store::{MAX_OPERATIONS, Page, Store, StoreError, Transaction};
-use longshore_types::{Generation, InstanceId, LocationName, NodeName, Release};
+use longshore_types::{Cordon, Generation, InstanceId, LocationName, NodeName, Release};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::LocationError;
 use crate::metrics::Watched;
 use crate::records::{
-    ALLOTMENTS, ALLOTMENTS_GENERATION, AllotmentRecord, GenerationRecord, INSTANCES,
-    InstanceRecord, allotment_key, instance_key,
+    ALLOTMENTS, ALLOTMENTS_GENERATION, AllotmentRecord, CORDONS, CordonsRecord, GenerationRecord,
+    INSTANCES, InstanceRecord, allotment_key, instance_key,
 };
 use crate::state::{Changes, Moment, State};
 
@@ -46,7 +46,13 @@ pub enum Event {
     Ack(RouteAck),
     /// A user wants an instance to be stopped; answered with whether there is one.
     Stop(InstanceId, oneshot::Sender<bool>),
+    /// Somebody wants to know what draining a node would do; answered with nothing when there is no
+    /// such node.
+    PreviewDrain(NodeName, oneshot::Sender<Option<Vec<Move>>>),
 }
+
+/// What operators wish of each node.
+pub type Cordons = Arc<BTreeMap<NodeName, Cordon>>;
 
 /// What others see of a location.
 #[derive(Clone)]
@@ -58,6 +64,8 @@ pub struct Handle {
     pub routes: watch::Receiver<Arc<Option<RoutingTable>>>,
     /// What the global plane is told; nothing until the location has settled.
     pub report: watch::Receiver<Arc<Option<LocationReport>>>,
+    /// What operators wish of the nodes.
+    pub cordons: watch::Receiver<Cordons>,
 }
 
 impl Handle {
@@ -87,6 +95,7 @@ pub struct Keeper {
     assignments: watch::Sender<Arc<BTreeMap<NodeName, Arc<AssignmentSet>>>>,
     routes: watch::Sender<Arc<Option<RoutingTable>>>,
     report: watch::Sender<Arc<Option<LocationReport>>>,
+    cordons: watch::Sender<Cordons>,
     /// The generation of the assignment sets: the store's revision, which never goes back.
     generation: Generation,
     /// Ends a wait for room on the disk.
@@ -115,24 +124,31 @@ impl Keeper {
         for stored in store.list(ALLOTMENTS, Page::default()).await?.items {
             allotments.push(stored.decode::<AllotmentRecord>()?.0);
         }
+        let CordonsRecord(cordons) = match store.get(CORDONS).await? {
+            Some(stored) => stored.decode()?,
+            None => CordonsRecord::default(),
+        };
         let listing = store.list(INSTANCES, Page::default()).await?;
         let mut instances = Vec::new();
         for stored in &listing.items {
             instances.push(stored.decode::<InstanceRecord>()?);
         }
         let moment = moment();
-        let state = State::new(name, acknowledged, allotments, instances, moment);
+        let set = AllotmentSet { generation: acknowledged, allotments, cordons };
+        let state = State::new(name, set, instances, moment);
         let (events_sender, events) = mpsc::channel(QUEUE);
         let gate = gate.to_string();
         let (assignments, assignments_seen) = watch::channel(Arc::default());
         let (routes, routes_seen) = watch::channel(Arc::default());
         let (report, report_seen) = watch::channel(Arc::default());
+        let (cordons, cordons_seen) = watch::channel(Arc::default());
         let generation = Generation(listing.revision.0);
         let handle = Handle {
             events: events_sender,
             assignments: assignments_seen,
             routes: routes_seen,
             report: report_seen,
+            cordons: cordons_seen,
         };
         let mut keeper = Self {
             state,
@@ -142,6 +158,7 @@ impl Keeper {
             assignments,
             routes,
             report,
+            cordons,
             generation,
             shutdown,
             watched,
@@ -215,6 +232,10 @@ impl Keeper {
                 let found = self.state.drain(&instance, "stopped by a user", changes);
                 answers.push((answer, found));
             }
+            Event::PreviewDrain(node, answer) => {
+                // Whoever asked may have gone away.
+                let _ = answer.send(self.state.preview_drain(&node, moment()));
+            }
         }
         Ok(())
     }
@@ -236,6 +257,10 @@ impl Keeper {
                 .push((allotment_key(allotment), Some(longshore_store::record::encode(&record)?)));
         }
         writes.extend(gone.map(|key| (key, None)));
+        if set.cordons != self.state.cordons {
+            let record = CordonsRecord(set.cordons.clone());
+            writes.push((CORDONS.to_owned(), Some(longshore_store::record::encode(&record)?)));
+        }
         // A location that starts again is told what it knows, which must not need room on its disk.
         if writes.is_empty() && set.generation == self.state.acknowledged {
             return Ok(());
@@ -340,11 +365,20 @@ impl Keeper {
     }
 
     fn publish_assignments(&mut self) {
+        self.cordons.send_if_modified(|published| {
+            let changed = **published != self.state.cordons;
+            if changed {
+                *published = Arc::new(self.state.cordons.clone());
+            }
+            changed
+        });
         let generation = self.generation;
         let by_node = self.state.assignments();
         self.assignments.send_if_modified(|published| {
             let mut next = BTreeMap::clone(published);
-            let mut changed = false;
+            // Of a node that was removed and may join again, nothing is known.
+            next.retain(|node, _| by_node.contains_key(node));
+            let mut changed = next.len() != published.len();
             for (node, assignments) in by_node {
                 let known = next.get(&node).is_some_and(|set| set.assignments == assignments);
                 if !known {

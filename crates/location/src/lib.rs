@@ -201,6 +201,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         }
         None => (None, None),
     };
+    let forget = Arc::clone(&trust).forget_removed(handle.cordons.clone());
+    service.spawn_until_shutdown("removals", forget);
     let router = server::router(Parts {
         location: options.name,
         handle,

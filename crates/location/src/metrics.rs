@@ -130,6 +130,9 @@ fn tell_of_nodes(scrape: &mut Scrape<'_>, nodes: &[NodeSummary]) -> fmt::Result 
     of_nodes("node_reachable", "1 when the node reported lately", |one| {
         f64::from(u8::from(one.reachable))
     })?;
+    of_nodes("node_cordoned", "1 when an operator wants nothing new on the node", |one| {
+        f64::from(u8::from(one.cordon.is_some()))
+    })?;
     of_nodes("node_cpu_cores", "Cores that the node offers", |one| one.capacity.cpu.cores())?;
     of_nodes("node_cpu_promised_cores", "Those of them that instances have", |one| {
         one.promised.cpu.cores()

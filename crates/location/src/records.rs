@@ -1,14 +1,18 @@
 //! What a location stores.
 
+use std::collections::BTreeMap;
+
 use longshore_api::links::{Allotment, Intent};
 use longshore_store::Record;
-use longshore_types::{Decision, Generation, InstanceId, NodeName, Release, Timestamp};
+use longshore_types::{Cordon, Decision, Generation, InstanceId, NodeName, Release, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Below this, one record per instance.
 pub const INSTANCES: &str = "/instances/";
 /// Below this, one record per app that was allotted.
 pub const ALLOTMENTS: &str = "/allotments/";
+/// What operators wish of the nodes.
+pub const CORDONS: &str = "/cordons";
 /// The generation of the set of allotments.
 pub const ALLOTMENTS_GENERATION: &str = "/allotments-generation";
 
@@ -34,6 +38,9 @@ pub struct InstanceRecord {
     pub draining: Option<String>,
     /// When it was assigned.
     pub created_at: Timestamp,
+    /// The instance on a drained node whose place it takes.
+    #[serde(default)]
+    pub replaces: Option<InstanceId>,
 }
 
 impl Record for InstanceRecord {
@@ -47,6 +54,15 @@ pub struct AllotmentRecord(pub Allotment);
 
 impl Record for AllotmentRecord {
     const KIND: &'static str = "allotment";
+}
+
+/// What operators wish of the nodes, as it was received.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CordonsRecord(pub BTreeMap<NodeName, Cordon>);
+
+impl Record for CordonsRecord {
+    const KIND: &'static str = "cordons";
 }
 
 /// The generation of the set of allotments.

@@ -10,7 +10,8 @@ use axum::{Extension, Router};
 use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::{
-    InstanceSecretsRequest, NodeReport, RouteAck, SecretValues, StopInstance, TAR, UsageRequest,
+    InstanceSecretsRequest, Move, NodeReport, RouteAck, SecretValues, StopInstance, TAR,
+    UsageRequest,
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{
@@ -79,6 +80,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/gate/nodes/{node}/instances/{instance}/port-forward", upgraded("port-forward"))
         .route("/gate/nodes/{node}/instances/{instance}/archive", get(pack).put(unpack))
         .route("/gate/nodes/{node}/usage", post(usage))
+        .route("/gate/nodes/{node}/drain", get(preview_drain))
         .route_layer(from_fn_with_state(Arc::clone(&server), only_global));
     Router::new()
         .route("/join", post(join))
@@ -99,8 +101,27 @@ async fn only_that_node(
 ) -> Response {
     let named = params.iter().find(|(name, _)| *name == "node");
     let node = named.and_then(|(_, node)| node.parse().ok());
-    let is_node = node.is_some_and(|node| server.trust.is_node(&peer, &node));
+    let is_node = node.as_ref().is_some_and(|node| server.trust.is_node(&peer, node));
+    // One that was removed is told to end what it has, and nothing else.
+    if let Some(node) = node.filter(|_| is_node)
+        && !request.uri().path().ends_with("/assignments")
+        && let Err(refusal) = refuse_removed(&server, &node)
+    {
+        return refusal.into_response();
+    }
     only(is_node, peer, request, next).await
+}
+
+/// Has nothing to do with a node that an operator removed.
+fn refuse_removed(server: &Server, node: &NodeName) -> Result<(), Refusal> {
+    let cordons = server.handle.cordons.borrow();
+    let Some(cordon) = cordons.get(node).filter(|cordon| cordon.removed) else { return Ok(()) };
+    let detail = format!(
+        "node {node} was removed by an operator at {}; `longshore uncordon {node} --location {}` \
+         lets it in again",
+        cordon.since, server.location
+    );
+    Err(Problem::new(ProblemCode::Forbidden, detail).into())
 }
 
 async fn only_ingresses(
@@ -139,6 +160,7 @@ async fn join(
     State(server): Shared,
     Body(request): Body<JoinRequest>,
 ) -> Result<axum::Json<Signed>, Refusal> {
+    refuse_removed(&server, &request.node)?;
     let known = server.handle.assignments.borrow().contains_key(&request.node);
     server.trust.join(request, known).await.map(axum::Json)
 }
@@ -258,6 +280,22 @@ async fn stop(
     match answer.await {
         Ok(true) => Ok(axum::Json(())),
         Ok(false) => Err(Problem::not_found("instance", &order.instance).into()),
+        Err(_) => {
+            Err(Problem::new(ProblemCode::Unavailable, "the location is shutting down").into())
+        }
+    }
+}
+
+/// What draining a node would do.
+async fn preview_drain(
+    State(server): Shared,
+    Path(node): Path<NodeName>,
+) -> Result<axum::Json<Vec<Move>>, Refusal> {
+    let (sender, answer) = oneshot::channel();
+    tell(&server, Event::PreviewDrain(node.clone(), sender)).await?;
+    match answer.await {
+        Ok(Some(moves)) => Ok(axum::Json(moves)),
+        Ok(None) => Err(Problem::not_found("node", &node).into()),
         Err(_) => {
             Err(Problem::new(ProblemCode::Unavailable, "the location is shutting down").into())
         }

@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 
 use longshore_api::links::{
     Allotment, AllotmentSet, NodeReport, ObservedInstance, RouteAck, RoutingTable, Shortfall,
+    Staying,
 };
-use longshore_types::{AppName, Generation, InstanceId, LocationName, NodeName, ProjectName};
+use longshore_types::{
+    AppName, Cordon, Generation, InstanceId, LocationName, NodeName, ProjectName,
+};
 
 use crate::records::InstanceRecord;
 
@@ -43,6 +46,8 @@ pub struct State {
     pub began: Instant,
     /// The allotments by app, as stored.
     pub allotments: BTreeMap<(ProjectName, AppName), Allotment>,
+    /// What operators wish of the nodes, as stored.
+    pub cordons: BTreeMap<NodeName, Cordon>,
     /// The generation of the set that is stored.
     pub acknowledged: Generation,
     /// The instances, as stored.
@@ -51,6 +56,8 @@ pub struct State {
     pub nodes: BTreeMap<NodeName, ReportedNode>,
     /// What found no place in the last plan.
     pub shortfalls: Vec<Shortfall>,
+    /// What has not left drained nodes, by the last plan.
+    pub staying: Vec<Staying>,
     /// The table that was last published.
     pub table: RoutingTable,
     /// When that was.
@@ -114,8 +121,7 @@ impl State {
     /// The state of a location that stored this.
     pub fn new(
         name: LocationName,
-        acknowledged: Generation,
-        allotments: impl IntoIterator<Item = Allotment>,
+        AllotmentSet { generation: acknowledged, allotments, cordons }: AllotmentSet,
         instances: impl IntoIterator<Item = InstanceRecord>,
         moment: Moment,
     ) -> Self {
@@ -124,10 +130,12 @@ impl State {
             name,
             began: moment.instant,
             allotments: allotments.into_iter().map(by_app).collect(),
+            cordons,
             acknowledged,
             instances: instances.into_iter().map(|i| (i.instance.clone(), i)).collect(),
             nodes: BTreeMap::new(),
             shortfalls: Vec::new(),
+            staying: Vec::new(),
             // Revisions must grow across restarts: ingresses refuse an older table.
             table: RoutingTable { revision: moment.wall.0, routes: Vec::new() },
             table_since: moment.instant,
@@ -146,12 +154,16 @@ impl State {
     /// Takes over a set that was accepted and stored.
     pub fn take_allotments(&mut self, set: AllotmentSet) {
         self.acknowledged = set.generation;
+        self.cordons = set.cordons;
         let by_app = |a: Allotment| ((a.project().clone(), a.app().clone()), a);
         self.allotments = set.allotments.into_iter().map(by_app).collect();
     }
 
-    /// Takes over what a node says.
+    /// Takes over what a node says; of one that was removed, nothing.
     pub fn take_report(&mut self, report: NodeReport, moment: Moment) {
+        if self.is_removed(&report.node) {
+            return;
+        }
         let observed = report.instances.iter().map(|o| (o.instance.clone(), o.clone())).collect();
         let reported = ReportedNode { at: moment.instant, at_wall: moment.wall, observed, report };
         self.nodes.insert(reported.report.node.clone(), reported);
@@ -190,6 +202,16 @@ impl State {
     pub fn settled(&self, moment: Moment) -> bool {
         moment.instant.saturating_duration_since(self.began) >= SETTLE
             || self.instances.values().all(|record| self.nodes.contains_key(&record.node))
+    }
+
+    /// Whether an operator removed a node.
+    fn is_removed(&self, node: &NodeName) -> bool {
+        self.cordons.get(node).is_some_and(|cordon| cordon.removed)
+    }
+
+    /// True when what was on a node is replaced elsewhere.
+    fn is_lost(&self, node: &NodeName, moment: Moment) -> bool {
+        self.silent_for(node, moment) >= LOST_AFTER
     }
 
     fn silent_for(&self, node: &NodeName, moment: Moment) -> Duration {

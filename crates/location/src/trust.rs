@@ -15,7 +15,7 @@ use longshore_api::{Problem, ProblemCode};
 use longshore_link::{
     CallError, Client, Endpoint, Followed, Listener, Refusal, Service, chain, now,
 };
-use longshore_store::{Compare, Page, Record, Store, Transaction};
+use longshore_store::{Compare, Page, Record, Store, StoreError, Transaction};
 use longshore_trust::{
     AuthorityError, CertificateRequest, Credentials, Fingerprint, Identity, JoinRequest, JoinRole,
     LocationAuthority, Name, NewKey, Peer, PublicKey, RedeemRequest, Signed, client_config,
@@ -26,6 +26,7 @@ use tokio::sync::watch;
 
 use crate::LocationError;
 use crate::joined::{AUTHORITY_FILE, Joined};
+use crate::keeper::Cordons;
 
 /// Below this, one record per node that joined.
 const NODES: &str = "/nodes/";
@@ -33,6 +34,8 @@ const NODES: &str = "/nodes/";
 const LOOK: Duration = Duration::from_secs(60);
 /// How long to wait before the global plane is asked again for a first authority.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a node that is removed may still be told to end what it has.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// A node that joined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -254,6 +257,38 @@ impl Trust {
             }
             Peer::Known { .. } | Peer::Stranger => false,
         }
+    }
+
+    /// Forgets nodes that joined and were removed by an operator, for as long as it is polled.
+    pub async fn forget_removed(self: Arc<Self>, mut cordons: watch::Receiver<Cordons>) {
+        loop {
+            let removed: Vec<NodeName> = {
+                let (cordons, joined) = (cordons.borrow_and_update(), self.nodes.borrow());
+                let removed = cordons.iter().filter(|(_, cordon)| cordon.removed);
+                removed.map(|(node, _)| node.clone()).filter(|n| joined.contains_key(n)).collect()
+            };
+            if !removed.is_empty() {
+                tokio::time::sleep(FAREWELL).await;
+            }
+            for node in removed {
+                if let Err(error) = self.forget(&node).await {
+                    tracing::warn!(error = &error as &dyn std::error::Error, %node, "kept for now");
+                    tokio::time::sleep(RETRY).await;
+                    cordons.mark_changed();
+                }
+            }
+            // The keeper ended, and the service with it.
+            if cordons.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn forget(&self, node: &NodeName) -> Result<(), StoreError> {
+        self.store.commit(Transaction::new().delete(node_key(node))).await?;
+        tracing::info!(%node, "a node was removed");
+        self.nodes.send_modify(|nodes| _ = nodes.remove(node));
+        Ok(())
     }
 
     /// Waits until a node that joined is not one any more.

@@ -58,6 +58,9 @@ enum Command {
     Locations(commands::locations::Options),
     Nodes(commands::nodes::Options),
     JoinToken(commands::join_token::Options),
+    Cordon(commands::cordon::CordonOptions),
+    Uncordon(commands::cordon::UncordonOptions),
+    Drain(commands::drain::Options),
     Token(commands::token::Options),
 
     // The parts of the platform, one process each; `up` starts them all.
@@ -125,6 +128,9 @@ impl Command {
             Self::Locations(options) => run_client(commands::locations::run(options)),
             Self::Nodes(options) => run_client(commands::nodes::run(options)),
             Self::JoinToken(options) => run_client(commands::join_token::run(options)),
+            Self::Cordon(options) => run_client(commands::cordon::cordon(options)),
+            Self::Uncordon(options) => run_client(commands::cordon::uncordon(options)),
+            Self::Drain(options) => run_client(commands::drain::run(options)),
             Self::Token(options) => run_client(commands::token::run(options)),
             Self::Plan(options) => return run_client(commands::plan::run(options)),
             Self::Exec(options) => return run_client(commands::exec::run(options)),

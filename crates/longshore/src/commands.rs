@@ -4,8 +4,10 @@
 pub mod apps;
 pub mod attach;
 pub mod completions;
+pub mod cordon;
 pub mod cp;
 pub mod deploy;
+pub mod drain;
 pub mod events;
 pub mod exec;
 pub mod explain;
@@ -15,6 +17,7 @@ pub mod locations;
 pub mod logs;
 pub mod man;
 pub mod nodes;
+pub mod place;
 pub mod plan;
 pub mod port_forward;
 pub mod promote;

@@ -3,10 +3,17 @@
 //! The planner sees locations as a whole, never nodes. It keeps what is placed where it is, adds
 //! where most is free, takes away where most runs, and never hands out budgets whose sum exceeds
 //! the app's `max`.
+//!
+//! A location that an operator cordoned gets nothing new. One that is drained also loses what it has, as
+//! far as others are healthy elsewhere for it ([`drain`]).
+
+mod drain;
 
 use longshore_types::{
-    AppName, Candidate, Capacity, Decision, LocationName, ProjectName, Timestamp,
+    AppName, Candidate, Capacity, Cordon, Decision, LocationName, ProjectName, Timestamp,
 };
+
+pub use drain::{AppMove, preview_drain, staying};
 
 /// An app that should run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +39,8 @@ pub struct Share {
     pub location: LocationName,
     /// How many should run there.
     pub count: u32,
+    /// How many of those are healthy.
+    pub ready: u32,
     /// The most that may run there.
     pub budget: u32,
     /// The largest budget that the location may still be going by: a lowered one counts only once
@@ -48,22 +57,27 @@ pub struct LocationState {
     pub name: LocationName,
     /// True when it reported lately.
     pub reachable: bool,
+    /// What an operator wishes of it.
+    pub cordon: Option<Cordon>,
     /// What is free there, what is already on its way there deducted.
     pub free: Capacity,
 }
 
 /// Plans the shares of one app, the locations it no longer needs left out. When nothing can take
-/// an instance, the best reachable location gets it all the same and lets it wait there; with no
-/// reachable location at all the shares stay as they are.
+/// an instance, the best open location gets it all the same and lets it wait there; with no location that
+/// is reachable and not cordoned the shares stay as they are. While a location is drained, more may be
+/// shared out than should run.
 pub fn plan_shares(now: Timestamp, app: &WantedApp, locations: &[LocationState]) -> Vec<Share> {
     let mut shares = app.shares.clone();
+    drain::empty(&mut shares, app.count, locations);
     let placed: u32 = shares.iter().map(|share| share.count).sum();
-    if placed > app.count {
-        take_away(&mut shares, placed - app.count, locations);
-    }
+    let settled = placed - drain::held(&shares, locations);
+    // What is elsewhere for what still is at a drained location is no surplus.
+    take_away(&mut shares, settled.saturating_sub(app.count), locations);
     for _ in placed..app.count {
-        add_one(now, app, &mut shares, locations);
+        add_one(now, app, &mut shares, locations, WhenFull::WaitThere);
     }
+    drain::fill(now, app, &mut shares, locations);
     shares.retain(|share| share.count > 0);
     share_budgets(app, &mut shares);
     shares
@@ -90,7 +104,7 @@ pub fn spread_canaries(shares: &[Share], n_canaries: u32) -> Vec<u32> {
 }
 
 /// Takes instances away one by one where most run, from unreachable locations last: those cannot
-/// be told.
+/// be told. What drained locations have is left to them.
 fn take_away(shares: &mut [Share], surplus: u32, locations: &[LocationState]) {
     let reachable = |name: &LocationName| {
         locations.iter().any(|location| location.name == *name && location.reachable)
@@ -98,7 +112,7 @@ fn take_away(shares: &mut [Share], surplus: u32, locations: &[LocationState]) {
     for _ in 0..surplus {
         let most = shares
             .iter_mut()
-            .filter(|share| share.count > 0)
+            .filter(|share| share.count > 0 && !drain::is_drained(&share.location, locations))
             .max_by_key(|share| (reachable(&share.location), share.count));
         if let Some(share) = most {
             share.count -= 1;
@@ -106,7 +120,23 @@ fn take_away(shares: &mut [Share], surplus: u32, locations: &[LocationState]) {
     }
 }
 
-fn add_one(now: Timestamp, app: &WantedApp, shares: &mut Vec<Share>, locations: &[LocationState]) {
+/// What becomes of an instance for which no location has room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WhenFull {
+    /// A full location is better than none: it waits there for room.
+    WaitThere,
+    /// It is where it is.
+    LeaveIt,
+}
+
+/// Adds an instance where it is best; false when that is nowhere.
+fn add_one(
+    now: Timestamp,
+    app: &WantedApp,
+    shares: &mut Vec<Share>,
+    locations: &[LocationState],
+    when_full: WhenFull,
+) -> bool {
     let added = |name: &LocationName| -> u32 {
         let before = app.shares.iter().find(|share| share.location == *name);
         let after = shares.iter().find(|share| share.location == *name);
@@ -115,12 +145,15 @@ fn add_one(now: Timestamp, app: &WantedApp, shares: &mut Vec<Share>, locations: 
     let mut candidates: Vec<Candidate> =
         locations.iter().map(|location| judge(app, location, added(&location.name))).collect();
     candidates.sort_by(|a, b| b.score.cmp(&a.score).then_with(|| a.name.cmp(&b.name)));
-    // A reachable but full location is better than none: the instance waits there for room.
     let chosen = candidates.iter().find(|candidate| candidate.score.is_some()).or_else(|| {
-        let open = |name: &str| locations.iter().any(|l| l.reachable && l.name.as_str() == name);
-        candidates.iter().find(|candidate| open(&candidate.name))
+        let open = |name: &str| {
+            let is_it = |l: &LocationState| l.name.as_str() == name;
+            locations.iter().any(|l| l.reachable && l.cordon.is_none() && is_it(l))
+        };
+        let mut open = candidates.iter().filter(|candidate| open(&candidate.name));
+        (when_full == WhenFull::WaitThere).then(|| open.next()).flatten()
     });
-    let Some(chosen) = chosen else { return };
+    let Some(chosen) = chosen else { return false };
     let why = match (chosen.score, locations.len()) {
         (None, _) => format!("no location has room; waits here: {}", chosen.why),
         (Some(_), 1) => "the only location".to_owned(),
@@ -136,16 +169,18 @@ fn add_one(now: Timestamp, app: &WantedApp, shares: &mut Vec<Share>, locations: 
         }
         None => {
             let location = locations.iter().find(|location| location.name.as_str() == name);
-            let Some(location) = location else { return };
+            let Some(location) = location else { return false };
             shares.push(Share {
                 location: location.name.clone(),
                 count: 1,
+                ready: 0,
                 budget: 0,
                 budget_in_force: 0,
                 decision,
             });
         }
     }
+    true
 }
 
 /// How many locations a decision names of those that would have done, and of those that would not.
@@ -166,6 +201,9 @@ fn worth_keeping(candidates: Vec<Candidate>, chosen: &str) -> Vec<Candidate> {
 /// Scores by the share of memory that would stay free: instances spread, and full places refuse.
 fn judge(app: &WantedApp, location: &LocationState, added: u32) -> Candidate {
     let name = location.name.to_string();
+    if let Some(cordon) = &location.cordon {
+        return Candidate { name, score: None, why: cordon.refusal() };
+    }
     if !location.reachable {
         let why = "refused: it has not reported lately".to_owned();
         return Candidate { name, score: None, why };

@@ -4,15 +4,22 @@
 //! itself. A new release replaces the old one within the bounds of its [`Rollout`]: so many
 //! instances more than wanted are started (when the budget allows), and old ones are drained once
 //! enough others are ready. Canaries of a release that is tried come on top of what should run.
+//!
+//! A node that an operator cordoned gets nothing new. One that is drained also loses what it has, each
+//! instance once another one elsewhere that takes its place is ready; what finds no other place stays.
 
 mod choose;
+mod moves;
+mod preview;
 mod replace;
+
+pub use preview::{Move, preview_drain};
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{
-    Ability, AppName, Capacity, Decision, Digest, InstanceId, NodeName, ProjectName, ReleaseNumber,
-    Rollout, RuntimeName, RuntimeOffer, Timestamp,
+    Ability, AppName, Capacity, Cordon, Decision, Digest, InstanceId, NodeName, ProjectName,
+    ReleaseNumber, Rollout, RuntimeName, RuntimeOffer, Timestamp,
 };
 
 /// Everything a location's plan depends on.
@@ -85,6 +92,8 @@ pub struct PlacedInstance {
     pub each: Capacity,
     /// How far it is.
     pub standing: Standing,
+    /// The instance on a drained node whose place it takes.
+    pub replaces: Option<InstanceId>,
     /// When it was assigned.
     pub created_at: Timestamp,
 }
@@ -109,6 +118,8 @@ pub struct NodeState {
     pub name: NodeName,
     /// True when it reported lately.
     pub reachable: bool,
+    /// What an operator wishes of it.
+    pub cordon: Option<Cordon>,
     /// What it offers in all.
     pub capacity: Capacity,
     /// The images that are complete on it.
@@ -134,6 +145,8 @@ pub enum Action {
         is_command: bool,
         /// The node.
         node: NodeName,
+        /// The instance on a drained node whose place it takes.
+        replaces: Option<InstanceId>,
         /// Why this node.
         decision: Decision,
     },
@@ -159,6 +172,17 @@ pub struct Shortfall {
     pub decision: Decision,
 }
 
+/// An instance that is still on a node that is drained.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staying {
+    /// The instance.
+    pub instance: InstanceId,
+    /// What it waits for, or what stands in its way.
+    pub why: String,
+    /// True when that comes by itself.
+    pub under_way: bool,
+}
+
 /// The steps to take now, and what cannot be done.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
@@ -166,23 +190,29 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// What found no place.
     pub shortfalls: Vec<Shortfall>,
+    /// What has not left its drained node.
+    pub staying: Vec<Staying>,
 }
 
 /// Plans the next steps of a location.
 pub fn plan(snapshot: &Snapshot) -> Plan {
     let mut plan = Plan::default();
     let mut room = choose::Room::new(snapshot);
+    let drained = moves::Drained::new(&snapshot.nodes);
     let mut by_app: BTreeMap<(&ProjectName, &AppName), Vec<&PlacedInstance>> = BTreeMap::new();
     for instance in &snapshot.instances {
         by_app.entry((&instance.project, &instance.app)).or_default().push(instance);
     }
     for wanted in &snapshot.wanted {
         let instances = by_app.remove(&(&wanted.project, &wanted.app)).unwrap_or_default();
-        let step = replace::step(wanted, &instances);
+        let step = replace::step(wanted, &instances, &drained);
         plan.actions.extend(step.drain);
+        plan.staying.extend(step.staying);
         room.place((wanted, &wanted.main, false), step.start, &mut plan);
+        room.place_instead((wanted, &wanted.main), &step.moves, &mut plan);
         if let Some(canary) = &wanted.canary {
             room.place((wanted, canary, false), step.start_canaries, &mut plan);
+            room.place_instead((wanted, canary), &step.canary_moves, &mut plan);
         }
         if let Some(command) = wanted.command.as_ref().filter(|_| step.start_command) {
             room.place((wanted, command, true), 1, &mut plan);

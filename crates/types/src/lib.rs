@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 pub mod coordinates;
+pub mod cordon;
 pub mod decision;
 pub mod digest;
 pub mod egress;
@@ -24,6 +25,7 @@ pub mod token;
 pub mod units;
 
 pub use coordinates::Coordinates;
+pub use cordon::Cordon;
 pub use decision::{Candidate, Decision};
 pub use digest::Digest;
 pub use egress::{EgressRule, IpNet, Protocol};

@@ -39,6 +39,25 @@ impl Timestamp {
     }
 }
 
+impl fmt::Display for Timestamp {
+    /// Its second, in UTC, as RFC 3339 has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, second) = (self.0 / 86_400_000, self.0 / 1000 % 86_400);
+        // Years that begin in March end with the odd day; 400 of them have always as many days.
+        let shifted = days + 719_468;
+        let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+        let year_of_era =
+            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let from_march = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+        let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+        let year = era * 400 + year_of_era + u64::from(month <= 2);
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
+}
+
 /// A span of time, written `500ms`, `10s`, `5m`, `2h` or `7d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Duration(pub std::time::Duration);
@@ -89,6 +108,19 @@ text_type!(Duration, { "pattern": "^[0-9]+(ms|s|m|h|d)$" });
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn points_are_shown_to_the_second() {
+        for (millis, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399_999, "2000-02-28T23:59:59Z"),
+            (951_782_400_000, "2000-02-29T00:00:00Z"),
+            (1_795_761_790_123, "2026-11-27T06:43:10Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(Timestamp(millis).to_string(), text);
+        }
+    }
 
     #[test]
     fn spans_round_trip() {

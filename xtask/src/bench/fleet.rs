@@ -173,7 +173,7 @@ struct Location {
 impl Location {
     /// Reports until it is dropped; a control plane that is away is tried again.
     async fn run(self) {
-        let mut set = AllotmentSet { generation: Default::default(), allotments: Vec::new() };
+        let mut set = AllotmentSet::default();
         loop {
             let path = format!("/link/locations/{}/allotments", self.name);
             let sets = self.link.watch::<AllotmentSet>(&path).await;
@@ -207,6 +207,8 @@ impl Location {
             nodes: (0..N_NODES).map(|number| self.node(number, instances.len())).collect(),
             instances,
             shortfalls: Vec::new(),
+            staying: Vec::new(),
+            joining: None,
         };
         let path = format!("/link/locations/{}/report", self.name);
         self.link.call(Method::POST, &path, Some(&report)).await
@@ -232,6 +234,10 @@ impl Location {
             promised,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             runtimes: Vec::new(),
+            lost: false,
+            instances: u32::try_from(share).unwrap_or(0),
+            cordon: None,
+            drained: false,
         }
     }
 

@@ -3,19 +3,20 @@
 
 use longshore_api::links::LogLine;
 use longshore_api::v1::{
-    AppLocationView, AppView, CallerView, DeployRequest, DeployResponse, EventView, Explanation,
-    InstanceView, JoinTokenCreated, JoinTokenRequest, LocationView, PlanView, ProjectChange,
-    ProjectView, ReleaseView, RollbackRequest, ScaleRequest, SecretKeyView, SecretRequest,
-    SecretView, TokenCreated, TokenRequest, TokenView, UsageView,
+    AppLocationView, AppMoveView, AppView, CallerView, CordonRequest, DeployRequest,
+    DeployResponse, EventView, Explanation, InstanceView, JoinTokenCreated, JoinTokenRequest,
+    LocationView, Move, PlanView, ProjectChange, ProjectView, ReleaseView, RollbackRequest,
+    ScaleRequest, SecretKeyView, SecretRequest, SecretView, TokenCreated, TokenRequest, TokenView,
+    UsageView,
 };
 use longshore_types::token::Role;
-use longshore_types::{AppName, InstanceId, LocationName, Port, ProjectName, Timestamp};
+use longshore_types::{AppName, Cordon, InstanceId, LocationName, Port, ProjectName, Timestamp};
 
 use super::Access::{Everywhere, InProject, SomeProject};
 use super::endpoint::{DELETE, Endpoint, GET, POST, PUT, endpoint};
 use super::{
-    Access, apps, archive, events, instances, join_tokens, locations, plan, releases, secrets,
-    tokens, usage, watch, whoami,
+    Access, apps, archive, cordons, events, instances, join_tokens, locations, plan, releases,
+    secrets, tokens, usage, watch, whoami,
 };
 
 const READ: Access = InProject(Role::Read);
@@ -23,7 +24,14 @@ const DEPLOY: Access = InProject(Role::Deploy);
 
 /// The whole list.
 pub(super) fn endpoints() -> Vec<Endpoint> {
-    let parts = [of_apps(), of_instances(), of_secrets(), of_projects(), of_the_platform()];
+    let parts = [
+        of_apps(),
+        of_instances(),
+        of_secrets(),
+        of_projects(),
+        of_the_platform(),
+        of_its_operators(),
+    ];
     parts.into_iter().flatten().collect()
 }
 
@@ -210,5 +218,41 @@ fn of_the_platform() -> Vec<Endpoint> {
             .takes::<JoinTokenRequest>()
             .answers::<JoinTokenCreated>()
             .status(201),
+    ]
+}
+
+/// What is wished of locations and nodes.
+fn of_its_operators() -> Vec<Endpoint> {
+    const LOCATION: &str = "/locations/{location}/cordon";
+    const NODE: &str = "/locations/{location}/nodes/{node}/cordon";
+    vec![
+        endpoint(PUT, LOCATION, Everywhere, cordons::close_location)
+            .about("cordonLocation", "Place nothing new at a location, or move away all it has")
+            .takes::<CordonRequest>()
+            .answers::<Cordon>(),
+        endpoint(DELETE, LOCATION, Everywhere, cordons::open_location)
+            .about("uncordonLocation", "Let new instances come to a location again"),
+        endpoint(GET, "/locations/{location}/drain", Everywhere, cordons::preview_location)
+            .about("previewLocationDrain", "What draining a location would move, and where")
+            .answers::<Vec<AppMoveView>>(),
+        endpoint(PUT, NODE, Everywhere, cordons::close_node)
+            .about("cordonNode", "Place nothing new on a node, or move away all it has")
+            .takes::<CordonRequest>()
+            .answers::<Cordon>(),
+        endpoint(DELETE, NODE, Everywhere, cordons::open_node)
+            .about("uncordonNode", "Let new instances come to a node again"),
+        endpoint(
+            GET,
+            "/locations/{location}/nodes/{node}/drain",
+            Everywhere,
+            cordons::preview_node,
+        )
+        .about("previewNodeDrain", "What draining a node would move, and where")
+        .answers::<Vec<Move>>(),
+        endpoint(DELETE, "/locations/{location}/nodes/{node}", Everywhere, cordons::remove_node)
+            .about(
+                "removeNode",
+                "Forget a node that is drained or lost, and refuse it from then on",
+            ),
     ]
 }

@@ -29,9 +29,9 @@ pub async fn list(
     Query(query): Query<LocationsQuery>,
 ) -> Result<Json<Vec<LocationView>>, Refusal> {
     let with_nodes = flag("nodes", query.nodes.as_deref(), true)?;
-    let reports = plane.reports.now();
+    let (catalog, reports) = (plane.catalog(), plane.reports.now());
     let views = reports.values().map(|received| {
-        let mut view = views::location(received, may_look_at(&caller));
+        let mut view = views::location(&catalog, &reports, received, may_look_at(&caller));
         if !with_nodes {
             view.nodes.clear();
         }
@@ -48,7 +48,7 @@ pub async fn show(
     let name: LocationName = parse("location", &location)?;
     let reports = plane.reports.now();
     let received = reports.get(&name).ok_or_else(|| Problem::not_found("location", &name))?;
-    Ok(Json(views::location(received, may_look_at(&caller))))
+    Ok(Json(views::location(&plane.catalog(), &reports, received, may_look_at(&caller))))
 }
 
 fn may_look_at(caller: &Caller) -> impl Fn(&ProjectName) -> bool {

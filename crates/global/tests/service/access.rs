@@ -50,6 +50,13 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("POST", "/tokens", SomeProject(Role::Admin)),
     ("DELETE", "/tokens/{token}", SomeProject(Role::Admin)),
     ("POST", "/join-tokens", Everywhere),
+    ("PUT", "/locations/{location}/cordon", Everywhere),
+    ("DELETE", "/locations/{location}/cordon", Everywhere),
+    ("GET", "/locations/{location}/drain", Everywhere),
+    ("PUT", "/locations/{location}/nodes/{node}/cordon", Everywhere),
+    ("DELETE", "/locations/{location}/nodes/{node}/cordon", Everywhere),
+    ("GET", "/locations/{location}/nodes/{node}/drain", Everywhere),
+    ("DELETE", "/locations/{location}/nodes/{node}", Everywhere),
 ];
 
 pub fn rights(project: Option<&str>, role: Role) -> Rights {
@@ -74,6 +81,7 @@ async fn passes(client: &Client, method: &str, path: &str) -> Result<bool, Probl
         .replace("{app}", "web")
         .replace("{instance}", "web-00000001")
         .replace("{location}", "ams")
+        .replace("{node}", "n1")
         .replace("{secret}", "nobody")
         .replace("{token}", "nobody");
     let method = Method::from_bytes(method.as_bytes()).unwrap();

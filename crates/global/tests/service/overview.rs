@@ -1,7 +1,7 @@
 //! What gives an overview without every instance: counts by location and by app.
 
 use longshore_api::ProblemCode;
-use longshore_api::links::{LocationReport, NodeSummary, Shortfall};
+use longshore_api::links::{LocationReport, NodeSummary, Shortfall, Staying};
 use longshore_api::v1::{AppLocationView, CallerView, LocationView};
 use longshore_link::{CallError, now};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights, Role};
@@ -26,6 +26,10 @@ fn node(name: &str, reachable: bool) -> NodeSummary {
         promised: gib(1),
         version: "1".to_owned(),
         runtimes: Vec::new(),
+        lost: false,
+        instances: 0,
+        cordon: None,
+        drained: false,
     }
 }
 
@@ -34,6 +38,17 @@ fn shortfall(project: &str) -> Shortfall {
         Decision { at: now(), chosen: None, why: "no room".to_owned(), candidates: Vec::new() };
     let app = "big".parse().unwrap();
     Shortfall { project: project.parse().unwrap(), app, missing: 1, decision }
+}
+
+fn staying(project: &str) -> Staying {
+    Staying {
+        node: "n1".parse().unwrap(),
+        instance: "big-00000001".parse().unwrap(),
+        project: project.parse().unwrap(),
+        app: "big".parse().unwrap(),
+        why: "no node has room".to_owned(),
+        under_way: false,
+    }
 }
 
 #[tokio::test]
@@ -53,6 +68,7 @@ async fn a_location_is_counted_and_shown_with_what_the_caller_may_know() {
         nodes: vec![node("n1", true), node("n2", false)],
         instances: vec![healthy(allotment, "web-00000001"), starting],
         shortfalls: vec![shortfall("default"), shortfall("other")],
+        staying: vec![staying("default"), staying("other")],
     };
     plane.send(&report).await;
 
@@ -62,6 +78,7 @@ async fn a_location_is_counted_and_shown_with_what_the_caller_may_know() {
     assert_eq!((all.n_nodes, all.n_reachable, all.nodes.len()), (2, 1, 2));
     assert_eq!((all.capacity.memory, all.promised.cpu), (ByteCount::gib(16), MilliCpu(2000)));
     assert_eq!(all.shortfalls, report.shortfalls);
+    assert_eq!(all.staying, report.staying);
     let [lean]: [LocationView; 1] = plane.user.get("/v1/locations?nodes=false").await.unwrap();
     assert_eq!(lean, LocationView { nodes: Vec::new(), ..all.clone() });
     assert_eq!(plane.user.get::<LocationView>("/v1/locations/ams").await.unwrap(), all);

@@ -227,6 +227,10 @@ pub fn report_of(
         promised: Capacity::default(),
         version: "1".to_owned(),
         runtimes,
+        lost: false,
+        instances: 0,
+        cordon: None,
+        drained: false,
     };
     LocationReport {
         location: location.parse().unwrap(),
@@ -238,6 +242,7 @@ pub fn report_of(
         nodes: vec![node],
         instances,
         shortfalls: vec![],
+        staying: vec![],
     }
 }
 

@@ -25,6 +25,9 @@ impl State {
                 generation: record.generation,
             });
         }
+        // A node that was removed and comes back is told that it has nothing, and ends what it has.
+        let removed = self.cordons.iter().filter(|(_, cordon)| cordon.removed);
+        by_node.extend(removed.map(|(node, _)| (node.clone(), Vec::new())));
         by_node
     }
 
@@ -105,15 +108,29 @@ impl State {
                 sum.plus(record.release.manifest.resources.capacity())
             })
         };
-        let nodes = self.nodes.values().map(|reported| NodeSummary {
-            node: reported.report.node.clone(),
-            reachable: self.reachable(&reported.report.node, moment),
+        let n_instances = |node: &NodeName| {
+            let on_node = self.instances.values().filter(|record| record.node == *node);
+            u32::try_from(on_node.count()).unwrap_or(u32::MAX)
+        };
+        let mut summaries = self.unheard_nodes();
+        summaries.extend(self.nodes.values().map(|reported| NodeSummary {
             reported_at: reported.at_wall,
             capacity: reported.report.capacity,
-            promised: promised(&reported.report.node),
             version: reported.report.version.clone(),
             runtimes: reported.report.runtimes.clone(),
-        });
+            ..unknown(&reported.report.node)
+        }));
+        for summary in &mut summaries {
+            let node = &summary.node;
+            summary.reachable = self.reachable(node, moment);
+            summary.lost = self.is_lost(node, moment);
+            summary.promised = promised(node);
+            summary.instances = n_instances(node);
+            summary.cordon = self.cordons.get(node).cloned();
+            let drains = summary.cordon.as_ref().is_some_and(|cordon| cordon.drains);
+            summary.drained = drains && summary.instances == 0;
+        }
+        summaries.sort_by(|a, b| a.node.cmp(&b.node));
         LocationReport {
             location: self.name.clone(),
             // The uplink knows these.
@@ -122,10 +139,24 @@ impl State {
             gate: gate.to_owned(),
             acknowledged: self.acknowledged,
             at: moment.wall,
-            nodes: nodes.collect(),
+            nodes: summaries,
             instances: self.instances.values().map(|record| self.status(record, moment)).collect(),
             shortfalls: self.shortfalls.clone(),
+            staying: self.staying.clone(),
         }
+    }
+
+    /// Nodes that have instances and were not heard of since this process began.
+    fn unheard_nodes(&self) -> Vec<NodeSummary> {
+        let mut unheard: BTreeMap<&NodeName, NodeSummary> = BTreeMap::new();
+        for record in self.instances.values() {
+            if !self.nodes.contains_key(&record.node) {
+                let summary = unheard.entry(&record.node).or_insert_with(|| unknown(&record.node));
+                // It was there when it was given the last of them.
+                summary.reported_at = summary.reported_at.max(record.created_at);
+            }
+        }
+        unheard.into_values().collect()
     }
 
     fn status(&self, record: &InstanceRecord, moment: Moment) -> InstanceStatus {
@@ -133,6 +164,11 @@ impl State {
         let mut observed = self.observed(record).cloned().unwrap_or_else(pending);
         if observed.note.is_none() {
             observed.note.clone_from(&record.draining);
+        }
+        if observed.note.is_none()
+            && let Some(staying) = self.staying.iter().find(|s| s.instance == record.instance)
+        {
+            observed.note = Some(format!("its node is drained; {}", staying.why));
         }
         let included = self.included.get(&record.instance);
         InstanceStatus {
@@ -147,6 +183,23 @@ impl State {
             created_at: record.created_at,
             decision: record.decision.clone(),
         }
+    }
+}
+
+/// What is known of a node of which only the name is.
+fn unknown(node: &NodeName) -> NodeSummary {
+    NodeSummary {
+        node: node.clone(),
+        reachable: false,
+        reported_at: Default::default(),
+        capacity: Capacity::default(),
+        promised: Capacity::default(),
+        version: String::new(),
+        runtimes: Vec::new(),
+        lost: false,
+        instances: 0,
+        cordon: None,
+        drained: false,
     }
 }
 

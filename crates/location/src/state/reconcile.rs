@@ -1,12 +1,14 @@
 //! From what is to what is wanted: plans carried out in memory, draining instances moved along.
 
-use longshore_api::links::{Intent, Shortfall};
+use std::collections::BTreeSet;
+
+use longshore_api::links::{Intent, Move, Shortfall, Staying};
 use longshore_planning::location::{
     self as planner, Action, Goal, NodeState, PlacedInstance, Snapshot, Standing, WantedApp,
 };
-use longshore_types::{Generation, InstancePhase, Release};
+use longshore_types::{Generation, InstanceId, InstancePhase, NodeName, Release};
 
-use super::{ACK_WAIT, Changes, LOST_AFTER, Moment, Published, State};
+use super::{ACK_WAIT, Changes, Moment, Published, State};
 use crate::records::InstanceRecord;
 
 impl State {
@@ -14,6 +16,7 @@ impl State {
     pub fn reconcile(&mut self, seed: u64, moment: Moment) -> Changes {
         let mut changes = Changes::default();
         self.forget_gone(&mut changes);
+        self.forget_removed(&mut changes);
         self.stop_drained(&mut changes, moment);
         let plan = planner::plan(&self.snapshot(seed, moment));
         for action in plan.actions {
@@ -26,7 +29,55 @@ impl State {
             decision: s.decision,
         };
         self.shortfalls = plan.shortfalls.into_iter().map(shortfall).collect();
+        let staying = plan.staying.into_iter().filter_map(|staying| {
+            let record = self.instances.get(&staying.instance)?;
+            Some(Staying {
+                node: record.node.clone(),
+                instance: staying.instance,
+                project: record.release.manifest.project.clone(),
+                app: record.release.manifest.app.clone(),
+                why: staying.why,
+                under_way: staying.under_way,
+            })
+        });
+        self.staying = staying.collect();
         changes
+    }
+
+    /// What draining a node would do; nothing when there is no such node.
+    pub fn preview_drain(&self, node: &NodeName, moment: Moment) -> Option<Vec<Move>> {
+        let has_instances = self.instances.values().any(|record| record.node == *node);
+        if !self.nodes.contains_key(node) && !has_instances {
+            return None;
+        }
+        let moves = planner::preview_drain(&self.snapshot(0, moment), node);
+        let moves = moves.into_iter().map(|planner::Move { instance, project, app, to, why }| {
+            Move { instance, project, app, to, why }
+        });
+        Some(moves.collect())
+    }
+
+    /// Forgets nodes that an operator removed, and what they had: what still runs there ends when such
+    /// a node asks what it should do.
+    fn forget_removed(&mut self, changes: &mut Changes) {
+        let removed: BTreeSet<_> = self
+            .cordons
+            .iter()
+            .filter(|(_, cordon)| cordon.removed)
+            .map(|(node, _)| node)
+            .collect();
+        self.nodes.retain(|node, _| !removed.contains(node));
+        let gone = self.instances.values().filter(|record| removed.contains(&record.node));
+        let gone: Vec<InstanceId> = gone.map(|record| record.instance.clone()).collect();
+        for instance in gone {
+            self.forget(instance, changes);
+        }
+    }
+
+    fn forget(&mut self, instance: InstanceId, changes: &mut Changes) {
+        self.instances.remove(&instance);
+        self.excluded.remove(&instance);
+        changes.delete.insert(instance);
     }
 
     /// Marks an instance as draining by a user's order; false when there is none.
@@ -59,9 +110,7 @@ impl State {
             .map(|record| record.instance.clone())
             .collect();
         for instance in gone {
-            self.instances.remove(&instance);
-            self.excluded.remove(&instance);
-            changes.delete.insert(instance);
+            self.forget(instance, changes);
         }
     }
 
@@ -95,7 +144,16 @@ impl State {
             Action::Drain { instance, why } => {
                 self.drain(&instance, &why, changes);
             }
-            Action::Place { instance, project, app, release, is_command, node, decision } => {
+            Action::Place {
+                instance,
+                project,
+                app,
+                release,
+                is_command,
+                node,
+                replaces,
+                decision,
+            } => {
                 let Some(allotment) = self.allotments.get(&(project, app)) else { return };
                 let beside = match is_command {
                     true => allotment.command.as_ref(),
@@ -112,6 +170,7 @@ impl State {
                     generation: Generation(1),
                     draining: None,
                     created_at: moment.wall,
+                    replaces,
                 };
                 self.instances.insert(instance.clone(), record);
                 changes.put.insert(instance);
@@ -138,11 +197,13 @@ impl State {
             node: record.node.clone(),
             each: record.release.manifest.resources.capacity(),
             standing: self.standing(record, moment),
+            replaces: record.replaces.clone(),
             created_at: record.created_at,
         });
         let nodes = self.nodes.values().map(|reported| NodeState {
             name: reported.report.node.clone(),
             reachable: self.reachable(&reported.report.node, moment),
+            cordon: self.cordons.get(&reported.report.node).cloned(),
             capacity: reported.report.capacity,
             images: reported.report.images.iter().copied().collect(),
             runtimes: reported.report.runtimes.clone(),
@@ -159,7 +220,7 @@ impl State {
     fn standing(&self, record: &InstanceRecord, moment: Moment) -> Standing {
         if record.draining.is_some() {
             Standing::Leaving
-        } else if self.silent_for(&record.node, moment) >= LOST_AFTER {
+        } else if self.is_lost(&record.node, moment) {
             Standing::Lost
         } else if self.observed(record).is_some_and(|o| o.phase == InstancePhase::Healthy) {
             Standing::Ready

@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use longshore_api::links::{Endpoint, Intent};
+use longshore_api::links::{Endpoint, Intent, NodeSummary};
 use longshore_types::{
     AppProtocol, ByteCount, Capacity, Decision, Digest, InstancePhase, Manifest, MilliCpu, Release,
     ReleaseNumber, Timestamp,
@@ -34,15 +34,18 @@ fn set(generation: u64, release: u64) -> AllotmentSet {
     let (canary, command) = (None, None);
     let allotment =
         Allotment { release, count, canary, command, budget, hosts, generation, decision };
-    AllotmentSet { generation, allotments: vec![allotment] }
+    AllotmentSet { generation, allotments: vec![allotment], cordons: Default::default() }
 }
 
-/// A location with one node that does what it is told.
+mod cordons;
+
+/// A location with one node, or more, that does what it is told.
 struct World {
     state: State,
     start: Instant,
     elapsed: Duration,
     seed: u64,
+    nodes: Vec<&'static str>,
 }
 
 impl World {
@@ -50,8 +53,8 @@ impl World {
         let start = Instant::now();
         let moment = Moment { instant: start, wall: Timestamp(1000) };
         let name = "ams".parse().unwrap();
-        let state = State::new(name, Generation(0), vec![], vec![], moment);
-        Self { state, start, elapsed: Duration::ZERO, seed: 1 }
+        let state = State::new(name, AllotmentSet::default(), vec![], moment);
+        Self { state, start, elapsed: Duration::ZERO, seed: 1, nodes: vec!["n1"] }
     }
 
     fn moment(&self) -> Moment {
@@ -70,15 +73,22 @@ impl World {
         changes
     }
 
-    /// The node reports every instance it was told of, in the phase that `phase` gives.
+    /// Each node reports every instance it was told of, in the phase that `phase` gives.
     fn report(&mut self, phase: impl Fn(&InstanceRecord) -> InstancePhase) {
+        for node in self.nodes.clone() {
+            self.report_of(node, &phase);
+        }
+    }
+
+    fn report_of(&mut self, node: &str, phase: impl Fn(&InstanceRecord) -> InstancePhase) {
+        let has = |record: &&InstanceRecord| record.node.as_str() == node;
         let observe = |record: &InstanceRecord| ObservedInstance {
             phase: phase(record),
             address: Some(Ipv4Addr::new(100, 64, 0, 2)),
             ..ObservedInstance::pending(record.instance.clone(), record.generation)
         };
         let report = NodeReport {
-            node: "n1".parse().unwrap(),
+            node: node.parse().unwrap(),
             gate: "unix:/x".to_owned(),
             version: "1".to_owned(),
             capacity: Capacity {
@@ -88,7 +98,7 @@ impl World {
             },
             acknowledged: None,
             images: vec![],
-            instances: self.state.instances.values().map(observe).collect(),
+            instances: self.state.instances.values().filter(has).map(observe).collect(),
             network: String::new(),
             runtimes: vec![],
         };
@@ -262,8 +272,11 @@ fn a_restarted_location_waits_for_its_nodes_before_it_settles() {
     let mut again = World::new();
     again.state = State::new(
         world.state.name.clone(),
-        world.state.acknowledged,
-        world.state.allotments.values().cloned(),
+        AllotmentSet {
+            generation: world.state.acknowledged,
+            allotments: world.state.allotments.values().cloned().collect(),
+            cordons: world.state.cordons.clone(),
+        },
         stored,
         again.moment(),
     );

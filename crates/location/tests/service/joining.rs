@@ -8,8 +8,9 @@ use axum::Router;
 use axum::extract::Path as Segment;
 use axum::response::IntoResponse as _;
 use axum::routing::{get, post};
+use futures_util::StreamExt as _;
 use http::{Method, StatusCode};
-use longshore_api::links::{AssignmentSet, InstanceSecretsRequest, SecretValues};
+use longshore_api::links::{AllotmentSet, AssignmentSet, InstanceSecretsRequest, SecretValues};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, CallError, Client, Endpoint, Listener, Refusal, now};
 use longshore_location::{ImageOrigin, Joining, JoiningOptions};
@@ -17,7 +18,7 @@ use longshore_trust::{
     CertificateRequest, Credentials, Fingerprint, Identity, JoinRequest, LocationAuthority, Name,
     NewKey, RedeemRequest, RootAuthority, Signed, client_config, joining_config,
 };
-use longshore_types::Digest;
+use longshore_types::{Cordon, Digest, Timestamp};
 use serde_json::{Value, json};
 use sha2::Digest as _;
 use tempfile::TempDir;
@@ -286,5 +287,39 @@ async fn a_node_has_the_images_of_its_assignments_and_no_others() {
     let other = Digest::from_sha256(sha2::Sha256::digest(b"of others").into());
     refused(ask("blob", &other).await, ProblemCode::Forbidden);
     refused(ask("manifest", &layer).await, ProblemCode::Forbidden);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_node_that_was_removed_is_nobody_until_an_operator_lets_it_join_again() {
+    let scene = Scene::start(Router::new()).await;
+    let node = scene.with(&scene.join("n2", SECRET).await.unwrap());
+    let gate = "https://192.0.2.1:1";
+    says(&node, "n2", gate).await.unwrap();
+    scene.world.allot.send_replace(set(5, 1));
+    let path = "/link/nodes/n2/assignments";
+    let mut sets = node.watch::<AssignmentSet>(path).await.unwrap();
+    until(&mut sets, |set| set.assignments.len() == 1).await;
+    let cordon = Cordon { since: Timestamp(0), by: None, drains: true, removed: true };
+    let wished = |generation, cordons| {
+        Arc::new(AllotmentSet { cordons, ..AllotmentSet::clone(&set(generation, 1)) })
+    };
+    scene.world.allot.send_replace(wished(6, BTreeMap::from([("n2".parse().unwrap(), cordon)])));
+    until(&mut sets, |set| set.assignments.is_empty()).await;
+    refused(says(&node, "n2", gate).await, ProblemCode::Forbidden);
+    // It has heard what it has to hear; from then on its certificate opens nothing.
+    while sets.next().await.is_some() {}
+    refused(node.get::<Value>(path).await, ProblemCode::Forbidden);
+    let again = refused(scene.join("n2", SECRET).await, ProblemCode::Forbidden);
+    assert!(again.contains("longshore uncordon n2 --location ams"), "{again}");
+    scene.world.allot.send_replace(wished(7, BTreeMap::new()));
+    let may_join = async {
+        // The only token is spent, so the next refusal is that.
+        while refused(scene.join("n2", SECRET).await, ProblemCode::Forbidden) == again {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), may_join).await.unwrap();
+    refused(says(&node, "n2", gate).await, ProblemCode::Forbidden);
     scene.end().await;
 }

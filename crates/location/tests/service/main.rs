@@ -5,6 +5,7 @@
 
 mod joining;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use axum::routing::{get, post};
 use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::{
-    Allotment, AllotmentSet, Assignment, AssignmentSet, Intent, LocationReport, NodeReport,
+    Allotment, AllotmentSet, Assignment, AssignmentSet, Intent, LocationReport, Move, NodeReport,
     ObservedInstance, RouteAck, RoutingTable, StopInstance,
 };
 use longshore_link::{
@@ -23,8 +24,8 @@ use longshore_link::{
 };
 use longshore_location::{JoiningOptions, Membership, Options};
 use longshore_types::{
-    ByteCount, Capacity, Decision, Digest, Generation, InstancePhase, Manifest, MilliCpu, Release,
-    ReleaseNumber, Timestamp,
+    ByteCount, Capacity, Cordon, Decision, Digest, Generation, InstancePhase, Manifest, MilliCpu,
+    NodeName, Release, ReleaseNumber, Timestamp,
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -87,9 +88,13 @@ impl World {
     }
 
     async fn node_says(&self, assignments: &[Assignment]) {
+        self.try_to_say(assignments).await.unwrap();
+    }
+
+    async fn try_to_say(&self, assignments: &[Assignment]) -> Result<(), CallError> {
         let report = report("n1", "unix:/nowhere/gate.sock", assignments);
         let path = "/link/nodes/n1/report";
-        self.location.call::<_, ()>(Method::POST, path, Some(&report)).await.unwrap();
+        self.location.call::<_, ()>(Method::POST, path, Some(&report)).await
     }
 
     async fn watch<T: DeserializeOwned + Send + 'static>(&self, path: &str) -> LineStream<T> {
@@ -166,7 +171,9 @@ fn set(generation: u64, count: u32) -> Arc<AllotmentSet> {
             candidates: vec![],
         },
     };
-    Arc::new(AllotmentSet { generation: Generation(generation), allotments: vec![allotment] })
+    let cordons = Default::default();
+    let generation = Generation(generation);
+    Arc::new(AllotmentSet { generation, allotments: vec![allotment], cordons })
 }
 
 #[tokio::test]
@@ -199,6 +206,46 @@ async fn allotments_become_assignments_routes_and_reports_and_outlive_a_restart(
     let first = until(&mut tables, |_| true).await;
     assert_eq!(first.routes, table.routes, "nobody is unrouted while the location settles");
     assert!(first.revision > table.revision);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_was_removed_is_refused_and_told_to_end_what_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::start(dir.path()).await;
+    world.node_says(&[]).await;
+    world.allot.send_replace(set(5, 2));
+    let mut sets = world.watch::<AssignmentSet>("/link/nodes/n1/assignments").await;
+    let assigned = until(&mut sets, |set| set.assignments.len() == 2).await;
+    world.node_says(&assigned.assignments).await;
+    let path = "/gate/nodes/n1/drain";
+    let moves: Vec<Move> = world.location.get(path).await.unwrap();
+    assert!(moves.len() == 2 && moves[0].why == "stays: there is no other node", "{moves:?}");
+    assert!(world.location.get::<Vec<Move>>("/gate/nodes/n9/drain").await.is_err());
+
+    let with = |generation, cordons| {
+        let set = AllotmentSet::clone(&set(generation, 2));
+        Arc::new(AllotmentSet { cordons, ..set })
+    };
+    let cordon = Cordon { since: Timestamp(0), by: None, drains: true, removed: true };
+    let node: NodeName = "n1".parse().unwrap();
+    world.allot.send_replace(with(6, BTreeMap::from([(node, cordon)])));
+    let emptied = until(&mut sets, |set| set.assignments.is_empty()).await;
+    assert!(emptied.generation > assigned.generation);
+    world.reported(|r| r.nodes.is_empty() && r.instances.is_empty()).await;
+    let again = world.try_to_say(&assigned.assignments).await.unwrap_err().to_string();
+    assert!(again.contains("removed by an operator") && again.contains("uncordon n1"), "{again}");
+    world.stop().await;
+
+    // A location that is started again knows it, whatever the global plane says first.
+    let mut world = World::start(dir.path()).await;
+    assert!(world.try_to_say(&assigned.assignments).await.is_err());
+    let mut sets = world.watch::<AssignmentSet>("/link/nodes/n1/assignments").await;
+    until(&mut sets, |set| set.assignments.is_empty()).await;
+    world.allot.send_replace(with(7, BTreeMap::new()));
+    world.reported(|r| r.acknowledged == Generation(7)).await;
+    world.node_says(&[]).await;
+    until(&mut sets, |set| set.assignments.len() == 2).await;
     world.stop().await;
 }
 

@@ -3,6 +3,7 @@
 use longshore_api::v1::LocationView;
 use longshore_types::units::Capacity;
 
+use super::place;
 use crate::connection::ConnectionOptions;
 use crate::failure::Failure;
 use crate::output::table_text;
@@ -33,7 +34,7 @@ fn render(locations: &[LocationView]) -> String {
         let reachable = location.nodes.iter().filter(|node| node.reachable).count();
         table.row([
             location.location.to_string(),
-            state(location.reachable).to_owned(),
+            place::location_state(location).to_owned(),
             format!("{reachable}/{}", location.nodes.len()),
             location.instances.to_string(),
             format!("{} of {}", promised.cpu, capacity.cpu),
@@ -48,13 +49,16 @@ fn render(locations: &[LocationView]) -> String {
             shortfall.project, shortfall.app, shortfall.missing, shortfall.decision.why
         ));
     }
-    text
-}
-
-/// Whether something reports, in a word.
-pub fn state(reachable: bool) -> &'static str {
-    match reachable {
-        true => "reachable",
-        false => "silent",
+    for one in locations.iter().flat_map(|location| &location.staying) {
+        text.push_str(&format!("\n{} on {}: {}\n", one.instance, one.node, one.why));
     }
+    for (location, app) in locations.iter().flat_map(|l| l.staying_apps.iter().map(move |a| (l, a)))
+    {
+        let (project, name, count) = (&app.project, &app.app, app.count);
+        text.push_str(&format!(
+            "\n{project}/{name}: {count} still at {}: {}\n",
+            location.location, app.why
+        ));
+    }
+    text
 }

@@ -2,19 +2,43 @@
 
 use longshore_api::links::NodeSummary;
 use longshore_api::v1::LocationView;
-use longshore_types::{LocationName, Timestamp};
+use longshore_types::{LocationName, NodeName, Timestamp};
 use serde::Serialize;
 
-use super::locations::state;
+use super::place::{self, of_one};
+use super::schema::Removed;
 use crate::connection::ConnectionOptions;
 use crate::failure::Failure;
 use crate::human;
 use crate::output::table_text;
 use crate::table::Table;
 
-/// List the nodes of all locations
+/// List the nodes of all locations, or remove one
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    connection: ConnectionOptions,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    Rm(RemoveOptions),
+}
+
+/// Forget a node that is drained or lost
+///
+/// It is refused from then on, and what it may still run ends when it comes back; `uncordon` lets it in
+/// again.
+#[derive(Debug, clap::Args)]
+struct RemoveOptions {
+    /// The node
+    node: NodeName,
+    /// Its location, where several have a node of that name
+    #[arg(long, value_name = "NAME")]
+    location: Option<LocationName>,
     #[command(flatten)]
     connection: ConnectionOptions,
 }
@@ -27,8 +51,20 @@ pub struct Row {
     node: NodeSummary,
 }
 
-/// Lists the nodes.
+async fn remove(options: RemoveOptions) -> Result<(), Failure> {
+    let connection = options.connection.connect()?;
+    let RemoveOptions { node, location, .. } = options;
+    let location = of_one(&connection.api, &node, location).await?;
+    connection.api.remove_node(&location, &node).await?;
+    let removed = Removed { removed: node.to_string() };
+    connection.output.data(&removed, |_| format!("{node}: removed from {location}\n"))
+}
+
+/// Lists the nodes, or removes one.
 pub async fn run(options: Options) -> Result<(), Failure> {
+    if let Some(Verb::Rm(options)) = options.verb {
+        return remove(options).await;
+    }
     let connection = options.connection.connect()?;
     let locations = connection.api.locations().await?;
     let rows: Vec<Row> = locations
@@ -48,7 +84,7 @@ fn render(rows: &[Row], now: Timestamp) -> String {
         table.row([
             node.node.to_string(),
             location.to_string(),
-            state(node.reachable).to_owned(),
+            place::node_state(node).to_owned(),
             human::age(now, node.reported_at),
             format!("{} of {}", node.promised.cpu, node.capacity.cpu),
             format!("{} of {}", node.promised.memory, node.capacity.memory),
@@ -125,6 +161,10 @@ mod tests {
                 offer(RuntimeName::Crun, Some("/usr/bin/crun"), None, &[Ability::Gpu]),
                 offer(RuntimeName::Runsc, None, Some(missing), &[]),
             ],
+            lost: false,
+            instances: 0,
+            cordon: None,
+            drained: false,
         };
         let location = "ams".parse().unwrap();
         let text = render(&[Row { location, node: node.clone() }], Timestamp(0));

@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{deploy, explain, image, logs, nodes, port_forward, stop, top};
+use super::{cordon, deploy, drain, explain, image, logs, nodes, port_forward, stop, top};
 use crate::failure::{Failure, Kind};
 use crate::output::{Format, Output};
 use crate::supervisor::Findings;
@@ -56,7 +56,7 @@ stated! {
     Vec<InstanceView>: "ps";
     Vec<ReleaseView>: "releases";
     stop::Stopped: "stop";
-    Removed: "rm", "image rm", "secret rm", "token rm";
+    Removed: "rm", "image rm", "secret rm", "token rm", "nodes rm";
     Vec<explain::Explained>: "explain";
     logs::Entry: "logs";
     Vec<top::Row>: "top";
@@ -65,6 +65,8 @@ stated! {
     EventView: "events --follow";
     Vec<LocationView>: "locations";
     Vec<nodes::Row>: "nodes";
+    cordon::Closed: "cordon", "uncordon";
+    drain::Drain: "drain";
     image::pack::Report: "image pack";
     image::push::Report: "image push";
     Vec<image::ls::Row>: "image ls";

@@ -9,7 +9,7 @@ fn capacity(mib: u64) -> Capacity {
 
 fn location(idx: usize, reachable: bool, free_mib: u64) -> LocationState {
     let free = Capacity { cpu: MilliCpu(1_000_000), ..capacity(free_mib) };
-    LocationState { name: format!("loc{idx}").parse().unwrap(), reachable, free }
+    LocationState { name: format!("loc{idx}").parse().unwrap(), reachable, cordon: None, free }
 }
 
 fn app(count: u32, max: u32, shares: Vec<Share>) -> WantedApp {
@@ -78,6 +78,8 @@ fn a_lowered_budget_is_not_given_away_before_it_is_acknowledged() {
     let total: u32 = second.iter().map(|share| share.budget_in_force).sum();
     assert!(total <= 8, "{second:?}");
 }
+
+mod drained;
 
 /// For each location whether it is reachable and what is free; for each wish its count and what
 /// `max` allows beyond it.

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use longshore_types::{Candidate, Capacity, Decision, InstanceId, NodeName, Timestamp, runtime};
 
-use super::{Action, Goal, NodeState, Plan, Shortfall, Snapshot, Standing, WantedApp};
+use super::{
+    Action, Goal, NodeState, PlacedInstance, Plan, Shortfall, Snapshot, Standing, Staying,
+    WantedApp,
+};
 use crate::seeded::Seeded;
 
 /// A node that has the image saves a pull; worth as much as this much free memory, in MiB.
@@ -57,9 +60,7 @@ impl<'a> Room<'a> {
         let app = (wanted.project.to_string(), wanted.app.to_string());
         for placed in 0..n_instances {
             let decision = self.decide(&app, goal);
-            let chosen = decision.chosen.as_deref();
-            let found = self.nodes.iter_mut().find(|room| Some(room.node.name.as_str()) == chosen);
-            let Some(room) = found else {
+            let Some(node) = self.take(&decision, &app, goal) else {
                 plan.shortfalls.push(Shortfall {
                     project: wanted.project.clone(),
                     app: wanted.app.clone(),
@@ -68,8 +69,6 @@ impl<'a> Room<'a> {
                 });
                 return;
             };
-            room.take(app.clone(), goal.each);
-            let node: NodeName = room.node.name.clone();
             let instance = InstanceId::mint(&wanted.app, self.ids.next());
             let (project, app) = (wanted.project.clone(), wanted.app.clone());
             let release = goal.release;
@@ -80,12 +79,63 @@ impl<'a> Room<'a> {
                 release,
                 is_command,
                 node,
+                replaces: None,
                 decision,
             });
         }
     }
 
-    fn decide(&self, app: &(String, String), goal: &Goal) -> Decision {
+    /// Places an instance for each of these, whose nodes are drained, or says why it stays.
+    pub(super) fn place_instead(
+        &mut self,
+        (wanted, goal): (&WantedApp, &Goal),
+        moved: &[&PlacedInstance],
+        plan: &mut Plan,
+    ) {
+        let app = (wanted.project.to_string(), wanted.app.to_string());
+        for old in moved {
+            let mut decision = self.decide(&app, goal);
+            let Some(node) = self.take(&decision, &app, goal) else {
+                let why = no_place(&decision, &old.node);
+                plan.staying.push(Staying { instance: old.id.clone(), why, under_way: false });
+                continue;
+            };
+            decision.why = format!(
+                "takes the place of {}, whose node {} is drained; {}",
+                old.id, old.node, decision.why
+            );
+            let instance = InstanceId::mint(&wanted.app, self.ids.next());
+            let why = format!("waits until {instance} on {node} is healthy");
+            plan.staying.push(Staying { instance: old.id.clone(), why, under_way: true });
+            plan.actions.push(Action::Place {
+                instance,
+                project: wanted.project.clone(),
+                app: wanted.app.clone(),
+                release: goal.release,
+                is_command: false,
+                node,
+                replaces: Some(old.id.clone()),
+                decision,
+            });
+        }
+    }
+
+    /// Takes room where a decision says, if it found any.
+    pub(super) fn take(
+        &mut self,
+        decision: &Decision,
+        app: &(String, String),
+        goal: &Goal,
+    ) -> Option<NodeName> {
+        let chosen = decision.chosen.as_deref();
+        let found = self.nodes.iter_mut().find(|room| Some(room.node.name.as_str()) == chosen);
+        found.map(|room| {
+            room.take(app.clone(), goal.each);
+            room.node.name.clone()
+        })
+    }
+
+    pub(super) fn decide(&self, app: &(String, String), goal: &Goal) -> Decision {
         let mut candidates: Vec<_> = self.nodes.iter().map(|room| room.judge(app, goal)).collect();
         // The sort is stable and the nodes are in order of their names, so ties are settled.
         candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.score));
@@ -94,6 +144,9 @@ impl<'a> Room<'a> {
             (Some(_), 1) => "the only node".to_owned(),
             (Some(best), n_nodes) => format!("best of {n_nodes} nodes: {}", best.why),
             (None, 0) => "no node has joined this location".to_owned(),
+            (None, _) if self.nodes.iter().all(|room| room.node.cordon.is_some()) => {
+                "every node is cordoned by an operator".to_owned()
+            }
             (None, _) if self.nodes.iter().all(|room| room.lacks_runtime(goal)) => {
                 format!("no node can run it with the runtime {}", goal.runtime)
             }
@@ -101,6 +154,16 @@ impl<'a> Room<'a> {
         };
         let chosen = best.map(|best| best.name.clone());
         Decision { at: self.now, chosen, why, candidates }
+    }
+}
+
+/// Why nothing takes the place of what is on a node, with what the others lack.
+pub(super) fn no_place(decision: &Decision, node: &NodeName) -> String {
+    let others = decision.candidates.iter().filter(|other| other.name != node.as_str());
+    let refusals: Vec<_> = others.map(|other| format!("{}: {}", other.name, other.why)).collect();
+    match refusals.is_empty() {
+        true => "there is no other node".to_owned(),
+        false => format!("no other node takes it ({})", refusals.join("; ")),
     }
 }
 
@@ -116,6 +179,9 @@ impl NodeRoom<'_> {
 
     fn judge(&self, app: &(String, String), goal: &Goal) -> Candidate {
         let name = self.node.name.to_string();
+        if let Some(cordon) = &self.node.cordon {
+            return Candidate { name, score: None, why: cordon.refusal() };
+        }
         if !self.node.reachable {
             let why = "refused: it has not reported lately".to_owned();
             return Candidate { name, score: None, why };

@@ -45,6 +45,7 @@ fn node_with(name: &str, memory_for: u64, disk_for: u64) -> NodeState {
     NodeState {
         name: name.parse().unwrap(),
         reachable: true,
+        cordon: None,
         capacity,
         images: BTreeSet::new(),
         runtimes: Vec::new(),
@@ -75,7 +76,16 @@ impl World {
         for action in &plan.actions {
             match action {
                 Action::Drain { instance, .. } => self.set(instance, Standing::Leaving),
-                Action::Place { instance, project, app, release, is_command, node, .. } => {
+                Action::Place {
+                    instance,
+                    project,
+                    app,
+                    release,
+                    is_command,
+                    node,
+                    replaces,
+                    ..
+                } => {
                     self.snapshot.instances.push(PlacedInstance {
                         id: instance.clone(),
                         project: project.clone(),
@@ -85,6 +95,7 @@ impl World {
                         node: node.clone(),
                         each: EACH,
                         standing: Standing::NotReady,
+                        replaces: replaces.clone(),
                         created_at: self.snapshot.now,
                     });
                 }
@@ -353,6 +364,8 @@ fn an_app_that_is_not_wanted_is_drained() {
     world.settle();
     assert!(world.snapshot.instances.is_empty());
 }
+
+mod drained;
 
 proptest! {
     /// Safety at every step: never over a node, never over the budget, never fewer ready than

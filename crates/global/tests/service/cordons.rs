@@ -1,0 +1,195 @@
+//! Locations and nodes that operators close.
+
+use std::collections::BTreeMap;
+
+use longshore_api::ProblemCode;
+use longshore_api::links::{AllotmentSet, LocationReport};
+use longshore_api::v1::{AppMoveView, CordonRequest, EventView, LocationView};
+use longshore_link::{CallError, LineStream};
+use longshore_types::{Cordon, Generation};
+
+use http::Method;
+
+use crate::plane::*;
+
+const NODE: &str = "/v1/locations/ams/nodes/n1";
+
+fn refused<T: std::fmt::Debug>(answer: Result<T, CallError>, code: ProblemCode, part: &str) {
+    match answer {
+        Err(CallError::Refused(problem)) => {
+            assert!(problem.code == code && problem.detail.contains(part), "{problem:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+impl Plane {
+    async fn cordon(&self, path: &str, drains: bool) -> Result<Cordon, CallError> {
+        let path = format!("{path}/cordon");
+        self.user.call(Method::PUT, &path, Some(&CordonRequest { drains })).await
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), CallError> {
+        self.user.call(Method::DELETE, path, None::<&()>).await
+    }
+
+    async fn location(&self, name: &str) -> LocationView {
+        self.user.get(&format!("/v1/locations/{name}")).await.unwrap()
+    }
+
+    /// The location says what it said before, and this of its only node.
+    async fn node_is(&self, generation: Generation, lost: bool, drained: bool, instances: u32) {
+        let view = self.location("ams").await;
+        let mut node = view.nodes[0].clone();
+        (node.lost, node.drained, node.instances, node.cordon) = (lost, drained, instances, None);
+        let report = LocationReport {
+            location: view.location,
+            coordinates: None,
+            gate: "unix:/nowhere".to_owned(),
+            acknowledged: generation,
+            at: longshore_link::now(),
+            nodes: vec![node],
+            instances: vec![],
+            shortfalls: vec![],
+            staying: vec![],
+            joining: None,
+        };
+        self.send(&report).await;
+    }
+
+    async fn sets_of(&self, location: &str) -> LineStream<AllotmentSet> {
+        self.link.watch(&format!("/link/locations/{location}/allotments")).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn what_is_wished_of_a_node_goes_down_to_its_location_and_outlives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plane, set) = Plane::start_with_web(dir.path()).await;
+    let mut sets = plane.allotments().await;
+    let made = plane.cordon(NODE, false).await.unwrap();
+    assert_eq!(made.by.as_ref().unwrap().as_str(), "admin");
+    let told = until(&mut sets, |set| !set.cordons.is_empty()).await;
+    assert!(told.generation > set.generation && told.allotments == set.allotments);
+    assert_eq!(told.cordons.values().next(), Some(&made));
+    assert_eq!(plane.location("ams").await.nodes[0].cordon, Some(made.clone()));
+    // Again it is the same wish, and no event.
+    assert_eq!(plane.cordon(NODE, false).await.unwrap(), made);
+    let drained = plane.cordon(NODE, true).await.unwrap();
+    until(&mut sets, |set| set.cordons.values().all(|cordon| cordon.drains)).await;
+    plane.stop().await;
+
+    let plane = Plane::start(dir.path()).await;
+    plane.report(Generation(0), vec![]).await;
+    let set = until(&mut plane.allotments().await, |_| true).await;
+    assert_eq!(set.cordons.values().next(), Some(&drained));
+    plane.delete(&format!("{NODE}/cordon")).await.unwrap();
+    let after = until(&mut plane.allotments().await, |set| set.cordons.is_empty()).await;
+    assert!(after.generation > set.generation);
+    plane.delete(&format!("{NODE}/cordon")).await.unwrap();
+    plane.stop().await;
+
+    // That a wish was taken back is newer than the wish, also after a restart that remembers neither.
+    let plane = Plane::start(dir.path()).await;
+    let again = until(&mut plane.allotments().await, |_| true).await;
+    assert!(again.cordons.is_empty() && again.generation >= after.generation);
+    let events: Vec<EventView> = plane.user.get("/v1/events").await.unwrap();
+    let told: Vec<_> = events.iter().filter(|event| event.subject == "node n1 of ams").collect();
+    let whats: Vec<_> = told.iter().map(|event| event.what.as_str()).collect();
+    assert_eq!(whats, ["cordon", "drain", "uncordon"]);
+    assert!(told.iter().all(|event| event.from.as_ref().unwrap().starts_with("127.0.0.1:")));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn only_a_node_that_is_drained_or_lost_is_removed_and_it_may_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plane, set) = Plane::start_with_web(dir.path()).await;
+    plane.node_is(set.generation, false, false, 2).await;
+    refused(plane.delete(NODE).await, ProblemCode::Conflict, "neither drained nor lost");
+    plane.cordon(NODE, true).await.unwrap();
+    refused(plane.delete(NODE).await, ProblemCode::Conflict, "still has 2 instances");
+    plane.node_is(set.generation, false, true, 0).await;
+    plane.delete(NODE).await.unwrap();
+    plane.delete(NODE).await.unwrap();
+    let told = until(&mut plane.allotments().await, |_| true).await;
+    assert!(told.cordons.values().all(|cordon| cordon.removed));
+    assert!(plane.location("ams").await.nodes.is_empty());
+    refused(plane.cordon(NODE, false).await, ProblemCode::Conflict, "uncordon it first");
+    plane.delete(&format!("{NODE}/cordon")).await.unwrap();
+    plane.report(told.generation, vec![]).await;
+    plane.node_is(told.generation, true, false, 2).await;
+    plane.delete(NODE).await.unwrap();
+
+    let missing = "/v1/locations/ams/nodes/n9";
+    for (path, what) in [(missing, "n9"), ("/v1/locations/sin", "sin")] {
+        refused(plane.cordon(path, true).await, ProblemCode::NotFound, what);
+        let cordon = format!("{path}/cordon");
+        refused(plane.delete(&cordon).await, ProblemCode::NotFound, what);
+        let preview = plane.user.get::<serde_json::Value>(&format!("{path}/drain")).await;
+        refused(preview, ProblemCode::NotFound, what);
+    }
+    refused(plane.delete(missing).await, ProblemCode::NotFound, "n9");
+    let wrong = plane.cordon("/v1/locations/ams/nodes/Wrong!", true).await;
+    refused(wrong, ProblemCode::InvalidRequest, "1 value is not allowed");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_drained_location_loses_an_app_once_it_is_healthy_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plane, set) = Plane::start_with_web(dir.path()).await;
+    let here =
+        [healthy(&set.allotments[0], "web-00000001"), healthy(&set.allotments[0], "web-00000002")];
+    plane.report(set.generation, here.to_vec()).await;
+    // With nowhere to go it stays, and that is said.
+    plane.cordon("/v1/locations/ams", true).await.unwrap();
+    let view = plane.location("ams").await;
+    assert!(view.cordon.is_some_and(|cordon| cordon.drains) && !view.drained);
+    assert_eq!(view.staying_apps[0].why, "there is no other location");
+    assert!(!view.staying_apps[0].under_way);
+
+    plane.report_from("sin", Generation(0), vec![], vec![]).await;
+    let preview: Vec<AppMoveView> = plane.user.get("/v1/locations/ams/drain").await.unwrap();
+    assert_eq!((preview[0].count, preview[0].staying), (2, 0));
+    assert_eq!(preview[0].to, BTreeMap::from([("sin".parse().unwrap(), 2)]));
+    // The budget that it gives away goes to the other once it has acknowledged that.
+    let mut sets = plane.allotments().await;
+    let lowered = until(&mut sets, |set| set.allotments[0].budget == 2).await;
+    assert_eq!(lowered.allotments[0].count, 2);
+    plane.report(lowered.generation, here.to_vec()).await;
+    let mut others = plane.sets_of("sin").await;
+    let given = until(&mut others, |set| {
+        set.allotments.first().is_some_and(|one| (one.count, one.budget) == (2, 2))
+    })
+    .await;
+    let there = |n: usize| {
+        let ids = ["web-00000003", "web-00000004"];
+        ids[..n].iter().map(|id| healthy(&given.allotments[0], id)).collect::<Vec<_>>()
+    };
+    plane.report_from("sin", given.generation, there(1), vec![]).await;
+    until(&mut sets, |set| set.allotments[0].count == 1).await;
+    plane.report_from("sin", given.generation, there(2), vec![]).await;
+    let emptied = until(&mut sets, |set| set.allotments[0].count == 0).await;
+    assert!(!plane.location("ams").await.drained, "its instances are still there");
+    plane.report(emptied.generation, vec![]).await;
+    let view = plane.location("ams").await;
+    assert!(view.drained && view.staying_apps.is_empty(), "{view:?}");
+    plane.delete("/v1/locations/ams/cordon").await.unwrap();
+    assert_eq!(plane.location("ams").await.cordon, None);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn where_every_location_is_cordoned_an_app_waits_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    plane.report(Generation(0), vec![]).await;
+    plane.cordon("/v1/locations/ams", false).await.unwrap();
+    plane.deploy(web()).await.unwrap();
+    let note = "every location is cordoned by an operator";
+    plane.app_when(|app| app.note.as_deref() == Some(note)).await;
+    plane.delete("/v1/locations/ams/cordon").await.unwrap();
+    until(&mut plane.allotments().await, |set| set.allotments.len() == 1).await;
+    plane.stop().await;
+}

@@ -1,0 +1,81 @@
+//! What a drain would do, before anybody asks for it.
+
+use longshore_types::{AppName, Cordon, InstanceId, NodeName, ProjectName};
+
+use super::choose::{Room, no_place};
+use super::{PlacedInstance, Snapshot, Standing};
+
+/// What would become of one instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The owner of its app.
+    pub project: ProjectName,
+    /// Its app.
+    pub app: AppName,
+    /// Where another would take its place; nowhere when it stays, or leaves anyway.
+    pub to: Option<NodeName>,
+    /// Why there, or why it stays.
+    pub why: String,
+}
+
+/// What draining `node` would do to each of its instances, as things are in `snapshot`.
+pub fn preview_drain(snapshot: &Snapshot, node: &NodeName) -> Vec<Move> {
+    let mut snapshot = snapshot.clone();
+    let cordon = Cordon { since: snapshot.now, by: None, drains: true, removed: false };
+    for state in snapshot.nodes.iter_mut().filter(|state| state.name == *node) {
+        state.cordon = Some(cordon.clone());
+    }
+    let mut room = Room::new(&snapshot);
+    let here = snapshot.instances.iter().filter(|instance| instance.node == *node);
+    here.map(|instance| {
+        let (to, why) = match fate(&snapshot, instance, &mut room) {
+            Ok((to, why)) => (Some(to), why),
+            Err(why) => (None, why),
+        };
+        let PlacedInstance { id, project, app, .. } = instance.clone();
+        Move { instance: id, project, app, to, why }
+    })
+    .collect()
+}
+
+/// Where another would take its place and why there, or why none would.
+fn fate(
+    snapshot: &Snapshot,
+    instance: &PlacedInstance,
+    room: &mut Room<'_>,
+) -> Result<(NodeName, String), String> {
+    let is_of_app =
+        |project: &ProjectName, app: &AppName| (project, app) == (&instance.project, &instance.app);
+    let instances = snapshot.instances.iter();
+    let mut of_app = instances.filter(|other| is_of_app(&other.project, &other.app));
+    match instance.standing {
+        Standing::Leaving => return Err("is ending already".to_owned()),
+        Standing::Lost => return Err("is lost with its node; others take its place".to_owned()),
+        Standing::NotReady | Standing::Ready => {}
+    }
+    if instance.is_command {
+        return Err("runs the release command to its end".to_owned());
+    }
+    if let Some(new) = of_app.clone().find(|other| other.replaces.as_ref() == Some(&instance.id)) {
+        return Ok((new.node.clone(), format!("{} takes its place", new.id)));
+    }
+    let wanted = snapshot.wanted.iter().find(|wanted| is_of_app(&wanted.project, &wanted.app));
+    let Some(wanted) = wanted else { return Err("ends: its app was removed from here".to_owned()) };
+    let canary = wanted.canary.as_ref().filter(|canary| canary.release == instance.release);
+    let goal = canary.unwrap_or(&wanted.main);
+    let n_of_app = u32::try_from(of_app.by_ref().count()).unwrap_or(u32::MAX);
+    if goal.release == instance.release && n_of_app >= wanted.budget {
+        let budget = wanted.budget;
+        return Err(format!(
+            "stays: no other can be started beside it: at most {budget} instances may run here"
+        ));
+    }
+    let app = (wanted.project.to_string(), wanted.app.to_string());
+    let decision = room.decide(&app, goal);
+    match room.take(&decision, &app, goal) {
+        Some(node) => Ok((node, decision.why)),
+        None => Err(format!("stays: {}", no_place(&decision, &instance.node))),
+    }
+}
