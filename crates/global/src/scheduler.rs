@@ -9,13 +9,16 @@ use std::time::{Duration, Instant};
 
 use longshore_api::links::{InstanceStatus, NodeSummary};
 use longshore_link::now;
+use longshore_planning::Pinned;
 use longshore_planning::global::{
     self as planner, LocationState, Share, WantedApp, plan_shares, spread_canaries,
 };
 use longshore_store::{
     Compare, MAX_OPERATIONS, MAX_REQUEST_BYTES, Relation, Store, StoreError, Transaction,
 };
-use longshore_types::{Capacity, LocationName, Manifest, ReleaseNumber};
+use longshore_types::{
+    Capacity, InstancePhase, LocationName, Manifest, ReleaseNumber, RestartPolicy,
+};
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::api::idempotency;
@@ -23,7 +26,7 @@ use crate::attached::Ended;
 use crate::catalog::{AppKey, Catalog, Stored};
 use crate::events::{self, Who, with_event};
 use crate::records::{AllotmentRecord, AppRecord, CanaryRecord, Key, RolloutStage, encode};
-use crate::reports::ByLocation;
+use crate::reports::{ByLocation, of_app};
 use crate::rollouts::Rollouts;
 use crate::{GlobalError, Plane, views};
 
@@ -313,8 +316,23 @@ fn wanted_app(
         count,
         max: manifest.max_for(count),
         each: manifest.resources.capacity(),
+        pinned: pinned(reports, key, manifest),
         shares: so_far.collect(),
     }
+}
+
+/// Why an app is not started at another location.
+fn pinned(reports: &ByLocation, key: &AppKey, manifest: &Manifest) -> Option<Pinned> {
+    if manifest.attached.is_some() {
+        return Some(Pinned::Attached);
+    }
+    if manifest.restart == RestartPolicy::Always {
+        return None;
+    }
+    let ended = |status: &InstanceStatus| {
+        !status.is_command && !status.draining && status.observed.phase == InstancePhase::Exited
+    };
+    of_app(reports, key).any(ended).then_some(Pinned::Ended)
 }
 
 /// The apps of which a location has something, as the planner sees them.

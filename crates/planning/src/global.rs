@@ -13,6 +13,8 @@ use longshore_types::{
     AppName, Candidate, Capacity, Cordon, Decision, LocationName, ProjectName, Timestamp,
 };
 
+use crate::Pinned;
+
 pub use drain::{AppMove, preview_drain, staying};
 
 /// An app that should run.
@@ -28,6 +30,8 @@ pub struct WantedApp {
     pub max: u32,
     /// What one instance needs.
     pub each: Capacity,
+    /// Why it is not started elsewhere when a location is drained.
+    pub pinned: Option<Pinned>,
     /// What it has been given so far.
     pub shares: Vec<Share>,
 }

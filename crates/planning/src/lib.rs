@@ -13,6 +13,9 @@
 
 pub mod global;
 pub mod location;
+mod pinned;
 pub mod restart;
 pub mod rollout;
 mod seeded;
+
+pub use pinned::Pinned;

@@ -22,6 +22,8 @@ use longshore_types::{
     ReleaseNumber, Rollout, RuntimeName, RuntimeOffer, Timestamp,
 };
 
+use crate::Pinned;
+
 /// Everything a location's plan depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -94,6 +96,8 @@ pub struct PlacedInstance {
     pub standing: Standing,
     /// The instance on a drained node whose place it takes.
     pub replaces: Option<InstanceId>,
+    /// Why it is not started elsewhere when its node is drained.
+    pub pinned: Option<Pinned>,
     /// When it was assigned.
     pub created_at: Timestamp,
 }

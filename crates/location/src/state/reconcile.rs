@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use longshore_api::links::{Intent, Move, Shortfall, Staying};
+use longshore_planning::Pinned;
 use longshore_planning::location::{
     self as planner, Action, Goal, NodeState, PlacedInstance, Snapshot, Standing, WantedApp,
 };
@@ -198,6 +199,7 @@ impl State {
             each: record.release.manifest.resources.capacity(),
             standing: self.standing(record, moment),
             replaces: record.replaces.clone(),
+            pinned: self.pinned(record),
             created_at: record.created_at,
         });
         let nodes = self.nodes.values().map(|reported| NodeState {
@@ -215,6 +217,17 @@ impl State {
             instances: instances.collect(),
             nodes: nodes.collect(),
         }
+    }
+
+    /// Why an instance is not started elsewhere.
+    fn pinned(&self, record: &InstanceRecord) -> Option<Pinned> {
+        if record.release.manifest.attached.is_some() {
+            return Some(Pinned::Attached);
+        }
+        // What ends while it should run has done so for good.
+        let observed = self.observed(record).filter(|_| record.intent == Intent::Run);
+        let ended = observed.is_some_and(|observed| observed.phase == InstancePhase::Exited);
+        (ended && !record.is_command).then_some(Pinned::Ended)
     }
 
     fn standing(&self, record: &InstanceRecord, moment: Moment) -> Standing {

@@ -149,10 +149,13 @@ impl Left {
                 let n_staying = here.clone().count();
                 // What neither stays nor is gone is on its way out.
                 let n_instances = node.map_or(0, |node| node.instances as usize);
+                let is_lost = node.is_some_and(|node| node.lost);
+                let lost = format!("  it is lost; `longshore nodes rm {name}` forgets what it had");
                 Self {
                     nothing: node.is_none_or(|node| node.drained),
-                    under_way: n_instances > n_staying || here.clone().any(|one| one.under_way),
-                    lines: here.map(instance_line).collect(),
+                    under_way: !is_lost
+                        && (n_instances > n_staying || here.clone().any(|one| one.under_way)),
+                    lines: here.map(instance_line).chain(is_lost.then_some(lost)).collect(),
                 }
             }
         }

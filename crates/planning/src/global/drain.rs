@@ -51,7 +51,7 @@ pub(super) fn fill(
     let held = held(shares, locations);
     let (count, _) = elsewhere(shares, locations);
     let most = app.count.min(app.max.saturating_sub(held));
-    if held > 0 {
+    if held > 0 && app.pinned.is_none() {
         for _ in count..most {
             if !add_one(now, app, shares, locations, WhenFull::LeaveIt) {
                 return;
@@ -70,6 +70,9 @@ pub fn staying(
     let held = held(shares, locations);
     if held == 0 {
         return None;
+    }
+    if let Some(pinned) = app.pinned {
+        return Some((pinned.leaves(), pinned.why().to_owned()));
     }
     let (count, ready) = elsewhere(shares, locations);
     if ready < count {

@@ -14,7 +14,7 @@ fn location(idx: usize, reachable: bool, free_mib: u64) -> LocationState {
 
 fn app(count: u32, max: u32, shares: Vec<Share>) -> WantedApp {
     let (project, app) = (ProjectName::default(), "web".parse().unwrap());
-    WantedApp { project, app, count, max, each: capacity(100), shares }
+    WantedApp { project, app, count, max, each: capacity(100), pinned: None, shares }
 }
 
 fn counts(shares: &[Share]) -> Vec<(String, u32, u32)> {

@@ -24,6 +24,11 @@ impl<'a> Drained<'a> {
     pub(super) fn has(&self, instance: &PlacedInstance) -> bool {
         self.0.contains(&instance.node)
     }
+
+    /// Whether one that is should be elsewhere.
+    fn moves(&self, instance: &PlacedInstance) -> bool {
+        self.has(instance) && instance.pinned.is_none()
+    }
 }
 
 /// The instances of one release that run and stay, as far as it has to do with drained nodes.
@@ -32,17 +37,20 @@ pub(super) struct Group<'a> {
     settled: Vec<&'a PlacedInstance>,
     /// Those whose node is drained, with what takes their place, if anything does yet.
     moving: Vec<(&'a PlacedInstance, Option<&'a PlacedInstance>)>,
+    /// Those of `settled` whose node is drained.
+    pinned: Vec<&'a PlacedInstance>,
 }
 
 impl<'a> Group<'a> {
     pub(super) fn new(instances: Vec<&'a PlacedInstance>, drained: &Drained<'_>) -> Self {
         let (moving, settled): (Vec<_>, Vec<_>) =
-            instances.into_iter().partition(|instance| drained.has(instance));
+            instances.into_iter().partition(|instance| drained.moves(instance));
+        let pinned = settled.iter().copied().filter(|one| drained.has(one)).collect();
         let successor = |old: &PlacedInstance| {
             settled.iter().copied().find(|other| other.replaces.as_ref() == Some(&old.id))
         };
         let moving = moving.into_iter().map(|old| (old, successor(old))).collect();
-        Self { settled, moving }
+        Self { settled, moving, pinned }
     }
 
     /// How many instances these count for: one that moves and what takes its place are one.
@@ -97,6 +105,7 @@ impl<'a> Group<'a> {
         let leaves = |one: &PlacedInstance| leaving.iter().any(|other| other.id == one.id);
         self.settled.retain(|one| !leaves(one));
         self.moving.retain(|(old, _)| !leaves(old));
+        self.pinned.retain(|one| !leaves(one));
     }
 
     fn is_successor(&self, instance: &PlacedInstance) -> bool {
@@ -111,6 +120,11 @@ impl<'a> Group<'a> {
         budget: u32,
         staying: &mut Vec<Staying>,
     ) -> Vec<&'a PlacedInstance> {
+        for one in &self.pinned {
+            let Some(pinned) = one.pinned else { continue };
+            let (why, under_way) = (pinned.why().to_owned(), pinned.leaves());
+            staying.push(Staying { instance: one.id.clone(), why, under_way });
+        }
         let n_under_way = count(self.moving.iter().filter(|(_, new)| new.is_some()));
         let mut n_more = at_once.saturating_sub(n_under_way).min(room);
         let mut moves = Vec::new();

@@ -55,6 +55,9 @@ fn fate(
         Standing::Lost => return Err("is lost with its node; others take its place".to_owned()),
         Standing::NotReady | Standing::Ready => {}
     }
+    if let Some(pinned) = instance.pinned {
+        return Err(format!("stays: {}", pinned.why()));
+    }
     if instance.is_command {
         return Err("runs the release command to its end".to_owned());
     }

@@ -96,6 +96,7 @@ impl World {
                         each: EACH,
                         standing: Standing::NotReady,
                         replaces: replaces.clone(),
+                        pinned: None,
                         created_at: self.snapshot.now,
                     });
                 }

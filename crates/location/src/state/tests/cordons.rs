@@ -84,3 +84,15 @@ fn a_dead_node_is_listed_after_a_restart_as_long_as_it_has_instances() {
     assert!(!summary.reachable && summary.lost && summary.instances == 2, "{summary:?}");
     assert_eq!(summary.reported_at, Timestamp(1000), "it was there when it was given them");
 }
+
+#[test]
+fn what_has_ended_for_good_is_not_run_once_more_elsewhere() {
+    let mut world = World::running();
+    world.nodes.push("n2");
+    world.report(|_| InstancePhase::Exited);
+    world.state.take_allotments(with_cordon(2, true, false));
+    world.reconcile();
+    assert_eq!((world.on("n1"), world.on("n2")), (2, 0));
+    let report = world.state.report("unix:/x", world.moment());
+    assert!(report.staying.len() == 2 && report.staying.iter().all(|one| !one.under_way));
+}

@@ -84,6 +84,15 @@ fn what_other_locations_cannot_take_stays_and_is_told() {
         let after = plan_shares(Timestamp(6), &app(2, max, all), &locations);
         assert_eq!(count_at(&after, "loc1"), 2, "nothing is healthy elsewhere yet");
     }
+    let mut locations = [location(1, true, 9000), location(2, true, 1000)];
+    let all = carried_out(plan_shares(Timestamp(5), &app(1, 2, vec![]), &locations));
+    locations[0].cordon = cordon(true);
+    let pinned = WantedApp { pinned: Some(Pinned::Attached), ..app(1, 2, all) };
+    let after = plan_shares(Timestamp(6), &pinned, &locations);
+    assert_eq!((count_at(&after, "loc1"), count_at(&after, "loc2")), (1, 0));
+    let told = staying(&pinned, &after, &locations).unwrap();
+    assert_eq!(told, (true, Pinned::Attached.why().to_owned()));
+
     let mut alone = [location(1, true, 9000)];
     let all = carried_out(plan_shares(Timestamp(5), &app(2, 4, vec![]), &alone));
     alone[0].cordon = cordon(true);

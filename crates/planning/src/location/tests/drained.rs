@@ -122,6 +122,28 @@ fn an_instance_that_never_was_healthy_holds_no_drain_up_and_passes_for_no_replac
 }
 
 #[test]
+fn what_would_do_its_work_twice_or_lose_its_client_stays() {
+    for (pinned, under_way) in [(Pinned::Attached, true), (Pinned::Ended, false)] {
+        let mut world = all_on_one(2, 6, 20);
+        for instance in &mut world.snapshot.instances {
+            instance.pinned = Some(pinned);
+        }
+        let preview = preview_drain(&world.snapshot, &"n1".parse().unwrap());
+        assert!(preview.iter().all(|one| one.to.is_none() && one.why.contains(pinned.why())));
+        world.cordon("n1", cordon(true));
+        let plan = world.apply();
+        assert!(plan.actions.is_empty(), "{plan:?}");
+        let told: Vec<_> =
+            plan.staying.iter().map(|one| (one.why.as_str(), one.under_way)).collect();
+        assert_eq!(told, [(pinned.why(), under_way), (pinned.why(), under_way)]);
+        // It counts as what should run.
+        world.want(wanted(1, 3, 6));
+        world.settle();
+        assert_eq!((world.on("n1").len(), world.on("n2").len()), (2, 1));
+    }
+}
+
+#[test]
 fn canaries_move_and_a_release_command_ends_where_it_began() {
     let mut world = World::new(vec![node("n1", 20)]);
     let wish = |command| WantedApp { canary: Some(goal(2, 1)), command, ..wanted(1, 2, 6) };
