@@ -208,7 +208,6 @@ impl Location {
             instances,
             shortfalls: Vec::new(),
             staying: Vec::new(),
-            joining: None,
         };
         let path = format!("/link/locations/{}/report", self.name);
         self.link.call(Method::POST, &path, Some(&report)).await
