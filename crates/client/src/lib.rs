@@ -99,6 +99,12 @@ impl Client {
         change(&self.link, Method::DELETE, &path, None::<&()>).await
     }
 
+    /// Forgets a location that joined and is empty or silent, and refuses it from then on.
+    pub async fn remove_location(&self, location: &LocationName) -> Result<(), CallError> {
+        let path = Place::Location(location.clone()).path("");
+        change(&self.link, Method::DELETE, &path, None::<&()>).await
+    }
+
     /// Whose token this is, and where it may look.
     pub async fn whoami(&self) -> Result<CallerView, CallError> {
         self.link.get("/v1/whoami").await

@@ -19,6 +19,7 @@ use longshore_store::{Compare, Transaction};
 use longshore_trust::{Peer, RootAuthority};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights};
 use longshore_types::{Generation, LocationName, ProjectName, Release};
+use tokio::sync::watch;
 
 use crate::catalog::Catalog;
 use crate::records::{Key, LocationRecord, encode};
@@ -89,13 +90,27 @@ async fn allotments(
 ) -> Response {
     let mut last = None;
     let shutdown = plane.service.shutdown();
+    let removed = removed(plane.catalog.subscribe(), location.clone());
     let sets = watch_lines(plane.catalog.subscribe()).filter_map(move |catalog| {
         let set = allotment_set(&catalog, &location, &plane.public.domain);
         let news = (last != Some(set.generation)).then(|| set.clone());
         last = Some(set.generation);
         std::future::ready(news)
     });
-    json_lines(sets, shutdown)
+    // One that is removed is told nothing more from that moment on.
+    json_lines(sets.take_until(removed), shutdown)
+}
+
+/// Waits until a location that joined is not one any more.
+async fn removed(mut catalog: watch::Receiver<Arc<Catalog>>, location: LocationName) {
+    let joined = |catalog: &Arc<Catalog>| {
+        catalog.locations.get(&location).is_some_and(|record| record.authority.is_some())
+    };
+    let is_joined = joined(&catalog.borrow());
+    // One of this machine is never removed; and an error means that the control plane ends.
+    if !is_joined || catalog.wait_for(|catalog| !joined(catalog)).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 fn allotment_set(catalog: &Catalog, location: &LocationName, domain: &str) -> AllotmentSet {

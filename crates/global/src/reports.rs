@@ -61,6 +61,12 @@ impl Reports {
         });
     }
 
+    /// Forgets what a location said that was removed.
+    pub fn forget(&self, location: &LocationName) {
+        self.by_location
+            .send_if_modified(|by_location| Arc::make_mut(by_location).remove(location).is_some());
+    }
+
     /// All reports now.
     pub fn now(&self) -> Arc<ByLocation> {
         Arc::clone(&self.by_location.borrow())

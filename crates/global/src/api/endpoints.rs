@@ -249,6 +249,10 @@ fn of_its_operators() -> Vec<Endpoint> {
         )
         .about("previewNodeDrain", "What draining a node would move, and where")
         .answers::<Vec<Move>>(),
+        endpoint(DELETE, "/locations/{location}", Everywhere, locations::remove).about(
+            "removeLocation",
+            "Forget a location that joined and is empty or silent, and refuse it from then on",
+        ),
         endpoint(DELETE, "/locations/{location}/nodes/{node}", Everywhere, cordons::remove_node)
             .about(
                 "removeNode",

@@ -4,16 +4,22 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use longshore_api::Problem;
+use http::StatusCode;
 use longshore_api::v1::{AppLocationView, LocationView};
+use longshore_api::{Problem, ProblemCode};
 use longshore_link::Refusal;
+use longshore_store::{MAX_OPERATIONS, Transaction};
 use longshore_types::{LocationName, ProjectName};
 use serde::Deserialize;
 
 use super::access::Caller;
 use super::apps::app_key;
 use super::params::{Path, Query};
-use super::{flag, parse};
+use super::{flag, parse, store_failed};
+use crate::catalog::Catalog;
+use crate::events::with_event;
+use crate::records::{Key, LocationRecord};
+use crate::reports::Received;
 use crate::{Plane, views};
 
 type Shared = State<Arc<Plane>>;
@@ -49,6 +55,77 @@ pub async fn show(
     let reports = plane.reports.now();
     let received = reports.get(&name).ok_or_else(|| Problem::not_found("location", &name))?;
     Ok(Json(views::location(&plane.catalog(), &reports, received, may_look_at(&caller))))
+}
+
+/// Forgets a location that joined from another machine and has nothing any more, or of which nothing is heard. Its
+/// certificates open nothing from then on.
+pub async fn remove(
+    State(plane): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(location): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    let name: LocationName = parse("location", &location)?;
+    let catalog = plane.catalog();
+    let record = catalog.locations.get(&name);
+    let is_left = !allotments_of(&catalog, &name).is_empty();
+    if record.is_none() && !is_left {
+        return Err(Problem::not_found("location", &name).into());
+    }
+    if let Some(record) = record {
+        let reports = plane.reports.now();
+        if let Some(why) = why_not_removed(record, reports.get(&name), is_left) {
+            let detail = format!("location {name} is not removed: {why}");
+            return Err(Problem::new(ProblemCode::Conflict, detail).into());
+        }
+        let change = Transaction::new()
+            .delete(Key::Location(name.clone()).to_string())
+            .delete_prefix(Key::Cordon(name.clone(), None).to_string());
+        let change = with_event(change, &caller.who(), None, "locations rm", &name);
+        let result = plane.store.commit(change).await.map_err(store_failed)?;
+        plane.catalog.reached(result.revision).await;
+    }
+    // Whoever is not let in reports no more, so that nothing new is planned there. What is left of a
+    // removal that was broken off is removed by the next one.
+    plane.reports.forget(&name);
+    loop {
+        let left = allotments_of(&plane.catalog(), &name);
+        if left.is_empty() {
+            return Ok(StatusCode::NO_CONTENT);
+        }
+        let change = left.into_iter().take(MAX_OPERATIONS / 2);
+        let change = change.fold(Transaction::new(), Transaction::delete);
+        let result = plane.store.commit(change).await.map_err(store_failed)?;
+        plane.catalog.reached(result.revision).await;
+    }
+}
+
+/// The keys of what a location was given.
+fn allotments_of(catalog: &Catalog, location: &LocationName) -> Vec<String> {
+    let of_location = catalog.allotments.keys().filter(|(of, _, _)| of == location);
+    of_location
+        .map(|(of, project, app)| {
+            Key::Allotment(of.clone(), project.clone(), app.clone()).to_string()
+        })
+        .collect()
+}
+
+/// What stands in the way of forgetting a location.
+fn why_not_removed(
+    record: &LocationRecord,
+    received: Option<&Received>,
+    has_allotments: bool,
+) -> Option<String> {
+    if record.authority.is_none() {
+        return Some("it is of the machine of the control plane".to_owned());
+    }
+    let received = received.filter(|received| received.reachable())?;
+    let count = received.report.instances.len();
+    let name = &received.report.location;
+    (has_allotments || count > 0).then(|| {
+        format!(
+            "it reports, and has {count} instances; `longshore drain --location {name}` empties it"
+        )
+    })
 }
 
 fn may_look_at(caller: &Caller) -> impl Fn(&ProjectName) -> bool {

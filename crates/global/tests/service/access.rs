@@ -56,6 +56,7 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("PUT", "/locations/{location}/nodes/{node}/cordon", Everywhere),
     ("DELETE", "/locations/{location}/nodes/{node}/cordon", Everywhere),
     ("GET", "/locations/{location}/nodes/{node}/drain", Everywhere),
+    ("DELETE", "/locations/{location}", Everywhere),
     ("DELETE", "/locations/{location}/nodes/{node}", Everywhere),
 ];
 

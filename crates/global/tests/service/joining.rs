@@ -1,11 +1,14 @@
 //! Tokens by which machines join.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use http::Method;
-use longshore_api::links::RegistryTable;
-use longshore_api::v1::{EventView, JoinTokenCreated, JoinTokenRequest, JoinTokenRole};
+use longshore_api::links::{AllotmentSet, RegistryTable};
+use longshore_api::v1::{
+    EventView, JoinTokenCreated, JoinTokenRequest, JoinTokenRole, LocationView,
+};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{CallError, Client, Endpoint, now};
 use longshore_trust::{
@@ -205,5 +208,49 @@ async fn a_location_pulls_what_it_was_allotted_and_nothing_else() {
     let [right] = &given.registry[..] else { panic!("{given:?}") };
     assert_eq!(right.repositories, "default/web");
     assert_eq!(right.actions, [RegistryAction::Pull]);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_location_that_is_removed_is_nobody_from_then_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    plane.report(Generation(0), vec![]).await;
+    let join = async || {
+        let token = plane.join_token_as(JoinTokenRole::Location, "sin").await.unwrap();
+        let sin = plane.join("sin", &token.token.parse().unwrap()).await.unwrap();
+        plane.showing(&sin.identify(&Name::Location("sin".parse().unwrap()), now()).unwrap())
+    };
+    let report = report_of("sin", Generation(0), vec![], vec![]);
+    let say = async |client: &Client| {
+        let path = "/link/locations/sin/report";
+        client.call::<_, ()>(Method::POST, path, Some(&report)).await
+    };
+    let remove = async |name: &str| {
+        let path = format!("/v1/locations/{name}");
+        plane.user.call::<(), ()>(Method::DELETE, &path, None).await
+    };
+    let location = join().await;
+    say(&location).await.unwrap();
+    plane.deploy(web()).await.unwrap();
+    let path = "/link/locations/sin/allotments";
+    let mut sets = location.watch::<AllotmentSet>(path).await.unwrap();
+    until(&mut sets, |set| !set.allotments.is_empty()).await;
+    let why = refused(remove("sin").await).detail;
+    assert!(why.contains("longshore drain --location sin"), "{why}");
+    assert_eq!(refused(remove("ams").await).code, ProblemCode::Conflict);
+    assert_eq!(refused(remove("fra").await).code, ProblemCode::NotFound);
+    plane.user.call::<(), ()>(Method::DELETE, "/v1/projects/default/apps/web", None).await.unwrap();
+    until(&mut sets, |set| set.allotments.is_empty()).await;
+    remove("sin").await.unwrap();
+
+    // Its streams end, it is not let in, and it may join anew.
+    let rest = tokio::time::timeout(Duration::from_secs(20), sets.by_ref().count()).await;
+    rest.expect("it is told nothing more");
+    assert_eq!(refused(say(&location).await).code, ProblemCode::Forbidden);
+    assert_eq!(refused(location.get::<serde_json::Value>(path).await).code, ProblemCode::Forbidden);
+    let locations: Vec<LocationView> = plane.user.get("/v1/locations").await.unwrap();
+    assert!(locations.iter().all(|view| view.location.as_str() != "sin"));
+    say(&join().await).await.unwrap();
     plane.stop().await;
 }

@@ -1,23 +1,55 @@
 //! `longshore locations`
 
 use longshore_api::v1::LocationView;
+use longshore_types::LocationName;
 use longshore_types::units::Capacity;
 
 use super::place;
+use super::schema::Removed;
 use crate::connection::ConnectionOptions;
 use crate::failure::Failure;
 use crate::output::table_text;
 use crate::table::Table;
 
-/// List the locations
+/// List the locations, or remove one
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
+    #[command(subcommand)]
+    verb: Option<Verb>,
     #[command(flatten)]
     connection: ConnectionOptions,
 }
 
-/// Lists the locations.
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    Rm(RemoveOptions),
+}
+
+/// Forget a location that joined and is empty or silent
+///
+/// Its certificates open nothing from then on. What a silent one may still run goes on there, and is started
+/// elsewhere as well: to remove it is to declare it lost.
+#[derive(Debug, clap::Args)]
+struct RemoveOptions {
+    /// The location
+    location: LocationName,
+    #[command(flatten)]
+    connection: ConnectionOptions,
+}
+
+async fn remove(RemoveOptions { location, connection }: RemoveOptions) -> Result<(), Failure> {
+    let connection = connection.connect()?;
+    connection.api.remove_location(&location).await?;
+    let removed = Removed { removed: location.to_string() };
+    connection.output.data(&removed, |_| format!("{location}: removed\n"))
+}
+
+/// Lists the locations, or removes one.
 pub async fn run(options: Options) -> Result<(), Failure> {
+    if let Some(Verb::Rm(options)) = options.verb {
+        return remove(options).await;
+    }
     let connection = options.connection.connect()?;
     let locations = connection.api.locations().await?;
     connection.output.data(&locations, |locations| render(locations))

@@ -56,7 +56,7 @@ stated! {
     Vec<InstanceView>: "ps";
     Vec<ReleaseView>: "releases";
     stop::Stopped: "stop";
-    Removed: "rm", "image rm", "secret rm", "token rm", "nodes rm";
+    Removed: "rm", "image rm", "secret rm", "token rm", "locations rm", "nodes rm";
     Vec<explain::Explained>: "explain";
     logs::Entry: "logs";
     Vec<top::Row>: "top";
