@@ -2,18 +2,16 @@
 //! and of several control planes each answers.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
-use anyhow::{Context as _, Result, ensure};
-use longshore_e2e::http::{Request, Response};
+use anyhow::ensure;
 use longshore_e2e::process::{Process, signal};
 use longshore_e2e::{Platform, eventually};
 use longshore_store::conformance::EtcdServer;
 use rustix::process::Signal;
 use serde_json::json;
 
+use crate::control_plane::ControlPlane;
 use crate::scene::{OnEtcd, but, ids, lives, page, traffic, web};
 
 /// A platform with its state in an etcd, and one app.
@@ -61,76 +59,23 @@ fn nothing_is_lost_with_a_control_plane_or_while_etcd_is_away() {
     on.platform.finish();
 }
 
-/// A second control plane on the same etcd, with the keys and tokens of the first. It ends with this.
-struct Second {
-    child: Child,
-    api: String,
-    log: PathBuf,
+/// A second control plane on the same etcd.
+fn second(on: &OnEtcd) -> ControlPlane {
+    let store = format!("{}/longshore", EtcdServer::address(&on.etcd));
+    let link = on.platform.dir().join("second.sock");
+    ControlPlane::start(&on.platform, "second", &store, &link).unwrap()
 }
 
-impl Second {
-    fn start(on: &OnEtcd) -> Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let api = format!("http://127.0.0.1:{port}");
-        let (data, dir) = (on.platform.data_dir(), on.platform.dir());
-        let registry = &on.platform.endpoints().registry;
-        let at = |path: PathBuf| path.display().to_string();
-        let mut command = on.platform.command(&[
-            "global",
-            "--store",
-            &format!("{}/longshore", EtcdServer::address(&on.etcd)),
-            "--data-dir",
-            &at(dir.join("second")),
-            "--api-listen",
-            &api,
-            "--link-listen",
-            &format!("unix:{}", dir.join("second.sock").display()),
-            "--registry",
-            &format!("http://{registry}"),
-            "--registry-public",
-            registry,
-            "--admin-token-file",
-            &at(data.join("admin-token")),
-            "--system-token-file",
-            &at(data.join("secrets/system-token")),
-            "--secret-keys-file",
-            &at(data.join("secrets/keys.json")),
-        ]);
-        let log = dir.join("second.log");
-        let file = std::fs::File::create(&log)?;
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        let child = command.spawn().context("a second control plane starts")?;
-        Ok(Self { child, api, log })
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    /// Asks its API.
-    fn asks(&self, token: &str, path: &str) -> Result<Response> {
-        let address = self.api.trim_start_matches("http://").parse()?;
-        Request { token: Some(token), ..Request::get("api", path) }.send(address)
-    }
-
-    fn leads(&self, first: &Process) {
-        // As with a machine that hangs: nobody gives the lead away, so it runs out.
-        signal(first.pid, Signal::STOP).unwrap();
-        let leads = eventually("the second leads", || {
-            ensure!(self.log().contains("leads from now on"), "{}", self.log());
-            Ok(Some(()))
-        });
-        signal(first.pid, Signal::CONT).unwrap();
-        leads.unwrap();
-    }
-}
-
-impl Drop for Second {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Lets it lead in place of the first one.
+fn leads(second: &ControlPlane, first: &Process) {
+    // As with a machine that hangs: nobody gives the lead away, so it runs out.
+    signal(first.pid, Signal::STOP).unwrap();
+    let leads = eventually("the second leads", || {
+        ensure!(second.log().contains("leads from now on"), "{}", second.log());
+        Ok(Some(()))
+    });
+    signal(first.pid, Signal::CONT).unwrap();
+    leads.unwrap();
 }
 
 /// What it answers over its API while another one leads: reads, logs that go on, commands inside.
@@ -161,18 +106,18 @@ fn everything_is_answered(platform: &Platform, api: &str) {
 fn every_control_plane_answers_and_a_rollout_outlives_the_one_that_leads() {
     let on = with_app();
     let token = on.platform.token().to_owned();
-    let second = Second::start(&on).unwrap();
+    let second = second(&on);
     eventually("the one that waits answers", || {
         let apps = second.asks(&token, "/v1/projects/default/apps")?;
         ensure!(apps.status == 200 && apps.text().contains("\"count\":1"), "{}", apps.text());
         Ok(Some(()))
     })
     .unwrap();
-    everything_is_answered(&on.platform, &second.api);
+    everything_is_answered(&on.platform, second.api());
     scale(&on.platform, 3);
 
     // The other way around: what was asked so far is asked through the one of the platform.
-    second.leads(&on.platform.role("global").unwrap());
+    leads(&second, &on.platform.role("global").unwrap());
     scale(&on.platform, 2);
     scale(&on.platform, 3);
     everything_is_answered(&on.platform, &on.platform.endpoints().api);

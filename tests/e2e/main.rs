@@ -12,6 +12,8 @@ mod bad_input;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod control_plane;
+#[cfg(test)]
 mod copying;
 #[cfg(test)]
 mod dashboard;
@@ -41,6 +43,8 @@ mod isolation;
 mod joining;
 #[cfg(test)]
 mod metrics;
+#[cfg(test)]
+mod moved_store;
 #[cfg(test)]
 mod moving_images;
 #[cfg(test)]

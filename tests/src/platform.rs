@@ -108,6 +108,11 @@ impl Platform {
         Ok(platform)
     }
 
+    /// Further lines of its config file, from its next start on.
+    pub fn configure(&mut self, config: impl Into<String>) {
+        self.config = config.into();
+    }
+
     /// Starts the supervisor, which must not be running, and waits until the platform answers.
     pub fn up(&mut self, instances: Instances) -> Result<()> {
         anyhow::ensure!(self.supervisor.is_none(), "the platform runs already");

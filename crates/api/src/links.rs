@@ -17,9 +17,9 @@ mod routes;
 use std::collections::BTreeMap;
 
 use longshore_types::{
-    AppName, Capacity, Coordinates, Cordon, Decision, Digest, Generation, HostName, InstanceId,
-    LocationName, NodeName, ProjectName, Release, ReleaseNumber, Repository, RuntimeOffer,
-    SecretName, SecretValue, SecretVersion, Timestamp, token::Rights,
+    AppName, Capacity, Coordinates, Cordon, Decision, Digest, Epoch, Generation, HostName,
+    InstanceId, LocationName, NodeName, ProjectName, Release, ReleaseNumber, Repository,
+    RuntimeOffer, SecretName, SecretValue, SecretVersion, Timestamp, token::Rights,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -79,16 +79,32 @@ pub struct Canary {
     pub count: u32,
 }
 
-/// All allotments of a location. An app that is missing here must not run there any more.
+/// All allotments of a location. An app that is missing here must not run there any more, unless it is a
+/// stray: one that was missing first in another life of the global store, which may have forgotten it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AllotmentSet {
-    /// Raised at each change of the set; a location refuses an older one.
+    /// Of which life of the global store it is; a location refuses an earlier one.
+    #[serde(default)]
+    pub epoch: Epoch,
+    /// Raised at each change of the set; a location refuses an older one of the same life.
     pub generation: Generation,
     /// One per app.
     pub allotments: Vec<Allotment>,
     /// What operators wish of its nodes.
     #[serde(default)]
     pub cordons: BTreeMap<NodeName, Cordon>,
+    /// The strays that must not run there any more.
+    #[serde(default)]
+    pub let_go: Vec<AppRef>,
+}
+
+/// An app and its owner.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AppRef {
+    /// The owner.
+    pub project: ProjectName,
+    /// The app.
+    pub app: AppName,
 }
 
 /// What a location reports to the global plane.
@@ -104,7 +120,10 @@ pub struct LocationReport {
     pub joining: Option<String>,
     /// Where its HTTP interface for logs and exec is reached, as an endpoint of `longshore-link`.
     pub gate: String,
-    /// The generation of the allotments it carries out.
+    /// Of which life of the global store the allotments are that it carries out.
+    #[serde(default)]
+    pub epoch: Epoch,
+    /// The generation of those.
     pub acknowledged: Generation,
     /// When the report was made, by the location's clock.
     pub at: Timestamp,
@@ -117,6 +136,9 @@ pub struct LocationReport {
     /// What has not left nodes that are drained.
     #[serde(default)]
     pub staying: Vec<Staying>,
+    /// What it goes on with until it is told to let it go.
+    #[serde(default)]
+    pub strays: Vec<AppRef>,
 }
 
 /// A node as its location sees it.
@@ -258,6 +280,9 @@ pub struct StopInstance {
 /// What the registry has to know of the rest of the platform.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RegistryTable {
+    /// Of which life of the global store it is; a registry refuses an earlier one.
+    #[serde(default)]
+    pub epoch: Epoch,
     /// Rights by the hexadecimal SHA-256 of the text of each token.
     pub tokens: BTreeMap<String, Rights>,
     /// The images of all releases that are kept.

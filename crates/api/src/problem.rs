@@ -42,6 +42,9 @@ pub enum ProblemCode {
     NoLeader,
     /// Said to locations and registries: this control plane does not lead. `leader` says which does.
     NotLeader,
+    /// Said to locations: the store of this control plane was restored or moved, and they heard from the
+    /// newer one.
+    Superseded,
     /// Longshore's own fault; the log of the service has the details.
     Internal,
     /// A code that this version does not know, from a newer peer.
@@ -51,7 +54,7 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// Every code that this version has.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::InvalidRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -66,6 +69,7 @@ impl ProblemCode {
         Self::Unavailable,
         Self::NoLeader,
         Self::NotLeader,
+        Self::Superseded,
         Self::Internal,
     ];
 
@@ -86,6 +90,7 @@ impl ProblemCode {
             Self::Unavailable => "unavailable",
             Self::NoLeader => "no-leader",
             Self::NotLeader => "not-leader",
+            Self::Superseded => "superseded",
             Self::Internal => "internal",
             Self::Unknown => "unknown",
         }
@@ -108,6 +113,7 @@ impl ProblemCode {
             Self::Unavailable => include_str!("../../../docs/errors/unavailable.md"),
             Self::NoLeader => include_str!("../../../docs/errors/no-leader.md"),
             Self::NotLeader => include_str!("../../../docs/errors/not-leader.md"),
+            Self::Superseded => include_str!("../../../docs/errors/superseded.md"),
             Self::Internal | Self::Unknown => include_str!("../../../docs/errors/internal.md"),
         }
     }
@@ -119,7 +125,7 @@ impl ProblemCode {
             Self::Unauthenticated => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
-            Self::Conflict | Self::RequestUnderWay => 409,
+            Self::Conflict | Self::RequestUnderWay | Self::Superseded => 409,
             Self::MethodNotAllowed => 405,
             Self::PreconditionFailed => 412,
             Self::TooLarge => 413,
@@ -146,6 +152,7 @@ impl ProblemCode {
             Self::Unavailable => "A needed service cannot be reached",
             Self::NoLeader => "No control plane leads now",
             Self::NotLeader => "Another control plane leads",
+            Self::Superseded => "The store was restored or moved",
             Self::Internal | Self::Unknown => "Internal error",
         }
     }

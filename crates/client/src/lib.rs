@@ -18,7 +18,7 @@ use longshore_api::v1::{
     AppMoveView, CallerView, CordonRequest, EventView, HealthView, JoinTokenCreated,
     JoinTokenRequest, LocationView, Move, SecretKeyView, TokenCreated, TokenRequest, TokenView,
 };
-use longshore_link::{CallError, Endpoint, EventStream};
+use longshore_link::{ByteStream, CallError, Endpoint, EventStream};
 use longshore_types::{AppName, Cordon, LocationName, NodeName, ProjectName};
 
 use change::change;
@@ -108,6 +108,11 @@ impl Client {
     /// Whose token this is, and where it may look.
     pub async fn whoami(&self) -> Result<CallerView, CallError> {
         self.link.get("/v1/whoami").await
+    }
+
+    /// What the control plane keeps, as a file for `longshore store restore`.
+    pub async fn back_up_store(&self) -> Result<ByteStream, CallError> {
+        self.link.download("/v1/store/backup").await
     }
 
     /// What was changed, the newest last; of one project or of all that the token may look at.

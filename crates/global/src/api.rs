@@ -18,6 +18,7 @@ mod plan;
 mod precondition;
 mod releases;
 pub mod secrets;
+mod store;
 mod tokens;
 mod usage;
 mod watch;

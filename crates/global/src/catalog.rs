@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use longshore_api::Problem;
 use longshore_link::Service;
+use longshore_store::world::World;
 use longshore_store::{Event, KeyValue, Page, RecordError, Revision, Store};
 use longshore_types::{
-    AppName, Cordon, LocationName, NodeName, ProjectName, Release, ReleaseNumber, SecretName,
-    SecretVersion,
+    AppName, Cordon, Epoch, LocationName, NodeName, ProjectName, Release, ReleaseNumber,
+    SecretName, SecretVersion,
 };
 use tokio::sync::watch;
 
@@ -59,6 +60,10 @@ pub struct Catalog {
     pub locations: BTreeMap<LocationName, LocationRecord>,
     /// What operators wish of locations, and of their nodes.
     pub cordons: BTreeMap<(LocationName, Option<NodeName>), Stored<CordonRecord>>,
+    /// Which strays are to be let go of where, and since which revision.
+    pub let_go: BTreeMap<(LocationName, ProjectName, AppName), Revision>,
+    /// Which life of the store this is.
+    pub epoch: Epoch,
 }
 
 impl Catalog {
@@ -152,6 +157,11 @@ impl Catalog {
                 let stored = Stored { record: decode(stored)?, revision };
                 self.cordons.insert((location, node), stored);
             }
+            Some(Key::LetGo(location, project, app)) => {
+                self.allotments_changed.insert(location.clone(), revision);
+                self.let_go.insert((location, project, app), revision);
+            }
+            Some(Key::World) => self.epoch = Epoch(decode::<World>(stored)?.epoch),
             // Kept in the log of the newest, and read from the store by those who need them.
             Some(Key::Event(..) | Key::Answer(..) | Key::JoinToken(_) | Key::Leader) => {}
             None => tracing::warn!(key = stored.key, "ignoring a stored key of an unknown kind"),
@@ -188,6 +198,12 @@ impl Catalog {
                 }
                 self.cordons.remove(&(location, node));
             }
+            Some(Key::LetGo(location, project, app)) => {
+                self.allotments_changed.insert(location.clone(), revision);
+                self.let_go.remove(&(location, project, app));
+            }
+            // A life of a store has no end that its control plane sees.
+            Some(Key::World) => {}
             Some(Key::Event(..) | Key::Answer(..) | Key::JoinToken(_) | Key::Leader) | None => {}
         }
     }

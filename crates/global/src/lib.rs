@@ -10,7 +10,7 @@
 //! - `records`: what is stored, and under which keys.
 //! - `events`: what was changed by whom. `feeds`: what changes, for those who watch. `catalog`: the mirror of the store. `reports`: what locations say.
 //! - `leader`: which of several control planes plans. `front`: what the others answer.
-//! - `scheduler`: carries out `longshore_planning::global`; `rollouts`: `longshore_planning::rollout`.
+//! - `scheduler`: carries out `longshore_planning::global`; `rollouts`: `longshore_planning::rollout`. `strays`: what a restored store does not know.
 //!
 //! It must not know of nodes beyond what locations report, nor of containers.
 
@@ -30,25 +30,28 @@ mod records;
 mod reports;
 mod rollouts;
 mod scheduler;
+mod strays;
 mod tokens;
 mod traces;
 mod ui;
 mod views;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
 use longshore_secrets::{Keyring, KeyringError};
 use longshore_store::{
     Compare, EtcdAddress, EtcdStore, Measured, OpenStoreError, RecordError, RedbStore, Store,
-    StoreError,
+    StoreError, restore,
 };
 use longshore_telemetry::traces::Tracer;
 use longshore_trust::{AuthorityError, Credentials, Name, RootAuthority};
+use longshore_types::{Epoch, LocationName};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -120,6 +123,9 @@ pub struct Listeners {
     /// By who wants its metrics, if anyone may.
     pub metrics: Option<Listener>,
 }
+
+/// The name of the embedded store in the data directory.
+pub const STORE_FILE: &str = "store.redb";
 
 /// Which store holds the state of the control plane.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -194,6 +200,11 @@ pub enum GlobalError {
     /// The store cannot be used.
     #[error("the global store failed")]
     Store(#[source] StoreError),
+    /// A restore into the store did not end.
+    #[error(
+        "a restore into the global store did not end: `longshore store restore` begins it anew"
+    )]
+    HalfRestored,
     /// Another control plane leads.
     #[error("another control plane leads by now")]
     LeadLost,
@@ -217,6 +228,8 @@ struct Plane {
     passing_key: Option<String>,
     catalog: Mirror,
     reports: Reports,
+    /// Locations that heard of a later life of the store, and of which.
+    superseded: Mutex<BTreeMap<LocationName, Epoch>>,
     starts: Starts,
     images: ImageResolver,
     keyring: Keyring,
@@ -275,7 +288,7 @@ async fn begin(
     service: &Service,
 ) -> Result<(), GlobalError> {
     let metrics = Metrics::default();
-    let file = options.data_dir.join("store.redb");
+    let file = options.data_dir.join(STORE_FILE);
     let store = open_store(&options.store, &file, &metrics).await?;
     let leading = Arc::new(OnceLock::new());
     if let Some(listener) = listeners.metrics {
@@ -329,6 +342,9 @@ async fn lead(
     trusted: Trusted,
     service: &Service,
 ) -> Result<Led, GlobalError> {
+    if restore::is_half_restored(store.as_ref()).await.map_err(GlobalError::Store)? {
+        return Err(GlobalError::HalfRestored);
+    }
     let admin_token = read_token(&options.admin_token_file)?;
     let system_token = read_token(&options.system_token_file)?;
     tokens::ensure_built_in(store.as_ref(), &admin_token, &system_token).await?;
@@ -341,6 +357,7 @@ async fn lead(
         passing_key,
         catalog,
         reports: Reports::default(),
+        superseded: Mutex::default(),
         starts: Starts::new(Tracer::start("global", env!("CARGO_PKG_VERSION"), service)),
         images: ImageResolver::new(
             Client::new(options.registry.clone()).with_token(system_token),

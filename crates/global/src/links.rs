@@ -1,7 +1,7 @@
 //! What locations and the registry call. Only they can: the socket is theirs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use axum::extract::{Path, RawPathParams, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use futures_util::StreamExt;
 use longshore_api::links::{
-    Allotment, AllotmentSet, Canary, LocationReport, Pin, RegistryTable, SecretValues,
+    Allotment, AllotmentSet, AppRef, Canary, LocationReport, Pin, RegistryTable, SecretValues,
     SecretsRequest,
 };
 use longshore_api::{Problem, ProblemCode};
@@ -143,7 +143,16 @@ fn allotment_set(catalog: &Catalog, location: &LocationName, domain: &str) -> Al
     let changed = catalog.changed_at(location);
     let cordons = catalog.node_cordons(location);
     let cordons = cordons.map(|(node, cordon)| (node.clone(), cordon.clone())).collect();
-    AllotmentSet { generation: Generation(changed.0), allotments, cordons }
+    let let_go = catalog.let_go.keys().filter(|(of, _, _)| of == location);
+    let let_go =
+        let_go.map(|(_, project, app)| AppRef { project: project.clone(), app: app.clone() });
+    AllotmentSet {
+        epoch: catalog.epoch,
+        generation: Generation(changed.0),
+        allotments,
+        cordons,
+        let_go: let_go.collect(),
+    }
 }
 
 /// The secrets of releases that a location was given, and no others.
@@ -196,6 +205,7 @@ async fn report(
         let detail = format!("a report of {} came over the link of {location}", report.location);
         return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
     }
+    let report = of_this_life(&plane, report)?;
     if !plane.catalog().locations.contains_key(&location) {
         let key = Key::Location(location).to_string();
         let record = LocationRecord { joined_at: now(), authority: None };
@@ -205,6 +215,28 @@ async fn report(
     plane.starts.look(&report);
     plane.reports.receive(report);
     Ok(axum::Json(()))
+}
+
+/// A report as it counts here: what a location acknowledged of an earlier life of the store says nothing of
+/// this one, and one that heard of a later life is none of ours.
+fn of_this_life(plane: &Plane, report: LocationReport) -> Result<LocationReport, Refusal> {
+    let epoch = plane.catalog().epoch;
+    if report.epoch < epoch {
+        return Ok(LocationReport { acknowledged: Generation(0), strays: Vec::new(), ..report });
+    }
+    if report.epoch == epoch {
+        return Ok(report);
+    }
+    let LocationReport { location, epoch: theirs, .. } = report;
+    let detail = format!(
+        "{location} heard from a store of epoch {theirs}, which was restored or moved after this one \
+         of epoch {epoch}: this control plane counts no more there"
+    );
+    let mut known = plane.superseded.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.insert(location, theirs) != Some(theirs) {
+        tracing::error!("{detail}");
+    }
+    Err(Problem::new(ProblemCode::Superseded, detail).into())
 }
 
 /// What the registry has to know, again at each change.
@@ -246,5 +278,5 @@ fn table_of(catalog: &Catalog, root: &RootAuthority) -> RegistryTable {
         pins.insert(image, name);
     }
     let pin = |((repository, digest), release)| Pin { repository, digest, release };
-    RegistryTable { tokens, pins: pins.into_iter().map(pin).collect() }
+    RegistryTable { epoch: catalog.epoch, tokens, pins: pins.into_iter().map(pin).collect() }
 }

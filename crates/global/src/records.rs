@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use longshore_api::v1::EventView;
 use longshore_secrets::Sealed;
+use longshore_store::world::WORLD;
 use longshore_store::{KeyValue, Record, RecordError};
 use longshore_trust::{Fingerprint, JoinRole};
 use longshore_types::{
@@ -222,8 +223,12 @@ pub enum Key {
     JoinToken(Fingerprint),
     /// `/cordons/{location}`, `/cordons/{location}/{node}`
     Cordon(LocationName, Option<NodeName>),
+    /// `/let-go/{location}/{project}/{app}`
+    LetGo(LocationName, ProjectName, AppName),
     /// `/leader`
     Leader,
+    /// `/world`
+    World,
 }
 
 impl std::fmt::Display for Key {
@@ -247,7 +252,9 @@ impl std::fmt::Display for Key {
             Self::JoinToken(hash) => write!(f, "{JOIN_TOKENS}{hash}"),
             Self::Cordon(location, None) => write!(f, "/cordons/{location}"),
             Self::Cordon(location, Some(node)) => write!(f, "/cordons/{location}/{node}"),
+            Self::LetGo(location, project, app) => write!(f, "/let-go/{location}/{project}/{app}"),
             Self::Leader => f.write_str("/leader"),
+            Self::World => f.write_str(WORLD),
         }
     }
 }
@@ -280,7 +287,11 @@ impl Key {
             ["cordons", location, node] => {
                 Self::Cordon(location.parse().ok()?, Some(node.parse().ok()?))
             }
+            ["let-go", location, project, app] => {
+                Self::LetGo(location.parse().ok()?, project.parse().ok()?, app.parse().ok()?)
+            }
             ["leader"] => Self::Leader,
+            _ if text == WORLD => Self::World,
             _ => return None,
         })
     }
@@ -323,6 +334,17 @@ impl Record for CordonRecord {
     const KIND: &'static str = "cordon";
 }
 
+/// That a location is to let a stray go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LetGoRecord {
+    /// When that was decided.
+    pub at: Timestamp,
+}
+
+impl Record for LetGoRecord {
+    const KIND: &'static str = "let-go";
+}
+
 impl Record for LocationRecord {
     const KIND: &'static str = "location";
 }
@@ -360,7 +382,9 @@ mod tests {
             "/join-tokens/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
             "/cordons/ams",
             "/cordons/ams/n1",
+            "/let-go/ams/default/web",
             "/leader",
+            "/world",
         ] {
             assert_eq!(Key::parse(text).unwrap().to_string(), text);
         }

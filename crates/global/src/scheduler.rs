@@ -28,6 +28,7 @@ use crate::events::{self, Who, with_event};
 use crate::records::{AllotmentRecord, AppRecord, CanaryRecord, Key, RolloutStage, encode};
 use crate::reports::{ByLocation, of_app};
 use crate::rollouts::Rollouts;
+use crate::strays::Strays;
 use crate::{GlobalError, Plane, views};
 
 /// How often to look without a change: reachability fades without one.
@@ -44,7 +45,7 @@ pub async fn run(plane: Arc<Plane>, rounds: Histogram) -> Result<(), GlobalError
     let mut catalog = plane.catalog.subscribe();
     let mut reports = plane.reports.subscribe();
     let shutdown = plane.service.shutdown();
-    let (mut rollouts, mut ended) = (Rollouts::default(), Ended::default());
+    let mut judged = Judged::default();
     let mut swept: Option<Instant> = None;
     loop {
         if swept.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL) {
@@ -58,13 +59,13 @@ pub async fn run(plane: Arc<Plane>, rounds: Histogram) -> Result<(), GlobalError
         catalog.mark_unchanged();
         reports.mark_unchanged();
         let began = Instant::now();
-        let wrote = reconcile(&plane, &mut rollouts, &mut ended).await?;
+        let wrote = reconcile(&plane, &mut judged).await?;
         rounds.observe(began.elapsed().as_secs_f64());
         // At the end the catalog no longer follows what is written, and the same would be written for ever.
         if wrote && !shutdown.is_cancelled() {
             continue;
         }
-        let deadline = rollouts.next_deadline(&plane.catalog()).unwrap_or(INTERVAL);
+        let deadline = judged.rollouts.next_deadline(&plane.catalog()).unwrap_or(INTERVAL);
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             Ok(()) = catalog.changed() => {}
@@ -80,12 +81,17 @@ async fn sweep(store: &dyn Store) -> Result<(), StoreError> {
     idempotency::forget_old(store).await
 }
 
+/// What is remembered between two looks.
+#[derive(Default)]
+struct Judged {
+    rollouts: Rollouts,
+    ended: Ended,
+    strays: Strays,
+}
+
 /// Brings every app's allotments in line, and judges its rollout; true when something was written.
-async fn reconcile(
-    plane: &Plane,
-    rollouts: &mut Rollouts,
-    ended: &mut Ended,
-) -> Result<bool, GlobalError> {
+async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalError> {
+    let Judged { rollouts, ended, strays } = judged;
     let catalog = plane.catalog();
     let reports = plane.reports.now();
     rollouts.forget_gone(&catalog);
@@ -94,6 +100,9 @@ async fn reconcile(
         Some(change) => commit(plane, change).await?,
         None => false,
     };
+    for change in strays.changes(&catalog, &reports, &plane.public) {
+        wrote |= commit(plane, change).await?;
+    }
     for (key, app) in &catalog.apps {
         let change = if app.record.removing {
             removal(&catalog, &reports, key)
@@ -180,13 +189,11 @@ fn removal(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Option<Tran
         return Some(held.keys().take(MOST_AT_ONCE).fold(Transaction::new(), take));
     }
     let gone = catalog.locations.keys().all(|location| {
-        reports.get(location).is_some_and(|received| {
-            let report = &received.report;
-            report.acknowledged.0 >= catalog.changed_at(location).0
-                && report.instances.iter().all(|s| (&s.project, &s.app) != (&key.0, &key.1))
-        })
+        let report = reports.get(location).map(|received| &received.report);
+        report.is_some_and(|report| report.acknowledged.0 >= catalog.changed_at(location).0)
     });
-    if !gone {
+    // Strays of it too, where nothing of it was ever allotted.
+    if !gone || of_app(reports, key).next().is_some() {
         return None;
     }
     // The oldest releases first; the rest goes next time.

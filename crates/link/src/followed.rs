@@ -101,17 +101,36 @@ impl Followed {
         let is_of_no_use = outcome.as_ref().is_err_and(|error| match error {
             CallError::Unreachable { .. } | CallError::TimedOut { .. } => true,
             CallError::Refused(problem) => {
-                matches!(problem.code, ProblemCode::NoLeader | ProblemCode::NotLeader)
+                matches!(
+                    problem.code,
+                    ProblemCode::NoLeader | ProblemCode::NotLeader | ProblemCode::Superseded
+                )
             }
             CallError::Status { .. } | CallError::Malformed { .. } => false,
         });
+        if is_of_no_use {
+            self.leave(asked.endpoint());
+        }
+        outcome
+    }
+
+    /// Goes on to the next service, unless another call has done so already.
+    fn leave(&self, asked: &Endpoint) {
         let mut place = self.place();
-        // Another call may have gone on already.
-        if is_of_no_use && place.client.endpoint() == asked.endpoint() {
+        if place.client.endpoint() == asked {
             place.client = dial(self.0.given[place.next].clone(), self.0.shown.as_ref());
             place.next = (place.next + 1) % self.0.given.len();
         }
-        outcome
+    }
+
+    /// Where the next call goes first.
+    pub fn endpoint(&self) -> Endpoint {
+        self.place().client.endpoint().clone()
+    }
+
+    /// Goes on to the next service: what the present one says is of no use.
+    pub fn pass_over(&self) {
+        self.leave(&self.endpoint());
     }
 
     fn place(&self) -> MutexGuard<'_, Place> {

@@ -4,7 +4,7 @@
 //! waiting, reconciles once, stores what changed in one go, and only then publishes: nobody is
 //! ever told what a restart would forget.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,9 +21,9 @@ use crate::LocationError;
 use crate::metrics::Watched;
 use crate::records::{
     ALLOTMENTS, ALLOTMENTS_GENERATION, AllotmentRecord, CORDONS, CordonsRecord, GenerationRecord,
-    INSTANCES, InstanceRecord, allotment_key, instance_key,
+    INSTANCES, InstanceRecord, STRAYS, StrayRecord, allotment_key, instance_key, stray_key,
 };
-use crate::state::{Changes, Moment, State};
+use crate::state::{Adopted, Changes, Moment, State};
 
 /// How many events may wait. Senders wait when it is full: reports come again anyway.
 const QUEUE: usize = 256;
@@ -117,8 +117,8 @@ impl Keeper {
         watched: Watched,
     ) -> Result<(Self, Handle), LocationError> {
         let acknowledged = match store.get(ALLOTMENTS_GENERATION).await? {
-            Some(stored) => stored.decode::<GenerationRecord>()?.0,
-            None => Generation::default(),
+            Some(stored) => stored.decode::<GenerationRecord>()?,
+            None => GenerationRecord::default(),
         };
         let mut allotments = Vec::new();
         for stored in store.list(ALLOTMENTS, Page::default()).await?.items {
@@ -134,8 +134,13 @@ impl Keeper {
             instances.push(stored.decode::<InstanceRecord>()?);
         }
         let moment = moment();
-        let set = AllotmentSet { generation: acknowledged, allotments, cordons };
-        let state = State::new(name, set, instances, moment);
+        let GenerationRecord { epoch, generation } = acknowledged;
+        let let_go = Vec::new();
+        let set = AllotmentSet { epoch, generation, allotments, cordons, let_go };
+        let mut state = State::new(name, set, instances, moment);
+        for stored in store.list(STRAYS, Page::default()).await?.items {
+            state.strays.insert(stored.decode::<StrayRecord>()?.0);
+        }
         let (events_sender, events) = mpsc::channel(QUEUE);
         let gate = gate.to_string();
         let (assignments, assignments_seen) = watch::channel(Arc::default());
@@ -219,12 +224,20 @@ impl Keeper {
     ) -> Result<(), LocationError> {
         match event {
             Event::Allotments(set) if !self.state.accepts(&set) => {
-                let ours = self.state.acknowledged;
-                tracing::warn!(%ours, theirs = %set.generation, "refusing an older set of allotments");
+                let (epoch, generation) = (self.state.epoch, self.state.acknowledged);
+                tracing::warn!(
+                    %epoch, %generation, their_epoch = %set.epoch, theirs = %set.generation,
+                    "refusing an older set of allotments"
+                );
             }
             Event::Allotments(set) => {
-                self.save_allotments(&set).await?;
-                self.state.take_allotments(set);
+                let adopted = self.state.adopted(&set);
+                if set.epoch > self.state.epoch {
+                    let (epoch, strays) = (set.epoch, &adopted.strays);
+                    tracing::warn!(%epoch, ?strays, "the global store was restored or moved");
+                }
+                self.save_allotments(&set, &adopted).await?;
+                self.state.take(adopted);
             }
             Event::Report(report) => self.state.take_report(report, moment()),
             Event::Ack(ack) => self.state.take_ack(ack),
@@ -242,30 +255,40 @@ impl Keeper {
 
     /// Stores a set of allotments; its generation last, so that a set that was stored only in part
     /// is asked for again.
-    async fn save_allotments(&mut self, set: &AllotmentSet) -> Result<(), LocationError> {
-        let before = &self.state.allotments;
-        let keep: BTreeSet<_> = set.allotments.iter().map(allotment_key).collect();
-        let gone = before.values().map(allotment_key).filter(|key| !keep.contains(key));
-        let changed = set.allotments.iter().filter(|allotment| {
-            let key = (allotment.project().clone(), allotment.app().clone());
-            before.get(&key) != Some(allotment)
-        });
+    async fn save_allotments(
+        &mut self,
+        set: &AllotmentSet,
+        adopted: &Adopted,
+    ) -> Result<(), LocationError> {
+        let before = &self.state;
         let mut writes = Vec::new();
-        for allotment in changed {
-            let record = AllotmentRecord(allotment.clone());
-            writes
-                .push((allotment_key(allotment), Some(longshore_store::record::encode(&record)?)));
+        for stray in adopted.strays.difference(&before.strays) {
+            let record = longshore_store::record::encode(&StrayRecord(stray.clone()))?;
+            writes.push((stray_key(stray), Some(record)));
         }
-        writes.extend(gone.map(|key| (key, None)));
-        if set.cordons != self.state.cordons {
+        for (key, allotment) in &adopted.allotments {
+            if before.allotments.get(key) != Some(allotment) {
+                let record = AllotmentRecord(allotment.clone());
+                let record = longshore_store::record::encode(&record)?;
+                writes.push((allotment_key(allotment), Some(record)));
+            }
+        }
+        let gone =
+            before.allotments.iter().filter(|(key, _)| !adopted.allotments.contains_key(key));
+        writes.extend(gone.map(|(_, allotment)| (allotment_key(allotment), None)));
+        let strays_gone = before.strays.difference(&adopted.strays);
+        writes.extend(strays_gone.map(|stray| (stray_key(stray), None)));
+        if set.cordons != before.cordons {
             let record = CordonsRecord(set.cordons.clone());
             writes.push((CORDONS.to_owned(), Some(longshore_store::record::encode(&record)?)));
         }
         // A location that starts again is told what it knows, which must not need room on its disk.
-        if writes.is_empty() && set.generation == self.state.acknowledged {
+        let is_known = (set.epoch, set.generation) == (before.epoch, before.acknowledged);
+        if writes.is_empty() && is_known {
             return Ok(());
         }
-        let generation = longshore_store::record::encode(&GenerationRecord(set.generation))?;
+        let generation = GenerationRecord { epoch: set.epoch, generation: set.generation };
+        let generation = longshore_store::record::encode(&generation)?;
         if writes.is_empty() {
             return self.save_generation(generation).await;
         }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use longshore_api::links::{Allotment, Intent};
+use longshore_api::links::{Allotment, AppRef, Intent};
 use longshore_store::Record;
-use longshore_types::{Cordon, Decision, Generation, InstanceId, NodeName, Release, Timestamp};
+use longshore_types::{
+    Cordon, Decision, Epoch, Generation, InstanceId, NodeName, Release, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 /// Below this, one record per instance.
@@ -13,6 +15,8 @@ pub const INSTANCES: &str = "/instances/";
 pub const ALLOTMENTS: &str = "/allotments/";
 /// What operators wish of the nodes.
 pub const CORDONS: &str = "/cordons";
+/// Below this, one record per app that is kept although the global plane does not know it.
+pub const STRAYS: &str = "/strays/";
 /// The generation of the set of allotments.
 pub const ALLOTMENTS_GENERATION: &str = "/allotments-generation";
 
@@ -65,13 +69,37 @@ impl Record for CordonsRecord {
     const KIND: &'static str = "cordons";
 }
 
-/// The generation of the set of allotments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct GenerationRecord(pub Generation);
+/// Which set of allotments is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GenerationRecord {
+    /// Of which life of the global store.
+    pub epoch: Epoch,
+    /// Which of that.
+    pub generation: Generation,
+}
 
 impl Record for GenerationRecord {
     const KIND: &'static str = "generation";
+    const VERSION: u32 = 2;
+
+    fn from_older(_: u32, data: serde_json::Value) -> Result<Self, serde_json::Error> {
+        // Before there were lives there was one, and a plain number.
+        Ok(Self { epoch: Epoch(0), generation: serde_json::from_value(data)? })
+    }
+}
+
+/// That an allotment is kept although the global plane does not know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StrayRecord(pub AppRef);
+
+impl Record for StrayRecord {
+    const KIND: &'static str = "stray";
+}
+
+/// The key of a stray.
+pub fn stray_key(stray: &AppRef) -> String {
+    format!("{STRAYS}{}/{}", stray.project, stray.app)
 }
 
 /// The key of an instance.
@@ -82,4 +110,17 @@ pub fn instance_key(instance: &InstanceId) -> String {
 /// The key of an allotment.
 pub fn allotment_key(allotment: &Allotment) -> String {
     format!("{ALLOTMENTS}{}/{}", allotment.project(), allotment.app())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_location_stored_before_there_were_epochs_is_read() {
+        let read =
+            longshore_store::record::decode::<GenerationRecord>("/k", br#"{"v":1,"data":7}"#);
+        let expected = GenerationRecord { epoch: Epoch(0), generation: Generation(7) };
+        assert_eq!(read.unwrap(), expected);
+    }
 }

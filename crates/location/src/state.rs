@@ -1,5 +1,6 @@
 //! The state of a location and its transitions. No I/O: time is given, effects are returned.
 
+mod adopt;
 mod publish;
 mod reconcile;
 
@@ -7,14 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use longshore_api::links::{
-    Allotment, AllotmentSet, NodeReport, ObservedInstance, RouteAck, RoutingTable, Shortfall,
-    Staying,
+    Allotment, AllotmentSet, AppRef, NodeReport, ObservedInstance, RouteAck, RoutingTable,
+    Shortfall, Staying,
 };
 use longshore_types::{
-    AppName, Cordon, Generation, InstanceId, LocationName, NodeName, ProjectName,
+    AppName, Cordon, Epoch, Generation, InstanceId, LocationName, NodeName, ProjectName,
 };
 
 use crate::records::InstanceRecord;
+pub use adopt::Adopted;
 
 /// A node that did not report for this long gets nothing new. Nodes report at least every five
 /// seconds, so three reports in a row must be lost.
@@ -48,8 +50,12 @@ pub struct State {
     pub allotments: BTreeMap<(ProjectName, AppName), Allotment>,
     /// What operators wish of the nodes, as stored.
     pub cordons: BTreeMap<NodeName, Cordon>,
-    /// The generation of the set that is stored.
+    /// Of which life of the global store the set is that is stored.
+    pub epoch: Epoch,
+    /// The generation of that set.
     pub acknowledged: Generation,
+    /// Those of the apps that a restored global store does not allot here, and did not say to let go.
+    pub strays: BTreeSet<AppRef>,
     /// The instances, as stored.
     pub instances: BTreeMap<InstanceId, InstanceRecord>,
     /// The last report of each node.
@@ -121,7 +127,7 @@ impl State {
     /// The state of a location that stored this.
     pub fn new(
         name: LocationName,
-        AllotmentSet { generation: acknowledged, allotments, cordons }: AllotmentSet,
+        AllotmentSet { epoch, generation: acknowledged, allotments, cordons, .. }: AllotmentSet,
         instances: impl IntoIterator<Item = InstanceRecord>,
         moment: Moment,
     ) -> Self {
@@ -131,7 +137,9 @@ impl State {
             began: moment.instant,
             allotments: allotments.into_iter().map(by_app).collect(),
             cordons,
+            epoch,
             acknowledged,
+            strays: BTreeSet::new(),
             instances: instances.into_iter().map(|i| (i.instance.clone(), i)).collect(),
             nodes: BTreeMap::new(),
             shortfalls: Vec::new(),
@@ -145,18 +153,9 @@ impl State {
         }
     }
 
-    /// Takes over the allotments that the global plane sent, once they are stored. Gives false for
-    /// a set that is older than what there is.
+    /// False for a set that is older than what there is.
     pub fn accepts(&self, set: &AllotmentSet) -> bool {
-        set.generation >= self.acknowledged
-    }
-
-    /// Takes over a set that was accepted and stored.
-    pub fn take_allotments(&mut self, set: AllotmentSet) {
-        self.acknowledged = set.generation;
-        self.cordons = set.cordons;
-        let by_app = |a: Allotment| ((a.project().clone(), a.app().clone()), a);
-        self.allotments = set.allotments.into_iter().map(by_app).collect();
+        (set.epoch, set.generation) >= (self.epoch, self.acknowledged)
     }
 
     /// Takes over what a node says; of one that was removed, nothing.

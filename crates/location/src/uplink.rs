@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::AllotmentSet;
 use longshore_link::{CallError, Followed, Pace};
-use longshore_types::{Coordinates, LocationName};
+use longshore_types::{Coordinates, Epoch, LocationName};
 
 use crate::keeper::{Event, Handle};
 use crate::secrets::Secrets;
@@ -29,9 +29,10 @@ pub async fn receive(
     secrets: Arc<Secrets>,
 ) {
     let path = format!("/link/locations/{location}/allotments");
-    let mut wait = RETRY.0;
+    let (mut wait, mut passed_over) = (RETRY.0, Epoch::default());
     loop {
-        let outcome = receive_until_broken(&global, &path, (&handle, &secrets), &mut wait).await;
+        let (here, told) = ((&handle, &*secrets), (&mut wait, &mut passed_over));
+        let outcome = receive_until_broken(&global, &path, here, told).await;
         if let Err(error) = outcome {
             tracing::debug!(error = &error as &dyn std::error::Error, "no allotments for now");
         }
@@ -44,12 +45,23 @@ async fn receive_until_broken(
     global: &Followed,
     path: &str,
     (handle, secrets): (&Handle, &Secrets),
-    wait: &mut Duration,
+    (wait, passed_over): (&mut Duration, &mut Epoch),
 ) -> Result<(), CallError> {
     let mut sets = global.watch::<AllotmentSet>(path).await?;
     while let Some(set) = sets.next().await {
         *wait = RETRY.0;
         let set = set?;
+        let known = handle.report.borrow().as_ref().as_ref().map(|report| report.epoch);
+        if known.is_some_and(|known| set.epoch < known) {
+            // Of a store that was restored or moved since; perhaps another control plane has that.
+            if std::mem::replace(passed_over, set.epoch) != set.epoch {
+                let (epoch, endpoint) = (set.epoch, global.endpoint());
+                tracing::warn!(%epoch, %endpoint, "refusing a control plane of an earlier store");
+            }
+            global.pass_over();
+            let (endpoint, detail) = (global.endpoint(), "an earlier life of the store");
+            return Err(CallError::Malformed { endpoint, detail: detail.to_owned() });
+        }
         secrets.prepare(&set, &handle.releases_with_secrets()).await;
         if handle.events.send(Event::Allotments(set)).await.is_err() {
             return Ok(()); // The keeper ended, and the service with it.

@@ -62,6 +62,7 @@ enum Command {
     Uncordon(commands::cordon::UncordonOptions),
     Drain(commands::drain::Options),
     Token(commands::token::Options),
+    Store(commands::store::Options),
 
     // The parts of the platform, one process each; `up` starts them all.
     Global(roles::global::Options),
@@ -132,6 +133,7 @@ impl Command {
             Self::Uncordon(options) => run_client(commands::cordon::uncordon(options)),
             Self::Drain(options) => run_client(commands::drain::run(options)),
             Self::Token(options) => run_client(commands::token::run(options)),
+            Self::Store(options) => run_client(commands::store::run(options)),
             Self::Plan(options) => return run_client(commands::plan::run(options)),
             Self::Exec(options) => return run_client(commands::exec::run(options)),
             Self::Run(options) => return run_client(commands::run::run(*options)),

@@ -30,6 +30,7 @@ pub mod scale;
 pub mod schema;
 pub mod secret;
 pub mod stop;
+pub mod store;
 pub mod token;
 pub mod top;
 

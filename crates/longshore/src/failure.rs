@@ -116,6 +116,7 @@ impl From<Problem> for Failure {
             ProblemCode::Internal => (Kind::Other, Some("the log of `longshore up` says more")),
             ProblemCode::Conflict
             | ProblemCode::RequestUnderWay
+            | ProblemCode::Superseded
             | ProblemCode::PreconditionFailed
             | ProblemCode::MethodNotAllowed
             | ProblemCode::Unknown => (Kind::Other, None),

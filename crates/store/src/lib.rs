@@ -3,15 +3,19 @@
 //! [`Store`] is what services use, as `Arc<dyn Store>`: revisions, conditional transactions,
 //! leases, watches that resume, compaction. [`RedbStore`] is the embedded implementation, one file
 //! with nothing to install; [`EtcdStore`] is an etcd cluster, and [`conformance`] is the list of what
-//! both must do. [`record`] gives stored values a version.
+//! both must do. [`record`] gives stored values a version. [`backup`] is what a store holds as a file,
+//! [`restore`] fills an empty store from that, and [`world`] tells the lives of a store apart.
 //!
 //! The crate knows nothing of apps or locations: who owns a key decides what is in it.
 //! Test: `cargo nextest run -p longshore-store`.
 
 #![deny(missing_docs)]
 
+pub mod backup;
 pub mod conformance;
 pub mod record;
+pub mod restore;
+pub mod world;
 
 mod embedded;
 mod error;

@@ -202,12 +202,14 @@ impl Location {
             coordinates: Some(self.coordinates),
             joining: None,
             gate: "unix:/nowhere".to_owned(),
+            epoch: set.epoch,
             acknowledged: set.generation,
             at: now(),
             nodes: (0..N_NODES).map(|number| self.node(number, instances.len())).collect(),
             instances,
             shortfalls: Vec::new(),
             staying: Vec::new(),
+            strays: Vec::new(),
         };
         let path = format!("/link/locations/{}/report", self.name);
         self.link.call(Method::POST, &path, Some(&report)).await

@@ -27,7 +27,7 @@ use crate::events::with_event;
 use crate::feeds::Scope;
 use crate::records::{AppRecord, Key, ReleaseRecord, RolloutStage, encode};
 use crate::reports::ByLocation;
-use crate::{Plane, views};
+use crate::{Plane, strays, views};
 
 /// How often a write is tried again when another one came in between.
 pub(super) const TRIES: u32 = 8;
@@ -389,10 +389,26 @@ pub async fn remove(
     Path((project, app)): Path<(String, String)>,
 ) -> Result<StatusCode, Refusal> {
     let key = app_key(&project, &app)?;
+    if !plane.catalog().apps.contains_key(&key) && let_go(&plane, &caller, &key).await? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
     update(&plane, &key, (&caller, "rm"), |_, record| {
         record.removing = true;
         Ok(key.1.to_string())
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Ends what locations go on with of an app that the store does not know; false where there is none.
+async fn let_go(plane: &Plane, caller: &Caller, key: &AppKey) -> Result<bool, Refusal> {
+    let reports = plane.reports.now();
+    let mut any = false;
+    for location in strays::of(&reports, key) {
+        any = true;
+        let change = strays::let_go(location, key);
+        let subject = format!("{} at {location}", key.1);
+        commit(plane, with_event(change, &caller.who(), Some(&key.0), "rm", subject)).await?;
+    }
+    Ok(any)
 }

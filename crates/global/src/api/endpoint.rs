@@ -68,6 +68,11 @@ fn archive(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "contentMediaType": TAR})
 }
 
+/// Bytes, likewise.
+fn bytes(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "contentMediaType": "application/octet-stream"})
+}
+
 pub(super) fn endpoint<H: Handler<T, Arc<Plane>>, T: 'static>(
     method: Verb,
     path: &'static str,
@@ -101,6 +106,13 @@ impl Endpoint {
     /// Answers with an archive.
     pub fn answers_archive(mut self) -> Self {
         self.about.answer.forms.push(Form { media_type: TAR, schema: archive, what: "" });
+        self.status(200)
+    }
+
+    /// Answers with bytes that only their reader understands.
+    pub fn answers_bytes(mut self) -> Self {
+        let (media_type, what) = ("application/octet-stream", "");
+        self.about.answer.forms.push(Form { media_type, schema: bytes, what });
         self.status(200)
     }
 

@@ -16,7 +16,7 @@ use super::Access::{Everywhere, InProject, SomeProject};
 use super::endpoint::{DELETE, Endpoint, GET, POST, PUT, endpoint};
 use super::{
     Access, apps, archive, cordons, events, instances, join_tokens, locations, plan, releases,
-    secrets, tokens, usage, watch, whoami,
+    secrets, store, tokens, usage, watch, whoami,
 };
 
 const READ: Access = InProject(Role::Read);
@@ -202,6 +202,10 @@ fn of_the_platform() -> Vec<Endpoint> {
         endpoint(GET, "/whoami", SomeProject(Role::Read), whoami::show)
             .about("showCaller", "Whose token this is, and where it may look")
             .answers::<CallerView>(),
+        // Hashes of tokens are in it, and secrets, sealed.
+        endpoint(GET, "/store/backup", Everywhere, store::backup)
+            .about("backUpStore", "What the control plane keeps, as a file for `longshore store restore`")
+            .answers_bytes(),
         // Whose tokens these may be is looked at there.
         endpoint(GET, "/tokens", SomeProject(Role::Admin), tokens::list)
             .about("listTokens", "The tokens that the caller may administer")

@@ -19,7 +19,7 @@ use super::access::Caller;
 use super::params::{Path, Query};
 use super::{flag, invalid, number, parse, tell};
 use crate::reports::Received;
-use crate::{Plane, views};
+use crate::{Plane, strays, views};
 
 type Shared = State<Arc<Plane>>;
 
@@ -45,10 +45,13 @@ pub async fn list(
         filter.location.map(|location| parse("location", &location)).transpose()?;
     let after: Option<InstanceId> = filter.after.map(|id| parse("after", &id)).transpose()?;
     let limit = number("limit", filter.limit.as_deref(), 1..=MOST)?;
-    if let Some(app) = &app {
-        plane.catalog().app(&(project.clone(), app.clone()))?;
-    }
     let reports = plane.reports.now();
+    if let Some(app) = &app {
+        let key = (project.clone(), app.clone());
+        if strays::of(&reports, &key).next().is_none() {
+            plane.catalog().app(&key)?;
+        }
+    }
     if let Some(location) = location.as_ref().filter(|location| !reports.contains_key(*location)) {
         return Err(Problem::not_found("location", location).into());
     }
@@ -93,7 +96,12 @@ pub async fn explain(
     let key = (location.clone(), status.project.clone(), status.app.clone());
     let catalog = plane.catalog();
     let allotment = catalog.allotments.get(&key).ok_or_else(|| {
-        let detail = format!("{id} is leaving: {} is no longer wanted in {location}", status.app);
+        let app = (status.project.clone(), status.app.clone());
+        let is_stray = strays::of(&plane.reports.now(), &app).any(|at| at == location);
+        let detail = match &status.observed.note {
+            Some(note) if is_stray => format!("{id} goes on: {note}"),
+            _ => format!("{id} is leaving: {} is no longer wanted in {location}", status.app),
+        };
         Problem::new(ProblemCode::Conflict, detail)
     })?;
     Ok(Json(Explanation {

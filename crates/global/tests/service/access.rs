@@ -46,6 +46,7 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("GET", "/locations", SomeProject(Role::Read)),
     ("GET", "/locations/{location}", SomeProject(Role::Read)),
     ("GET", "/whoami", SomeProject(Role::Read)),
+    ("GET", "/store/backup", Everywhere),
     ("GET", "/tokens", SomeProject(Role::Admin)),
     ("POST", "/tokens", SomeProject(Role::Admin)),
     ("DELETE", "/tokens/{token}", SomeProject(Role::Admin)),

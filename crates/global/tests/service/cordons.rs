@@ -46,6 +46,7 @@ impl Plane {
             location: view.location,
             coordinates: None,
             gate: "unix:/nowhere".to_owned(),
+            epoch: Default::default(),
             acknowledged: generation,
             at: longshore_link::now(),
             nodes: vec![node],
@@ -53,6 +54,7 @@ impl Plane {
             shortfalls: vec![],
             staying: vec![],
             joining: None,
+            strays: vec![],
         };
         self.send(&report).await;
     }

@@ -10,6 +10,7 @@ mod leading;
 mod once;
 mod overview;
 mod plane;
+mod restored;
 mod rollouts;
 mod secrets;
 mod watch;

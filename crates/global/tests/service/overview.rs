@@ -63,12 +63,14 @@ async fn a_location_is_counted_and_shown_with_what_the_caller_may_know() {
         coordinates: "52.37,4.9".parse().ok(),
         joining: None,
         gate: "unix:/nowhere".to_owned(),
+        epoch: set.epoch,
         acknowledged: set.generation,
         at: now(),
         nodes: vec![node("n1", true), node("n2", false)],
         instances: vec![healthy(allotment, "web-00000001"), starting],
         shortfalls: vec![shortfall("default"), shortfall("other")],
         staying: vec![staying("default"), staying("other")],
+        strays: vec![],
     };
     plane.send(&report).await;
 

@@ -18,7 +18,7 @@ use longshore_api::v1::{
 use longshore_global::{JoiningOptions, Listeners, Options, StoreChoice};
 use longshore_link::{CallError, Client, Endpoint, LineStream, Listener, now};
 use longshore_types::{
-    ByteCount, Capacity, Generation, InstanceId, InstancePhase, MilliCpu, ReleaseNumber,
+    ByteCount, Capacity, Epoch, Generation, InstanceId, InstancePhase, MilliCpu, ReleaseNumber,
     RuntimeOffer,
 };
 use serde_json::json;
@@ -144,9 +144,14 @@ impl Plane {
         self.send(&report_of(location, acknowledged, instances, runtimes)).await;
     }
 
-    pub async fn send(&self, report: &LocationReport) {
+    /// A report that may be refused.
+    pub async fn try_send(&self, report: &LocationReport) -> Result<(), CallError> {
         let path = format!("/link/locations/{}/report", report.location);
-        self.link.call::<_, ()>(Method::POST, &path, Some(report)).await.unwrap();
+        self.link.call::<_, ()>(Method::POST, &path, Some(report)).await
+    }
+
+    pub async fn send(&self, report: &LocationReport) {
+        self.try_send(report).await.unwrap();
     }
 
     pub async fn deploy(&self, document: serde_json::Value) -> Result<DeployResponse, CallError> {
@@ -237,12 +242,14 @@ pub fn report_of(
         coordinates: Some("52.37,4.9".parse().unwrap()),
         joining: Some("203.0.113.1:4602".to_owned()),
         gate: "unix:/nowhere".to_owned(),
+        epoch: Epoch(0),
         acknowledged,
         at: now(),
         nodes: vec![node],
         instances,
         shortfalls: vec![],
         staying: vec![],
+        strays: vec![],
     }
 }
 

@@ -137,12 +137,14 @@ impl State {
             coordinates: None,
             joining: None,
             gate: gate.to_owned(),
+            epoch: self.epoch,
             acknowledged: self.acknowledged,
             at: moment.wall,
             nodes: summaries,
             instances: self.instances.values().map(|record| self.status(record, moment)).collect(),
             shortfalls: self.shortfalls.clone(),
             staying: self.staying.clone(),
+            strays: self.strays.iter().cloned().collect(),
         }
     }
 
@@ -163,7 +165,7 @@ impl State {
         let pending = || ObservedInstance::pending(record.instance.clone(), record.generation);
         let mut observed = self.observed(record).cloned().unwrap_or_else(pending);
         if observed.note.is_none() {
-            observed.note.clone_from(&record.draining);
+            observed.note = record.draining.clone().or_else(|| self.stray_note(record));
         }
         if observed.note.is_none()
             && let Some(staying) = self.staying.iter().find(|s| s.instance == record.instance)
@@ -174,7 +176,7 @@ impl State {
         InstanceStatus {
             project: record.release.manifest.project.clone(),
             app: record.release.manifest.app.clone(),
-            release: record.release.number,
+            release: self.release_of(record),
             node: record.node.clone(),
             observed,
             draining: record.draining.is_some(),

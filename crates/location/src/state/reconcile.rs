@@ -193,7 +193,7 @@ impl State {
             id: record.instance.clone(),
             project: record.release.manifest.project.clone(),
             app: record.release.manifest.app.clone(),
-            release: record.release.number,
+            release: self.release_of(record),
             is_command: record.is_command,
             node: record.node.clone(),
             each: record.release.manifest.resources.capacity(),

@@ -1,9 +1,9 @@
 use std::net::Ipv4Addr;
 
-use longshore_api::links::{Endpoint, Intent, NodeSummary};
+use longshore_api::links::{AppRef, Endpoint, Intent, NodeSummary};
 use longshore_types::{
-    AppProtocol, ByteCount, Capacity, Decision, Digest, InstancePhase, Manifest, MilliCpu, Release,
-    ReleaseNumber, Timestamp,
+    AppProtocol, ByteCount, Capacity, Decision, Digest, Epoch, InstancePhase, Manifest, MilliCpu,
+    Release, ReleaseNumber, Timestamp,
 };
 use serde_json::json;
 
@@ -34,7 +34,7 @@ fn set(generation: u64, release: u64) -> AllotmentSet {
     let (canary, command) = (None, None);
     let allotment =
         Allotment { release, count, canary, command, budget, hosts, generation, decision };
-    AllotmentSet { generation, allotments: vec![allotment], cordons: Default::default() }
+    AllotmentSet { generation, allotments: vec![allotment], ..AllotmentSet::default() }
 }
 
 mod cordons;
@@ -60,6 +60,29 @@ impl World {
     fn moment(&self) -> Moment {
         let wall = Timestamp(1000 + u64::try_from(self.elapsed.as_millis()).unwrap());
         Moment { instant: self.start + self.elapsed, wall }
+    }
+
+    fn take(&mut self, set: &AllotmentSet) {
+        assert!(self.state.accepts(set));
+        let adopted = self.state.adopted(set);
+        self.state.take(adopted);
+    }
+
+    /// Goes on until nothing changes any more; never without two that are routed.
+    fn settle(&mut self) {
+        for _ in 0..40 {
+            self.reconcile();
+            assert!(self.routed() >= 2, "{:#?}", self.state.table);
+            self.wait(500);
+            self.obey();
+        }
+    }
+
+    /// The instances with the releases that others know them by.
+    fn releases(&self) -> BTreeMap<InstanceId, u64> {
+        let report = self.state.report("unix:/x", self.moment());
+        let each = report.instances.into_iter();
+        each.map(|status| (status.observed.instance, status.release.0)).collect()
     }
 
     fn wait(&mut self, millis: u64) {
@@ -115,7 +138,7 @@ impl World {
     fn running() -> Self {
         let mut world = Self::new();
         world.report(|_| InstancePhase::Healthy);
-        world.state.take_allotments(set(1, 1));
+        world.take(&set(1, 1));
         world.reconcile();
         world.obey();
         world.reconcile();
@@ -241,13 +264,8 @@ fn a_healthy_instance_is_reachable_only_after_every_ingress_heard_of_it() {
 #[test]
 fn a_rollout_ends_with_only_new_instances_and_always_routes_enough() {
     let mut world = World::running();
-    world.state.take_allotments(set(2, 2));
-    for _ in 0..40 {
-        world.reconcile();
-        assert!(world.routed() >= 2, "{:#?}", world.state.table);
-        world.wait(500);
-        world.obey();
-    }
+    world.take(&set(2, 2));
+    world.settle();
     let releases: Vec<_> = world.state.instances.values().map(|i| i.release.number.0).collect();
     assert_eq!(releases, [2, 2]);
 }
@@ -273,9 +291,11 @@ fn a_restarted_location_waits_for_its_nodes_before_it_settles() {
     again.state = State::new(
         world.state.name.clone(),
         AllotmentSet {
+            epoch: world.state.epoch,
             generation: world.state.acknowledged,
             allotments: world.state.allotments.values().cloned().collect(),
             cordons: world.state.cordons.clone(),
+            let_go: Vec::new(),
         },
         stored,
         again.moment(),
@@ -286,4 +306,103 @@ fn a_restarted_location_waits_for_its_nodes_before_it_settles() {
     assert!(again.reconcile().is_empty());
     assert_eq!(again.routed(), 2);
     assert_eq!(again.awaiting_an_ingress(), 0, "ingresses went on with what they had");
+}
+
+/// A set of another life of the global store.
+fn of_life(epoch: u64, set: AllotmentSet) -> AllotmentSet {
+    AllotmentSet { epoch: Epoch(epoch), ..set }
+}
+
+#[test]
+fn a_restored_store_is_followed_with_lower_generations_and_the_one_before_is_refused() {
+    let mut world = World::running();
+    world.take(&set(900, 1));
+    let before = world.releases();
+    assert!(!world.state.accepts(&set(3, 1)));
+    let restored = of_life(7, set(3, 1));
+    world.take(&restored);
+    world.settle();
+    assert_eq!(world.releases(), before, "what it says again is nothing new");
+    let report = world.state.report("unix:/x", world.moment());
+    assert_eq!((report.epoch, report.acknowledged), (Epoch(7), Generation(3)));
+    assert!(!world.state.accepts(&set(901, 1)), "of the life before, however new");
+    assert!(!world.state.accepts(&of_life(7, set(2, 1))) && world.state.accepts(&restored));
+}
+
+#[test]
+fn what_a_restored_store_does_not_know_goes_on_until_it_is_to_be_let_go() {
+    let mut world = World::running();
+    let before = world.releases();
+    let nothing = |generation| AllotmentSet {
+        epoch: Epoch(7),
+        generation: Generation(generation),
+        ..AllotmentSet::default()
+    };
+    let web = AppRef { project: "default".parse().unwrap(), app: "web".parse().unwrap() };
+    world.take(&nothing(3));
+    // Later sets of the same life end it as little, and neither does a restart or the end of one instance.
+    world.take(&nothing(4));
+    world.settle();
+    assert_eq!(world.releases(), before);
+    let report = world.state.report("unix:/x", world.moment());
+    assert_eq!(report.strays, std::slice::from_ref(&web));
+    let note = report.instances[0].observed.note.as_deref().unwrap();
+    assert!(note.contains("restored") && note.contains("longshore rm web"), "{note}");
+    let one = before.keys().next().unwrap();
+    world.state.drain(one, "test", &mut Changes::default());
+    for _ in 0..20 {
+        world.reconcile();
+        world.wait(500);
+        world.obey();
+    }
+    assert_eq!((world.routed(), world.releases().len()), (2, 2), "another took its place");
+
+    // Only by its name it goes, and then with all that an end has.
+    let mut let_go = nothing(5);
+    let_go.let_go.push(web);
+    world.take(&let_go);
+    world.reconcile();
+    assert_eq!(world.state.table.routes, []);
+    world.wait(31_000);
+    for _ in 0..3 {
+        world.reconcile();
+        world.obey();
+    }
+    assert!(world.state.instances.is_empty() && world.state.strays.is_empty());
+    // In the same life an app that is left out goes, as ever.
+    world.take(&of_life(7, set(6, 1)));
+    world.reconcile();
+    world.take(&nothing(7));
+    assert!(world.state.allotments.is_empty());
+}
+
+#[test]
+fn a_stray_that_is_deployed_again_is_taken_over_without_a_touch_when_it_is_the_same() {
+    for (release, is_same) in [(1, true), (2, false)] {
+        let mut world = World::running();
+        let before = world.releases();
+        let empty = of_life(7, AllotmentSet { generation: Generation(3), ..Default::default() });
+        world.take(&empty);
+        let mut again = of_life(7, set(4, release));
+        again.allotments[0].release.created_at = Timestamp(99);
+        world.take(&again);
+        assert!(world.state.strays.is_empty());
+        world.settle();
+        assert_eq!(world.releases() == before, is_same);
+        assert!(world.releases().values().all(|number| *number == release));
+    }
+}
+
+#[test]
+fn a_number_that_is_given_again_to_another_release_is_not_mistaken() {
+    let mut world = World::running();
+    let before = world.releases();
+    let mut other = of_life(7, set(3, 1));
+    other.allotments[0].release.image_digest = Digest::from_sha256([2; 32]);
+    world.take(&other);
+    assert!(world.releases().values().all(|number| *number == 0), "it is of none that is known");
+    world.settle();
+    let after = world.releases();
+    assert!(after.keys().all(|id| !before.contains_key(id)), "{before:?} {after:?}");
+    assert!(after.len() == 2 && after.values().all(|number| *number == 1));
 }

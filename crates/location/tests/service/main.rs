@@ -24,8 +24,8 @@ use longshore_link::{
 };
 use longshore_location::{JoiningOptions, Membership, Options};
 use longshore_types::{
-    ByteCount, Capacity, Cordon, Decision, Digest, Generation, InstancePhase, Manifest, MilliCpu,
-    NodeName, Release, ReleaseNumber, Timestamp,
+    ByteCount, Capacity, Cordon, Decision, Digest, Epoch, Generation, InstancePhase, Manifest,
+    MilliCpu, NodeName, Release, ReleaseNumber, Timestamp,
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -171,9 +171,8 @@ fn set(generation: u64, count: u32) -> Arc<AllotmentSet> {
             candidates: vec![],
         },
     };
-    let cordons = Default::default();
-    let generation = Generation(generation);
-    Arc::new(AllotmentSet { generation, allotments: vec![allotment], cordons })
+    let (generation, allotments) = (Generation(generation), vec![allotment]);
+    Arc::new(AllotmentSet { generation, allotments, ..AllotmentSet::default() })
 }
 
 #[tokio::test]
@@ -246,6 +245,32 @@ async fn a_node_that_was_removed_is_refused_and_told_to_end_what_it_has() {
     world.reported(|r| r.acknowledged == Generation(7)).await;
     world.node_says(&[]).await;
     until(&mut sets, |set| set.assignments.len() == 2).await;
+}
+
+#[tokio::test]
+async fn what_a_restored_store_does_not_know_outlives_a_restart_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::start(dir.path()).await;
+    world.node_says(&[]).await;
+    world.allot.send_replace(set(500, 2));
+    let mut sets = world.watch::<AssignmentSet>("/link/nodes/n1/assignments").await;
+    let assigned = until(&mut sets, |set| set.assignments.len() == 2).await;
+    world.node_says(&assigned.assignments).await;
+    world.reported(|report| report.instances.len() == 2).await;
+    let restored = AllotmentSet { epoch: Epoch(9), ..AllotmentSet::default() };
+    world.allot.send_replace(Arc::new(restored));
+    let report = world.reported(|report| report.epoch == Epoch(9)).await;
+    assert_eq!(report.strays.len(), 1);
+    world.stop().await;
+
+    // Now the old control plane speaks again.
+    let mut world = World::start(dir.path()).await;
+    world.node_says(&assigned.assignments).await;
+    world.allot.send_replace(set(501, 0));
+    let again = world.reported(|report| report.at > Timestamp(0)).await;
+    assert_eq!((again.epoch, again.strays), (Epoch(9), report.strays));
+    let mut sets = world.watch::<AssignmentSet>("/link/nodes/n1/assignments").await;
+    assert_eq!(until(&mut sets, |_| true).await.assignments, assigned.assignments);
     world.stop().await;
 }
 

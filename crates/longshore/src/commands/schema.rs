@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{cordon, deploy, drain, explain, image, logs, nodes, port_forward, stop, top};
+use super::{cordon, deploy, drain, explain, image, logs, nodes, port_forward, stop, store, top};
 use crate::failure::{Failure, Kind};
 use crate::output::{Format, Output};
 use crate::supervisor::Findings;
@@ -75,6 +75,7 @@ stated! {
     Vec<SecretView>: "secret ls";
     SecretKeyView: "secret rotate-key";
     JoinTokenCreated: "join-token";
+    store::Done: "store backup", "store restore", "store migrate";
     TokenCreated: "token create";
     Vec<TokenView>: "token ls";
 }

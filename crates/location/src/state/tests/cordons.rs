@@ -33,7 +33,7 @@ fn what_leaves_a_drained_node_is_routed_until_another_is() {
     let preview = world.state.preview_drain(&node, world.moment()).unwrap();
     assert!(preview.len() == 2 && preview.iter().all(|one| one.to.is_some()), "{preview:?}");
     assert_eq!(world.state.preview_drain(&"n9".parse().unwrap(), world.moment()), None);
-    world.state.take_allotments(with_cordon(2, true, false));
+    world.take(&with_cordon(2, true, false));
     world.reconcile();
     let report = world.state.report("unix:/x", world.moment());
     assert_eq!((report.staying.len(), report.staying[0].node.as_str()), (2, "n1"));
@@ -50,7 +50,7 @@ fn what_leaves_a_drained_node_is_routed_until_another_is() {
     let summary = world.summary("n1").unwrap();
     assert!(summary.drained && summary.instances == 0 && summary.cordon.is_some());
     // Nothing comes back by itself when the wish is taken back.
-    world.state.take_allotments(set(3, 1));
+    world.take(&set(3, 1));
     assert!(world.reconcile().is_empty());
     assert_eq!(world.summary("n1").unwrap().cordon, None);
 }
@@ -60,14 +60,14 @@ fn a_node_that_was_removed_is_forgotten_with_what_it_had() {
     let mut world = World::running();
     world.nodes.push("n2");
     world.obey();
-    world.state.take_allotments(with_cordon(2, true, true));
+    world.take(&with_cordon(2, true, true));
     let changes = world.reconcile();
     assert_eq!((changes.delete.len(), world.on("n1"), world.on("n2")), (2, 0, 2));
     world.obey();
     assert_eq!(world.summary("n1"), None, "what it says is not listened to");
     let n1 = "n1".parse().unwrap();
     assert_eq!(world.state.assignments()[&n1], [], "it is told to end what it has");
-    world.state.take_allotments(set(3, 1));
+    world.take(&set(3, 1));
     world.obey();
     assert!(world.summary("n1").unwrap().reachable);
 }
@@ -90,7 +90,7 @@ fn what_has_ended_for_good_is_not_run_once_more_elsewhere() {
     let mut world = World::running();
     world.nodes.push("n2");
     world.report(|_| InstancePhase::Exited);
-    world.state.take_allotments(with_cordon(2, true, false));
+    world.take(&with_cordon(2, true, false));
     world.reconcile();
     assert_eq!((world.on("n1"), world.on("n2")), (2, 0));
     let report = world.state.report("unix:/x", world.moment());

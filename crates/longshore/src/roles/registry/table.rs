@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use futures_util::StreamExt;
 use longshore_api::links;
 use longshore_link::{CallError, Followed, chain};
 use longshore_registry::{PinTable, TokenTable};
+use longshore_types::Epoch;
 use longshore_types::token::Rights;
 use tokio::sync::watch;
 
@@ -40,6 +42,8 @@ pub enum FollowTableError {
 #[derive(Debug)]
 pub struct FollowedTable {
     file: PathBuf,
+    /// Of which life of the global store the table is.
+    epoch: Epoch,
     tokens: watch::Sender<Arc<BTreeMap<String, Rights>>>,
     pins: watch::Sender<Arc<PinTable>>,
 }
@@ -57,7 +61,12 @@ impl FollowedTable {
         let path = file.clone();
         let kept = kept.map_err(|source| FollowTableError::Read { path, source })?;
         let pins = watch::Sender::new(Arc::new(pin_table(kept.pins)));
-        Ok(Self { file, tokens: watch::Sender::new(Arc::new(kept.tokens)), pins })
+        Ok(Self {
+            file,
+            epoch: kept.epoch,
+            tokens: watch::Sender::new(Arc::new(kept.tokens)),
+            pins,
+        })
     }
 
     /// Who may do what.
@@ -71,38 +80,47 @@ impl FollowedTable {
     }
 
     /// Takes each table over that the global plane tells. Never ends.
-    pub async fn follow(self, global: Followed) {
+    pub async fn follow(mut self, global: Followed) {
         loop {
             match global.watch::<links::RegistryTable>("/link/registry/table").await {
-                Ok(tables) => self.take_all(tables).await,
+                Ok(tables) => {
+                    if self.take_all(tables).await.is_break() {
+                        global.pass_over();
+                    }
+                }
                 Err(error) => tracing::debug!("cannot follow the table: {}", chain(&error)),
             }
             tokio::time::sleep(RETRY).await;
         }
     }
 
+    /// Until they break off, or are of an earlier life of the global store.
     async fn take_all(
-        &self,
+        &mut self,
         mut tables: impl futures_util::Stream<Item = Result<links::RegistryTable, CallError>> + Unpin,
-    ) {
+    ) -> ControlFlow<()> {
         while let Some(table) = tables.next().await {
             match table {
+                // Who was let in before a restore may be let out since.
+                Ok(table) if table.epoch < self.epoch => return ControlFlow::Break(()),
                 Ok(table) => self.take(table),
                 Err(error) => {
                     tracing::debug!("the table broke off: {}", chain(&error));
-                    return;
+                    break;
                 }
             }
         }
+        ControlFlow::Continue(())
     }
 
-    fn take(&self, table: links::RegistryTable) {
+    fn take(&mut self, table: links::RegistryTable) {
         let json = serde_json::to_vec(&table).expect("a table of texts can be written as JSON");
         // Kept first: a right that was taken away must not come back with a restart. If that
         // fails, what holds now still counts more than the file.
         if let Err(error) = state_file::replace(&self.file, &json) {
             tracing::error!(path = %self.file.display(), %error, "cannot keep the table");
         }
+        self.epoch = table.epoch;
         self.tokens.send_replace(Arc::new(table.tokens));
         self.pins.send_replace(Arc::new(pin_table(table.pins)));
     }
@@ -130,7 +148,7 @@ mod tests {
     async fn the_last_table_outlives_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("tokens.json");
-        let followed = FollowedTable::open(file.clone()).unwrap();
+        let mut followed = FollowedTable::open(file.clone()).unwrap();
         let (tokens, pins) = (followed.tokens(), followed.pins());
         assert_eq!(tokens.authorize("t"), None);
         let pin = links::Pin {
@@ -138,16 +156,23 @@ mod tests {
             digest: longshore_types::Digest::from_sha256([7; 32]),
             release: "web r1".to_owned(),
         };
-        let told =
-            links::RegistryTable { tokens: [(HASH.to_owned(), admin())].into(), pins: vec![pin] };
-        followed.take_all(stream::iter([Ok(told)])).await;
+        let tokens_told = [(HASH.to_owned(), admin())].into();
+        let told = links::RegistryTable { epoch: Epoch(0), tokens: tokens_told, pins: vec![pin] };
+        assert!(followed.take_all(stream::iter([Ok(told)])).await.is_continue());
         assert_eq!((tokens.authorize("t"), pins.borrow().len()), (Some(admin()), 1));
 
-        let again = FollowedTable::open(file.clone()).unwrap();
+        let mut again = FollowedTable::open(file.clone()).unwrap();
         assert_eq!(again.tokens().authorize("t"), Some(admin()));
         assert_eq!(again.pins().borrow().values().collect::<Vec<_>>(), ["web r1"]);
-        again.take_all(stream::iter([Ok(links::RegistryTable::default())])).await;
-        let last = FollowedTable::open(file).unwrap();
+        let restored = links::RegistryTable { epoch: Epoch(7), ..Default::default() };
+        assert!(again.take_all(stream::iter([Ok(restored)])).await.is_continue());
+        let mut last = FollowedTable::open(file).unwrap();
         assert_eq!((last.tokens().authorize("t"), last.pins().borrow().len()), (None, 0));
+
+        // A control plane that still runs on the store before lets nobody in.
+        let tokens_told = [(HASH.to_owned(), admin())].into();
+        let old = links::RegistryTable { tokens: tokens_told, ..Default::default() };
+        assert!(last.take_all(stream::iter([Ok(old)])).await.is_break());
+        assert_eq!(last.tokens().authorize("t"), None);
     }
 }

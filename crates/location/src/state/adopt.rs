@@ -1,0 +1,111 @@
+//! From one set of allotments to the next, also of another life of the global store.
+//!
+//! Within one life an app that a set leaves out must go. A store that was restored, though, leaves out what
+//! came after its backup, and the operator who restored that of yesterday did not mean to end what was
+//! deployed today. So in the first set of a new life nothing is left out: what runs goes on as a *stray*,
+//! until a set allots it again or says to let it go. Rejected: to tell the control plane the release and let
+//! it write that into its store, which would bring back what was removed on purpose.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use longshore_api::links::{Allotment, AllotmentSet, AppRef, Intent};
+use longshore_types::{
+    AppName, Cordon, Epoch, Generation, NodeName, ProjectName, Release, ReleaseNumber,
+};
+
+use super::State;
+use crate::records::InstanceRecord;
+
+/// What a location has been given once it took a set over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adopted {
+    epoch: Epoch,
+    generation: Generation,
+    /// By app, the strays among them.
+    pub allotments: BTreeMap<(ProjectName, AppName), Allotment>,
+    /// The strays.
+    pub strays: BTreeSet<AppRef>,
+    /// What operators wish of the nodes.
+    pub cordons: BTreeMap<NodeName, Cordon>,
+}
+
+fn app_ref((project, app): &(ProjectName, AppName)) -> AppRef {
+    AppRef { project: project.clone(), app: app.clone() }
+}
+
+impl State {
+    /// What there would be with a set that is accepted.
+    pub fn adopted(&self, set: &AllotmentSet) -> Adopted {
+        let is_new_life = set.epoch > self.epoch;
+        let by_app = |a: &Allotment| ((a.project().clone(), a.app().clone()), a.clone());
+        let mut allotments: BTreeMap<_, _> = set.allotments.iter().map(by_app).collect();
+        let mut strays = BTreeSet::new();
+        for (key, own) in &self.allotments {
+            let app = app_ref(key);
+            if allotments.contains_key(key) || set.let_go.contains(&app) {
+                continue;
+            }
+            if self.strays.contains(&app) || is_new_life && self.has_instances(key) {
+                allotments.insert(key.clone(), own.clone());
+                strays.insert(app);
+            }
+        }
+        let (epoch, generation, cordons) = (set.epoch, set.generation, set.cordons.clone());
+        Adopted { epoch, generation, allotments, strays, cordons }
+    }
+
+    /// Takes over what was stored.
+    pub fn take(&mut self, adopted: Adopted) {
+        let Adopted { epoch, generation, allotments, strays, cordons } = adopted;
+        (self.epoch, self.acknowledged) = (epoch, generation);
+        (self.allotments, self.strays, self.cordons) = (allotments, strays, cordons);
+    }
+
+    fn has_instances(&self, key: &(ProjectName, AppName)) -> bool {
+        let mut all = self.instances.values();
+        all.any(|record| app_of(record) == (&key.0, &key.1) && record.intent != Intent::Stop)
+    }
+
+    /// Why an instance is there, where nobody else would say so.
+    pub(super) fn stray_note(&self, record: &InstanceRecord) -> Option<String> {
+        let (project, app) = app_of(record);
+        let app = AppRef { project: project.clone(), app: app.clone() };
+        self.strays.contains(&app).then(|| {
+            format!(
+                "the control plane was restored and does not place {} here: a deploy takes it over, \
+                 `longshore rm {}` ends it",
+                app.app, app.app
+            )
+        })
+    }
+
+    /// The release that an instance is of, for those who know releases by their numbers. A restored store
+    /// may give a number again; an instance of what had it before is of none that is known.
+    pub(super) fn release_of(&self, record: &InstanceRecord) -> ReleaseNumber {
+        let (project, app) = app_of(record);
+        let own = &record.release;
+        let allotment = self.allotments.get(&(project.clone(), app.clone()));
+        let is_other = |known: &Release| known.number == own.number && !is_same(known, own);
+        let is_foreign = allotment.is_some_and(|allotment| {
+            let canary = allotment.canary.as_ref().map(|canary| &canary.release);
+            let command = allotment.command.as_ref();
+            match record.is_command {
+                true => command.is_some_and(is_other),
+                false => [Some(&allotment.release), canary].into_iter().flatten().any(is_other),
+            }
+        });
+        if is_foreign { ReleaseNumber(0) } else { own.number }
+    }
+}
+
+fn app_of(record: &InstanceRecord) -> (&ProjectName, &AppName) {
+    let manifest = &record.release.manifest;
+    (&manifest.project, &manifest.app)
+}
+
+/// Whether two releases are the same thing, whenever they were made.
+fn is_same(one: &Release, other: &Release) -> bool {
+    one.manifest == other.manifest
+        && one.image_digest == other.image_digest
+        && one.secrets == other.secrets
+}
