@@ -39,7 +39,8 @@ fn scale(platform: &Platform, count: usize) {
 
 #[test]
 fn nothing_is_lost_with_a_control_plane_or_while_etcd_is_away() {
-    let mut on = with_app();
+    let mut on = OnEtcd::start_secured();
+    on.platform.deploy(&web("web", 1)).unwrap();
     assert!(!on.platform.data_dir().join("global/store.redb").exists());
     on.platform.role("global").unwrap().kill().unwrap();
     scale(&on.platform, 2);

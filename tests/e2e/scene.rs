@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use longshore_api::v1::InstanceView;
 use longshore_e2e::image::{self, BUSYBOX_PORT, Layout};
 use longshore_e2e::{Platform, Traffic, UpOptions};
-use longshore_store::conformance::EtcdServer;
+use longshore_store::EtcdTlsFiles;
+use longshore_store::conformance::{Certificates, EtcdServer};
 use longshore_types::{InstanceId, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -36,7 +37,23 @@ impl OnEtcd {
     pub fn start(n_members: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let etcd = EtcdServer::cluster(dir.path(), n_members).unwrap();
-        let config = format!("store = \"{}/longshore\"\n", EtcdServer::address(&etcd));
+        Self::on(etcd, dir, "")
+    }
+
+    /// With an etcd that is spoken to by TLS, and asks for a certificate.
+    pub fn start_secured() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let certificates = Certificates::make(&dir.path().join("certificates")).unwrap();
+        let tls = certificates.of_server();
+        let etcd = EtcdServer::cluster_with(dir.path(), 1, Some(&tls)).unwrap();
+        let EtcdTlsFiles { ca, cert, key } = certificates.of_client();
+        let config = [("ca", ca), ("cert", cert), ("key", key)]
+            .map(|(name, path)| format!("store_{name} = {:?}\n", path.unwrap()));
+        Self::on(etcd, dir, &config.concat())
+    }
+
+    fn on(etcd: Vec<EtcdServer>, dir: TempDir, more: &str) -> Self {
+        let config = format!("store = \"{}/longshore\"\n{more}", EtcdServer::address(&etcd));
         let platform = with_web_on(&UpOptions { config, ..UpOptions::default() });
         Self { platform, etcd, _dir: dir }
     }

@@ -46,8 +46,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
 use longshore_secrets::{Keyring, KeyringError};
 use longshore_store::{
-    Compare, EtcdAddress, EtcdStore, Measured, OpenStoreError, RecordError, RedbStore, Store,
-    StoreError, restore,
+    Compare, EtcdAddress, EtcdStore, EtcdTls, Measured, OpenStoreError, RecordError, RedbStore,
+    Store, StoreError, restore,
 };
 use longshore_telemetry::traces::Tracer;
 use longshore_trust::{AuthorityError, Credentials, Name, RootAuthority};
@@ -74,6 +74,8 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Where the state is.
     pub store: StoreChoice,
+    /// How an etcd is spoken to whose members are at `https`.
+    pub store_tls: Option<EtcdTls>,
     /// Where other control planes on the same store reach the API.
     pub api_advertise: Endpoint,
     /// Where locations and registries that called another control plane reach this one.
@@ -150,9 +152,16 @@ impl FromStr for StoreChoice {
 }
 
 impl StoreChoice {
+    /// The etcd, when it is one.
+    pub fn etcd(&self) -> Option<&EtcdAddress> {
+        match self {
+            Self::Embedded => None,
+            Self::Etcd(address) => Some(address),
+        }
+    }
+
     /// What a text of one may be.
-    pub const ALLOWED: &str =
-        "embedded, or the members of an etcd: http://HOST:PORT[,http://HOST:PORT ...][/PREFIX]";
+    pub const ALLOWED: &str = "embedded, or the members of an etcd: http[s]://HOST:PORT[,http[s]://HOST:PORT ...][/PREFIX]";
 }
 
 impl fmt::Display for StoreChoice {
@@ -289,7 +298,7 @@ async fn begin(
 ) -> Result<(), GlobalError> {
     let metrics = Metrics::default();
     let file = options.data_dir.join(STORE_FILE);
-    let store = open_store(&options.store, &file, &metrics).await?;
+    let store = open_store(&options, &file, &metrics).await?;
     let leading = Arc::new(OnceLock::new());
     if let Some(listener) = listeners.metrics {
         let mut registry = metrics::registry();
@@ -409,15 +418,16 @@ impl Trusted {
 
 /// The store that was chosen, with its commits measured.
 async fn open_store(
-    choice: &StoreChoice,
+    options: &Options,
     file: &Path,
     metrics: &Metrics,
 ) -> Result<Arc<dyn Store>, GlobalError> {
     let measures = metrics.store.clone();
-    Ok(match choice {
+    Ok(match &options.store {
         StoreChoice::Embedded => Arc::new(Measured::new(RedbStore::open(file)?, measures)),
         StoreChoice::Etcd(address) => {
-            let store = EtcdStore::connect(address).await.map_err(GlobalError::Store)?;
+            let store = EtcdStore::connect(address, options.store_tls.as_ref()).await;
+            let store = store.map_err(GlobalError::Store)?;
             Arc::new(Measured::new(store, measures))
         }
     })

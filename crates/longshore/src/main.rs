@@ -23,6 +23,7 @@ mod progress;
 mod roles;
 mod rollout;
 mod state_file;
+mod store_tls;
 mod supervisor;
 mod table;
 mod target;

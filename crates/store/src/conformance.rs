@@ -4,6 +4,7 @@
 //! alike. They assume nothing about the revision that an empty store is at, and wait for what must
 //! happen instead of for a time.
 
+mod certificates;
 mod compaction;
 mod etcd_server;
 mod keys;
@@ -22,7 +23,8 @@ use crate::store::Store;
 use crate::transaction::{Transaction, TransactionResult};
 use crate::watch::{Watch, WatchBatch};
 
-pub use etcd_server::EtcdServer;
+pub use certificates::Certificates;
+pub use etcd_server::{EtcdServer, ServerTls};
 
 /// How long a case may take, and within it how long it waits for one event.
 const CASE_DEADLINE: Duration = Duration::from_secs(120);

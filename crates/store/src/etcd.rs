@@ -13,6 +13,7 @@ mod connection;
 mod convert;
 mod follow;
 mod messages;
+mod tls;
 
 use std::fmt;
 use std::str::FromStr;
@@ -33,11 +34,13 @@ use messages::{
     RangeRequest, Request, RequestOp, Response, TxnRequest, WatchAsk, WatchCreateRequest,
     WatchRequest,
 };
+pub use tls::{EtcdTls, EtcdTlsFile, EtcdTlsFiles, EtcdTlsProblem};
 
-/// Where a cluster is, and which of its keys are ours: `http://HOST:PORT,http://HOST:PORT/PREFIX`.
+/// Where a cluster is, and which of its keys are ours: `http://HOST:PORT,http://HOST:PORT/PREFIX`, or the
+/// same with `https`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EtcdAddress {
-    /// The members, as `http://HOST:PORT`.
+    /// The members, as `http://HOST:PORT`, or all as `https://HOST:PORT`.
     pub members: Vec<String>,
     /// What all keys begin with; none when empty.
     pub prefix: String,
@@ -45,7 +48,7 @@ pub struct EtcdAddress {
 
 /// An address that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not http://HOST:PORT[,http://HOST:PORT ...][/PREFIX]")]
+#[error("{0:?} is not http[s]://HOST:PORT[,http[s]://HOST:PORT ...][/PREFIX]")]
 pub struct BadEtcdAddress(String);
 
 impl FromStr for EtcdAddress {
@@ -54,8 +57,10 @@ impl FromStr for EtcdAddress {
     fn from_str(text: &str) -> Result<Self, BadEtcdAddress> {
         let bad = || BadEtcdAddress(text.to_owned());
         let (mut members, mut prefix) = (Vec::new(), String::new());
+        let scheme = if text.starts_with("https://") { "https://" } else { "http://" };
         for part in text.split(',') {
-            let rest = part.strip_prefix("http://").ok_or_else(bad)?;
+            // All of them in one way: half a cluster in the clear is as good as all of it.
+            let rest = part.strip_prefix(scheme).ok_or_else(bad)?;
             let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
             let is_last = members.len() + 1 == text.split(',').count();
             let (host, port) = authority.rsplit_once(':').ok_or_else(bad)?;
@@ -64,15 +69,23 @@ impl FromStr for EtcdAddress {
                 && port.parse::<u16>().is_ok_and(|port| port > 0)
                 && (path.is_empty() || is_last)
                 && path.chars().all(in_path);
-            if !is_good || format!("http://{authority}").parse::<Endpoint>().is_err() {
+            let member = format!("{scheme}{authority}");
+            if !is_good || member.parse::<Endpoint>().is_err() {
                 return Err(bad());
             }
-            members.push(format!("http://{authority}"));
+            members.push(member);
             if !path.is_empty() {
                 prefix = format!("/{}", path.trim_end_matches('/'));
             }
         }
         Ok(Self { members, prefix })
+    }
+}
+
+impl EtcdAddress {
+    /// Whether it is spoken to by TLS.
+    pub fn is_secure(&self) -> bool {
+        self.members.iter().any(|member| member.starts_with("https://"))
     }
 }
 
@@ -133,17 +146,26 @@ fn is_no_lease(status: &Status) -> bool {
 }
 
 impl EtcdStore {
-    /// A store in this cluster, which is asked whether it is there.
+    /// A store in this cluster, which is asked whether it is there. `tls` is for one that is spoken to so.
     ///
     /// # Errors
     ///
-    /// When no member answers, or an address is none.
-    pub async fn connect(address: &EtcdAddress) -> Result<Self, StoreError> {
+    /// When no member answers, an address is none, or a member and we do not trust each other.
+    pub async fn connect(address: &EtcdAddress, tls: Option<&EtcdTls>) -> Result<Self, StoreError> {
         let doing = "connecting to etcd";
-        let endpoint = |member: &String| member.parse::<Endpoint>();
+        let endpoint = |member: &String| {
+            let endpoint = member.parse::<Endpoint>()?;
+            match tls {
+                Some(tls) => endpoint.tls_config(tls.config()),
+                None => Ok(endpoint),
+            }
+        };
         let endpoints = address.members.iter().map(endpoint).collect::<Result<Vec<_>, _>>();
         let endpoints =
             endpoints.map_err(|source| StoreError::Storage { doing, source: Arc::new(source) })?;
+        if let Some(tls) = tls {
+            check_trust(address, tls).await?;
+        }
         let inner = Inner {
             connection: Connection::new(endpoints),
             prefix: address.prefix.as_str().into(),
@@ -206,6 +228,30 @@ impl EtcdStore {
         RangeRequest { key, revision, count_only: true, ..RangeRequest::default() }
     }
 }
+
+/// Fails when no member trusts us, or we trust none. The channel to all
+/// of them would only try again for ever.
+async fn check_trust(address: &EtcdAddress, tls: &EtcdTls) -> Result<(), StoreError> {
+    let asked = address.members.iter().map(|member| tls::distrust(member, tls));
+    let distrusted = futures_util::future::join_all(asked).await;
+    let n_distrusted = distrusted.iter().flatten().count();
+    match distrusted.into_iter().flatten().next() {
+        Some(why) if n_distrusted == address.members.len() => {
+            let source = Arc::new(Distrust(why));
+            Err(StoreError::Storage { doing: "connecting to etcd", source })
+        }
+        Some(why) => {
+            tracing::warn!("a member of the etcd is of no use: {why}");
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// A member and we do not trust each other.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Distrust(String);
 
 fn revision_of(header: Option<messages::Header>) -> Revision {
     Revision(header.map_or(0, |header| header.revision.unsigned_abs()))
@@ -351,13 +397,18 @@ mod tests {
         assert_eq!(address.members, ["http://a:2379", "http://[::1]:2379"]);
         assert_eq!(address.prefix, "/longshore");
         assert_eq!(address.to_string().parse(), Ok(address));
+        let secure: EtcdAddress = "https://a:2379,https://b:2379/x".parse().unwrap();
+        assert!(secure.is_secure() && secure.members.len() == 2);
+        assert_eq!(secure.to_string(), "https://a:2379,https://b:2379/x");
         for bad in [
             "",
             "a:2379",
             "http://a",
             "http://:2379",
             "http://a:0",
-            "https://a:1",
+            "ftp://a:1",
+            "https://a:1,http://b:1",
+            "http://a:1,https://b:1",
             "http://a:1,",
             "http://a:1/x,http://b:1",
             "http://a:1/a b",

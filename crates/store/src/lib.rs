@@ -29,7 +29,9 @@ mod watch;
 
 pub use embedded::{OpenStoreError, RedbOptions, RedbStore};
 pub use error::StoreError;
-pub use etcd::{BadEtcdAddress, EtcdAddress, EtcdStore};
+pub use etcd::{
+    BadEtcdAddress, EtcdAddress, EtcdStore, EtcdTls, EtcdTlsFile, EtcdTlsFiles, EtcdTlsProblem,
+};
 pub use key::MAX_KEY_BYTES;
 pub use key_value::{Event, KeyValue, LeaseId, Revision};
 pub use metrics::{Measured, StoreMetrics};

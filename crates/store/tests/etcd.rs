@@ -28,7 +28,7 @@ impl Cluster {
     async fn store(&self) -> EtcdStore {
         let mut address = EtcdServer::address(&self.members);
         self.prefix.clone_into(&mut address.prefix);
-        EtcdStore::connect(&address).await.expect("the cluster answers")
+        EtcdStore::connect(&address, None).await.expect("the cluster answers")
     }
 }
 
@@ -139,7 +139,7 @@ async fn a_cluster_that_is_away_is_told_and_waited_for() {
     // Another prefix is another store.
     let mut other = EtcdServer::address(&cluster.members);
     other.prefix = "/b".to_owned();
-    let other = EtcdStore::connect(&other).await.expect("the cluster answers");
+    let other = EtcdStore::connect(&other, None).await.expect("the cluster answers");
     let listing = other.list("/", Page::default()).await.expect("it lists");
     assert!(listing.items.is_empty(), "{listing:?}");
 }

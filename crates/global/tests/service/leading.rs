@@ -154,7 +154,7 @@ async fn a_request_is_passed_on_once_and_where_it_came_from_is_known() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_leader_that_can_be_reached_it_says_so() {
     let world = World::new().await;
-    let store = EtcdStore::connect(&EtcdServer::address(&world.etcd)).await.unwrap();
+    let store = EtcdStore::connect(&EtcdServer::address(&world.etcd), None).await.unwrap();
     let lease = store.grant_lease(Duration::from_secs(600)).await.unwrap();
     let leader = r#"{"v":1,"data":{"id":"x","api":"http://127.0.0.1:1","link":"http://127.0.0.1:2","passing_key":"k"}}"#;
     store.commit(Transaction::new().put_leased("/leader", leader, lease)).await.unwrap();

@@ -73,6 +73,7 @@ impl Plane {
         let options = Options {
             data_dir: dir.join("data"),
             store,
+            store_tls: None,
             api_advertise: api.endpoint().unwrap(),
             link_advertise: link.clone(),
             registry: registry_at,

@@ -18,6 +18,7 @@ use crate::connection::ConnectionOptions;
 use crate::failure::{Failure, Kind, OrFail};
 use crate::human;
 use crate::output::{Format, Output, say};
+use crate::store_tls::StoreTlsOptions;
 use place::Place;
 
 /// Back up, restore and move the state of the control plane
@@ -45,6 +46,8 @@ struct BackupOptions {
     #[command(flatten)]
     named: NamedStore,
     #[command(flatten)]
+    tls: StoreTlsOptions,
+    #[command(flatten)]
     connection: ConnectionOptions,
 }
 
@@ -58,6 +61,8 @@ struct RestoreOptions {
     file: PathBuf,
     #[command(flatten)]
     named: NamedStore,
+    #[command(flatten)]
+    tls: StoreTlsOptions,
     /// Write data as JSON; `longshore schema VERB` says of which shape
     #[arg(long)]
     json: bool,
@@ -75,6 +80,8 @@ struct MigrateOptions {
     /// Where it should be, likewise
     #[arg(long, value_name = "STORE")]
     to: Place,
+    #[command(flatten)]
+    tls: StoreTlsOptions,
     /// Write data as JSON; `longshore schema VERB` says of which shape
     #[arg(long)]
     json: bool,
@@ -84,7 +91,7 @@ struct MigrateOptions {
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]
 struct NamedStore {
-    /// An etcd: http://HOST:PORT[,http://HOST:PORT ...][/PREFIX]
+    /// An etcd: http[s]://HOST:PORT[,http[s]://HOST:PORT ...][/PREFIX]
     #[arg(long, value_name = "STORE", value_parser = place::etcd)]
     store: Option<Place>,
     /// The data directory of `up` or `global`, which does not run
@@ -111,6 +118,12 @@ pub struct Done {
     taken_at: Timestamp,
 }
 
+/// What an operator has to know of a restored store.
+const SINCE: &str = "What was changed after the backup is not in it. Tokens that were removed since open again \
+                     what they opened. Apps that were deployed since go on until they are deployed or removed \
+                     again; locations that joined since are not known, and go on by themselves until they \
+                     join again.";
+
 /// Carries the verb out.
 pub async fn run(options: Options) -> Result<(), Failure> {
     match options.verb {
@@ -125,10 +138,10 @@ fn output(json: bool) -> Output {
 }
 
 async fn backup(options: BackupOptions) -> Result<(), Failure> {
-    let BackupOptions { file, named, connection } = options;
+    let BackupOptions { file, named, tls, connection } = options;
     let output = connection.output();
     let backup = match named.place() {
-        Some(place) => take(place.open_existing().await?.as_ref(), &place).await?,
+        Some(place) => take(place.open_existing(&tls).await?.as_ref(), &place).await?,
         None => {
             let bytes = connection.connect()?.api.back_up_store().await?;
             let collect = |mut all: Vec<u8>, piece: bytes::Bytes| async move {
@@ -145,34 +158,31 @@ async fn backup(options: BackupOptions) -> Result<(), Failure> {
 }
 
 async fn restore(options: RestoreOptions) -> Result<(), Failure> {
-    let RestoreOptions { file, named, json } = options;
+    let RestoreOptions { file, named, tls, json } = options;
     let place = named.place().ok_or_else(|| {
         Failure::new(Kind::Usage, "into which store? name it with --store or --data-dir")
     })?;
     let backup = read(&file)?;
-    let epoch = fill(&place, &backup, Origin::Restored).await?;
+    let epoch = fill((&place, &tls), &backup, Origin::Restored).await?;
     let done = done(&backup, &place, epoch);
     output(json).data(&done, |done| format!("restored {}\n", told(done)))?;
-    say(
-        "What was changed after the backup is not in it: tokens that were removed since open again what \
-         they opened, and apps that were deployed since go on until they are deployed or removed again.",
-    );
+    say(SINCE);
     Ok(())
 }
 
 async fn migrate(options: MigrateOptions) -> Result<(), Failure> {
-    let MigrateOptions { from, to, json } = options;
+    let MigrateOptions { from, to, tls, json } = options;
     if from == to {
         return Err(Failure::new(Kind::Usage, "both stores are the same"));
     }
-    let store = from.open_existing().await?;
+    let store = from.open_existing(&tls).await?;
     if let Some(runs) = place::held(store.as_ref()).await? {
         let message = format!("a control plane runs on {from}: it holds {runs}");
         let hint = "end it first; one that was killed is forgotten after some seconds";
         return Err(Failure::new(Kind::Other, message).hint(hint));
     }
     let backup = take(store.as_ref(), &from).await?;
-    let epoch = fill(&to, &backup, Origin::Migrated).await?;
+    let epoch = fill((&to, &tls), &backup, Origin::Migrated).await?;
     let done = done(&backup, &to, epoch);
     output(json).data(&done, |done| format!("moved {}\n", told(done)))
 }
@@ -191,8 +201,12 @@ async fn take(store: &dyn Store, place: &Place) -> Result<Backup, Failure> {
 }
 
 /// Fills an empty store; the epoch of its new life.
-async fn fill(place: &Place, backup: &Backup, origin: Origin) -> Result<u64, Failure> {
-    let store = place.open_or_make().await?;
+async fn fill(
+    (place, tls): (&Place, &StoreTlsOptions),
+    backup: &Backup,
+    origin: Origin,
+) -> Result<u64, Failure> {
+    let store = place.open_or_make(tls).await?;
     let doing = || format!("cannot write {place}");
     // Before anything is written there; a store that is filled meanwhile is refused as well.
     if let Some(found) = contents(store.as_ref()).await.or_fail(Kind::Unavailable, doing())? {

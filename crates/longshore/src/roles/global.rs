@@ -10,6 +10,7 @@ use longshore_types::HostName;
 
 use super::{MetricsOptions, Threads, listener};
 use crate::failure::{Failure, Kind, OrFail};
+use crate::store_tls::StoreTlsOptions;
 
 /// Run the global control plane alone: the API and the choice of locations
 ///
@@ -19,9 +20,11 @@ pub struct Options {
     /// The directory of its own files, the embedded store among them
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
-    /// Where the state is: embedded, or etcd as http://HOST:PORT[,http://HOST:PORT ...][/PREFIX]
+    /// Where the state is: embedded, or etcd as http[s]://HOST:PORT[,http[s]://HOST:PORT ...][/PREFIX]
     #[arg(long, value_name = "STORE", default_value = "embedded")]
     store: StoreChoice,
+    #[command(flatten)]
+    store_tls: StoreTlsOptions,
     /// Where the API listens
     #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:4600")]
     api_listen: Endpoint,
@@ -96,11 +99,13 @@ pub fn run(options: Options) -> Result<(), Failure> {
         registry_advertised,
     });
     let listeners = longshore_global::Listeners { api, link, locations, metrics };
+    let store_tls = options.store_tls.load(options.store.etcd())?;
     let dir = options.data_dir.clone();
     super::run("global", &dir, Threads::Few, |shutdown| {
         let options = longshore_global::Options {
             data_dir: options.data_dir,
             store: options.store,
+            store_tls,
             api_advertise,
             link_advertise,
             registry: options.registry,

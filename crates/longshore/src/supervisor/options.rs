@@ -29,6 +29,15 @@ pub struct UpOptions {
     /// Where the state of the control plane is: embedded, or the members of an etcd [default: embedded]
     #[arg(long, value_name = "STORE")]
     store: Option<String>,
+    /// For an etcd at https: the certificates of those who vouch for it, in PEM
+    #[arg(long, value_name = "FILE")]
+    store_ca: Option<String>,
+    /// The certificate that is shown to it
+    #[arg(long, value_name = "FILE")]
+    store_cert: Option<String>,
+    /// The key of that, in a file for its owner alone
+    #[arg(long, value_name = "FILE")]
+    store_key: Option<String>,
     /// Where the API listens, on loopback; port 0 for any [default: 127.0.0.1:4600]
     #[arg(long, value_name = "ADDRESS")]
     api_listen: Option<String>,
@@ -147,6 +156,9 @@ impl UpOptions {
             data_dir,
             run_dir,
             store,
+            store_ca,
+            store_cert,
+            store_key,
             api_listen,
             api_rate,
             registry_listen,
@@ -176,6 +188,9 @@ impl UpOptions {
             ("data_dir", data_dir),
             ("run_dir", run_dir),
             ("store", store),
+            ("store_ca", store_ca),
+            ("store_cert", store_cert),
+            ("store_key", store_key),
             ("api_listen", api_listen),
             ("api_rate", api_rate),
             ("registry_listen", registry_listen),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use longshore_link::Listener;
 use longshore_runtime::RuntimePrograms;
+use longshore_store::EtcdTlsFiles;
 
 use super::child::RolePlan;
 use super::home::Home;
@@ -51,6 +52,7 @@ pub fn plan_roles(
         .with("system-token-file", home.system_token_file().display())
         .with("secret-keys-file", home.secret_keys_file().display())
         .with("root-file", home.root_file().display());
+    let global = with_store_tls(global, &settings.store_tls);
     let registry = Flags::new()
         .with("data-dir", home.role_dir("registry").display())
         .with("listen", &registry_at)
@@ -136,6 +138,15 @@ fn agent(
     given.fold(node, |node, (name, path)| node.with(name, path.display()))
 }
 
+/// Where the certificates for an etcd are.
+fn with_store_tls(flags: Flags, files: &EtcdTlsFiles) -> Flags {
+    let EtcdTlsFiles { ca, cert, key } = files;
+    [("store-ca", ca), ("store-cert", cert), ("store-key", key)]
+        .into_iter()
+        .filter_map(|(name, path)| Some((name, path.as_ref()?)))
+        .fold(flags, |flags, (name, path)| flags.with(name, path.display()))
+}
+
 /// Lets a role be asked for its metrics, where anyone may.
 fn give_metrics(plan: &mut RolePlan, metrics: &mut MetricsSockets) {
     let Some(listener) = metrics.remove(plan.role) else { return };
@@ -214,6 +225,11 @@ mod tests {
             nodes_listen: Some(free),
             locations_listen: Some(free),
             cgroup_parent: Some("/test".to_owned()),
+            store_tls: EtcdTlsFiles {
+                ca: Some("/ca".into()),
+                cert: Some("/cert".into()),
+                key: Some("/key".into()),
+            },
             coordinates: "-33.9,151.2".parse().ok(),
             programs: RuntimePrograms { runsc: Some("/opt/runsc".into()), ..Default::default() },
             ..Settings::defaults("n1".parse().unwrap())

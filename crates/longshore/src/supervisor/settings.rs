@@ -12,10 +12,12 @@ use std::path::PathBuf;
 
 use longshore_global::StoreChoice;
 use longshore_runtime::RuntimePrograms;
+use longshore_store::EtcdTlsFiles;
 use longshore_types::{Coordinates, HostName, IpNet, LocationName, ManifestProblem, NodeName};
 use toml::Value;
 
 use crate::logging::LogFormat;
+use crate::store_tls;
 use keys::KEYS;
 
 const DEFAULT_API_RATE: NonZeroU32 = NonZeroU32::new(100).expect("100 is not 0");
@@ -29,6 +31,8 @@ pub struct Settings {
     pub run_dir: PathBuf,
     /// Where the state of the control plane is.
     pub store: StoreChoice,
+    /// The certificates for an etcd at https.
+    pub store_tls: EtcdTlsFiles,
     /// Where the API listens, a loopback address.
     pub api_listen: SocketAddr,
     /// How many requests to the API each token may send in a second.
@@ -82,6 +86,7 @@ impl Settings {
             data_dir: crate::connection::DEFAULT_DATA_DIR.into(),
             run_dir: "/run/longshore".into(),
             store: StoreChoice::Embedded,
+            store_tls: EtcdTlsFiles::default(),
             api_listen: loopback(4600),
             api_rate: DEFAULT_API_RATE,
             registry_listen: loopback(4601),
@@ -138,6 +143,11 @@ impl Settings {
         let (nodes, locations) = (settings.nodes_listen, settings.locations_listen);
         problems.extend(unreachable("nodes", nodes, settings.nodes_advertise.as_ref()));
         problems.extend(unreachable("locations", locations, settings.locations_advertise.as_ref()));
+        // What is wrong with the store is not wrong with its certificates too.
+        if problems.iter().all(|problem| !problem.field.ends_with("store")) {
+            let wrong = settings.store_tls.load(settings.store.etcd()).err();
+            problems.extend(wrong.into_iter().flatten().map(store_tls::shown));
+        }
         if problems.is_empty() { Ok(settings) } else { Err(problems) }
     }
 

@@ -20,7 +20,19 @@ pub struct EtcdServer {
     peer_port: u16,
     /// `NAME=URL` of every member.
     cluster: String,
+    tls: Option<ServerTls>,
     child: Option<Child>,
+}
+
+/// The files of a cluster that speaks to its clients by TLS, and asks them for a certificate.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    /// The certificates of those who vouch for clients.
+    pub ca: PathBuf,
+    /// The certificate of the members, for 127.0.0.1.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 /// A port that nobody has now.
@@ -35,16 +47,30 @@ impl EtcdServer {
     ///
     /// When there is no program `etcd`, or it does not come up.
     pub fn cluster(dir: &Path, n_members: usize) -> io::Result<Vec<Self>> {
+        Self::cluster_with(dir, n_members, None)
+    }
+
+    /// The same, spoken to by TLS where its files are given.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::cluster`].
+    pub fn cluster_with(
+        dir: &Path,
+        n_members: usize,
+        tls: Option<&ServerTls>,
+    ) -> io::Result<Vec<Self>> {
         // A port that was free may be taken by the time that etcd wants it.
         for number in 0..2 {
-            if let Ok(members) = Self::try_cluster(&dir.join(format!("try{number}")), n_members) {
+            let dir = dir.join(format!("try{number}"));
+            if let Ok(members) = Self::try_cluster(&dir, n_members, tls) {
                 return Ok(members);
             }
         }
-        Self::try_cluster(&dir.join("last"), n_members)
+        Self::try_cluster(&dir.join("last"), n_members, tls)
     }
 
-    fn try_cluster(dir: &Path, n_members: usize) -> io::Result<Vec<Self>> {
+    fn try_cluster(dir: &Path, n_members: usize, tls: Option<&ServerTls>) -> io::Result<Vec<Self>> {
         std::fs::create_dir_all(dir)?;
         let mut members = Vec::new();
         for number in 0..n_members {
@@ -55,6 +81,7 @@ impl EtcdServer {
                 client_port: free_port()?,
                 peer_port: free_port()?,
                 cluster: String::new(),
+                tls: tls.cloned(),
                 child: None,
             });
         }
@@ -74,8 +101,13 @@ impl EtcdServer {
 
     /// Where these members are.
     pub fn address(members: &[Self]) -> EtcdAddress {
-        let urls = members.iter().map(|member| format!("http://127.0.0.1:{}", member.client_port));
+        let urls = members.iter().map(Self::client_url);
         EtcdAddress { members: urls.collect(), prefix: String::new() }
+    }
+
+    fn client_url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.client_port)
     }
 
     /// Begins to run it, with the data that it has.
@@ -84,14 +116,16 @@ impl EtcdServer {
     ///
     /// When there is no program `etcd`.
     pub fn start(&mut self) -> io::Result<()> {
-        let (client, peer) = (self.client_port, self.peer_port);
-        let (client, peer) =
-            (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let (client, peer) = (self.client_url(), format!("http://127.0.0.1:{}", self.peer_port));
         let mut etcd = Command::new("etcd");
         etcd.arg("--name").arg(&self.name).arg("--data-dir").arg(&self.dir);
         etcd.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         etcd.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         etcd.args(["--initial-cluster", &self.cluster, "--log-level", "error"]);
+        if let Some(ServerTls { ca, cert, key }) = &self.tls {
+            etcd.arg("--client-cert-auth").arg("--trusted-ca-file").arg(ca);
+            etcd.arg("--cert-file").arg(cert).arg("--key-file").arg(key);
+        }
         // What is tested is not the disk.
         etcd.arg("--unsafe-no-fsync");
         etcd.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -11,6 +11,7 @@ use longshore_global::STORE_FILE;
 use longshore_store::{EtcdAddress, EtcdStore, OpenStoreError, Page, RedbStore, Store};
 
 use crate::failure::{Failure, Kind, OrFail};
+use crate::store_tls::StoreTlsOptions;
 
 /// Where a store is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,31 +58,36 @@ pub fn directory(text: &str) -> Result<Place, String> {
 
 impl Place {
     /// Opens a store that is there.
-    pub async fn open_existing(&self) -> Result<Arc<dyn Store>, Failure> {
+    pub async fn open_existing(&self, tls: &StoreTlsOptions) -> Result<Arc<dyn Store>, Failure> {
         match self {
             Self::File(path) if !path.exists() => {
                 let message = format!("there is no store {}", path.display());
                 Err(Failure::new(Kind::NotFound, message)
                     .hint("name the data directory of `longshore up`, or of `longshore global`"))
             }
-            _ => self.open().await,
+            _ => self.open(tls).await,
         }
     }
 
     /// Opens a store that may not be there yet.
-    pub async fn open_or_make(&self) -> Result<Arc<dyn Store>, Failure> {
+    pub async fn open_or_make(&self, tls: &StoreTlsOptions) -> Result<Arc<dyn Store>, Failure> {
         if let Self::File(path) = self {
             let dir = path.parent().unwrap_or(Path::new("."));
             let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
             made.or_fail(Kind::Other, format!("cannot make {}", dir.display()))?;
         }
-        self.open().await
+        self.open(tls).await
     }
 
-    async fn open(&self) -> Result<Arc<dyn Store>, Failure> {
+    async fn open(&self, tls: &StoreTlsOptions) -> Result<Arc<dyn Store>, Failure> {
         match self {
             Self::Etcd(address) => {
-                let store = EtcdStore::connect(address).await;
+                // Of two stores only one may be at https.
+                let tls = match address.is_secure() {
+                    true => tls.clone().load(Some(address))?,
+                    false => None,
+                };
+                let store = EtcdStore::connect(address, tls.as_ref()).await;
                 let store = store.or_fail(Kind::Unavailable, format!("cannot reach {address}"))?;
                 Ok(Arc::new(store))
             }
@@ -119,7 +125,7 @@ mod tests {
         let root = dir.path().display().to_string();
         let place = |text: &str| text.parse::<Place>().map(|place| place.to_string());
         assert_eq!(place("http://a:1/x"), Ok("http://a:1/x".to_owned()));
-        assert!(place("ftp://a:1").unwrap_err().contains("http://HOST:PORT"));
+        assert!(place("ftp://a:1").unwrap_err().contains("is not http[s]://HOST:PORT"));
         // One that is not there yet will be that of `up`.
         assert_eq!(place(&root), Ok(format!("{root}/global/store.redb")));
         std::fs::write(dir.path().join("lock"), "").unwrap();

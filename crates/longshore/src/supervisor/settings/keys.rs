@@ -42,12 +42,33 @@ pub const KEYS: &[Key] = &[
         name: "store",
         help: "Where the state of the control plane is: \"embedded\", a file in the data directory; or an\n\
                etcd cluster that outlives this machine, as \"http://HOST:PORT,http://HOST:PORT/PREFIX\".\n\
-               Several control planes may share one: one leads, the others wait. Default \"embedded\".",
+               Several control planes may share one: one leads, and all answer. With \"https\" it is spoken\n\
+               to by TLS. Default \"embedded\".",
         set: |settings, value| {
             let store = text(value).and_then(|text| text.parse().ok());
             put(&mut settings.store, store.ok_or(StoreChoice::ALLOWED))
         },
         show: |settings| quoted(&settings.store),
+    },
+    Key {
+        name: "store_ca",
+        help: "For an etcd at https: a file with the certificates, in PEM, of those who vouch for it.\n\
+               Default \"\".",
+        set: |settings, value| put(&mut settings.store_tls.ca, file(value)),
+        show: |settings| shown(settings.store_tls.ca.as_ref()),
+    },
+    Key {
+        name: "store_cert",
+        help: "A file with the certificate that is shown to it, in PEM; empty for none. Default \"\".",
+        set: |settings, value| put(&mut settings.store_tls.cert, file(value)),
+        show: |settings| shown(settings.store_tls.cert.as_ref()),
+    },
+    Key {
+        name: "store_key",
+        help: "A file with the key of that, in PEM, which nobody but its owner may read. All three are\n\
+               read when the control plane starts. Default \"\".",
+        set: |settings, value| put(&mut settings.store_tls.key, file(value)),
+        show: |settings| shown(settings.store_tls.key.as_ref()),
     },
     Key {
         name: "api_listen",
@@ -256,6 +277,10 @@ fn program(value: &Value) -> Result<Option<PathBuf>, &'static str> {
         Some(path) if path.starts_with('/') => Ok(Some(path.into())),
         _ => Err("the absolute path of a program, or empty"),
     }
+}
+
+fn file(value: &Value) -> Result<Option<PathBuf>, &'static str> {
+    program(value).map_err(|_| "the absolute path of a file, or empty")
 }
 
 fn shown(path: Option<&PathBuf>) -> String {

@@ -98,3 +98,20 @@ fn any_host_name_gives_a_node_name() {
         assert_eq!(node_name(host).as_str(), node, "{host}");
     }
 }
+
+#[test]
+fn the_certificates_for_an_etcd_are_looked_at_with_all_else() {
+    let file =
+        "store = \"https://a:1\"\nstore_cert = \"/none/cert\"\nstore_key = \"relative\"\nlog = 7";
+    let told = problems(file, &[]).join("\n");
+    for part in [
+        "store_ca = (none): a file with the certificates of those who vouch",
+        "store_cert = /none/cert: a file that can be read: No such file",
+        "store_key = \"relative\": the absolute path of a file, or empty",
+        "log = 7: ",
+    ] {
+        assert!(told.contains(part), "no {part:?} in:\n{told}");
+    }
+    let needless = problems("store_ca = \"/none/ca\"", &[]);
+    assert_eq!(needless, ["store_ca = /none/ca: nothing where the store is no etcd at https://"]);
+}
