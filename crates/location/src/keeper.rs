@@ -13,7 +13,7 @@ use longshore_api::links::{
 };
 use longshore_link::{Endpoint, Pace, now};
 use longshore_store::{MAX_OPERATIONS, Page, Store, StoreError, Transaction};
-use longshore_types::{Cordon, Generation, InstanceId, LocationName, NodeName, Release};
+use longshore_types::{Cordon, Generation, InstanceId, LocationName, NodeName, Release, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -192,7 +192,7 @@ impl Keeper {
             // A plan can make the next one possible: stop when nothing changes any more.
             while self.state.settled(moment()) {
                 let moment = moment();
-                let planned = self.state.reconcile(moment.wall.0 ^ self.generation.0 << 20, moment);
+                let planned = self.state.reconcile(self.seed(moment), moment);
                 changes.put.extend(planned.put);
                 changes.delete.extend(planned.delete);
                 if changes.is_empty() {
@@ -214,6 +214,11 @@ impl Keeper {
             self.watched.rounds.observe(began.elapsed().as_secs_f64());
             pace.worked_since(began);
         }
+    }
+
+    /// Where the ids of new instances begin.
+    fn seed(&self, moment: Moment) -> u64 {
+        seed(&self.state.name, self.generation, moment.wall)
     }
 
     async fn take(
@@ -417,6 +422,16 @@ impl Keeper {
     }
 }
 
+/// Two locations that are told of an app in the same millisecond, in stores that have seen as many changes,
+/// must not give their instances the same ids: users name an instance by its id alone.
+fn seed(location: &LocationName, generation: Generation, now: Timestamp) -> u64 {
+    // FNV-1a, which is the same everywhere.
+    let place = location.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    place ^ now.0 ^ (generation.0 << 20)
+}
+
 /// True when two reports differ in nothing but the times at which they were made.
 fn same_news(before: &LocationReport, after: &LocationReport) -> bool {
     let mut before = before.clone();
@@ -425,4 +440,21 @@ fn same_news(before: &LocationReport, after: &LocationReport) -> bool {
         node.reported_at = newer.reported_at;
     }
     before == *after
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_locations_begin_their_ids_elsewhere_at_the_same_moment() {
+        let seed = |location: &str, generation, now| {
+            seed(&location.parse().unwrap(), Generation(generation), Timestamp(now))
+        };
+        let now = 1_795_765_603_726;
+        assert_ne!(seed("here", 7, now), seed("there", 7, now));
+        assert_ne!(seed("here", 7, now), seed("here", 8, now));
+        assert_ne!(seed("here", 7, now), seed("here", 7, now + 1));
+        assert_eq!(seed("here", 7, now), seed("here", 7, now));
+    }
 }
