@@ -65,7 +65,7 @@ enum Command {
     Store(commands::store::Options),
 
     // The parts of the platform, one process each; `up` starts them all.
-    Global(roles::global::Options),
+    Global(Box<roles::global::Options>),
     Location(roles::location::Options),
     Node(Box<roles::node::Options>),
     Registry(roles::registry::Options),
@@ -100,7 +100,7 @@ impl Command {
             Self::Up(options) => supervisor::run(*options),
             Self::Demo(options) => demo::run(options),
             Self::Doctor(options) => supervisor::doctor(&options),
-            Self::Global(options) => roles::global::run(options),
+            Self::Global(options) => roles::global::run(*options),
             Self::Location(options) => roles::location::run(options),
             Self::Node(options) => roles::node::run(*options),
             Self::Registry(options) => roles::registry::run(options),
