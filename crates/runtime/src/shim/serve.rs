@@ -288,8 +288,9 @@ impl Server {
     }
 
     /// Answers those who wait, and who is attached. They may also read the record, so none is waited for
-    /// long.
+    /// long. Who is attached comes first: an agent that waited may end this shim once it is told.
     fn tell(&mut self, record: &ExitRecord, code: i32) {
+        self.clients.sort_by_key(|client| !client.is_attached);
         for client in self.clients.iter_mut().filter(|client| client.waits || client.is_attached) {
             let line = match client.is_attached {
                 true => protocol::line(Start::Ended { code }),
