@@ -38,6 +38,22 @@ pub async fn the_program_waits_for_its_client(bed: Bed) {
     for line in ["begun\n", "passed on\n", "bad\n"] {
         assert!(logged.contains(line), "{logged:?}");
     }
+    // An agent that hears of the end takes all away at once; the client was told before.
+    let mut spec = bed.script("exit 5");
+    spec.client = client(Attached::Pipes);
+    let running = bed.start(&spec).await;
+    let id = running.id().clone();
+    let mut stream = bed.shims.attach(&id, None, false).await.expect("it waits");
+    let agent = async {
+        running.wait().await.expect("the end is known");
+        bed.shims.remove(&id).await.expect("it goes");
+    };
+    // It is waited for before the client looks.
+    let ((), code) = tokio::join!(agent, async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        end(&mut stream).await
+    });
+    assert_eq!(code, 5);
     bed.finish().await;
 }
 
