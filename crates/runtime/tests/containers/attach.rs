@@ -43,13 +43,14 @@ pub async fn the_program_waits_for_its_client(bed: Bed) {
     spec.client = client(Attached::Pipes);
     let running = bed.start(&spec).await;
     let id = running.id().clone();
-    let mut stream = bed.shims.attach(&id, None, false).await.expect("it waits");
     let agent = async {
         running.wait().await.expect("the end is known");
         bed.shims.remove(&id).await.expect("it goes");
     };
-    // It is waited for before the client looks.
     let ((), code) = tokio::join!(agent, async {
+        // The agent waits since long.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut stream = bed.shims.attach(&id, None, false).await.expect("it waits");
         tokio::time::sleep(Duration::from_millis(300)).await;
         end(&mut stream).await
     });
