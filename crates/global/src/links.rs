@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
-use axum::extract::{Path, RawPathParams, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, RawPathParams, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -25,6 +25,9 @@ use crate::catalog::Catalog;
 use crate::records::{Key, LocationRecord, encode};
 use crate::{Plane, api, joining, tokens, views};
 
+/// The most bytes that are read from who is not known yet.
+const JOIN_BODY: usize = 16 << 10;
+
 pub fn router(plane: Arc<Plane>) -> Router {
     let locations = Router::new()
         .route("/link/locations/{location}/allotments", get(allotments))
@@ -39,10 +42,10 @@ pub fn router(plane: Arc<Plane>) -> Router {
         .route("/link/registry/certificate", post(joining::name_registry))
         .route_layer(from_fn_with_state(Arc::clone(&plane), only_the_registry));
     Router::new()
-        .route("/join", post(joining::join))
+        .route("/join", post(joining::join).layer(DefaultBodyLimit::max(JOIN_BODY)))
         .merge(locations)
         .merge(registry)
-        .layer(axum::extract::DefaultBodyLimit::max(64 << 20))
+        .layer(DefaultBodyLimit::max(64 << 20))
         .with_state(plane)
 }
 
@@ -74,13 +77,16 @@ async fn only(may: bool, peer: Peer, request: Request, next: Next) -> Response {
     if may {
         return next.run(request).await;
     }
+    tracing::warn!(?peer, path = request.uri().path(), "refused");
+    refused(&peer).into_response()
+}
+
+fn refused(peer: &Peer) -> Refusal {
     let who = match peer.name() {
         Some(name) => name.to_string(),
         None => "who shows no certificate of this world".to_owned(),
     };
-    tracing::warn!(%who, path = request.uri().path(), "refused");
-    let detail = format!("this is not for {who}");
-    Refusal(Problem::new(ProblemCode::Forbidden, detail)).into_response()
+    Refusal(Problem::new(ProblemCode::Forbidden, format!("this is not for {who}")))
 }
 
 /// The allotments of a location, again at each change.
@@ -199,6 +205,7 @@ fn releases_at<'a>(
 async fn report(
     State(plane): State<Arc<Plane>>,
     Path(location): Path<LocationName>,
+    Extension(peer): Extension<Peer>,
     Body(report): Body<LocationReport>,
 ) -> Result<axum::Json<()>, Refusal> {
     if report.location != location {
@@ -207,6 +214,10 @@ async fn report(
     }
     let report = of_this_life(&plane, report)?;
     if !plane.catalog().locations.contains_key(&location) {
+        // One that joined is made by that, and was removed a moment ago.
+        if peer != Peer::Local {
+            return Err(refused(&peer));
+        }
         let key = Key::Location(location).to_string();
         let record = LocationRecord { joined_at: now(), authority: None };
         let change = Transaction::new().when(Compare::absent(&key)).put(key, encode(&record));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, RawPathParams, RawQuery, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, RawPathParams, RawQuery, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -53,6 +53,9 @@ pub struct Parts {
     pub service: Service,
 }
 
+/// The most bytes that are read from who is not known yet.
+const JOIN_BODY: usize = 16 << 10;
+
 /// Everything, each part for those alone whom it is for: who that is, is decided here and nowhere else.
 pub fn router(parts: Parts) -> Router {
     let Parts { location, handle, secrets, trust, images, service } = parts;
@@ -83,11 +86,11 @@ pub fn router(parts: Parts) -> Router {
         .route("/gate/nodes/{node}/drain", get(preview_drain))
         .route_layer(from_fn_with_state(Arc::clone(&server), only_global));
     Router::new()
-        .route("/join", post(join))
+        .route("/join", post(join).layer(DefaultBodyLimit::max(JOIN_BODY)))
         .merge(nodes)
         .merge(ingresses)
         .merge(global)
-        .layer(axum::extract::DefaultBodyLimit::max(64 << 20))
+        .layer(DefaultBodyLimit::max(64 << 20))
         .with_state(server)
 }
 

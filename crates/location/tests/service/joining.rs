@@ -181,6 +181,9 @@ async fn a_token_lets_one_node_in_once_and_under_a_name_of_its_own() {
     refused(scene.join("n2", "guessed").await, ProblemCode::Forbidden);
     let taken = refused(scene.join("n1", SECRET).await, ProblemCode::Conflict);
     assert!(taken.contains("--name"), "{taken}");
+    let much = json!({"secret": SECRET, "node": "n2", "key": "x".repeat(100_000)});
+    let too_large = scene.stranger().call::<_, Signed>(Method::POST, "/join", Some(&much)).await;
+    refused(too_large, ProblemCode::TooLarge);
     // The refusals have cost the token nothing.
     let identity = scene.join("n2", SECRET).await.unwrap();
     says(&scene.with(&identity), "n2", "https://192.0.2.1:1").await.unwrap();
