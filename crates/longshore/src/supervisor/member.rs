@@ -6,10 +6,11 @@ mod location;
 mod node;
 
 use std::net::{SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use longshore_link::Endpoint;
+use longshore_trust::Identity;
 use longshore_types::{IpNet, NodeName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -143,6 +144,14 @@ fn membership<T: DeserializeOwned>(home: &Home, proof: PathBuf, what: &str) -> R
     serde_json::from_slice(&text).or_fail(Kind::Other, doing)
 }
 
+/// Whether this machine has joined, and what it has by that is good still. What was away for too long joins
+/// anew, with all that it keeps.
+fn is_member(proof: &Path) -> Result<bool, Failure> {
+    let doing = || format!("cannot read {}", proof.display());
+    let identity = Identity::load(proof).or_fail(Kind::Other, doing())?;
+    Ok(identity.is_some_and(|identity| identity.expires_at() > longshore_link::now()))
+}
+
 fn joined_already(what: &str) -> Failure {
     let message = format!("this machine has joined already, as {what}");
     Failure::new(Kind::Other, message)
@@ -201,6 +210,23 @@ fn advertised(endpoint: &Endpoint, peer: &str) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_expired_is_no_membership() {
+        use longshore_trust::{Name, RootAuthority};
+        let dir = tempfile::tempdir().unwrap();
+        let (root, proof) = (dir.path().join("root.json"), dir.path().join("identity.json"));
+        assert!(!is_member(&proof).unwrap());
+        let now = longshore_link::now();
+        let root = RootAuthority::open(&root, now).unwrap();
+        root.identify(&Name::Global, now).unwrap().save(&proof).unwrap();
+        assert!(is_member(&proof).unwrap());
+        let long_ago = longshore_types::Timestamp(now.0 - 2 * 86_400_000);
+        root.identify(&Name::Global, long_ago).unwrap().save(&proof).unwrap();
+        assert!(!is_member(&proof).unwrap());
+        std::fs::write(&proof, "{").unwrap();
+        assert!(is_member(&proof).is_err());
+    }
 
     #[test]
     fn a_machine_is_reached_where_it_listens_or_by_the_way_to_its_peer() {

@@ -101,7 +101,7 @@ impl Member for Location<'_> {
 
 fn join_as(home: &Home, token: JoinToken, node: NodeName) -> Result<(), Failure> {
     let proof = home.authority_file();
-    if proof.exists() {
+    if super::is_member(&proof)? {
         let Membership { location, global, .. } = super::membership(home, proof, "a location")?;
         return Err(super::joined_already(&format!("location {location} of {global}")));
     }

@@ -95,7 +95,7 @@ impl Member for Node<'_> {
 
 fn join_as(home: &Home, token: JoinToken, node: NodeName) -> Result<(), Failure> {
     let file = home.identity_file();
-    if file.exists() {
+    if super::is_member(&file)? {
         let Membership { node, location } = super::membership(home, file, "a node")?;
         return Err(super::joined_already(&format!("node {node} of {location}")));
     }
