@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use axum::extract::{DefaultBodyLimit, Path, RawPathParams, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use futures_util::StreamExt;
@@ -14,7 +14,9 @@ use longshore_api::links::{
     SecretsRequest,
 };
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{Body, Refusal, json_lines, now, watch_lines};
+use longshore_link::{
+    Body, MAX_OF_STRANGERS, Refusal, json_lines, not_for, now, only, watch_lines,
+};
 use longshore_store::{Compare, Transaction};
 use longshore_trust::{Peer, RootAuthority};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights};
@@ -24,9 +26,6 @@ use tokio::sync::watch;
 use crate::catalog::Catalog;
 use crate::records::{Key, LocationRecord, encode};
 use crate::{Plane, api, joining, tokens, views};
-
-/// The most bytes that are read from who is not known yet.
-const JOIN_BODY: usize = 16 << 10;
 
 pub fn router(plane: Arc<Plane>) -> Router {
     let locations = Router::new()
@@ -42,7 +41,7 @@ pub fn router(plane: Arc<Plane>) -> Router {
         .route("/link/registry/certificate", post(joining::name_registry))
         .route_layer(from_fn_with_state(Arc::clone(&plane), only_the_registry));
     Router::new()
-        .route("/join", post(joining::join).layer(DefaultBodyLimit::max(JOIN_BODY)))
+        .route("/join", post(joining::join).layer(DefaultBodyLimit::max(MAX_OF_STRANGERS)))
         .merge(locations)
         .merge(registry)
         .layer(DefaultBodyLimit::max(64 << 20))
@@ -71,22 +70,6 @@ async fn only_the_registry(
     next: Next,
 ) -> Response {
     only(peer == Peer::Local, peer, request, next).await
-}
-
-async fn only(may: bool, peer: Peer, request: Request, next: Next) -> Response {
-    if may {
-        return next.run(request).await;
-    }
-    tracing::warn!(?peer, path = request.uri().path(), "refused");
-    refused(&peer).into_response()
-}
-
-fn refused(peer: &Peer) -> Refusal {
-    let who = match peer.name() {
-        Some(name) => name.to_string(),
-        None => "who shows no certificate of this world".to_owned(),
-    };
-    Refusal(Problem::new(ProblemCode::Forbidden, format!("this is not for {who}")))
 }
 
 /// The allotments of a location, again at each change.
@@ -216,7 +199,7 @@ async fn report(
     if !plane.catalog().locations.contains_key(&location) {
         // One that joined is made by that, and was removed a moment ago.
         if peer != Peer::Local {
-            return Err(refused(&peer));
+            return Err(not_for(&peer));
         }
         let key = Key::Location(location).to_string();
         let record = LocationRecord { joined_at: now(), authority: None };

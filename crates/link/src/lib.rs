@@ -5,6 +5,7 @@
 //! - [`Client`]: calls with a time limit, and watches that notice a silent peer.
 //! - [`Refusal`]: a [`longshore_api::Problem`] as an answer. [`json_lines`] and
 //!   [`event_stream`]: streams as answers.
+//! - [`only`]: who may ask.
 //! - [`ByteStream`]: bodies of any length, sent and read as they come.
 //! - [`Upgrade`]: a connection that is passed on as bytes, or ended as a [`WebSocket`] or
 //!   a [`Tunnel`].
@@ -22,6 +23,7 @@ mod client;
 mod clock;
 mod endpoint;
 mod followed;
+mod guard;
 mod listener;
 mod pace;
 mod passing;
@@ -39,6 +41,7 @@ pub use client::{CallError, Client, EventStream, LineStream};
 pub use clock::now;
 pub use endpoint::{Endpoint, Endpoints};
 pub use followed::Followed;
+pub use guard::{MAX_OF_STRANGERS, not_for, only};
 pub use listener::{FDS_VARIABLE, ListenError, Listener};
 pub use pace::Pace;
 pub use passing::NotPassedOn;

@@ -15,8 +15,8 @@ use longshore_api::links::{
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{
-    Body, CallError, Client, Refusal, Service, Upgrade, chain, json_lines, relay, relay_whole,
-    watch_lines,
+    Body, CallError, Client, MAX_OF_STRANGERS, Refusal, Service, Upgrade, chain, json_lines, only,
+    relay, relay_whole, watch_lines,
 };
 use longshore_trust::{CertificateRequest, JoinRequest, Name, Peer, Signed};
 use longshore_types::{InstanceId, LocationName, NodeName};
@@ -53,9 +53,6 @@ pub struct Parts {
     pub service: Service,
 }
 
-/// The most bytes that are read from who is not known yet.
-const JOIN_BODY: usize = 16 << 10;
-
 /// Everything, each part for those alone whom it is for: who that is, is decided here and nowhere else.
 pub fn router(parts: Parts) -> Router {
     let Parts { location, handle, secrets, trust, images, service } = parts;
@@ -86,7 +83,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/gate/nodes/{node}/drain", get(preview_drain))
         .route_layer(from_fn_with_state(Arc::clone(&server), only_global));
     Router::new()
-        .route("/join", post(join).layer(DefaultBodyLimit::max(JOIN_BODY)))
+        .route("/join", post(join).layer(DefaultBodyLimit::max(MAX_OF_STRANGERS)))
         .merge(nodes)
         .merge(ingresses)
         .merge(global)
@@ -144,19 +141,6 @@ async fn only_global(
     next: Next,
 ) -> Response {
     only(peer == Peer::Local || peer.name() == Some(&Name::Global), peer, request, next).await
-}
-
-async fn only(may: bool, peer: Peer, request: Request, next: Next) -> Response {
-    if may {
-        return next.run(request).await;
-    }
-    let who = match peer.name() {
-        Some(name) => name.to_string(),
-        None => "who shows no certificate of this world".to_owned(),
-    };
-    tracing::warn!(%who, path = request.uri().path(), "refused");
-    let detail = format!("this is not for {who}");
-    Refusal(Problem::new(ProblemCode::Forbidden, detail)).into_response()
 }
 
 async fn join(

@@ -7,10 +7,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use http::Method;
-use longshore_api::{Problem, ProblemCode};
-use longshore_link::{CallError, Client, Endpoint, Refusal, now};
+use longshore_link::{CallError, Client, Endpoint, now, only};
 use longshore_trust::{
     AuthorityError, CertificateRequest, Credentials, Identity, JoinRequest, JoinToken, Name,
     NewKey, Peer, Signed, client_config, joining_config,
@@ -163,10 +162,5 @@ async fn only_the_location(
         }
         Some(Name::Global | Name::Registry | Name::Node(..)) | None => false,
     };
-    if may {
-        return next.run(request).await;
-    }
-    tracing::warn!(?peer, path = request.uri().path(), "refused");
-    let detail = "this is for the location of this node alone";
-    Refusal(Problem::new(ProblemCode::Forbidden, detail)).into_response()
+    only(may, peer, request, next).await
 }
