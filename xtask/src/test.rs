@@ -93,17 +93,19 @@ fn has_nextest() -> bool {
 /// What builds and runs unit and end-to-end tests.
 fn test_runner() -> Command {
     if has_nextest() {
-        return cargo(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]);
+        return cargo(["nextest", "run", "--workspace", "--locked"]);
     }
     // Compiling nextest takes longer than all of our tests; its gain is one process per test.
     eprintln!("cargo-nextest is not installed; using cargo test, which runs fewer at once");
-    let mut plain = cargo(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    let mut plain = cargo(["test", "--workspace", "--locked"]);
     plain.args(["--lib", "--bins", "--tests"]);
     plain
 }
 
 fn run_tests(options: &Options, counts: &mut Counts) -> Result<()> {
     let mut command = test_runner();
+    // The runner refuses it where nothing is run.
+    command.arg("--no-fail-fast");
     if has_nextest() {
         // Tests wait a third of their time, end-to-end tests more; their group lets two at once of
         // these through whatever this says.
