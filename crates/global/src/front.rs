@@ -11,6 +11,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -19,7 +20,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Client, Endpoint, NotPassedOn, Refusal, Service, chain};
 use longshore_trust::Peer;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
@@ -33,9 +34,14 @@ const PASSED_ON_FROM: HeaderName = HeaderName::from_static("longshore-passed-on-
 /// When to come back to who finds no leader, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
+/// How long a request is held while nobody leads.
+const HOLD: Duration = Duration::from_secs(3);
+
 /// Answers for a control plane until it leads, and hands over to what answers then.
 pub struct Front {
     led: OnceLock<Led>,
+    /// Told when that is set.
+    leads: Notify,
     known: watch::Receiver<KnownLeader>,
     way: Mutex<Option<Arc<Way>>>,
     service: Service,
@@ -61,7 +67,8 @@ struct Way {
 impl Front {
     /// Answers as long as others lead, those who are told of in `known`.
     pub fn new(known: watch::Receiver<KnownLeader>, service: Service) -> Arc<Self> {
-        let front = Self { led: OnceLock::new(), known, way: Mutex::default(), service };
+        let (led, leads) = (OnceLock::new(), Notify::new());
+        let front = Self { led, leads, known, way: Mutex::default(), service };
         let front = Arc::new(front);
         let follow = Arc::clone(&front);
         front.service.spawn_until_shutdown("front", async move { follow.end_old_ways().await });
@@ -72,6 +79,27 @@ impl Front {
     pub fn lead(&self, led: Led) {
         // A control plane that lost the lead ends, so it begins to lead once.
         let _ = self.led.set(led);
+        self.leads.notify_waiters();
+    }
+
+    /// Waits a little for somebody to lead: one that was killed and started again leads in a moment, and
+    /// that is a delay and no error to whoever asks meanwhile.
+    async fn wait_for_a_leader(&self) {
+        let mut known = self.known.clone();
+        let wait = async {
+            loop {
+                let leads = self.leads.notified();
+                if self.led.get().is_some() || self.way().is_some() {
+                    return;
+                }
+                tokio::select! {
+                    () = leads => {}
+                    changed = known.changed() => if changed.is_err() { return },
+                }
+            }
+        };
+        // Whoever still finds none is told so.
+        let _ = tokio::time::timeout(HOLD, wait).await;
     }
 
     /// The API.
@@ -118,6 +146,9 @@ impl Front {
 }
 
 async fn api(State(front): State<Arc<Front>>, request: Request) -> Response {
+    if front.led.get().is_none() && !request.headers().contains_key(PASSED_ON) {
+        front.wait_for_a_leader().await;
+    }
     if let Some(led) = front.led.get() {
         return answered(led.api.clone(), request).await;
     }
