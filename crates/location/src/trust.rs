@@ -125,8 +125,9 @@ impl Trust {
     /// once there are any.
     pub async fn keep(self: Arc<Self>, joining: Joining, router: Router, service: Service) {
         let mut waiting = Some((joining.listener, router));
+        let mut own = None;
         loop {
-            let wait = match self.renew().await {
+            let wait = match self.renew(&mut own).await {
                 Ok(()) => LOOK,
                 Err(error) => {
                     tracing::warn!(
@@ -147,7 +148,8 @@ impl Trust {
         }
     }
 
-    async fn renew(&self) -> Result<(), RenewError> {
+    /// Renews what is due: the authority, and then `own`, what this location shows itself.
+    async fn renew(&self, own: &mut Option<Identity>) -> Result<(), RenewError> {
         let held = self.authority();
         let authority = match held {
             Some(authority) if !authority.is_due(now()) => authority,
@@ -168,13 +170,16 @@ impl Trust {
                 (Err(error), None) => return Err(error),
             },
         };
-        let own = authority.identify(&Name::Location(self.location.clone()), now())?;
+        if own.as_ref().is_some_and(|own| !own.is_due(now())) {
+            return Ok(());
+        }
+        let named = authority.identify(&Name::Location(self.location.clone()), now())?;
         let credentials = self.credentials();
         match credentials {
-            // A certificate of its own costs nothing, so it is simply a new one each time.
-            Some(credentials) => credentials.replace(&own)?,
-            None => *write(&self.credentials) = Some(Credentials::new(&own)?),
+            Some(credentials) => credentials.replace(&named)?,
+            None => *write(&self.credentials) = Some(Credentials::new(&named)?),
         }
+        *own = Some(named);
         Ok(())
     }
 
