@@ -26,9 +26,14 @@ pub fn hash(token: &str) -> String {
 
 /// Makes the text of a new token.
 pub fn generate() -> std::io::Result<String> {
+    Ok(format!("{PREFIX}{}", random_text()?))
+}
+
+/// 256 random bits in hexadecimal digits.
+pub fn random_text() -> std::io::Result<String> {
     let mut random = [0; 32];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
-    Ok(format!("{PREFIX}{}", hex(&random)))
+    Ok(hex(&random))
 }
 
 /// Stores the two tokens that every platform has, with the texts of their files.

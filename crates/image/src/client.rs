@@ -23,7 +23,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::source::{BlobStream, FetchedManifest, Retry, Source, SourceError};
+use crate::source::{BlobStream, FetchedManifest, Retry, Source, SourceError, without_first};
 
 pub use error::RegistryClientError;
 pub use upload::BlobSource;
@@ -153,16 +153,11 @@ impl RegistryClient {
         }
         let response = self.send("read the blob", request).await?;
         // A registry may ignore the range and send all; then what we have is skipped.
-        let mut skip = match response.status() {
+        let skip = match response.status() {
             StatusCode::PARTIAL_CONTENT => 0,
             _ => from,
         };
-        let wanted = body(response).map_ok(move |mut part: Bytes| {
-            let skipped = usize::try_from(skip).map_or(part.len(), |skip| skip.min(part.len()));
-            skip -= skipped as u64;
-            part.split_off(skipped)
-        });
-        Ok(wanted)
+        Ok(without_first(skip, body(response)))
     }
 
     /// The size of a blob in bytes, when the repository has it.

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{BoxStream, Stream, TryStreamExt as _};
 use longshore_types::{Digest, Repository};
 
 /// Something that can hand over manifests and blobs of a repository.
@@ -41,6 +41,19 @@ pub struct FetchedManifest {
 
 /// The bytes of a blob in order. The end of the stream means that the source believes it complete.
 pub type BlobStream = BoxStream<'static, Result<Bytes, SourceError>>;
+
+/// The same bytes without the first `skip` of them, for a source that was asked to begin in the middle and
+/// did not.
+pub fn without_first<E>(
+    mut skip: u64,
+    bytes: impl Stream<Item = Result<Bytes, E>>,
+) -> impl Stream<Item = Result<Bytes, E>> {
+    bytes.map_ok(move |mut part| {
+        let skipped = usize::try_from(skip).map_or(part.len(), |skip| skip.min(part.len()));
+        skip -= skipped as u64;
+        part.split_off(skipped)
+    })
+}
 
 /// Why a source could not hand over what was asked for.
 #[derive(Debug, thiserror::Error)]

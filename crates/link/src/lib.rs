@@ -5,7 +5,7 @@
 //! - [`Client`]: calls with a time limit, and watches that notice a silent peer.
 //! - [`Refusal`]: a [`longshore_api::Problem`] as an answer. [`json_lines`] and
 //!   [`event_stream`]: streams as answers.
-//! - [`only`]: who may ask.
+//! - [`only`]: who may ask. [`join`]: how a machine comes to be known.
 //! - [`ByteStream`]: bodies of any length, sent and read as they come.
 //! - [`Upgrade`]: a connection that is passed on as bytes, or ended as a [`WebSocket`] or
 //!   a [`Tunnel`].
@@ -24,6 +24,7 @@ mod clock;
 mod endpoint;
 mod followed;
 mod guard;
+mod joining;
 mod listener;
 mod pace;
 mod passing;
@@ -42,6 +43,7 @@ pub use clock::now;
 pub use endpoint::{Endpoint, Endpoints};
 pub use followed::Followed;
 pub use guard::{MAX_OF_STRANGERS, not_for, only};
+pub use joining::{JoinError, join, joined_identity};
 pub use listener::{FDS_VARIABLE, ListenError, Listener};
 pub use pace::Pace;
 pub use passing::NotPassedOn;

@@ -25,7 +25,9 @@ mod uplink;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use longshore_link::{Client, Endpoint, Endpoints, Followed, Listener, Service, ServiceError};
+use longshore_link::{
+    Client, Endpoint, Endpoints, Followed, JoinError, Listener, Service, ServiceError,
+};
 use longshore_secrets::KeyringError;
 use longshore_store::{Measured, OpenStoreError, RecordError, RedbStore, Store, StoreError};
 use longshore_telemetry::traces::Tracer;
@@ -34,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use images::{Images, Registry};
 use joined::Joined;
-pub use joined::{JoinError, join};
+pub use joined::join;
 use keeper::Keeper;
 use metrics::{Metrics, Told, Watched};
 use secrets::Secrets;

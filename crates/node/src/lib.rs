@@ -34,7 +34,7 @@ use longshore_disk::{LayerError, WritableLayers};
 use longshore_image::limits::Limits;
 use longshore_image::source::Source;
 use longshore_image::store::{ImageStore, OpenStoreError};
-use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
+use longshore_link::{Client, Endpoint, JoinError, Listener, Service, ServiceError};
 use longshore_network::{AgentId, Network, NetworkConfig, OpenNetworkError};
 use longshore_runtime::{AdoptError, RuntimeProblem, RuntimePrograms, Shims, ShimsConfig, probe};
 use longshore_telemetry::traces::Tracer;
@@ -44,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 
 use agent::Agent;
 use joined::Joined;
-pub use joined::{JoinError, join};
+pub use joined::join;
 use source::LocationSource;
 
 /// How long the agent may take to end. When its instances end with it, each has its grace first;

@@ -5,7 +5,9 @@ use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::{Method, StatusCode, header};
 use http_body_util::BodyExt as _;
-use longshore_image::source::{BlobStream, FetchedManifest, Retry, Source, SourceError};
+use longshore_image::source::{
+    BlobStream, FetchedManifest, Retry, Source, SourceError, without_first,
+};
 use longshore_link::{CallError, Client};
 use longshore_types::{Digest, NodeName, Repository};
 
@@ -65,14 +67,9 @@ impl LocationSource {
     ) -> Result<BlobStream, SourceError> {
         let answer = self.ask("blob", (repository, digest), from).await?;
         // A registry may ignore the range and send all; then what we have is skipped.
-        let mut skip = if answer.status() == StatusCode::PARTIAL_CONTENT { 0 } else { from };
+        let skip = if answer.status() == StatusCode::PARTIAL_CONTENT { 0 } else { from };
         let body = answer.into_body().into_data_stream().map_err(broken);
-        let wanted = body.map_ok(move |mut part| {
-            let skipped = usize::try_from(skip).map_or(part.len(), |skip| skip.min(part.len()));
-            skip -= skipped as u64;
-            part.split_off(skipped)
-        });
-        Ok(wanted.boxed())
+        Ok(without_first(skip, body).boxed())
     }
 }
 

@@ -14,10 +14,9 @@ use longshore_types::{Duration, LocationName};
 
 use super::access::Caller;
 use super::store_failed;
-use crate::Plane;
 use crate::events::with_event;
-use crate::hash::hex;
 use crate::records::{JOIN_TOKENS, JoinTokenRecord, Key, decode, encode};
+use crate::{Plane, tokens};
 
 /// How long one is good.
 const GOOD_FOR: Duration = Duration::from_secs(3600);
@@ -31,7 +30,7 @@ pub async fn create(
         JoinTokenRole::Node => (JoinRole::Node, address_for_nodes(&plane, &location)?),
         JoinTokenRole::Location => (JoinRole::Location, address_for_locations(&plane, &location)?),
     };
-    let secret = random_secret().map_err(|error| {
+    let secret = tokens::random_text().map_err(|error| {
         tracing::error!(%error, "cannot read random bytes");
         Problem::new(ProblemCode::Internal, "no random bytes can be had")
     })?;
@@ -78,13 +77,6 @@ fn address_for_locations(plane: &Plane, location: &LocationName) -> Result<Strin
         Problem::new(ProblemCode::Conflict, detail)
     };
     Ok(plane.joining.as_ref().ok_or_else(none)?.advertised.clone())
-}
-
-fn random_secret() -> std::io::Result<String> {
-    use std::io::Read as _;
-    let mut random = [0; 32];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
-    Ok(hex(&random))
 }
 
 /// Removes those that nobody used in time, a few at each look.

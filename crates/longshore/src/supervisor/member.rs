@@ -9,8 +9,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use longshore_link::Endpoint;
-use longshore_trust::Identity;
+use longshore_link::{CallError, Endpoint, JoinError, chain};
+use longshore_trust::{Identity, JoinRole, JoinToken};
 use longshore_types::{IpNet, NodeName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -156,6 +156,27 @@ fn joined_already(what: &str) -> Failure {
     let message = format!("this machine has joined already, as {what}");
     Failure::new(Kind::Other, message)
         .hint("`start` runs it; to join anew, remove its data directory")
+}
+
+/// What went wrong, as a person who joins should know it.
+fn refused(error: JoinError, token: &JoinToken) -> Failure {
+    match error {
+        JoinError::Call(CallError::Refused(problem)) => Failure::from(problem),
+        JoinError::Call(error @ CallError::Unreachable { .. }) => {
+            let hint = match token.role {
+                JoinRole::Node => format!(
+                    "the token says that location {} listens there: can this machine reach it?",
+                    token.location
+                ),
+                JoinRole::Location => format!(
+                    "the token says that the control plane listens at {}: can this machine reach it?",
+                    token.address
+                ),
+            };
+            Failure::from(error).hint(hint)
+        }
+        error => Failure::new(Kind::Other, chain(&error)),
+    }
 }
 
 /// The name of this machine, unless one is given.

@@ -2,8 +2,7 @@
 
 use std::net::SocketAddr;
 
-use longshore_link::{CallError, Endpoint, Listener, chain};
-use longshore_location::JoinError;
+use longshore_link::{Endpoint, Listener};
 use longshore_trust::{JoinRole, JoinToken};
 use longshore_types::{Coordinates, LocationName, NodeName};
 use serde::{Deserialize, Serialize};
@@ -111,24 +110,9 @@ fn join_as(home: &Home, token: JoinToken, node: NodeName) -> Result<(), Failure>
         &Membership { location: location.clone(), node, global: token.address.clone() },
     )?;
     super::block_on(longshore_location::join(&token, &home.role_dir("location")))?
-        .map_err(|error| refused(error, &token))?;
+        .map_err(|error| super::refused(error, &token))?;
     tracing::info!("joined as location {location}");
     Ok(())
-}
-
-/// What went wrong, as a person who joins should know it.
-fn refused(error: JoinError, token: &JoinToken) -> Failure {
-    match error {
-        JoinError::Call(CallError::Refused(problem)) => Failure::from(problem),
-        JoinError::Call(error @ CallError::Unreachable { .. }) => {
-            let hint = format!(
-                "the token says that the control plane listens at {}: can this machine reach it?",
-                token.address
-            );
-            Failure::from(error).hint(hint)
-        }
-        error => Failure::new(Kind::Other, chain(&error)),
-    }
 }
 
 /// The sockets of its roles.

@@ -2,8 +2,7 @@
 
 use std::net::SocketAddr;
 
-use longshore_link::{CallError, Endpoint, Listener, chain};
-use longshore_node::JoinError;
+use longshore_link::{Endpoint, Listener};
 use longshore_trust::{JoinRole, JoinToken};
 use longshore_types::NodeName;
 use serde::{Deserialize, Serialize};
@@ -104,24 +103,9 @@ fn join_as(home: &Home, token: JoinToken, node: NodeName) -> Result<(), Failure>
         &Membership { node: node.clone(), location: token.address.clone() },
     )?;
     super::block_on(longshore_node::join(&token, node.clone(), &file))?
-        .map_err(|error| refused(error, &token))?;
+        .map_err(|error| super::refused(error, &token))?;
     tracing::info!("joined location {} as node {node}", token.location);
     Ok(())
-}
-
-/// What went wrong, as a person who joins should know it.
-fn refused(error: JoinError, token: &JoinToken) -> Failure {
-    match error {
-        JoinError::Call(CallError::Refused(problem)) => Failure::from(problem),
-        JoinError::Call(error @ CallError::Unreachable { .. }) => {
-            let hint = format!(
-                "the token says that location {} listens there: can this machine reach it?",
-                token.location
-            );
-            Failure::from(error).hint(hint)
-        }
-        error => Failure::new(Kind::Other, chain(&error)),
-    }
 }
 
 fn plan(

@@ -1,0 +1,84 @@
+//! How a machine joins: the same exchange for a node and for a location.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use http::Method;
+use longshore_trust::{
+    AuthorityError, Credentials, Identity, JoinToken, Name, NewKey, PublicKey, Signed, TlsError,
+    joining_config,
+};
+use serde::Serialize;
+
+use crate::{CallError, Client, Endpoint, now};
+
+/// Why a machine cannot join, or be what it joined as.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The file of what it has by having joined cannot be used.
+    #[error("cannot use {path}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no such file.
+    #[error("this machine has not joined: there is no {0}")]
+    NotJoined(PathBuf),
+    /// The file is about another role.
+    #[error("{path} is not about {name}")]
+    Another {
+        /// Which file.
+        path: PathBuf,
+        /// Whom it should be about.
+        name: String,
+    },
+    /// The address of who lets it in is none.
+    #[error("the token is of no use: {0}")]
+    Address(String),
+    /// Who is asked does not let it in, or cannot be asked.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// There is no key to be had, or it signs for nobody.
+    #[error(transparent)]
+    Key(#[from] AuthorityError),
+    /// What was given is of no use.
+    #[error("the certificate is of no use")]
+    Certificate(#[from] TlsError),
+}
+
+/// Joins by a token: makes a key, has `server` sign it, and keeps both in `file`. `request` is what is asked
+/// with the key.
+///
+/// # Errors
+///
+/// When the server cannot be reached or refuses, or the file cannot be written.
+pub async fn join<R: Serialize + Sync>(
+    token: &JoinToken,
+    server: Name,
+    file: &Path,
+    request: impl FnOnce(PublicKey) -> R,
+) -> Result<(), JoinError> {
+    let endpoint = Endpoint::Tls(token.address.clone());
+    let endpoint: Endpoint = endpoint.to_string().parse().map_err(JoinError::Address)?;
+    let server = Client::secured(endpoint, joining_config(token.root)?, server);
+    let key = NewKey::generate()?;
+    let signed: Signed = server.call(Method::POST, "/join", Some(&request(key.public()))).await?;
+    let failed = |source| JoinError::File { path: file.to_owned(), source };
+    let identity = key.signed(&signed, now()).map_err(failed)?;
+    Credentials::new(&identity)?;
+    identity.save(file).map_err(failed)
+}
+
+/// What a machine has by having joined.
+///
+/// # Errors
+///
+/// When the file is not there or cannot be understood.
+pub fn joined_identity(file: &Path) -> Result<Identity, JoinError> {
+    let loaded = Identity::load(file);
+    let loaded = loaded.map_err(|source| JoinError::File { path: file.to_owned(), source })?;
+    loaded.ok_or_else(|| JoinError::NotJoined(file.to_owned()))
+}
