@@ -130,6 +130,17 @@ fn only_a_token_that_may_look_opens_it_and_logging_out_forgets_it() {
     platform.deploy(&web("web", 1)).unwrap();
     let browser = browser(&platform, Looks::DESKTOP);
     picture(&browser, "login");
+    // When a file does not arrive, the page is loaded again until it does.
+    let block = |urls: &[&str]| {
+        browser.devtools("Network.enable", json!({})).unwrap();
+        browser.devtools("Network.setBlockedURLs", json!({"urls": urls})).unwrap();
+    };
+    block(&["*/views/login.js"]);
+    browser.run("location.reload()").unwrap();
+    let tries = "Number(sessionStorage.getItem('longshore-boots')) > 1";
+    browser.wait_for("it is loaded again and again", tries).unwrap();
+    block(&[]);
+    browser.wait_for("a token is asked for", "document.querySelector('#token')").unwrap();
     log_in(&browser, "lsh_guessed");
     shows(&browser, "this token is not known here");
     let made: Value =

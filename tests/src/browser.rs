@@ -11,6 +11,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use base64::Engine as _;
+use rustix::io::Errno;
+use rustix::net::AddressFamily;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -58,14 +64,15 @@ impl Browser {
     /// Starts one.
     pub fn start(looks: Looks) -> Result<Self> {
         let profile = tempfile::Builder::new().prefix("lsc-").tempdir()?;
-        let mut driver = Command::new("chromedriver")
+        let mut command = Command::new("chromedriver");
+        command
             .args(["--port=0", "--allowed-ips="])
             .env("HOME", profile.path())
             .env("TMPDIR", profile.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
+            .stderr(Stdio::null());
+        let mut driver = start_blind_to_interfaces(&mut command)
             .context("cannot run chromedriver; install the package chromium-driver")?;
         let port = port_of(&mut driver)?;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -216,6 +223,34 @@ impl Drop for Browser {
             }
         }
     }
+}
+
+/// Starts a program that does not see the machine's interfaces come and go, nor does what it starts.
+///
+/// A browser gives up all that it is loading when they do, and here they do all the time: each instance of
+/// each test that runs meanwhile has one. It is told by a netlink socket, and does without where it gets none.
+fn start_blind_to_interfaces(command: &mut Command) -> Result<Child> {
+    let is_netlink = SeccompCondition::new(
+        0,
+        SeccompCmpArgLen::Dword,
+        SeccompCmpOp::Eq,
+        u64::from(AddressFamily::NETLINK.as_raw()),
+    )?;
+    let rules = [(libc::SYS_socket, vec![SeccompRule::new(vec![is_netlink])?])];
+    let refusal = SeccompAction::Errno(Errno::AFNOSUPPORT.raw_os_error().unsigned_abs());
+    let arch = std::env::consts::ARCH.try_into()?;
+    let filter =
+        SeccompFilter::new(rules.into_iter().collect(), SeccompAction::Allow, refusal, arch)?;
+    let program: BpfProgram = filter.try_into()?;
+    // What a thread may not do, the programs that it starts may not either; the thread ends here.
+    let started = std::thread::scope(|scope| {
+        let start = || {
+            seccompiler::apply_filter(&program)?;
+            Ok(command.spawn()?)
+        };
+        scope.spawn(start).join()
+    });
+    started.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// The port that a driver says it took.

@@ -32,9 +32,12 @@ use crate::hash::hex;
 use files::{FILES, PAGE};
 
 /// What the page may do: run its own scripts, use its own styles and pictures, ask this server. Nothing
-/// inline and nothing from elsewhere, no frame around it, no form that is sent, and no text that becomes
-/// markup or script: what a hostile image writes into its log is shown and cannot act.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+/// inline but the script of the page itself, by its hash, and nothing from elsewhere, no frame around it, no
+/// form that is sent, and no text that becomes markup or script: what a hostile image writes into its log is
+/// shown and cannot act.
+const POLICY: &str = "default-src 'none'; \
+                      script-src 'self' 'sha256-LSdndWnv485UmkzybQ6NSGoRyJc5kOPH0SNw9/5vGGg='; \
+                      style-src 'self'; img-src 'self'; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
 

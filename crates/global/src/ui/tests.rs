@@ -3,6 +3,7 @@ use std::io::Read as _;
 use std::path::{Path as FilePath, PathBuf};
 
 use axum::body::Body;
+use base64::Engine as _;
 use flate2::read::GzDecoder;
 use http::Request;
 use http_body_util::BodyExt;
@@ -65,6 +66,16 @@ async fn every_answer_says_what_a_browser_may_do_with_it() {
     assert!(!POLICY.contains("unsafe") && !POLICY.contains('*') && !POLICY.contains("data:"));
 }
 
+#[test]
+fn the_only_script_in_the_page_is_the_one_that_the_policy_names() {
+    let scripts: Vec<&str> = PAGE.split("<script").skip(1).collect();
+    let [script] = scripts.as_slice() else { panic!("{} scripts in the page", scripts.len()) };
+    let (_, script) = script.split_once('>').unwrap();
+    let (script, _) = script.split_once("</script>").unwrap();
+    let hash = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(script));
+    assert!(POLICY.contains(&format!("script-src 'self' 'sha256-{hash}';")), "{hash}");
+}
+
 #[tokio::test]
 async fn files_are_kept_for_good_and_the_page_is_looked_at_again() {
     let version = Dashboard::new().version;
@@ -90,7 +101,7 @@ async fn files_are_kept_for_good_and_the_page_is_looked_at_again() {
     assert_eq!(headers[header::ETAG], tag);
     let page = String::from_utf8(page).unwrap();
     assert!(!page.contains("{{"), "{page}");
-    assert!(page.contains(&format!("src=\"{version}/main.js\"")), "{page}");
+    assert!(page.contains(&format!("data-main=\"{version}/main.js\"")), "{page}");
 }
 
 /// How bright a colour is to the eye, as WCAG defines it.
