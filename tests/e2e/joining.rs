@@ -22,7 +22,18 @@ fn token(platform: &Platform, part: Part, location: &str) -> String {
 /// A platform that calls this machine `one` of `here`, and another machine `two`, which joined as its node or
 /// as a location of its own, `there`.
 fn two_machines(part: Part) -> (Machine, Platform) {
-    let mut machine = Machine::start(part).unwrap();
+    joined(Machine::start(part).unwrap())
+}
+
+/// The same, and the other one only dials out.
+fn two_machines_with_one_behind_nat(part: Part) -> (Machine, Platform) {
+    let machine = Machine::start(part).unwrap();
+    machine.put_behind_nat().unwrap();
+    joined(machine)
+}
+
+fn joined(mut machine: Machine) -> (Machine, Platform) {
+    let part = machine.part();
     let config = "node = \"one\"\nlocation = \"here\"\n".to_owned();
     let options = UpOptions { config, ..UpOptions::default() };
     let platform = platform_for(&machine, options).unwrap();
@@ -102,8 +113,43 @@ fn a_machine_joins_by_one_command_and_carries_its_share() {
 }
 
 #[test]
-fn a_location_of_another_machine_serves_on_while_it_is_cut_off() {
-    let (mut machine, platform) = two_machines(Part::Location);
+fn a_node_behind_a_nat_is_reached_in_every_way() {
+    let (machine, platform) = two_machines_with_one_behind_nat(Part::Node);
+    platform.deploy(&web("web", 2)).unwrap();
+    let instances = platform.instances("web").unwrap();
+    let far = on(&instances, "two")[0].id().as_str();
+    let write = "echo from afar > /www/who; echo logged > /proc/1/fd/1";
+    platform.run(&["exec", far, "--", "sh", "-c", write]).ok();
+    let logged = || Ok(platform.run(&["logs", far]).ok().contains("logged").then_some(()));
+    eventually("its log is read", logged).unwrap();
+    eventually("it answers its share of the requests", || {
+        let answer = platform.get("web.localhost", "/who")?;
+        Ok((answer.status == 200 && answer.text() == "from afar\n").then_some(()))
+    })
+    .unwrap();
+    let used: serde_json::Value = platform.run(&["top", "--json"]).json();
+    let is_far =
+        |row: &serde_json::Value| row["instance"] == far && row["usage"]["memory"].is_u64();
+    assert!(used.as_array().unwrap().iter().any(is_far), "{used}");
+
+    // Whoever dies, requests go through again, and it is the same instance.
+    for role in ["location", "ingress"] {
+        platform.role(role).unwrap().kill().unwrap();
+    }
+    machine.kill("node").unwrap();
+    eventually("it answers again", || {
+        let answer = platform.get("web.localhost", "/who")?;
+        Ok((answer.status == 200 && answer.text() == "from afar\n").then_some(()))
+    })
+    .unwrap();
+    platform.remove("web").unwrap();
+    platform.finish();
+    machine.finish();
+}
+
+#[test]
+fn a_location_behind_a_nat_serves_on_while_it_is_cut_off() {
+    let (mut machine, platform) = two_machines_with_one_behind_nat(Part::Location);
     platform.deploy(&web("web", 2)).unwrap();
     let instances = platform.instances("web").unwrap();
     let (here, there) = (on(&instances, "one"), on(&instances, "two"));

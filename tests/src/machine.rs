@@ -90,6 +90,11 @@ impl Machine {
         steps.iter().try_for_each(|step| checked(Command::new("ip").args(*step)).map(drop))
     }
 
+    /// What it joins as.
+    pub fn part(&self) -> Part {
+        self.part
+    }
+
     /// This side's address.
     pub fn gateway(&self) -> Ipv4Addr {
         Ipv4Addr::from(self.network + 1)
@@ -98,6 +103,16 @@ impl Machine {
     /// The machine's.
     pub fn address(&self) -> Ipv4Addr {
         Ipv4Addr::from(self.network + 2)
+    }
+
+    /// From now on it only dials out, as one behind a NAT: who dials it hears nothing.
+    pub fn put_behind_nat(&self) -> Result<()> {
+        let rules = format!(
+            "table inet nat {{ chain input {{ type filter hook input priority 0; \
+             iifname {}i ct state new drop; }}; }}",
+            self.name
+        );
+        checked(Command::new("ip").args(["netns", "exec", &self.name, "nft", &rules])).map(drop)
     }
 
     /// Cuts the link, or mends it.

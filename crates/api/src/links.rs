@@ -33,7 +33,7 @@ pub use node::{
     Assignment, AssignmentSet, Intent, LogLine, NodeReport, ObservedInstance, Stage, StartPath,
 };
 pub use node::{InstanceUsage, LogStream, UsageRequest};
-pub use routes::{Endpoint, Route, RouteAck, RoutingTable};
+pub use routes::{Endpoint, Reach, Route, RouteAck, RoutingTable};
 
 /// What the global scheduler gives a location for one app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,8 +118,10 @@ pub struct LocationReport {
     /// `host:port` where nodes of other machines join, if they may.
     #[serde(default)]
     pub joining: Option<String>,
-    /// Where its HTTP interface for logs and exec is reached, as an endpoint of `longshore-link`.
-    pub gate: String,
+    /// Where its HTTP interface for logs and exec is reached on this machine, as an endpoint of
+    /// `longshore-link`. One of another machine opens connections over which it is called.
+    #[serde(default)]
+    pub gate: Option<String>,
     /// Of which life of the global store the allotments are that it carries out.
     #[serde(default)]
     pub epoch: Epoch,

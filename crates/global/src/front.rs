@@ -205,7 +205,7 @@ async fn link(
     let elsewhere = leader.locations.as_ref().map(|at| Endpoint::Tls(at.clone()).to_string());
     problem.leader = match peer {
         Peer::Local => Some(leader.link.as_str().into()),
-        Peer::Known { .. } | Peer::Stranger => elsewhere.map(Into::into),
+        Peer::Known { .. } | Peer::Dialled(_) | Peer::Stranger => elsewhere.map(Into::into),
     };
     Refusal(problem).into_response()
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
+use axum::response::Response;
 use longshore_api::links::LocationReport;
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{Body, Client, Endpoint, Refusal, now};
+use longshore_link::{Body, Client, Endpoint, Refusal, Upgrade, now};
 use longshore_store::{Compare, Transaction};
 use longshore_trust::{
     AuthorityError, CertificateRequest, Credentials, Fingerprint, JoinRole, LocationJoinRequest,
-    Name, Peer, RedeemRequest, RegistryAccess, RootAuthority, Signed, client_config,
+    Name, Peer, RedeemRequest, RegistryAccess, RootAuthority, Signed,
 };
 use longshore_types::LocationName;
 use zeroize::Zeroizing;
@@ -32,7 +33,7 @@ impl Plane {
             Peer::Known { name: Name::Location(named), authority: Some(key), .. } => {
                 named == location && self.authority_of(location) == Some(*key)
             }
-            Peer::Known { .. } | Peer::Stranger => false,
+            Peer::Known { .. } | Peer::Dialled(_) | Peer::Stranger => false,
         }
     }
 
@@ -41,27 +42,38 @@ impl Plane {
         self.catalog().locations.get(location)?.authority
     }
 
-    /// A client of the gate that a location says it has. Of one elsewhere only a gate that shows its
-    /// certificate will do: with any other word it could have us speak to whom it likes.
+    /// A client of a location: by the socket that it reported when it is on this machine, else over the
+    /// connections that it opens.
     pub fn gate(&self, report: &LocationReport) -> Result<Client, Refusal> {
-        let LocationReport { location, gate, .. } = report;
-        let failed = |why: &str| {
-            tracing::error!(%location, gate, why, "a location reported a gate of no use");
-            Refusal(Problem::new(ProblemCode::Internal, "the location cannot be reached"))
-        };
-        let endpoint: Endpoint = gate.parse().map_err(|why: String| failed(&why))?;
-        let joined = self.authority_of(location).is_some();
-        if joined != matches!(endpoint, Endpoint::Tls(_)) {
-            return Err(failed("it is on another machine"));
+        let location = &report.location;
+        if let Some(key) = self.authority_of(location) {
+            return Ok(self.reverses.of(&Name::Location(location.clone()), key).client().clone());
         }
-        if !joined {
-            return Ok(Client::new(endpoint));
+        match report.gate.as_deref().unwrap_or_default().parse() {
+            Ok(endpoint @ Endpoint::Unix(_)) => Ok(Client::new(endpoint)),
+            _ => {
+                tracing::error!(%location, gate = ?report.gate, "it reported a gate of no use");
+                Err(Problem::new(ProblemCode::Internal, "the location cannot be reached").into())
+            }
         }
-        let credentials = self.credentials.as_ref();
-        let credentials = credentials.ok_or_else(|| failed("this one shows no certificate"))?;
-        let config = client_config(credentials).map_err(|error| failed(&error.to_string()))?;
-        Ok(Client::secured(endpoint, config, Name::Location(location.clone())))
     }
+}
+
+/// A location of another machine opens a connection to be called over.
+pub async fn reverse(
+    State(plane): State<Arc<Plane>>,
+    Path(location): Path<LocationName>,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    plane.reverses.retain(|name| match name {
+        Name::Location(named) => plane.authority_of(named).is_some(),
+        _ => false,
+    });
+    let key = plane.authority_of(&location).ok_or_else(|| {
+        let detail = format!("location {location} is on this machine and is dialled");
+        Refusal(Problem::new(ProblemCode::InvalidRequest, detail))
+    })?;
+    plane.reverses.of(&Name::Location(location), key).accept(upgrade, &plane.service)
 }
 
 /// Keeps the certificate of the global plane good.

@@ -43,7 +43,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
+use longshore_link::{Client, Endpoint, Listener, Reverses, Service, ServiceError};
 use longshore_secrets::{Keyring, KeyringError};
 use longshore_store::{
     Compare, EtcdAddress, EtcdStore, EtcdTls, Measured, OpenStoreError, RecordError, RedbStore,
@@ -244,8 +244,8 @@ struct Plane {
     keyring: Keyring,
     /// Signs for locations.
     root: Arc<RootAuthority>,
-    /// What is shown to locations of other machines.
-    credentials: Option<Credentials>,
+    /// Over which locations of other machines are called.
+    reverses: Reverses,
     joining: Option<JoiningOptions>,
     /// Held while the key of the secrets is changed.
     rotating: tokio::sync::Mutex<()>,
@@ -374,7 +374,7 @@ async fn lead(
         ),
         keyring: Keyring::open(&options.secret_keys_file)?,
         root: trusted.root,
-        credentials: trusted.credentials,
+        reverses: Reverses::default(),
         joining: options.joining.clone(),
         rotating: tokio::sync::Mutex::default(),
         public: PublicNames {

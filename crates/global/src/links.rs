@@ -35,6 +35,7 @@ pub fn router(plane: Arc<Plane>) -> Router {
         .route("/link/locations/{location}/authority", post(joining::authority))
         .route("/link/locations/{location}/join-tokens", post(joining::redeem))
         .route("/link/locations/{location}/registry", get(joining::registry))
+        .route("/link/locations/{location}/reverse", get(joining::reverse))
         .route_layer(from_fn_with_state(Arc::clone(&plane), only_that_location));
     let registry = Router::new()
         .route("/link/registry/table", get(registry_table))

@@ -2,7 +2,8 @@
 //!
 //! The address of an instance means something only on its node, so nothing in the ingress connects
 //! to it except through [`NodeGate`]. [`Gates`] connects directly on the machine of the ingress, and
-//! elsewhere asks the node's gate for a tunnel, as an ingress of its location.
+//! elsewhere asks the node's gate for a tunnel, as an ingress of its location, or the location when that
+//! gate cannot be dialled.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::Method;
-use longshore_api::links::Endpoint;
+use longshore_api::links::{Endpoint, Reach};
 use longshore_link::{CallError, Client, now};
 use longshore_trust::{
     AuthorityError, CertificateRequest, Credentials, Identity, Name, NewKey, Signed, client_config,
@@ -133,6 +134,14 @@ impl Gates {
         Ok(Box::new(client.tunnel(&path).await?))
     }
 
+    /// To a node that only dials out.
+    async fn relayed(&self, endpoint: &Endpoint) -> Result<Box<dyn Stream>, ElsewhereError> {
+        let Endpoint { node, instance, address, .. } = endpoint;
+        let below = format!("instances/{instance}/port-forward?port={}", address.port());
+        let path = format!("/link/ingress/nodes/{node}/{below}");
+        Ok(Box::new(self.location.tunnel(&path).await?))
+    }
+
     /// A client of a node's gate. It shows whatever certificate is newest.
     async fn client(&self, node: &NodeName, gate: &str) -> Result<Client, ElsewhereError> {
         self.needed.notify_one();
@@ -158,9 +167,10 @@ impl Gates {
 impl NodeGate for Gates {
     fn dial<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
         Box::pin(async move {
-            match &endpoint.gate {
-                Some(gate) => self.tunnel(endpoint, gate).await.map_err(io::Error::other),
-                None => connect(endpoint).await,
+            match &endpoint.reach {
+                Reach::Here => connect(endpoint).await,
+                Reach::Gate(gate) => self.tunnel(endpoint, gate).await.map_err(io::Error::other),
+                Reach::Location => self.relayed(endpoint).await.map_err(io::Error::other),
             }
         })
     }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::client::conn::http1;
-use longshore_api::links::Endpoint;
+use longshore_api::links::{Endpoint, Reach};
 use longshore_types::{IngressRules, InstanceId, NodeName};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -42,12 +42,12 @@ pub(crate) type Sender = http1::SendRequest<RequestBody>;
 
 /// What makes an endpoint the same one in two tables.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct UpstreamKey(InstanceId, NodeName, SocketAddr, Option<String>);
+pub(crate) struct UpstreamKey(InstanceId, NodeName, SocketAddr, Reach);
 
 impl UpstreamKey {
     pub fn of(endpoint: &Endpoint) -> Self {
-        let Endpoint { instance, node, address, protocol: _, gate } = endpoint;
-        Self(instance.clone(), node.clone(), *address, gate.clone())
+        let Endpoint { instance, node, address, protocol: _, reach } = endpoint;
+        Self(instance.clone(), node.clone(), *address, reach.clone())
     }
 }
 

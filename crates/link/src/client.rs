@@ -13,6 +13,7 @@ use futures_util::stream::{self, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client as HttpClient, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -25,6 +26,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
 use crate::Endpoint;
+use crate::reverse::Waiting;
 use crate::sse::{EVENT_STREAM, EventParser, LAST_EVENT_ID, ServerSentEvent};
 use crate::stream::HEARTBEAT;
 use crate::tls::Expecting;
@@ -116,8 +118,22 @@ impl Client {
     }
 
     fn dialling(endpoint: Endpoint, expecting: Option<Expecting>) -> Self {
-        let connector = Connector { endpoint: endpoint.clone(), expecting };
-        let http = HttpClient::builder(TokioExecutor::new()).build(connector);
+        Self::connecting(Connector { way: Way::Dial(endpoint.clone(), expecting) }, endpoint)
+    }
+
+    /// A client of who keeps connections open for this.
+    pub(crate) fn reversed(waiting: Arc<Waiting>) -> Self {
+        let endpoint = Endpoint::Tls(waiting.peer().to_owned());
+        Self::connecting(Connector { way: Way::Reverse(waiting) }, endpoint)
+    }
+
+    fn connecting(connector: Connector, endpoint: Endpoint) -> Self {
+        let mut http = HttpClient::builder(TokioExecutor::new());
+        if let Way::Reverse(_) = connector.way {
+            // One that was used and then idle for long may lead nowhere by now; each is taken anew.
+            http.pool_max_idle_per_host(0);
+        }
+        let http = http.build(connector);
         Self { endpoint, token: None, headers: HeaderMap::new(), http }
     }
 
@@ -391,11 +407,16 @@ impl LineReader {
     }
 }
 
-/// Dials one endpoint, whatever the URI says.
+/// Connects to one service, whatever the URI says.
 #[derive(Debug, Clone)]
 struct Connector {
-    endpoint: Endpoint,
-    expecting: Option<Expecting>,
+    way: Way,
+}
+
+#[derive(Debug, Clone)]
+enum Way {
+    Dial(Endpoint, Option<Expecting>),
+    Reverse(Arc<Waiting>),
 }
 
 impl tower_service::Service<Uri> for Connector {
@@ -408,8 +429,14 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { endpoint, expecting } = self.clone();
+        let way = self.way.clone();
         Box::pin(async move {
+            let (endpoint, expecting) = match way {
+                Way::Dial(endpoint, expecting) => (endpoint, expecting),
+                Way::Reverse(waiting) => {
+                    return Ok(Dialled::Reverse(waiting.take().await?.into_inner()));
+                }
+            };
             Ok(match endpoint {
                 Endpoint::Unix(path) => {
                     Dialled::Unix(TokioIo::new(UnixStream::connect(path).await?))
@@ -422,7 +449,9 @@ impl tower_service::Service<Uri> for Connector {
                 }
                 Endpoint::Tls(authority) => {
                     let none = || io::Error::other("there is no certificate to show");
-                    let stream = expecting.ok_or_else(none)?.dial(&authority).await?;
+                    let expecting = expecting.ok_or_else(none)?;
+                    let dialled = expecting.dial(&authority);
+                    let stream = tokio::time::timeout(CONNECT_WITHIN, dialled).await??;
                     Dialled::Tls(Box::new(TokioIo::new(stream)))
                 }
             })
@@ -435,6 +464,7 @@ enum Dialled {
     Unix(TokioIo<UnixStream>),
     Tcp(TokioIo<TcpStream>),
     Tls(Box<TokioIo<TlsStream<TcpStream>>>),
+    Reverse(Upgraded),
 }
 
 impl Connection for Dialled {
@@ -450,6 +480,7 @@ macro_rules! either {
             Dialled::Unix($stream) => $call,
             Dialled::Tcp($stream) => $call,
             Dialled::Tls($stream) => $call,
+            Dialled::Reverse($stream) => $call,
         }
     };
 }

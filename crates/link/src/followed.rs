@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::client::LineStream;
-use crate::{CallError, Client, Endpoint, Endpoints};
+use crate::{CallError, Client, Endpoint, Endpoints, Tunnel};
 
 /// The client. Cheap to clone; all clones go to the same service.
 #[derive(Debug, Clone)]
@@ -76,6 +76,11 @@ impl Followed {
         path: &str,
     ) -> Result<LineStream<T>, CallError> {
         self.follow(|client| async move { client.watch(path).await }).await
+    }
+
+    /// As [`Client::tunnel`].
+    pub async fn tunnel(&self, path: &str) -> Result<Tunnel, CallError> {
+        self.follow(|client| async move { client.tunnel(path).await }).await
     }
 
     /// Makes a call, once more where it is told to be made elsewhere.

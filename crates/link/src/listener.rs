@@ -168,9 +168,13 @@ pub(crate) fn prepare(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive());
 }
 
-/// A silent connection is asked after a minute, then every ten seconds, and ends when nobody answers.
+/// A silent connection is asked after a while, which also keeps the memory of a NAT on the way alive, and ends
+/// within half a minute when nobody answers.
 fn keepalive() -> TcpKeepalive {
-    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10))
+    TcpKeepalive::new()
+        .with_time(Duration::from_secs(15))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(3)
 }
 
 fn bind_unix(path: &PathBuf) -> io::Result<Listener> {

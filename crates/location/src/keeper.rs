@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longshore_api::links::{
-    AllotmentSet, AssignmentSet, LocationReport, Move, NodeReport, RouteAck, RoutingTable,
+    AllotmentSet, AssignmentSet, LocationReport, Move, NodeReport, Reach, RouteAck, RoutingTable,
 };
 use longshore_link::{Endpoint, Pace, now};
 use longshore_store::{MAX_OPERATIONS, Page, Store, StoreError, Transaction};
@@ -41,7 +41,7 @@ pub enum Event {
     /// The global plane sent the allotments.
     Allotments(AllotmentSet),
     /// A node reported.
-    Report(NodeReport),
+    Report(NodeReport, Reach),
     /// An ingress routes by a table.
     Ack(RouteAck),
     /// A user wants an instance to be stopped; answered with whether there is one.
@@ -90,7 +90,7 @@ impl Handle {
 pub struct Keeper {
     state: State,
     store: Arc<dyn Store>,
-    gate: String,
+    gate: Option<String>,
     events: mpsc::Receiver<Event>,
     assignments: watch::Sender<Arc<BTreeMap<NodeName, Arc<AssignmentSet>>>>,
     routes: watch::Sender<Arc<Option<RoutingTable>>>,
@@ -111,7 +111,7 @@ impl Keeper {
     /// The keeper of what is stored, and the handle by which others reach it.
     pub async fn restore(
         name: LocationName,
-        gate: Endpoint,
+        gate: Option<Endpoint>,
         store: Arc<dyn Store>,
         shutdown: CancellationToken,
         watched: Watched,
@@ -142,7 +142,7 @@ impl Keeper {
             state.strays.insert(stored.decode::<StrayRecord>()?.0);
         }
         let (events_sender, events) = mpsc::channel(QUEUE);
-        let gate = gate.to_string();
+        let gate = gate.map(|gate| gate.to_string());
         let (assignments, assignments_seen) = watch::channel(Arc::default());
         let (routes, routes_seen) = watch::channel(Arc::default());
         let (report, report_seen) = watch::channel(Arc::default());
@@ -244,7 +244,7 @@ impl Keeper {
                 self.save_allotments(&set, &adopted).await?;
                 self.state.take(adopted);
             }
-            Event::Report(report) => self.state.take_report(report, moment()),
+            Event::Report(report, reach) => self.state.take_report(report, reach, moment()),
             Event::Ack(ack) => self.state.take_ack(ack),
             Event::Stop(instance, answer) => {
                 let found = self.state.drain(&instance, "stopped by a user", changes);
@@ -384,7 +384,7 @@ impl Keeper {
         if changed || self.routes.borrow().is_none() {
             self.routes.send_replace(Arc::new(Some(self.state.table.clone())));
         }
-        let report = self.state.report(&self.gate, moment);
+        let report = self.state.report(self.gate.as_deref(), moment);
         self.report.send_if_modified(|published| {
             let news = published.as_ref().as_ref().is_none_or(|before| !same_news(before, &report));
             *published = Arc::new(Some(report));

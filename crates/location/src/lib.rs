@@ -11,6 +11,7 @@
 //! - `images`: those of nodes on other machines. `joined`: a location on another machine than the global
 //!   plane's.
 
+mod gates;
 mod images;
 mod joined;
 mod keeper;
@@ -34,6 +35,7 @@ use longshore_telemetry::traces::Tracer;
 use longshore_types::{Coordinates, LocationName};
 use tokio_util::sync::CancellationToken;
 
+use gates::Gates;
 use images::{Images, Registry};
 use joined::Joined;
 pub use joined::join;
@@ -135,9 +137,9 @@ pub enum LocationError {
     /// It cannot speak as the location that it should be.
     #[error("cannot speak as this location")]
     Joined(#[from] JoinError),
-    /// The global plane could not call it.
-    #[error("a location that joined listens for others: give it --nodes-listen")]
-    Unreachable,
+    /// There is nowhere for its nodes to join.
+    #[error("a location that joined listens for nodes: give it --nodes-listen")]
+    NoNodes,
     /// The link cannot be named.
     #[error("cannot tell on which address the location listens")]
     Listen(#[source] std::io::Error),
@@ -159,15 +161,14 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         Membership::Joined => Some(Joined::open(&options.name, &options.data_dir)?),
     };
     let (global, gate) = match (&joined, &options.joining) {
-        (Some(joined), Some(JoiningOptions { joining, .. })) => {
-            (joined.global(options.global)?, Endpoint::Tls(joining.advertised.clone()))
-        }
-        (Some(_), None) => return Err(LocationError::Unreachable),
+        (Some(joined), Some(_)) => (joined.global(options.global)?, None),
+        (Some(_), None) => return Err(LocationError::NoNodes),
         (None, _) => {
             let gate = options.link.endpoint().map_err(LocationError::Listen)?;
-            (Followed::new(options.global), gate)
+            (Followed::new(options.global), Some(gate))
         }
     };
+    let is_elsewhere = joined.is_some();
     let (name, kept) = (options.name.clone(), Arc::clone(&store) as Arc<dyn Store>);
     let secrets =
         Secrets::open(global.clone(), name.clone(), Arc::clone(&kept), &options.data_dir)?;
@@ -205,17 +206,24 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     };
     let forget = Arc::clone(&trust).forget_removed(handle.cordons.clone());
     service.spawn_until_shutdown("removals", forget);
+    let gates = Arc::new(Gates::new(Arc::clone(&trust), service.clone()));
     let router = server::router(Parts {
-        location: options.name,
+        location: options.name.clone(),
         handle,
         secrets,
         trust: Arc::clone(&trust),
         images,
+        gates: Arc::clone(&gates),
         service: service.clone(),
     });
+    if is_elsewhere {
+        let called = uplink::be_called(global, options.name, router.clone(), service.shutdown());
+        service.spawn("calls", called);
+    }
     if let Some(joining) = joining {
         let kept = trust.keep(joining, router.clone(), service.clone());
         service.spawn_until_shutdown("trust", kept);
+        service.spawn_until_shutdown("gates", gates.look());
     }
     service.spawn("link", options.link.serve(router, service.shutdown()));
     Ok(service.run().await?)

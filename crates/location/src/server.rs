@@ -15,14 +15,15 @@ use longshore_api::links::{
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{
-    Body, CallError, Client, MAX_OF_STRANGERS, Refusal, Service, Upgrade, chain, json_lines, only,
-    relay, relay_whole, watch_lines,
+    Body, CallError, MAX_OF_STRANGERS, Refusal, Service, Upgrade, chain, json_lines, only, relay,
+    relay_whole, watch_lines,
 };
 use longshore_trust::{CertificateRequest, JoinRequest, Name, Peer, Signed};
 use longshore_types::{InstanceId, LocationName, NodeName};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::gates::Gates;
 use crate::images::{Images, Wanted};
 use crate::keeper::{Event, Handle};
 use crate::secrets::{Secrets, SecretsError};
@@ -36,9 +37,8 @@ struct Server {
     trust: Arc<Trust>,
     /// Absent where no node of another machine may join.
     images: Option<Images>,
+    gates: Arc<Gates>,
     service: Service,
-    /// Which gate each node reported last, and a client of it.
-    gates: std::sync::Mutex<std::collections::BTreeMap<NodeName, (String, Client)>>,
 }
 
 type Shared = State<Arc<Server>>;
@@ -50,20 +50,21 @@ pub struct Parts {
     pub secrets: Arc<Secrets>,
     pub trust: Arc<Trust>,
     pub images: Option<Images>,
+    pub gates: Arc<Gates>,
     pub service: Service,
 }
 
 /// Everything, each part for those alone whom it is for: who that is, is decided here and nowhere else.
 pub fn router(parts: Parts) -> Router {
-    let Parts { location, handle, secrets, trust, images, service } = parts;
-    let gates = Default::default();
-    let server = Server { location, handle, secrets, trust, images, service, gates };
+    let Parts { location, handle, secrets, trust, images, gates, service } = parts;
+    let server = Server { location, handle, secrets, trust, images, gates, service };
     let server = Arc::new(server);
     let nodes = Router::new()
         .route("/link/nodes/{node}/assignments", get(assignments))
         .route("/link/nodes/{node}/report", post(report))
         .route("/link/nodes/{node}/secrets", post(instance_secrets))
         .route("/link/nodes/{node}/certificate", post(renew_node))
+        .route("/link/nodes/{node}/reverse", get(reverse))
         .route("/link/nodes/{node}/images/manifest", get(manifest))
         .route("/link/nodes/{node}/images/blob", get(blob))
         .route_layer(from_fn_with_state(Arc::clone(&server), only_that_node));
@@ -71,6 +72,10 @@ pub fn router(parts: Parts) -> Router {
         .route("/link/routes", get(routes))
         .route("/link/routes/ack", post(ack))
         .route("/link/ingress/certificate", post(name_ingress))
+        .route(
+            "/link/ingress/nodes/{node}/instances/{instance}/port-forward",
+            upgraded("port-forward"),
+        )
         .route_layer(from_fn_with_state(Arc::clone(&server), only_ingresses));
     let global = Router::new()
         .route("/gate/stop", post(stop))
@@ -216,16 +221,17 @@ async fn report(
         let detail = format!("a report of {} came over the link of {node}", report.node);
         return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
     }
-    let known = {
-        let gates = server.gates.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        gates.get(&node).is_some_and(|(gate, _)| *gate == report.gate)
-    };
-    if !known {
-        let client = server.trust.gate(&node, &report.gate)?;
-        let mut gates = server.gates.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        gates.insert(node, (report.gate.clone(), client));
-    }
-    tell(&server, Event::Report(report)).await.map(axum::Json)
+    let reach = server.gates.reported(&node, &report.gate)?;
+    tell(&server, Event::Report(report, reach)).await.map(axum::Json)
+}
+
+/// A node opens a connection to be called over.
+async fn reverse(
+    State(server): Shared,
+    Path(node): Path<NodeName>,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    server.gates.accept(&node, upgrade)
 }
 
 /// The secrets of an instance that this node was given, and of no other.
@@ -289,16 +295,6 @@ async fn preview_drain(
     }
 }
 
-fn gate(server: &Server, node: &NodeName) -> Result<Client, Refusal> {
-    let gates = server.gates.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let client = gates.get(node).map(|(_, client)| client.clone());
-    let unknown = || {
-        let detail = format!("node {node} has not reported since the location was started");
-        Refusal(Problem::new(ProblemCode::Unavailable, detail))
-    };
-    client.ok_or_else(unknown)
-}
-
 /// Passes a request on to a node, and its answer back.
 async fn ask<T: Serialize + Sync>(
     server: &Server,
@@ -307,7 +303,7 @@ async fn ask<T: Serialize + Sync>(
     path: &str,
     body: Option<&T>,
 ) -> Result<Response, Refusal> {
-    match gate(server, node)?.send(method, path, body).await {
+    match server.gates.client(node)?.send(method, path, body).await {
         Ok(answer) => Ok(relay(answer, server.service.shutdown())),
         Err(error) => Err(unreachable(node, error)),
     }
@@ -345,7 +341,8 @@ fn upgraded(what: &'static str) -> MethodRouter<Arc<Server>> {
               RawQuery(query): RawQuery,
               upgrade: Upgrade| async move {
             let path = below(&instance, what, query);
-            let answer = gate(&server, &node)?.relay_upgrade(&path, upgrade, &server.service).await;
+            let answer =
+                server.gates.client(&node)?.relay_upgrade(&path, upgrade, &server.service).await;
             answer.map_err(|error| unreachable(&node, error))
         },
     )
@@ -357,7 +354,7 @@ async fn pack(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
     let path = below(&instance, "archive", query);
-    let answer = gate(&server, &node)?.send(Method::GET, &path, None::<&()>).await;
+    let answer = server.gates.client(&node)?.send(Method::GET, &path, None::<&()>).await;
     let answer = answer.map_err(|error| unreachable(&node, error))?;
     Ok(relay_whole(answer, server.service.shutdown()))
 }
@@ -369,7 +366,7 @@ async fn unpack(
     archive: axum::body::Body,
 ) -> Result<Response, Refusal> {
     let path = below(&instance, "archive", query);
-    let node_gate = gate(&server, &node)?;
+    let node_gate = server.gates.client(&node)?;
     let sent = node_gate.upload(Method::PUT, &path, TAR, archive.into_data_stream());
     let sent = server.service.shutdown().run_until_cancelled_owned(sent).await;
     let ending = || Problem::new(ProblemCode::Unavailable, "the location is shutting down");

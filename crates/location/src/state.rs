@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use longshore_api::links::{
-    Allotment, AllotmentSet, AppRef, NodeReport, ObservedInstance, RouteAck, RoutingTable,
+    Allotment, AllotmentSet, AppRef, NodeReport, ObservedInstance, Reach, RouteAck, RoutingTable,
     Shortfall, Staying,
 };
 use longshore_types::{
@@ -103,6 +103,8 @@ pub struct ReportedNode {
     pub at: Instant,
     /// The same, for people.
     pub at_wall: longshore_types::Timestamp,
+    /// How ingresses reach its instances.
+    pub reach: Reach,
     /// Its instances by id.
     pub observed: BTreeMap<InstanceId, ObservedInstance>,
 }
@@ -159,12 +161,13 @@ impl State {
     }
 
     /// Takes over what a node says; of one that was removed, nothing.
-    pub fn take_report(&mut self, report: NodeReport, moment: Moment) {
+    pub fn take_report(&mut self, report: NodeReport, reach: Reach, moment: Moment) {
         if self.is_removed(&report.node) {
             return;
         }
         let observed = report.instances.iter().map(|o| (o.instance.clone(), o.clone())).collect();
-        let reported = ReportedNode { at: moment.instant, at_wall: moment.wall, observed, report };
+        let (at, at_wall) = (moment.instant, moment.wall);
+        let reported = ReportedNode { at, at_wall, observed, reach, report };
         self.nodes.insert(reported.report.node.clone(), reported);
     }
 

@@ -4,7 +4,7 @@
 //! location names its roles for a day each, and goes on doing so while the global plane is away. A node is known
 //! by its key, from when it joined until it is removed: its certificate alone opens nothing after that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use longshore_api::{Problem, ProblemCode};
 use longshore_link::{
     CallError, Client, Endpoint, Followed, Listener, Refusal, Service, chain, now,
 };
-use longshore_store::{Compare, Page, Record, Store, StoreError, Transaction};
+use longshore_store::{Compare, Page, Record, Relation, Store, StoreError, Transaction};
 use longshore_trust::{
     AuthorityError, CertificateRequest, Credentials, Fingerprint, Identity, JoinRequest, JoinRole,
     LocationAuthority, Name, NewKey, Peer, PublicKey, RedeemRequest, Signed, client_config,
@@ -41,9 +41,12 @@ const FAREWELL: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
     /// Its key.
-    key: Fingerprint,
+    pub key: Fingerprint,
     /// When.
     joined_at: Timestamp,
+    /// True when its gate could not be dialled from here, the last time that was tried.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_behind: bool,
 }
 
 impl Record for NodeRecord {
@@ -232,22 +235,44 @@ impl Trust {
         self.credentials.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A client of the gate that a node says it has. Of one on another machine only a gate that shows its
-    /// certificate will do: with any other word it could have this location speak to whom it likes.
-    pub fn gate(&self, node: &NodeName, gate: &str) -> Result<Client, Refusal> {
-        let refuse = |why: String| Refusal(Problem::new(ProblemCode::InvalidRequest, why));
-        let endpoint: Endpoint = gate.parse().map_err(refuse)?;
-        let joined = self.nodes.borrow().contains_key(node);
-        if joined != matches!(endpoint, Endpoint::Tls(_)) {
-            let what = if joined { "another machine" } else { "this machine" };
-            return Err(refuse(format!("{gate} is no gate of a node on {what}")));
-        }
-        if !joined {
-            return Ok(Client::new(endpoint));
-        }
+    /// What is known of a node that joined; nothing of one of this machine.
+    pub fn joined(&self, node: &NodeName) -> Option<NodeRecord> {
+        self.nodes.borrow().get(node).cloned()
+    }
+
+    /// The nodes that joined.
+    pub fn all_joined(&self) -> BTreeSet<NodeName> {
+        self.nodes.borrow().keys().cloned().collect()
+    }
+
+    /// What certificates of a node say.
+    pub fn name_of(&self, node: &NodeName) -> Name {
+        Name::Node(self.location.clone(), node.clone())
+    }
+
+    /// A client that dials a node that joined.
+    pub fn dial(&self, node: &NodeName, gate: Endpoint) -> Result<Client, Refusal> {
         let none = || unavailable("this location has no certificate yet; try again");
         let config = client_config(&self.credentials().ok_or_else(none)?).map_err(|_| none())?;
-        Ok(Client::secured(endpoint, config, Name::Node(self.location.clone(), node.clone())))
+        Ok(Client::secured(gate, config, self.name_of(node)))
+    }
+
+    /// Keeps in mind whether the gate of a node can be dialled from here.
+    pub async fn note_behind(&self, node: &NodeName, is_behind: bool) -> Result<(), LocationError> {
+        let Some(known) = self.joined(node).filter(|record| record.is_behind != is_behind) else {
+            return Ok(());
+        };
+        tracing::info!(%node, is_behind, "whether its gate can be dialled changed");
+        let record = NodeRecord { is_behind, ..known.clone() };
+        let (key, value) = (node_key(node), longshore_store::record::encode(&record)?);
+        // One that was removed meanwhile, or joined anew, is another.
+        let known = longshore_store::record::encode(&known)?;
+        let same = Compare::value(&key, Relation::Equal, known);
+        let change = Transaction::new().when(same).put(key, value);
+        if self.store.commit(change).await?.succeeded {
+            self.nodes.send_modify(|nodes| _ = nodes.insert(node.clone(), record));
+        }
+        Ok(())
     }
 
     /// Whether a peer is this node, as it joined.
@@ -260,7 +285,7 @@ impl Trust {
                 let joined = known.get(node).is_some_and(|record| record.key == *key);
                 *location == self.location && named == node && joined
             }
-            Peer::Known { .. } | Peer::Stranger => false,
+            Peer::Known { .. } | Peer::Dialled(_) | Peer::Stranger => false,
         }
     }
 
@@ -326,7 +351,8 @@ impl Trust {
         let name = Name::Node(self.location.clone(), node.clone());
         let signed =
             authority.sign(&name, &request.key, now()).map_err(|error| internal(&error))?;
-        let record = NodeRecord { key: request.key.fingerprint(), joined_at: now() };
+        let key = request.key.fingerprint();
+        let record = NodeRecord { key, joined_at: now(), is_behind: false };
         let value = longshore_store::record::encode(&record).map_err(|error| internal(&error))?;
         let key = node_key(&node);
         let change = Transaction::new().when(Compare::absent(&key)).put(key, value);

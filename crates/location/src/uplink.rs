@@ -4,11 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::{Extension, Router};
 use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::AllotmentSet;
 use longshore_link::{CallError, Followed, Pace};
+use longshore_trust::{Name, Peer};
 use longshore_types::{Coordinates, Epoch, LocationName};
+use tokio_util::sync::CancellationToken;
 
 use crate::keeper::{Event, Handle};
 use crate::secrets::Secrets;
@@ -113,4 +116,19 @@ pub async fn report(global: Followed, place: Place, handle: Handle) {
             }
         }
     }
+}
+
+/// Keeps connections open over which the global plane calls this location, wherever its machine is.
+pub async fn be_called(
+    global: Followed,
+    location: LocationName,
+    router: Router,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let open = move || {
+        let (global, path) = (global.clone(), format!("/link/locations/{location}/reverse"));
+        async move { global.tunnel(&path).await }
+    };
+    let caller = Extension(Peer::Dialled(Name::Global));
+    longshore_link::be_called(open, router.layer(caller), shutdown).await
 }

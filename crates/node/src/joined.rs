@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
+use axum::{Extension, Router};
 use http::Method;
-use longshore_link::{Client, Endpoint, JoinError, joined_identity, now, only};
+use longshore_link::{Client, Endpoint, JoinError, be_called, joined_identity, now, only};
 use longshore_trust::{
     CertificateRequest, Credentials, JoinRequest, JoinToken, Name, Peer, Signed, client_config,
 };
 use longshore_types::{LocationName, NodeName};
+use tokio_util::sync::CancellationToken;
 
 /// How often to look whether the certificate should be renewed.
 const LOOK: Duration = Duration::from_secs(60);
@@ -96,6 +97,20 @@ impl Joined {
         renewed.save(&self.file).map_err(failed)
     }
 
+    /// Keeps connections open over which the location calls the gate, wherever this machine is.
+    pub async fn be_called(
+        self: Arc<Self>,
+        gate: Router,
+        shutdown: CancellationToken,
+    ) -> std::io::Result<()> {
+        let location = Peer::Dialled(Name::Location(self.location.clone()));
+        let open = move || {
+            let joined = Arc::clone(&self);
+            async move { joined.client.tunnel(&format!("/link/nodes/{}/reverse", joined.node)).await }
+        };
+        be_called(open, gate.layer(Extension(location)), shutdown).await
+    }
+
     /// The gate, for those alone whom it is for: the location, and its ingresses as far as they connect to
     /// instances.
     pub fn guard(self: &Arc<Self>, gate: Router) -> Router {
@@ -105,7 +120,7 @@ impl Joined {
 
 async fn only_the_location(
     State(joined): State<Arc<Joined>>,
-    axum::Extension(peer): axum::Extension<Peer>,
+    Extension(peer): Extension<Peer>,
     request: Request,
     next: Next,
 ) -> Response {

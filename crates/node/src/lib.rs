@@ -246,6 +246,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         None => service.spawn("gate", options.gate.serve(router, service.shutdown())),
         Some(joined) => {
             let router = joined.guard(router);
+            let called = Arc::clone(&joined).be_called(router.clone(), service.shutdown());
+            service.spawn("calls", called);
             let served = options.gate.serve_with(joined.credentials(), router, service.shutdown());
             service.spawn("gate", served);
             service.spawn_until_shutdown("certificate", joined.keep());

@@ -143,6 +143,8 @@ pub enum Peer {
         /// The key of the authority of its location, when one signed it.
         authority: Option<Fingerprint>,
     },
+    /// Who was dialled, showed to be that, and asks over the connection in return.
+    Dialled(Name),
     /// Who showed none.
     Stranger,
 }
@@ -170,7 +172,7 @@ impl Peer {
     /// Whom the peer's certificate names.
     pub fn name(&self) -> Option<&Name> {
         match self {
-            Self::Known { name, .. } => Some(name),
+            Self::Known { name, .. } | Self::Dialled(name) => Some(name),
             Self::Local | Self::Stranger => None,
         }
     }

@@ -201,7 +201,7 @@ impl Location {
             location: self.name.clone(),
             coordinates: Some(self.coordinates),
             joining: None,
-            gate: "unix:/nowhere".to_owned(),
+            gate: Some("unix:/nowhere".to_owned()),
             epoch: set.epoch,
             acknowledged: set.generation,
             at: now(),

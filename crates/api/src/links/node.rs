@@ -47,7 +47,9 @@ pub struct AssignmentSet {
 pub struct NodeReport {
     /// The node.
     pub node: NodeName,
-    /// Where its HTTP interface for logs and exec is reached, as an endpoint of `longshore-link`.
+    /// Where its HTTP interface is reached, as an endpoint of `longshore-link`: on this machine for all that it
+    /// is asked, from another for requests to instances, where it can be dialled. For the rest a node of
+    /// another machine opens connections over which it is called.
     pub gate: String,
     /// The version of Longshore it runs.
     pub version: String,

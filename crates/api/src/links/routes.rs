@@ -45,10 +45,22 @@ pub struct Endpoint {
     /// What it speaks there.
     #[serde(default)]
     pub protocol: AppProtocol,
-    /// The gate of its node, as an endpoint of `longshore-link`, where that is another machine on which
-    /// the address leads nowhere from here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gate: Option<String>,
+    /// How it is reached.
+    #[serde(default)]
+    pub reach: Reach,
+}
+
+/// How an ingress reaches the instances of a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reach {
+    /// By their addresses: it is on the same machine.
+    #[default]
+    Here,
+    /// Through the gate of the node, which is an endpoint of `longshore-link`.
+    Gate(String),
+    /// Through the location, to which the node keeps connections open: its gate cannot be dialled.
+    Location,
 }
 
 /// An ingress tells its location which table it routes by.

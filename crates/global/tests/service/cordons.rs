@@ -45,7 +45,7 @@ impl Plane {
         let report = LocationReport {
             location: view.location,
             coordinates: None,
-            gate: "unix:/nowhere".to_owned(),
+            gate: Some("unix:/nowhere".to_owned()),
             epoch: Default::default(),
             acknowledged: generation,
             at: longshore_link::now(),

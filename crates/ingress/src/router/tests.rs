@@ -12,7 +12,7 @@ fn endpoint(idx: u16) -> Endpoint {
         node: "node".parse().unwrap(),
         address: ([127, 0, 0, 1], 1000 + idx).into(),
         protocol: Default::default(),
-        gate: None,
+        reach: Default::default(),
     }
 }
 

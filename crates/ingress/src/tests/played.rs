@@ -137,7 +137,7 @@ pub fn endpoint(address: SocketAddr) -> Endpoint {
     // Ports do not repeat within a test, so that neither do these.
     let instance = InstanceId::mint(&"web".parse().unwrap(), u64::from(address.port()));
     let node = "node".parse().unwrap();
-    Endpoint { instance, node, address, protocol: Default::default(), gate: None }
+    Endpoint { instance, node, address, protocol: Default::default(), reach: Default::default() }
 }
 
 /// The endpoint of an instance that is gone: its port refuses.

@@ -82,7 +82,7 @@ impl State {
                 node: record.node.clone(),
                 address: SocketAddr::from((address, manifest.port?.get())),
                 protocol: manifest.ingress.protocol,
-                gate: self.gate_elsewhere(&record.node),
+                reach: self.nodes.get(&record.node)?.reach.clone(),
             })
         });
         Some(Route {
@@ -94,14 +94,8 @@ impl State {
         })
     }
 
-    /// The gate of a node on another machine, where an instance's address leads nowhere.
-    fn gate_elsewhere(&self, node: &NodeName) -> Option<String> {
-        let gate = &self.nodes.get(node)?.report.gate;
-        gate.starts_with("https:").then(|| gate.clone())
-    }
-
     /// What the global plane is told.
-    pub fn report(&self, gate: &str, moment: Moment) -> LocationReport {
+    pub fn report(&self, gate: Option<&str>, moment: Moment) -> LocationReport {
         let promised = |node: &NodeName| {
             let on_node = self.instances.values().filter(|record| record.node == *node);
             on_node.fold(Capacity::default(), |sum, record| {
@@ -136,7 +130,7 @@ impl State {
             // The uplink knows these.
             coordinates: None,
             joining: None,
-            gate: gate.to_owned(),
+            gate: gate.map(str::to_owned),
             epoch: self.epoch,
             acknowledged: self.acknowledged,
             at: moment.wall,

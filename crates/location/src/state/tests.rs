@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use longshore_api::links::{AppRef, Endpoint, Intent, NodeSummary};
+use longshore_api::links::{AppRef, Endpoint, Intent, NodeSummary, Reach};
 use longshore_types::{
     AppProtocol, ByteCount, Capacity, Decision, Digest, Epoch, InstancePhase, Manifest, MilliCpu,
     Release, ReleaseNumber, Timestamp,
@@ -80,7 +80,7 @@ impl World {
 
     /// The instances with the releases that others know them by.
     fn releases(&self) -> BTreeMap<InstanceId, u64> {
-        let report = self.state.report("unix:/x", self.moment());
+        let report = self.state.report(Some("unix:/x"), self.moment());
         let each = report.instances.into_iter();
         each.map(|status| (status.observed.instance, status.release.0)).collect()
     }
@@ -125,7 +125,7 @@ impl World {
             network: String::new(),
             runtimes: vec![],
         };
-        self.state.take_report(report, self.moment());
+        self.state.take_report(report, Reach::Here, self.moment());
     }
 
     fn obey(&mut self) {
@@ -146,7 +146,7 @@ impl World {
     }
 
     fn awaiting_an_ingress(&self) -> usize {
-        let report = self.state.report("unix:/x", self.moment());
+        let report = self.state.report(Some("unix:/x"), self.moment());
         report.instances.iter().filter(|status| status.awaits_ingress).count()
     }
 
@@ -274,7 +274,7 @@ fn a_rollout_ends_with_only_new_instances_and_always_routes_enough() {
 fn a_silent_node_gets_nothing_new_and_its_instances_are_lost_after_a_while() {
     let mut world = World::running();
     world.wait(20_000);
-    let report = world.state.report("unix:/x", world.moment());
+    let report = world.state.report(Some("unix:/x"), world.moment());
     assert!(!report.nodes[0].reachable);
     assert!(world.reconcile().is_empty(), "nothing is replaced before it counts as lost");
     world.wait(60_000);
@@ -323,7 +323,7 @@ fn a_restored_store_is_followed_with_lower_generations_and_the_one_before_is_ref
     world.take(&restored);
     world.settle();
     assert_eq!(world.releases(), before, "what it says again is nothing new");
-    let report = world.state.report("unix:/x", world.moment());
+    let report = world.state.report(Some("unix:/x"), world.moment());
     assert_eq!((report.epoch, report.acknowledged), (Epoch(7), Generation(3)));
     assert!(!world.state.accepts(&set(901, 1)), "of the life before, however new");
     assert!(!world.state.accepts(&of_life(7, set(2, 1))) && world.state.accepts(&restored));
@@ -344,7 +344,7 @@ fn what_a_restored_store_does_not_know_goes_on_until_it_is_to_be_let_go() {
     world.take(&nothing(4));
     world.settle();
     assert_eq!(world.releases(), before);
-    let report = world.state.report("unix:/x", world.moment());
+    let report = world.state.report(Some("unix:/x"), world.moment());
     assert_eq!(report.strays, std::slice::from_ref(&web));
     let note = report.instances[0].observed.note.as_deref().unwrap();
     assert!(note.contains("restored") && note.contains("longshore rm web"), "{note}");

@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 use http::{Method, StatusCode};
 use longshore_api::links::{AllotmentSet, AssignmentSet, InstanceSecretsRequest, SecretValues};
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{Body, CallError, Client, Endpoint, Listener, Refusal, now};
+use longshore_link::{Body, CallError, Client, Endpoint, Listener, Refusal, Service, Upgrade, now};
 use longshore_location::{ImageOrigin, Joining, JoiningOptions};
 use longshore_trust::{
     CertificateRequest, Credentials, Fingerprint, Identity, JoinRequest, LocationAuthority, Name,
@@ -22,6 +22,7 @@ use longshore_types::{Cordon, Digest, Timestamp};
 use serde_json::{Value, json};
 use sha2::Digest as _;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
 use crate::{World, report, set, until};
@@ -324,5 +325,56 @@ async fn a_node_that_was_removed_is_nobody_until_an_operator_lets_it_join_again(
     };
     tokio::time::timeout(std::time::Duration::from_secs(20), may_join).await.unwrap();
     refused(says(&node, "n2", gate).await, ProblemCode::Forbidden);
+    scene.end().await;
+}
+
+/// Keeps connections open as node `n2`, and answers by a word.
+fn be_called(node: Client, word: &'static str) -> CancellationToken {
+    let end = CancellationToken::new();
+    let service = Service::new(end.clone());
+    let echo = get(move |upgrade: Upgrade| async move {
+        upgrade.tunnel(&service, "echo", |tunnel| async {
+            let (mut reads, mut writes) = tokio::io::split(tunnel);
+            let _ = tokio::io::copy(&mut reads, &mut writes).await;
+        })
+    });
+    let gate = Router::new()
+        .route("/instances/web-00000000/logs", get(move || async move { axum::Json(word) }))
+        .route("/instances/web-00000000/port-forward", echo);
+    let open = move || {
+        let node = node.clone();
+        async move { node.tunnel("/link/nodes/n2/reverse").await }
+    };
+    tokio::spawn(longshore_link::be_called(open, gate, end.clone()));
+    end
+}
+
+const LOGS: &str = "/gate/nodes/n2/instances/web-00000000/logs";
+
+#[tokio::test]
+async fn a_node_that_only_dials_out_is_called_over_what_it_opened_and_nobody_is_in_its_place() {
+    let scene = Scene::start(Router::new()).await;
+    let location = &scene.world.location;
+    let identity = scene.join("n2", SECRET).await.unwrap();
+    let node = scene.with(&identity);
+    let end = be_called(node.clone(), "n2 itself");
+    assert_eq!(location.get::<String>(LOGS).await.unwrap(), "n2 itself");
+    // Requests to its instances go that way too, for an ingress.
+    let forward = "/link/ingress/nodes/n2/instances/web-00000000/port-forward?port=80";
+    let mut tunnel = location.tunnel(forward).await.unwrap();
+    tunnel.write_all(b"request").await.unwrap();
+    let mut back = [0; 7];
+    tunnel.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"request");
+    refused(node.tunnel(forward).await, ProblemCode::Forbidden);
+    // Another's connections are not its to open, nor are its own those of whom it is not.
+    refused(node.tunnel("/link/nodes/n1/reverse").await, ProblemCode::Forbidden);
+    refused(scene.stranger().tunnel("/link/nodes/n2/reverse").await, ProblemCode::Forbidden);
+    refused(location.tunnel("/link/nodes/n2/reverse").await, ProblemCode::Forbidden);
+    refused(location.tunnel("/link/nodes/n1/reverse").await, ProblemCode::InvalidRequest);
+    // Started anew it is called again.
+    end.cancel();
+    let _end = be_called(node, "n2 anew");
+    assert_eq!(location.get::<String>(LOGS).await.unwrap(), "n2 anew");
     scene.end().await;
 }

@@ -19,7 +19,7 @@ impl World {
     }
 
     fn summary(&self, node: &str) -> Option<NodeSummary> {
-        let report = self.state.report("unix:/x", self.moment());
+        let report = self.state.report(Some("unix:/x"), self.moment());
         report.nodes.into_iter().find(|summary| summary.node.as_str() == node)
     }
 }
@@ -35,7 +35,7 @@ fn what_leaves_a_drained_node_is_routed_until_another_is() {
     assert_eq!(world.state.preview_drain(&"n9".parse().unwrap(), world.moment()), None);
     world.take(&with_cordon(2, true, false));
     world.reconcile();
-    let report = world.state.report("unix:/x", world.moment());
+    let report = world.state.report(Some("unix:/x"), world.moment());
     assert_eq!((report.staying.len(), report.staying[0].node.as_str()), (2, "n1"));
     let notes = report.instances.iter().filter_map(|status| status.observed.note.as_deref());
     assert!(notes.clone().any(|note| note.starts_with("its node is drained; waits until")));
@@ -93,6 +93,6 @@ fn what_has_ended_for_good_is_not_run_once_more_elsewhere() {
     world.take(&with_cordon(2, true, false));
     world.reconcile();
     assert_eq!((world.on("n1"), world.on("n2")), (2, 0));
-    let report = world.state.report("unix:/x", world.moment());
+    let report = world.state.report(Some("unix:/x"), world.moment());
     assert!(report.staying.len() == 2 && report.staying.iter().all(|one| !one.under_way));
 }
