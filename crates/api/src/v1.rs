@@ -181,10 +181,14 @@ pub struct AppView {
     pub image: String,
     /// How many instances should run.
     pub count: u32,
-    /// How many instances of that release are healthy and not draining.
+    /// How many instances of that release are healthy and not draining, at locations that are heard of.
     pub ready: u32,
-    /// How many instances of other releases are left, and of this one beyond `count`.
+    /// How many instances of other releases are left there, and of this one beyond `count`.
     pub outdated: u32,
+    /// The locations with a part of the app that are not heard of: what runs there is not counted, and holds up
+    /// nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub away: Vec<AwayView>,
     /// The host names that lead to the app.
     pub hosts: Vec<HostName>,
     /// The same as addresses for a browser, with the port of the ingress; empty for an app without
@@ -205,6 +209,45 @@ pub struct AppView {
     pub note: Option<String>,
     /// Raised at each change of what should run.
     pub generation: Generation,
+}
+
+impl AppView {
+    /// True when all that should run is ready and nothing else is left, at locations that are heard of.
+    pub fn is_complete(&self) -> bool {
+        let away: u32 = self.away.iter().map(|away| away.count).sum();
+        let heard = self.count.saturating_sub(away);
+        // With nobody heard of nothing is known.
+        self.outdated == 0 && self.ready >= heard && (heard > 0 || self.count == 0)
+    }
+}
+
+/// A location that is not heard of, with its part of an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AwayView {
+    /// The location.
+    pub location: LocationName,
+    /// How many instances should run there.
+    pub count: u32,
+    /// When it was last heard of; absent when it never was since the control plane started.
+    pub silent_since: Option<Timestamp>,
+    /// The newest release that ran there then.
+    pub release: Option<ReleaseNumber>,
+}
+
+impl AwayView {
+    /// The same in words: `sin (cut off for 14 min, running r41)`.
+    pub fn text(&self, now: Timestamp) -> String {
+        let minutes = self.silent_since.map(|since| now.0.saturating_sub(since.0) / 60_000);
+        let silent = match minutes {
+            None => "not heard of".to_owned(),
+            Some(0) => "cut off".to_owned(),
+            Some(minutes @ 1..100) => format!("cut off for {minutes} min"),
+            Some(minutes) => format!("cut off for {} h", minutes / 60),
+        };
+        let running =
+            self.release.map_or_else(String::new, |release| format!(", running {release}"));
+        format!("{} ({silent}{running})", self.location)
+    }
 }
 
 /// A release that is tried before it takes over.

@@ -35,6 +35,7 @@ mod tokens;
 mod traces;
 mod ui;
 mod views;
+mod waves;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longshore_api::links::{InstanceStatus, LocationReport};
-use longshore_types::{InstanceId, LocationName, ProjectName};
+use longshore_types::{InstanceId, LocationName, ProjectName, Timestamp};
 use tokio::sync::watch;
 
 use crate::catalog::AppKey;
@@ -21,6 +21,8 @@ pub struct Received {
     pub report: Arc<LocationReport>,
     /// When it came, by this process's monotonic clock.
     pub at: Instant,
+    /// The same, for people.
+    pub at_wall: Timestamp,
 }
 
 impl Received {
@@ -49,7 +51,8 @@ impl Reports {
     /// Takes a report over, in place of the location's last one. Subscribers are told only when
     /// it says something new.
     pub fn receive(&self, report: LocationReport) {
-        let received = Received { report: Arc::new(report), at: Instant::now() };
+        let (at, at_wall) = (Instant::now(), longshore_link::now());
+        let received = Received { report: Arc::new(report), at, at_wall };
         self.by_location.send_if_modified(|by_location| {
             let name = received.report.location.clone();
             let before = by_location.get(&name);

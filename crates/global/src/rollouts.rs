@@ -1,23 +1,23 @@
 //! Carries out what `longshore_planning::rollout` decides of each app.
 //!
 //! When a rollout last got on is kept in memory: a control plane that is started again gives every
-//! rollout its whole time anew. While a location that has a part of an app is not heard of, the
-//! clock stands still: nobody can say how that part is doing.
+//! rollout its whole time anew. Only locations that are heard of count: another is neither healthy nor
+//! unhealthy, and stops nobody. While none is, the clock stands still.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use longshore_api::links::InstanceStatus;
-use longshore_api::v1::AppView;
 use longshore_planning::rollout::{CommandOutcome, RolloutState, Verdict, judge};
+use longshore_planning::waves::{Standing, standing};
 use longshore_types::{
-    ExitReason, Generation, InstancePhase, Manifest, ReleaseNumber, RestartPolicy,
+    ExitReason, Generation, InstancePhase, LocationName, Manifest, ReleaseNumber, RestartPolicy,
 };
 
 use crate::catalog::{AppKey, Catalog};
 use crate::records::{AppRecord, RolloutStage};
-use crate::reports::{ByLocation, Received, of_app};
-use crate::{PublicNames, scheduler, views};
+use crate::reports::{ByLocation, of_app};
+use crate::{PublicNames, scheduler, views, waves};
 
 /// How far each rollout got, and when.
 #[derive(Debug, Default)]
@@ -25,11 +25,12 @@ pub struct Rollouts {
     seen: BTreeMap<AppKey, Seen>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Seen {
     generation: Generation,
-    ready: u32,
-    outdated: u32,
+    /// The most that was ready and the least that was left at each location that was heard of. By location, so
+    /// that one that comes and goes is no progress.
+    by_location: BTreeMap<LocationName, (usize, usize)>,
     /// When the stage began.
     began: Instant,
     /// When it last got on.
@@ -57,14 +58,6 @@ fn outcome(
         _ => CommandOutcome::Failed,
     };
     (outcome, observed.note.clone().unwrap_or_else(|| "failed".to_owned()))
-}
-
-/// Whether all that should run is healthy, and nothing else is left but what is on its way out.
-fn is_served(key: &AppKey, view: &AppView, reports: &ByLocation) -> bool {
-    let mut staying = of_app(reports, key).filter(|status| !status.draining);
-    view.canary.is_none()
-        && view.ready >= view.count
-        && staying.all(|status| status.release == view.release)
 }
 
 /// What a verdict makes of an app; `says` are the words on its release's command.
@@ -98,6 +91,35 @@ fn after(
     })
 }
 
+/// False while the location is not heard of that runs the release's command.
+fn command_is_heard(reports: &ByLocation, held: &scheduler::Held<'_>) -> bool {
+    let mut running = held.iter().filter(|(_, stored)| stored.record.command.is_some());
+    running.all(|(location, _)| waves::is_heard(reports, location))
+}
+
+/// How many instances of a release are ready at each location that is heard of, and how many of others are left.
+fn by_location(
+    reports: &ByLocation,
+    (project, app): &AppKey,
+    release: ReleaseNumber,
+) -> BTreeMap<LocationName, (usize, usize)> {
+    let heard = reports.iter().filter(|(_, received)| received.reachable());
+    let counted = heard.map(|(location, received)| {
+        let of_app = received.report.instances.iter();
+        let of_app = of_app.filter(|status| (&status.project, &status.app) == (project, app));
+        let (mut ready, mut left) = (0, 0);
+        for status in of_app {
+            if status.release != release || status.is_command || status.draining {
+                left += 1;
+            } else if views::is_ready(status) {
+                ready += 1;
+            }
+        }
+        (location.clone(), (ready, left))
+    });
+    counted.collect()
+}
+
 impl Rollouts {
     /// What has to be written of an app now, if anything.
     pub fn next_record(
@@ -122,15 +144,18 @@ impl Rollouts {
             self.seen.remove(key);
             return None;
         }
-        let is_known = scheduler::held(catalog, key)
-            .keys()
-            .all(|location| reports.get(location).is_some_and(Received::reachable));
-        let is_complete = is_known
-            && match &view.canary {
-                Some(canary) => canary.is_ready(),
-                None => view.state == "running",
-            };
-        let seen = self.look(key, &view, (is_known, is_complete));
+        let held = scheduler::held(catalog, key);
+        let parts = waves::parts(reports, key, record, &held);
+        let standing = standing(&parts);
+        let placed: u32 = held.values().map(|stored| stored.record.count).sum();
+        let is_placed = placed >= view.count;
+        let standing = Standing {
+            is_heard: standing.is_heard && command_is_heard(reports, &held),
+            is_served: standing.is_served && is_placed,
+            is_complete: standing.is_complete && is_placed,
+        };
+        let now = by_location(reports, key, record.release);
+        let seen = self.look(key, view.generation, now, standing);
         let of_command =
             manifest.release.as_ref().filter(|_| record.stage == RolloutStage::Command);
         let command =
@@ -140,9 +165,9 @@ impl Rollouts {
             good: record.good,
             command: command.as_ref().map(|(outcome, _)| (*outcome, seen.began.elapsed())),
             is_canary: record.stage == RolloutStage::Canary,
-            is_complete,
+            is_complete: standing.is_complete,
             complete_for: seen.complete_since.map_or(Duration::ZERO, |since| since.elapsed()),
-            is_served: is_served(key, &view, reports),
+            is_served: standing.is_served && record.stage == RolloutStage::Whole,
             since_progress: seen.at.elapsed(),
             rules: manifest.rollout,
         };
@@ -153,21 +178,35 @@ impl Rollouts {
     fn look(
         &mut self,
         key: &AppKey,
-        view: &AppView,
-        (is_known, is_complete): (bool, bool),
-    ) -> Seen {
-        let AppView { generation, ready, outdated, .. } = *view;
+        generation: Generation,
+        by_location: BTreeMap<LocationName, (usize, usize)>,
+        standing: Standing,
+    ) -> &Seen {
         let at = Instant::now();
-        let now = Seen { generation, ready, outdated, began: at, at, complete_since: None };
-        let seen = self.seen.entry(key.clone()).or_insert(now);
-        if seen.generation != generation || !is_known {
-            *seen = now;
-        } else if ready > seen.ready || outdated < seen.outdated {
-            let (ready, outdated) = (ready.max(seen.ready), outdated.min(seen.outdated));
-            *seen = Seen { ready, outdated, at, ..*seen };
+        let new = || Seen {
+            generation,
+            by_location: BTreeMap::new(),
+            began: at,
+            at,
+            complete_since: None,
+        };
+        let seen = self.seen.entry(key.clone()).or_insert_with(new);
+        if seen.generation != generation || !standing.is_heard {
+            *seen = new();
         }
-        seen.complete_since = is_complete.then(|| seen.complete_since.unwrap_or(at));
-        *seen
+        for (location, (ready, left)) in by_location {
+            match seen.by_location.get_mut(&location) {
+                Some(before) => {
+                    if ready > before.0 || left < before.1 {
+                        seen.at = at;
+                    }
+                    *before = (ready.max(before.0), left.min(before.1));
+                }
+                None => _ = seen.by_location.insert(location, (ready, left)),
+            }
+        }
+        seen.complete_since = standing.is_complete.then(|| seen.complete_since.unwrap_or(at));
+        seen
     }
 
     /// How long until the first rollout may have failed or canary take over, when any is under way.

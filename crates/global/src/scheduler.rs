@@ -29,6 +29,7 @@ use crate::records::{AllotmentRecord, AppRecord, CanaryRecord, Key, RolloutStage
 use crate::reports::{ByLocation, of_app};
 use crate::rollouts::Rollouts;
 use crate::strays::Strays;
+use crate::waves::{self, Releases};
 use crate::{GlobalError, Plane, views};
 
 /// How often to look without a change: reachability fades without one.
@@ -121,7 +122,7 @@ async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalErr
                 Some(with_event(change, &Who::PLATFORM, Some(&key.0), "rm", subject))
             };
             let change = allotments(&catalog, &reports, key, app).or_else(verdict);
-            change.or_else(over).or_else(|| forgetting(&catalog, key, &app.record))
+            change.or_else(over).or_else(|| forgetting(&catalog, &reports, key, &app.record))
         };
         let Some(change) = change else { continue };
         let unchanged = Compare::mod_revision(app_key_text(key), Relation::Equal, app.revision);
@@ -212,12 +213,25 @@ fn removal(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Option<Tran
 /// How many releases of an app are kept, beside those that it needs.
 const KEPT_RELEASES: usize = 20;
 
-/// Forgets the oldest releases when there are too many, but none that runs or may be taken back.
-fn forgetting(catalog: &Catalog, key: &AppKey, record: &AppRecord) -> Option<Transaction> {
-    let surplus = catalog.releases_of(key).count().checked_sub(KEPT_RELEASES)?;
-    let needed = [Some(record.release), record.beside, record.good, record.failed];
+/// Forgets the oldest releases when there are too many, but none that runs or may be taken back. What a
+/// location runs that is not heard of nobody knows, so then none is.
+fn forgetting(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    key: &AppKey,
+    record: &AppRecord,
+) -> Option<Transaction> {
+    let surplus = catalog.releases_of(key).count().checked_sub(KEPT_RELEASES + 1)? + 1;
+    let held = held(catalog, key);
+    if !held.keys().all(|location| waves::is_heard(reports, location)) {
+        return None;
+    }
+    let kept = [Some(record.release), record.beside, record.good, record.failed];
+    let allotted = held.values().map(|stored| stored.record.release);
+    let running = of_app(reports, key).map(|status| status.release);
+    let needed: BTreeSet<_> = kept.into_iter().flatten().chain(allotted).chain(running).collect();
     let oldest = catalog.releases_of(key).take(surplus.min(MOST_AT_ONCE));
-    let mut forgotten = oldest.filter(|release| !needed.contains(&Some(release.number))).peekable();
+    let mut forgotten = oldest.filter(|release| !needed.contains(&release.number)).peekable();
     forgotten.peek()?;
     Some(forgotten.fold(Transaction::new(), |change, release| {
         change.delete(release_key_text(key, release.number))
@@ -405,12 +419,13 @@ fn allotments(
     };
     let runs_command = before_command && record.failed != Some(record.release);
     let mut command = runs_command.then_some(record.release);
+    let releases = Releases::of(catalog, reports, key, record, &held);
     let mut change = Change::default();
     for (share, n_canaries) in shares.iter().zip(spread_canaries(&shares, n_canaries)) {
         let before = held.get(&share.location).map(|stored| &stored.record);
         let canary = CanaryRecord { release: app.record.release, count: n_canaries };
         let record = AllotmentRecord {
-            release: app.record.main(),
+            release: releases.at(&share.location, before),
             count: share.count,
             canary: (n_canaries > 0).then_some(canary),
             // One location does it for all.

@@ -1,10 +1,11 @@
 //! What users see, made from what is wanted and what is reported.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_api::links::{InstanceStatus, LocationReport, NodeSummary};
 use longshore_api::v1::{
-    AppLocationView, AppView, CanaryView, InstanceView, LocationView, ReleaseView, StayingApp,
+    AppLocationView, AppView, AwayView, CanaryView, InstanceView, LocationView, ReleaseView,
+    StayingApp,
 };
 use longshore_types::{
     AppName, Capacity, HostName, InstancePhase, LocationName, Manifest, ProjectName, Release,
@@ -13,8 +14,8 @@ use longshore_types::{
 
 use crate::catalog::{AppKey, Catalog};
 use crate::records::{AppRecord, RolloutStage};
-use crate::reports::{ByLocation, Received, of_app};
-use crate::{PublicNames, scheduler};
+use crate::reports::{ByLocation, Received};
+use crate::{PublicNames, scheduler, waves};
 
 /// `current` is the number of the release that should run.
 pub fn release(release: &Release, current: ReleaseNumber) -> ReleaseView {
@@ -78,8 +79,8 @@ pub fn app(
     key: &AppKey,
     public: &PublicNames,
 ) -> Option<AppView> {
-    let statuses: Vec<_> = of_app(reports, key).collect();
-    app_of(catalog, reports, (key, &statuses), public)
+    let statuses: Vec<_> = statuses(reports, &key.0).filter(|(_, s)| s.app == key.1).collect();
+    app_of(catalog, reports, (key, &statuses, &unheard(catalog, reports)), public)
 }
 
 /// The apps of a project for which `is_shown`.
@@ -91,34 +92,62 @@ pub fn apps(
     is_shown: impl Fn(&AppName) -> bool,
 ) -> Vec<AppView> {
     // Sorted once: to look through all instances for each app would cost the product of both.
-    let mut by_app: BTreeMap<&AppName, Vec<&InstanceStatus>> = BTreeMap::new();
-    for (_, status) in statuses(reports, project) {
-        by_app.entry(&status.app).or_default().push(status);
+    let mut by_app: BTreeMap<&AppName, Vec<(&LocationName, &InstanceStatus)>> = BTreeMap::new();
+    for (location, status) in statuses(reports, project) {
+        by_app.entry(&status.app).or_default().push((location, status));
     }
+    let unheard = unheard(catalog, reports);
     let keys = catalog.apps.keys().filter(|(owner, name)| owner == project && is_shown(name));
     keys.filter_map(|key| {
         let statuses = by_app.get(&key.1).map(Vec::as_slice).unwrap_or_default();
-        app_of(catalog, reports, (key, statuses), public)
+        app_of(catalog, reports, (key, statuses, &unheard), public)
     })
     .collect()
 }
 
-/// An app, given what is reported of its instances.
+/// The locations that are not heard of; hardly ever any.
+fn unheard<'a>(catalog: &'a Catalog, reports: &ByLocation) -> BTreeSet<&'a LocationName> {
+    catalog.locations.keys().filter(|location| !waves::is_heard(reports, location)).collect()
+}
+
+/// Those of them that have a part of an app, or should.
+fn away(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    (key, statuses): (&AppKey, &[(&LocationName, &InstanceStatus)]),
+    unheard: &BTreeSet<&LocationName>,
+) -> Vec<AwayView> {
+    let views = unheard.iter().filter_map(|&location| {
+        let allotment = (location.clone(), key.0.clone(), key.1.clone());
+        let count = catalog.allotments.get(&allotment).map_or(0, |stored| stored.record.count);
+        let there = statuses.iter().filter(|(of, _)| *of == location);
+        let release = there.map(|(_, status)| status.release).max();
+        let silent_since = reports.get(location).map(|received| received.at_wall);
+        let view = AwayView { location: location.clone(), count, silent_since, release };
+        (count > 0 || release.is_some()).then_some(view)
+    });
+    views.collect()
+}
+
+/// An app, given what is reported of its instances, and the locations that are not heard of.
 fn app_of(
     catalog: &Catalog,
     reports: &ByLocation,
-    (key, statuses): (&AppKey, &[&InstanceStatus]),
+    (key, all, unheard): (&AppKey, &[(&LocationName, &InstanceStatus)], &BTreeSet<&LocationName>),
     public: &PublicNames,
 ) -> Option<AppView> {
     let wanted = &catalog.apps.get(key)?.record;
     let current = catalog.current_release(key)?;
-    let statuses = || statuses.iter().copied();
+    let away = away(catalog, reports, (key, all), unheard);
+    let count_away = away.iter().map(|away| away.count).sum::<u32>().min(wanted.count);
+    let statuses = || all.iter().filter(|(of, _)| !unheard.contains(of)).map(|(_, status)| *status);
     let is_current =
         |status: &&InstanceStatus| status.release == wanted.release && !status.is_command;
     let ready = count(statuses().filter(is_current).filter(|status| is_ready(status)));
     let live_current = count(statuses().filter(is_current).filter(|status| !status.draining));
+    let heard = wanted.count - count_away;
     let outdated = count(statuses()) - live_current.min(wanted.count);
-    let canary = canary(wanted, &current.manifest, ready);
+    let canary = canary(wanted, &current.manifest, ready, canaries_at(catalog, key, &away));
     let releasing = wanted.stage == RolloutStage::Command;
     let state = match (wanted.removing, wanted.count, outdated, ready) {
         (true, ..) => "removing",
@@ -126,7 +155,7 @@ fn app_of(
         _ if releasing => "releasing",
         (false, 0, 0, _) => "stopped",
         _ if canary.is_some() => "canary",
-        (false, count, 0, ready) if ready >= count => "running",
+        (false, _, 0, ready) if ready >= heard && heard > 0 => "running",
         _ if wanted.failed == Some(wanted.release) => "failed",
         (false, _, outdated, _) if outdated > 0 => "rolling",
         _ => "waiting",
@@ -136,6 +165,9 @@ fn app_of(
     let note =
         if settled { None } else { note((catalog, reports), key, statuses().filter(is_current)) };
     let note = given_up(wanted).or(note).or_else(|| tried.map(CanaryView::note));
+    let in_waves =
+        || (state == "rolling").then(|| in_waves(catalog, key, wanted.release)).flatten();
+    let note = note.or_else(in_waves).or_else(|| except(&away, wanted.release));
     let hosts = hosts(&current.manifest, &public.domain);
     Some(AppView {
         project: key.0.clone(),
@@ -145,6 +177,7 @@ fn app_of(
         count: wanted.count,
         ready,
         outdated,
+        away,
         urls: urls(&current.manifest, &hosts, &public.ingress),
         hosts,
         state: state.to_owned(),
@@ -155,15 +188,46 @@ fn app_of(
     })
 }
 
+/// At how many locations a release has arrived that comes to one after the other.
+fn in_waves(catalog: &Catalog, key: &AppKey, release: ReleaseNumber) -> Option<String> {
+    let allotments = catalog.locations.keys().filter_map(|location| {
+        let allotment = (location.clone(), key.0.clone(), key.1.clone());
+        catalog.allotments.get(&allotment).map(|stored| &stored.record)
+    });
+    let (mut all, mut there) = (0, 0);
+    for record in allotments.filter(|record| record.count > 0) {
+        all += 1;
+        there += u32::from(record.release == release);
+    }
+    (there < all).then(|| format!("{release} is at {there} of {all} locations"))
+}
+
+/// What does not belong to what is said of an app, because nobody knows.
+fn except(away: &[AwayView], release: ReleaseNumber) -> Option<String> {
+    let list: Vec<_> = away.iter().map(|away| away.text(longshore_link::now())).collect();
+    let behind = away.iter().any(|away| away.release.is_some_and(|running| running != release));
+    let begins = if behind { "complete except" } else { "not counting" };
+    (!away.is_empty()).then(|| format!("{begins} {}", list.join(", ")))
+}
+
 /// True of an instance to which requests go.
 pub fn is_ready(status: &InstanceStatus) -> bool {
     let healthy = status.observed.phase == InstancePhase::Healthy;
     healthy && !status.draining && !status.awaits_ingress
 }
 
-fn canary(wanted: &AppRecord, manifest: &Manifest, ready: u32) -> Option<CanaryView> {
+/// How many canaries should run at those locations.
+fn canaries_at(catalog: &Catalog, key: &AppKey, away: &[AwayView]) -> u32 {
+    let canaries = away.iter().filter_map(|away| {
+        let allotment = (away.location.clone(), key.0.clone(), key.1.clone());
+        Some(catalog.allotments.get(&allotment)?.record.canary?.count)
+    });
+    canaries.sum()
+}
+
+fn canary(wanted: &AppRecord, manifest: &Manifest, ready: u32, n_away: u32) -> Option<CanaryView> {
     let rules = &manifest.rollout;
-    let count = rules.canaries(wanted.count);
+    let count = rules.canaries(wanted.count).saturating_sub(n_away);
     let view = CanaryView { beside: wanted.main(), count, ready, wait: rules.canary_wait };
     (wanted.stage == RolloutStage::Canary).then_some(view)
 }

@@ -116,7 +116,7 @@ impl Rollout {
         } else if let Some(canary) = &app.canary {
             let waits = canary.is_ready() && canary.wait.is_none();
             if waits { Progress::Tried } else { Progress::Underway }
-        } else if app.ready >= app.count && app.outdated == 0 {
+        } else if app.is_complete() {
             Progress::Done
         } else {
             Progress::Underway

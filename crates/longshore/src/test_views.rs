@@ -30,6 +30,7 @@ pub fn app(name: &str) -> AppView {
         count: 1,
         ready: 0,
         outdated: 0,
+        away: vec![],
         hosts: vec![format!("{name}.localhost").parse().unwrap()],
         urls: vec![format!("http://{name}.localhost:8080")],
         state: "rolling".to_owned(),

@@ -3,6 +3,7 @@
 //! - [`global`]: which locations run how many instances of an app.
 //! - [`location`]: which node runs an instance, and which instance of an old release goes next.
 //! - [`restart`]: when an instance that ended is started again.
+//! - [`waves`]: in which order a new release comes to the locations.
 //! - [`rollout`]: whether a rollout gets anywhere, and what becomes of one that does not.
 //!
 //! No I/O, no clock, no randomness but the seed, no iteration in hash order: the same input gives
@@ -17,5 +18,6 @@ mod pinned;
 pub mod restart;
 pub mod rollout;
 mod seeded;
+pub mod waves;
 
 pub use pinned::Pinned;

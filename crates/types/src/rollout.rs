@@ -79,10 +79,14 @@ pub struct Rollout {
     /// How long all of those have to be healthy before the release takes over by itself; without,
     /// somebody has to say so.
     pub canary_wait: Option<Duration>,
+    /// Whether one location has the release first, then more and more, each wave once the one before serves
+    /// it; else all at the same time.
+    pub waves: bool,
 }
 
 impl Default for Rollout {
-    /// One more at a time, and never one less; back after five minutes; no canaries.
+    /// One more at a time, and never one less; back after five minutes; no canaries; location after
+    /// location.
     fn default() -> Self {
         Self {
             max_surge: Portion::Count(1),
@@ -91,6 +95,7 @@ impl Default for Rollout {
             revert: true,
             canary: Portion::Count(0),
             canary_wait: None,
+            waves: true,
         }
     }
 }

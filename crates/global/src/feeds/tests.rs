@@ -12,6 +12,7 @@ fn app(name: &str, ready: u32) -> AppView {
         count: 3,
         ready,
         outdated: 0,
+        away: vec![],
         hosts: Vec::new(),
         urls: Vec::new(),
         state: "rolling".to_owned(),

@@ -14,6 +14,7 @@ mod restored;
 mod rollouts;
 mod secrets;
 mod watch;
+mod waves;
 
 use std::time::Duration;
 

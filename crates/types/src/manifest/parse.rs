@@ -404,6 +404,7 @@ fn rollout_of(table: &mut Table<'_>) -> Rollout {
         "revert",
         "canary",
         "canary_wait",
+        "waves",
     ]);
     let defaults = Rollout::default();
     let rollout = Rollout {
@@ -413,6 +414,7 @@ fn rollout_of(table: &mut Table<'_>) -> Rollout {
         revert: table.flag("revert").unwrap_or(defaults.revert),
         canary: table.text("canary").unwrap_or(defaults.canary),
         canary_wait: table.text("canary_wait"),
+        waves: table.flag("waves").unwrap_or(defaults.waves),
     };
     if rollout.deadline < Duration::from_secs(1) {
         let value = Value::from(rollout.deadline.to_string());

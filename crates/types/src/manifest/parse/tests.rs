@@ -39,7 +39,7 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
         "process": {"stop_signal": "SIGNOPE", "workdir": "relative"},
         "ingress": {"protocol": "http3", "slow_start": "2h", "outlier_ejection": 1, "retries": 2},
         "health": {"kind": "grpc"}, "egress": {"allow": ["10.0.0.1/8"]},
-        "rollout": {"max_surge": "a few", "max_unavailable": "120%", "deadline": "10ms", "revert": 1, "canary": -1},
+        "rollout": {"max_surge": "a few", "max_unavailable": "120%", "deadline": "10ms", "revert": 1, "canary": -1, "waves": "no"},
         "release": {"timeout": "1ms"},
         "restart": "sometimes", "runtime": "docker", "user_namespace": "no", "env": {"A=B": "x"},
     }));
@@ -68,6 +68,7 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
         "rollout.deadline = \"10ms\": at least 1s",
         "rollout.revert = 1: true or false",
         "rollout.canary = -1: a whole number from 0 to 10000, or from 0% to 100%",
+        "rollout.waves = \"no\": true or false",
         "release.timeout = \"1ms\": at least 1s",
         "release.command = []: a list of at least the program",
         "restart = \"sometimes\": one of \"always\", \"on-failure\", \"never\"",
@@ -77,7 +78,7 @@ fn every_problem_is_reported_at_once_with_field_value_and_what_is_allowed() {
     ] {
         assert!(found.iter().any(|line| line.contains(part)), "missing {part:?} in {found:#?}");
     }
-    assert_eq!(found.len(), 30, "{found:#?}");
+    assert_eq!(found.len(), 31, "{found:#?}");
 }
 
 #[test]

@@ -1,0 +1,170 @@
+//! A new release comes to one location after the other.
+
+use std::collections::BTreeMap;
+
+use longshore_api::links::{Allotment, AllotmentSet, InstanceStatus};
+use longshore_link::LineStream;
+use longshore_types::{Generation, ReleaseNumber};
+use serde_json::json;
+
+use crate::plane::*;
+
+const LOCATIONS: [&str; 3] = ["ams", "sin", "syd"];
+
+/// Locations that do what they are told, when the test says so.
+struct World {
+    plane: Plane,
+    sets: BTreeMap<&'static str, LineStream<AllotmentSet>>,
+    running: BTreeMap<&'static str, Vec<InstanceStatus>>,
+}
+
+impl World {
+    /// One app of three instances, one at each.
+    async fn start(dir: &std::path::Path) -> Self {
+        let plane = Plane::start(dir).await;
+        let mut sets = BTreeMap::new();
+        for name in LOCATIONS {
+            plane.report_from(name, Generation(0), vec![], vec![]).await;
+            let path = format!("/link/locations/{name}/allotments");
+            sets.insert(name, plane.link.watch(&path).await.unwrap());
+        }
+        let mut world = Self { plane, sets, running: BTreeMap::new() };
+        world.deploy("one").await;
+        for name in LOCATIONS {
+            world.serves(name, 1).await;
+        }
+        world.plane.app_when(|app| app.state == "running").await;
+        world
+    }
+
+    async fn deploy(&self, word: &str) {
+        let mut document = web_with(word, json!({"deadline": "2s"}));
+        document["count"] = json!(3);
+        self.plane.deploy(document).await.unwrap();
+    }
+
+    /// Waits until a location is told of a release.
+    async fn told(&mut self, name: &'static str, release: u64) -> AllotmentSet {
+        let is_told = |set: &AllotmentSet| release_in(set) == Some(release);
+        until(self.sets.get_mut(name).unwrap(), is_told).await
+    }
+
+    /// The same, and it then runs that.
+    async fn serves(&mut self, name: &'static str, release: u64) {
+        let set = self.told(name, release).await;
+        let [allotment] = &set.allotments[..] else { panic!("{set:?}") };
+        assert_eq!(allotment.count, 1);
+        let running = vec![healthy(allotment, &format!("web-{:08}", release * 3 + index(name)))];
+        self.plane.report_from(name, set.generation, running.clone(), vec![]).await;
+        self.running.insert(name, running);
+    }
+
+    /// The release that each location is told to run now.
+    async fn now(&self) -> Vec<u64> {
+        let mut releases = Vec::new();
+        for name in LOCATIONS {
+            let path = format!("/link/locations/{name}/allotments");
+            let mut sets = self.plane.link.watch::<AllotmentSet>(&path).await.unwrap();
+            releases.push(release_in(&until(&mut sets, |_| true).await).unwrap());
+        }
+        releases
+    }
+}
+
+/// Tells ids of locations apart.
+fn index(name: &str) -> u64 {
+    u64::from(name == "sin") + 2 * u64::from(name == "syd")
+}
+
+fn release_in(set: &AllotmentSet) -> Option<u64> {
+    set.allotments.first().map(|Allotment { release, .. }| release.number.0)
+}
+
+#[tokio::test]
+async fn one_location_then_more_each_wave_once_the_one_before_serves_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::start(dir.path()).await;
+    world.deploy("two").await;
+    let set = world.told("ams", 2).await;
+    assert_eq!(world.now().await, [2, 1, 1]);
+    let note = world.plane.app_when(|app| app.note.is_some()).await.note;
+    assert_eq!(note.as_deref(), Some("r2 is at 1 of 3 locations"));
+    // Heard, and not healthy yet.
+    let before = world.running["ams"].clone();
+    world.plane.report_from("ams", set.generation, before, vec![]).await;
+    assert_eq!(world.now().await, [2, 1, 1]);
+    let running = vec![healthy(&set.allotments[0], "web-00000002")];
+    world.plane.report_from("ams", set.generation, running, vec![]).await;
+    world.serves("sin", 2).await;
+    world.serves("syd", 2).await;
+    let app = world.plane.app_when(|app| app.state == "running").await;
+    assert_eq!((app.release, app.ready, app.outdated), (ReleaseNumber(2), 3, 0));
+    // Back, all at once.
+    world.plane.rollback(Some(1)).await.unwrap();
+    for name in LOCATIONS {
+        world.told(name, 1).await;
+    }
+    world.plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_release_never_comes_further_than_the_first_location() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::start(dir.path()).await;
+    world.deploy("bad").await;
+    let set = world.told("ams", 2).await;
+    let kept = world.running["ams"].clone();
+    world.plane.report_from("ams", set.generation, kept, vec![]).await;
+    assert_eq!(world.now().await, [2, 1, 1]);
+    let app = world.plane.app_when(|app| app.release == ReleaseNumber(1)).await;
+    assert_eq!(app.failed, Some(ReleaseNumber(2)));
+    world.told("ams", 1).await;
+    assert_eq!(world.now().await, [1, 1, 1]);
+    world.plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_location_that_is_not_heard_of_stops_nobody_and_goes_straight_to_the_newest() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::start(dir.path()).await;
+    // Started anew, the control plane has heard of nobody; one stays away.
+    let World { plane, running, .. } = world;
+    plane.stop().await;
+    let plane = Plane::start(dir.path()).await;
+    let mut sets = BTreeMap::new();
+    for name in LOCATIONS {
+        let path = format!("/link/locations/{name}/allotments");
+        let mut watch = plane.link.watch::<AllotmentSet>(&path).await.unwrap();
+        if name != "sin" {
+            let set = until(&mut watch, |_| true).await;
+            plane.report_from(name, set.generation, running[name].clone(), vec![]).await;
+        }
+        sets.insert(name, watch);
+    }
+    world = World { plane, sets, running };
+    let app = world.plane.app_when(|app| app.ready == 2).await;
+    assert_eq!((app.state.as_str(), app.away.len()), ("running", 1));
+    assert_eq!(app.note.as_deref(), Some("not counting sin (not heard of)"));
+
+    for (release, word) in [(2, "two"), (3, "three")] {
+        world.deploy(word).await;
+        world.serves("ams", release).await;
+        world.serves("syd", release).await;
+        let is_complete = |app: &longshore_api::v1::AppView| {
+            app.release == ReleaseNumber(release) && app.state == "running"
+        };
+        world.plane.app_when(is_complete).await;
+    }
+    // What it may still run is kept.
+    assert_eq!(world.plane.releases().await.len(), 3);
+    // It is back, still with the first, and is told of nothing but the newest.
+    let set = world.told("sin", 3).await;
+    let before = world.running["sin"].clone();
+    world.plane.report_from("sin", set.generation, before, vec![]).await;
+    world.plane.app_when(|app| app.state == "rolling" && app.outdated == 1).await;
+    let running = vec![healthy(&set.allotments[0], "web-00000009")];
+    world.plane.report_from("sin", set.generation, running, vec![]).await;
+    let app = world.plane.app_when(|app| app.state == "running").await;
+    assert_eq!((app.ready, app.note), (3, None));
+    world.plane.stop().await;
+}
