@@ -103,9 +103,12 @@ fn a_machine_joins_by_one_command_and_carries_its_share() {
     eventually("all are healthy again", || all_are_healthy(&platform, 4)).unwrap();
     assert_eq!(ids(&platform.instances("web").unwrap()), ids(&instances));
 
-    // Stopped and started it takes its instances over again.
+    // Stopped and started it takes its instances over again, also after its certificate has expired.
     machine.down().unwrap();
+    machine.age_certificate().unwrap();
     machine.up(Instances::Keep).unwrap();
+    eventually("it is named anew", || Ok(machine.log().contains("named anew").then_some(())))
+        .unwrap();
     assert_eq!(platform.run(&["exec", far, "--", "busybox", "hostname"]).ok().trim(), far);
     platform.remove("web").unwrap();
     platform.finish();

@@ -113,6 +113,22 @@ pub async fn authority(
     signed(plane.root.sign_location(&location, &key, now()))
 }
 
+/// The same for the authority of another machine's location that has expired, so that whatever it signs is
+/// worth nothing. Only the key by which it joined is asked for: what is said of that is of use to who has the
+/// other half of it, and to nobody else.
+pub async fn renew_expired(
+    State(plane): State<Arc<Plane>>,
+    Path(location): Path<LocationName>,
+    Body(CertificateRequest { key }): Body<CertificateRequest>,
+) -> Result<axum::Json<Signed>, Refusal> {
+    if plane.authority_of(&location) != Some(key.fingerprint()) {
+        let detail = format!("no location {location} joined with this key");
+        return Err(Problem::new(ProblemCode::Forbidden, detail).into());
+    }
+    tracing::info!(%location, "an authority that had expired is signed anew");
+    signed(plane.root.sign_location(&location, &key, now()))
+}
+
 /// Names the registry.
 pub async fn name_registry(
     State(plane): State<Arc<Plane>>,

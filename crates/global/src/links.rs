@@ -43,6 +43,10 @@ pub fn router(plane: Arc<Plane>) -> Router {
         .route_layer(from_fn_with_state(Arc::clone(&plane), only_the_registry));
     Router::new()
         .route("/join", post(joining::join).layer(DefaultBodyLimit::max(MAX_OF_STRANGERS)))
+        .route(
+            "/renew/{location}",
+            post(joining::renew_expired).layer(DefaultBodyLimit::max(MAX_OF_STRANGERS)),
+        )
         .merge(locations)
         .merge(registry)
         .layer(DefaultBodyLimit::max(64 << 20))

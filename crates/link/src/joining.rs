@@ -2,12 +2,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use http::Method;
 use longshore_trust::{
-    AuthorityError, Credentials, Identity, JoinToken, Name, NewKey, PublicKey, Signed, TlsError,
-    joining_config,
+    AuthorityError, Credentials, Fingerprint, Identity, JoinToken, Name, NewKey, PublicKey, Signed,
+    TlsError, joining_config,
 };
+use rustls::ClientConfig;
 use serde::Serialize;
 
 use crate::{CallError, Client, Endpoint, now};
@@ -70,6 +72,16 @@ pub async fn join<R: Serialize + Sync>(
     let identity = key.signed(&signed, now()).map_err(failed)?;
     Credentials::new(&identity)?;
     identity.save(file).map_err(failed)
+}
+
+/// With what a machine speaks whose certificate has expired: it shows nothing, and knows its world by the
+/// root that it has had.
+///
+/// # Errors
+///
+/// When there is no cryptography for it.
+pub fn expired_config(identity: &Identity) -> Result<Arc<ClientConfig>, JoinError> {
+    Ok(joining_config(Fingerprint::of(identity.root()))?)
 }
 
 /// What a machine has by having joined.

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use longshore_link::{Endpoints, Followed, JoinError, joined_identity, now};
+use longshore_link::{Endpoints, Followed, JoinError, expired_config, joined_identity, now};
 use longshore_trust::{
-    Credentials, JoinToken, LocationAuthority, LocationJoinRequest, Name, client_config,
+    Credentials, Identity, JoinToken, LocationAuthority, LocationJoinRequest, Name, client_config,
 };
 use longshore_types::LocationName;
 
@@ -29,6 +29,7 @@ pub async fn join(token: &JoinToken, data_dir: &Path) -> Result<(), JoinError> {
 pub(crate) struct Joined {
     pub authority: LocationAuthority,
     pub credentials: Credentials,
+    identity: Identity,
 }
 
 impl Joined {
@@ -37,11 +38,16 @@ impl Joined {
         let identity = joined_identity(&data_dir.join(AUTHORITY_FILE))?;
         let authority = LocationAuthority::new(location.clone(), &identity)?;
         let own = authority.identify(&Name::Location(location.clone()), now())?;
-        Ok(Self { authority, credentials: Credentials::new(&own)? })
+        Ok(Self { authority, credentials: Credentials::new(&own)?, identity })
     }
 
     /// The global plane, called as this location.
     pub fn global(&self, endpoints: Endpoints) -> Result<Followed, JoinError> {
         Ok(Followed::secured(endpoints, client_config(&self.credentials)?, Name::Global))
+    }
+
+    /// The same, showing nothing.
+    pub fn bare(&self, endpoints: Endpoints) -> Result<Followed, JoinError> {
+        Ok(Followed::secured(endpoints, expired_config(&self.identity)?, Name::Global))
     }
 }

@@ -160,19 +160,13 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         Membership::Local => None,
         Membership::Joined => Some(Joined::open(&options.name, &options.data_dir)?),
     };
-    let (global, gate) = match (&joined, &options.joining) {
-        (Some(joined), Some(_)) => (joined.global(options.global)?, None),
-        (Some(_), None) => return Err(LocationError::NoNodes),
-        (None, _) => {
-            let gate = options.link.endpoint().map_err(LocationError::Listen)?;
-            (Followed::new(options.global), Some(gate))
-        }
-    };
+    let (global, bare, gate) = links(joined.as_ref(), &options)?;
     let is_elsewhere = joined.is_some();
     let (name, kept) = (options.name.clone(), Arc::clone(&store) as Arc<dyn Store>);
     let secrets =
         Secrets::open(global.clone(), name.clone(), Arc::clone(&kept), &options.data_dir)?;
-    let trust = Trust::open(name.clone(), global.clone(), kept, &options.data_dir, joined).await?;
+    let trust =
+        Trust::open(name.clone(), (global.clone(), bare), kept, &options.data_dir, joined).await?;
     let trust = Arc::new(trust);
     let secrets = Arc::new(secrets);
     let watched = Watched {
@@ -227,6 +221,23 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     }
     service.spawn("link", options.link.serve(router, service.shutdown()));
     Ok(service.run().await?)
+}
+
+/// The global plane as this location, the same shown nothing where that is another machine, and where it is
+/// dialled on this one.
+fn links(
+    joined: Option<&Joined>,
+    options: &Options,
+) -> Result<(Followed, Option<Followed>, Option<Endpoint>), LocationError> {
+    let global = options.global.clone();
+    match joined {
+        Some(_) if options.joining.is_none() => Err(LocationError::NoNodes),
+        Some(joined) => Ok((joined.global(global.clone())?, Some(joined.bare(global)?), None)),
+        None => {
+            let gate = options.link.endpoint().map_err(LocationError::Listen)?;
+            Ok((Followed::new(global), None, Some(gate)))
+        }
+    }
 }
 
 fn registry(

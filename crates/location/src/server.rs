@@ -89,6 +89,7 @@ pub fn router(parts: Parts) -> Router {
         .route_layer(from_fn_with_state(Arc::clone(&server), only_global));
     Router::new()
         .route("/join", post(join).layer(DefaultBodyLimit::max(MAX_OF_STRANGERS)))
+        .route("/renew/{node}", post(renew_expired).layer(DefaultBodyLimit::max(MAX_OF_STRANGERS)))
         .merge(nodes)
         .merge(ingresses)
         .merge(global)
@@ -162,6 +163,17 @@ async fn renew_node(
     Path(node): Path<NodeName>,
     Body(CertificateRequest { key }): Body<CertificateRequest>,
 ) -> Result<axum::Json<Signed>, Refusal> {
+    server.trust.renew_node(node, &key).map(axum::Json)
+}
+
+/// The same for a node whose certificate has expired, so that it shows none. Nothing else is asked for but its
+/// key: what is said of that is of use to who has the other half of it, and to nobody else.
+async fn renew_expired(
+    State(server): Shared,
+    Path(node): Path<NodeName>,
+    Body(CertificateRequest { key }): Body<CertificateRequest>,
+) -> Result<axum::Json<Signed>, Refusal> {
+    refuse_removed(&server, &node)?;
     server.trust.renew_node(node, &key).map(axum::Json)
 }
 

@@ -70,6 +70,8 @@ pub struct Joining {
 pub struct Trust {
     pub location: LocationName,
     global: Followed,
+    /// The global plane, shown nothing; absent on its machine.
+    bare: Option<Followed>,
     store: Arc<dyn Store>,
     /// Holds the key of the authority and what the global plane said of it.
     file: PathBuf,
@@ -100,7 +102,7 @@ impl Trust {
     /// What is stored of it.
     pub async fn open(
         location: LocationName,
-        global: Followed,
+        (global, bare): (Followed, Option<Followed>),
         store: Arc<dyn Store>,
         data_dir: &Path,
         joined: Option<Joined>,
@@ -116,6 +118,7 @@ impl Trust {
         Ok(Self {
             location,
             global,
+            bare,
             store,
             file: data_dir.join(AUTHORITY_FILE),
             authority: RwLock::new(authority),
@@ -195,12 +198,13 @@ impl Trust {
                 return Ok(LocationAuthority::new(self.location.clone(), identity)?);
             }
             Some(identity) => {
-                let signed = self.ask(identity.public_key()?).await;
+                let signed = self.ask(identity.public_key()?, identity.expires_at()).await;
                 signed.map(|signed| identity.renewed(&signed, now()))
             }
             None => {
                 let key = NewKey::generate()?;
-                self.ask(key.public()).await.map(|signed| key.signed(&signed, now()))
+                let never = Timestamp(u64::MAX);
+                self.ask(key.public(), never).await.map(|signed| key.signed(&signed, now()))
             }
         };
         let identity = match (asked, kept) {
@@ -221,9 +225,13 @@ impl Trust {
         Ok(LocationAuthority::new(self.location.clone(), &identity)?)
     }
 
-    async fn ask(&self, key: PublicKey) -> Result<Signed, CallError> {
-        let path = format!("/link/locations/{}/authority", self.location);
-        self.global.call(Method::POST, &path, Some(&CertificateRequest { key })).await
+    async fn ask(&self, key: PublicKey, expires_at: Timestamp) -> Result<Signed, CallError> {
+        let (global, path) = match &self.bare {
+            // Nobody lets in who shows what it signs.
+            Some(bare) if expires_at <= now() => (bare, format!("/renew/{}", self.location)),
+            _ => (&self.global, format!("/link/locations/{}/authority", self.location)),
+        };
+        global.call(Method::POST, &path, Some(&CertificateRequest { key })).await
     }
 
     fn authority(&self) -> Option<Arc<LocationAuthority>> {

@@ -9,15 +9,18 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::{Extension, Router};
 use http::Method;
-use longshore_link::{Client, Endpoint, JoinError, be_called, joined_identity, now, only};
+use longshore_link::{
+    Client, Endpoint, JoinError, be_called, expired_config, joined_identity, now, only,
+};
 use longshore_trust::{
     CertificateRequest, Credentials, JoinRequest, JoinToken, Name, Peer, Signed, client_config,
 };
 use longshore_types::{LocationName, NodeName};
 use tokio_util::sync::CancellationToken;
 
-/// How often to look whether the certificate should be renewed.
+/// How often to look whether the certificate should be renewed, and how soon again when it has expired.
 const LOOK: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_secs(1);
 /// The gate's path of what an ingress may ask for.
 const CONNECT: &str = "/port-forward";
 
@@ -43,6 +46,8 @@ pub struct Joined {
     file: PathBuf,
     credentials: Credentials,
     client: Client,
+    /// The same, showing nothing.
+    bare: Client,
 }
 
 impl Joined {
@@ -58,8 +63,9 @@ impl Joined {
         };
         let credentials = Credentials::new(&identity)?;
         let name = Name::Location(location.clone());
-        let client = Client::secured(endpoint, client_config(&credentials)?, name);
-        Ok(Self { node, location, file, credentials, client })
+        let client = Client::secured(endpoint.clone(), client_config(&credentials)?, name.clone());
+        let bare = Client::secured(endpoint, expired_config(&identity)?, name);
+        Ok(Self { node, location, file, credentials, client, bare })
     }
 
     /// Speaks to the location as this node.
@@ -75,12 +81,20 @@ impl Joined {
     /// Keeps the certificate good.
     pub async fn keep(self: Arc<Self>) {
         loop {
-            if let Err(error) = self.renew_when_due().await {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "the certificate is not renewed");
-            }
-            tokio::time::sleep(LOOK).await;
+            let wait = match self.renew_when_due().await {
+                Ok(()) => LOOK,
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "the certificate is not renewed");
+                    if self.has_expired() { RETRY } else { LOOK }
+                }
+            };
+            tokio::time::sleep(wait).await;
         }
+    }
+
+    fn has_expired(&self) -> bool {
+        joined_identity(&self.file).is_ok_and(|identity| identity.expires_at() <= now())
     }
 
     async fn renew_when_due(&self) -> Result<(), JoinError> {
@@ -89,12 +103,19 @@ impl Joined {
             return Ok(());
         }
         let request = CertificateRequest { key: identity.public_key()? };
-        let path = format!("/link/nodes/{}/certificate", self.node);
-        let signed: Signed = self.client.call(Method::POST, &path, Some(&request)).await?;
+        let (client, path) = if identity.expires_at() > now() {
+            (&self.client, format!("/link/nodes/{}/certificate", self.node))
+        } else {
+            // Nobody lets in who shows this.
+            (&self.bare, format!("/renew/{}", self.node))
+        };
+        let signed: Signed = client.call(Method::POST, &path, Some(&request)).await?;
         let failed = |source| JoinError::File { path: self.file.clone(), source };
         let renewed = identity.renewed(&signed, now()).map_err(failed)?;
         self.credentials.replace(&renewed)?;
-        renewed.save(&self.file).map_err(failed)
+        renewed.save(&self.file).map_err(failed)?;
+        tracing::info!(expired = identity.expires_at() <= now(), "this node was named anew");
+        Ok(())
     }
 
     /// Keeps connections open over which the location calls the gate, wherever this machine is.

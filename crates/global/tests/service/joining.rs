@@ -49,16 +49,23 @@ impl Plane {
         location: &str,
         token: &JoinToken,
     ) -> Result<LocationAuthority, CallError> {
+        let identity = self.join_identity(location, token).await?;
+        Ok(LocationAuthority::new(location.parse().unwrap(), &identity).unwrap())
+    }
+
+    /// What the authority of a location that joins is made of.
+    async fn join_identity(
+        &self,
+        location: &str,
+        token: &JoinToken,
+    ) -> Result<Identity, CallError> {
         let key = NewKey::generate().unwrap();
         let location: LocationName = location.parse().unwrap();
-        let request = LocationJoinRequest {
-            secret: token.secret.clone(),
-            location: location.clone(),
-            key: key.public(),
-        };
+        let request =
+            LocationJoinRequest { secret: token.secret.clone(), location, key: key.public() };
         let stranger = self.at(joining_config(token.root).unwrap());
         let signed: Signed = stranger.call(Method::POST, "/join", Some(&request)).await?;
-        Ok(LocationAuthority::new(location, &key.signed(&signed, now()).unwrap()).unwrap())
+        Ok(key.signed(&signed, now()).unwrap())
     }
 
     async fn redeem(&self, location: &str, token: &JoinToken) -> Result<(), CallError> {
@@ -135,7 +142,8 @@ async fn a_location_joins_once_and_speaks_for_itself_alone() {
     let made: JoinToken = token("sin").await.unwrap().token.parse().unwrap();
     assert_eq!(made.address, plane.locations);
     assert!(plane.join("fra", &made).await.is_err(), "it is for another");
-    let sin = plane.join("sin", &made).await.unwrap();
+    let joined = plane.join_identity("sin", &made).await.unwrap();
+    let sin = LocationAuthority::new("sin".parse().unwrap(), &joined).unwrap();
     assert!(plane.join("sin", &made).await.is_err(), "it was used");
 
     let name = Name::Location("sin".parse().unwrap());
@@ -180,6 +188,17 @@ async fn a_location_joins_once_and_speaks_for_itself_alone() {
     let request = CertificateRequest { key: key.public() };
     let answer = location.call::<_, Signed>(Method::POST, path, Some(&request)).await;
     assert_eq!(refused(answer).code, ProblemCode::Forbidden);
+    // Without a certificate too, for when that of its authority has expired; of this machine's none is renewed.
+    let bare = async |location: &str, request: &CertificateRequest| {
+        let path = format!("/renew/{location}");
+        stranger.call::<_, Signed>(Method::POST, &path, Some(request)).await
+    };
+    let own = CertificateRequest { key: joined.public_key().unwrap() };
+    assert_eq!(refused(bare("sin", &request).await).code, ProblemCode::Forbidden);
+    assert_eq!(refused(bare("ams", &own).await).code, ProblemCode::Forbidden);
+    let renewed = joined.renewed(&bare("sin", &own).await.unwrap(), now()).unwrap();
+    let renewed = LocationAuthority::new("sin".parse().unwrap(), &renewed).unwrap();
+    say(&plane.showing(&renewed.identify(&name, now()).unwrap()), "sin").await.unwrap();
     plane.stop().await;
 }
 

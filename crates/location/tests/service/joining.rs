@@ -263,6 +263,16 @@ async fn a_node_is_named_anew_with_its_own_key_and_survives_a_restart_of_the_loc
     };
     let renewed = identity.renewed(&signed, now()).unwrap();
     says(&scene.with(&renewed), "n2", "https://192.0.2.1:1").await.unwrap();
+    // With a certificate that has expired nobody is let in; it asks without, and with its own key alone.
+    let bare = async |node: &str, request| {
+        let path = format!("/renew/{node}");
+        scene.stranger().call::<_, Signed>(Method::POST, &path, Some(request)).await
+    };
+    refused(bare("n2", &other).await, ProblemCode::Forbidden);
+    refused(bare("n3", &own).await, ProblemCode::Forbidden);
+    let signed = bare("n2", &own).await.unwrap();
+    let renewed = identity.renewed(&signed, now()).unwrap();
+    says(&scene.with(&renewed), "n2", "https://192.0.2.1:1").await.unwrap();
     scene.end().await;
 }
 
