@@ -14,6 +14,7 @@ mod laboratory;
 mod registry;
 mod rollout;
 mod start;
+mod wire;
 
 use std::collections::BTreeMap;
 
@@ -39,6 +40,8 @@ pub enum Bench {
     Dashboard(dashboard::Options),
     /// Ten instances replaced under load, and the requests that fail, beside docker-compose
     Rollout(rollout::Options),
+    /// What the wire of `longshore world` carries
+    Wire(wire::Options),
 }
 
 /// Measures it.
@@ -50,6 +53,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Api(options) => api::run(options),
         Bench::Dashboard(options) => dashboard::run(options),
         Bench::Rollout(options) => rollout::run(options),
+        Bench::Wire(options) => wire::run(options),
     }
 }
 

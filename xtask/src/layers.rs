@@ -25,6 +25,7 @@ const LAYERS: &[&[&str]] = &[
         "longshore-network",
         "longshore-disk",
         "longshore-secrets",
+        "longshore-world",
     ],
     &[
         "longshore-global",
