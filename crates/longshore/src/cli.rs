@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::commands::{self, run_client};
 use crate::demo;
 use crate::failure::{EXIT_CODES, Failure};
-use crate::{output, roles, supervisor};
+use crate::{output, roles, supervisor, world};
 
 /// Makes a set of machines in many places behave as one computer that runs containers.
 #[derive(Debug, Parser)]
@@ -29,6 +29,7 @@ enum Command {
     // The platform on this machine.
     Up(Box<supervisor::UpOptions>),
     Demo(demo::DemoOptions),
+    World(Box<world::Options>),
     Doctor(supervisor::DoctorOptions),
 
     // Apps.
@@ -99,6 +100,7 @@ impl Command {
         let done = match self {
             Self::Up(options) => supervisor::run(*options),
             Self::Demo(options) => demo::run(options),
+            Self::World(options) => world::run(*options),
             Self::Doctor(options) => supervisor::doctor(&options),
             Self::Global(options) => roles::global::run(*options),
             Self::Location(options) => roles::location::run(options),

@@ -3,6 +3,7 @@
 //! - [`cli`] reads the command line; [`commands`] has one file per verb that is a client of the API.
 //! - [`supervisor`] is `longshore up`; [`roles`] are the processes that it starts, and the only place
 //!   where services are put together.
+//! - [`world`] is `longshore world`: many locations on one machine.
 //! - [`demo`] is `longshore demo`: a platform, an image of this program, and a tour of both.
 //!
 //! A `shim` is turned to first of all, before a thread exists or anything is parsed: it makes
@@ -31,6 +32,7 @@ mod terminal;
 #[cfg(test)]
 mod test_views;
 mod wait;
+mod world;
 
 use std::process::ExitCode;
 

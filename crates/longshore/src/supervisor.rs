@@ -18,6 +18,7 @@ mod readiness;
 mod settings;
 mod sockets;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -37,6 +38,7 @@ use crate::logging;
 use crate::output::{Format, Output};
 
 pub use child::ask_to_end;
+pub use context::offer as offer_context;
 pub use doctor::{DoctorOptions, Findings, run as doctor};
 pub use home::is_mount_below;
 pub use member::{
@@ -77,6 +79,14 @@ fn take_machine(settings: &Settings) -> Result<(Home, PublicSockets), Failure> {
     match (home, public) {
         (Some(home), Some(public)) if obstacles.is_empty() => Ok((home, public)),
         _ => Err(refusal(&obstacles)),
+    }
+}
+
+/// Checks that this machine has what the platform needs, and takes nothing.
+pub fn check_machine(data_dir: &Path, run_dir: &Path) -> Result<(), Failure> {
+    match Facts::observe(data_dir, run_dir).obstacles() {
+        obstacles if obstacles.is_empty() => Ok(()),
+        obstacles => Err(refusal(&obstacles)),
     }
 }
 

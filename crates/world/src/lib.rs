@@ -16,14 +16,13 @@
 #![deny(missing_docs)]
 
 mod carrier;
+pub mod control;
 mod machine;
 mod place;
-mod status;
 mod tun;
 mod wire;
 
 pub use carrier::{Carrier, Tally};
 pub use machine::{Machine, MachineError, Subnet, here};
 pub use place::{Place, UnknownPlace};
-pub use status::{MachineStatus, PathStatus, PlaceStatus, Status};
-pub use wire::{Outcome, PlaceIdx, Slowness, Wire};
+pub use wire::{Outcome, PathView, PlaceIdx, Slowness, Wire};

@@ -19,7 +19,7 @@ pub struct Place {
 
 /// No place has that code or name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{given:?} is no place that is known here{}", suggestion(*nearest))]
+#[error("{given:?} is no place that is known here{}; known are {}", suggestion(*nearest), codes())]
 pub struct UnknownPlace {
     /// What was given.
     pub given: String,
@@ -27,8 +27,14 @@ pub struct UnknownPlace {
     pub nearest: Option<&'static str>,
 }
 
-fn suggestion(nearest: Option<&'static str>) -> String {
-    nearest.map(|code| format!("; did you mean {code}?")).unwrap_or_default()
+fn codes() -> String {
+    let codes: Vec<_> = PLACES.iter().map(|place| place.code).collect();
+    codes.join(", ")
+}
+
+/// The same for every message.
+pub(crate) fn suggestion(nearest: Option<&'static str>) -> String {
+    nearest.map(|code| format!(" (did you mean {code}?)")).unwrap_or_default()
 }
 
 const fn place(
@@ -97,14 +103,22 @@ impl Place {
 
     /// The one with that code or name, in letters of either case.
     pub fn find(text: &str) -> Result<&'static Self, UnknownPlace> {
+        Self::find_among(PLACES.iter(), text).map(|(_, place)| place)
+    }
+
+    /// The same among some of them, with which of these it is.
+    pub(crate) fn find_among(
+        places: impl Iterator<Item = &'static Self> + Clone,
+        text: &str,
+    ) -> Result<(usize, &'static Self), UnknownPlace> {
         let given = text.to_lowercase();
-        let is_it = |place: &&Self| given == place.code || given == place.city.to_lowercase();
-        PLACES.iter().find(is_it).ok_or_else(|| {
+        let is_it = |place: &Self| given == place.code || given == place.city.to_lowercase();
+        places.clone().enumerate().find(|(_, place)| is_it(place)).ok_or_else(|| {
             let distance = |place: &Self| {
                 let to = |name: &str| strsim::damerau_levenshtein(name, &given);
                 to(place.code).min(to(&place.city.to_lowercase()))
             };
-            let nearest = PLACES.iter().map(|place| (distance(place), place.code)).min();
+            let nearest = places.map(|place| (distance(place), place.code)).min();
             // Of three letters, two may be right and one not.
             let limit = (given.chars().count() / 3).max(1);
             let nearest = nearest.filter(|(distance, _)| *distance <= limit).map(|(_, code)| code);
@@ -164,7 +178,9 @@ mod tests {
             assert_eq!(error.nearest, nearest, "{text}");
         }
         let text = Place::find("Lodnon").unwrap_err().to_string();
-        assert_eq!(text, "\"Lodnon\" is no place that is known here; did you mean lon?");
+        let begin =
+            "\"Lodnon\" is no place that is known here (did you mean lon?); known are ams, nyc";
+        assert!(text.starts_with(begin), "{text}");
     }
 
     #[test]

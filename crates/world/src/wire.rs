@@ -32,6 +32,21 @@ pub struct Slowness {
     pub bytes_per_s: Option<NonZeroU64>,
 }
 
+/// One direction between two places, as it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathView {
+    /// Whether nothing passes.
+    pub is_cut: bool,
+    /// What is done to it beside the distance.
+    pub slowness: Slowness,
+    /// How long it takes, with what is added.
+    pub one_way: Duration,
+    /// How many packets came out of it.
+    pub n_carried: u64,
+    /// How many never did.
+    pub n_dropped: u64,
+}
+
 /// What became of a packet that was given to the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -165,12 +180,11 @@ impl Wire {
         }
     }
 
-    /// Whether the way from one place to another is cut, how slow it is, how long it takes, and how many
-    /// packets were carried and dropped there.
-    pub fn path(&self, from: PlaceIdx, to: PlaceIdx) -> (bool, Slowness, Duration, u64, u64) {
+    /// How the way from one place to another is now.
+    pub fn path(&self, from: PlaceIdx, to: PlaceIdx) -> PathView {
         let path = &self.paths[from * self.n_places + to];
-        let one_way = path.distance + path.slowness.delay;
-        (path.is_cut, path.slowness, one_way, path.n_carried, path.n_dropped)
+        let Path { distance, slowness, is_cut, n_carried, n_dropped, .. } = *path;
+        PathView { is_cut, slowness, one_way: distance + slowness.delay, n_carried, n_dropped }
     }
 }
 

@@ -76,6 +76,7 @@ stated! {
     SecretKeyView: "secret rotate-key";
     JoinTokenCreated: "join-token";
     store::Done: "store backup", "store restore", "store migrate";
+    longshore_world::control::Status: "world status", "world cut", "world heal", "world slow";
     TokenCreated: "token create";
     Vec<TokenView>: "token ls";
 }

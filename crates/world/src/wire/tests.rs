@@ -57,7 +57,7 @@ fn once_a_path_is_cut_nothing_passes_not_even_what_was_under_way() {
     wire.set_cut(0, 1, false);
     assert_eq!(wire.offer(later, 0, 2, packet(6)), Outcome::Carried);
     assert_eq!(arrived(&mut wire, later + to_nyc), [(2, 6)]);
-    let (is_cut, _, one_way, n_carried, n_dropped) = wire.path(0, 1);
+    let PathView { is_cut, slowness: _, one_way, n_carried, n_dropped } = wire.path(0, 1);
     assert_eq!((is_cut, one_way, n_carried, n_dropped), (false, to_nyc, 1, 2));
 }
 
@@ -80,11 +80,11 @@ fn what_was_slow_is_as_before_when_that_ends() {
     let delay = 700 * MS;
     let mut wire = slow(Slowness { delay, ..Slowness::default() });
     let (_, [to_nyc, ..]) = world(1);
-    assert_eq!(wire.path(1, 0).2, to_nyc + delay);
+    assert_eq!(wire.path(1, 0).one_way, to_nyc + delay);
     wire.offer(MS, 0, 2, packet(1));
     assert_eq!(wire.next_due(), Some(MS + to_nyc + delay));
     wire.set_slowness(1, 0, Slowness::default());
-    assert_eq!(wire.path(0, 1).2, to_nyc);
+    assert_eq!(wire.path(0, 1).one_way, to_nyc);
 }
 
 #[test]
@@ -131,7 +131,7 @@ proptest! {
             now += u32::try_from(*pause).unwrap() * MS;
             let number = u8::try_from(idx).unwrap();
             prop_assert_eq!(wire.offer(now, *from, *to, packet(number)), Outcome::Carried);
-            sent.push((*from, *to, number, now + wire.path(wire.machines[*from], wire.machines[*to]).2));
+            sent.push((*from, *to, number, now + wire.path(wire.machines[*from], wire.machines[*to]).one_way));
         }
         let mut came: Vec<(usize, u8)> = Vec::new();
         while let Some(due) = wire.next_due() {
