@@ -77,6 +77,8 @@ mod traces;
 mod two_commands;
 #[cfg(test)]
 mod users;
+#[cfg(test)]
+mod worlds;
 
 #[test]
 fn every_file_is_a_module() {

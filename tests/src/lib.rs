@@ -10,6 +10,7 @@
 //!   of real programs.
 //! - [`Browser`]: a headless Chromium, for the dashboard.
 //! - [`Machine`]: another one, behind a link, that joins.
+//! - [`World`]: one `longshore world`, many locations on this machine.
 //! - [`Dockerd`]: a docker daemon with its own state, for Debian's docker client.
 //!
 //! Tests: `cargo nextest run -p longshore-e2e`, after `cargo build --release`. They need root.
@@ -31,6 +32,7 @@ pub mod small_disk;
 pub mod traffic;
 pub mod wait;
 pub mod websocket;
+pub mod world;
 
 pub use browser::Browser;
 pub use cli::Finished;
@@ -40,3 +42,4 @@ pub use platform::{Platform, UpOptions};
 pub use traffic::Traffic;
 pub use wait::{eventually, holds};
 pub use websocket::WebSocket;
+pub use world::World;

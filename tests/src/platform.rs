@@ -38,7 +38,7 @@ pub struct UpOptions {
 }
 
 /// Where a platform is reached, as it publishes it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 pub struct Endpoints {
     /// The API, `http://host:port`.
     pub api: String,
@@ -272,6 +272,11 @@ pub struct Remote {
 }
 
 impl Remote {
+    /// The API at `host:port`, with a token.
+    pub fn new(api: &str, token: &str) -> Self {
+        Self { api: api.to_owned(), token: token.to_owned() }
+    }
+
     /// The administrator's token.
     pub fn token(&self) -> &str {
         &self.token

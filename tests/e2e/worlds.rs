@@ -1,0 +1,87 @@
+//! Many locations at once, as far from each other as on Earth: what they do when the way between them
+//! is cut, and that nothing is left of them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use longshore_api::v1::InstanceView;
+use longshore_e2e::eventually;
+use longshore_e2e::image;
+use longshore_e2e::world::World;
+
+use crate::scene::web;
+
+const HOST: &str = "web.localhost";
+
+/// What the ingress of a location says to a user of its place.
+fn page(world: &World, location: &str) -> Result<String> {
+    let answer = world.get_there(location, HOST, "/")?;
+    ensure!(answer.status == 200, "{location}: {}", answer.status);
+    Ok(answer.text().trim().to_owned())
+}
+
+fn push(world: &World, page: &str) {
+    let layout = image::busybox(world.dir(), &format!("image-{page}"), page).unwrap();
+    world.push(&layout, "default/web:1").unwrap();
+}
+
+fn at(instances: &[InstanceView]) -> BTreeSet<&str> {
+    instances.iter().map(|instance| instance.location.as_str()).collect()
+}
+
+#[test]
+fn a_place_that_is_cut_off_serves_and_is_as_the_others_again_when_that_ends() {
+    let world = World::start(&["--places", "ams,nyc,sin", "--user-at", "lon"]).unwrap();
+    // As far as the table says, from here and from one another.
+    for location in ["ams", "nyc", "sin"] {
+        let round_trip = world.path("lon", location).unwrap().round_trip_ms;
+        let took = world.connect(location).unwrap();
+        assert!(took >= Duration::from_secs_f64(round_trip / 1000.0), "{location}: {took:?}");
+    }
+    let places = world.locations().unwrap();
+    assert!(places.iter().all(|place| place.coordinates.is_some()), "the map shows them");
+    push(&world, "one");
+    world.deploy(&web("web", 3)).unwrap();
+    let before = world.instances("web").unwrap();
+    assert_eq!(at(&before), BTreeSet::from(["ams", "nyc", "sin"]));
+    assert_eq!(world.get("sin", HOST, "/").unwrap().status, 200);
+
+    world.try_tell(&["cut", "sni"]).fails(3, &["a = \"sni\"", "did you mean sin?", "nyc"]);
+    world.try_tell(&["slow", "sin", "--loss", "101"]).fails(3, &["loss_percent = 101"]);
+    world.tell(&["cut", "Singapore"]).unwrap();
+    assert!(world.get("sin", HOST, "/").is_err(), "nobody elsewhere reaches it");
+    assert_eq!(page(&world, "sin").unwrap(), "one");
+    eventually("it is missed", || {
+        Ok(world.locations()?.iter().any(|location| !location.reachable).then_some(()))
+    })
+    .unwrap();
+
+    // What is deployed meanwhile reaches those that can be reached, and the others later.
+    push(&world, "two");
+    world.deploy_only(&web("web", 3)).unwrap();
+    assert_eq!(page(&world, "sin").unwrap(), "one");
+    world.tell(&["heal"]).unwrap();
+    world.wait_until_settled("web").unwrap();
+    let after = world.instances("web").unwrap();
+    assert_eq!(at(&after), BTreeSet::from(["ams", "nyc", "sin"]));
+    for location in ["ams", "nyc", "sin"] {
+        eventually("it has the new release", || {
+            Ok((page(&world, location)? == "two").then_some(()))
+        })
+        .unwrap();
+    }
+    world.finish();
+}
+
+#[test]
+fn nothing_is_left_of_a_world_that_was_killed_once_the_next_has_been_there() {
+    let mut world = World::start(&["--places", "ams,lon", "--nodes", "2"]).unwrap();
+    push(&world, "one");
+    world.deploy(&web("web", 4)).unwrap();
+    world.kill_all().unwrap();
+    assert_eq!(world.shims().unwrap().len(), 4, "containers outlive all of it");
+    world.up().unwrap();
+    assert!(world.shims().unwrap().is_empty(), "a world begins anew");
+    world.finish();
+}
