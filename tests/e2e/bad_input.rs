@@ -87,6 +87,7 @@ const ROWS: &[Row] = &[
     ("apps --everything", USAGE, &["--everything"]),
     ("doctor --run-dir", USAGE, &["--run-dir"]),
     ("demo --twice", USAGE, &["--twice"]),
+    ("demo --locations 1", USAGE, &["--locations", "2..=8"]),
     ("world --user-at Lodnon", USAGE, &["--user-at", "did you mean lon?", "known are ams"]),
     ("world --locations 99", USAGE, &["--locations", "99", "1..="]),
     ("world --places ams,sin,Amsterdam", USAGE, &["--places", "ams twice"]),

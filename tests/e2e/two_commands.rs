@@ -23,23 +23,50 @@ fn longshore(home: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-#[test]
-fn the_demo_shows_everything_and_leaves_nothing() {
+/// What the demo says, once it is known to have succeeded and to have left nothing.
+fn demo(more: &[&str]) -> String {
     let dir = tempfile::Builder::new().prefix("lst-").tempdir().unwrap();
     let data_dir = dir.path().join("data");
-    let arguments = ["demo", "--once", "--data-dir", data_dir.to_str().unwrap()];
+    let arguments = [&["demo", "--once", "--data-dir", data_dir.to_str().unwrap()], more].concat();
     let output = longshore(dir.path(), &arguments);
     let text =
         [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
     assert!(output.status.success(), "{text}");
-    for stage in ["push", "pull", "unpack", "create", "ready"] {
-        assert!(text.contains(stage), "no {stage} in {text}");
-    }
     let left: Vec<_> =
         fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(left.is_empty(), "{left:?}");
     let marks = Marks { dir: dir.path().display().to_string(), agent: None };
     assert_eq!(leaks::find(&marks), Vec::<String>::new());
+    text
+}
+
+#[test]
+fn the_demo_shows_everything_and_leaves_nothing() {
+    let text = demo(&[]);
+    for stage in ["push", "pull", "unpack", "create", "ready"] {
+        assert!(text.contains(stage), "no {stage} in {text}");
+    }
+}
+
+#[test]
+fn the_demo_of_three_places_cuts_one_off_and_leaves_nothing() {
+    let text = demo(&["--locations", "3"]);
+    let (before, after) = text.split_once("Cutting Singapore off").unwrap();
+    for city in ["Amsterdam", "New York", "Singapore"] {
+        let answered =
+            |line: &str| line.starts_with(&format!("  {city}")) && line.contains("answered");
+        assert!(before.lines().any(answered), "no answer of {city} in {text}");
+    }
+    let (cut, mended) = after.split_once("Mending what was cut").unwrap();
+    assert!(cut.contains("London gets no answer"), "{text}");
+    assert!(
+        cut.contains("answered its request number 4") && mended.contains("request number 5"),
+        "{text}"
+    );
+    // The same instances, none of them started again.
+    let table =
+        |text: &str| text.split_once("INSTANCE").unwrap().1.lines().take(4).collect::<String>();
+    assert_eq!(table(before), table(mended));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! `longshore demo`: a platform, an image of this very program, two instances of it, and what there
-//! is to see, in one command on a bare machine.
+//! is to see, in one command on a bare machine; or several locations, and one of them cut off.
 
 mod nft;
+mod places;
 mod platform;
-mod request;
+pub mod request;
 pub mod server;
 mod tour;
 
@@ -19,7 +20,7 @@ use platform::{DemoPlatform, Place};
 /// Show the whole platform on this machine, from an image to answered requests
 ///
 /// Starts a platform, packs an image, pushes it, deploys two instances, sends them requests, and
-/// stays up until Ctrl-C. Needs root; installs nftables with apt-get when nft is missing.
+/// stays up until Ctrl-C; with --locations one at each place. Needs root; installs nftables with apt-get when nft is missing.
 #[derive(Debug, clap::Args)]
 pub struct DemoOptions {
     /// End after the requests and leave nothing behind
@@ -29,7 +30,12 @@ pub struct DemoOptions {
     /// temporary one]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Show so many locations, as far from each other as on Earth, as `longshore world` runs them
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(2..=MOST_LOCATIONS))]
+    locations: Option<u64>,
 }
+
+const MOST_LOCATIONS: u64 = 8;
 
 /// Where a demo that stays is kept.
 const DATA_DIR: &str = "/var/lib/longshore-demo";
@@ -37,6 +43,10 @@ const DATA_DIR: &str = "/var/lib/longshore-demo";
 /// Runs the demo.
 pub fn run(options: DemoOptions) -> Result<(), Failure> {
     nft::ensure()?;
+    if let Some(count) = options.locations {
+        let count = usize::try_from(count).unwrap_or_default();
+        return places::run(count, options.once, options.data_dir);
+    }
     let place = match (options.once, options.data_dir) {
         (true, parent) => Place::temporary(parent.as_deref())?,
         (false, dir) => Place::Kept(dir.unwrap_or_else(|| DATA_DIR.into())),

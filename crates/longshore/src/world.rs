@@ -31,10 +31,12 @@ use crate::supervisor;
 
 pub use plan::WorldSettings;
 pub use running::World;
+pub use show::render;
 
 /// Where the world of a user is kept.
 pub const DATA_DIR: &str = "/var/lib/longshore-world";
-const USER_AT: &str = "lon";
+/// Where this machine is unless somebody says otherwise.
+pub const USER_AT: &str = "lon";
 const MOST_NODES: u64 = 4;
 
 /// Run many locations on this machine, as far from each other as on Earth
@@ -165,7 +167,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
     };
     let status = run_client(control::tell(&tell.which.data_dir, &command))?;
     let output = Output::new(if tell.json { Format::Json } else { Format::Text });
-    output.data(&status, show::render)
+    output.data(&status, render)
 }
 
 fn start(options: Options) -> Result<(), Failure> {
@@ -184,7 +186,7 @@ fn start(options: Options) -> Result<(), Failure> {
         if !no_context {
             supervisor::offer_context(&endpoints, &world.admin_token_file()).await;
         }
-        Output::new(Format::Text).raw(show::render(&world.status()).as_bytes())?;
+        Output::new(Format::Text).raw(render(&world.status()).as_bytes())?;
         say(next_commands(world, &settings));
         world.failed().await;
         Ok(())
@@ -224,7 +226,7 @@ pub async fn until_told(
 }
 
 /// What a person may want to try next.
-fn next_commands(world: &World, settings: &WorldSettings) -> String {
+pub fn next_commands(world: &World, settings: &WorldSettings) -> String {
     let Endpoints { api, registry, .. } = world.endpoints();
     let status = world.status();
     let last = status.locations.last();

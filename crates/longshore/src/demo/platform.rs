@@ -58,6 +58,26 @@ impl Place {
         Ok(Self::Temporary { dir: dir.or_fail(Kind::Other, doing)?, made })
     }
 
+    /// Removes it, unless it is kept.
+    pub fn remove(self) -> Result<(), Failure> {
+        match self {
+            Self::Kept(dir) => say(format!("Kept in {}", dir.display())),
+            Self::Temporary { dir, made } => {
+                let doing = "cannot remove the temporary directory";
+                if is_mount_below(dir.path()).or_fail(Kind::Other, doing)? {
+                    let left = dir.keep();
+                    let message = format!("something is still mounted below {}", left.display());
+                    return Err(Failure::new(Kind::Other, message));
+                }
+                dir.close().or_fail(Kind::Other, doing)?;
+                if let Some(made) = made {
+                    fs::remove_dir(made).or_fail(Kind::Other, doing)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn dir(&self) -> &Path {
         match self {
             Self::Kept(dir) => dir,
@@ -139,22 +159,7 @@ impl DemoPlatform {
                 Err(_) => return Err(Failure::new(Kind::TimedOut, "the platform does not end")),
             }
         }
-        match self.place {
-            Place::Kept(dir) => say(format!("Kept in {}", dir.display())),
-            Place::Temporary { dir, made } => {
-                let doing = "cannot remove the temporary directory";
-                if is_mount_below(dir.path()).or_fail(Kind::Other, doing)? {
-                    let left = dir.keep();
-                    let message = format!("something is still mounted below {}", left.display());
-                    return Err(Failure::new(Kind::Other, message));
-                }
-                dir.close().or_fail(Kind::Other, doing)?;
-                if let Some(made) = made {
-                    fs::remove_dir(made).or_fail(Kind::Other, doing)?;
-                }
-            }
-        }
-        Ok(())
+        self.place.remove()
     }
 
     /// The last that the platform said, for a person whose demo failed.

@@ -21,7 +21,7 @@ use crate::supervisor::{find_program, own_program};
 use crate::table::Table;
 use crate::target::instances_of;
 
-const APP: &str = "hello";
+pub(super) const APP: &str = "hello";
 const IMAGE: &str = "default/hello:demo";
 const N_REQUESTS: usize = 20;
 const HEALTHY: Duration = Duration::from_secs(90);
@@ -38,7 +38,8 @@ pub async fn run(endpoints: &Endpoints, token_file: &Path) -> Result<(), Failure
     let project = connection.api.project(&Default::default());
 
     let pushed_in = pack_and_push(&connection, endpoints).await?;
-    let app = deploy_two(&project).await?;
+    say("Deploying two instances of it");
+    let app = deploy(&project, 2).await?;
     send_requests(&endpoints.ingress).await?;
     let instances = instances_of(&project, &app).await?;
     say("\nWhere they are, and why:");
@@ -71,7 +72,7 @@ pub fn next_commands(endpoints: &Endpoints) -> String {
     )
 }
 
-async fn pack_and_push(
+pub(super) async fn pack_and_push(
     connection: &Connection,
     endpoints: &Endpoints,
 ) -> Result<Duration, Failure> {
@@ -87,12 +88,12 @@ async fn pack_and_push(
     Ok(begun.elapsed())
 }
 
-async fn deploy_two(project: &Project) -> Result<AppName, Failure> {
-    say("Deploying two instances of it");
+/// Deploys so many instances and waits until they are healthy.
+pub(super) async fn deploy(project: &Project, count: u32) -> Result<AppName, Failure> {
     let document = json!({
         "app": APP,
         "image": IMAGE,
-        "count": 2,
+        "count": count,
         "port": 8080,
         "health": { "path": "/health" },
         "resources": { "cpu": 0.25, "memory": "64MiB" },

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use longshore_link::Service;
 use longshore_world::control::{
-    Answer, Command, LocationStatus, MachineStatus, Status, apply, paths,
+    Answer, Command, ControlError, LocationStatus, MachineStatus, Status, apply, paths,
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -81,13 +81,15 @@ impl Control {
     }
 
     fn answer(&self, command: &Command) -> Answer {
-        let places = &self.machines.plan.places;
-        // The guard is gone before the status is made, which takes it again.
-        let outcome = apply(&mut self.machines.carrier.wire(), places, command);
-        match outcome {
+        match self.apply(command) {
             Ok(()) => Answer::Status(self.status()),
             Err(error) => Answer::Error(error.to_string()),
         }
+    }
+
+    /// Does to the wire what is asked.
+    pub fn apply(&self, command: &Command) -> Result<(), ControlError> {
+        apply(&mut self.machines.carrier.wire(), &self.machines.plan.places, command)
     }
 
     /// How the world is.

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use longshore_world::{Carrier, Machine, Subnet};
+use longshore_world::{Carrier, Machine, MachineError, Subnet};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
@@ -134,6 +134,15 @@ impl Machines {
         Bequest { life_line: &self.life_line, hold, sockets: Vec::new() }.give(&mut command);
         on_machine(&mut command, self.machines[machine].network());
         command.spawn()
+    }
+
+    /// Does something on a machine.
+    pub fn within<T: Send>(
+        &self,
+        machine: usize,
+        work: impl FnOnce() -> T + Send,
+    ) -> Result<T, MachineError> {
+        self.machines[machine].within(work)
     }
 
     /// The supervisor of a machine, while there is one.

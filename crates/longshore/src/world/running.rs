@@ -10,7 +10,7 @@ use std::time::Duration;
 use longshore_api::v1::{JoinTokenRequest, JoinTokenRole, LocationView};
 use longshore_client::Client;
 use longshore_link::Service;
-use longshore_world::control::Status;
+use longshore_world::control::{Command, Status};
 use longshore_world::{Carrier, Machine, Subnet, Wire, here};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,9 @@ use super::forward::Forward;
 use super::machines::{END, Machines, Made};
 use super::plan::{Part, Ports, WorldPlan, WorldSettings, ingress_of};
 use super::sweep;
+use crate::commands::run_client;
 use crate::context_file::{self, ADMIN_TOKEN_FILE, Endpoints};
+use crate::demo::request;
 use crate::failure::{Failure, Kind, OrFail};
 use crate::output::say;
 use crate::supervisor::own_program;
@@ -200,13 +202,35 @@ impl World {
         self.machines.dir_of(control).join("data").join(ADMIN_TOKEN_FILE)
     }
 
+    /// The token of the administrator.
+    pub fn admin_token(&self) -> Result<String, Failure> {
+        let token = fs::read_to_string(self.admin_token_file());
+        let token = token.or_fail(Kind::Denied, "cannot read the administrator's token")?;
+        Ok(token.trim().to_owned())
+    }
+
     /// The API, by the token of the administrator.
     pub fn client(&self) -> Result<Client, Failure> {
-        let token = fs::read_to_string(self.admin_token_file())
-            .or_fail(Kind::Denied, "cannot read the administrator's token")?;
         let api = self.endpoints().api.parse();
         let api = api.map_err(|why: String| Failure::new(Kind::Other, why))?;
-        Ok(Client::new(api, token.trim()))
+        Ok(Client::new(api, &self.admin_token()?))
+    }
+
+    /// Does to the wire what is asked.
+    pub fn tell(&self, command: &Command) -> Result<(), Failure> {
+        let told = self.control.apply(command);
+        told.or_fail(Kind::Invalid, "the wire cannot do that")
+    }
+
+    /// What the ingress of a location answers to a user of its place, who asks for `/` of `host`.
+    pub fn get_there(&self, location: &str, host: &str) -> Result<String, Failure> {
+        let doing = format!("cannot ask from {location}");
+        let Machines { plan, subnet, .. } = &*self.machines;
+        let machine = plan.machines.iter().position(|machine| machine.name == location);
+        let machine = machine.ok_or_else(|| Failure::new(Kind::NotFound, doing.clone()))?;
+        let ingress = ingress_of(subnet.address(machine));
+        let ask = || run_client(request::get(&ingress, host));
+        self.machines.within(machine, ask).or_fail(Kind::Other, doing)?
     }
 
     /// How it is.
