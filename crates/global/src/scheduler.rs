@@ -282,15 +282,26 @@ pub fn held<'a>(catalog: &'a Catalog, key: &AppKey) -> Held<'a> {
     of_app.map(|((location, _, _), stored)| (location, stored)).collect()
 }
 
-/// The budget by which a location may still go.
+/// The budget by which a location may still go. Once it has acknowledged a lower one it starts nothing
+/// beyond that, but what runs there runs until it has ended: a rollout's old instances have requests to end.
 fn in_force(
     reports: &ByLocation,
     location: &LocationName,
+    key: &AppKey,
     stored: &Stored<AllotmentRecord>,
 ) -> u32 {
-    let acknowledged =
-        reports.get(location).is_some_and(|r| r.report.acknowledged.0 >= stored.revision.0);
-    if acknowledged { stored.record.budget } else { stored.record.budget_in_force }
+    let AllotmentRecord { budget, budget_in_force, .. } = stored.record;
+    let report = reports.get(location).map(|reported| &reported.report);
+    match report.filter(|report| report.acknowledged.0 >= stored.revision.0) {
+        None => budget_in_force,
+        // To count is to look at every instance.
+        Some(_) if budget_in_force <= budget => budget,
+        Some(report) => {
+            let is_it = |one: &&InstanceStatus| (&one.project, &one.app) == (&key.0, &key.1);
+            let n_there = report.instances.iter().filter(is_it).count();
+            u32::try_from(n_there).unwrap_or(u32::MAX).clamp(budget, budget_in_force)
+        }
+    }
 }
 
 /// What each location is to be given when so many instances by this manifest should run.
@@ -328,7 +339,7 @@ fn wanted_app(
         count: stored.record.count,
         ready: if counts { ready(location, stored) } else { 0 },
         budget: stored.record.budget,
-        budget_in_force: in_force(reports, location, stored),
+        budget_in_force: in_force(reports, location, key, stored),
         decision: stored.record.decision.clone(),
     });
     WantedApp {
@@ -443,7 +454,7 @@ fn allotments(
     for (location, stored) in &held {
         if shares.iter().all(|share| share.location != **location) {
             let before = &stored.record;
-            let in_force = in_force(reports, location, stored);
+            let in_force = in_force(reports, location, key, stored);
             let record = AllotmentRecord {
                 release: app.record.main(),
                 count: 0,

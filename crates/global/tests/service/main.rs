@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access;
+mod budgets;
 mod cordons;
 mod joining;
 mod leading;
