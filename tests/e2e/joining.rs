@@ -7,10 +7,14 @@ use anyhow::{Result, ensure};
 use longshore_api::v1::InstanceView;
 use longshore_e2e::machine::{Machine, Part, platform_for};
 use longshore_e2e::platform::Instances;
-use longshore_e2e::{Platform, Traffic, UpOptions, eventually};
+use longshore_e2e::process::signal;
+use longshore_e2e::websocket::Message;
+use longshore_e2e::{Platform, Traffic, UpOptions, WebSocket, eventually, programs};
 use longshore_types::{InstanceId, InstancePhase};
+use rustix::process::Signal;
+use serde_json::json;
 
-use crate::scene::{busybox, web};
+use crate::scene::{busybox, host, web};
 
 /// The token of the command that joins a machine.
 fn token(platform: &Platform, part: Part, location: &str) -> String {
@@ -196,6 +200,66 @@ fn a_location_behind_a_nat_serves_on_while_it_is_cut_off() {
     })
     .unwrap();
     platform.remove("web").unwrap();
+    platform.finish();
+    machine.finish();
+}
+
+#[test]
+fn a_request_goes_to_the_location_that_has_an_instance() {
+    let (machine, platform) = two_machines(Part::Location);
+    platform.push_from(&programs::image("node").unwrap(), "default/node:1").unwrap();
+    let node = json!({
+        "app": "node", "image": "default/node:1", "count": 1, "port": 3000,
+        "resources": {"memory": "96MiB", "cpu": "0.5", "disk": "64MiB"},
+        "health": {"kind": "http", "path": "/", "interval": "1s"},
+    });
+    // Each location has an app that the other has not.
+    for (closed, app) in [("there", web("web", 1)), ("here", node)] {
+        platform.run(&["cordon", "--location", closed]).ok();
+        platform.deploy(&app).unwrap();
+        platform.run(&["uncordon", "--location", closed]).ok();
+    }
+    let at = |app| platform.instances(app).unwrap()[0].location.to_string();
+    assert_eq!((at("web"), at("node")), ("here".to_owned(), "there".to_owned()));
+    let from_there = || {
+        let answer = machine.get(&host("web"), "/")?;
+        Ok((answer.status == 200 && answer.text().trim() == "one").then_some(()))
+    };
+    eventually("who asks there is answered from here", from_there).unwrap();
+    let from_here = || Ok((platform.get(&host("node"), "/")?.status == 200).then_some(()));
+    eventually("who asks here is answered from there", from_here).unwrap();
+    let echo = |socket: &mut WebSocket| {
+        socket.send_text("far?").unwrap();
+        assert_eq!(socket.receive().unwrap(), Message::Text("far?".to_owned()));
+    };
+    let mut socket =
+        WebSocket::connect(platform.ingress_address(), &host("node"), "/echo").unwrap();
+    echo(&mut socket);
+
+    // Nobody has to say so any more: without the control plane and the schedulers it goes on, also by
+    // an ingress that has just begun.
+    let global = platform.role("global").unwrap();
+    signal(global.pid, Signal::STOP).unwrap();
+    platform.role("location").unwrap().kill().unwrap();
+    machine.kill("location").unwrap();
+    echo(&mut socket);
+    from_there().unwrap().expect("an answer from here");
+    from_here().unwrap().expect("an answer from there");
+    machine.kill("ingress").unwrap();
+    eventually("a new ingress passes requests on", from_there).unwrap();
+    signal(global.pid, Signal::CONT).unwrap();
+
+    // What cannot be reached is said to have no instance, and is found again.
+    machine.set_link(false).unwrap();
+    eventually("nobody is there", || {
+        let answer = platform.get(&host("node"), "/")?;
+        Ok((answer.status == 503 && answer.text().contains("no-healthy-instance")).then_some(()))
+    })
+    .unwrap();
+    machine.set_link(true).unwrap();
+    eventually("who asks here is answered from there again", from_here).unwrap();
+    platform.remove("web").unwrap();
+    platform.remove("node").unwrap();
     platform.finish();
     machine.finish();
 }

@@ -10,6 +10,7 @@
 //! instead of two, HTTP/2 gives as well.
 
 mod archive;
+mod elsewhere;
 mod exec;
 mod node;
 mod routes;
@@ -25,6 +26,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use archive::{ArchiveRequest, TAR};
+pub use elsewhere::{Elsewhere, ElsewhereChange, Peering, Places, ServedElsewhere};
 pub use exec::{
     AttachRequest, Channel, EXEC_PROTOCOL, ExecQueryProblem, ExecRequest, FromCommand,
     INPUT_WINDOW, MAX_EXEC_MESSAGE, TerminalSize, ToCommand,
@@ -118,6 +120,9 @@ pub struct LocationReport {
     /// `host:port` where nodes of other machines join, if they may.
     #[serde(default)]
     pub joining: Option<String>,
+    /// How its ingresses are reached by those of other locations, once they can show who they are.
+    #[serde(default)]
+    pub peering: Option<Peering>,
     /// Where its HTTP interface for logs and exec is reached on this machine, as an endpoint of
     /// `longshore-link`. One of another machine opens connections over which it is called.
     #[serde(default)]

@@ -6,7 +6,8 @@
 //!
 //! - `api`: the public REST API.
 //! - `ui`: the dashboard.
-//! - `links`: what locations and the registry call. `joining`: what lets machines join.
+//! - `links`: what locations and the registry call. `joining`: what lets machines join. `elsewhere`: what
+//!   is served where, for ingresses that pass requests on.
 //! - `records`: what is stored, and under which keys.
 //! - `events`: what was changed by whom. `feeds`: what changes, for those who watch. `catalog`: the mirror of the store. `reports`: what locations say.
 //! - `leader`: which of several control planes plans. `front`: what the others answer.
@@ -17,6 +18,7 @@
 mod api;
 mod attached;
 mod catalog;
+mod elsewhere;
 mod events;
 mod feeds;
 mod front;
@@ -59,6 +61,7 @@ use tokio_util::sync::CancellationToken;
 use api::idempotency::UnderWay;
 use api::limits::Limits;
 use catalog::{Catalog, Mirror};
+use elsewhere::Served;
 use events::EventLog;
 use feeds::Feeds;
 use front::{Front, Led};
@@ -238,6 +241,8 @@ struct Plane {
     passing_key: Option<String>,
     catalog: Mirror,
     reports: Reports,
+    /// What is served where; nothing until enough is known.
+    served: watch::Sender<Arc<Option<Served>>>,
     /// Locations that heard of a later life of the store, and of which.
     superseded: Mutex<BTreeMap<LocationName, Epoch>>,
     starts: Starts,
@@ -367,6 +372,7 @@ async fn lead(
         passing_key,
         catalog,
         reports: Reports::default(),
+        served: watch::Sender::default(),
         superseded: Mutex::default(),
         starts: Starts::new(Tracer::start("global", env!("CARGO_PKG_VERSION"), service)),
         images: ImageResolver::new(
@@ -392,6 +398,7 @@ async fn lead(
     // Nobody else sets it.
     let _ = leading.set(Arc::clone(&plane));
     service.spawn("scheduler", scheduler::run(Arc::clone(&plane), metrics.rounds.clone()));
+    service.spawn_until_shutdown("elsewhere", elsewhere::keep(Arc::clone(&plane)));
     let link = links::router(Arc::clone(&plane));
     let api = metrics.api.clone().measure(api::router(plane));
     Ok(Led { api, link })

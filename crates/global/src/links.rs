@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 use crate::catalog::Catalog;
 use crate::records::{Key, LocationRecord, encode};
-use crate::{Plane, api, joining, tokens, views};
+use crate::{Plane, api, elsewhere, joining, tokens, views};
 
 pub fn router(plane: Arc<Plane>) -> Router {
     let locations = Router::new()
@@ -36,6 +36,7 @@ pub fn router(plane: Arc<Plane>) -> Router {
         .route("/link/locations/{location}/join-tokens", post(joining::redeem))
         .route("/link/locations/{location}/registry", get(joining::registry))
         .route("/link/locations/{location}/reverse", get(joining::reverse))
+        .route("/link/locations/{location}/elsewhere", get(elsewhere::elsewhere))
         .route_layer(from_fn_with_state(Arc::clone(&plane), only_that_location));
     let registry = Router::new()
         .route("/link/registry/table", get(registry_table))
@@ -96,7 +97,7 @@ async fn allotments(
 }
 
 /// Waits until a location that joined is not one any more.
-async fn removed(mut catalog: watch::Receiver<Arc<Catalog>>, location: LocationName) {
+pub async fn removed(mut catalog: watch::Receiver<Arc<Catalog>>, location: LocationName) {
     let joined = |catalog: &Arc<Catalog>| {
         catalog.locations.get(&location).is_some_and(|record| record.authority.is_some())
     };

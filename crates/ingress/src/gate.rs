@@ -58,10 +58,11 @@ pub(crate) struct Gates {
     nodes: Mutex<BTreeMap<NodeName, (String, Client)>>,
 }
 
+/// As whom this ingress shows itself.
 #[derive(Debug, Clone)]
-struct Own {
-    credentials: Credentials,
-    location: LocationName,
+pub(crate) struct Own {
+    pub credentials: Credentials,
+    pub location: LocationName,
 }
 
 /// Why a node elsewhere is not reached.
@@ -142,12 +143,17 @@ impl Gates {
         Ok(Box::new(self.location.tunnel(&path).await?))
     }
 
-    /// A client of a node's gate. It shows whatever certificate is newest.
-    async fn client(&self, node: &NodeName, gate: &str) -> Result<Client, ElsewhereError> {
+    /// As whom this ingress shows itself, once its location has said so; none when the ingress ends.
+    pub async fn own(&self) -> Option<Own> {
         self.needed.notify_one();
         let mut own = self.own.subscribe();
         let own = own.wait_for(Option::is_some).await;
-        let own = own.ok().and_then(|own| own.clone()).ok_or(ElsewhereError::Ending)?;
+        own.ok().and_then(|own| own.clone())
+    }
+
+    /// A client of a node's gate. It shows whatever certificate is newest.
+    async fn client(&self, node: &NodeName, gate: &str) -> Result<Client, ElsewhereError> {
+        let own = self.own().await.ok_or(ElsewhereError::Ending)?;
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, client)) = nodes.get(node)
             && at == gate

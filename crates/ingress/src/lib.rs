@@ -8,7 +8,8 @@
 //! - `balance`: which endpoint gets a request, decided without effects: fewest requests first, slow
 //!   start, outlier ejection.
 //! - `upstream`: one endpoint as seen from here: requests in flight, idle connections, failures.
-//! - `gate`: how an instance is dialled, through its node.
+//! - `gate`: how an instance is dialled, through its node. `elsewhere`: other locations, for requests for which there
+//!   is no instance here.
 //! - `proxy`: one request from its head to the last byte of its answer.
 //! - `server`: connections from users, their limits, shutdown.
 //! - `location_link` and `state_file`: where the table comes from and where it is kept.
@@ -21,6 +22,7 @@
 #![deny(missing_docs)]
 
 mod balance;
+mod elsewhere;
 mod fault;
 mod gate;
 mod limits;
@@ -35,10 +37,12 @@ mod upstream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use longshore_api::links::RoutingTable;
 use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
 use longshore_telemetry::metrics::Registry;
 use tokio_util::sync::CancellationToken;
 
+use elsewhere::{Door, Others};
 use gate::{Gates, NodeGate};
 use limits::Limits;
 use location_link::LocationLink;
@@ -52,6 +56,9 @@ use state_file::StateFile;
 pub struct IngressOptions {
     /// Where requests from users come in.
     pub listener: Listener,
+    /// Where requests from ingresses of other locations come in, with certificates on both sides; nowhere where they
+    /// cannot.
+    pub peers: Option<Listener>,
     /// Where its location is.
     pub location: Endpoint,
     /// Where the last routing table is kept. Made when missing.
@@ -86,11 +93,8 @@ pub enum IngressError {
 pub async fn run(options: IngressOptions, shutdown: CancellationToken) -> Result<(), IngressError> {
     let limits = Limits::within(limits::raise_open_files());
     let gates = Arc::new(Gates::new(Client::new(options.location.clone())));
-    let keeping = Arc::clone(&gates).keep_certificate();
-    tokio::select! {
-        ended = run_with(options, limits, gates, shutdown) => ended,
-        never = keeping => match never {},
-    }
+    let gate = Arc::clone(&gates) as Arc<dyn NodeGate>;
+    run_with(options, limits, (gate, gates), shutdown).await
 }
 
 /// A registry as an ingress fills it, to hold against the documentation.
@@ -98,7 +102,7 @@ pub fn described_metrics() -> Registry {
     let mut registry = registry();
     let metrics = Metrics::default();
     metrics.invent();
-    metrics.register(&mut registry, Arc::default());
+    metrics.register(&mut registry, Arc::default(), Arc::default());
     registry
 }
 
@@ -109,12 +113,15 @@ fn registry() -> Registry {
 async fn run_with(
     options: IngressOptions,
     limits: Limits,
-    gate: Arc<dyn NodeGate>,
+    (gate, own): (Arc<dyn NodeGate>, Arc<Gates>),
     shutdown: CancellationToken,
 ) -> Result<(), IngressError> {
-    let IngressOptions { listener, location, state_dir, metrics: metrics_listener } = options;
-    let state_file = StateFile::open(&state_dir)
-        .map_err(|source| IngressError::StateDir { path: state_dir, source })?;
+    let IngressOptions { listener, peers, location, state_dir, metrics: metrics_listener } =
+        options;
+    let unusable = |source| IngressError::StateDir { path: state_dir.clone(), source };
+    let state_file: StateFile<RoutingTable> =
+        StateFile::open(&state_dir, state_file::ROUTES).map_err(unusable)?;
+    let others_file = StateFile::open(&state_dir, state_file::ELSEWHERE).map_err(unusable)?;
     let metrics = Metrics::default();
     let router = Arc::new(Router::new(limits.outliers.clone(), metrics.clone()));
     let stored = state_file.load();
@@ -123,13 +130,25 @@ async fn run_with(
         router.replace(table);
     }
 
+    let others = Arc::new(Others::new(limits.outliers.clone(), metrics.clone()));
+    if let Some(stored) = others_file.load() {
+        others.take(stored);
+    }
+
     // A task that fails ends this ingress, not whatever else its caller runs.
     let service = Service::new(shutdown.child_token());
-    let link = LocationLink::new(Client::new(location), Arc::clone(&router), state_file, stored);
+    let location = Client::new(location);
+    let link = LocationLink::new(location.clone(), Arc::clone(&router), state_file, stored);
     link.start(&service);
-    let sweeping = Arc::clone(&router);
+    let tables = (Arc::clone(&others), Arc::clone(&router));
+    service.spawn_until_shutdown("follow others", elsewhere::follow(location, tables, others_file));
+    let keeping = Arc::clone(&own);
+    service.spawn_until_shutdown("certificate", async move {
+        match keeping.keep_certificate().await {}
+    });
+    let (sweeping, sweeping_others) = (Arc::clone(&router), Arc::clone(&others));
     service.spawn_until_shutdown("sweep idle connections", async move {
-        upstream::sweep(&sweeping).await;
+        upstream::sweep(&sweeping, &sweeping_others).await;
     });
     let comparing = Arc::clone(&router);
     service.spawn_until_shutdown("compare endpoints", async move {
@@ -138,11 +157,19 @@ async fn run_with(
 
     if let Some(listener) = metrics_listener {
         let mut registry = registry();
-        metrics.register(&mut registry, Arc::clone(&router));
+        metrics.register(&mut registry, Arc::clone(&router), Arc::clone(&others));
         longshore_telemetry::metrics::serve(registry, listener, &service);
     }
-    let proxy = Proxy::new(router, gate, limits.clone(), metrics);
-    let served = server::serve(listener, Arc::clone(&proxy), limits, service.shutdown()).await;
+    let door = peers.map(|listener| {
+        let (own, others) = (Arc::clone(&own), Arc::clone(&others));
+        let opening = async move { Door::open(&own, others).await };
+        (listener, Box::pin(opening) as futures_util::future::BoxFuture<'static, _>)
+    });
+    let proxy = Proxy::new((router, Arc::clone(&others)), (gate, own), limits.clone(), metrics);
+    let probing = elsewhere::probe(Arc::clone(&proxy), others);
+    service.spawn_until_shutdown("probe others", probing);
+    let entrances = server::Entrances { users: listener, others: door };
+    let served = server::serve(entrances, Arc::clone(&proxy), limits, service.shutdown()).await;
     service.shutdown().cancel();
     let ended = service.run().await;
     served.map_err(IngressError::Accept)?;

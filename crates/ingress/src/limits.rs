@@ -23,6 +23,18 @@ pub(crate) const HTTP2_STREAM_WINDOW: u32 = 128 << 10;
 /// hold up the others on it.
 pub(crate) const HTTP2_CONNECTION_WINDOW: u32 = 100 * HTTP2_STREAM_WINDOW;
 
+/// The same for an answer of another location: as far ahead as a stream can be at 150 ms and 28 Mbit/s.
+pub(crate) const ELSEWHERE_STREAM_WINDOW: u32 = 512 << 10;
+/// And for all on one connection to it.
+pub(crate) const ELSEWHERE_CONNECTION_WINDOW: u32 = 100 * ELSEWHERE_STREAM_WINDOW;
+/// How often the other end of such a connection is asked whether it is there, while requests are on it.
+pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// How long it may take to say so.
+pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Connections from other locations at one time.
+pub(crate) const MAX_GUESTS: usize = 1_024;
+
 /// The limits that tests shorten.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {

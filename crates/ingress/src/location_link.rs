@@ -33,7 +33,7 @@ const LAST_RETRY: Duration = Duration::from_secs(3);
 pub(crate) struct LocationLink {
     client: Client,
     router: Arc<Router>,
-    state_file: StateFile,
+    state_file: StateFile<RoutingTable>,
     stored: Option<RoutingTable>,
 }
 
@@ -42,7 +42,7 @@ impl LocationLink {
     pub fn new(
         client: Client,
         router: Arc<Router>,
-        state_file: StateFile,
+        state_file: StateFile<RoutingTable>,
         stored: Option<RoutingTable>,
     ) -> Self {
         Self { client, router, state_file, stored }
@@ -71,7 +71,7 @@ impl LocationLink {
             let Some(table) = newest else { continue };
             self.store(&table).await;
             busy = self.router.departed();
-            let instances: BTreeSet<_> = busy.iter().map(|one| &one.endpoint().instance).collect();
+            let instances: BTreeSet<_> = busy.iter().filter_map(|one| one.instance()).collect();
             let ack = RouteAck {
                 ingress: ingress.clone(),
                 revision: table.revision,
@@ -154,25 +154,25 @@ async fn follow_stream(
 
 /// Waits that double, with jitter so that many ingresses do not come back at the same moment.
 #[derive(Debug, Default)]
-struct Retry {
+pub(crate) struct Retry {
     failures: u32,
 }
 
 impl Retry {
-    fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.failures = 0;
     }
 
     /// Logs the first of a row of failures for the operator, the others only on request.
-    fn failed(&mut self, what: &'static str, error: &dyn Display) {
+    pub fn failed(&mut self, what: &'static str, error: &dyn Display) {
         match self.failures {
-            0 => tracing::warn!(%error, "{what}; going on with the last routes"),
+            0 => tracing::warn!(%error, "{what}; going on with what was last known"),
             _ => tracing::debug!(%error, "{what}"),
         }
         self.failures = self.failures.saturating_add(1);
     }
 
-    fn next_wait(&self) -> Duration {
+    pub fn next_wait(&self) -> Duration {
         let doublings = self.failures.saturating_sub(1).min(10);
         let longest = (FIRST_RETRY * 2_u32.pow(doublings)).min(LAST_RETRY);
         longest.mul_f64(0.5 + 0.5 * fastrand::f64())

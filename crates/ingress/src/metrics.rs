@@ -6,10 +6,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use longshore_types::{AppName, ProjectName};
+use longshore_types::{AppName, LocationName, ProjectName};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -19,6 +19,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use longshore_telemetry::metrics::{Registry, Unit, times};
 use longshore_telemetry::scrape::{Scrape, at_scrape};
 
+use crate::elsewhere::Others;
 use crate::fault::Fault;
 use crate::router::Router;
 
@@ -51,6 +52,18 @@ struct Refused {
     reason: &'static str,
 }
 
+/// Where a request that left for another location went.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct To {
+    to: String,
+}
+
+/// From which location a request came.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct From {
+    from: String,
+}
+
 const CODES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Within an answer, after its head.
 const BROKEN_OFF: &str = "answer-broken-off";
@@ -66,6 +79,9 @@ pub(crate) struct Metrics {
     retries: Family<AppLabels, Counter>,
     ejections: Family<AppLabels, Counter>,
     connections: Gauge,
+    passed_on: Family<To, Counter>,
+    taken_in: Family<From, Counter>,
+    guests_refused: Counter,
 }
 
 impl Default for Metrics {
@@ -79,13 +95,16 @@ impl Default for Metrics {
             retries: Family::default(),
             ejections: Family::default(),
             connections: Gauge::default(),
+            passed_on: Family::default(),
+            taken_in: Family::default(),
+            guests_refused: Counter::default(),
         }
     }
 }
 
 impl Metrics {
     /// Fills a registry with these, and with what is read from the table in force at each scrape.
-    pub fn register(&self, registry: &mut Registry, router: Arc<Router>) {
+    pub fn register(&self, registry: &mut Registry, router: Arc<Router>, others: Arc<Others>) {
         let registry = registry.sub_registry_with_prefix("longshore_ingress");
         registry.register(
             "requests",
@@ -130,13 +149,31 @@ impl Metrics {
             "Connections of users that are open",
             self.connections.clone(),
         );
+        registry.register(
+            "passed_on",
+            "Requests that an ingress of another location answered",
+            self.passed_on.clone(),
+        );
+        registry.register(
+            "taken_in",
+            "Requests that came from ingresses of other locations",
+            self.taken_in.clone(),
+        );
+        registry.register(
+            "guests_refused",
+            "Connections for other locations of who is none or did not show it",
+            self.guests_refused.clone(),
+        );
         at_scrape(registry, move |scrape| tell_of_table(&router, scrape));
+        at_scrape(registry, move |scrape| tell_of_others(&others, scrape));
     }
 
     /// Tells of an app that there is not, so that the documentation can be held against the labels
     /// too: what was never counted is not told at all.
     pub fn invent(&self) {
         self.of_app(&AppLabels::default());
+        let _ = self.passed_on.get_or_create(&To { to: String::new() });
+        let _ = self.taken_in.get_or_create(&From { from: String::new() });
     }
 
     /// Those of an app of the table.
@@ -171,6 +208,27 @@ impl Metrics {
         for family in [&self.received, &self.sent, &self.retries, &self.ejections] {
             family.remove(labels);
         }
+    }
+
+    /// A location is none any more.
+    pub fn forget_peer(&self, location: &LocationName) {
+        self.passed_on.remove(&To { to: location.to_string() });
+        self.taken_in.remove(&From { from: location.to_string() });
+    }
+
+    /// Another location answered a request.
+    pub fn note_passed_on(&self, to: &LocationName) {
+        self.passed_on.get_or_create(&To { to: to.to_string() }).inc();
+    }
+
+    /// A request came from another location.
+    pub fn note_taken_in(&self, from: &LocationName) {
+        self.taken_in.get_or_create(&From { from: from.to_string() }).inc();
+    }
+
+    /// Somebody was not let in where other locations are.
+    pub fn note_guest_refused(&self) {
+        self.guests_refused.inc();
     }
 
     /// A connection of a user is open until this is dropped.
@@ -252,6 +310,30 @@ fn tell_of_table(router: &Router, scrape: &mut Scrape<'_>) -> fmt::Result {
     column("requests_in_flight", help, |one| one.in_flight)?;
     let help = "The revision of the routing table in force";
     scrape.gauge("routes_revision", help, census.revision as f64)
+}
+
+/// What is read of other locations at each scrape.
+fn tell_of_others(others: &Others, scrape: &mut Scrape<'_>) -> fmt::Result {
+    let census = others.census();
+    let to = |one: &PeerCensus| To { to: one.to.to_string() };
+    let measured = census.iter().filter_map(|one| Some((to(one), one.round_trip?.as_secs_f64())));
+    let help = "The smoothed round trip to the ingress of another location, once it was measured";
+    scrape.gauges("elsewhere_round_trip_seconds", help, measured)?;
+    let in_flight = census.iter().map(|one| (to(one), one.in_flight as f64));
+    let help = "Requests and upgraded connections under way that another location answers";
+    scrape.gauges("elsewhere_requests_in_flight", help, in_flight)?;
+    let reached = census.iter().map(|one| (to(one), f64::from(u8::from(!one.passed_over))));
+    let help = "0 while another location takes no connection";
+    scrape.gauges("elsewhere_reached", help, reached)
+}
+
+/// How the way to another location is.
+#[derive(Debug)]
+pub(crate) struct PeerCensus {
+    pub to: LocationName,
+    pub round_trip: Option<Duration>,
+    pub in_flight: usize,
+    pub passed_over: bool,
 }
 
 /// How the table stands.

@@ -8,10 +8,14 @@
 //! over a new connection to the same instance. Once: a new connection that ends is an answer. Over
 //! HTTP/2 an instance may say that it did nothing for a request (`REFUSED_STREAM`), which then goes
 //! to another one if it has no body.
+//!
+//! A request for which there is nobody here goes to another location (`crate::elsewhere`), by the same rule: to the
+//! next one when it was not sent, or when it has no body and the other says that no instance had it.
 
 mod attempt;
 mod body;
 mod dial;
+mod elsewhere;
 mod grpc;
 mod headers;
 mod judge;
@@ -25,6 +29,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use longshore_types::{InstanceId, LocationName};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,25 +38,29 @@ use tokio_util::task::TaskTracker;
 pub(crate) use body::{Answer, RequestBody};
 
 use crate::balance::Outcome;
+use crate::elsewhere::Others;
 use crate::fault::{self, Fault};
-use crate::gate::NodeGate;
+use crate::gate::{Gates, NodeGate};
 use crate::limits::Limits;
-use crate::metrics::{Metrics, Stopwatch};
+use crate::metrics::{AppLabels, Metrics, Stopwatch};
 use crate::router::{NoPick, Router};
 use crate::server::Activity;
-use crate::upstream::InFlight;
+use crate::upstream::{InFlight, Site};
 use attempt::Failed;
 use body::{InstanceAnswer, Progress};
 use dial::Dialler;
-use headers::Target;
+use elsewhere::PassedOn;
+use headers::{Target, User};
 use lease::{Connection, Lease, Seat};
 use upgrade::Offer;
 
 /// The connection that a request came over.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
-    /// The user's address; none over a Unix socket.
+    /// The user's address; none over a Unix socket and from another location.
     pub client: Option<IpAddr>,
+    /// The location whose ingress sends it; none for a user.
+    pub from: Option<LocationName>,
     pub activity: Arc<Activity>,
 }
 
@@ -59,6 +68,7 @@ pub(crate) struct Origin {
 #[derive(Debug)]
 pub(crate) struct Proxy {
     router: Arc<Router>,
+    others: Arc<Others>,
     dialler: Dialler,
     limits: Limits,
     seats: Arc<Semaphore>,
@@ -69,15 +79,16 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub fn new(
-        router: Arc<Router>,
-        gate: Arc<dyn NodeGate>,
+        (router, others): (Arc<Router>, Arc<Others>),
+        (gate, own): (Arc<dyn NodeGate>, Arc<Gates>),
         limits: Limits,
         metrics: Metrics,
     ) -> Arc<Self> {
         let end = CancellationToken::new();
         Arc::new(Self {
             router,
-            dialler: Dialler::new(gate, limits.connect, end.clone()),
+            others,
+            dialler: Dialler::new(gate, own, limits.connect, end.clone()),
             seats: Arc::new(Semaphore::new(limits.requests)),
             limits,
             metrics,
@@ -110,6 +121,12 @@ impl Proxy {
         mut request: Request<Incoming>,
         origin: Origin,
     ) -> Result<Response<Answer>, Infallible> {
+        let from = origin.from.clone();
+        if from.is_some()
+            && let Some(answer) = self.answer_probe(&request)
+        {
+            return Ok(answer);
+        }
         let is_call = grpc::is_call(request.headers());
         let as_html = fault::prefers_html(request.headers());
         let id = headers::ensure_request_id(request.headers_mut());
@@ -125,8 +142,8 @@ impl Proxy {
             Ok(answer) => return Ok(answer),
             Err(fault) => fault,
         };
-        let app = target.ok().and_then(|target| self.router.app(&target.host));
-        self.metrics.note_fault(app.as_ref().map(|app| &app.labels), &fault);
+        let labels = target.ok().and_then(|target| self.labels(&target.host));
+        self.metrics.note_fault(labels.as_ref(), &fault);
         tracing::debug!(code = fault.code(), request_id = ?id, "answered a request itself");
         let answer = match is_call {
             true => grpc::answer(&fault),
@@ -134,7 +151,17 @@ impl Proxy {
         };
         let mut answer = answer.map(Answer::Own);
         answer.headers_mut().insert(headers::REQUEST_ID, id);
+        if from.is_some() {
+            elsewhere::mark_refused(&mut answer, &fault);
+        }
         Ok(answer)
+    }
+
+    /// By what the app of a host is known.
+    fn labels(&self, host: &str) -> Option<AppLabels> {
+        let own = self.router.app(host).map(|app| app.labels.clone());
+        let elsewhere = || self.others.app(host).map(|app| AppLabels::new(&app.project, &app.app));
+        own.or_else(elsewhere)
     }
 
     async fn forward(
@@ -152,7 +179,14 @@ impl Proxy {
         let offer = Offer::of(&mut request);
         let (mut head, body) = request.into_parts();
         let protocol = offer.as_ref().map(|offer| &offer.protocol);
-        headers::to_instance(&mut head, target, origin.client, protocol);
+        let user = match &origin.from {
+            Some(location) => {
+                self.metrics.note_taken_in(location);
+                User::AsTold
+            }
+            None => User::At(origin.client),
+        };
+        headers::to_instance(&mut head, target, user, protocol);
         let silence = match grpc::is_call(&head.headers) {
             // The caller's own deadline bounds it, which the instance is told.
             true => {
@@ -161,11 +195,12 @@ impl Proxy {
             }
             false => Some(self.limits.silence),
         };
-        let progress = Arc::new(Progress::new(origin.activity, silence));
+        let Origin { client: _, from, activity } = origin;
+        let progress = Arc::new(Progress::new(activity, silence));
         let body = RequestBody::new(body, Arc::clone(&progress));
         let request = Request::from_parts(head, body);
         let Exchange { answer, connection, in_flight } =
-            self.exchange(request, &target.host, &progress, id).await?;
+            self.exchange(request, (&target.host, from.as_ref()), &progress, id).await?;
 
         let metrics = &in_flight.app().metrics;
         metrics.note_answer(answer.status());
@@ -195,31 +230,67 @@ impl Proxy {
         Ok(answer)
     }
 
+    /// Who gets a request next: an instance here, else another location, else an instance that took no
+    /// connection just now. What comes from another location is for instances here alone.
+    fn pick(
+        &self,
+        host: &str,
+        from: Option<&LocationName>,
+        tried: &Tried,
+    ) -> Result<InFlight, Fault> {
+        if let Ok(sound) = self.router.pick_sound(host, &tried.instances) {
+            return Ok(sound);
+        }
+        if from.is_none()
+            && let Some(elsewhere) = self.others.pick(host, &tried.locations)
+        {
+            return Ok(elsewhere);
+        }
+        self.router.pick(host, &tried.instances).map_err(|why| match (why, self.others.app(host)) {
+            (NoPick::NoEndpoint(_), _) if !tried.instances.is_empty() => Fault::Unreachable,
+            (NoPick::NoEndpoint(app), _) => Fault::NoInstance(app),
+            (_, Some(app)) if from.is_none() => Fault::NoInstance(app.app),
+            (NoPick::NoTable, _) => Fault::NoRoutes,
+            (NoPick::UnknownHost, _) => Fault::UnknownHost(host.to_owned()),
+        })
+    }
+
     /// Tries endpoints until one has the request.
     async fn exchange(
         &self,
         mut request: Request<RequestBody>,
-        host: &str,
+        (host, from): (&str, Option<&LocationName>),
         progress: &Progress,
         id: &HeaderValue,
     ) -> Result<Exchange, Fault> {
         // Bounds the wait, not the tries: endpoints that refuse at once cost nothing.
         let last_try = Instant::now() + 2 * self.limits.connect;
-        let mut tried = BTreeSet::new();
+        let mut tried = Tried::default();
         loop {
-            let in_flight = self.router.pick(host, &tried).map_err(|why| match why {
-                NoPick::NoTable => Fault::NoRoutes,
-                NoPick::UnknownHost => Fault::UnknownHost(host.to_owned()),
-                NoPick::NoEndpoint(_) if !tried.is_empty() => Fault::Unreachable,
-                NoPick::NoEndpoint(app) => Fault::NoInstance(app),
-            })?;
+            let in_flight = self.pick(host, from, &tried)?;
             progress.count_received(&in_flight.app().metrics.received);
             let upstream = in_flight.upstream();
+            let passed_on = upstream.location().map(|to| (to, PassedOn::of(&request)));
             match self.attempt(upstream, request, progress).await {
-                Ok((answer, connection)) => return Ok(Exchange { answer, connection, in_flight }),
+                Ok((answer, connection)) => {
+                    let Some((to, passed_on)) = passed_on else {
+                        return Ok(Exchange { answer, connection, in_flight });
+                    };
+                    request = match passed_on.refused(&answer, in_flight.app().name()) {
+                        None => {
+                            self.metrics.note_passed_on(to);
+                            return Ok(Exchange { answer, connection, in_flight });
+                        }
+                        Some(refusal) => {
+                            self.others.note_refused(host, to);
+                            refusal?
+                        }
+                    };
+                    tried.add(upstream.site());
+                }
                 Err(Failed::NotSent(unsent)) if Instant::now() < last_try => {
                     in_flight.app().metrics.retries.inc();
-                    tried.insert(upstream.endpoint().instance.clone());
+                    tried.add(upstream.site());
                     request = *unsent;
                 }
                 Err(Failed::NotSent(_)) => return Err(Fault::Unreachable),
@@ -231,11 +302,27 @@ impl Proxy {
                     if fault != Fault::ClientSilent {
                         in_flight.note_outcome(Outcome::Failed);
                     }
-                    let instance = &upstream.endpoint().instance;
+                    let instance = upstream.site();
                     tracing::debug!(code = fault.code(), %instance, request_id = ?id, "no answer");
                     return Err(fault);
                 }
             }
+        }
+    }
+}
+
+/// Who did not take a request.
+#[derive(Debug, Default)]
+struct Tried {
+    instances: BTreeSet<InstanceId>,
+    locations: BTreeSet<LocationName>,
+}
+
+impl Tried {
+    fn add(&mut self, site: &Site) {
+        match site {
+            Site::Instance(endpoint) => _ = self.instances.insert(endpoint.instance.clone()),
+            Site::Location(way) => _ = self.locations.insert(way.location.clone()),
         }
     }
 }

@@ -13,8 +13,9 @@ use longshore_types::{AppName, IngressRules, InstanceId};
 use tokio::time::Instant;
 
 use crate::balance::{self, Candidate, Times};
+use crate::elsewhere::Told;
 use crate::metrics::{AppLabels, AppMetrics, Census, Metrics, TableCensus};
-use crate::upstream::{InFlight, Upstream, UpstreamKey};
+use crate::upstream::{InFlight, Site, Upstream, UpstreamKey};
 
 /// Why no endpoint was picked.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,6 +26,14 @@ pub(crate) enum NoPick {
     UnknownHost,
     /// The app has no endpoint, or all were tried.
     NoEndpoint(AppName),
+}
+
+/// Whether endpoints count that are put aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aside {
+    /// When there is no other.
+    Too,
+    Never,
 }
 
 /// The routing table in force, shared by all requests.
@@ -56,9 +65,18 @@ pub(crate) struct App {
 }
 
 impl App {
+    /// One whose request goes to another location.
+    pub fn elsewhere(name: AppName, labels: AppLabels, metrics: AppMetrics) -> Self {
+        Self { name, rules: IngressRules::default(), labels, metrics, upstreams: Vec::new() }
+    }
+
+    pub fn name(&self) -> &AppName {
+        &self.name
+    }
+
     fn candidates(&self, tried: &BTreeSet<InstanceId>, now: Instant) -> Vec<Candidate> {
         let candidate = |upstream: &Arc<Upstream>| {
-            let untried = !tried.contains(&upstream.endpoint().instance);
+            let untried = upstream.instance().is_none_or(|instance| !tried.contains(instance));
             upstream.candidate(&self.rules, untried, now)
         };
         self.upstreams.iter().map(candidate).collect()
@@ -110,19 +128,29 @@ impl Router {
 
     /// Picks an endpoint of `host` that is not in `tried`, and counts a request there.
     pub fn pick(&self, host: &str, tried: &BTreeSet<InstanceId>) -> Result<InFlight, NoPick> {
-        self.pick_at(host, tried, Instant::now())
+        self.pick_at(host, tried, Aside::Too, Instant::now())
+    }
+
+    /// The same without those that are put aside because they took no connection just now.
+    pub fn pick_sound(&self, host: &str, tried: &BTreeSet<InstanceId>) -> Result<InFlight, NoPick> {
+        self.pick_at(host, tried, Aside::Never, Instant::now())
     }
 
     fn pick_at(
         &self,
         host: &str,
         tried: &BTreeSet<InstanceId>,
+        aside: Aside,
         now: Instant,
     ) -> Result<InFlight, NoPick> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let table = table.as_ref().ok_or(NoPick::NoTable)?;
         let app = table.by_host.get(host).ok_or(NoPick::UnknownHost)?;
-        let picked = balance::pick(&app.candidates(tried, now), &mut fastrand::Rng::new())
+        let mut candidates = app.candidates(tried, now);
+        if aside == Aside::Never {
+            candidates.iter_mut().for_each(|one| one.untried &= !one.aside);
+        }
+        let picked = balance::pick(&candidates, &mut fastrand::Rng::new())
             .map(|idx| &app.upstreams[idx])
             .ok_or_else(|| NoPick::NoEndpoint(app.name.clone()))?;
         picked.note_picked(now);
@@ -145,6 +173,20 @@ impl Router {
     pub fn app(&self, host: &str) -> Option<Arc<App>> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.as_ref()?.by_host.get(host).cloned()
+    }
+
+    /// Apps are served elsewhere no more: what was counted of those that are not served here goes.
+    pub fn forget_others(&self, apps: &[AppLabels]) {
+        let own = self.apps();
+        let gone = apps.iter().filter(|gone| own.iter().all(|app| app.labels != **gone));
+        gone.for_each(|gone| self.metrics.forget(gone));
+    }
+
+    /// How much there is to do, as ingresses of other locations are told.
+    pub fn told(&self) -> Told {
+        let upstreams = self.upstreams();
+        let requests = upstreams.iter().map(|one| one.outstanding()).sum();
+        Told { requests, instances: upstreams.len() }
     }
 
     /// How the table stands.
@@ -196,7 +238,9 @@ impl Table {
                 let key = UpstreamKey::of(endpoint);
                 let upstream = built.upstreams.entry(key).or_insert_with_key(|key| {
                     let kept = before.get(key).cloned();
-                    kept.unwrap_or_else(|| Arc::new(Upstream::new(endpoint.clone(), now)))
+                    kept.unwrap_or_else(|| {
+                        Arc::new(Upstream::new(Site::Instance(endpoint.clone()), now))
+                    })
                 });
                 Arc::clone(upstream)
             });

@@ -1,4 +1,4 @@
-//! Connections from users.
+//! Connections from users, and from ingresses of other locations.
 //!
 //! HTTP/1.1 and cleartext HTTP/2 on one listener, told apart by the first bytes. Each connection
 //! has a clock that every byte of its requests and answers moves on. That one clock ends all that
@@ -13,19 +13,23 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use longshore_link::Listener;
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use activity::{Activity, Busy, Clock};
 
-use crate::limits::{Limits, MAX_HEAD, MAX_SEND_BUFFER, MAX_STREAMS};
+use crate::elsewhere::{Door, Guest};
+use crate::gate::Stream;
+use crate::limits::{Limits, MAX_GUESTS, MAX_HEAD, MAX_SEND_BUFFER, MAX_STREAMS};
 use crate::proxy::{Origin, Proxy};
 use stream::{Accepted, Acceptor};
 
@@ -45,14 +49,22 @@ struct Server {
     end: CancellationToken,
 }
 
+/// Where connections come in.
+pub(crate) struct Entrances {
+    /// Those of users.
+    pub users: Listener,
+    /// Those of other locations, and what opens the door to them, where they may come.
+    pub others: Option<(Listener, BoxFuture<'static, io::Result<Door>>)>,
+}
+
 /// Serves connections until `shutdown`, then lets those with requests end.
 pub(crate) async fn serve(
-    listener: Listener,
+    entrances: Entrances,
     proxy: Arc<Proxy>,
     limits: Limits,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let acceptor = Acceptor::new(listener)?;
+    let acceptor = Acceptor::new(entrances.users)?;
     let places = Arc::new(Semaphore::new(limits.connections));
     let server = Arc::new(Server {
         builder: builder(&limits),
@@ -63,7 +75,24 @@ pub(crate) async fn serve(
     });
     let connections = TaskTracker::new();
     let accepting = accept(&acceptor, &places, &server, &connections);
-    shutdown.run_until_cancelled(accepting).await;
+    let accepting = async {
+        match entrances.others {
+            Some((listener, door)) => {
+                let guests = accept_guests(listener, door, &server, &connections);
+                tokio::select! {
+                    () = accepting => Ok(()),
+                    ended = guests => ended,
+                }
+            }
+            None => {
+                accepting.await;
+                Ok(())
+            }
+        }
+    };
+    if let Some(ended) = shutdown.run_until_cancelled(accepting).await {
+        ended?;
+    }
     drop(acceptor);
 
     connections.close();
@@ -108,6 +137,45 @@ async fn accept(
     }
 }
 
+/// Accepts from other locations, once the door can be opened; connections that came before wait.
+async fn accept_guests(
+    listener: Listener,
+    door: BoxFuture<'static, io::Result<Door>>,
+    server: &Arc<Server>,
+    connections: &TaskTracker,
+) -> io::Result<()> {
+    let Listener::Tls(listener) = listener else {
+        return Err(io::Error::other("other locations are spoken to with TLS alone"));
+    };
+    let listener = TcpListener::from_std(listener)?;
+    let door = door.await?;
+    let places = Arc::new(Semaphore::new(MAX_GUESTS));
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await;
+        let place = place.expect("the semaphore is never closed");
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                let (server, door) = (Arc::clone(server), door.clone());
+                connections.spawn(async move {
+                    match door.admit(stream).await {
+                        Ok(guest) => server.serve_guest(guest, place).await,
+                        Err(error) => {
+                            server.proxy.metrics().note_guest_refused();
+                            let error = &error as &dyn std::error::Error;
+                            tracing::info!(%address, error, "somebody is no other location");
+                        }
+                    }
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot accept a connection of another location");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
 fn builder(limits: &Limits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
@@ -128,7 +196,24 @@ impl Server {
     async fn serve_connection(self: Arc<Self>, accepted: Accepted, _place: OwnedSemaphorePermit) {
         let _open = self.proxy.metrics().connection();
         let Accepted { stream, client } = accepted;
-        let origin = Origin { client, activity: Arc::new(Activity::new()) };
+        let activity = Arc::new(Activity::new());
+        self.serve_stream(stream, Origin { client, from: None, activity }).await;
+    }
+
+    /// Serves an ingress of another location, for as long as that is one.
+    async fn serve_guest(self: Arc<Self>, guest: Guest, _place: OwnedSemaphorePermit) {
+        let (stream, location, removed) = guest.into_parts();
+        let activity = Arc::new(Activity::new());
+        let from = Some(location.clone());
+        let serving =
+            Arc::clone(&self).serve_stream(stream, Origin { client: None, from, activity });
+        tokio::select! {
+            () = serving => {}
+            () = removed => tracing::info!(%location, "a location was removed; it is cut off"),
+        }
+    }
+
+    async fn serve_stream(self: Arc<Self>, stream: Box<dyn Stream>, origin: Origin) {
         let activity = Arc::clone(&origin.activity);
         let service = service_fn(|request: Request<Incoming>| {
             let (server, origin) = (Arc::clone(&self), origin.clone());

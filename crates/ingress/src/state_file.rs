@@ -1,61 +1,75 @@
-//! The last routing table, on disk.
+//! What was last told, on disk.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use longshore_api::links::RoutingTable;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-const NAME: &str = "routes.json";
-const NEW_NAME: &str = "routes.json.new";
+/// The file of the last table of routes.
+pub(crate) const ROUTES: &str = "routes.json";
+/// The file of what other locations served last.
+pub(crate) const ELSEWHERE: &str = "elsewhere.json";
 
-/// The file of the last table: always whole, either the new one or the one before.
-#[derive(Debug, Clone)]
-pub(crate) struct StateFile {
+/// A file of what was last told: always whole, either the new state or the one before.
+#[derive(Debug)]
+pub(crate) struct StateFile<T> {
     dir: PathBuf,
+    name: &'static str,
+    of: PhantomData<fn() -> T>,
 }
 
-impl StateFile {
+impl<T> Clone for StateFile<T> {
+    fn clone(&self) -> Self {
+        Self { dir: self.dir.clone(), name: self.name, of: PhantomData }
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> StateFile<T> {
     /// The file in `dir`, which is made when missing.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    pub fn open(dir: &Path, name: &'static str) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self { dir: dir.to_owned(), name, of: PhantomData })
     }
 
-    /// The stored table. One that cannot be read is as none: the location gives a new one.
-    pub fn load(&self) -> Option<RoutingTable> {
-        let path = self.dir.join(NAME);
+    /// The stored state. One that cannot be read is as none: the location gives a new one.
+    pub fn load(&self) -> Option<T> {
+        let path = self.dir.join(self.name);
         let read =
             fs::read(&path).and_then(|text| serde_json::from_slice(&text).map_err(io::Error::from));
         match read {
-            Ok(table) => Some(table),
+            Ok(state) => Some(state),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "the stored routes are unusable");
+                tracing::warn!(%error, path = %path.display(), "what is stored is unusable");
                 None
             }
         }
     }
 
-    /// Stores a table. Blocks on the disk.
-    pub fn save(&self, table: &RoutingTable) -> io::Result<()> {
-        let new = self.dir.join(NEW_NAME);
+    /// Stores a state. Blocks on the disk.
+    pub fn save(&self, state: &T) -> io::Result<()> {
+        let new = self.dir.join(format!("{}.new", self.name));
         let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec(table)?)?;
+        file.write_all(&serde_json::to_vec(state)?)?;
         file.sync_all()?;
-        fs::rename(&new, self.dir.join(NAME))?;
+        fs::rename(&new, self.dir.join(self.name))?;
         File::open(&self.dir)?.sync_all()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use longshore_api::links::RoutingTable;
+
     use super::*;
 
     #[test]
     fn the_last_table_is_read_back_and_garbage_is_as_none() {
         let dir = tempfile::tempdir().unwrap();
-        let file = StateFile::open(&dir.path().join("made/here")).unwrap();
+        let file = StateFile::open(&dir.path().join("made/here"), ROUTES).unwrap();
         assert_eq!(file.load(), None);
         for revision in [3, 4] {
             let table = RoutingTable { revision, routes: Vec::new() };
@@ -63,11 +77,11 @@ mod tests {
             assert_eq!(file.load(), Some(table));
         }
         for garbage in ["", "{", "[]", "{\"revision\":-1,\"routes\":[]}"] {
-            fs::write(file.dir.join(NAME), garbage).unwrap();
+            fs::write(file.dir.join(ROUTES), garbage).unwrap();
             assert_eq!(file.load(), None, "{garbage}");
         }
         // What a kill in the middle of a save leaves does not stand in the way of the next one.
-        fs::write(file.dir.join(NEW_NAME), "{\"rev").unwrap();
+        fs::write(file.dir.join("routes.json.new"), "{\"rev").unwrap();
         file.save(&RoutingTable::default()).unwrap();
         assert_eq!(file.load(), Some(RoutingTable::default()));
     }

@@ -1,5 +1,6 @@
 //! The ingress as a whole, between a played location and played instances, over real sockets.
 
+mod elsewhere;
 mod grpc;
 mod heads;
 mod http2;

@@ -1,4 +1,5 @@
-//! One endpoint as this ingress sees it: requests in flight, idle connections, failures.
+//! One endpoint as this ingress sees it, an instance or another location: requests in flight, idle
+//! connections, failures.
 //!
 //! Connections belong to their endpoint and die with it, so an address that the kernel gives to
 //! another instance later can never be reached over an old connection. hyper-util's pooled client
@@ -7,6 +8,7 @@
 
 mod shared;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,13 +16,14 @@ use std::time::Duration;
 
 use hyper::client::conn::http1;
 use longshore_api::links::{Endpoint, Reach};
-use longshore_types::{IngressRules, InstanceId, NodeName};
+use longshore_types::{AppProtocol, IngressRules, InstanceId, LocationName, NodeName};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub(crate) use shared::{Place, SharedConnections};
 
 use crate::balance::{self, Candidate, Outcome, Record, Times, Window};
+use crate::elsewhere::{Others, Way};
 use crate::proxy::RequestBody;
 use crate::router::{App, Router};
 
@@ -30,6 +33,8 @@ const MAX_IDLE: usize = 64;
 /// seconds), so that a request seldom meets a connection that is just being closed. A new one
 /// to the same machine costs a tenth of a millisecond.
 const MAX_IDLE_TIME: Duration = Duration::from_millis(1500);
+/// The same for one that is shared with another location: as long as that one keeps it.
+const MAX_IDLE_TIME_ELSEWHERE: Duration = Duration::from_secs(45);
 /// How long an endpoint is put aside after a connection failed; doubled at each failure in a row.
 const FIRST_ASIDE: Duration = Duration::from_secs(1);
 /// How long one request alone tries an endpoint that failed: as long as connecting may take.
@@ -37,7 +42,7 @@ const PROBE: Duration = Duration::from_secs(2);
 /// The longest time that an endpoint is put aside.
 const LAST_ASIDE: Duration = Duration::from_secs(8);
 
-/// A connection to an instance that speaks HTTP/1.1.
+/// A connection over which HTTP/1.1 is spoken.
 pub(crate) type Sender = http1::SendRequest<RequestBody>;
 
 /// What makes an endpoint the same one in two tables.
@@ -51,10 +56,39 @@ impl UpstreamKey {
     }
 }
 
+/// Who answers at an endpoint.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Site {
+    Instance(Endpoint),
+    /// An ingress of another location.
+    Location(Way),
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Instance(endpoint) => endpoint.instance.fmt(f),
+            Self::Location(way) => write!(f, "location {}", way.location),
+        }
+    }
+}
+
+impl Site {
+    /// What is spoken there. Another location is asked over connections that many requests share, but for
+    /// an upgrade, which HTTP/2 has none of.
+    pub fn protocol(&self, is_upgrade: bool) -> AppProtocol {
+        match self {
+            Self::Instance(endpoint) => endpoint.protocol,
+            Self::Location(_) if is_upgrade => AppProtocol::Http1,
+            Self::Location(_) => AppProtocol::H2c,
+        }
+    }
+}
+
 /// An endpoint with its state.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    endpoint: Endpoint,
+    site: Site,
     outstanding: AtomicUsize,
     /// Told when the last request in flight ended.
     ended: Notify,
@@ -88,9 +122,9 @@ struct Failures {
 }
 
 impl Upstream {
-    pub fn new(endpoint: Endpoint, since: Instant) -> Self {
+    pub fn new(site: Site, since: Instant) -> Self {
         Self {
-            endpoint,
+            site,
             outstanding: AtomicUsize::new(0),
             ended: Notify::new(),
             idle: Mutex::default(),
@@ -100,8 +134,29 @@ impl Upstream {
         }
     }
 
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// The instance, where it is one.
+    pub fn instance(&self) -> Option<&InstanceId> {
+        match &self.site {
+            Site::Instance(endpoint) => Some(&endpoint.instance),
+            Site::Location(_) => None,
+        }
+    }
+
+    /// The location, where it is another one.
+    pub fn location(&self) -> Option<&LocationName> {
+        match &self.site {
+            Site::Instance(_) => None,
+            Site::Location(way) => Some(&way.location),
+        }
+    }
+
+    /// True from a connection that could not be made until one was.
+    pub fn takes_no_connection(&self) -> bool {
+        lock(&self.standing).connecting.in_a_row > 0
     }
 
     /// Requests and upgraded connections in flight.
@@ -161,8 +216,7 @@ impl Upstream {
     }
 
     fn tell_of_ejection(&self, time: Duration, why: &'static str) {
-        let instance = &self.endpoint.instance;
-        let seconds = time.as_secs();
+        let (instance, seconds) = (&self.site, time.as_secs());
         tracing::warn!(%instance, seconds, "an instance is left out for a while: {why}");
     }
 
@@ -226,7 +280,13 @@ impl Upstream {
         let keep =
             |entry: &(Instant, Sender)| now < entry.0 + MAX_IDLE_TIME && !entry.1.is_closed();
         lock(&self.idle).connections.retain(keep);
-        self.shared.sweep(now);
+        self.shared.sweep(
+            now,
+            match self.site {
+                Site::Instance(_) => MAX_IDLE_TIME,
+                Site::Location(_) => MAX_IDLE_TIME_ELSEWHERE,
+            },
+        );
     }
 }
 
@@ -235,12 +295,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Closes connections that were idle for too long, for ever.
-pub(crate) async fn sweep(router: &Router) {
+pub(crate) async fn sweep(router: &Router, others: &Others) {
     let mut ticks = tokio::time::interval(MAX_IDLE_TIME / 2);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let now = ticks.tick().await;
         router.upstreams().iter().for_each(|upstream| upstream.sweep(now));
+        others.locations().iter().for_each(|location| location.upstream.sweep(now));
     }
 }
 
@@ -267,9 +328,9 @@ impl InFlight {
     }
 
     /// How the request ended counts for or against the endpoint. Not to be called when its user
-    /// went away, or did not send the rest.
+    /// went away, or did not send the rest. Another location is not judged by what one app answers there.
     pub fn note_outcome(&self, outcome: Outcome) {
-        if self.app.rules.outlier_ejection {
+        if self.app.rules.outlier_ejection && self.upstream.instance().is_some() {
             self.upstream.note_outcome(&self.app, outcome, &self.times);
         }
     }

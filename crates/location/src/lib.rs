@@ -8,9 +8,10 @@
 //! - `keeper`: the one owner of the state. `state`: that state and its transitions, without I/O.
 //! - `records`: what is stored. `secrets`: those of its instances. `uplink`: the link to the global plane.
 //! - `server`: what nodes, ingresses and the global plane call. `trust`: who may, over a network.
-//! - `images`: those of nodes on other machines. `joined`: a location on another machine than the global
+//! - `elsewhere`: what other locations serve. `images`: those of nodes on other machines. `joined`: a location on another machine than the global
 //!   plane's.
 
+mod elsewhere;
 mod gates;
 mod images;
 mod joined;
@@ -35,6 +36,7 @@ use longshore_telemetry::traces::Tracer;
 use longshore_types::{Coordinates, LocationName};
 use tokio_util::sync::CancellationToken;
 
+use elsewhere::Others;
 use gates::Gates;
 use images::{Images, Registry};
 use joined::Joined;
@@ -65,6 +67,8 @@ pub struct Options {
     pub membership: Membership,
     /// How nodes of other machines join, where they may.
     pub joining: Option<JoiningOptions>,
+    /// The `host:port` at which its ingresses take requests from other locations, where they do.
+    pub peers_advertised: Option<String>,
     /// Where its metrics are asked for, if anywhere.
     pub metrics: Option<Listener>,
 }
@@ -165,6 +169,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     let (name, kept) = (options.name.clone(), Arc::clone(&store) as Arc<dyn Store>);
     let secrets =
         Secrets::open(global.clone(), name.clone(), Arc::clone(&kept), &options.data_dir)?;
+    let others = Arc::new(Others::open(Arc::clone(&kept)).await?);
     let trust =
         Trust::open(name.clone(), (global.clone(), bare), kept, &options.data_dir, joined).await?;
     let trust = Arc::new(trust);
@@ -184,7 +189,12 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     service.spawn("keeper", keeper.run());
     let receive = uplink::receive(global.clone(), name, handle.clone(), Arc::clone(&secrets));
     service.spawn_until_shutdown("allotments", receive);
+    let hear = Arc::clone(&others).follow(global.clone(), options.name.clone());
+    service.spawn_until_shutdown("elsewhere", hear);
+    let has_outside = options.joining.is_some() || options.peers_advertised.is_some();
     let place = uplink::Place {
+        peers_advertised: options.peers_advertised,
+        trust: Arc::clone(&trust),
         location: options.name.clone(),
         coordinates: options.coordinates,
         joining: options.joining.as_ref().map(|options| options.joining.advertised.clone()),
@@ -206,6 +216,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         handle,
         secrets,
         trust: Arc::clone(&trust),
+        others,
         images,
         gates: Arc::clone(&gates),
         service: service.clone(),
@@ -214,7 +225,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         let called = uplink::be_called(global, options.name, router.clone(), service.shutdown());
         service.spawn("calls", called);
     }
-    if let Some(joining) = joining {
+    if has_outside {
         let kept = trust.keep(joining, router.clone(), service.clone());
         service.spawn_until_shutdown("trust", kept);
         service.spawn_until_shutdown("gates", gates.look());

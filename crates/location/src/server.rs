@@ -23,6 +23,7 @@ use longshore_types::{InstanceId, LocationName, NodeName};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::elsewhere::Others;
 use crate::gates::Gates;
 use crate::images::{Images, Wanted};
 use crate::keeper::{Event, Handle};
@@ -35,6 +36,7 @@ struct Server {
     handle: Handle,
     secrets: Arc<Secrets>,
     trust: Arc<Trust>,
+    others: Arc<Others>,
     /// Absent where no node of another machine may join.
     images: Option<Images>,
     gates: Arc<Gates>,
@@ -49,6 +51,7 @@ pub struct Parts {
     pub handle: Handle,
     pub secrets: Arc<Secrets>,
     pub trust: Arc<Trust>,
+    pub others: Arc<Others>,
     pub images: Option<Images>,
     pub gates: Arc<Gates>,
     pub service: Service,
@@ -56,8 +59,8 @@ pub struct Parts {
 
 /// Everything, each part for those alone whom it is for: who that is, is decided here and nowhere else.
 pub fn router(parts: Parts) -> Router {
-    let Parts { location, handle, secrets, trust, images, gates, service } = parts;
-    let server = Server { location, handle, secrets, trust, images, gates, service };
+    let Parts { location, handle, secrets, trust, others, images, gates, service } = parts;
+    let server = Server { location, handle, secrets, trust, others, images, gates, service };
     let server = Arc::new(server);
     let nodes = Router::new()
         .route("/link/nodes/{node}/assignments", get(assignments))
@@ -71,6 +74,7 @@ pub fn router(parts: Parts) -> Router {
     let ingresses = Router::new()
         .route("/link/routes", get(routes))
         .route("/link/routes/ack", post(ack))
+        .route("/link/elsewhere", get(elsewhere))
         .route("/link/ingress/certificate", post(name_ingress))
         .route(
             "/link/ingress/nodes/{node}/instances/{instance}/port-forward",
@@ -270,6 +274,10 @@ async fn routes(State(server): Shared) -> Response {
     let tables = watch_lines(server.handle.routes.clone());
     let tables = tables.filter_map(|table| std::future::ready(table.as_ref().clone()));
     json_lines(tables, server.service.shutdown())
+}
+
+async fn elsewhere(State(server): Shared) -> Response {
+    server.others.lines(server.service.shutdown())
 }
 
 async fn ack(State(server): Shared, Body(ack): Body<RouteAck>) -> Result<axum::Json<()>, Refusal> {

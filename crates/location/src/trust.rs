@@ -128,9 +128,9 @@ impl Trust {
     }
 
     /// Keeps the authority and the location's own certificate good, and serves nodes of other machines
-    /// once there are any.
-    pub async fn keep(self: Arc<Self>, joining: Joining, router: Router, service: Service) {
-        let mut waiting = Some((joining.listener, router));
+    /// once there are any, where they may join.
+    pub async fn keep(self: Arc<Self>, joining: Option<Joining>, router: Router, service: Service) {
+        let mut waiting = joining.map(|joining| (joining.listener, router));
         let mut own = None;
         loop {
             let wait = match self.renew(&mut own).await {
@@ -140,7 +140,7 @@ impl Trust {
                         error = &error as &dyn std::error::Error,
                         "no authority for now"
                     );
-                    if waiting.is_some() { RETRY } else { LOOK }
+                    if self.credentials().is_none() { RETRY } else { LOOK }
                 }
             };
             let credentials = self.credentials();
@@ -236,6 +236,11 @@ impl Trust {
 
     fn authority(&self) -> Option<Arc<LocationAuthority>> {
         self.authority.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// By which the authority is known, once there is one.
+    pub fn authority_key(&self) -> Option<Fingerprint> {
+        Some(self.authority()?.key())
     }
 
     /// What is shown to others; nothing before there is an authority.

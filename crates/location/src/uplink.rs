@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use axum::{Extension, Router};
 use futures_util::StreamExt;
 use http::Method;
-use longshore_api::links::AllotmentSet;
+use longshore_api::links::{AllotmentSet, Peering};
 use longshore_link::{CallError, Followed, Pace};
 use longshore_trust::{Name, Peer};
 use longshore_types::{Coordinates, Epoch, LocationName};
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::keeper::{Event, Handle};
 use crate::secrets::Secrets;
+use crate::trust::Trust;
 
 /// A report goes out at least this often.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -79,12 +80,22 @@ pub struct Place {
     pub coordinates: Option<Coordinates>,
     /// `host:port` where nodes of other machines join, if they may.
     pub joining: Option<String>,
+    /// `host:port` where its ingresses take requests from other locations, if they do.
+    pub peers_advertised: Option<String>,
+    pub trust: Arc<Trust>,
+}
+
+impl Place {
+    /// How its ingresses are known; nothing before they can show who they are.
+    fn peering(&self) -> Option<Peering> {
+        let authority = self.trust.authority_key()?.to_string();
+        Some(Peering { address: self.peers_advertised.clone(), authority })
+    }
 }
 
 /// Sends reports.
 pub async fn report(global: Followed, place: Place, handle: Handle) {
-    let Place { location, coordinates, joining } = place;
-    let path = format!("/link/locations/{location}/report");
+    let path = format!("/link/locations/{}/report", place.location);
     let mut reports = handle.report;
     let mut wait = RETRY.0;
     let mut pace = Pace::new(REST);
@@ -96,8 +107,9 @@ pub async fn report(global: Followed, place: Place, handle: Handle) {
         let outcome = match report {
             Some(mut report) => {
                 report.at = longshore_link::now();
-                report.coordinates = coordinates;
-                report.joining.clone_from(&joining);
+                report.coordinates = place.coordinates;
+                report.joining.clone_from(&place.joining);
+                report.peering = place.peering();
                 global.call::<_, ()>(Method::POST, &path, Some(&report)).await
             }
             None => Ok(()),

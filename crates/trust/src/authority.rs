@@ -16,6 +16,7 @@ use sha2::Sha256;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+use crate::Fingerprint;
 use crate::file::{self, IdentityFile};
 use crate::identity::{Identity, NewKey, PublicKey};
 use crate::name::{Name, subtree};
@@ -187,6 +188,16 @@ impl LocationAuthority {
         let chain = identity.chain().to_vec();
         let (issued_at, expires_at) = (identity.issued_at(), identity.expires_at());
         Ok(Self { location, key, chain, issued_at, expires_at })
+    }
+
+    /// Whose it is.
+    pub fn location(&self) -> &LocationName {
+        &self.location
+    }
+
+    /// By which its key is known to those who see what it signed.
+    pub fn key(&self) -> Fingerprint {
+        PublicKey::of(&self.key).fingerprint()
     }
 
     /// True once it should be renewed: a third of its time is left.

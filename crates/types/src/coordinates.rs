@@ -52,6 +52,16 @@ impl Coordinates {
     pub fn longitude(self) -> f64 {
         f64::from(self.longitude) / PARTS
     }
+
+    /// How far away another place is along the surface, in kilometres, to half a percent.
+    pub fn kilometres_to(self, other: Self) -> f64 {
+        const MEAN_RADIUS: f64 = 6371.0;
+        let (from, to) = (self.latitude().to_radians(), other.latitude().to_radians());
+        let north = (to - from) / 2.0;
+        let east = (other.longitude() - self.longitude()).to_radians() / 2.0;
+        let haversine = north.sin().powi(2) + from.cos() * to.cos() * east.sin().powi(2);
+        2.0 * MEAN_RADIUS * haversine.sqrt().min(1.0).asin()
+    }
 }
 
 /// Degrees of at most 180 in parts of a degree.
@@ -112,6 +122,20 @@ mod tests {
         }
         let json = serde_json::to_value("52.37,4.9".parse::<Coordinates>().unwrap()).unwrap();
         assert_eq!(json, serde_json::json!({"latitude": 52.37, "longitude": 4.9}));
+    }
+
+    #[test]
+    fn distances_are_those_of_a_globe() {
+        let place = |text: &str| text.parse::<Coordinates>().unwrap();
+        let (amsterdam, singapore) = (place("52.37,4.90"), place("1.35,103.82"));
+        let distance = amsterdam.kilometres_to(singapore);
+        assert!((10_450.0..10_550.0).contains(&distance), "{distance}");
+        assert_eq!(distance, singapore.kilometres_to(amsterdam));
+        assert_eq!(amsterdam.kilometres_to(amsterdam), 0.0);
+        let antipodes = place("90,0").kilometres_to(place("-90,0"));
+        assert!((20_000.0..20_030.0).contains(&antipodes), "{antipodes}");
+        // The shorter way around.
+        assert!(place("0,179.5").kilometres_to(place("0,-179.5")) < 112.0);
     }
 
     #[test]

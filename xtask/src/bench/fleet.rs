@@ -201,6 +201,7 @@ impl Location {
             location: self.name.clone(),
             coordinates: Some(self.coordinates),
             joining: None,
+            peering: None,
             gate: Some("unix:/nowhere".to_owned()),
             epoch: set.epoch,
             acknowledged: set.generation,

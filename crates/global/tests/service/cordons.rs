@@ -54,6 +54,7 @@ impl Plane {
             shortfalls: vec![],
             staying: vec![],
             joining: None,
+            peering: None,
             strays: vec![],
         };
         self.send(&report).await;

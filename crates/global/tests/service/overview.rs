@@ -62,6 +62,7 @@ async fn a_location_is_counted_and_shown_with_what_the_caller_may_know() {
         location: "ams".parse().unwrap(),
         coordinates: "52.37,4.9".parse().ok(),
         joining: None,
+        peering: None,
         gate: Some("unix:/nowhere".to_owned()),
         epoch: set.epoch,
         acknowledged: set.generation,

@@ -36,7 +36,8 @@ impl Proxy {
         mut request: Request<RequestBody>,
         progress: &Progress,
     ) -> Result<(Response<Incoming>, Connection), Failed> {
-        let protocol = upstream.endpoint().protocol;
+        let is_upgrade = request.headers().contains_key(http::header::UPGRADE);
+        let protocol = upstream.site().protocol(is_upgrade);
         headers::form_for(protocol, &mut request);
         match protocol {
             AppProtocol::Http1 => {
@@ -156,7 +157,7 @@ impl Proxy {
 
 /// The same request once more, when it has no body. It may be sent where the first cannot be noticed:
 /// nothing was done for it, or it asks for something and changes nothing (RFC 9110, 9.2.1).
-fn repetition(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+pub(super) fn repetition(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     if !request.body().is_end_stream() {
         return None;
     }

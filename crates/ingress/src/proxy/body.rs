@@ -85,6 +85,11 @@ impl RequestBody {
         Self { inner: Some(inner), progress }
     }
 
+    /// One without bytes, of a request that is nobody's.
+    pub fn none() -> Self {
+        Self { inner: None, progress: Arc::new(Progress::new(Arc::new(Activity::new()), None)) }
+    }
+
     /// One without bytes in the exchange of this one.
     pub fn empty(&self) -> Self {
         Self { inner: None, progress: Arc::clone(&self.progress) }

@@ -7,14 +7,19 @@ use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use longshore_api::links::Endpoint;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::body::RequestBody;
-use crate::gate::{NodeGate, Stream};
-use crate::limits::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, MAX_HEAD, MAX_SEND_BUFFER};
-use crate::upstream::{Place, Sender, Upstream};
+use crate::elsewhere::Way;
+use crate::gate::{Gates, NodeGate, Stream};
+use crate::limits::{
+    ELSEWHERE_CONNECTION_WINDOW, ELSEWHERE_STREAM_WINDOW, HTTP2_CONNECTION_WINDOW,
+    HTTP2_STREAM_WINDOW, MAX_HEAD, MAX_SEND_BUFFER, PING_INTERVAL, PING_TIMEOUT,
+};
+use crate::upstream::{Place, Sender, Site, Upstream};
 
 /// Why there is no connection to an endpoint.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +36,8 @@ pub(super) enum DialError {
 #[derive(Debug)]
 pub(super) struct Dialler {
     gate: Arc<dyn NodeGate>,
+    /// As whom other locations are dialled.
+    own: Arc<Gates>,
     limit: Duration,
     tasks: TaskTracker,
     end: CancellationToken,
@@ -50,8 +57,13 @@ where
 }
 
 impl Dialler {
-    pub fn new(gate: Arc<dyn NodeGate>, limit: Duration, end: CancellationToken) -> Self {
-        Self { gate, limit, tasks: TaskTracker::new(), end }
+    pub fn new(
+        gate: Arc<dyn NodeGate>,
+        own: Arc<Gates>,
+        limit: Duration,
+        end: CancellationToken,
+    ) -> Self {
+        Self { gate, own, limit, tasks: TaskTracker::new(), end }
     }
 
     /// Where tasks that end with their connection to an instance are spawned.
@@ -91,15 +103,24 @@ impl Dialler {
         tokio::time::timeout(self.limit, making).await.map_err(|_| DialError::TimedOut)?
     }
 
-    /// There are no pings: servers of gRPC take frequent ones for an attack. The kernel's keep-alive
-    /// finds a node that is gone.
+    /// There are no pings to instances: servers of gRPC take frequent ones for an attack, and the kernel's
+    /// keep-alive finds a node that is gone. Another location is farther away and may be cut off from here at
+    /// any time, which pings find in seconds.
     async fn dial_http2(&self, upstream: &Upstream) -> Result<Place, DialError> {
         let stream = self.connect(upstream).await?;
         let mut builder = http2::Builder::new(Tasks(self.tasks.clone()));
+        let (stream_window, connection_window) = match upstream.site() {
+            Site::Instance(_) => (HTTP2_STREAM_WINDOW, HTTP2_CONNECTION_WINDOW),
+            Site::Location(_) => {
+                let interval = Some(PING_INTERVAL);
+                builder.keep_alive_interval(interval).keep_alive_timeout(PING_TIMEOUT);
+                (ELSEWHERE_STREAM_WINDOW, ELSEWHERE_CONNECTION_WINDOW)
+            }
+        };
         builder
             .timer(TokioTimer::new())
-            .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+            .initial_stream_window_size(stream_window)
+            .initial_connection_window_size(connection_window)
             .max_header_list_size(u32::try_from(MAX_HEAD).expect("MAX_HEAD is a small constant"))
             .max_send_buf_size(MAX_SEND_BUFFER);
         let handshake = builder.handshake::<_, RequestBody>(TokioIo::new(stream)).await;
@@ -109,7 +130,13 @@ impl Dialler {
     }
 
     async fn connect(&self, upstream: &Upstream) -> Result<Box<dyn Stream>, DialError> {
-        let dialling = tokio::time::timeout(self.limit, self.gate.dial(upstream.endpoint())).await;
+        let dialling = async {
+            match upstream.site() {
+                Site::Instance(endpoint) => self.gate.dial(endpoint).await,
+                Site::Location(way) => way.dial(&self.own).await,
+            }
+        };
+        let dialling = tokio::time::timeout(self.limit, dialling).await;
         dialling.map_err(|_| DialError::TimedOut)?.map_err(DialError::Connect)
     }
 
@@ -117,7 +144,7 @@ impl Dialler {
     where
         C: Future<Output = hyper::Result<()>> + Send + 'static,
     {
-        let (end, instance) = (self.end.clone(), upstream.endpoint().instance.clone());
+        let (end, site) = (self.end.clone(), upstream.site().to_string());
         self.tasks.spawn(async move {
             let outcome = tokio::select! {
                 outcome = connection => outcome,
@@ -125,7 +152,7 @@ impl Dialler {
             };
             if let Err(error) = outcome {
                 // Whoever had a request on it is told the same and answers for it.
-                tracing::debug!(%instance, error = &error as &dyn Error, "a connection broke");
+                tracing::debug!(site, error = &error as &dyn Error, "a connection broke");
             }
         });
     }
@@ -133,12 +160,14 @@ impl Dialler {
 
 /// Puts an endpoint that takes no connection aside.
 pub(super) fn note_failed(upstream: &Upstream, error: &DialError) {
-    let endpoint = upstream.endpoint();
-    tracing::info!(
-        instance = %endpoint.instance,
-        address = %endpoint.address,
-        error = error as &dyn Error,
-        "an instance that should be healthy accepts no connection"
-    );
+    let (site, error) = (upstream.site(), error as &dyn Error);
+    match site {
+        Site::Instance(Endpoint { instance, address, .. }) => tracing::info!(
+            %instance, %address, error, "an instance that should be healthy accepts no connection"
+        ),
+        Site::Location(Way { location, address, .. }) => {
+            tracing::info!(%location, address, error, "another location takes no connection");
+        }
+    }
     upstream.note_failed(Instant::now());
 }

@@ -16,6 +16,9 @@ use crate::fault::Fault;
 
 /// The id of a request in logs: the client's when it sent one, else a random one.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// In an answer to another location: why none of its instances had the request, as the code of the fault.
+/// Between ingresses alone: an instance that says so is not believed, and no user sees it.
+pub(crate) const REFUSED: HeaderName = HeaderName::from_static("longshore-refused");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -82,12 +85,21 @@ impl Target {
     }
 }
 
+/// From where it is known who the user is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum User {
+    /// He is at the other end of the connection, at this address unless that is a Unix socket.
+    At(Option<IpAddr>),
+    /// An ingress of another location is, which has said it in the head.
+    AsTold,
+}
+
 /// Makes the head of a user's request the head of the request to an instance. `upgrade` is the
 /// protocol to offer, when the user asked for one.
 pub(crate) fn to_instance(
     head: &mut request::Parts,
     target: &Target,
-    client: Option<IpAddr>,
+    user: User,
     upgrade: Option<&HeaderValue>,
 ) {
     let trailers = wants_trailers(&head.headers);
@@ -101,7 +113,10 @@ pub(crate) fn to_instance(
         head.headers.remove(header::EXPECT);
     }
     join_cookies(&mut head.headers);
-    tell_of_user(&mut head.headers, target, client);
+    match user {
+        User::At(client) => tell_of_user(&mut head.headers, target, client),
+        User::AsTold => {}
+    }
     head.headers.insert(header::HOST, target.authority.clone());
     if let Some(protocol) = upgrade {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -190,6 +205,7 @@ pub(crate) fn to_user(headers: &mut HeaderMap) {
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
     }
+    headers.remove(REFUSED);
     remove_hop_by_hop(headers);
 }
 

@@ -68,7 +68,7 @@ impl Lease {
     pub fn broken_off(self, error: &AnswerError) {
         self.seat.in_flight.note_outcome(Outcome::Failed);
         self.seat.in_flight.app().metrics.broken_off.inc();
-        let instance = &self.seat.in_flight.upstream().endpoint().instance;
+        let instance = self.seat.in_flight.upstream().site();
         tracing::warn!(
             %instance,
             request_id = ?self.request_id,

@@ -40,8 +40,15 @@ fn pick(router: &Router) -> InFlight {
     router.pick("web.test", &BTreeSet::new()).unwrap()
 }
 
+fn endpoint_of(upstream: &Upstream) -> Endpoint {
+    match upstream.site() {
+        Site::Instance(endpoint) => endpoint.clone(),
+        Site::Location(way) => panic!("{way:?} is in no table of instances"),
+    }
+}
+
 fn port(picked: &InFlight) -> u16 {
-    picked.upstream().endpoint().address.port() - 1000
+    endpoint_of(picked.upstream()).address.port() - 1000
 }
 
 #[test]
@@ -105,7 +112,7 @@ fn an_endpoint_that_stays_keeps_its_state_and_one_that_leaves_is_not_picked() {
 #[test]
 fn an_endpoint_that_failed_is_put_aside_then_tried_by_one_request() {
     let router = router(&[1, 2]);
-    let dead = || router.upstreams().into_iter().find(|u| u.endpoint() == &endpoint(1)).unwrap();
+    let dead = || router.upstreams().into_iter().find(|u| endpoint_of(u) == endpoint(1)).unwrap();
     dead().note_failed(Instant::now() + Duration::from_secs(60));
     assert!((0..50).all(|_| port(&pick(&router)) == 2));
 
@@ -126,7 +133,7 @@ fn endpoints_put_aside_are_better_than_none_and_tried_ones_are_not_picked_again(
     let mut tried = BTreeSet::new();
     for _ in 0..2 {
         let picked = router.pick("web.test", &tried).unwrap();
-        assert!(tried.insert(picked.upstream().endpoint().instance.clone()));
+        assert!(tried.insert(picked.upstream().instance().unwrap().clone()));
     }
     let app = "web".parse().unwrap();
     assert_eq!(router.pick("web.test", &tried).map(|_| ()).unwrap_err(), NoPick::NoEndpoint(app));
@@ -137,7 +144,7 @@ fn a_departed_endpoint_is_known_until_its_last_request_ended() {
     let router = router(&[1, 2]);
     let request = std::iter::repeat_with(|| pick(&router)).find(|picked| port(picked) == 1);
     router.replace(&table(&[2]));
-    let departed: Vec<_> = router.departed().iter().map(|one| one.endpoint().clone()).collect();
+    let departed: Vec<_> = router.departed().iter().map(|one| endpoint_of(one)).collect();
     assert_eq!(departed, [endpoint(1)]);
     router.replace(&table(&[]));
     assert_eq!(router.departed().len(), 1, "another table changes nothing about it");
@@ -153,7 +160,8 @@ fn an_endpoint_beside_older_ones_has_a_slow_start() {
     router.replace_at(&table(&[1]), now - slow_start);
     router.replace_at(&table(&[1, 2]), now);
     let mut share = |now| {
-        let picked = (0..1000).map(|_| router.pick_at("web.test", &BTreeSet::new(), now).unwrap());
+        let picked = (0..1000)
+            .map(|_| router.pick_at("web.test", &BTreeSet::new(), Aside::Too, now).unwrap());
         picked.filter(|picked| port(picked) == 2).count()
     };
     let shares = [now, now + half, now + slow_start].map(&mut share);

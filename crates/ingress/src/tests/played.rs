@@ -18,15 +18,16 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use longshore_api::links::{Endpoint, Route, RouteAck, RoutingTable};
-use longshore_link::{Body, Listener, json_lines, watch_lines};
+use longshore_api::links::{Elsewhere, Endpoint, Route, RouteAck, RoutingTable};
+use longshore_link::{Body, Client, Listener, json_lines, now, watch_lines};
+use longshore_trust::{CertificateRequest, LocationAuthority, Name, Signed};
 use longshore_types::InstanceId;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::gate::{DirectGate, NodeGate};
+use crate::gate::{DirectGate, Gates, NodeGate};
 use crate::limits::Limits;
 use crate::{IngressError, IngressOptions, run_with};
 
@@ -45,6 +46,7 @@ pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
 /// A location that gives tables and keeps acknowledgements.
 pub struct Location {
     tables: watch::Sender<Arc<Option<RoutingTable>>>,
+    elsewhere: watch::Sender<Arc<Elsewhere>>,
     acks: watch::Receiver<BTreeMap<String, RouteAck>>,
     _end: DropGuard,
 }
@@ -52,6 +54,8 @@ pub struct Location {
 #[derive(Clone)]
 struct Served {
     tables: watch::Receiver<Arc<Option<RoutingTable>>>,
+    elsewhere: watch::Receiver<Arc<Elsewhere>>,
+    authority: Option<Arc<LocationAuthority>>,
     acks: Arc<watch::Sender<BTreeMap<String, RouteAck>>>,
     end: CancellationToken,
 }
@@ -59,17 +63,36 @@ struct Served {
 impl Location {
     /// Listens in `dir`, where `Ingress::start` looks for it.
     pub fn start(dir: &Path) -> Self {
+        Self::start_with(dir, None)
+    }
+
+    /// The same with an authority, which names its ingresses.
+    pub fn start_with(dir: &Path, authority: Option<Arc<LocationAuthority>>) -> Self {
         let listener = Listener::bind("location", &location_endpoint(dir)).unwrap();
         let (tables, tables_seen) = watch::channel(Arc::new(None));
         let (acks, acks_seen) = watch::channel(BTreeMap::new());
+        let (elsewhere, elsewhere_seen) = watch::channel(Arc::default());
         let end = CancellationToken::new();
-        let served = Served { tables: tables_seen, acks: Arc::new(acks), end: end.clone() };
+        let served = Served {
+            tables: tables_seen,
+            elsewhere: elsewhere_seen,
+            authority,
+            acks: Arc::new(acks),
+            end: end.clone(),
+        };
         let router = Router::new()
+            .route("/link/elsewhere", get(elsewhere_lines))
+            .route("/link/ingress/certificate", post(certificate))
             .route("/link/routes", get(routes))
             .route("/link/routes/ack", post(ack))
             .with_state(served);
         tokio::spawn(listener.serve(router, end.clone()));
-        Self { tables, acks: acks_seen, _end: end.drop_guard() }
+        Self { tables, elsewhere, acks: acks_seen, _end: end.drop_guard() }
+    }
+
+    /// Says what other locations serve.
+    pub fn tell(&self, elsewhere: Elsewhere) {
+        self.elsewhere.send_replace(Arc::new(elsewhere));
     }
 
     pub fn give(&self, revision: u64, endpoints: &[&Endpoint]) {
@@ -107,6 +130,21 @@ impl Location {
 async fn routes(State(served): State<Served>) -> axum::response::Response {
     let tables = watch_lines(served.tables);
     json_lines(tables.filter_map(async |table| (*table).clone()).boxed(), served.end)
+}
+
+async fn elsewhere_lines(State(served): State<Served>) -> axum::response::Response {
+    let told = watch_lines(served.elsewhere);
+    // Each line may be a whole one.
+    json_lines(told.map(|elsewhere| elsewhere.whole()).boxed(), served.end)
+}
+
+async fn certificate(
+    State(served): State<Served>,
+    Body(request): Body<CertificateRequest>,
+) -> Result<axum::Json<Signed>, StatusCode> {
+    let authority = served.authority.ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
+    let name = Name::Ingress(authority.location().clone());
+    Ok(axum::Json(authority.sign(&name, &request.key, now()).unwrap()))
 }
 
 async fn ack(State(served): State<Served>, Body(ack): Body<RouteAck>) -> axum::Json<()> {
@@ -205,18 +243,30 @@ impl Ingress {
     }
 
     pub fn start_with_gate(dir: &Path, limits: Limits, gate: Arc<dyn NodeGate>) -> Self {
+        Self::start_with(dir, limits, gate, (None, None))
+    }
+
+    /// The same with where other locations come in, and where its metrics are asked for.
+    pub fn start_with(
+        dir: &Path,
+        limits: Limits,
+        gate: Arc<dyn NodeGate>,
+        (peers, metrics): (Option<Listener>, Option<Listener>),
+    ) -> Self {
         let any = longshore_link::Endpoint::Tcp("127.0.0.1:0".to_owned());
         let listener = Listener::bind("ingress", &any).unwrap();
         let Listener::Tcp(socket) = &listener else { unreachable!("bound to TCP") };
         let address = socket.local_addr().unwrap();
         let options = IngressOptions {
             listener,
+            peers,
             location: location_endpoint(dir),
             state_dir: dir.join("state"),
-            metrics: None,
+            metrics,
         };
         let shutdown = CancellationToken::new();
-        let running = run_with(options, limits, gate, shutdown.clone());
+        let own = Arc::new(Gates::new(Client::new(location_endpoint(dir))));
+        let running = run_with(options, limits, (gate, own), shutdown.clone());
         let ended = tokio::spawn(running);
         Self { address, ended, _end: shutdown.clone().drop_guard(), shutdown }
     }

@@ -1,13 +1,14 @@
-//! Connections to an instance that speaks HTTP/2: each carries many requests at one time.
+//! Connections over which HTTP/2 is spoken: each carries many requests at one time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hyper::client::conn::http2::SendRequest;
 use tokio::sync::{Mutex as Turns, MutexGuard};
 use tokio::time::Instant;
 
-use super::{MAX_IDLE_TIME, lock};
+use super::lock;
 use crate::proxy::RequestBody;
 
 /// Requests at one time on one connection, before another one is made. Servers allow 100 at least
@@ -89,13 +90,18 @@ impl SharedConnections {
         open.connections.clear();
     }
 
-    pub(super) fn sweep(&self, now: Instant) {
+    /// Has the next request make a new connection; those under way go on with theirs.
+    pub fn abandon(&self) {
+        lock(&self.open).connections.clear();
+    }
+
+    pub(super) fn sweep(&self, now: Instant, max_idle: Duration) {
         lock(&self.open).connections.retain_mut(|shared| {
             let busy = shared.streams.load(Ordering::Acquire) > 0;
             if busy {
                 shared.used = now;
             }
-            !shared.sender.is_closed() && (busy || now < shared.used + MAX_IDLE_TIME)
+            !shared.sender.is_closed() && (busy || now < shared.used + max_idle)
         });
     }
 }

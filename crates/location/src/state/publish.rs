@@ -130,6 +130,7 @@ impl State {
             // The uplink knows these.
             coordinates: None,
             joining: None,
+            peering: None,
             gate: gate.map(str::to_owned),
             epoch: self.epoch,
             acknowledged: self.acknowledged,

@@ -74,6 +74,7 @@ impl World {
             global: global_at.into(),
             membership: Membership::Local,
             joining,
+            peers_advertised: None,
             metrics: None,
         };
         let until = shutdown.clone();

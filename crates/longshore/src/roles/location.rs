@@ -51,6 +51,10 @@ struct SchedulerOptions {
     /// The host and port by which they reach that
     #[arg(long, value_name = "HOST:PORT")]
     nodes_advertise: Option<String>,
+    /// The host and port by which ingresses of other locations pass requests on to one of this location's
+    /// [default: none of them does]
+    #[arg(long, value_name = "HOST:PORT")]
+    peers_advertise: Option<String>,
     /// Where the registry is, from which they have images through this location [default: where the global
     /// control plane says]
     #[arg(long, value_name = "ENDPOINT", requires = "registry_token_file")]
@@ -90,6 +94,7 @@ fn run_scheduler(options: SchedulerOptions) -> Result<(), Failure> {
             global: options.global,
             membership,
             joining,
+            peers_advertised: options.peers_advertise,
             metrics,
         };
         longshore_location::run(options, shutdown)

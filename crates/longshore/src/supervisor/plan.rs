@@ -73,17 +73,21 @@ pub fn plan_roles(
     let mut of_global = vec![("api", public.api), ("link", links.global)];
     let mut of_registry = vec![("registry", public.registry)];
     let mut of_location = vec![("link", links.location)];
-    let (global, registry) = match public.locations {
-        Some(Locations { global: own, registry: images }) => {
+    let mut of_ingress = vec![("ingress", public.ingress)];
+    let (global, registry, ingress, location) = match public.locations {
+        Some(Locations { global: own, registry: images, ingress: peers }) => {
             let global = global
                 .with("locations-listen", &own.listens)
                 .with("locations-advertise", &own.advertised)
                 .with("registry-locations", &images.advertised);
             of_global.push(("locations", own.listener));
             of_registry.push(("locations", images.listener));
-            (global, registry.with("locations-listen", &images.listens))
+            of_ingress.push(("peers", peers.listener));
+            let registry = registry.with("locations-listen", &images.listens);
+            let ingress = ingress.with("peers-listen", &peers.listens);
+            (global, registry, ingress, location.with("peers-advertise", &peers.advertised))
         }
-        None => (global, registry),
+        None => (global, registry, ingress, location),
     };
     let location = match public.nodes {
         Some(Outer { listener, listens, advertised }) => {
@@ -103,7 +107,7 @@ pub fn plan_roles(
             role("global", global, of_global, DRAIN),
             role("registry", registry, of_registry, DRAIN),
         ],
-        vec![role("ingress", ingress, vec![("ingress", public.ingress)], DRAIN)],
+        vec![role("ingress", ingress, of_ingress, DRAIN)],
         vec![role("location", location, of_location, DRAIN)],
         vec![role("node", node, vec![("gate", links.gate)], node_drain)],
     ];

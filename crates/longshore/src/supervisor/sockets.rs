@@ -53,6 +53,8 @@ pub struct Locations {
     pub global: Outer,
     /// The registry's, on the next port.
     pub registry: Outer,
+    /// The ingress's, on the one after that.
+    pub ingress: Outer,
 }
 
 impl Outer {
@@ -81,14 +83,14 @@ impl Outer {
 
 impl Locations {
     fn bind(address: SocketAddr, advertised: Option<&str>) -> Result<Self, Obstacle> {
-        let mut next = address;
-        if next.port() > 0 {
-            next.set_port(next.port().saturating_add(1));
-        }
-        Ok(Self {
-            global: Outer::bind("locations", address, (advertised, 0))?,
-            registry: Outer::bind("locations", next, (advertised, 1))?,
-        })
+        let bind = |further: u16| {
+            let mut address = address;
+            if address.port() > 0 {
+                address.set_port(address.port().saturating_add(further));
+            }
+            Outer::bind("locations", address, (advertised, further))
+        };
+        Ok(Self { global: bind(0)?, registry: bind(1)?, ingress: bind(2)? })
     }
 }
 

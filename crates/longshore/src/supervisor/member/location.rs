@@ -44,6 +44,13 @@ pub struct LocationStartOptions {
     /// control plane]
     #[arg(long, value_name = "HOST:PORT")]
     nodes_advertise: Option<String>,
+    /// Where ingresses of other locations pass requests on to, with certificates on both sides
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:4606")]
+    peers_listen: SocketAddr,
+    /// The host and port by which they reach that [default: the address by which this machine reaches the
+    /// control plane]
+    #[arg(long, value_name = "HOST:PORT")]
+    peers_advertise: Option<String>,
     /// Where requests to apps come in
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     ingress_listen: SocketAddr,
@@ -118,6 +125,7 @@ fn join_as(home: &Home, token: JoinToken, node: NodeName) -> Result<(), Failure>
 /// The sockets of its roles.
 struct Sockets {
     nodes: Listener,
+    peers: Listener,
     ingress: Listener,
     link: Listener,
     gate: Listener,
@@ -131,6 +139,7 @@ impl Sockets {
         let own = |name: &str| Endpoint::Unix(home.links_dir().join(name));
         Ok(Self {
             nodes: bind("nodes", Endpoint::Tls(options.nodes_listen.to_string()))?,
+            peers: bind("peers", Endpoint::Tls(options.peers_listen.to_string()))?,
             ingress: bind("ingress", Endpoint::Tcp(options.ingress_listen.to_string()))?,
             link: bind("location", own("location.sock"))?,
             gate: bind("gate", own("gate.sock"))?,
@@ -144,11 +153,11 @@ fn plan(
     membership: &Membership,
     sockets: Sockets,
 ) -> Result<Vec<Vec<RolePlan>>, Failure> {
-    let Sockets { nodes, ingress, link, gate } = sockets;
+    let Sockets { nodes, peers, ingress, link, gate } = sockets;
     let at = |socket: &Listener| socket.endpoint().or_fail(Kind::Other, "cannot tell an address");
-    let advertised = match &options.nodes_advertise {
-        Some(advertised) => advertised.clone(),
-        None => super::advertised(&at(&nodes)?, &membership.global)?,
+    let advertised = |given: &Option<String>, socket: &Listener| match given {
+        Some(advertised) => Ok(advertised.clone()),
+        None => super::advertised(&at(socket)?, &membership.global),
     };
     let link_at = at(&link)?;
     let location = Flags::below("run")
@@ -157,7 +166,8 @@ fn plan(
         .with("listen", &link_at)
         .with("global", Endpoint::Tls(membership.global.clone()))
         .with("nodes-listen", at(&nodes)?)
-        .with("nodes-advertise", advertised);
+        .with("nodes-advertise", advertised(&options.nodes_advertise, &nodes)?)
+        .with("peers-advertise", advertised(&options.peers_advertise, &peers)?);
     let location = match options.coordinates {
         Some(place) => location.with("coordinates", place),
         None => location,
@@ -165,6 +175,7 @@ fn plan(
     let routing = Flags::new()
         .with("data-dir", home.role_dir("ingress").display())
         .with("listen", at(&ingress)?)
+        .with("peers-listen", at(&peers)?)
         .with("location", &link_at);
     let node = super::agent_flags(&options.machine, home, &membership.node)
         .with("gate-listen", at(&gate)?)
@@ -173,7 +184,7 @@ fn plan(
         vec![RolePlan { role, args: flags.into_args(), sockets, drain }]
     };
     Ok(vec![
-        role("ingress", routing, vec![("ingress", ingress)], DRAIN),
+        role("ingress", routing, vec![("ingress", ingress), ("peers", peers)], DRAIN),
         role("location", location, vec![("link", link), ("nodes", nodes)], DRAIN),
         role("node", node, vec![("gate", gate)], super::node_drain(&options.machine)),
     ])
