@@ -41,7 +41,7 @@ use gates::Gates;
 use images::{Images, Registry};
 use joined::Joined;
 pub use joined::join;
-use keeper::Keeper;
+use keeper::{Handle, Keeper};
 use metrics::{Metrics, Told, Watched};
 use secrets::Secrets;
 use server::Parts;
@@ -187,10 +187,6 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         longshore_telemetry::metrics::serve(registry, listener, &service);
     }
     service.spawn("keeper", keeper.run());
-    let receive = uplink::receive(global.clone(), name, handle.clone(), Arc::clone(&secrets));
-    service.spawn_until_shutdown("allotments", receive);
-    let hear = Arc::clone(&others).follow(global.clone(), options.name.clone());
-    service.spawn_until_shutdown("elsewhere", hear);
     let has_outside = options.joining.is_some() || options.peers_advertised.is_some();
     let place = uplink::Place {
         peers_advertised: options.peers_advertised,
@@ -199,15 +195,11 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         coordinates: options.coordinates,
         joining: options.joining.as_ref().map(|options| options.joining.advertised.clone()),
     };
-    let reports = uplink::report(global.clone(), place, handle.clone());
-    service.spawn_until_shutdown("reports", reports);
-    let (joining, images) = match options.joining {
-        Some(JoiningOptions { joining, images }) => {
-            let registry = registry(images, &global, &trust)?;
-            (Some(joining), Some(Images::new(registry, handle.clone())))
-        }
-        None => (None, None),
-    };
+    speak_with_global(&service, &global, place, &handle, (&secrets, &others));
+    let (joining, images) =
+        options.joining.map(|JoiningOptions { joining, images }| (joining, images)).unzip();
+    let images = images.map(|origin| registry(origin, &global, &trust)).transpose()?;
+    let images = images.map(|registry| Images::new(registry, handle.clone()));
     let forget = Arc::clone(&trust).forget_removed(handle.cordons.clone());
     service.spawn_until_shutdown("removals", forget);
     let gates = Arc::new(Gates::new(Arc::clone(&trust), service.clone()));
@@ -249,6 +241,24 @@ fn links(
             Ok((Followed::new(global), None, Some(gate)))
         }
     }
+}
+
+/// Starts what goes on for ever between this location and the global plane.
+fn speak_with_global(
+    service: &Service,
+    global: &Followed,
+    place: uplink::Place,
+    handle: &Handle,
+    (secrets, others): (&Arc<Secrets>, &Arc<Others>),
+) {
+    let location = place.location.clone();
+    let receive =
+        uplink::receive(global.clone(), location.clone(), handle.clone(), Arc::clone(secrets));
+    service.spawn_until_shutdown("allotments", receive);
+    let hear = Arc::clone(others).follow(global.clone(), location);
+    service.spawn_until_shutdown("elsewhere", hear);
+    let reports = uplink::report(global.clone(), place, handle.clone());
+    service.spawn_until_shutdown("reports", reports);
 }
 
 fn registry(

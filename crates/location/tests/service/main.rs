@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod elsewhere;
 mod joining;
 
 use std::collections::BTreeMap;
@@ -49,6 +50,15 @@ impl World {
 
     /// The same where nodes may join, with more that the global plane answers.
     async fn start_with(dir: &Path, joining: Option<JoiningOptions>, more: Router) -> Self {
+        Self::start_as(dir, (joining, None), more).await
+    }
+
+    /// The same where ingresses take requests from other locations.
+    async fn start_as(
+        dir: &Path,
+        (joining, peers_advertised): (Option<JoiningOptions>, Option<String>),
+        more: Router,
+    ) -> Self {
         let shutdown = CancellationToken::new();
         let (allot, allotted) = watch::channel(Arc::new(AllotmentSet::default()));
         let (report, reports) = watch::channel(None);
@@ -74,7 +84,7 @@ impl World {
             global: global_at.into(),
             membership: Membership::Local,
             joining,
-            peers_advertised: None,
+            peers_advertised,
             metrics: None,
         };
         let until = shutdown.clone();
