@@ -228,6 +228,11 @@ fn a_request_goes_to_the_location_that_has_an_instance() {
     eventually("who asks there is answered from here", from_there).unwrap();
     let from_here = || Ok((platform.get(&host("node"), "/")?.status == 200).then_some(()));
     eventually("who asks here is answered from there", from_here).unwrap();
+    eventually("the distance is shown", || {
+        let shown = platform.run(&["locations"]).ok();
+        Ok(shown.contains("round trips from here: there ").then_some(()))
+    })
+    .unwrap();
     let echo = |socket: &mut WebSocket| {
         socket.send_text("far?").unwrap();
         assert_eq!(socket.receive().unwrap(), Message::Text("far?".to_owned()));

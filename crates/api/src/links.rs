@@ -26,7 +26,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use archive::{ArchiveRequest, TAR};
-pub use elsewhere::{Elsewhere, ElsewhereChange, Peering, Places, ServedElsewhere};
+pub use elsewhere::{Elsewhere, ElsewhereChange, MeasuredWays, Peering, Places, ServedElsewhere};
 pub use exec::{
     AttachRequest, Channel, EXEC_PROTOCOL, ExecQueryProblem, ExecRequest, FromCommand,
     INPUT_WINDOW, MAX_EXEC_MESSAGE, TerminalSize, ToCommand,
@@ -123,6 +123,10 @@ pub struct LocationReport {
     /// How its ingresses are reached by those of other locations, once they can show who they are.
     #[serde(default)]
     pub peering: Option<Peering>,
+    /// The smoothed round trips from its ingresses to those of other locations, as far as they are measured,
+    /// in microseconds.
+    #[serde(default)]
+    pub round_trip_micros: BTreeMap<LocationName, u64>,
     /// Where its HTTP interface for logs and exec is reached on this machine, as an endpoint of
     /// `longshore-link`. One of another machine opens connections over which it is called.
     #[serde(default)]

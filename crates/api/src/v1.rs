@@ -379,6 +379,10 @@ pub struct LocationView {
     /// Where on Earth it is, when its operator said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coordinates: Option<Coordinates>,
+    /// The smoothed round trips from its ingresses to those of other locations, as far as they are measured,
+    /// in microseconds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub round_trip_micros: BTreeMap<LocationName, u64>,
     /// False when it has not reported for a while.
     pub reachable: bool,
     /// Its nodes; left out on request.

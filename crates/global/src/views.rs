@@ -324,6 +324,7 @@ pub fn location(
     LocationView {
         location: report.location.clone(),
         coordinates: report.coordinates,
+        round_trip_micros: report.round_trip_micros.clone(),
         reachable: received.reachable(),
         n_nodes: count(nodes.iter()),
         n_reachable: count(nodes.iter().filter(|node| node.reachable)),

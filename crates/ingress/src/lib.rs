@@ -141,7 +141,10 @@ async fn run_with(
     let link = LocationLink::new(location.clone(), Arc::clone(&router), state_file, stored);
     link.start(&service);
     let tables = (Arc::clone(&others), Arc::clone(&router));
-    service.spawn_until_shutdown("follow others", elsewhere::follow(location, tables, others_file));
+    service.spawn_until_shutdown(
+        "follow others",
+        elsewhere::follow(location.clone(), tables, others_file),
+    );
     let keeping = Arc::clone(&own);
     service.spawn_until_shutdown("certificate", async move {
         match keeping.keep_certificate().await {}
@@ -166,7 +169,7 @@ async fn run_with(
         (listener, Box::pin(opening) as futures_util::future::BoxFuture<'static, _>)
     });
     let proxy = Proxy::new((router, Arc::clone(&others)), (gate, own), limits.clone(), metrics);
-    let probing = elsewhere::probe(Arc::clone(&proxy), others);
+    let probing = elsewhere::probe(Arc::clone(&proxy), others, location);
     service.spawn_until_shutdown("probe others", probing);
     let entrances = server::Entrances { users: listener, others: door };
     let served = server::serve(entrances, Arc::clone(&proxy), limits, service.shutdown()).await;

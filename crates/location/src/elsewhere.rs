@@ -4,12 +4,13 @@
 //! still knows where its ingresses may pass requests on, and whom they may take requests from. It is knowledge
 //! and no decision, so ingresses are told before it is stored, and on a full disk all the same.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::response::Response;
 use futures_util::StreamExt as _;
-use longshore_api::links::{AppRef, Elsewhere, ElsewhereChange, Peering, Places};
+use longshore_api::links::{AppRef, Elsewhere, ElsewhereChange, MeasuredWays, Peering, Places};
 use longshore_link::{CallError, Followed, json_lines, watch_lines};
 use longshore_store::{MAX_OPERATIONS, Page, Record, RecordError, Store, StoreError, Transaction};
 use longshore_types::LocationName;
@@ -23,6 +24,8 @@ use crate::LocationError;
 const PEERS: &str = "/elsewhere/peers/";
 /// Below this, one record per app that is served elsewhere.
 const APPS: &str = "/elsewhere/apps/";
+/// How long what was measured counts. Ingresses say it every few seconds.
+const MEASURED_FOR: Duration = Duration::from_secs(60);
 /// The first and the longest wait before the global plane is asked again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
@@ -55,6 +58,8 @@ enum KeepError {
 pub struct Others {
     store: Arc<dyn Store>,
     known: watch::Sender<Arc<Elsewhere>>,
+    /// The round trips that an ingress measured last, and when it said so.
+    measured: Mutex<Option<(MeasuredWays, Instant)>>,
 }
 
 impl Others {
@@ -71,7 +76,8 @@ impl Others {
                 known.apps.insert(app, stored.decode::<PlacesRecord>()?.0);
             }
         }
-        Ok(Self { store, known: watch::Sender::new(Arc::new(known)) })
+        let known = watch::Sender::new(Arc::new(known));
+        Ok(Self { store, known, measured: Mutex::default() })
     }
 
     /// Follows what the global plane says, for ever.
@@ -143,6 +149,19 @@ impl Others {
             self.store.commit(change).await?;
         }
         Ok(())
+    }
+
+    /// Takes over what an ingress measured.
+    pub fn measured(&self, ways: MeasuredWays) {
+        *self.measured.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((ways, Instant::now()));
+    }
+
+    /// The round trips to other locations, in microseconds, as far as they were measured lately.
+    pub fn round_trip_micros(&self) -> BTreeMap<LocationName, u64> {
+        let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let lately = measured.as_ref().filter(|(_, at)| at.elapsed() < MEASURED_FOR);
+        lately.map(|(ways, _)| ways.round_trip_micros.clone()).unwrap_or_default()
     }
 
     /// What an ingress is told: the whole, then what changes.

@@ -191,11 +191,12 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     let place = uplink::Place {
         peers_advertised: options.peers_advertised,
         trust: Arc::clone(&trust),
+        others: Arc::clone(&others),
         location: options.name.clone(),
         coordinates: options.coordinates,
         joining: options.joining.as_ref().map(|options| options.joining.advertised.clone()),
     };
-    speak_with_global(&service, &global, place, &handle, (&secrets, &others));
+    speak_with_global(&service, &global, place, &handle, &secrets);
     let (joining, images) =
         options.joining.map(|JoiningOptions { joining, images }| (joining, images)).unzip();
     let images = images.map(|origin| registry(origin, &global, &trust)).transpose()?;
@@ -249,13 +250,13 @@ fn speak_with_global(
     global: &Followed,
     place: uplink::Place,
     handle: &Handle,
-    (secrets, others): (&Arc<Secrets>, &Arc<Others>),
+    secrets: &Arc<Secrets>,
 ) {
     let location = place.location.clone();
     let receive =
         uplink::receive(global.clone(), location.clone(), handle.clone(), Arc::clone(secrets));
     service.spawn_until_shutdown("allotments", receive);
-    let hear = Arc::clone(others).follow(global.clone(), location);
+    let hear = Arc::clone(&place.others).follow(global.clone(), location);
     service.spawn_until_shutdown("elsewhere", hear);
     let reports = uplink::report(global.clone(), place, handle.clone());
     service.spawn_until_shutdown("reports", reports);

@@ -10,8 +10,8 @@ use axum::{Extension, Router};
 use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::{
-    InstanceSecretsRequest, Move, NodeReport, RouteAck, SecretValues, StopInstance, TAR,
-    UsageRequest,
+    InstanceSecretsRequest, MeasuredWays, Move, NodeReport, RouteAck, SecretValues, StopInstance,
+    TAR, UsageRequest,
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{
@@ -75,6 +75,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/link/routes", get(routes))
         .route("/link/routes/ack", post(ack))
         .route("/link/elsewhere", get(elsewhere))
+        .route("/link/elsewhere/measured", post(measured))
         .route("/link/ingress/certificate", post(name_ingress))
         .route(
             "/link/ingress/nodes/{node}/instances/{instance}/port-forward",
@@ -278,6 +279,11 @@ async fn routes(State(server): Shared) -> Response {
 
 async fn elsewhere(State(server): Shared) -> Response {
     server.others.lines(server.service.shutdown())
+}
+
+async fn measured(State(server): Shared, Body(ways): Body<MeasuredWays>) -> axum::Json<()> {
+    server.others.measured(ways);
+    axum::Json(())
 }
 
 async fn ack(State(server): Shared, Body(ack): Body<RouteAck>) -> Result<axum::Json<()>, Refusal> {

@@ -13,6 +13,7 @@ use longshore_trust::{Name, Peer};
 use longshore_types::{Coordinates, Epoch, LocationName};
 use tokio_util::sync::CancellationToken;
 
+use crate::elsewhere::Others;
 use crate::keeper::{Event, Handle};
 use crate::secrets::Secrets;
 use crate::trust::Trust;
@@ -83,6 +84,7 @@ pub struct Place {
     /// `host:port` where its ingresses take requests from other locations, if they do.
     pub peers_advertised: Option<String>,
     pub trust: Arc<Trust>,
+    pub others: Arc<Others>,
 }
 
 impl Place {
@@ -110,6 +112,7 @@ pub async fn report(global: Followed, place: Place, handle: Handle) {
                 report.coordinates = place.coordinates;
                 report.joining.clone_from(&place.joining);
                 report.peering = place.peering();
+                report.round_trip_micros = place.others.round_trip_micros();
                 global.call::<_, ()>(Method::POST, &path, Some(&report)).await
             }
             None => Ok(()),

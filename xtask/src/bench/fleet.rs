@@ -202,6 +202,7 @@ impl Location {
             coordinates: Some(self.coordinates),
             joining: None,
             peering: None,
+            round_trip_micros: Default::default(),
             gate: Some("unix:/nowhere".to_owned()),
             epoch: set.epoch,
             acknowledged: set.generation,

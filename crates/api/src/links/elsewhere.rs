@@ -127,6 +127,13 @@ impl Elsewhere {
     }
 }
 
+/// What an ingress tells its location of the ways to others.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MeasuredWays {
+    /// The smoothed round trips, in microseconds.
+    pub round_trip_micros: BTreeMap<LocationName, u64>,
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

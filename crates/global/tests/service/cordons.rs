@@ -55,6 +55,7 @@ impl Plane {
             staying: vec![],
             joining: None,
             peering: None,
+            round_trip_micros: Default::default(),
             strays: vec![],
         };
         self.send(&report).await;

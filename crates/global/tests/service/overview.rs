@@ -63,6 +63,7 @@ async fn a_location_is_counted_and_shown_with_what_the_caller_may_know() {
         coordinates: "52.37,4.9".parse().ok(),
         joining: None,
         peering: None,
+        round_trip_micros: [("sin".parse().unwrap(), 160_000)].into(),
         gate: Some("unix:/nowhere".to_owned()),
         epoch: set.epoch,
         acknowledged: set.generation,
@@ -77,6 +78,7 @@ async fn a_location_is_counted_and_shown_with_what_the_caller_may_know() {
 
     let [all]: [LocationView; 1] = plane.user.get("/v1/locations").await.unwrap();
     assert_eq!(all.coordinates, report.coordinates);
+    assert_eq!(all.round_trip_micros, report.round_trip_micros);
     assert_eq!((all.instances, all.ready), (2, 1));
     assert_eq!((all.n_nodes, all.n_reachable, all.nodes.len()), (2, 1, 2));
     assert_eq!((all.capacity.memory, all.promised.cpu), (ByteCount::gib(16), MilliCpu(2000)));

@@ -243,6 +243,7 @@ pub fn report_of(
         coordinates: Some("52.37,4.9".parse().unwrap()),
         joining: Some("203.0.113.1:4602".to_owned()),
         peering: None,
+        round_trip_micros: Default::default(),
         gate: Some("unix:/nowhere".to_owned()),
         epoch: Epoch(0),
         acknowledged,

@@ -10,6 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use http::Method;
+use longshore_api::links::MeasuredWays;
+use longshore_link::Client;
 use longshore_types::LocationName;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -22,6 +25,8 @@ const MOST_PROBED: usize = 16;
 const EVERY: Duration = Duration::from_secs(5);
 /// The first and the longest wait after a probe that found nobody; doubled at each in a row.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How long the location may take to hear what was measured, before the next probes.
+const TELL_WITHIN: Duration = Duration::from_secs(1);
 /// How often to look which are due.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -44,7 +49,7 @@ impl Next {
 }
 
 /// Probes for ever.
-pub(crate) async fn probe(proxy: Arc<Proxy>, others: Arc<Others>) {
+pub(crate) async fn probe(proxy: Arc<Proxy>, others: Arc<Others>, client: Client) {
     let mut next: BTreeMap<LocationName, Next> = BTreeMap::new();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -52,8 +57,8 @@ pub(crate) async fn probe(proxy: Arc<Proxy>, others: Arc<Others>) {
         let now = ticks.tick().await;
         let all = others.locations();
         next.retain(|name, _| all.iter().any(|location| location.way.location == *name));
-        let (first, others) = all.split_at(all.len().min(MOST_PROBED));
-        let failing = others.iter().filter(|location| location.upstream.takes_no_connection());
+        let (first, rest) = all.split_at(all.len().min(MOST_PROBED));
+        let failing = rest.iter().filter(|location| location.upstream.takes_no_connection());
         let is_due = |location: &&Arc<Location>| {
             next.get(&location.way.location).is_none_or(|next| next.at <= now)
         };
@@ -64,6 +69,23 @@ pub(crate) async fn probe(proxy: Arc<Proxy>, others: Arc<Others>) {
             let after = Next::after(next.get(name).copied(), answered, Instant::now());
             next.insert(name.clone(), after);
         }
+        if !due.is_empty() {
+            tell(&others, &client).await;
+        }
+    }
+}
+
+/// Tells the location what was measured. It is told again after the next probe, whatever came of it.
+async fn tell(others: &Others, client: &Client) {
+    let measured = others.census().into_iter().filter_map(|one| Some((one.to, one.round_trip?)));
+    let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    let round_trip_micros = measured.map(|(to, took)| (to, micros(took))).collect();
+    let ways = MeasuredWays { round_trip_micros };
+    let told = client.call::<_, ()>(Method::POST, "/link/elsewhere/measured", Some(&ways));
+    match tokio::time::timeout(TELL_WITHIN, told).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "the location does not hear what was measured"),
+        Err(_) => tracing::debug!("the location does not hear in time what was measured"),
     }
 }
 

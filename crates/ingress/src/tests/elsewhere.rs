@@ -156,6 +156,11 @@ async fn a_request_for_which_nobody_is_here_is_answered_by_another_location() {
         }
     };
     in_time("a measured round trip", measured).await;
+    let mut told = near.location.measured.clone();
+    let is_told = told.wait_for(|ways| {
+        ways.round_trip_micros.get(&location("far")).is_some_and(|micros| *micros > 0)
+    });
+    assert_eq!(in_time("that it is told", is_told).await.unwrap().round_trip_micros.len(), 1);
     // What is here goes first, at once.
     near.location.give_and_wait(2, &[&own.endpoint]).await;
     assert_eq!(near.ingress.get().await, (OK, "from here".to_owned()));

@@ -18,7 +18,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use longshore_api::links::{Elsewhere, Endpoint, Route, RouteAck, RoutingTable};
+use longshore_api::links::{Elsewhere, Endpoint, MeasuredWays, Route, RouteAck, RoutingTable};
 use longshore_link::{Body, Client, Listener, json_lines, now, watch_lines};
 use longshore_trust::{CertificateRequest, LocationAuthority, Name, Signed};
 use longshore_types::InstanceId;
@@ -47,6 +47,7 @@ pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
 pub struct Location {
     tables: watch::Sender<Arc<Option<RoutingTable>>>,
     elsewhere: watch::Sender<Arc<Elsewhere>>,
+    pub measured: watch::Receiver<MeasuredWays>,
     acks: watch::Receiver<BTreeMap<String, RouteAck>>,
     _end: DropGuard,
 }
@@ -55,6 +56,7 @@ pub struct Location {
 struct Served {
     tables: watch::Receiver<Arc<Option<RoutingTable>>>,
     elsewhere: watch::Receiver<Arc<Elsewhere>>,
+    measured: Arc<watch::Sender<MeasuredWays>>,
     authority: Option<Arc<LocationAuthority>>,
     acks: Arc<watch::Sender<BTreeMap<String, RouteAck>>>,
     end: CancellationToken,
@@ -72,22 +74,25 @@ impl Location {
         let (tables, tables_seen) = watch::channel(Arc::new(None));
         let (acks, acks_seen) = watch::channel(BTreeMap::new());
         let (elsewhere, elsewhere_seen) = watch::channel(Arc::default());
+        let (measure, measured) = watch::channel(MeasuredWays::default());
         let end = CancellationToken::new();
         let served = Served {
             tables: tables_seen,
             elsewhere: elsewhere_seen,
+            measured: Arc::new(measure),
             authority,
             acks: Arc::new(acks),
             end: end.clone(),
         };
         let router = Router::new()
             .route("/link/elsewhere", get(elsewhere_lines))
+            .route("/link/elsewhere/measured", post(measured_ways))
             .route("/link/ingress/certificate", post(certificate))
             .route("/link/routes", get(routes))
             .route("/link/routes/ack", post(ack))
             .with_state(served);
         tokio::spawn(listener.serve(router, end.clone()));
-        Self { tables, elsewhere, acks: acks_seen, _end: end.drop_guard() }
+        Self { tables, elsewhere, measured, acks: acks_seen, _end: end.drop_guard() }
     }
 
     /// Says what other locations serve.
@@ -136,6 +141,14 @@ async fn elsewhere_lines(State(served): State<Served>) -> axum::response::Respon
     let told = watch_lines(served.elsewhere);
     // Each line may be a whole one.
     json_lines(told.map(|elsewhere| elsewhere.whole()).boxed(), served.end)
+}
+
+async fn measured_ways(
+    State(served): State<Served>,
+    Body(ways): Body<MeasuredWays>,
+) -> axum::Json<()> {
+    served.measured.send_replace(ways);
+    axum::Json(())
 }
 
 async fn certificate(

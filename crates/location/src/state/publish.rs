@@ -131,6 +131,7 @@ impl State {
             coordinates: None,
             joining: None,
             peering: None,
+            round_trip_micros: Default::default(),
             gate: gate.map(str::to_owned),
             epoch: self.epoch,
             acknowledged: self.acknowledged,

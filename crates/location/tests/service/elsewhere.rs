@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{get, post};
-use longshore_api::links::{AppRef, Elsewhere, ElsewhereChange, Peering, Places};
+use http::Method;
+use longshore_api::links::{AppRef, Elsewhere, ElsewhereChange, MeasuredWays, Peering, Places};
 use longshore_link::{Body, json_lines, now, watch_lines};
 use longshore_trust::{CertificateRequest, RootAuthority};
 use tokio::sync::watch;
@@ -62,6 +63,12 @@ async fn ingresses_are_told_what_others_serve_also_after_a_start_without_the_glo
     let report = world.reported(|report| report.peering.is_some()).await;
     let peering = report.peering.unwrap();
     assert_eq!((peering.address, peering.authority.len()), (at, 64));
+    // And how far others are, as its ingresses find.
+    let round_trip_micros = BTreeMap::from([("sin".parse().unwrap(), 160_000)]);
+    let ways = MeasuredWays { round_trip_micros: round_trip_micros.clone() };
+    let path = "/link/elsewhere/measured";
+    world.location.call::<_, ()>(Method::POST, path, Some(&ways)).await.unwrap();
+    world.reported(|report| report.round_trip_micros == round_trip_micros).await;
     world.stop().await;
 
     let world = World::start(dir.path()).await;

@@ -75,6 +75,9 @@ fn render(locations: &[LocationView]) -> String {
         ]);
     }
     let mut text = table_text(&table);
+    for location in locations.iter().filter(|location| !location.round_trip_micros.is_empty()) {
+        text.push_str(&format!("\nround trips from {}: {}\n", location.location, ways(location)));
+    }
     for shortfall in locations.iter().flat_map(|location| &location.shortfalls) {
         text.push_str(&format!(
             "\n{}/{}: {} missing: {}\n",
@@ -93,4 +96,35 @@ fn render(locations: &[LocationView]) -> String {
         ));
     }
     text
+}
+
+/// The nearest other locations, as the ingresses measure them.
+fn ways(location: &LocationView) -> String {
+    const SHOWN: usize = 8;
+    let mut ways: Vec<_> = location.round_trip_micros.iter().map(|(to, took)| (took, to)).collect();
+    ways.sort();
+    let one = |(took, to): &(&u64, &LocationName)| {
+        let millis = **took as f64 / 1000.0;
+        if millis < 10.0 { format!("{to} {millis:.1} ms") } else { format!("{to} {millis:.0} ms") }
+    };
+    ways.iter().take(SHOWN).map(one).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_others_are_shown_first() {
+        let view = serde_json::json!({
+            "location": "ams", "reachable": true, "instances": 0,
+            "round_trip_micros": {"sin": 161_400, "fra": 6_240, "lhr": 9_990},
+        });
+        let view: LocationView = serde_json::from_value(view).unwrap();
+        let text = render(std::slice::from_ref(&view));
+        let expected = "round trips from ams: fra 6.2 ms, lhr 10.0 ms, sin 161 ms\n";
+        assert!(text.contains(expected), "{text}");
+        let alone = LocationView { round_trip_micros: Default::default(), ..view };
+        assert!(!render(&[alone]).contains("round trips"));
+    }
 }

@@ -61,7 +61,7 @@ pub struct UpOptions {
     #[arg(long, value_name = "HOST:PORT")]
     nodes_advertise: Option<String>,
     /// Where other machines join as locations of their own and call from then on; on the next port they have
-    /// images; empty for nowhere [default: ""]
+    /// images, and on the one after that their ingresses pass requests on to this one's; empty for nowhere [default: ""]
     #[arg(long, value_name = "ADDRESS")]
     locations_listen: Option<String>,
     /// The host and port by which they reach that [default: the address itself]

@@ -48,7 +48,8 @@ pub struct Settings {
     pub nodes_listen: Option<SocketAddr>,
     /// The `host:port` by which they reach that, where its own address is not it.
     pub nodes_advertise: Option<String>,
-    /// Where machines that join as locations call, and on the next port have images; nowhere when absent.
+    /// Where machines that join as locations call; on the next port they have images, and on the one after that
+    /// their ingresses pass requests on. Nowhere when absent.
     pub locations_listen: Option<SocketAddr>,
     /// The `host:port` by which they reach that, where its own address is not it.
     pub locations_advertise: Option<String>,

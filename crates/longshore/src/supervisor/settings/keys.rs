@@ -123,8 +123,9 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "locations_listen",
         help: "Where other machines join as locations of their own and call from then on, with\n\
-               certificates on both sides, and on the next port have images: an address and a port, such as\n\
-               \"0.0.0.0:4604\"; empty for nowhere. Default \"\".",
+               certificates on both sides. On the next port they have images, and on the one after that their\n\
+               ingresses pass requests on to this one's. An address and a port, such as \"0.0.0.0:4604\"; empty\n\
+               for nowhere. Default \"\".",
         set: |settings, value| put(&mut settings.locations_listen, nodes(value)),
         show: |settings| {
             quoted(settings.locations_listen.map_or(String::new(), |at| at.to_string()))
