@@ -10,7 +10,8 @@
 //! to another one if it has no body.
 //!
 //! A request for which there is nobody here goes to another location (`crate::elsewhere`), by the same rule: to the
-//! next one when it was not sent, or when it has no body and the other says that no instance had it.
+//! next one when it was not sent, or when the other says that no instance had it and what was sent of it is kept
+//! (`held`).
 
 mod attempt;
 mod body;
@@ -18,6 +19,7 @@ mod dial;
 mod elsewhere;
 mod grpc;
 mod headers;
+mod held;
 mod judge;
 mod lease;
 mod upgrade;
@@ -270,7 +272,14 @@ impl Proxy {
             let in_flight = self.pick(host, from, &tried)?;
             progress.count_received(&in_flight.app().metrics.received);
             let upstream = in_flight.upstream();
-            let passed_on = upstream.location().map(|to| (to, PassedOn::of(&request)));
+            let passed_on = match upstream.location() {
+                Some(to) => {
+                    let passed_on;
+                    (request, passed_on) = PassedOn::of(request);
+                    Some((to, passed_on))
+                }
+                None => None,
+            };
             match self.attempt(upstream, request, progress).await {
                 Ok((answer, connection)) => {
                     let Some((to, passed_on)) = passed_on else {

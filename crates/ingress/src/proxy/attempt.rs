@@ -161,12 +161,17 @@ pub(super) fn repetition(request: &Request<RequestBody>) -> Option<Request<Reque
     if !request.body().is_end_stream() {
         return None;
     }
-    let mut again = Request::new(request.body().empty());
+    Some(with_head_of(request, request.body().empty()))
+}
+
+/// Another body under the head of a request.
+pub(super) fn with_head_of<A, B>(request: &Request<A>, body: B) -> Request<B> {
+    let mut again = Request::new(body);
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();
     *again.version_mut() = request.version();
     *again.headers_mut() = request.headers().clone();
-    Some(again)
+    again
 }
 
 /// True when the connection ended, and not when there was an answer that is no HTTP.

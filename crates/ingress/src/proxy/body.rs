@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, Sleep};
 
+use super::held::{Held, Keeping, Source};
 use super::judge;
 use super::lease::Lease;
 use crate::balance::Outcome;
@@ -75,24 +76,72 @@ impl Progress {
 /// The body of a user's request.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
-    /// None in the repetition of a request that has no body.
-    inner: Option<Incoming>,
+    inner: Inner,
     progress: Arc<Progress>,
+}
+
+#[derive(Debug)]
+enum Inner {
+    /// In the repetition of a request that has no body.
+    Empty,
+    User(Incoming),
+    /// The same, on its way to another location.
+    Held(Held),
 }
 
 impl RequestBody {
     pub fn new(inner: Incoming, progress: Arc<Progress>) -> Self {
-        Self { inner: Some(inner), progress }
+        Self { inner: Inner::User(inner), progress }
     }
 
     /// One without bytes, of a request that is nobody's.
     pub fn none() -> Self {
-        Self { inner: None, progress: Arc::new(Progress::new(Arc::new(Activity::new()), None)) }
+        let progress = Arc::new(Progress::new(Arc::new(Activity::new()), None));
+        Self { inner: Inner::Empty, progress }
     }
 
     /// One without bytes in the exchange of this one.
     pub fn empty(&self) -> Self {
-        Self { inner: None, progress: Arc::clone(&self.progress) }
+        Self { inner: Inner::Empty, progress: Arc::clone(&self.progress) }
+    }
+
+    /// This one, with its beginning kept from now on.
+    pub fn held(mut self) -> Self {
+        self.inner = match std::mem::replace(&mut self.inner, Inner::Empty) {
+            Inner::User(body) => Inner::Held(Held::new(body)),
+            other => other,
+        };
+        self
+    }
+
+    /// By which it is sent again in the exchange of this one, where its beginning is kept.
+    pub(super) fn keep(&self) -> Option<Kept> {
+        match &self.inner {
+            Inner::Held(held) => {
+                Some(Kept { keeping: held.keep(), progress: Arc::clone(&self.progress) })
+            }
+            Inner::Empty | Inner::User(_) => None,
+        }
+    }
+}
+
+/// The body of a request that another location may refuse.
+#[derive(Debug)]
+pub(super) struct Kept {
+    keeping: Keeping,
+    progress: Arc<Progress>,
+}
+
+impl Kept {
+    /// The body from its beginning, when that is kept.
+    pub fn again(&self) -> Option<RequestBody> {
+        let inner = Inner::Held(self.keeping.again()?);
+        Some(RequestBody { inner, progress: Arc::clone(&self.progress) })
+    }
+
+    /// It will not be sent again.
+    pub fn end(&self) {
+        self.keeping.end();
     }
 }
 
@@ -104,8 +153,15 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        let polled = Pin::new(inner).poll_frame(cx);
+        let polled = match &mut self.inner {
+            Inner::Empty => return Poll::Ready(None),
+            Inner::User(body) => Pin::new(body).poll_frame(cx),
+            Inner::Held(held) => match held.poll_frame(cx) {
+                // Counted when it came.
+                (Source::Kept, polled) => return polled,
+                (Source::User, polled) => polled,
+            },
+        };
         self.progress.awaits_client.store(polled.is_pending(), Ordering::Relaxed);
         if polled.is_ready() {
             self.progress.touch();
@@ -119,11 +175,19 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        match &self.inner {
+            Inner::Empty => true,
+            Inner::User(body) => body.is_end_stream(),
+            Inner::Held(held) => held.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        match &self.inner {
+            Inner::Empty => SizeHint::with_exact(0),
+            Inner::User(body) => body.size_hint(),
+            Inner::Held(held) => held.size_hint(),
+        }
     }
 }
 

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use longshore_types::AppName;
 use tokio::time::Instant;
 
 use super::Proxy;
-use super::attempt::repetition;
-use super::body::{Answer, RequestBody};
+use super::attempt::{repetition, with_head_of};
+use super::body::{Answer, Kept, RequestBody};
 use super::dial::note_failed;
 use super::headers::REFUSED;
 use crate::elsewhere::Told;
@@ -45,23 +46,49 @@ pub(super) fn mark_refused(answer: &mut Response<Answer>, fault: &Fault) {
 }
 
 /// A request to another location, as far as it can be sent once more.
-pub(super) struct PassedOn {
-    again: Option<Request<RequestBody>>,
+pub(super) enum PassedOn {
+    /// It has no body.
+    Empty(Option<Box<Request<RequestBody>>>),
+    /// The beginning of its body is kept.
+    Kept(Box<Request<Kept>>),
 }
 
 impl PassedOn {
-    pub fn of(request: &Request<RequestBody>) -> Self {
-        Self { again: repetition(request) }
+    /// Has what is sent of a request kept until it is answered.
+    pub fn of(request: Request<RequestBody>) -> (Request<RequestBody>, Self) {
+        let request = request.map(RequestBody::held);
+        match request.body().keep() {
+            Some(kept) if !request.body().is_end_stream() => {
+                let again = with_head_of(&request, kept);
+                (request, Self::Kept(Box::new(again)))
+            }
+            _ => {
+                let again = repetition(&request).map(Box::new);
+                (request, Self::Empty(again))
+            }
+        }
     }
 
-    /// When the location refused: the request once more, or what to answer when its body is gone.
+    /// When the location refused: the request once more, or what to answer when some of its body is gone.
     pub fn refused(
         self,
         answer: &Response<Incoming>,
         app: &AppName,
     ) -> Option<Result<Request<RequestBody>, Fault>> {
-        let code = answer.headers().get(REFUSED)?;
-        Some(self.again.ok_or_else(|| match code.as_bytes() {
+        let Some(code) = answer.headers().get(REFUSED) else {
+            if let Self::Kept(kept) = self {
+                kept.body().end();
+            }
+            return None;
+        };
+        let again = match self {
+            Self::Empty(again) => again.map(|again| *again),
+            Self::Kept(kept) => {
+                let body = kept.body().again();
+                body.map(|body| kept.map(|_| body))
+            }
+        };
+        Some(again.ok_or_else(|| match code.as_bytes() {
             b"ingress-overloaded" => Fault::Overloaded,
             b"instance-unreachable" => Fault::Unreachable,
             _ => Fault::NoInstance(app.clone()),
