@@ -40,6 +40,6 @@ pub use dockerd::Dockerd;
 pub use machine::Machine;
 pub use platform::{Platform, UpOptions};
 pub use traffic::Traffic;
-pub use wait::{eventually, holds};
+pub use wait::{eventually, eventually_within, holds};
 pub use websocket::WebSocket;
 pub use world::World;

@@ -18,8 +18,16 @@ pub fn patience() -> Duration {
 }
 
 /// Looks again until there is an answer; the error names what was waited for, and the last cause.
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let patience = patience();
+pub fn eventually<T>(what: &str, look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    eventually_within(patience(), what, look)
+}
+
+/// The same for what may take longer, or must not take as long.
+pub fn eventually_within<T>(
+    patience: Duration,
+    what: &str,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let deadline = Instant::now() + patience;
     loop {
         let outcome = look();

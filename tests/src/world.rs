@@ -1,5 +1,6 @@
 //! One `longshore world` in a directory of its own, gone without a trace at the end.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
@@ -27,6 +28,8 @@ use crate::wait::eventually;
 
 /// The time that everything may take to end.
 const END: Duration = Duration::from_secs(120);
+/// Where the control plane is asked for its metrics, on its machine.
+const METRICS_PORT: u16 = 4610;
 /// A request over the wire is not waited for longer than this.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -164,7 +167,8 @@ impl World {
         &self.remote
     }
 
-    fn call<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+    /// What the API answers when it is asked for this.
+    pub fn call<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let response = self.remote.call_raw("GET", path, None)?;
         ensure!(response.status == 200, "{path}: {} {}", response.status, response.text());
         Ok(serde_json::from_str(&response.text())?)
@@ -243,8 +247,18 @@ impl World {
 
     /// What it answers to a user of its own place.
     pub fn get_there(&self, location: &str, host: &str, path: &str) -> Result<Response> {
-        let address = self.ingress(location)?;
-        let supervisor = self.machine(location)?.pid.context("nothing runs there")?;
+        self.ask_on(location, self.ingress(location)?, host, path)
+    }
+
+    /// What listens at an address answers to who asks on a machine.
+    fn ask_on(
+        &self,
+        machine: &str,
+        address: SocketAddr,
+        host: &str,
+        path: &str,
+    ) -> Result<Response> {
+        let supervisor = self.machine(machine)?.pid.context("nothing runs there")?;
         let network = File::open(format!("/proc/{supervisor}/ns/net"))?;
         // A thread of its own, which then is on that machine for good.
         std::thread::scope(|scope| {
@@ -254,6 +268,24 @@ impl World {
             });
             asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// How many instances may ever run at each location, of all apps together.
+    pub fn budgets(&self) -> Result<BTreeMap<String, u64>> {
+        let at = SocketAddr::from(([127, 0, 0, 1], METRICS_PORT));
+        let answer = self.ask_on(&self.status.machines[0].name, at, "metrics", "/metrics")?;
+        let text = answer.text();
+        let budget = |line: &str| {
+            let line =
+                line.strip_prefix("longshore_global_location_budget_instances{location=\"")?;
+            let (location, number) = line.split_once("\"} ")?;
+            // The registry of metrics writes every gauge with a fraction.
+            let number = number.split('.').next()?.parse().ok()?;
+            Some((location.to_owned(), number))
+        };
+        let budgets: BTreeMap<_, _> = text.lines().filter_map(budget).collect();
+        ensure!(!budgets.is_empty(), "{}: {text}", answer.status);
+        Ok(budgets)
     }
 
     /// What it takes until a connection to the ingress of a location is there.
@@ -276,6 +308,22 @@ impl World {
     pub fn supervisor(&self, machine: &str) -> Result<Process> {
         let pid = self.machine(machine)?.pid.context("nothing runs there")?;
         Process::read(pid.cast_signed()).with_context(|| format!("{machine}: {pid} is gone"))
+    }
+
+    /// The containers that run, by the machine that they run on: each with the id of its instance. Asked of
+    /// the kernel, so that it is true whoever is cut off.
+    pub fn containers(&self) -> Result<Vec<(String, String)>> {
+        let all = Process::all()?;
+        let shims = self.shims()?.into_iter();
+        let with_program = shims.filter(|shim| all.iter().any(|one| one.parent == shim.pid));
+        let found = with_program.filter_map(|shim| {
+            // `shim RUN_DIR/shims/INSTANCE ..`, below the directory of the machine.
+            let path = Path::new(shim.arguments.get(2)?);
+            let below = path.strip_prefix(self.data_dir()).ok()?;
+            let machine = below.iter().next()?.to_str()?.to_owned();
+            Some((machine, path.file_name()?.to_str()?.to_owned()))
+        });
+        Ok(found.collect())
     }
 
     /// Ends the world and the supervisors of all machines at once, as the kernel does when memory runs out.

@@ -23,7 +23,7 @@ use crate::vm;
 /// What to test.
 #[derive(Args)]
 pub struct Options {
-    /// Also what takes long: 200 kills instead of 5, two minutes of fuzzing for each parser
+    /// Also what takes long: 200 kills and faults instead of 5, two minutes of fuzzing for each parser
     #[arg(long)]
     long: bool,
     /// Where the random choices of the fault tests begin; printed by every run

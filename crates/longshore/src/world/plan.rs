@@ -150,7 +150,6 @@ impl WorldPlan {
             ("api-listen", format!("127.0.0.1:{}", ports.api)),
             ("registry-listen", format!("127.0.0.1:{}", ports.registry)),
             ("ingress-listen", format!("{address}:{INGRESS_PORT}")),
-            ("metrics-listen", String::new()),
             ("nodes-listen", format!("{address}:{NODES_PORT}")),
             ("locations-listen", format!("{address}:{LOCATIONS_PORT}")),
             ("location", place.code.to_owned()),

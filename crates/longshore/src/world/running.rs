@@ -250,7 +250,7 @@ impl World {
             let message = format!("not everything ended in order; logs are in {}", dir.display());
             return Err(Failure::new(Kind::Other, message).hint("the next start there cleans up"));
         }
-        sweep::remove(&dir)?;
+        sweep::remove_world(&dir)?;
         outcome
     }
 }

@@ -58,8 +58,15 @@ pub async fn sweep(dir: &Path, exe: &Path) -> Result<(), Failure> {
     left.iter().try_for_each(|dir| remove(dir))
 }
 
+/// Removes the directory of a world, last what it is known by: what was cut short is begun anew.
+pub fn remove_world(dir: &Path) -> Result<(), Failure> {
+    let machines = machine_dirs(dir).or_fail(Kind::Other, format!("cannot read {}", dir.display()));
+    machines?.iter().try_for_each(|machine| remove(machine))?;
+    remove(dir)
+}
+
 /// Removes a directory in which nothing is mounted.
-pub fn remove(dir: &Path) -> Result<(), Failure> {
+fn remove(dir: &Path) -> Result<(), Failure> {
     let doing = || format!("cannot remove {}", dir.display());
     if is_mount_below(dir).or_fail(Kind::Other, doing())? {
         let message = format!("something is still mounted below {}", dir.display());
