@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use longshore_types::{
     AppName, Capacity, Coordinates, Cordon, Decision, Digest, Epoch, Generation, HostName,
     InstanceId, LocationName, NodeName, ProjectName, Release, ReleaseNumber, Repository,
-    RuntimeOffer, SecretName, SecretValue, SecretVersion, Timestamp, token::Rights,
+    RuntimeOffer, SecretName, SecretValue, SecretVersion, Timestamp, Traits, token::Rights,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -117,6 +117,9 @@ pub struct LocationReport {
     /// Where on Earth it is, when its operator said so.
     #[serde(default)]
     pub coordinates: Option<Coordinates>,
+    /// What its operator says of it.
+    #[serde(default)]
+    pub traits: Traits,
     /// `host:port` where nodes of other machines join, if they may.
     #[serde(default)]
     pub joining: Option<String>,
@@ -170,6 +173,9 @@ pub struct NodeSummary {
     /// The capability table: a row for each runtime.
     #[serde(default)]
     pub runtimes: Vec<RuntimeOffer>,
+    /// What is said of it, and of its location.
+    #[serde(default)]
+    pub traits: Traits,
     /// True when it was silent for so long that others take the place of what it had.
     #[serde(default)]
     pub lost: bool,

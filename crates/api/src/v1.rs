@@ -53,7 +53,7 @@ use std::collections::BTreeMap;
 use longshore_types::{
     AppName, Capacity, Coordinates, Cordon, Decision, Digest, Duration, Generation, HostName,
     InstanceId, InstancePhase, LocationName, Manifest, NodeName, ProjectName, ReleaseNumber,
-    Resources, SecretName, SecretValue, SecretVersion, Timestamp, token::Rights,
+    Resources, SecretName, SecretValue, SecretVersion, Timestamp, Traits, token::Rights,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -105,6 +105,18 @@ pub struct PlanView {
     pub changes: Vec<Change>,
     /// Where the instances would be, by what is known of the locations now.
     pub placement: Vec<Placement>,
+    /// What would find no place now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<WaitingView>,
+}
+
+/// Instances that no location takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WaitingView {
+    /// How many.
+    pub missing: u32,
+    /// Why, with every location.
+    pub decision: Decision,
 }
 
 /// A value of a release that would change.
@@ -383,6 +395,9 @@ pub struct LocationView {
     /// in microseconds.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub round_trip_micros: BTreeMap<LocationName, u64>,
+    /// What its operator says of it.
+    #[serde(default)]
+    pub traits: Traits,
     /// False when it has not reported for a while.
     pub reachable: bool,
     /// Its nodes; left out on request.

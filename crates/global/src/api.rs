@@ -14,6 +14,7 @@ pub mod limits;
 mod locations;
 mod openapi;
 mod params;
+mod placement;
 mod plan;
 mod precondition;
 mod releases;

@@ -84,7 +84,11 @@ impl Catalog {
 
     /// The release that should run of an app.
     pub fn current_release(&self, app: &AppKey) -> Option<&Arc<Release>> {
-        let number = self.apps.get(app)?.record.release;
+        self.release(app, self.apps.get(app)?.record.release)
+    }
+
+    /// A release of an app.
+    pub fn release(&self, app: &AppKey, number: ReleaseNumber) -> Option<&Arc<Release>> {
         self.releases.get(&(app.0.clone(), app.1.clone(), number))
     }
 

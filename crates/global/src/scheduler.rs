@@ -3,21 +3,23 @@
 //! A reconciler: it takes no orders, looks at the present state whenever something changed, and
 //! writes what differs, conditional on the app not having changed meanwhile.
 
+mod summaries;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use longshore_api::links::{InstanceStatus, NodeSummary};
+use longshore_api::links::InstanceStatus;
 use longshore_link::now;
 use longshore_planning::Pinned;
 use longshore_planning::global::{
-    self as planner, LocationState, Share, WantedApp, plan_shares, spread_canaries,
+    self as planner, LocationState, Share, Shared, Waiting, WantedApp, plan_shares, spread_canaries,
 };
 use longshore_store::{
     Compare, MAX_OPERATIONS, MAX_REQUEST_BYTES, Relation, Store, StoreError, Transaction,
 };
 use longshore_types::{
-    Capacity, InstancePhase, LocationName, Manifest, ReleaseNumber, RestartPolicy,
+    InstancePhase, LocationName, Manifest, Placement, Release, ReleaseNumber, RestartPolicy,
 };
 use prometheus_client::metrics::histogram::Histogram;
 
@@ -31,6 +33,7 @@ use crate::rollouts::Rollouts;
 use crate::strays::Strays;
 use crate::waves::{self, Releases};
 use crate::{GlobalError, Plane, views};
+use summaries::locations;
 
 /// How often to look without a change: reachability fades without one.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -104,6 +107,8 @@ async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalErr
     for change in strays.changes(&catalog, &reports, &plane.public) {
         wrote |= commit(plane, change).await?;
     }
+    // What one app is given in this round is taken from what the others see.
+    let mut locations = locations(&catalog, &reports);
     for (key, app) in &catalog.apps {
         let change = if app.record.removing {
             removal(&catalog, &reports, key)
@@ -121,7 +126,7 @@ async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalErr
                 let subject = format!("{}: it has ended, and so has its client", key.1);
                 Some(with_event(change, &Who::PLATFORM, Some(&key.0), "rm", subject))
             };
-            let change = allotments(&catalog, &reports, key, app).or_else(verdict);
+            let change = allotments(&catalog, &reports, key, &mut locations).or_else(verdict);
             change.or_else(over).or_else(|| forgetting(&catalog, &reports, key, &app.record))
         };
         let Some(change) = change else { continue };
@@ -304,15 +309,62 @@ fn in_force(
     }
 }
 
-/// What each location is to be given when so many instances by this manifest should run.
+/// What a deploy would give each location, and what would find no place, when so many instances by this
+/// manifest should run.
 pub fn shares(
     catalog: &Catalog,
     reports: &ByLocation,
     of_app: (&AppKey, &Held<'_>),
     wanted: (u32, &Manifest),
-) -> Vec<Share> {
+) -> Shared {
     let wanted = wanted_app((catalog, reports), of_app, wanted);
     plan_shares(now(), &wanted, &locations(catalog, reports))
+}
+
+/// What of an app finds no place at any location now, and why.
+pub fn waiting(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Option<Waiting> {
+    let held = held(catalog, key);
+    let record = &catalog.apps.get(key)?.record;
+    let placed: u32 = held.values().map(|stored| stored.record.count).sum();
+    if record.removing || placed >= record.count {
+        return None;
+    }
+    let wanted = wanted_now((catalog, reports), (key, &held), record)?;
+    plan_shares(now(), &wanted, &locations(catalog, reports)).waiting
+}
+
+/// Why something of an app is still where it may not be, if it is.
+pub fn staying(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Option<String> {
+    let held = held(catalog, key);
+    let record = &catalog.apps.get(key)?.record;
+    let wanted = wanted_now((catalog, reports), (key, &held), record)?;
+    if wanted.placement.is_none() {
+        return None;
+    }
+    let (_, why) = planner::staying(&wanted, &wanted.shares, &locations(catalog, reports))?;
+    Some(format!("some of it is still where it may not be, and {why}"))
+}
+
+/// An app as it should be now. What most of its instances are of says where they may be, the release that is
+/// tried beside that where those few may.
+fn wanted_now(
+    (catalog, reports): (&Catalog, &ByLocation),
+    (key, held): (&AppKey, &Held<'_>),
+    record: &AppRecord,
+) -> Option<WantedApp> {
+    let release = catalog.current_release(key)?;
+    // A command runs somewhere also when nothing else should.
+    let count = match record.stage {
+        RolloutStage::Command => record.count.max(1),
+        RolloutStage::Canary | RolloutStage::Whole => record.count,
+    };
+    let mut wanted = wanted_app((catalog, reports), (key, held), (count, &release.manifest));
+    let beside = record.beside.and_then(|beside| catalog.release(key, beside));
+    if let Some(beside) = beside {
+        let tried = std::mem::replace(&mut wanted.placement, beside.manifest.placement.clone());
+        wanted.tried = Some(tried);
+    }
+    Some(wanted)
 }
 
 /// An app as the planner sees it.
@@ -321,9 +373,11 @@ fn wanted_app(
     (key, held): (&AppKey, &Held<'_>),
     (count, manifest): (u32, &Manifest),
 ) -> WantedApp {
-    // Nobody asks as long as nothing is drained, and to count is to look at every instance.
-    let counts =
+    // Nobody asks as long as nothing has to leave, and to count is to look at every instance.
+    let drains =
         catalog.cordons.iter().any(|((_, node), stored)| node.is_none() && stored.record.0.drains);
+    let is_placed = |release: &Arc<Release>| !release.manifest.placement.is_none();
+    let counts = drains || catalog.releases_of(key).any(is_placed);
     let ready = |location: &LocationName, stored: &Stored<AllotmentRecord>| {
         let statuses = reports.get(location).map_or(&[][..], |r| &r.report.instances);
         let is_it = |status: &&InstanceStatus| {
@@ -348,6 +402,8 @@ fn wanted_app(
         count,
         max: manifest.max_for(count),
         each: manifest.resources.capacity(),
+        placement: manifest.placement.clone(),
+        tried: None,
         pinned: pinned(reports, key, manifest),
         shares: so_far.collect(),
     }
@@ -410,44 +466,82 @@ pub fn staying_at(
     staying.collect()
 }
 
+/// Whether a release may be at a location. Of one that has not reported only the name is known.
+fn may_be(release: &Release, name: &LocationName, locations: &[LocationState]) -> bool {
+    let placement: &Placement = &release.manifest.placement;
+    let known = locations.iter().find(|location| location.name == *name);
+    placement.is_none() || known.is_some_and(|location| planner::permits(placement, location))
+}
+
+/// How many canaries, and which one the command of a release, each of these shares has: none where that
+/// release may not be.
+fn tried(
+    record: &AppRecord,
+    release: &Release,
+    shares: &[Share],
+    locations: &[LocationState],
+) -> (Vec<u32>, Option<usize>) {
+    let open: Vec<bool> =
+        shares.iter().map(|share| may_be(release, &share.location, locations)).collect();
+    let running = shares.iter().zip(&open).map(|(share, open)| if *open { share.count } else { 0 });
+    let mut running: Vec<u32> = running.collect();
+    let first = open.iter().position(|open| *open);
+    if let Some(first) = first.filter(|_| running.iter().all(|count| *count == 0)) {
+        running[first] = 1;
+    }
+    let n_canaries = match record.stage {
+        RolloutStage::Canary => release.manifest.rollout.canaries(record.count),
+        RolloutStage::Command | RolloutStage::Whole => 0,
+    };
+    let runs_command =
+        record.stage == RolloutStage::Command && record.failed != Some(record.release);
+    (spread_canaries(&running, n_canaries), first.filter(|_| runs_command))
+}
+
 /// The change that brings the allotments of an app in line with what is wanted, if one is needed.
 fn allotments(
     catalog: &Catalog,
     reports: &ByLocation,
     key: &AppKey,
-    app: &Stored<AppRecord>,
+    locations: &mut [LocationState],
 ) -> Option<Transaction> {
+    let record = &catalog.apps.get(key)?.record;
     let release = catalog.current_release(key)?;
     let held = held(catalog, key);
-    let record = &app.record;
+    let wanted = wanted_now((catalog, reports), (key, &held), record)?;
+    let Shared { shares, .. } = plan_shares(now(), &wanted, locations);
     let before_command = record.stage == RolloutStage::Command;
-    // A command runs somewhere also when nothing else should.
-    let count = if before_command { record.count.max(1) } else { record.count };
-    let shares = shares(catalog, reports, (key, &held), (count, &release.manifest));
-    let n_canaries = match record.stage {
-        RolloutStage::Canary => release.manifest.rollout.canaries(record.count),
-        RolloutStage::Command | RolloutStage::Whole => 0,
-    };
-    let runs_command = before_command && record.failed != Some(record.release);
-    let mut command = runs_command.then_some(record.release);
-    let releases = Releases::of(catalog, reports, key, record, &held);
+    let releases = Releases::of(catalog, reports, (key, record, &held), |name| {
+        may_be(release, name, locations)
+    });
+    let main = catalog.release(key, record.main()).unwrap_or(release);
+    let (canaries, command_at) = tried(record, release, &shares, locations);
     let mut change = Change::default();
-    for (share, n_canaries) in shares.iter().zip(spread_canaries(&shares, n_canaries)) {
+    for (idx, (share, n_canaries)) in shares.iter().zip(canaries).enumerate() {
         let before = held.get(&share.location).map(|stored| &stored.record);
-        let canary = CanaryRecord { release: app.record.release, count: n_canaries };
-        let record = AllotmentRecord {
-            release: releases.at(&share.location, before),
+        let canary = CanaryRecord { release: record.release, count: n_canaries };
+        // Where a release may not be, what is there stays as it is until it has left.
+        let number = releases.at(&share.location, before);
+        let at_it = catalog.release(key, number);
+        let stays = before
+            .filter(|_| !at_it.is_some_and(|release| may_be(release, &share.location, locations)));
+        let next = AllotmentRecord {
+            release: stays.map_or(number, |before| before.release),
             count: share.count,
             canary: (n_canaries > 0).then_some(canary),
             // One location does it for all.
-            command: command.take(),
+            command: (command_at == Some(idx)).then_some(record.release),
             held_back: before_command && (record.beside.is_none() || record.count == 0),
             budget: share.budget,
             budget_in_force: share.budget_in_force,
             generation: before.map_or(Default::default(), |before| before.generation),
             decision: share.decision.clone(),
         };
-        change.put_if_changed(key, &share.location, before, record);
+        change.put_if_changed(key, &share.location, before, next);
+        let more = share.count.saturating_sub(before.map_or(0, |before| before.count));
+        for location in locations.iter_mut().filter(|one| one.name == share.location) {
+            (0..more).for_each(|_| location.take(&wanted.placement, wanted.each));
+        }
     }
     // A location that gets nothing keeps an allotment of nothing, so that the budget it may still
     // be going by stays accounted for.
@@ -456,7 +550,7 @@ fn allotments(
             let before = &stored.record;
             let in_force = in_force(reports, location, key, stored);
             let record = AllotmentRecord {
-                release: app.record.main(),
+                release: main.number,
                 count: 0,
                 canary: None,
                 command: None,
@@ -501,43 +595,4 @@ impl Change {
         self.n_bytes += value.len();
         self.transaction = Some(self.transaction.take().unwrap_or_default().put(key, value));
     }
-}
-
-/// The locations with what is free there: what their open nodes offer less all that was allotted but for
-/// what is on others, which also counts what a location has not reported yet.
-fn locations(catalog: &Catalog, reports: &ByLocation) -> Vec<LocationState> {
-    let allotted = |location: &LocationName| {
-        let mut sum = Capacity::default();
-        for ((of, project, app), stored) in &catalog.allotments {
-            if of != location {
-                continue;
-            }
-            let AllotmentRecord { release, count, canary, .. } = &stored.record;
-            let canary = canary.map(|canary| (canary.release, canary.count));
-            for (number, count) in [(*release, *count)].into_iter().chain(canary) {
-                let key = (project.clone(), app.clone(), number);
-                let Some(release) = catalog.releases.get(&key) else { continue };
-                for _ in 0..count {
-                    sum = sum.plus(release.manifest.resources.capacity());
-                }
-            }
-        }
-        sum
-    };
-    reports
-        .values()
-        .map(|received| {
-            let nodes = received.report.nodes.iter().filter(|node| node.reachable);
-            let (closed, open): (Vec<&NodeSummary>, Vec<_>) =
-                nodes.partition(|node| node.cordon.is_some());
-            let offered =
-                open.iter().fold(Capacity::default(), |sum, node| sum.plus(node.capacity));
-            let elsewhere =
-                closed.iter().fold(Capacity::default(), |sum, node| sum.plus(node.promised));
-            let name = received.report.location.clone();
-            let free = offered.minus(allotted(&name).minus(elsewhere));
-            let cordon = catalog.cordon(&name).cloned();
-            LocationState { name, reachable: received.reachable(), cordon, free }
-        })
-        .collect()
 }

@@ -7,9 +7,10 @@ use longshore_api::v1::{
     AppLocationView, AppView, AwayView, CanaryView, InstanceView, LocationView, ReleaseView,
     StayingApp,
 };
+use longshore_planning::global::Waiting;
 use longshore_types::{
-    AppName, Capacity, HostName, InstancePhase, LocationName, Manifest, ProjectName, Release,
-    ReleaseNumber,
+    AppName, Capacity, Decision, HostName, InstancePhase, LocationName, Manifest, ProjectName,
+    Release, ReleaseNumber,
 };
 
 use crate::catalog::{AppKey, Catalog};
@@ -257,7 +258,13 @@ fn note<'a>(
         let because = first.map(|c| format!(" ({}: {})", c.name, c.why)).unwrap_or_default();
         Some(format!("{} not placed: {}{because}", found.missing, found.decision.why))
     });
-    shortfall
+    let waiting = || {
+        let Waiting { missing, decision } = scheduler::waiting(catalog, reports, key)?;
+        Some(waiting_note(missing, &decision))
+    };
+    waiting()
+        .or(shortfall)
+        .or_else(|| scheduler::staying(catalog, reports, key))
         .or_else(|| {
             current.find_map(|status| {
                 let note = status.observed.note.as_ref()?;
@@ -265,13 +272,17 @@ fn note<'a>(
             })
         })
         .or_else(|| {
-            let mut reachable = reports.iter().filter(|(_, received)| received.reachable());
-            if reachable.clone().next().is_none() {
-                return Some("no location has reported".to_owned());
-            }
-            let all_closed = reachable.all(|(name, _)| catalog.cordon(name).is_some());
-            all_closed.then(|| "every location is cordoned by an operator".to_owned())
+            let is_heard = reports.values().any(Received::reachable);
+            (!is_heard).then(|| "no location has reported".to_owned())
         })
+}
+
+/// How many of an app wait, and for what, with the first location that would do but for that.
+fn waiting_note(missing: u32, decision: &Decision) -> String {
+    let waits = if missing == 1 { "waits" } else { "wait" };
+    let first = decision.candidates.first();
+    let first = first.map(|one| format!(" ({}: {})", one.name, one.why)).unwrap_or_default();
+    format!("{missing} {waits}: {}{first}", decision.why)
 }
 
 fn count<T>(items: impl Iterator<Item = T>) -> u32 {
@@ -325,6 +336,7 @@ pub fn location(
         location: report.location.clone(),
         coordinates: report.coordinates,
         round_trip_micros: report.round_trip_micros.clone(),
+        traits: report.traits.clone(),
         reachable: received.reachable(),
         n_nodes: count(nodes.iter()),
         n_reachable: count(nodes.iter().filter(|node| node.reachable)),

@@ -70,18 +70,18 @@ pub enum Releases {
 }
 
 impl Releases {
-    /// Decides.
+    /// Decides; only where the new one may be is it brought.
     pub fn of(
         catalog: &Catalog,
         reports: &ByLocation,
-        key: &AppKey,
-        record: &AppRecord,
-        held: &Held<'_>,
+        (key, record, held): (&AppKey, &AppRecord, &Held<'_>),
+        may_be: impl Fn(&LocationName) -> bool,
     ) -> Self {
         match good_until_served(catalog, key, record) {
             None => Self::Same(record.main()),
             Some(good) => {
-                let parts = parts(reports, key, record, held);
+                let mut parts = parts(reports, key, record, held);
+                parts.retain(|part| may_be(&part.location));
                 let told = parts.iter().filter(|part| part.told).map(|part| part.location.clone());
                 let told = told.chain(next_wave(&parts)).collect();
                 Self::Waves { told, new: record.release, good }

@@ -13,7 +13,9 @@ use longshore_api::links::{
 };
 use longshore_link::{Endpoint, Pace, now};
 use longshore_store::{MAX_OPERATIONS, Page, Store, StoreError, Transaction};
-use longshore_types::{Cordon, Generation, InstanceId, LocationName, NodeName, Release, Timestamp};
+use longshore_types::{
+    Cordon, Generation, InstanceId, LocationName, NodeName, Release, Timestamp, Traits,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -110,7 +112,7 @@ fn moment() -> Moment {
 impl Keeper {
     /// The keeper of what is stored, and the handle by which others reach it.
     pub async fn restore(
-        name: LocationName,
+        (name, traits): (LocationName, Traits),
         gate: Option<Endpoint>,
         store: Arc<dyn Store>,
         shutdown: CancellationToken,
@@ -138,6 +140,7 @@ impl Keeper {
         let let_go = Vec::new();
         let set = AllotmentSet { epoch, generation, allotments, cordons, let_go };
         let mut state = State::new(name, set, instances, moment);
+        state.traits = traits;
         for stored in store.list(STRAYS, Page::default()).await?.items {
             state.strays.insert(stored.decode::<StrayRecord>()?.0);
         }

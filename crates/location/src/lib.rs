@@ -33,7 +33,7 @@ use longshore_link::{
 use longshore_secrets::KeyringError;
 use longshore_store::{Measured, OpenStoreError, RecordError, RedbStore, Store, StoreError};
 use longshore_telemetry::traces::Tracer;
-use longshore_types::{Coordinates, LocationName};
+use longshore_types::{Coordinates, LocationName, Traits};
 use tokio_util::sync::CancellationToken;
 
 use elsewhere::Others;
@@ -57,6 +57,8 @@ pub struct Options {
     pub name: LocationName,
     /// Where on Earth it is, for those who look at it on a map.
     pub coordinates: Option<Coordinates>,
+    /// What is said of it: its country, its labels.
+    pub traits: Traits,
     /// Where its store lies.
     pub data_dir: PathBuf,
     /// Where nodes, ingresses and the global plane call.
@@ -178,7 +180,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         rounds: metrics.rounds.clone(),
         tracer: Tracer::start("location", env!("CARGO_PKG_VERSION"), &service),
     };
-    let keeper = Keeper::restore(name.clone(), gate, store, service.shutdown(), watched).await?;
+    let named = (name.clone(), options.traits);
+    let keeper = Keeper::restore(named, gate, store, service.shutdown(), watched).await?;
     let (keeper, handle) = keeper;
     if let Some(listener) = options.metrics {
         let mut registry = metrics::registry();

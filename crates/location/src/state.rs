@@ -12,7 +12,7 @@ use longshore_api::links::{
     Shortfall, Staying,
 };
 use longshore_types::{
-    AppName, Cordon, Epoch, Generation, InstanceId, LocationName, NodeName, ProjectName,
+    AppName, Cordon, Epoch, Generation, InstanceId, LocationName, NodeName, ProjectName, Traits,
 };
 
 use crate::records::InstanceRecord;
@@ -44,6 +44,8 @@ pub struct Moment {
 #[derive(Debug)]
 pub struct State {
     pub name: LocationName,
+    /// What its operator says of it.
+    pub traits: Traits,
     /// When this process began: silence before that is not a node's fault.
     pub began: Instant,
     /// The allotments by app, as stored.
@@ -136,6 +138,7 @@ impl State {
         let by_app = |a: Allotment| ((a.project().clone(), a.app().clone()), a);
         Self {
             name,
+            traits: Traits::default(),
             began: moment.instant,
             allotments: allotments.into_iter().map(by_app).collect(),
             cordons,

@@ -23,6 +23,7 @@ mod output;
 mod progress;
 mod roles;
 mod rollout;
+mod said;
 mod state_file;
 mod store_tls;
 mod supervisor;

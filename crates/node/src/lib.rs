@@ -38,7 +38,7 @@ use longshore_link::{Client, Endpoint, JoinError, Listener, Service, ServiceErro
 use longshore_network::{AgentId, Network, NetworkConfig, OpenNetworkError};
 use longshore_runtime::{AdoptError, RuntimeProblem, RuntimePrograms, Shims, ShimsConfig, probe};
 use longshore_telemetry::traces::Tracer;
-use longshore_types::{IpNet, NodeName};
+use longshore_types::{IpNet, NodeName, Traits};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -78,6 +78,8 @@ pub struct Options {
     pub instance_pool: IpNet,
     /// How many instances may share a core: the node offers this many times its cores.
     pub cpu_overcommit: f64,
+    /// What is said of it: its country, its labels.
+    pub traits: Traits,
     /// Where the programs of the runtimes are.
     pub programs: RuntimePrograms,
     /// Where its metrics are asked for, if anywhere.
@@ -235,7 +237,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
     let capacity = machine::capacity(options.cpu_overcommit, space::offered(&node)?)?;
     let (capacity, offered) = tokio::sync::watch::channel(capacity);
     metrics::serve(&node, options.metrics, offered.clone(), &service);
-    let identity = uplink::Identity { gate, capacity: offered, network: network_name, runtimes };
+    let (network, traits) = (network_name, options.traits);
+    let identity = uplink::Identity { gate, capacity: offered, network, runtimes, traits };
     let reports =
         uplink::report(Arc::clone(&node), location.clone(), identity, agent.acknowledged());
     service.spawn_until_shutdown("reports", reports);

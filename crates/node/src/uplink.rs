@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 use longshore_api::links::NodeReport;
 use longshore_link::{Client, Pace};
-use longshore_types::{Capacity, Generation, RuntimeOffer};
+use longshore_types::{Capacity, Generation, RuntimeOffer, Traits};
 use tokio::sync::watch;
 
 use crate::Node;
@@ -31,6 +31,8 @@ pub struct Identity {
     pub network: String,
     /// What makes containers there.
     pub runtimes: Vec<RuntimeOffer>,
+    /// What is said of it.
+    pub traits: Traits,
 }
 
 /// Reports what is observed, whenever it changes.
@@ -58,6 +60,7 @@ pub async fn report(
             instances,
             network: identity.network.clone(),
             runtimes: identity.runtimes.clone(),
+            traits: identity.traits.clone(),
         };
         let outcome = location.call::<_, ()>(Method::POST, &path, Some(&report)).await;
         pace.worked_since(began);

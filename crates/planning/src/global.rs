@@ -5,16 +5,22 @@
 //! the app's `max`.
 //!
 //! A location that an operator cordoned gets nothing new. One that is drained also loses what it has, as
-//! far as others are healthy elsewhere for it ([`drain`]).
+//! far as others are healthy elsewhere for it ([`drain`]); so does one that the app does not want any more,
+//! or not as much of ([`constraints`]). What no location takes waits, and is told of with every refusal.
 
+mod constraints;
 mod drain;
+mod waiting;
 
 use longshore_types::{
-    AppName, Candidate, Capacity, Cordon, Decision, LocationName, ProjectName, Timestamp,
+    AppName, Candidate, Capacity, Coordinates, Cordon, Decision, Lack, LocationName, Placement,
+    ProjectName, Timestamp, Traits,
 };
 
 use crate::Pinned;
 
+pub(crate) use constraints::node_refusal;
+pub use constraints::{NodeKind, permits};
 pub use drain::{AppMove, preview_drain, staying};
 
 /// An app that should run.
@@ -30,10 +36,21 @@ pub struct WantedApp {
     pub max: u32,
     /// What one instance needs.
     pub each: Capacity,
+    /// Where its instances may be.
+    pub placement: Placement,
+    /// Where those of a release may be that is tried beside it, when there is one.
+    pub tried: Option<Placement>,
     /// Why it is not started elsewhere when a location is drained.
     pub pinned: Option<Pinned>,
     /// What it has been given so far.
     pub shares: Vec<Share>,
+}
+
+impl WantedApp {
+    /// At how many locations it has to be: never more than there are instances.
+    fn min_locations(&self) -> u32 {
+        self.placement.min_locations.unwrap_or(0).min(self.count)
+    }
 }
 
 /// What a location has been given of an app.
@@ -65,35 +82,109 @@ pub struct LocationState {
     pub cordon: Option<Cordon>,
     /// What is free there, what is already on its way there deducted.
     pub free: Capacity,
+    /// Where on Earth it is, when that is known.
+    pub coordinates: Option<Coordinates>,
+    /// What its operator says of it.
+    pub traits: Traits,
+    /// Its nodes, those that are alike together.
+    pub kinds: Vec<NodeKind>,
+    /// True while it has not heard some of its nodes, so that what they are is not known.
+    pub unheard: bool,
 }
 
-/// Plans the shares of one app, the locations it no longer needs left out. When nothing can take
-/// an instance, the best open location gets it all the same and lets it wait there; with no location that
-/// is reachable and not cordoned the shares stay as they are. While a location is drained, more may be
-/// shared out than should run.
-pub fn plan_shares(now: Timestamp, app: &WantedApp, locations: &[LocationState]) -> Vec<Share> {
+impl LocationState {
+    /// Takes room for one more instance of an app that says this, from those of the nodes that may have it and
+    /// have most.
+    pub fn take(&mut self, placement: &Placement, each: Capacity) {
+        self.free = self.free.minus(each);
+        let fits = |kind: &&mut NodeKind| {
+            kind.open && constraints::node_refusal(placement, &kind.traits).is_none()
+        };
+        let kind = self.kinds.iter_mut().filter(fits).max_by_key(|kind| kind.free.memory);
+        if let Some(kind) = kind {
+            kind.free = kind.free.minus(each);
+            kind.largest = kind.largest.least(kind.free);
+        }
+    }
+}
+
+/// What becomes of an app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared {
+    /// What each location is given, those that are given nothing left out.
+    pub shares: Vec<Share>,
+    /// What found no place.
+    pub waiting: Option<Waiting>,
+}
+
+/// Instances that no location takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// How many.
+    pub missing: u32,
+    /// Why, with every location.
+    pub decision: Decision,
+}
+
+/// Plans the shares of one app. What no location takes waits. While something has to leave a location, more
+/// may be shared out than should run, and never more than `max`.
+pub fn plan_shares(now: Timestamp, app: &WantedApp, locations: &[LocationState]) -> Shared {
     let mut shares = app.shares.clone();
-    drain::empty(&mut shares, app.count, locations);
+    drain::empty(&mut shares, app, locations);
     let placed: u32 = shares.iter().map(|share| share.count).sum();
-    let settled = placed - drain::held(&shares, locations);
-    // What is elsewhere for what still is at a drained location is no surplus.
-    take_away(&mut shares, settled.saturating_sub(app.count), locations);
-    for _ in placed..app.count {
-        add_one(now, app, &mut shares, locations, WhenFull::WaitThere);
+    let leaving = constraints::leaving(app, &shares, locations);
+    let settled = placed - leaving.iter().sum::<u32>();
+    // What is elsewhere for what still has to leave is no surplus.
+    take_away(&mut shares, &leaving, settled.saturating_sub(app.count), locations);
+    let mut waiting = None;
+    for missing in (1..=app.count.saturating_sub(placed)).rev() {
+        if let Err(decision) = add_one(now, app, &mut shares, locations) {
+            waiting = Some(Waiting { missing, decision });
+            break;
+        }
     }
     drain::fill(now, app, &mut shares, locations);
     shares.retain(|share| share.count > 0);
+    keep_for_tried(now, app, &mut shares, locations);
     share_budgets(app, &mut shares);
-    shares
+    Shared { shares, waiting }
 }
 
-/// How many of `n_canaries` each location tries, in the order of `shares`: in proportion to what runs there.
-pub fn spread_canaries(shares: &[Share], n_canaries: u32) -> Vec<u32> {
-    let mut spread = vec![0_u32; shares.len()];
+/// Finds a location for what is tried beside an app when none of those that have some of it will do: one
+/// with a share of nothing, and perhaps a budget.
+fn keep_for_tried(
+    now: Timestamp,
+    app: &WantedApp,
+    shares: &mut Vec<Share>,
+    locations: &[LocationState],
+) {
+    let Some(tried) = &app.tried else { return };
+    let permits = |name: &LocationName| {
+        let mut found = locations.iter().filter(|location| location.name == *name);
+        found.any(|location| permits(tried, location))
+    };
+    if shares.iter().any(|share| permits(&share.location)) {
+        return;
+    }
+    let kept = app.shares.iter().find(|share| share.budget > 0 && permits(&share.location));
+    if let Some(kept) = kept {
+        shares.push(Share { count: 0, ..kept.clone() });
+        return;
+    }
+    let placement = tried.clone();
+    let tried = WantedApp { placement, tried: None, shares: Vec::new(), count: 1, ..app.clone() };
+    let mut found = Vec::new();
+    if add_one(now, &tried, &mut found, locations).is_ok() {
+        shares.extend(found.into_iter().map(|share| Share { count: 0, ..share }));
+    }
+}
+
+/// How many of `n_canaries` each place tries, in proportion to what runs there.
+pub fn spread_canaries(running: &[u32], n_canaries: u32) -> Vec<u32> {
+    let mut spread = vec![0_u32; running.len()];
     for _ in 0..n_canaries {
         // The highest average so far gets the next one; the first among equals.
-        let averages =
-            shares.iter().zip(&spread).map(|(share, n)| (share.count, n + 1)).enumerate();
+        let averages = running.iter().zip(&spread).map(|(count, n)| (*count, n + 1)).enumerate();
         let next = averages.filter(|(_, (count, _))| *count > 0).reduce(|best, other| {
             let ((_, (count, n)), (_, (other_count, other_n))) = (best, other);
             let is_higher =
@@ -108,122 +199,137 @@ pub fn spread_canaries(shares: &[Share], n_canaries: u32) -> Vec<u32> {
 }
 
 /// Takes instances away one by one where most run, from unreachable locations last: those cannot
-/// be told. What drained locations have is left to them.
-fn take_away(shares: &mut [Share], surplus: u32, locations: &[LocationState]) {
+/// be told. What has to leave is left to that.
+fn take_away(shares: &mut [Share], leaving: &[u32], surplus: u32, locations: &[LocationState]) {
     let reachable = |name: &LocationName| {
         locations.iter().any(|location| location.name == *name && location.reachable)
     };
     for _ in 0..surplus {
         let most = shares
             .iter_mut()
-            .filter(|share| share.count > 0 && !drain::is_drained(&share.location, locations))
-            .max_by_key(|share| (reachable(&share.location), share.count));
-        if let Some(share) = most {
+            .zip(leaving)
+            .filter(|(share, leaving)| share.count > **leaving)
+            .max_by_key(|(share, leaving)| (reachable(&share.location), share.count - **leaving));
+        if let Some((share, _)) = most {
             share.count -= 1;
         }
     }
 }
 
-/// What becomes of an instance for which no location has room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum WhenFull {
-    /// A full location is better than none: it waits there for room.
-    WaitThere,
-    /// It is where it is.
-    LeaveIt,
-}
-
-/// Adds an instance where it is best; false when that is nowhere.
+/// Adds an instance where it is best; a decision with every refusal when that is nowhere.
 fn add_one(
     now: Timestamp,
     app: &WantedApp,
     shares: &mut Vec<Share>,
     locations: &[LocationState],
-    when_full: WhenFull,
-) -> bool {
-    let added = |name: &LocationName| -> u32 {
-        let before = app.shares.iter().find(|share| share.location == *name);
-        let after = shares.iter().find(|share| share.location == *name);
-        after.map_or(0, |s| s.count).saturating_sub(before.map_or(0, |s| s.count))
+) -> Result<(), Decision> {
+    let mut candidates: Vec<(Candidate, &LocationState)> = locations
+        .iter()
+        .map(|location| (judge(app, location, shares, locations), location))
+        .collect();
+    candidates.sort_by(|(a, _), (b, _)| b.score.cmp(&a.score).then_with(|| a.name.cmp(&b.name)));
+    let chosen = candidates.first().filter(|(best, _)| best.score.is_some());
+    let Some((best, location)) = chosen else {
+        let candidates: Vec<_> = candidates.into_iter().map(|(candidate, _)| candidate).collect();
+        let why = waiting::summary(app, &candidates);
+        return Err(Decision { at: now, chosen: None, why, candidates });
     };
-    let mut candidates: Vec<Candidate> =
-        locations.iter().map(|location| judge(app, location, added(&location.name))).collect();
-    candidates.sort_by(|a, b| b.score.cmp(&a.score).then_with(|| a.name.cmp(&b.name)));
-    let chosen = candidates.iter().find(|candidate| candidate.score.is_some()).or_else(|| {
-        let open = |name: &str| {
-            let is_it = |l: &LocationState| l.name.as_str() == name;
-            locations.iter().any(|l| l.reachable && l.cordon.is_none() && is_it(l))
-        };
-        let mut open = candidates.iter().filter(|candidate| open(&candidate.name));
-        (when_full == WhenFull::WaitThere).then(|| open.next()).flatten()
-    });
-    let Some(chosen) = chosen else { return false };
-    let why = match (chosen.score, locations.len()) {
-        (None, _) => format!("no location has room; waits here: {}", chosen.why),
-        (Some(_), 1) => "the only location".to_owned(),
-        (Some(_), _) => format!("best of {} locations: {}", locations.len(), chosen.why),
+    let why = match locations.len() {
+        1 => "the only location".to_owned(),
+        n_locations => format!("best of {n_locations} locations: {}", best.why),
     };
-    let name = chosen.name.clone();
-    let candidates = worth_keeping(candidates, &name);
-    let decision = Decision { at: now, chosen: Some(name.clone()), why, candidates };
-    match shares.iter_mut().find(|share| share.location.as_str() == name) {
+    let (name, chosen) = (location.name.clone(), Some(best.name.clone()));
+    let candidates = candidates.into_iter().map(|(candidate, _)| candidate);
+    let decision = Decision { at: now, chosen, why, candidates: worth_keeping(candidates) };
+    match shares.iter_mut().find(|share| share.location == name) {
         Some(share) => {
             share.count += 1;
             share.decision = decision;
         }
-        None => {
-            let location = locations.iter().find(|location| location.name.as_str() == name);
-            let Some(location) = location else { return false };
-            shares.push(Share {
-                location: location.name.clone(),
-                count: 1,
-                ready: 0,
-                budget: 0,
-                budget_in_force: 0,
-                decision,
-            });
-        }
+        None => shares.push(Share {
+            location: name,
+            count: 1,
+            ready: 0,
+            budget: 0,
+            budget_in_force: 0,
+            decision,
+        }),
     }
-    true
+    Ok(())
 }
 
 /// How many locations a decision names of those that would have done, and of those that would not.
 const KEPT_OF_EACH: usize = 8;
 
-/// The best of each kind, and the chosen one: with hundreds of locations a decision that named all would
-/// be longer than everything else that is kept of an app.
-fn worth_keeping(candidates: Vec<Candidate>, chosen: &str) -> Vec<Candidate> {
+/// The best of each kind: with hundreds of locations a decision that named all would be longer than
+/// everything else that is kept of an app.
+fn worth_keeping(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> {
     let (mut n_good, mut n_refused) = (0, 0);
-    let mut is_kept = |candidate: &Candidate| {
+    let is_kept = |candidate: &Candidate| {
         let seen = if candidate.score.is_some() { &mut n_good } else { &mut n_refused };
         *seen += 1;
-        *seen <= KEPT_OF_EACH || candidate.name == chosen
+        *seen <= KEPT_OF_EACH
     };
-    candidates.into_iter().filter(|candidate| is_kept(candidate)).collect()
+    candidates.filter(is_kept).collect()
 }
 
-/// Scores by the share of memory that would stay free: instances spread, and full places refuse.
-fn judge(app: &WantedApp, location: &LocationState, added: u32) -> Candidate {
+/// A kilometre weighs more than any memory, an instance of the same app more than any way.
+const KM_PENALTY: i64 = 1 << 20;
+const SPREAD_PENALTY: i64 = 1 << 36;
+
+/// Judges a location for one more instance of an app, of which `shares` is what each will have.
+fn judge(
+    app: &WantedApp,
+    location: &LocationState,
+    shares: &[Share],
+    locations: &[LocationState],
+) -> Candidate {
     let name = location.name.to_string();
+    let refused = |lack, why| Candidate { name: name.clone(), score: None, why, lack: Some(lack) };
     if let Some(cordon) = &location.cordon {
-        return Candidate { name, score: None, why: cordon.refusal() };
+        return refused(Lack::Cordon, cordon.refusal());
     }
     if !location.reachable {
-        let why = "refused: it has not reported lately".to_owned();
-        return Candidate { name, score: None, why };
+        return refused(Lack::Report, "refused: it has not reported lately".to_owned());
     }
-    let mut free = location.free;
-    for _ in 0..added {
+    let against = constraints::forbidden(&app.placement, location)
+        .or_else(|| constraints::crowded(app, location, shares, locations));
+    if let Some((lack, why)) = against {
+        return refused(lack, format!("refused: {why}"));
+    }
+    let of = |shares: &[Share]| {
+        shares.iter().find(|share| share.location == location.name).map_or(0, |share| share.count)
+    };
+    let n_here = of(shares);
+    let (mut free, largest) = constraints::free_for(&app.placement, location);
+    for _ in of(&app.shares)..n_here {
         free = free.minus(app.each);
     }
-    if let Some(lack) = free.lacks_for(app.each) {
-        let why = format!("refused: {lack}");
-        return Candidate { name, score: None, why };
+    if let (Some(lack), Some(why)) = (free.lack_for(app.each), free.lacks_for(app.each)) {
+        return refused(lack, format!("refused: {why}"));
+    }
+    if let (Some(lack), Some(why)) = (largest.lack_for(app.each), largest.lacks_for(app.each)) {
+        return refused(lack, format!("refused: {why} on any one node"));
     }
     let left = free.minus(app.each);
-    let score = i64::try_from(left.memory.0 >> 20).unwrap_or(i64::MAX);
-    let why = format!("{} of memory and {} of disk stay free", left.memory, left.disk);
-    Candidate { name, score: Some(score), why }
+    // More memory than this makes no difference beside a kilometre.
+    let free_mib = i64::try_from(left.memory.0 >> 20).unwrap_or(i64::MAX).min(KM_PENALTY - 1);
+    let mut score = free_mib;
+    let mut why = format!("{} of memory and {} of disk stay free", left.memory, left.disk);
+    if let Some(near) = &app.placement.near {
+        let km = constraints::km(&app.placement, location, locations);
+        // What is somewhere unknown comes after the antipodes.
+        score -= km.map_or(1 << 15, i64::from) * KM_PENALTY;
+        why.push_str(&match km {
+            Some(km) => format!(", {km} km from {near}"),
+            None => format!(", nobody knows how far from {near}"),
+        });
+    }
+    if app.placement.spread_locations.is_some() {
+        score -= i64::from(n_here) * SPREAD_PENALTY;
+        why.push_str(&format!(", {n_here} of this app there"));
+    }
+    Candidate { name, score: Some(score), why, lack: None }
 }
 
 /// Gives every location its count and shares what `max` leaves above that, without ever handing out

@@ -18,8 +18,8 @@ pub use preview::{Move, preview_drain};
 use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{
-    Ability, AppName, Capacity, Cordon, Decision, Digest, InstanceId, NodeName, ProjectName,
-    ReleaseNumber, Rollout, RuntimeName, RuntimeOffer, Timestamp,
+    Ability, AppName, Capacity, Cordon, Decision, Digest, InstanceId, NodeName, Placement,
+    ProjectName, ReleaseNumber, Rollout, RuntimeName, RuntimeOffer, Timestamp, Traits,
 };
 
 use crate::Pinned;
@@ -73,6 +73,8 @@ pub struct Goal {
     pub runtime: RuntimeName,
     /// What that must be able to do.
     pub needs: Vec<Ability>,
+    /// On which nodes they may be, and how many on one.
+    pub placement: Placement,
 }
 
 /// An instance that was assigned to a node and is not gone yet.
@@ -130,6 +132,8 @@ pub struct NodeState {
     pub images: BTreeSet<Digest>,
     /// What makes containers there, and what each can do.
     pub runtimes: Vec<RuntimeOffer>,
+    /// What is said of it, and of its location.
+    pub traits: Traits,
 }
 
 /// One step towards what is wanted.

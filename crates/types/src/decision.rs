@@ -25,6 +25,68 @@ pub struct Candidate {
     pub name: String,
     /// How good it was, higher is better; absent when it was refused.
     pub score: Option<i64>,
-    /// What was good about it, or why it was refused and what would have to change.
+    /// What was good about it, or why it was refused.
     pub why: String,
+    /// What it lacks, when it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lack: Option<Lack>,
+}
+
+/// What a location or node lacks that an instance needs.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Lack {
+    /// An operator's word that it may have more.
+    Cordon,
+    /// Its reports.
+    Report,
+    /// That the app denies it not.
+    Deny,
+    /// That the app allows it.
+    Allow,
+    /// A jurisdiction of the app.
+    Jurisdiction,
+    /// A label.
+    Label,
+    /// A runtime, or something that it can do.
+    Runtime,
+    /// That fewer of the app are there.
+    Spread,
+    /// Processor time.
+    Cpu,
+    /// Memory.
+    Memory,
+    /// Room on its disk.
+    Disk,
+    /// Something that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Lack {
+    /// What would have to change.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Cordon => "`longshore uncordon` opens it again",
+            Self::Report => "it has to report again",
+            Self::Deny => "placement.deny of the manifest has to leave it out",
+            Self::Allow => "placement.allow of the manifest has to name it",
+            Self::Jurisdiction => {
+                "placement.jurisdiction of the manifest has to include its country, which --country says"
+            }
+            Self::Label => {
+                "it needs --label, or placement.labels of the manifest has to ask for less"
+            }
+            Self::Runtime => {
+                "the runtime has to be installed there, or the manifest has to choose another"
+            }
+            Self::Spread => "the manifest has to let more of the app into one place",
+            Self::Cpu | Self::Memory | Self::Disk => {
+                "something has to leave it, a machine has to join, or resources has to ask for less"
+            }
+            Self::Unknown => "",
+        }
+    }
 }

@@ -16,7 +16,10 @@ pub mod ids;
 pub mod image_reference;
 pub mod ingress;
 pub mod instance;
+pub mod jurisdiction;
 pub mod manifest;
+mod nearest;
+pub mod placement;
 pub mod rollout;
 pub mod runtime;
 pub mod secret;
@@ -26,7 +29,7 @@ pub mod units;
 
 pub use coordinates::Coordinates;
 pub use cordon::Cordon;
-pub use decision::{Candidate, Decision};
+pub use decision::{Candidate, Decision, Lack};
 pub use digest::Digest;
 pub use egress::{EgressRule, IpNet, Protocol};
 pub use id_range::IdRange;
@@ -37,10 +40,13 @@ pub use ids::{
 pub use image_reference::{ImageReference, Tag};
 pub use ingress::{AppProtocol, IngressRules};
 pub use instance::{ExitReason, InstancePhase};
+pub use jurisdiction::{Country, CountryGroup, Jurisdiction};
 pub use manifest::{
     Attached, Health, HealthKind, Manifest, ManifestProblem, ProcessOverrides, Release,
     ReleaseCommand, Resources, RestartPolicy,
 };
+pub use nearest::nearest;
+pub use placement::{Label, Near, PlaceMatch, Placement, Spread, Traits};
 pub use rollout::{Portion, Rollout};
 pub use runtime::{Ability, RuntimeName, RuntimeOffer};
 pub use secret::{SecretPlace, SecretValue, SecretVersion};

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Ability, AppName, ByteCount, Capacity, Digest, Duration, EgressRule, HostName, ImageReference,
-    IngressRules, MilliCpu, Port, ProjectName, ReleaseNumber, Rollout, RuntimeName, SecretName,
-    SecretPlace, SecretVersion, Timestamp,
+    IngressRules, MilliCpu, Placement, Port, ProjectName, ReleaseNumber, Rollout, RuntimeName,
+    SecretName, SecretPlace, SecretVersion, Timestamp,
 };
 
 pub use parse::ManifestProblem;
@@ -70,6 +70,9 @@ pub struct Manifest {
     /// How a client is attached to its one instance, if it is made for one: as `longshore run` makes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attached: Option<Attached>,
+    /// Where the instances may be, and where they would best be.
+    #[serde(default, skip_serializing_if = "Placement::is_none")]
+    pub placement: Placement,
 }
 
 /// What connects a client with an instance that is made for it. Its program begins when the client is

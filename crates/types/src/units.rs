@@ -7,7 +7,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::ParseError;
+use crate::{Lack, ParseError};
 
 /// A number of bytes. Written with a binary or decimal unit: `256MiB`, `1GB`; plain digits are bytes.
 #[derive(
@@ -180,9 +180,49 @@ impl Capacity {
         }
     }
 
+    /// This so many times, at most what the types can hold.
+    #[must_use]
+    pub fn times(self, n: u32) -> Self {
+        Self {
+            cpu: MilliCpu(self.cpu.0.saturating_mul(n)),
+            memory: ByteCount(self.memory.0.saturating_mul(n.into())),
+            disk: ByteCount(self.disk.0.saturating_mul(n.into())),
+        }
+    }
+
+    /// The lesser of each resource.
+    #[must_use]
+    pub fn least(self, other: Self) -> Self {
+        Self {
+            cpu: self.cpu.min(other.cpu),
+            memory: self.memory.min(other.memory),
+            disk: self.disk.min(other.disk),
+        }
+    }
+
+    /// The greater of each resource.
+    #[must_use]
+    pub fn most(self, other: Self) -> Self {
+        Self {
+            cpu: self.cpu.max(other.cpu),
+            memory: self.memory.max(other.memory),
+            disk: self.disk.max(other.disk),
+        }
+    }
+
     /// True when `other` fits into this.
     pub fn holds(self, other: Self) -> bool {
         self.lacks_for(other).is_none()
+    }
+
+    /// The first resource of which this has too little for `other`.
+    pub fn lack_for(self, other: Self) -> Option<Lack> {
+        let lacks = [
+            (self.cpu < other.cpu, Lack::Cpu),
+            (self.memory < other.memory, Lack::Memory),
+            (self.disk < other.disk, Lack::Disk),
+        ];
+        lacks.into_iter().find(|(is_short, _)| *is_short).map(|(_, lack)| lack)
     }
 
     /// What is missing for `other` to fit into this, as a phrase that names each resource and both
@@ -269,6 +309,18 @@ mod tests {
         assert_eq!(
             free.lacks_for(capacity(1000, 100, 1024)).unwrap(),
             "1 of cpu needed, 0.5 free; 1 GiB of disk needed, 64 MiB free"
+        );
+        assert_eq!(free.lack_for(capacity(1000, 100, 1024)), Some(Lack::Cpu));
+        assert_eq!(free.lack_for(capacity(500, 101, 64)), Some(Lack::Memory));
+        assert_eq!(
+            (free.lack_for(capacity(0, 0, 65)), free.lack_for(free)),
+            (Some(Lack::Disk), None)
+        );
+        assert_eq!((free.times(2), free.times(0)), (free.plus(free), Capacity::default()));
+        let other = capacity(400, 200, 64);
+        assert_eq!(
+            (free.least(other), free.most(other)),
+            (capacity(400, 100, 64), capacity(500, 200, 64))
         );
         assert_eq!(free.plus(free).minus(free), free);
     }

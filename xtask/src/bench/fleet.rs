@@ -200,6 +200,7 @@ impl Location {
         let report = LocationReport {
             location: self.name.clone(),
             coordinates: Some(self.coordinates),
+            traits: Default::default(),
             joining: None,
             peering: None,
             round_trip_micros: Default::default(),
@@ -237,6 +238,7 @@ impl Location {
             promised,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             runtimes: Vec::new(),
+            traits: Default::default(),
             lost: false,
             instances: u32::try_from(share).unwrap_or(0),
             cordon: None,

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use longshore_types::{
     ByteCount, Capacity, Digest, ExitReason, Generation, IdRange, InstanceId, InstancePhase,
-    NodeName, Release, RuntimeOffer, Timestamp,
+    NodeName, Release, RuntimeOffer, Timestamp, Traits,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -68,6 +68,9 @@ pub struct NodeReport {
     /// The capability table: a row for each runtime. Empty from a node that is older than it.
     #[serde(default)]
     pub runtimes: Vec<RuntimeOffer>,
+    /// What its operator says of it.
+    #[serde(default)]
+    pub traits: Traits,
 }
 
 /// An instance as its node sees it.

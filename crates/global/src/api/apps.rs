@@ -121,6 +121,7 @@ pub(super) fn checked(
         return Err(Problem::invalid(misplaced).into());
     }
     refuse_what_cannot_be(plane, key, &manifest)?;
+    super::placement::refuse_unknown(plane, &manifest.placement)?;
     // The platform pulls it with rights of its own, so those of who asks are looked at here.
     if !caller.rights.allows(&manifest.image.repository, RegistryAction::Pull) {
         let (token, repository) = (&caller.token, &manifest.image.repository);

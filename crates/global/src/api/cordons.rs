@@ -257,6 +257,7 @@ mod tests {
             promised: Default::default(),
             version: "1".to_owned(),
             runtimes: Vec::new(),
+            traits: Default::default(),
             lost,
             instances,
             cordon: None,

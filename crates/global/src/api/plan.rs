@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use longshore_api::v1::{Change, DeployRequest, Placement, PlanView};
+use longshore_api::v1::{Change, DeployRequest, Placement, PlanView, WaitingView};
 use longshore_link::{Body, Refusal};
+use longshore_planning::global::{Shared, Waiting};
 use longshore_types::{Digest, LocationName, Manifest, ManifestProblem, SecretName, SecretVersion};
 use serde_json::{Value, json};
 
@@ -53,12 +54,8 @@ pub async fn show(
             (next_number(&catalog, &key), after.manifest.count, changes(&before, &after))
         }
     };
-    Ok(Json(PlanView {
-        current: number,
-        release,
-        placement: placement(&catalog, &plane.reports.now(), &key, (count, &manifest)),
-        changes,
-    }))
+    let (placement, waiting) = placement(&catalog, &plane.reports.now(), &key, (count, &manifest));
+    Ok(Json(PlanView { current: number, release, placement, waiting, changes }))
 }
 
 /// The manifest that says as little as one of this app can.
@@ -119,10 +116,10 @@ fn placement(
     reports: &ByLocation,
     key: &AppKey,
     wanted: (u32, &Manifest),
-) -> Vec<Placement> {
+) -> (Vec<Placement>, Option<WaitingView>) {
     let held = scheduler::held(catalog, key);
     let before = |location: &LocationName| held.get(location).map_or(0, |held| held.record.count);
-    let shares = scheduler::shares(catalog, reports, (key, &held), wanted);
+    let Shared { shares, waiting } = scheduler::shares(catalog, reports, (key, &held), wanted);
     let emptied = held.keys().filter(|location| shares.iter().all(|s| s.location != ***location));
     let emptied = emptied.filter(|location| before(location) > 0).map(|location| Placement {
         location: (*location).clone(),
@@ -135,5 +132,6 @@ fn placement(
         let decision = (after > before).then(|| share.decision.clone());
         Placement { location: share.location.clone(), before, after, decision }
     });
-    given.chain(emptied).collect()
+    let waiting = waiting.map(|Waiting { missing, decision }| WaitingView { missing, decision });
+    (given.chain(emptied).collect(), waiting)
 }

@@ -45,6 +45,7 @@ impl Plane {
         let report = LocationReport {
             location: view.location,
             coordinates: None,
+            traits: Default::default(),
             gate: Some("unix:/nowhere".to_owned()),
             epoch: Default::default(),
             acknowledged: generation,
@@ -61,7 +62,7 @@ impl Plane {
         self.send(&report).await;
     }
 
-    async fn sets_of(&self, location: &str) -> LineStream<AllotmentSet> {
+    pub async fn sets_of(&self, location: &str) -> LineStream<AllotmentSet> {
         self.link.watch(&format!("/link/locations/{location}/allotments")).await.unwrap()
     }
 }
@@ -191,8 +192,8 @@ async fn where_every_location_is_cordoned_an_app_waits_and_says_so() {
     plane.report(Generation(0), vec![]).await;
     plane.cordon("/v1/locations/ams", false).await.unwrap();
     plane.deploy(web()).await.unwrap();
-    let note = "every location is cordoned by an operator";
-    plane.app_when(|app| app.note.as_deref() == Some(note)).await;
+    let note = "2 wait: every location is cordoned by an operator (ams: refused: cordoned by";
+    plane.app_when(|app| app.note.as_deref().is_some_and(|told| told.starts_with(note))).await;
     plane.delete("/v1/locations/ams/cordon").await.unwrap();
     until(&mut plane.allotments().await, |set| set.allotments.len() == 1).await;
     plane.stop().await;

@@ -11,6 +11,7 @@ mod joining;
 mod leading;
 mod once;
 mod overview;
+mod placement;
 mod plane;
 mod restored;
 mod rollouts;

@@ -26,6 +26,7 @@ fn node(name: &str, reachable: bool) -> NodeSummary {
         promised: gib(1),
         version: "1".to_owned(),
         runtimes: Vec::new(),
+        traits: Default::default(),
         lost: false,
         instances: 0,
         cordon: None,
@@ -61,6 +62,7 @@ async fn a_location_is_counted_and_shown_with_what_the_caller_may_know() {
     let report = LocationReport {
         location: "ams".parse().unwrap(),
         coordinates: "52.37,4.9".parse().ok(),
+        traits: Default::default(),
         joining: None,
         peering: None,
         round_trip_micros: [("sin".parse().unwrap(), 160_000)].into(),

@@ -233,6 +233,7 @@ pub fn report_of(
         promised: Capacity::default(),
         version: "1".to_owned(),
         runtimes,
+        traits: Default::default(),
         lost: false,
         instances: 0,
         cordon: None,
@@ -241,6 +242,7 @@ pub fn report_of(
     LocationReport {
         location: location.parse().unwrap(),
         coordinates: Some("52.37,4.9".parse().unwrap()),
+        traits: Default::default(),
         joining: Some("203.0.113.1:4602".to_owned()),
         peering: None,
         round_trip_micros: Default::default(),

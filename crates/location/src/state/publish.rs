@@ -7,7 +7,7 @@ use longshore_api::links::{
     Assignment, Endpoint, InstanceStatus, LocationReport, NodeSummary, ObservedInstance, Route,
     RoutingTable,
 };
-use longshore_types::{Capacity, InstanceId, InstancePhase, NodeName};
+use longshore_types::{Capacity, InstanceId, InstancePhase, NodeName, Traits};
 
 use super::{Moment, Published, State};
 use crate::records::InstanceRecord;
@@ -112,6 +112,7 @@ impl State {
             capacity: reported.report.capacity,
             version: reported.report.version.clone(),
             runtimes: reported.report.runtimes.clone(),
+            traits: self.traits.of_node(&reported.report.traits),
             ..unknown(&reported.report.node)
         }));
         for summary in &mut summaries {
@@ -129,6 +130,7 @@ impl State {
             location: self.name.clone(),
             // The uplink knows these.
             coordinates: None,
+            traits: self.traits.clone(),
             joining: None,
             peering: None,
             round_trip_micros: Default::default(),
@@ -194,6 +196,7 @@ fn unknown(node: &NodeName) -> NodeSummary {
         promised: Capacity::default(),
         version: String::new(),
         runtimes: Vec::new(),
+        traits: Traits::default(),
         lost: false,
         instances: 0,
         cordon: None,

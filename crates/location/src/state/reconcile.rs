@@ -209,6 +209,7 @@ impl State {
             capacity: reported.report.capacity,
             images: reported.report.images.iter().copied().collect(),
             runtimes: reported.report.runtimes.clone(),
+            traits: self.traits.of_node(&reported.report.traits),
         });
         Snapshot {
             now: moment.wall,
@@ -251,5 +252,6 @@ fn goal(release: &Release, count: u32) -> Goal {
         each: release.manifest.resources.capacity(),
         runtime: release.manifest.runtime,
         needs: release.manifest.needed_abilities(),
+        placement: release.manifest.placement.clone(),
     }
 }

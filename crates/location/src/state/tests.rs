@@ -124,6 +124,7 @@ impl World {
             instances: self.state.instances.values().filter(has).map(observe).collect(),
             network: String::new(),
             runtimes: vec![],
+            traits: Default::default(),
         };
         self.state.take_report(report, Reach::Here, self.moment());
     }

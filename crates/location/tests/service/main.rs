@@ -26,7 +26,7 @@ use longshore_link::{
 use longshore_location::{JoiningOptions, Membership, Options};
 use longshore_types::{
     ByteCount, Capacity, Cordon, Decision, Digest, Epoch, Generation, InstancePhase, Manifest,
-    MilliCpu, NodeName, Release, ReleaseNumber, Timestamp,
+    MilliCpu, NodeName, Release, ReleaseNumber, Timestamp, Traits,
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -79,6 +79,7 @@ impl World {
         let options = Options {
             name: "ams".parse().unwrap(),
             coordinates: Some("52.37,4.9".parse().unwrap()),
+            traits: Traits { country: "NL".parse().ok(), labels: Default::default() },
             data_dir: dir.join("data"),
             link: Listener::bind("location", &link).unwrap(),
             global: global_at.into(),
@@ -143,6 +144,7 @@ fn report(node: &str, gate: &str, assignments: &[Assignment]) -> NodeReport {
         instances: assignments.iter().map(observe).collect(),
         network: String::new(),
         runtimes: vec![],
+        traits: Default::default(),
     }
 }
 
@@ -203,6 +205,9 @@ async fn allotments_become_assignments_routes_and_reports_and_outlive_a_restart(
         world.reported(|r| r.acknowledged == Generation(5) && r.instances.len() == 2).await;
     assert_eq!(report.instances[0].decision.why, "the only node");
     assert_eq!(report.coordinates, "52.37,4.9".parse().ok());
+    // What is said of a location is said of its nodes.
+    assert_eq!(report.traits.country, "NL".parse().ok());
+    assert_eq!(report.nodes[0].traits, report.traits);
     world.stop().await;
 
     // The global plane of the second start knows nothing newer: what was stored goes on.

@@ -116,7 +116,8 @@ pub fn render(explanation: &Explanation) -> String {
     text
 }
 
-fn push_decision(text: &mut String, decision: &Decision) {
+/// A decision in words, with each candidate.
+pub fn push_decision(text: &mut String, decision: &Decision) {
     text.push_str(&format!("  because {}\n", decision.why));
     for candidate in &decision.candidates {
         let chosen = decision.chosen.as_deref() == Some(candidate.name.as_str());
@@ -132,7 +133,7 @@ fn push_decision(text: &mut String, decision: &Decision) {
 #[cfg(test)]
 mod tests {
     use longshore_api::links::Stage;
-    use longshore_types::{Candidate, Timestamp};
+    use longshore_types::{Candidate, Lack, Timestamp};
 
     use super::*;
     use crate::test_views;
@@ -144,7 +145,12 @@ mod tests {
             at: Timestamp(0),
             chosen: None,
             why: "no node can run it with the runtime runsc".to_owned(),
-            candidates: vec![Candidate { name: "n1".to_owned(), score: None, why }],
+            candidates: vec![Candidate {
+                name: "n1".to_owned(),
+                score: None,
+                why,
+                lack: Some(Lack::Runtime),
+            }],
         };
         let app = "web".parse().unwrap();
         let missing = Shortfall { project: Default::default(), app, missing: 2, decision };
@@ -162,6 +168,7 @@ mod tests {
             name: name.to_owned(),
             score,
             why: why.to_owned(),
+            lack: None,
         };
         let decision = |chosen: &str, why: &str, candidates| Decision {
             at: Timestamp(0),

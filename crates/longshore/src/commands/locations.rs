@@ -56,8 +56,16 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 }
 
 fn render(locations: &[LocationView]) -> String {
-    let mut table =
-        Table::new(&["LOCATION", "STATE", "NODES", "INSTANCES", "CPU", "MEMORY", "DISK"]);
+    let mut table = Table::new(&[
+        "LOCATION",
+        "COUNTRY",
+        "STATE",
+        "NODES",
+        "INSTANCES",
+        "CPU",
+        "MEMORY",
+        "DISK",
+    ]);
     for location in locations {
         let sum = |part: fn(&longshore_api::links::NodeSummary) -> Capacity| {
             location.nodes.iter().map(part).fold(Capacity::default(), Capacity::plus)
@@ -66,6 +74,7 @@ fn render(locations: &[LocationView]) -> String {
         let reachable = location.nodes.iter().filter(|node| node.reachable).count();
         table.row([
             location.location.to_string(),
+            place::country(&location.traits),
             place::location_state(location).to_owned(),
             format!("{reachable}/{}", location.nodes.len()),
             location.instances.to_string(),
@@ -75,6 +84,11 @@ fn render(locations: &[LocationView]) -> String {
         ]);
     }
     let mut text = table_text(&table);
+    for LocationView { location, traits, .. } in locations {
+        if !traits.labels.is_empty() {
+            text.push_str(&format!("\n{location}: {}\n", place::labels(traits)));
+        }
+    }
     for location in locations.iter().filter(|location| !location.round_trip_micros.is_empty()) {
         text.push_str(&format!("\nround trips from {}: {}\n", location.location, ways(location)));
     }

@@ -2,7 +2,7 @@
 
 use longshore_api::links::NodeSummary;
 use longshore_api::v1::LocationView;
-use longshore_types::{LocationName, NodeName, Timestamp};
+use longshore_types::{LocationName, NodeName, Timestamp, Traits};
 use serde::Serialize;
 
 use super::place::{self, of_one};
@@ -93,12 +93,27 @@ fn render(rows: &[Row], now: Timestamp) -> String {
         ]);
     }
     let mut text = table_text(&table);
-    let runtimes = render_runtimes(rows);
-    if !runtimes.is_empty() {
-        text.push('\n');
-        text.push_str(&runtimes);
+    for more in [render_traits(rows), render_runtimes(rows)] {
+        if !more.is_empty() {
+            text.push('\n');
+            text.push_str(&more);
+        }
     }
     text
+}
+
+/// What is said of each node, and of its location; nothing where nothing is said of any.
+fn render_traits(rows: &[Row]) -> String {
+    let mut table = Table::new(&["NODE", "COUNTRY", "LABELS"]);
+    for Row { node, .. } in rows {
+        table.row([
+            node.node.to_string(),
+            place::country(&node.traits),
+            place::labels(&node.traits),
+        ]);
+    }
+    let says = |Row { node, .. }: &Row| node.traits != Traits::default();
+    if rows.iter().any(says) { table_text(&table) } else { String::new() }
 }
 
 /// The capability table: what makes containers on each node, and what that cannot do. The reasons are
@@ -161,6 +176,10 @@ mod tests {
                 offer(RuntimeName::Crun, Some("/usr/bin/crun"), None, &[Ability::Gpu]),
                 offer(RuntimeName::Runsc, None, Some(missing), &[]),
             ],
+            traits: Traits {
+                country: "NL".parse().ok(),
+                labels: ["disk=nvme".parse().unwrap()].into(),
+            },
             lost: false,
             instances: 0,
             cordon: None,
@@ -169,6 +188,7 @@ mod tests {
         let location = "ams".parse().unwrap();
         let text = render(&[Row { location, node: node.clone() }], Timestamp(0));
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("n1    NL       disk=nvme\n"), "{text}");
         let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap();
         assert_eq!(line("n1    runc"), "n1    runc     1.1.5    /usr/sbin/runc  nothing");
         assert!(line("n1    crun").ends_with(" gpu"), "{text}");

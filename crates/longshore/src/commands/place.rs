@@ -3,7 +3,7 @@
 use longshore_api::links::NodeSummary;
 use longshore_api::v1::LocationView;
 use longshore_client::{Client, Place};
-use longshore_types::{Cordon, LocationName, NodeName};
+use longshore_types::{Cordon, LocationName, NodeName, Traits};
 
 use crate::failure::{Failure, Kind};
 
@@ -69,6 +69,17 @@ pub fn node_state(node: &NodeSummary) -> &'static str {
         false if node.lost => "lost",
         reachable => state(reachable, node.cordon.as_ref(), node.drained),
     }
+}
+
+/// In which country it is.
+pub fn country(traits: &Traits) -> String {
+    traits.country.map_or("-".to_owned(), |country| country.to_string())
+}
+
+/// The labels that it has.
+pub fn labels(traits: &Traits) -> String {
+    let labels: Vec<_> = traits.labels.iter().map(ToString::to_string).collect();
+    if labels.is_empty() { "-".to_owned() } else { labels.join(" ") }
 }
 
 /// How a location stands.

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use longshore_api::v1::{Change, Placement, PlanView};
+use longshore_api::v1::{Change, Placement, PlanView, WaitingView};
 use serde_json::Value;
 
 use super::deploy::ManifestOptions;
@@ -56,6 +56,11 @@ fn render(app: &str, plan: &PlanView) -> String {
     if !plan.placement.is_empty() {
         text.push_str(&crate::output::table_text(&table));
     }
+    if let Some(WaitingView { missing, decision }) = &plan.waiting {
+        let waits = if *missing == 1 { "instance would wait" } else { "instances would wait" };
+        text.push_str(&format!("{missing} {waits}\n"));
+        super::explain::push_decision(&mut text, decision);
+    }
     text
 }
 
@@ -93,6 +98,7 @@ mod tests {
                 change("process.user", Some(json!("1")), None),
             ],
             placement: vec![placement],
+            waiting: None,
         };
         let expected = "web: r3 would take the place of r2\n  ~ count = 2 -> 1\n  \
                         + process.env.A = \"x\"\n  - process.user = \"1\"\n";

@@ -8,6 +8,7 @@ use longshore_types::{Coordinates, LocationName};
 
 use super::{MetricsOptions, Threads, listener};
 use crate::failure::{Failure, Kind};
+use crate::said::SaidOptions;
 use crate::supervisor;
 
 /// Join as a location, start what joined, or run the scheduler of one alone
@@ -35,6 +36,8 @@ struct SchedulerOptions {
     /// Where on Earth it is, in degrees, for maps: 52.37,4.90; south and west are negative
     #[arg(long, value_name = "LATITUDE,LONGITUDE", allow_hyphen_values = true)]
     coordinates: Option<Coordinates>,
+    #[command(flatten)]
+    said: SaidOptions,
     /// The directory of its store
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
@@ -89,6 +92,7 @@ fn run_scheduler(options: SchedulerOptions) -> Result<(), Failure> {
         let options = longshore_location::Options {
             name: options.name,
             coordinates: options.coordinates,
+            traits: options.said.traits(),
             data_dir: options.data_dir,
             link,
             global: options.global,

@@ -10,6 +10,7 @@ use longshore_types::{IpNet, NodeName};
 
 use super::{MetricsOptions, Threads, listener};
 use crate::failure::{Failure, Kind, OrFail};
+use crate::said::SaidOptions;
 use crate::supervisor;
 
 /// Join a location as a node, start what joined, or run the agent of a node alone
@@ -68,6 +69,8 @@ struct AgentOptions {
     /// How many times over the processor time of the machine is promised
     #[arg(long, value_name = "FACTOR", default_value_t = 4.0)]
     cpu_overcommit: f64,
+    #[command(flatten)]
+    said: SaidOptions,
     /// The cgroup below which the agent makes its own [default: the root]
     #[arg(long, value_name = "PATH")]
     cgroup_parent: Option<String>,
@@ -121,6 +124,7 @@ fn run_agent(options: AgentOptions) -> Result<(), Failure> {
             cgroup_parent: options.cgroup_parent,
             instance_pool: options.instance_pool,
             cpu_overcommit: options.cpu_overcommit,
+            traits: options.said.traits(),
             programs: RuntimePrograms {
                 runc: options.runc,
                 crun: options.crun,

@@ -76,6 +76,13 @@ pub struct UpOptions {
     /// Where on Earth this machine is, in degrees, for maps: 52.37,4.90
     #[arg(long, value_name = "LATITUDE,LONGITUDE", allow_hyphen_values = true)]
     coordinates: Option<String>,
+    /// The country whose law holds there, by its code in ISO 3166, such as NL; empty for not known
+    /// [default: ""]
+    #[arg(long, value_name = "CODE")]
+    country: Option<String>,
+    /// What apps may ask for or keep away from, such as disk=nvme; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    label: Vec<String>,
     /// The name of this machine [default: its host name]
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
@@ -171,6 +178,8 @@ impl UpOptions {
             domain,
             location,
             coordinates,
+            country,
+            label,
             node,
             instance_pool,
             cpu_overcommit,
@@ -184,6 +193,7 @@ impl UpOptions {
             otlp_endpoint,
         } = self;
         let stop_instances = stop_instances.then(|| "true".to_owned());
+        let label = (!label.is_empty()).then(|| label.join(","));
         let flags = [
             ("data_dir", data_dir),
             ("run_dir", run_dir),
@@ -203,6 +213,8 @@ impl UpOptions {
             ("domain", domain),
             ("location", location),
             ("coordinates", coordinates),
+            ("country", country),
+            ("label", &label),
             ("node", node),
             ("instance_pool", instance_pool),
             ("cpu_overcommit", cpu_overcommit),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use longshore_link::Listener;
 use longshore_runtime::RuntimePrograms;
 use longshore_store::EtcdTlsFiles;
+use longshore_types::Traits;
 
 use super::child::RolePlan;
 use super::home::Home;
@@ -70,6 +71,7 @@ pub fn plan_roles(
         Some(place) => location.with("coordinates", place),
         None => location,
     };
+    let location = location.with_traits(&settings.traits);
     let mut of_global = vec![("api", public.api), ("link", links.global)];
     let mut of_registry = vec![("registry", public.registry)];
     let mut of_location = vec![("link", links.location)];
@@ -192,6 +194,15 @@ impl Flags {
         self.0.extend([format!("--{name}"), value.to_string()]);
         self
     }
+
+    /// The same with what is said of a location or a node.
+    pub fn with_traits(self, traits: &Traits) -> Self {
+        let flags = match traits.country {
+            Some(country) => self.with("country", country),
+            None => self,
+        };
+        traits.labels.iter().fold(flags, |flags, label| flags.with("label", label))
+    }
 }
 
 /// The path of our own program, which every role and shim runs.
@@ -235,6 +246,10 @@ mod tests {
                 key: Some("/key".into()),
             },
             coordinates: "-33.9,151.2".parse().ok(),
+            traits: Traits {
+                country: "AU".parse().ok(),
+                labels: ["tier=edge".parse().unwrap(), "disk=nvme".parse().unwrap()].into(),
+            },
             programs: RuntimePrograms { runsc: Some("/opt/runsc".into()), ..Default::default() },
             ..Settings::defaults("n1".parse().unwrap())
         };

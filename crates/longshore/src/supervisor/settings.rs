@@ -13,7 +13,9 @@ use std::path::PathBuf;
 use longshore_global::StoreChoice;
 use longshore_runtime::RuntimePrograms;
 use longshore_store::EtcdTlsFiles;
-use longshore_types::{Coordinates, HostName, IpNet, LocationName, ManifestProblem, NodeName};
+use longshore_types::{
+    Coordinates, HostName, IpNet, LocationName, ManifestProblem, NodeName, Traits,
+};
 use toml::Value;
 
 use crate::logging::LogFormat;
@@ -59,6 +61,8 @@ pub struct Settings {
     pub location: LocationName,
     /// Where on Earth this machine is, when that is said.
     pub coordinates: Option<Coordinates>,
+    /// What else is said of that location.
+    pub traits: Traits,
     /// The name of this machine as a node.
     pub node: NodeName,
     /// What instances get their addresses from; every agent takes a part of it that is free.
@@ -100,6 +104,7 @@ impl Settings {
             domain: constant("localhost"),
             location: constant("local"),
             coordinates: None,
+            traits: Traits::default(),
             node,
             instance_pool: constant(longshore_network::NetworkConfig::DEFAULT_POOL),
             cpu_overcommit: 4.0,

@@ -1,5 +1,5 @@
-//! Locations that are drained: what they have goes to others, each instance once another one is healthy
-//! there.
+//! What has to leave a location goes to others, each instance once another one is healthy there: all of a
+//! location that is drained, or that the app does not want any more, and what is too many in one place.
 //!
 //! No step is remembered. How far a location is follows from what each was given and what is healthy
 //! there, so a control plane that was started again goes on in the middle. Meanwhile more is given out
@@ -8,73 +8,77 @@
 
 use longshore_types::{AppName, Cordon, LocationName, ProjectName, Timestamp};
 
-use super::{LocationState, Share, WantedApp, WhenFull, add_one, judge, plan_shares};
+use super::constraints::leaving;
+use super::{LocationState, Share, WantedApp, add_one, judge, plan_shares};
 
-/// Whether an operator wants a location to be empty.
-pub(super) fn is_drained(name: &LocationName, locations: &[LocationState]) -> bool {
-    let found = locations.iter().find(|location| location.name == *name);
-    found.and_then(|location| location.cordon.as_ref()).is_some_and(|cordon| cordon.drains)
+/// How many instances have to leave, how many stay, and how many of those are healthy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub held: u32,
+    pub count: u32,
+    pub ready: u32,
 }
 
-/// How many instances drained locations were given.
-pub(super) fn held(shares: &[Share], locations: &[LocationState]) -> u32 {
-    let drained = shares.iter().filter(|share| is_drained(&share.location, locations));
-    drained.map(|share| share.count).sum()
+impl Standing {
+    pub(super) fn new(app: &WantedApp, shares: &[Share], locations: &[LocationState]) -> Self {
+        let none = Self { held: 0, count: 0, ready: 0 };
+        let leaving = leaving(app, shares, locations);
+        shares.iter().zip(leaving).fold(none, |sum, (share, gone)| {
+            let count = share.count - gone;
+            Self {
+                held: sum.held + gone,
+                count: sum.count + count,
+                ready: sum.ready + share.ready.min(count),
+            }
+        })
+    }
 }
 
-/// How many instances the other locations were given, and how many of them are healthy.
-fn elsewhere(shares: &[Share], locations: &[LocationState]) -> (u32, u32) {
-    let others = shares.iter().filter(|share| !is_drained(&share.location, locations));
-    others.fold((0, 0), |(count, ready), share| {
-        (count + share.count, ready + share.ready.min(share.count))
-    })
-}
-
-/// Takes from drained locations what is healthy elsewhere in its place.
-pub(super) fn empty(shares: &mut [Share], wanted: u32, locations: &[LocationState]) {
-    let (_, ready) = elsewhere(shares, locations);
-    let mut surplus = held(shares, locations).saturating_sub(wanted.saturating_sub(ready));
-    for share in shares.iter_mut().filter(|share| is_drained(&share.location, locations)) {
-        let taken = surplus.min(share.count);
+/// Takes from what has to leave what is healthy elsewhere in its place.
+pub(super) fn empty(shares: &mut [Share], app: &WantedApp, locations: &[LocationState]) {
+    let leaving = leaving(app, shares, locations);
+    let Standing { held, ready, .. } = Standing::new(app, shares, locations);
+    let mut surplus = held.saturating_sub(app.count.saturating_sub(ready));
+    for (share, gone) in shares.iter_mut().zip(leaving) {
+        let taken = surplus.min(gone);
         share.count -= taken;
         surplus -= taken;
     }
 }
 
-/// Gives other locations what is still at drained ones, as far as they have room and `max` allows.
+/// Gives other locations what still has to leave, as far as they have room and `max` allows.
 pub(super) fn fill(
     now: Timestamp,
     app: &WantedApp,
     shares: &mut Vec<Share>,
     locations: &[LocationState],
 ) {
-    let held = held(shares, locations);
-    let (count, _) = elsewhere(shares, locations);
+    let Standing { held, count, .. } = Standing::new(app, shares, locations);
     let most = app.count.min(app.max.saturating_sub(held));
     if held > 0 && app.pinned.is_none() {
         for _ in count..most {
-            if !add_one(now, app, shares, locations, WhenFull::LeaveIt) {
+            // It is where it is.
+            if add_one(now, app, shares, locations).is_err() {
                 return;
             }
         }
     }
 }
 
-/// Why drained locations still have instances of an app with these shares, and whether that comes to
-/// its end by itself; nothing when they have none.
+/// Why locations still have instances of an app with these shares that have to leave, and whether that
+/// comes to its end by itself; nothing when none has.
 pub fn staying(
     app: &WantedApp,
     shares: &[Share],
     locations: &[LocationState],
 ) -> Option<(bool, String)> {
-    let held = held(shares, locations);
+    let Standing { held, count, ready } = Standing::new(app, shares, locations);
     if held == 0 {
         return None;
     }
     if let Some(pinned) = app.pinned {
         return Some((pinned.leaves(), pinned.why().to_owned()));
     }
-    let (count, ready) = elsewhere(shares, locations);
     if ready < count {
         let n_missing = count - ready;
         return Some((true, format!("waits until {n_missing} elsewhere are healthy")));
@@ -82,8 +86,10 @@ pub fn staying(
     if count + held >= app.max {
         return Some((false, format!("no other can be started beside it: max = {}", app.max)));
     }
-    let others = locations.iter().filter(|other| !is_drained(&other.name, locations));
-    let refusals = others.map(|other| judge(app, other, 0)).filter(|other| other.score.is_none());
+    let is_drained = |other: &&LocationState| other.cordon.as_ref().is_some_and(|it| it.drains);
+    let others = locations.iter().filter(|other| !is_drained(other));
+    let refusals = others.map(|other| judge(app, other, shares, locations));
+    let refusals = refusals.filter(|other| other.score.is_none());
     let refusals: Vec<_> = refusals
         .take(super::KEPT_OF_EACH)
         .map(|other| format!("{}: {}", other.name, other.why))
@@ -129,7 +135,7 @@ pub fn preview_drain(
         for state in &mut locations {
             let more = share(&after, &state.name).saturating_sub(share(&app.shares, &state.name));
             for _ in 0..more {
-                state.free = state.free.minus(app.each);
+                state.take(&app.placement, app.each);
             }
             if more > 0 {
                 to.push((state.name.clone(), more));
@@ -165,12 +171,12 @@ fn in_the_end(
         for share in &mut app.shares {
             (share.ready, share.budget_in_force) = (share.count, share.budget);
         }
-        let next = plan_shares(now, &app, &locations);
+        let next = plan_shares(now, &app, &locations).shares;
         // Free is what the shares so far leave.
         for state in &mut locations {
             let more = share(&next, &state.name).saturating_sub(share(&app.shares, &state.name));
             for _ in 0..more {
-                state.free = state.free.minus(app.each);
+                state.take(&app.placement, app.each);
             }
         }
         let is_last = next

@@ -9,12 +9,27 @@ fn capacity(mib: u64) -> Capacity {
 
 fn location(idx: usize, reachable: bool, free_mib: u64) -> LocationState {
     let free = Capacity { cpu: MilliCpu(1_000_000), ..capacity(free_mib) };
-    LocationState { name: format!("loc{idx}").parse().unwrap(), reachable, cordon: None, free }
+    LocationState {
+        name: format!("loc{idx}").parse().unwrap(),
+        reachable,
+        cordon: None,
+        free,
+        coordinates: None,
+        traits: Traits::default(),
+        kinds: vec![NodeKind { traits: Traits::default(), open: true, free, largest: free }],
+        unheard: false,
+    }
+}
+
+fn plan(now: u64, app: &WantedApp, locations: &[LocationState]) -> Vec<Share> {
+    plan_shares(Timestamp(now), app, locations).shares
 }
 
 fn app(count: u32, max: u32, shares: Vec<Share>) -> WantedApp {
     let (project, app) = (ProjectName::default(), "web".parse().unwrap());
-    WantedApp { project, app, count, max, each: capacity(100), pinned: None, shares }
+    let (placement, tried) = (Placement::default(), None);
+    let each = capacity(100);
+    WantedApp { project, app, count, max, each, placement, tried, pinned: None, shares }
 }
 
 fn counts(shares: &[Share]) -> Vec<(String, u32, u32)> {
@@ -23,7 +38,7 @@ fn counts(shares: &[Share]) -> Vec<(String, u32, u32)> {
 
 #[test]
 fn one_location_gets_everything_and_the_whole_budget() {
-    let shares = plan_shares(Timestamp(5), &app(2, 4, vec![]), &[location(1, true, 1000)]);
+    let shares = plan(5, &app(2, 4, vec![]), &[location(1, true, 1000)]);
     assert_eq!(counts(&shares), [("loc1".to_owned(), 2, 4)]);
     assert_eq!(shares[0].decision.why, "the only location");
 }
@@ -39,31 +54,36 @@ fn canaries_are_spread_in_proportion_to_what_runs() {
         (vec![0], 1, vec![0]),
         (vec![], 1, vec![]),
     ] {
-        let shares: Vec<_> = counts.into_iter().map(share_of).collect();
-        assert_eq!(spread_canaries(&shares, n_canaries), expected);
+        assert_eq!(spread_canaries(&counts, n_canaries), expected);
     }
 }
 
-fn share_of(count: u32) -> Share {
-    plan_shares(Timestamp(5), &app(1, 2, vec![]), &[location(1, true, 1000)])
-        .pop()
-        .map(|share| Share { count, ..share })
-        .expect("one location gets it")
-}
-
 #[test]
-fn a_full_world_lets_the_instance_wait_where_it_is_reachable() {
-    let locations = [location(1, false, 1000), location(2, true, 50)];
-    let shares = plan_shares(Timestamp(5), &app(1, 2, vec![]), &locations);
-    assert_eq!(counts(&shares), [("loc2".to_owned(), 1, 2)]);
-    assert!(shares[0].decision.why.contains("no location has room"), "{shares:?}");
+fn what_no_location_has_room_for_waits_and_says_what_is_missing_where() {
+    let locations = [location(1, false, 1000), location(2, true, 250)];
+    let Shared { shares, waiting } = plan_shares(Timestamp(5), &app(8, 16, vec![]), &locations);
+    assert_eq!(counts(&shares), [("loc2".to_owned(), 2, 16)]);
+    let Waiting { missing, decision } = waiting.unwrap();
+    assert_eq!((missing, decision.chosen), (6, None));
+    assert_eq!(decision.why, "no location has 100 MiB of memory free");
+    let told: Vec<_> = decision.candidates.iter().map(|one| (one.lack, one.why.as_str())).collect();
+    let memory =
+        "refused: 100 MiB of memory needed, 50 MiB free; 100 MiB of disk needed, 50 MiB free";
+    let silent = "refused: it has not reported lately";
+    assert_eq!(told, [(Some(Lack::Report), silent), (Some(Lack::Memory), memory)]);
+
+    let nowhere = plan_shares(Timestamp(5), &app(1, 2, vec![]), &[]).waiting.unwrap();
+    assert_eq!(nowhere.decision.why, "no location has reported");
+    // With room there is nothing to wait for.
+    let with_room = plan_shares(Timestamp(6), &app(8, 16, shares), &[location(2, true, 9000)]);
+    assert_eq!((with_room.shares[0].count, with_room.waiting), (8, None));
 }
 
 #[test]
 fn a_location_without_disk_is_refused_and_says_so() {
     let mut full = location(1, true, 9000);
     full.free.disk = ByteCount::mib(10);
-    let shares = plan_shares(Timestamp(5), &app(3, 6, vec![]), &[full, location(2, true, 1000)]);
+    let shares = plan(5, &app(3, 6, vec![]), &[full, location(2, true, 1000)]);
     assert_eq!(counts(&shares), [("loc2".to_owned(), 3, 6)]);
     let whys: Vec<_> = shares[0].decision.candidates.iter().map(|c| c.why.as_str()).collect();
     assert!(whys.contains(&"refused: 100 MiB of disk needed, 10 MiB free"), "{whys:?}");
@@ -72,13 +92,14 @@ fn a_location_without_disk_is_refused_and_says_so() {
 #[test]
 fn a_lowered_budget_is_not_given_away_before_it_is_acknowledged() {
     let locations = [location(1, true, 1000), location(2, true, 9000)];
-    let first = plan_shares(Timestamp(1), &app(4, 8, vec![]), &locations[..1]);
+    let first = plan(1, &app(4, 8, vec![]), &locations[..1]);
     assert_eq!(first[0].budget, 8);
-    let second = plan_shares(Timestamp(2), &app(6, 8, first), &locations);
+    let second = plan(2, &app(6, 8, first), &locations);
     let total: u32 = second.iter().map(|share| share.budget_in_force).sum();
     assert!(total <= 8, "{second:?}");
 }
 
+mod constrained;
 mod drained;
 
 /// For each location whether it is reachable and what is free; for each wish its count and what
@@ -104,14 +125,13 @@ proptest! {
         for (count, extra) in wishes {
             let wanted = app(count, count + extra, shares.clone());
             greatest = greatest.max(wanted.max);
-            let planned = plan_shares(Timestamp(1), &wanted, &locations);
+            let planned = plan(1, &wanted, &locations);
             let in_force: u32 = planned.iter().map(|share| share.budget_in_force).sum();
             prop_assert!(in_force <= greatest, "{planned:?}");
             let total: u32 = planned.iter().map(|share| share.count).sum();
-            if locations.iter().any(|location| location.reachable) {
-                prop_assert_eq!(total, count);
-            }
-            prop_assert_eq!(&plan_shares(Timestamp(1), &wanted, &locations), &planned);
+            let Shared { shares: again, waiting } = plan_shares(Timestamp(1), &wanted, &locations);
+            prop_assert_eq!(total + waiting.map_or(0, |waiting| waiting.missing), count);
+            prop_assert_eq!(&again, &planned);
             shares = planned;
         }
     }

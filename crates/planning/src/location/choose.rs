@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use longshore_types::{Candidate, Capacity, Decision, InstanceId, NodeName, Timestamp, runtime};
+use longshore_types::{
+    Candidate, Capacity, Decision, InstanceId, Lack, NodeName, ReleaseNumber, Timestamp, runtime,
+};
 
 use super::{
     Action, Goal, NodeState, PlacedInstance, Plan, Shortfall, Snapshot, Standing, Staying,
     WantedApp,
 };
+use crate::global::node_refusal;
 use crate::seeded::Seeded;
 
 /// A node that has the image saves a pull; worth as much as this much free memory, in MiB.
@@ -27,6 +30,8 @@ struct NodeRoom<'a> {
     free: Capacity,
     /// How many instances of each app are there and stay, by project and app.
     apps: BTreeMap<(String, String), u32>,
+    /// The same of each release.
+    releases: BTreeMap<((String, String), ReleaseNumber), u32>,
 }
 
 impl<'a> Room<'a> {
@@ -34,7 +39,12 @@ impl<'a> Room<'a> {
         let mut nodes: Vec<_> = snapshot
             .nodes
             .iter()
-            .map(|node| NodeRoom { node, free: node.capacity, apps: BTreeMap::new() })
+            .map(|node| NodeRoom {
+                node,
+                free: node.capacity,
+                apps: BTreeMap::new(),
+                releases: BTreeMap::new(),
+            })
             .collect();
         nodes.sort_by(|a, b| a.node.name.cmp(&b.node.name));
         // Leaving and lost instances still hold what they were promised: they may be running.
@@ -43,6 +53,7 @@ impl<'a> Room<'a> {
                 room.free = room.free.minus(instance.each);
                 if instance.standing != Standing::Leaving {
                     let key = (instance.project.to_string(), instance.app.to_string());
+                    *room.releases.entry((key.clone(), instance.release)).or_default() += 1;
                     *room.apps.entry(key).or_default() += 1;
                 }
             }
@@ -130,7 +141,7 @@ impl<'a> Room<'a> {
         let chosen = decision.chosen.as_deref();
         let found = self.nodes.iter_mut().find(|room| Some(room.node.name.as_str()) == chosen);
         found.map(|room| {
-            room.take(app.clone(), goal.each);
+            room.take(app.clone(), goal);
             room.node.name.clone()
         })
     }
@@ -143,14 +154,7 @@ impl<'a> Room<'a> {
         let why = match (best, self.nodes.len()) {
             (Some(_), 1) => "the only node".to_owned(),
             (Some(best), n_nodes) => format!("best of {n_nodes} nodes: {}", best.why),
-            (None, 0) => "no node has joined this location".to_owned(),
-            (None, _) if self.nodes.iter().all(|room| room.node.cordon.is_some()) => {
-                "every node is cordoned by an operator".to_owned()
-            }
-            (None, _) if self.nodes.iter().all(|room| room.lacks_runtime(goal)) => {
-                format!("no node can run it with the runtime {}", goal.runtime)
-            }
-            (None, _) => "no node has room".to_owned(),
+            (None, _) => nowhere(&candidates, goal),
         };
         let chosen = best.map(|best| best.name.clone());
         Decision { at: self.now, chosen, why, candidates }
@@ -168,30 +172,43 @@ pub(super) fn no_place(decision: &Decision, node: &NodeName) -> String {
 }
 
 impl NodeRoom<'_> {
-    fn take(&mut self, app: (String, String), each: Capacity) {
-        self.free = self.free.minus(each);
+    fn take(&mut self, app: (String, String), goal: &Goal) {
+        self.free = self.free.minus(goal.each);
+        *self.releases.entry((app.clone(), goal.release)).or_default() += 1;
         *self.apps.entry(app).or_default() += 1;
     }
 
-    fn lacks_runtime(&self, goal: &Goal) -> bool {
-        runtime::refusal(&self.node.runtimes, goal.runtime, &goal.needs).is_some()
+    /// Why it takes no instance of a goal, and what it lacks.
+    fn refusal(&self, app: &(String, String), goal: &Goal) -> Option<(Lack, String)> {
+        if let Some(cordon) = &self.node.cordon {
+            return Some((Lack::Cordon, cordon.refusal()));
+        }
+        let refused = |(lack, why)| Some((lack, format!("refused: {why}")));
+        if !self.node.reachable {
+            return refused((Lack::Report, "it has not reported lately".to_owned()));
+        }
+        if let Some(against) = node_refusal(&goal.placement, &self.node.traits) {
+            return refused(against);
+        }
+        if let Some(why) = runtime::refusal(&self.node.runtimes, goal.runtime, &goal.needs) {
+            return refused((Lack::Runtime, why));
+        }
+        // Of one release: the next one needs room beside it.
+        let same_release = self.releases.get(&(app.clone(), goal.release)).copied().unwrap_or(0);
+        if let Some(most) = goal.placement.max_per_node.filter(|most| same_release >= *most) {
+            let release = goal.release;
+            let why =
+                format!("it has {same_release} of {release}, and placement.max_per_node = {most}");
+            return refused((Lack::Spread, why));
+        }
+        let lack = self.free.lack_for(goal.each)?;
+        refused((lack, self.free.lacks_for(goal.each)?))
     }
 
     fn judge(&self, app: &(String, String), goal: &Goal) -> Candidate {
         let name = self.node.name.to_string();
-        if let Some(cordon) = &self.node.cordon {
-            return Candidate { name, score: None, why: cordon.refusal() };
-        }
-        if !self.node.reachable {
-            let why = "refused: it has not reported lately".to_owned();
-            return Candidate { name, score: None, why };
-        }
-        if let Some(why) = runtime::refusal(&self.node.runtimes, goal.runtime, &goal.needs) {
-            return Candidate { name, score: None, why: format!("refused: {why}") };
-        }
-        if let Some(lack) = self.free.lacks_for(goal.each) {
-            let why = format!("refused: {lack}");
-            return Candidate { name, score: None, why };
+        if let Some((lack, why)) = self.refusal(app, goal) {
+            return Candidate { name, score: None, why, lack: Some(lack) };
         }
         let same_app = self.apps.get(app).copied().unwrap_or(0);
         let has_image = self.node.images.contains(&goal.image);
@@ -204,6 +221,24 @@ impl NodeRoom<'_> {
             "{} of memory and {} of disk stay free, {image}, {same_app} of this app there",
             left.memory, left.disk
         );
-        Candidate { name, score: Some(score), why }
+        Candidate { name, score: Some(score), why, lack: None }
+    }
+}
+
+/// Why no node takes an instance, in one phrase.
+fn nowhere(candidates: &[Candidate], goal: &Goal) -> String {
+    let all_lack = |lack: Lack| candidates.iter().all(|one| one.lack == Some(lack));
+    match () {
+        () if candidates.is_empty() => "no node has joined this location".to_owned(),
+        () if all_lack(Lack::Cordon) => "every node is cordoned by an operator".to_owned(),
+        () if all_lack(Lack::Runtime) => {
+            format!("no node can run it with the runtime {}", goal.runtime)
+        }
+        () if all_lack(Lack::Label) => {
+            let labels: Vec<_> = goal.placement.labels.iter().map(ToString::to_string).collect();
+            format!("no node has {}", labels.join(", "))
+        }
+        () if all_lack(Lack::Spread) => "no node may have one more of this release".to_owned(),
+        () => "no node has room".to_owned(),
     }
 }

@@ -1,4 +1,4 @@
-use longshore_types::{ByteCount, MilliCpu, Portion};
+use longshore_types::{ByteCount, Lack, MilliCpu, Portion};
 use proptest::prelude::*;
 
 use super::*;
@@ -30,6 +30,7 @@ fn goal(release: u64, count: u32) -> Goal {
         each: EACH,
         runtime: RuntimeName::Embedded,
         needs: Ability::ALWAYS.to_vec(),
+        placement: Placement::default(),
     }
 }
 
@@ -49,6 +50,7 @@ fn node_with(name: &str, memory_for: u64, disk_for: u64) -> NodeState {
         capacity,
         images: BTreeSet::new(),
         runtimes: Vec::new(),
+        traits: Traits::default(),
     }
 }
 
@@ -327,6 +329,48 @@ fn an_instance_goes_where_its_runtime_is_and_can_do_what_it_needs() {
         assert!(whys.contains(&"refused: no runc: the node does not know it"), "{whys:?}");
         assert!(whys.contains(&"refused: runc lacks limits: it is old"), "{whys:?}");
     }
+}
+
+#[test]
+fn nodes_are_chosen_by_their_labels_their_country_and_how_many_they_have() {
+    let labelled = |name: &str, country: &str, label: &str| {
+        let labels = label.parse().into_iter().collect();
+        NodeState { traits: Traits { country: country.parse().ok(), labels }, ..node(name, 9) }
+    };
+    let mut world = World::new(vec![
+        labelled("n1", "NL", "disk=hdd"),
+        labelled("n2", "NL", "disk=nvme"),
+        labelled("n3", "US", "disk=nvme"),
+        labelled("n4", "", "disk=nvme"),
+    ]);
+    let placement = Placement {
+        labels: ["disk=nvme".parse().unwrap()].into(),
+        jurisdiction: ["eu".parse().unwrap()].into(),
+        max_per_node: Some(2),
+        ..Placement::default()
+    };
+    let of = |release| Goal { placement: placement.clone(), ..goal(release, 3) };
+    world.want(WantedApp { main: of(1), ..wanted(1, 3, 6) });
+    let plan = world.apply();
+    assert!(world.snapshot.instances.iter().all(|one| one.node.as_str() == "n2"));
+    let [shortfall] = &plan.shortfalls[..] else { panic!("{plan:#?}") };
+    let mut told: Vec<_> = shortfall.decision.candidates.iter().collect();
+    told.sort_by_key(|one| &one.name);
+    let whys: Vec<_> = told.iter().map(|one| (one.lack.unwrap(), one.why.as_str())).collect();
+    let abroad = "refused: it is in US, and placement.jurisdiction is eu";
+    let somewhere = "refused: it is in an unknown country, and placement.jurisdiction is eu";
+    let expected = [
+        (Lack::Label, "refused: no label disk=nvme, but disk=hdd"),
+        (Lack::Spread, "refused: it has 2 of r1, and placement.max_per_node = 2"),
+        (Lack::Jurisdiction, abroad),
+        (Lack::Jurisdiction, somewhere),
+    ];
+    assert_eq!((whys, shortfall.missing), (expected.to_vec(), 1));
+    // The next release has room beside this one.
+    world.let_time_pass();
+    world.want(WantedApp { main: Goal { count: 2, ..of(2) }, ..wanted(2, 2, 6) });
+    world.settle();
+    assert_eq!((world.ready_of(1), world.ready_of(2)), (0, 2));
 }
 
 #[test]

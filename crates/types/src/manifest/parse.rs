@@ -1,5 +1,6 @@
 //! From a document to a [`Manifest`], with every problem reported at once.
 
+mod placement;
 mod table;
 
 use std::collections::BTreeMap;
@@ -64,6 +65,7 @@ const TOP_KEYS: &[&str] = &[
     "ingress",
     "health",
     "egress",
+    "placement",
 ];
 
 impl Manifest {
@@ -104,6 +106,7 @@ impl Manifest {
         let mut egress = top.table("egress");
         egress.refuse_unknown(&["allow"]);
         let egress_allow = egress.list("allow");
+        let placement = placement::of(&mut top.table("placement"), count);
         if let Some(max) = max.filter(|max| *max < count) {
             problems.push(problem("max", &Value::from(max), &format!("at least count, {count}")));
         }
@@ -137,6 +140,7 @@ impl Manifest {
                 runtime,
                 user_namespace,
                 attached,
+                placement,
             }),
             _ => Err(problems),
         }

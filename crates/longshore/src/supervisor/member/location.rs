@@ -12,6 +12,7 @@ use super::super::home::{Contents, Home};
 use super::super::plan::Flags;
 use super::{DRAIN, MachineOptions, Member};
 use crate::failure::{Failure, Kind, OrFail};
+use crate::said::SaidOptions;
 
 /// Join the platform as a new location with this machine as its first node, and run until told to end
 ///
@@ -37,6 +38,8 @@ pub struct LocationStartOptions {
     /// Where on Earth it is, in degrees, for maps: 52.37,4.90; south and west are negative
     #[arg(long, value_name = "LATITUDE,LONGITUDE", allow_hyphen_values = true)]
     coordinates: Option<Coordinates>,
+    #[command(flatten)]
+    said: SaidOptions,
     /// Where the control plane and nodes of other machines call, with certificates on both sides
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:4602")]
     nodes_listen: SocketAddr,
@@ -172,6 +175,7 @@ fn plan(
         Some(place) => location.with("coordinates", place),
         None => location,
     };
+    let location = location.with_traits(&options.said.traits());
     let routing = Flags::new()
         .with("data-dir", home.role_dir("ingress").display())
         .with("listen", at(&ingress)?)

@@ -11,6 +11,7 @@ use super::super::child::RolePlan;
 use super::super::home::{Contents, Home};
 use super::{MachineOptions, Member};
 use crate::failure::{Failure, Kind, OrFail};
+use crate::said::SaidOptions;
 
 /// Join a location as one of its nodes, and run until told to end
 ///
@@ -42,6 +43,8 @@ pub struct NodeStartOptions {
     /// Where Prometheus asks for the metrics of the node [default: nowhere]
     #[arg(long, value_name = "ENDPOINT")]
     metrics_listen: Option<Endpoint>,
+    #[command(flatten)]
+    said: SaidOptions,
     #[command(flatten)]
     machine: MachineOptions,
 }
@@ -123,7 +126,8 @@ fn plan(
         .with("gate-listen", &endpoint)
         .with("gate-advertise", advertised)
         .with("location", Endpoint::Tls(membership.location.clone()))
-        .with("identity-file", home.identity_file().display());
+        .with("identity-file", home.identity_file().display())
+        .with_traits(&options.said.traits());
     let flags = match &options.metrics_listen {
         Some(endpoint) => flags.with("metrics-listen", endpoint),
         None => flags,

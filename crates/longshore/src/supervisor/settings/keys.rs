@@ -1,11 +1,12 @@
 //! The keys of the config file of `up`.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use longshore_global::StoreChoice;
-use longshore_types::Coordinates;
+use longshore_types::{Coordinates, Country, Label};
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -162,6 +163,25 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "country",
+        help: "The country whose law holds there, by its two letters in ISO 3166, such as \"NL\"; empty when\n\
+               it is not to be known: then an app that asks for a jurisdiction is not there. Default \"\".",
+        set: |settings, value| put(&mut settings.traits.country, country(value)),
+        show: |settings| {
+            quoted(settings.traits.country.map(|country| country.to_string()).unwrap_or_default())
+        },
+    },
+    Key {
+        name: "label",
+        help: "What apps may ask for or keep away from: a list of key=value, such as [\"disk=nvme\"]; one\n\
+               text with commas will do. Default [].",
+        set: |settings, value| put(&mut settings.traits.labels, labels(value)),
+        show: |settings| {
+            let labels = settings.traits.labels.iter().map(|label| Value::from(label.to_string()));
+            Value::Array(labels.collect()).to_string()
+        },
+    },
+    Key {
         name: "node",
         help: "The name of this machine, likewise. Default: its host name.",
         set: |settings, value| put(&mut settings.node, parsed(value, LABEL)),
@@ -266,6 +286,23 @@ fn place(value: &Value) -> Result<Option<Coordinates>, &'static str> {
         Some("") => Ok(None),
         _ => parsed(value, Coordinates::ALLOWED).map(Some),
     }
+}
+
+fn country(value: &Value) -> Result<Option<Country>, &'static str> {
+    match text(value) {
+        Some("") => Ok(None),
+        _ => parsed(value, Country::ALLOWED).map(Some),
+    }
+}
+
+fn labels(value: &Value) -> Result<BTreeSet<Label>, &'static str> {
+    let texts: Option<Vec<&str>> = match value {
+        Value::String(all) => Some(all.split(',').filter(|one| !one.is_empty()).collect()),
+        Value::Array(all) => all.iter().map(text).collect(),
+        _ => None,
+    };
+    let texts = texts.ok_or(Label::ALLOWED)?;
+    texts.into_iter().map(|one| one.trim().parse().map_err(|_| Label::ALLOWED)).collect()
 }
 
 fn directory(value: &Value) -> Result<PathBuf, &'static str> {

@@ -21,6 +21,10 @@ fn the_dump_reads_back_as_the_same_settings() {
             data_dir: "/srv/with \"quotes\"".into(),
             instance_pool: constant("10.77.0.0/16"),
             coordinates: Some(constant("-33.9, 151.2")),
+            traits: Traits {
+                country: Some(constant("AU")),
+                labels: [constant("tier=edge"), constant("disk=nvme")].into(),
+            },
             cpu_overcommit: 1.5,
             cgroup_parent: Some("/a/b".to_owned()),
             programs: RuntimePrograms { runsc: Some("/opt/runsc".into()), ..Default::default() },
@@ -59,7 +63,7 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
 #[test]
 fn all_problems_are_told_at_once() {
     let file = "data_dri = \"/x\"\nregistry_listen = \"0.0.0.0:1\"\ncpu_overcommit = 0.5\n\
-                whatever = 1\notlp_endpoint = \"127.0.0.1:4318\"\nlog_format = \"xml\"\nmetrics_listen = \"127.0.0.1:65532\"\nlocation = \"Here\"\ncgroup_parent = \"a/../b\"";
+                whatever = 1\notlp_endpoint = \"127.0.0.1:4318\"\nlog_format = \"xml\"\nmetrics_listen = \"127.0.0.1:65532\"\nlocation = \"Here\"\ncountry = \"Holland\"\nlabel = [\"nvme\"]\ncgroup_parent = \"a/../b\"";
     let found = problems(file, &[("api_listen", "192.0.2.1:4600"), ("log", "loud=what")]);
     for part in [
         "data_dri = \"/x\": unknown key; did you mean \"data_dir\"?",
@@ -71,13 +75,15 @@ fn all_problems_are_told_at_once() {
         "cpu_overcommit = 0.5: a number from 1 to 100",
         "whatever = 1: unknown key; known keys: data_dir, run_dir",
         "location = \"Here\": 1 to 40",
+        "country = \"Holland\": a two-letter country code",
+        "label = [\"nvme\"]: key=value",
         "cgroup_parent = \"a/../b\": a path",
         "--api-listen = \"192.0.2.1:4600\": a loopback address",
         "--log = \"loud=what\": error, warn",
     ] {
         assert!(found.iter().any(|line| line.contains(part)), "{part:?} missing in {found:#?}");
     }
-    assert_eq!(found.len(), 11, "{found:#?}");
+    assert_eq!(found.len(), 13, "{found:#?}");
 }
 
 #[test]

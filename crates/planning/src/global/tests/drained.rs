@@ -23,38 +23,37 @@ fn carried_out(shares: Vec<Share>) -> Vec<Share> {
 #[test]
 fn a_cordoned_location_keeps_what_it_has_and_gets_nothing_new() {
     let mut locations = [location(1, true, 9000), location(2, true, 1000)];
-    let first = plan_shares(Timestamp(5), &app(1, 2, vec![]), &locations);
+    let first = plan(5, &app(1, 2, vec![]), &locations);
     assert_eq!(count_at(&first, "loc1"), 1);
     locations[0].cordon = cordon(false);
-    let second = plan_shares(Timestamp(6), &app(3, 6, first.clone()), &locations);
+    let second = plan(6, &app(3, 6, first.clone()), &locations);
     assert_eq!((count_at(&second, "loc1"), count_at(&second, "loc2")), (1, 2));
     let why = "refused: cordoned by an operator since 1970-01-01T00:00:07Z";
     let told = &second[1].decision.candidates;
     assert!(told.iter().any(|one| one.name == "loc1" && one.why == why), "{told:?}");
     // Where nothing else is reachable, nothing new is anywhere.
     locations[1].reachable = false;
-    let third = plan_shares(Timestamp(6), &app(3, 6, first), &locations);
+    let third = plan(6, &app(3, 6, first), &locations);
     assert_eq!(count_at(&third, "loc1") + count_at(&third, "loc2"), 1);
 }
 
 #[test]
 fn a_drained_location_loses_what_is_healthy_elsewhere() {
     let mut locations = [location(1, true, 9000), location(2, true, 1000)];
-    let all = plan_shares(Timestamp(5), &app(2, 4, vec![]), &locations);
+    let all = plan(5, &app(2, 4, vec![]), &locations);
     locations[0].cordon = cordon(true);
-    let plan =
-        |shares: &[Share]| plan_shares(Timestamp(6), &app(2, 4, shares.to_vec()), &locations);
-    let started = plan(&carried_out(all.clone()));
+    let next = |shares: &[Share]| plan(6, &app(2, 4, shares.to_vec()), &locations);
+    let started = next(&carried_out(all.clone()));
     assert_eq!(counts(&started), [("loc1".to_owned(), 2, 2), ("loc2".to_owned(), 2, 0)]);
     let told = staying(&app(2, 4, vec![]), &started, &locations).unwrap();
     assert_eq!(told, (true, "waits until 2 elsewhere are healthy".to_owned()));
     // Its budget is acknowledged, so there is one for the other.
-    let budgeted = plan(&carried_out(started));
+    let budgeted = next(&carried_out(started));
     assert_eq!(counts(&budgeted), [("loc1".to_owned(), 2, 2), ("loc2".to_owned(), 2, 2)]);
     let mut half = carried_out(budgeted.clone());
     half[1].ready = 1;
-    assert_eq!(count_at(&plan(&half), "loc1"), 1);
-    let ended = plan(&carried_out(budgeted));
+    assert_eq!(count_at(&next(&half), "loc1"), 1);
+    let ended = next(&carried_out(budgeted));
     assert_eq!((count_at(&ended, "loc1"), count_at(&ended, "loc2")), (0, 2));
     assert_eq!(staying(&app(2, 4, vec![]), &ended, &locations), None);
 
@@ -71,7 +70,7 @@ fn what_other_locations_cannot_take_stays_and_is_told() {
         (2, 1000, 2, "no other can be started beside it: max = 2"),
     ] {
         let mut locations = [location(1, true, 9000), location(2, true, free)];
-        let all = carried_out(plan_shares(Timestamp(5), &app(2, max, vec![]), &locations));
+        let all = carried_out(plan(5, &app(2, max, vec![]), &locations));
         locations[0].cordon = cordon(true);
         let preview = preview_drain(
             Timestamp(6),
@@ -81,22 +80,22 @@ fn what_other_locations_cannot_take_stays_and_is_told() {
         );
         let (n_staying, why) = preview[0].stays.clone().unwrap();
         assert!(n_staying == stays && why.starts_with(reason), "{n_staying} {why}");
-        let after = plan_shares(Timestamp(6), &app(2, max, all), &locations);
+        let after = plan(6, &app(2, max, all), &locations);
         assert_eq!(count_at(&after, "loc1"), 2, "nothing is healthy elsewhere yet");
     }
     let mut locations = [location(1, true, 9000), location(2, true, 1000)];
-    let all = carried_out(plan_shares(Timestamp(5), &app(1, 2, vec![]), &locations));
+    let all = carried_out(plan(5, &app(1, 2, vec![]), &locations));
     locations[0].cordon = cordon(true);
     let pinned = WantedApp { pinned: Some(Pinned::Attached), ..app(1, 2, all) };
-    let after = plan_shares(Timestamp(6), &pinned, &locations);
+    let after = plan(6, &pinned, &locations);
     assert_eq!((count_at(&after, "loc1"), count_at(&after, "loc2")), (1, 0));
     let told = staying(&pinned, &after, &locations).unwrap();
     assert_eq!(told, (true, Pinned::Attached.why().to_owned()));
 
     let mut alone = [location(1, true, 9000)];
-    let all = carried_out(plan_shares(Timestamp(5), &app(2, 4, vec![]), &alone));
+    let all = carried_out(plan(5, &app(2, 4, vec![]), &alone));
     alone[0].cordon = cordon(true);
-    let after = plan_shares(Timestamp(6), &app(2, 4, all), &alone);
+    let after = plan(6, &app(2, 4, all), &alone);
     let told = staying(&app(2, 4, vec![]), &after, &alone).unwrap();
     assert_eq!((count_at(&after, "loc1"), told.1.as_str()), (2, "there is no other location"));
 }
@@ -134,22 +133,25 @@ proptest! {
                     (state.free.memory, state.free.disk) = (memory, disk);
                 }
                 let wanted = app(count, count + extra, shares.clone());
-                let planned = plan_shares(Timestamp(1), &wanted, &locations);
+                let planned = plan(1, &wanted, &locations);
                 let in_force: u32 = planned.iter().map(|share| share.budget_in_force).sum();
                 let gone: u32 = shares.iter()
                     .filter(|old| planned.iter().all(|new| new.location != old.location))
                     .map(|old| old.budget_in_force).sum();
                 prop_assert!(in_force + gone <= greatest, "{planned:?}");
                 let ready: u32 = planned.iter()
-                    .filter(|share| !drain::is_drained(&share.location, &locations))
+                    .filter(|share| locations.iter().all(|state| {
+                        state.name != share.location || state.cordon.as_ref().is_none_or(|it| !it.drains)
+                    }))
                     .map(|share| share.ready.min(share.count)).sum();
                 for state in &locations {
                     let name = state.name.as_str();
                     let (before, after) = (count_at(&shares, name), count_at(&planned, name));
                     prop_assert!(state.cordon.is_none() || after <= before);
                 }
-                let here = drain::held(&planned, &locations);
-                let was_here = drain::held(&shares, &locations);
+                let held =
+                    |shares: &[Share]| drain::Standing::new(&wanted, shares, &locations).held;
+                let (here, was_here) = (held(&planned), held(&shares));
                 prop_assert!(here == was_here || here + ready >= count, "{planned:?}");
                 // Some plans come before anything was carried out.
                 shares = if round % 2 == 0 { planned } else { carried_out(planned) };
@@ -157,7 +159,9 @@ proptest! {
             let open = locations.iter().zip(&rooms).filter(|(state, _)| state.cordon.is_none());
             let room: u64 = open.map(|(_, room)| *room).sum();
             if extra > 0 && room >= u64::from(count) {
-                prop_assert_eq!(drain::held(&shares, &locations), 0);
+                let standing =
+                    drain::Standing::new(&app(count, count + extra, vec![]), &shares, &locations);
+                prop_assert_eq!(standing.held, 0);
                 prop_assert_eq!(shares.iter().map(|share| share.count).sum::<u32>(), count);
             }
         }

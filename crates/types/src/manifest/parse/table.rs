@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::ManifestProblem;
-use crate::{ByteCount, MilliCpu, ParseError, Portion};
+use crate::{ByteCount, MilliCpu, ParseError, Portion, nearest};
 
 pub(super) fn problem(field: &str, value: &Value, allowed: &str) -> ManifestProblem {
     ManifestProblem {
@@ -47,13 +47,8 @@ impl<'a> Table<'a> {
             if known.contains(&key.as_str()) {
                 continue;
             }
-            let nearest = known
-                .iter()
-                .map(|name| (strsim::damerau_levenshtein(name, key), *name))
-                .min()
-                .filter(|(distance, name)| *distance <= 1 + name.len() / 3);
-            let allowed = match nearest {
-                Some((_, name)) => format!("unknown key; did you mean {name:?}?"),
+            let allowed = match nearest(known.iter().copied(), key) {
+                Some(name) => format!("unknown key; did you mean {name:?}?"),
                 None => format!("unknown key; known keys: {}", known.join(", ")),
             };
             self.refuse(key, value, &allowed);
@@ -157,6 +152,12 @@ impl FromText for String {
     }
 }
 
+impl FromText for crate::Jurisdiction {
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_: ParseError| Self::instead_of(text))
+    }
+}
+
 macro_rules! from_text {
     ($($name:ty: $is_amount:literal),* $(,)?) => {$(
         impl FromText for $name {
@@ -175,6 +176,9 @@ from_text!(
     crate::HostName: false,
     crate::EgressRule: false,
     crate::Duration: false,
+    crate::Label: false,
+    crate::PlaceMatch: false,
+    crate::Near: false,
     super::SignalName: false,
     ByteCount: true,
     MilliCpu: true,

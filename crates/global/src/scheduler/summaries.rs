@@ -1,0 +1,103 @@
+//! The locations as the planner sees them, from what they report and what was handed to them since.
+//!
+//! A report is a little old, so it is not believed of what this control plane knows better: what it allotted
+//! counts from the moment at which it did. What a location was given and does not show yet is deducted from
+//! those of its nodes that could take it.
+
+use std::collections::BTreeMap;
+
+use longshore_api::links::{LocationReport, NodeSummary};
+use longshore_planning::global::{LocationState, NodeKind};
+use longshore_types::{AppName, Capacity, LocationName, ProjectName, Release};
+
+use crate::catalog::{AppKey, Catalog};
+use crate::records::AllotmentRecord;
+use crate::reports::{ByLocation, Received};
+
+/// What a location was given of a release.
+struct Given<'a> {
+    key: AppKey,
+    release: &'a Release,
+    count: u32,
+}
+
+/// The locations with what is free there: what their open nodes offer less all that was allotted but for
+/// what is on others, which also counts what a location has not reported yet.
+pub fn locations(catalog: &Catalog, reports: &ByLocation) -> Vec<LocationState> {
+    let mut given: BTreeMap<&LocationName, Vec<Given<'_>>> = BTreeMap::new();
+    for ((location, project, app), stored) in &catalog.allotments {
+        let AllotmentRecord { release, count, canary, .. } = &stored.record;
+        let canary = canary.map(|canary| (canary.release, canary.count));
+        let key = (project.clone(), app.clone());
+        for (number, count) in [(*release, *count)].into_iter().chain(canary) {
+            let Some(release) = catalog.release(&key, number) else { continue };
+            given.entry(location).or_default().push(Given { key: key.clone(), release, count });
+        }
+    }
+    let states = reports.values().map(|received| {
+        let name = &received.report.location;
+        state(catalog, received, given.get(name).map_or(&[], Vec::as_slice))
+    });
+    states.collect()
+}
+
+fn state(catalog: &Catalog, received: &Received, given: &[Given<'_>]) -> LocationState {
+    let report: &LocationReport = &received.report;
+    let is_open = |node: &&NodeSummary| node.reachable && node.cordon.is_none();
+    let offered = report.nodes.iter().filter(is_open);
+    let offered = offered.fold(Capacity::default(), |sum, node| sum.plus(node.capacity));
+    let closed = report.nodes.iter().filter(|node| node.reachable && node.cordon.is_some());
+    let elsewhere = closed.fold(Capacity::default(), |sum, node| sum.plus(node.promised));
+    let allotted = given.iter().fold(Capacity::default(), |sum, given| {
+        sum.plus(given.release.manifest.resources.capacity().times(given.count))
+    });
+    let mut state = LocationState {
+        name: report.location.clone(),
+        reachable: received.reachable(),
+        cordon: catalog.cordon(&report.location).cloned(),
+        free: offered.minus(allotted.minus(elsewhere)),
+        coordinates: report.coordinates,
+        traits: report.traits.clone(),
+        kinds: kinds(report),
+        // One that its location knows by name alone.
+        unheard: report.nodes.iter().any(|node| node.version.is_empty()),
+    };
+    let mut shown: BTreeMap<(&ProjectName, &AppName), u32> = BTreeMap::new();
+    for status in &report.instances {
+        *shown.entry((&status.project, &status.app)).or_default() += 1;
+    }
+    let free = state.free;
+    for Given { key, release, count } in given {
+        // Of whichever release: one takes the place of the other.
+        let shown = shown.entry((&key.0, &key.1)).or_default();
+        let n_shown = (*shown).min(*count);
+        *shown -= n_shown;
+        let manifest = &release.manifest;
+        for _ in n_shown..*count {
+            state.take(&manifest.placement, manifest.resources.capacity());
+        }
+    }
+    // That what was allotted is not free at the location was counted before.
+    state.free = free;
+    state
+}
+
+/// The nodes of a location, those that are alike together.
+fn kinds(report: &LocationReport) -> Vec<NodeKind> {
+    let mut kinds: Vec<NodeKind> = Vec::new();
+    for node in &report.nodes {
+        let (traits, open) = (&node.traits, node.reachable && node.cordon.is_none());
+        let free = node.capacity.minus(node.promised);
+        match kinds.iter_mut().find(|kind| kind.traits == *traits && kind.open == open) {
+            Some(kind) => {
+                kind.free = kind.free.plus(free);
+                kind.largest = kind.largest.most(free);
+            }
+            None => {
+                let traits = traits.clone();
+                kinds.push(NodeKind { traits, open, free, largest: free });
+            }
+        }
+    }
+    kinds
+}

@@ -1,0 +1,133 @@
+//! Where apps may be.
+
+use longshore_api::links::AllotmentSet;
+use longshore_link::{CallError, LineStream};
+use longshore_types::{Generation, ReleaseNumber, Traits};
+use serde_json::json;
+
+use crate::plane::*;
+
+impl Plane {
+    /// A location in a country reports, with its node, which has this label as well.
+    async fn is_in(&self, location: &str, country: &str, label: &str, set: &AllotmentSet) {
+        let of = |name: &str| format!("{location}-{name}");
+        let instances = set.allotments.iter().flat_map(|allotment| {
+            (0..allotment.count.min(allotment.budget))
+                .map(move |n| healthy(allotment, &format!("web-{location}{n:0>5}")))
+        });
+        let mut report = report_of(location, set.generation, instances.collect(), vec![]);
+        report.traits.country = country.parse().ok();
+        report.nodes[0].node = of("n1").parse().unwrap();
+        let labels = label.parse().into_iter().collect();
+        report.nodes[0].traits = report.traits.of_node(&Traits { country: None, labels });
+        self.send(&report).await;
+    }
+}
+
+fn placed(placement: serde_json::Value) -> serde_json::Value {
+    let mut document = web();
+    document["placement"] = placement;
+    document
+}
+
+fn count(set: &AllotmentSet) -> u32 {
+    set.allotments.iter().map(|allotment| allotment.count).sum()
+}
+
+/// Says what was told is carried out, until it is enough.
+async fn carry_out(
+    plane: &Plane,
+    (location, country): (&str, &str),
+    sets: &mut LineStream<AllotmentSet>,
+    is_enough: impl Fn(&AllotmentSet) -> bool,
+) -> AllotmentSet {
+    loop {
+        let set = until(sets, |_| true).await;
+        plane.is_in(location, country, "disk=nvme", &set).await;
+        if is_enough(&set) {
+            return set;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_jurisdiction_is_kept_and_a_changed_one_moves_what_runs_with_its_release() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    let none = AllotmentSet::default();
+    plane.is_in("ams", "NL", "disk=hdd", &none).await;
+    plane.is_in("nyc", "US", "disk=hdd", &none).await;
+    let (mut ams, mut nyc) = (plane.sets_of("ams").await, plane.sets_of("nyc").await);
+
+    let waits = plane.plan(placed(json!({"jurisdiction": ["jp"]}))).await.unwrap();
+    assert!(waits.placement.is_empty());
+    let waiting = waits.waiting.unwrap();
+    assert_eq!((waiting.missing, waiting.decision.why.as_str()), (2, "no location is in JP"));
+
+    plane.deploy(placed(json!({"jurisdiction": ["us"]}))).await.unwrap();
+    carry_out(&plane, ("nyc", "US"), &mut nyc, |set| count(set) == 2).await;
+    plane.app_when(|app| app.state == "running").await;
+
+    // What is new is never told to the place where it may not be, and there the old goes on meanwhile.
+    plane.deploy(placed(json!({"jurisdiction": ["eu"]}))).await.unwrap();
+    let moved = carry_out(&plane, ("nyc", "US"), &mut nyc, |set| set.allotments[0].budget == 2);
+    assert_eq!(moved.await.allotments[0].release.number, ReleaseNumber(1));
+    let there = carry_out(&plane, ("ams", "NL"), &mut ams, |set| {
+        set.allotments.iter().any(|one| (one.count, one.budget) == (2, 2))
+    });
+    assert_eq!(there.await.allotments[0].release.number, ReleaseNumber(2));
+    carry_out(&plane, ("nyc", "US"), &mut nyc, |set| count(set) == 0).await;
+    let app = plane.app_when(|app| app.state == "running").await;
+    assert_eq!((app.release, app.outdated), (ReleaseNumber(2), 0));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn what_waits_says_why_and_goes_where_it_can_be_as_soon_as_that_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    let none = AllotmentSet::default();
+    plane.is_in("ams", "NL", "disk=hdd", &none).await;
+    plane.is_in("nyc", "US", "disk=nvme", &none).await;
+    let nvme = json!({"jurisdiction": ["eu"], "labels": ["disk=nvme"]});
+    plane.deploy(placed(nvme)).await.unwrap();
+    let app = plane.app_when(|app| app.note.is_some()).await;
+    assert_eq!(app.state, "waiting");
+    let note = app.note.unwrap();
+    let expected = "2 wait: all 2 locations are refused: 1 by placement.jurisdiction, 1 by \
+                    placement.labels (ams: refused: no label disk=nvme, but disk=hdd)";
+    assert_eq!(note, expected);
+    let mut ams = plane.sets_of("ams").await;
+    assert_eq!(count(&until(&mut ams, |_| true).await), 0);
+    plane.is_in("ams", "NL", "disk=nvme", &none).await;
+    until(&mut ams, |set| count(set) == 2).await;
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_location_that_nobody_knows_is_refused_with_the_nearest_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    let refused = async |placement| match plane.deploy(placed(placement)).await {
+        Err(CallError::Refused(problem)) => {
+            let each = problem.problems.iter().map(ToString::to_string);
+            each.collect::<Vec<_>>()
+        }
+        other => panic!("{other:?}"),
+    };
+    let none = "placement.near = \"ams\": the name of a location, and none has joined yet";
+    assert_eq!(refused(json!({"near": "ams"})).await, [none]);
+    plane.is_in("ams", "NL", "disk=hdd", &AllotmentSet::default()).await;
+    let mut nowhere = report_of("sin", Generation(0), vec![], vec![]);
+    nowhere.coordinates = None;
+    plane.send(&nowhere).await;
+    let told = refused(json!({"allow": ["asm"], "deny": ["frankfurt"], "near": "sin"})).await;
+    let expected = [
+        "placement.allow = \"asm\": the name of a location; did you mean \"ams\"?",
+        "placement.deny = \"frankfurt\": the name of a location: ams, sin",
+        "placement.near = \"sin\": a location that has --coordinates, or coordinates",
+    ];
+    assert_eq!(told, expected);
+    plane.deploy(placed(json!({"allow": ["ams"], "near": "ams"}))).await.unwrap();
+    plane.stop().await;
+}

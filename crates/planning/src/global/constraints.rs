@@ -1,0 +1,179 @@
+//! Where the instances of an app may be, by what its manifest says.
+
+use longshore_types::{Capacity, Lack, LocationName, Near, Placement, Spread, Traits};
+
+use super::{LocationState, Share, WantedApp};
+
+/// Why a place does not take an instance, and what it lacks.
+pub(super) type Refusal = (Lack, String);
+
+/// The nodes of a location that are alike, as its reports tell of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeKind {
+    /// What is said of them, their location's part included.
+    pub traits: Traits,
+    /// Whether they take something new: they report, and nobody cordoned them.
+    pub open: bool,
+    /// What is free on them together.
+    pub free: Capacity,
+    /// The most that is free on one of them, each resource by itself.
+    pub largest: Capacity,
+}
+
+/// Whether an app that says this may have instances at a location at all.
+pub fn permits(placement: &Placement, location: &LocationState) -> bool {
+    forbidden(placement, location).is_none()
+}
+
+/// What an app says against a location.
+pub(super) fn forbidden(placement: &Placement, location: &LocationState) -> Option<Refusal> {
+    let Placement { allow, deny, jurisdiction, labels, .. } = placement;
+    let LocationState { name, traits, .. } = location;
+    if let Some(found) = deny.iter().find(|one| one.has(name, &traits.labels)) {
+        return Some((Lack::Deny, format!("placement.deny has {found}")));
+    }
+    if !allow.is_empty() && !allow.iter().any(|one| one.has(name, &traits.labels)) {
+        let allow = listed(allow);
+        return Some((Lack::Allow, format!("placement.allow has only {allow}")));
+    }
+    if !jurisdiction.is_empty() {
+        let named = listed(jurisdiction);
+        let why = match traits.country {
+            None => {
+                Some(format!("nobody said in which country it is, and it has to be in {named}"))
+            }
+            Some(country) if jurisdiction.iter().all(|one| !one.has(country)) => {
+                Some(format!("it is in {country}, and placement.jurisdiction is {named}"))
+            }
+            Some(_) => None,
+        };
+        if let Some(why) = why {
+            return Some((Lack::Jurisdiction, why));
+        }
+    }
+    // What its nodes are is known once each of them was heard.
+    if location.unheard || labels.is_empty() && jurisdiction.is_empty() {
+        return None;
+    }
+    let fits = |kind: &NodeKind| node_refusal(placement, &kind.traits).is_none();
+    if location.kinds.iter().any(fits) {
+        return None;
+    }
+    let (lack, why) = match location.kinds.first() {
+        Some(kind) if location.kinds.len() == 1 => node_refusal(placement, &kind.traits)?,
+        _ => (Lack::Label, format!("none of its nodes has all of {}", listed(labels))),
+    };
+    Some((lack, why))
+}
+
+/// What an app says against a node with these traits, those of its location included.
+pub(crate) fn node_refusal(placement: &Placement, traits: &Traits) -> Option<Refusal> {
+    let Placement { jurisdiction, labels, .. } = placement;
+    let is_within = |country| jurisdiction.iter().any(|one| one.has(country));
+    if !jurisdiction.is_empty() && !traits.country.is_some_and(is_within) {
+        let place = traits.country.map_or("an unknown country".to_owned(), |it| it.to_string());
+        let named = listed(jurisdiction);
+        let why = format!("it is in {place}, and placement.jurisdiction is {named}");
+        return Some((Lack::Jurisdiction, why));
+    }
+    let missing = labels.iter().find(|label| !traits.labels.contains(label))?;
+    let others: Vec<_> = traits.labels.iter().filter(|own| own.key() == missing.key()).collect();
+    let why = match others.is_empty() {
+        true => format!("no label {missing}"),
+        false => format!("no label {missing}, but {}", listed(others)),
+    };
+    Some((Lack::Label, why))
+}
+
+/// What is free at a location for instances of an app: on all nodes together, and the most on one.
+pub(super) fn free_for(placement: &Placement, location: &LocationState) -> (Capacity, Capacity) {
+    let fits = |kind: &&NodeKind| kind.open && node_refusal(placement, &kind.traits).is_none();
+    let kinds = location.kinds.iter().filter(fits);
+    let (together, largest) = kinds.fold(Default::default(), |(sum, most), kind| {
+        (Capacity::plus(sum, kind.free), kind.largest.most(most))
+    });
+    (location.free.least(together), largest)
+}
+
+/// How far a location is from where an app would be best, when both are known.
+pub(super) fn km(
+    placement: &Placement,
+    location: &LocationState,
+    locations: &[LocationState],
+) -> Option<u32> {
+    let of = |name: &LocationName| locations.iter().find(|other| other.name == *name)?.coordinates;
+    let there = match placement.near.as_ref()? {
+        Near::Coordinates(place) => Some(*place),
+        Near::Location(name) => of(name),
+    };
+    Some(there?.km_to(location.coordinates?))
+}
+
+/// How many of each share have to leave, in the order of the shares: all where an operator or the app wants
+/// none, and what is too many in one place.
+pub(super) fn leaving(app: &WantedApp, shares: &[Share], locations: &[LocationState]) -> Vec<u32> {
+    let at = |share: &Share| locations.iter().find(|location| location.name == share.location);
+    let is_closed = |share: &Share| {
+        at(share).is_some_and(|location| {
+            location.cordon.as_ref().is_some_and(|cordon| cordon.drains)
+                || forbidden(&app.placement, location).is_some()
+        })
+    };
+    let mut leaving: Vec<u32> =
+        shares.iter().map(|share| if is_closed(share) { share.count } else { 0 }).collect();
+    let at_most = app.placement.spread_locations.and_then(Spread::most).unwrap_or(u32::MAX);
+    let min_locations = app.min_locations();
+    // The largest first: each may keep what leaves one for each of the others that there have to be.
+    let mut order: Vec<usize> =
+        (0..shares.len()).filter(|idx| shares[*idx].count > leaving[*idx]).collect();
+    order.sort_by_key(|idx| (std::cmp::Reverse(shares[*idx].count), *idx));
+    let (mut n_kept, mut n_places) = (0, 0);
+    for idx in order {
+        n_places += 1;
+        let n_others = min_locations.saturating_sub(n_places);
+        let for_places = match min_locations {
+            0 | 1 => u32::MAX,
+            _ => app.count.saturating_sub(n_kept + n_others).max(1),
+        };
+        let kept = shares[idx].count.min(at_most).min(for_places);
+        n_kept += kept;
+        leaving[idx] = shares[idx].count - kept;
+    }
+    leaving
+}
+
+/// Why one more instance of an app would be too many at a location.
+pub(super) fn crowded(
+    app: &WantedApp,
+    location: &LocationState,
+    shares: &[Share],
+    locations: &[LocationState],
+) -> Option<Refusal> {
+    let here = shares.iter().find(|share| share.location == location.name);
+    let n_here = here.map_or(0, |share| share.count);
+    if let Some(most) = app.placement.spread_locations.and_then(Spread::most)
+        && n_here >= most
+    {
+        let why = format!("it has {n_here} of this app, and placement.spread_locations = {most}");
+        return Some((Lack::Spread, why));
+    }
+    let least = app.min_locations();
+    if least < 2 || n_here == 0 {
+        return None;
+    }
+    let leaving = leaving(app, shares, locations);
+    let staying = shares.iter().zip(leaving).map(|(share, gone)| share.count - gone);
+    let (n_placed, n_places) = staying
+        .filter(|count| *count > 0)
+        .fold((0, 0), |(sum, places), count| (sum + count, places + 1_u32));
+    let n_open = app.count.saturating_sub(n_placed);
+    (least.saturating_sub(n_places) >= n_open.max(1)).then(|| {
+        let why = format!("it has {n_here} of this app, which has to be at {least} locations");
+        (Lack::Spread, why)
+    })
+}
+
+/// Several things in a row.
+pub(super) fn listed<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
+    all.into_iter().map(|one| one.to_string()).collect::<Vec<_>>().join(", ")
+}
