@@ -12,7 +12,7 @@ use longshore_e2e::websocket::Message;
 use longshore_e2e::{Platform, Traffic, UpOptions, WebSocket, eventually, programs};
 use longshore_types::{InstanceId, InstancePhase};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::scene::{busybox, host, web};
 
@@ -38,7 +38,7 @@ fn two_machines_with_one_behind_nat(part: Part) -> (Machine, Platform) {
 
 fn joined(mut machine: Machine) -> (Machine, Platform) {
     let part = machine.part();
-    let config = "node = \"one\"\nlocation = \"here\"\n".to_owned();
+    let config = "node = \"one\"\nlocation = \"here\"\ncountry = \"NL\"\n".to_owned();
     let options = UpOptions { config, ..UpOptions::default() };
     let platform = platform_for(&machine, options).unwrap();
     platform.push(&busybox(&platform, "one"), "default/web:1").unwrap();
@@ -147,6 +147,48 @@ fn a_node_behind_a_nat_is_reached_in_every_way() {
     eventually("it answers again", || {
         let answer = platform.get("web.localhost", "/who")?;
         Ok((answer.status == 200 && answer.text() == "from afar\n").then_some(()))
+    })
+    .unwrap();
+    platform.remove("web").unwrap();
+    platform.finish();
+    machine.finish();
+}
+
+#[test]
+fn an_app_is_only_where_its_manifest_lets_it_be_and_says_why() {
+    let (machine, platform) = two_machines(Part::Location);
+    let placed = |placement: Value| {
+        let mut manifest = web("web", 2);
+        manifest["placement"] = placement;
+        manifest
+    };
+    let nodes = |platform: &Platform| {
+        let instances = platform.instances("web").unwrap();
+        instances.iter().map(|instance| instance.node.to_string()).collect::<Vec<_>>()
+    };
+    // Nobody said in which country the other machine is.
+    platform.deploy(&placed(json!({"jurisdiction": ["eu"]}))).unwrap();
+    assert_eq!(nodes(&platform), ["one", "one"]);
+    let told = platform.run(&["explain", platform.instances("web").unwrap()[0].id().as_str()]).ok();
+    for part in
+        ["chosen   here (score ", "refused  there: refused: nobody said in which country it is"]
+    {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    // A changed mind moves what runs, the new first.
+    platform.deploy(&placed(json!({"deny": ["here"]}))).unwrap();
+    eventually("all is at the other", || Ok((nodes(&platform) == ["two", "two"]).then_some(())))
+        .unwrap();
+    platform.remove("web").unwrap();
+    platform.deploy_only(&placed(json!({"jurisdiction": ["jp"]}))).unwrap();
+    eventually("it says what it waits for", || {
+        let told = platform.run(&["explain", "web"]).ok();
+        let parts = [
+            "web: 0 of 2 run; 2 wait: no location is in JP",
+            "refused  here: refused: it is in NL",
+            "to change that: placement.jurisdiction of the manifest",
+        ];
+        Ok(parts.iter().all(|part| told.contains(part)).then_some(()))
     })
     .unwrap();
     platform.remove("web").unwrap();

@@ -16,6 +16,7 @@
 //! | `POST /v1/projects/{project}/apps/{app}/rollback` | [`RollbackRequest`] | [`DeployResponse`] |
 //! | `POST /v1/projects/{project}/apps/{app}/promote` | | [`DeployResponse`] |
 //! | `GET /v1/projects/{project}/apps/{app}/locations` | | list of [`AppLocationView`] |
+//! | `GET /v1/projects/{project}/apps/{app}/explain` | | [`AppExplanation`] |
 //! | `GET /v1/projects/{project}/instances?app=&location=&limit=&after=` | | list of [`InstanceView`] |
 //! | `GET /v1/projects/{project}/instances/{instance}` | | [`InstanceView`] |
 //! | `GET /v1/projects/{project}/instances/{instance}/explain` | | [`Explanation`] |
@@ -355,6 +356,38 @@ pub struct Explanation {
     pub location: Decision,
     /// Why this node: the decision of the location scheduler.
     pub node: Decision,
+}
+
+/// How much of an app runs, and why the rest does not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AppExplanation {
+    /// The app.
+    pub app: AppName,
+    /// How many instances should run.
+    pub count: u32,
+    /// How many of the release that should run do.
+    pub ready: u32,
+    /// All of it in a line: `5 of 8 run; 3 wait: no location in eu has 2 GiB of memory free`.
+    pub summary: String,
+    /// What no location takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<WaitingView>,
+    /// What locations were given and found no node for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shortfalls: Vec<LocationShortfall>,
+    /// Why something of it is still where it may not be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staying: Option<String>,
+}
+
+/// What a location cannot carry out of an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LocationShortfall {
+    /// The location.
+    pub location: LocationName,
+    /// What it lacks.
+    #[serde(flatten)]
+    pub shortfall: Shortfall,
 }
 
 /// Everything of a project that `watch` shows.

@@ -9,8 +9,9 @@ use longshore_api::links::{
     ArchiveRequest, AttachRequest, EXEC_PROTOCOL, ExecRequest, LogLine, MAX_EXEC_MESSAGE, TAR,
 };
 use longshore_api::v1::{
-    AppLocationView, AppView, DeployRequest, DeployResponse, Explanation, InstanceView, PlanView,
-    ProjectView, ReleaseView, RollbackRequest, ScaleRequest, SecretRequest, SecretView, UsageView,
+    AppExplanation, AppLocationView, AppView, DeployRequest, DeployResponse, Explanation,
+    InstanceView, PlanView, ProjectView, ReleaseView, RollbackRequest, ScaleRequest, SecretRequest,
+    SecretView, UsageView,
 };
 use longshore_link::{ByteStream, CallError, Client, EventStream, LineStream, Tunnel, WebSocket};
 use longshore_types::{
@@ -202,6 +203,11 @@ impl Project {
     /// One of them.
     pub async fn instance(&self, id: &InstanceId) -> Result<InstanceView, CallError> {
         self.get(format!("instances/{id}")).await
+    }
+
+    /// How much of an app runs, and why the rest does not.
+    pub async fn explain_app(&self, app: &AppName) -> Result<AppExplanation, CallError> {
+        self.get(format!("apps/{app}/explain")).await
     }
 
     /// Why an instance is where it is.

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use longshore_api::links::{InstanceStatus, LocationReport, NodeSummary};
+use longshore_api::links::{InstanceStatus, LocationReport, NodeSummary, Shortfall};
 use longshore_api::v1::{
-    AppLocationView, AppView, AwayView, CanaryView, InstanceView, LocationView, ReleaseView,
-    StayingApp,
+    AppExplanation, AppLocationView, AppView, AwayView, CanaryView, InstanceView,
+    LocationShortfall, LocationView, ReleaseView, StayingApp, WaitingView,
 };
 use longshore_planning::global::Waiting;
 use longshore_types::{
@@ -163,8 +163,10 @@ fn app_of(
     };
     let tried = canary.as_ref().filter(|canary| state == "canary" && canary.is_ready());
     let settled = matches!(state, "running" | "stopped") || tried.is_some();
-    let note =
-        if settled { None } else { note((catalog, reports), key, statuses().filter(is_current)) };
+    let note = match settled {
+        true => None,
+        false => note((catalog, reports), (key, ready), statuses().filter(is_current)),
+    };
     let note = given_up(wanted).or(note).or_else(|| tried.map(CanaryView::note));
     let in_waves =
         || (state == "rolling").then(|| in_waves(catalog, key, wanted.release)).flatten();
@@ -248,22 +250,22 @@ fn given_up(wanted: &AppRecord) -> Option<String> {
 /// The first thing that is known to stand in the way of an app.
 fn note<'a>(
     (catalog, reports): (&Catalog, &ByLocation),
-    key: &AppKey,
+    (key, ready): (&AppKey, u32),
     mut current: impl Iterator<Item = &'a InstanceStatus>,
 ) -> Option<String> {
-    let shortfall = reports.values().find_map(|received| {
-        let list = &received.report.shortfalls;
-        let found = list.iter().find(|s| s.project == key.0 && s.app == key.1)?;
-        let first = found.decision.candidates.first();
-        let because = first.map(|c| format!(" ({}: {})", c.name, c.why)).unwrap_or_default();
-        Some(format!("{} not placed: {}{because}", found.missing, found.decision.why))
-    });
-    let waiting = || {
-        let Waiting { missing, decision } = scheduler::waiting(catalog, reports, key)?;
-        Some(waiting_note(missing, &decision))
+    let count = catalog.apps.get(key)?.record.count;
+    let waiting = scheduler::waiting(catalog, reports, key);
+    let waiting = waiting.map(|one| (one.missing, one.decision));
+    let shortfall = || {
+        let (_, found) = shortfalls(reports, key).next()?;
+        Some((found.missing, found.decision.clone()))
     };
-    waiting()
-        .or(shortfall)
+    let waits = waiting.or_else(shortfall).map(|(missing, decision)| {
+        let first = decision.candidates.first();
+        let first = first.map(|one| format!(" ({}: {})", one.name, one.why)).unwrap_or_default();
+        format!("{}{first}", waits((ready, count), missing, &decision))
+    });
+    waits
         .or_else(|| scheduler::staying(catalog, reports, key))
         .or_else(|| {
             current.find_map(|status| {
@@ -277,12 +279,50 @@ fn note<'a>(
         })
 }
 
-/// How many of an app wait, and for what, with the first location that would do but for that.
-fn waiting_note(missing: u32, decision: &Decision) -> String {
+/// How many of an app run, how many wait, and for what.
+fn waits((ready, count): (u32, u32), missing: u32, decision: &Decision) -> String {
     let waits = if missing == 1 { "waits" } else { "wait" };
-    let first = decision.candidates.first();
-    let first = first.map(|one| format!(" ({}: {})", one.name, one.why)).unwrap_or_default();
-    format!("{missing} {waits}: {}{first}", decision.why)
+    format!("{ready} of {count} run; {missing} {waits}: {}", decision.why)
+}
+
+/// What locations cannot carry out of an app.
+fn shortfalls<'a>(
+    reports: &'a ByLocation,
+    key: &'a AppKey,
+) -> impl Iterator<Item = (&'a LocationName, &'a Shortfall)> {
+    reports.iter().flat_map(move |(location, received)| {
+        let of_app = received.report.shortfalls.iter();
+        let of_app = of_app.filter(move |one| (&one.project, &one.app) == (&key.0, &key.1));
+        of_app.map(move |one| (location, one))
+    })
+}
+
+/// How much of an app runs, and why the rest does not.
+pub fn explained(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    key: &AppKey,
+    public: &PublicNames,
+) -> Option<AppExplanation> {
+    let AppView { app, count, ready, note, .. } = self::app(catalog, reports, key, public)?;
+    let waiting = scheduler::waiting(catalog, reports, key);
+    let waiting = waiting.map(|Waiting { missing, decision }| WaitingView { missing, decision });
+    let shortfalls = shortfalls(reports, key).map(|(location, shortfall)| LocationShortfall {
+        location: location.clone(),
+        shortfall: shortfall.clone(),
+    });
+    let shortfalls: Vec<_> = shortfalls.collect();
+    let first = shortfalls.first().map(|one| &one.shortfall);
+    let summary = match (&waiting, first, note) {
+        (Some(WaitingView { missing, decision }), ..)
+        | (None, Some(Shortfall { missing, decision, .. }), _) => {
+            waits((ready, count), *missing, decision)
+        }
+        (None, None, Some(note)) => format!("{ready} of {count} run; {note}"),
+        (None, None, None) => format!("{ready} of {count} run"),
+    };
+    let staying = scheduler::staying(catalog, reports, key);
+    Some(AppExplanation { app, count, ready, summary, waiting, shortfalls, staying })
 }
 
 fn count<T>(items: impl Iterator<Item = T>) -> u32 {

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use http::{StatusCode, header};
-use longshore_api::v1::{AppView, DeployRequest, DeployResponse, ScaleRequest};
+use longshore_api::v1::{AppExplanation, AppView, DeployRequest, DeployResponse, ScaleRequest};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, now};
 use longshore_store::{Compare, Relation, Revision, Transaction};
@@ -60,6 +60,16 @@ fn show_app(plane: &Plane, key: &AppKey) -> Result<AppView, Refusal> {
     let catalog = plane.catalog();
     views::app(&catalog, &plane.reports.now(), key, &plane.public)
         .ok_or_else(|| catalog.no_app(key).into())
+}
+
+pub async fn explain(
+    State(plane): Shared,
+    Path((project, app)): Path<(String, String)>,
+) -> Result<Json<AppExplanation>, Refusal> {
+    let key = app_key(&project, &app)?;
+    let catalog = plane.catalog();
+    let told = views::explained(&catalog, &plane.reports.now(), &key, &plane.public);
+    told.map(Json).ok_or_else(|| catalog.no_app(&key).into())
 }
 
 pub async fn deploy(

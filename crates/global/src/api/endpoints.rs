@@ -3,11 +3,11 @@
 
 use longshore_api::links::LogLine;
 use longshore_api::v1::{
-    AppLocationView, AppMoveView, AppView, CallerView, CordonRequest, DeployRequest,
-    DeployResponse, EventView, Explanation, InstanceView, JoinTokenCreated, JoinTokenRequest,
-    LocationView, Move, PlanView, ProjectChange, ProjectView, ReleaseView, RollbackRequest,
-    ScaleRequest, SecretKeyView, SecretRequest, SecretView, TokenCreated, TokenRequest, TokenView,
-    UsageView,
+    AppExplanation, AppLocationView, AppMoveView, AppView, CallerView, CordonRequest,
+    DeployRequest, DeployResponse, EventView, Explanation, InstanceView, JoinTokenCreated,
+    JoinTokenRequest, LocationView, Move, PlanView, ProjectChange, ProjectView, ReleaseView,
+    RollbackRequest, ScaleRequest, SecretKeyView, SecretRequest, SecretView, TokenCreated,
+    TokenRequest, TokenView, UsageView,
 };
 use longshore_types::token::Role;
 use longshore_types::{AppName, Cordon, InstanceId, LocationName, Port, ProjectName, Timestamp};
@@ -70,6 +70,9 @@ fn of_apps() -> Vec<Endpoint> {
         endpoint(GET, "/projects/{project}/apps/{app}/locations", READ, locations::of_app)
             .about("listAppLocations", "What each location has of an app, or should have")
             .answers::<Vec<AppLocationView>>(),
+        endpoint(GET, "/projects/{project}/apps/{app}/explain", READ, apps::explain)
+            .about("explainApp", "How much of an app runs, and why the rest does not")
+            .answers::<AppExplanation>(),
     ]
 }
 

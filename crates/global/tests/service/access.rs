@@ -26,6 +26,7 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("POST", "/projects/{project}/apps/{app}/rollback", InProject(Role::Deploy)),
     ("POST", "/projects/{project}/apps/{app}/promote", InProject(Role::Deploy)),
     ("GET", "/projects/{project}/apps/{app}/locations", InProject(Role::Read)),
+    ("GET", "/projects/{project}/apps/{app}/explain", InProject(Role::Read)),
     ("GET", "/projects/{project}/instances", InProject(Role::Read)),
     ("GET", "/projects/{project}/instances/{instance}", InProject(Role::Read)),
     ("GET", "/projects/{project}/instances/{instance}/explain", InProject(Role::Read)),

@@ -192,7 +192,8 @@ async fn where_every_location_is_cordoned_an_app_waits_and_says_so() {
     plane.report(Generation(0), vec![]).await;
     plane.cordon("/v1/locations/ams", false).await.unwrap();
     plane.deploy(web()).await.unwrap();
-    let note = "2 wait: every location is cordoned by an operator (ams: refused: cordoned by";
+    let note =
+        "0 of 2 run; 2 wait: every location is cordoned by an operator (ams: refused: cordoned by";
     plane.app_when(|app| app.note.as_deref().is_some_and(|told| told.starts_with(note))).await;
     plane.delete("/v1/locations/ams/cordon").await.unwrap();
     until(&mut plane.allotments().await, |set| set.allotments.len() == 1).await;

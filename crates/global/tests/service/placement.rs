@@ -1,8 +1,9 @@
 //! Where apps may be.
 
 use longshore_api::links::AllotmentSet;
+use longshore_api::v1::AppExplanation;
 use longshore_link::{CallError, LineStream};
-use longshore_types::{Generation, ReleaseNumber, Traits};
+use longshore_types::{Generation, Lack, ReleaseNumber, Traits};
 use serde_json::json;
 
 use crate::plane::*;
@@ -94,9 +95,16 @@ async fn what_waits_says_why_and_goes_where_it_can_be_as_soon_as_that_is_there()
     let app = plane.app_when(|app| app.note.is_some()).await;
     assert_eq!(app.state, "waiting");
     let note = app.note.unwrap();
-    let expected = "2 wait: all 2 locations are refused: 1 by placement.jurisdiction, 1 by \
+    let expected = "0 of 2 run; 2 wait: all 2 locations are refused: 1 by placement.jurisdiction, 1 by \
                     placement.labels (ams: refused: no label disk=nvme, but disk=hdd)";
     assert_eq!(note, expected);
+    let told: AppExplanation =
+        plane.user.get("/v1/projects/default/apps/web/explain").await.unwrap();
+    assert_eq!((told.count, told.ready), (2, 0));
+    assert!(expected.starts_with(&told.summary), "{}", told.summary);
+    let waiting = told.waiting.unwrap();
+    let lacks: Vec<_> = waiting.decision.candidates.iter().map(|one| one.lack.unwrap()).collect();
+    assert_eq!(lacks, [Lack::Label, Lack::Jurisdiction]);
     let mut ams = plane.sets_of("ams").await;
     assert_eq!(count(&until(&mut ams, |_| true).await), 0);
     plane.is_in("ams", "NL", "disk=nvme", &none).await;

@@ -1,9 +1,7 @@
 //! `longshore explain`
 
-use longshore_api::links::Shortfall;
-use longshore_api::v1::{AppView, Explanation, LocationView};
-use longshore_client::Client;
-use longshore_types::{Decision, LocationName};
+use longshore_api::v1::{AppExplanation, Explanation, LocationShortfall, WaitingView};
+use longshore_types::{Candidate, Decision, Lack};
 use serde::Serialize;
 
 use crate::connection::{ConnectionOptions, ProjectOption};
@@ -31,19 +29,19 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let instances = match Target::find(&project, &options.target).await? {
         Target::Instance(instance) => vec![*instance],
         Target::App(app) => {
-            told.extend(waiting(&connection.api, &app).await?);
+            told.push(Explained::App(Box::new(project.explain_app(&app.app).await?)));
             target::instances_of(&project, &app.app).await?
         }
     };
     for instance in &instances {
-        told.push(Explained::Placed(Box::new(project.explain(instance.id()).await?)));
+        told.push(Explained::Instance(Box::new(project.explain(instance.id()).await?)));
     }
     connection.output.data(&told, |told| {
         let texts: Vec<_> = told
             .iter()
             .map(|explained| match explained {
-                Explained::Placed(explanation) => render(explanation),
-                Explained::Waiting { location, missing } => render_waiting(location, missing),
+                Explained::App(app) => render_app(app),
+                Explained::Instance(explanation) => render(explanation),
             })
             .collect();
         texts.join("\n")
@@ -54,30 +52,27 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(untagged)]
 pub enum Explained {
-    Placed(Box<Explanation>),
-    /// Instances that found no place.
-    Waiting {
-        location: LocationName,
-        missing: Shortfall,
-    },
+    /// What of an app runs, and what waits for what.
+    App(Box<AppExplanation>),
+    /// Why an instance is where it is.
+    Instance(Box<Explanation>),
 }
 
-/// What of an app found no place, at each location.
-async fn waiting(api: &Client, app: &AppView) -> Result<Vec<Explained>, Failure> {
-    let locations = api.locations().await?;
-    let of_app = |missing: &Shortfall| missing.project == app.project && missing.app == app.app;
-    let waiting =
-        locations.into_iter().flat_map(|LocationView { location, shortfalls, .. }| {
-            let shortfalls = shortfalls.into_iter().filter(of_app);
-            shortfalls
-                .map(move |missing| Explained::Waiting { location: location.clone(), missing })
-        });
-    Ok(waiting.collect())
-}
-
-fn render_waiting(location: &LocationName, missing: &Shortfall) -> String {
-    let mut text = format!("{}: {} not placed at {location}\n", missing.app, missing.missing);
-    push_decision(&mut text, &missing.decision);
+/// How much of an app runs, in words.
+fn render_app(told: &AppExplanation) -> String {
+    let AppExplanation { app, summary, waiting, shortfalls, staying, .. } = told;
+    let mut text = format!("{app}: {summary}\n");
+    if let Some(WaitingView { missing, decision }) = waiting {
+        text.push_str(&format!("{missing} at no location\n"));
+        push_decision(&mut text, decision);
+    }
+    for LocationShortfall { location, shortfall } in shortfalls {
+        text.push_str(&format!("{} not placed at {location}\n", shortfall.missing));
+        push_decision(&mut text, &shortfall.decision);
+    }
+    if let Some(staying) = staying {
+        text.push_str(&format!("{staying}\n"));
+    }
     text
 }
 
@@ -116,49 +111,76 @@ pub fn render(explanation: &Explanation) -> String {
     text
 }
 
-/// A decision in words, with each candidate.
+/// A decision in words: each candidate with its score or its refusal, and what would have to change.
 pub fn push_decision(text: &mut String, decision: &Decision) {
     text.push_str(&format!("  because {}\n", decision.why));
-    for candidate in &decision.candidates {
-        let chosen = decision.chosen.as_deref() == Some(candidate.name.as_str());
-        let verdict = match (chosen, candidate.score) {
+    for Candidate { name, score, why, lack } in &decision.candidates {
+        let chosen = decision.chosen.as_deref() == Some(name.as_str());
+        let verdict = match (chosen, score) {
             (true, _) => "chosen",
             (false, Some(_)) => "possible",
             (false, None) => "refused",
         };
-        text.push_str(&format!("  {verdict:<8} {}: {}\n", candidate.name, candidate.why));
+        let score = score.map(|score| format!(" (score {score})")).unwrap_or_default();
+        text.push_str(&format!("  {verdict:<8} {name}{score}: {why}\n"));
+        if let Some(remedy) = lack.map(Lack::remedy).filter(|remedy| !remedy.is_empty()) {
+            text.push_str(&format!("           to change that: {remedy}\n"));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use longshore_api::links::Stage;
-    use longshore_types::{Candidate, Lack, Timestamp};
+    use longshore_api::links::{Shortfall, Stage};
+    use longshore_types::Timestamp;
 
     use super::*;
     use crate::test_views;
 
     #[test]
-    fn what_found_no_place_is_told_with_every_refusal() {
-        let why = "refused: no runsc: not found".to_owned();
-        let decision = Decision {
+    fn what_waits_is_told_with_every_refusal_and_what_would_have_to_change() {
+        let refused = |name: &str, lack, why: &str| Candidate {
+            name: name.to_owned(),
+            score: None,
+            why: format!("refused: {why}"),
+            lack: Some(lack),
+        };
+        let decision = |why: &str, candidate| Decision {
             at: Timestamp(0),
             chosen: None,
-            why: "no node can run it with the runtime runsc".to_owned(),
-            candidates: vec![Candidate {
-                name: "n1".to_owned(),
-                score: None,
-                why,
-                lack: Some(Lack::Runtime),
-            }],
+            why: why.to_owned(),
+            candidates: vec![candidate],
         };
-        let app = "web".parse().unwrap();
-        let missing = Shortfall { project: Default::default(), app, missing: 2, decision };
+        let of_location =
+            decision("no node has room", refused("n1", Lack::Runtime, "no runsc: not found"));
+        let app: longshore_types::AppName = "web".parse().unwrap();
+        let project = Default::default();
+        let shortfall = Shortfall { project, app: app.clone(), missing: 2, decision: of_location };
+        let text = render_app(&AppExplanation {
+            app,
+            count: 8,
+            ready: 5,
+            summary: "5 of 8 run; 1 waits: no location is in eu".to_owned(),
+            waiting: Some(WaitingView {
+                missing: 1,
+                decision: decision("no location is in eu", refused("sin", Lack::Report, "silent")),
+            }),
+            shortfalls: vec![LocationShortfall { location: "here".parse().unwrap(), shortfall }],
+            staying: Some("some of it is still where it may not be".to_owned()),
+        });
         assert_eq!(
-            render_waiting(&"here".parse().unwrap(), &missing),
-            "web: 2 not placed at here\n\
-             \x20 because no node can run it with the runtime runsc\n\
-             \x20 refused  n1: refused: no runsc: not found\n"
+            text,
+            "web: 5 of 8 run; 1 waits: no location is in eu\n\
+             1 at no location\n\
+             \x20 because no location is in eu\n\
+             \x20 refused  sin: refused: silent\n\
+             \x20          to change that: it has to report again\n\
+             2 not placed at here\n\
+             \x20 because no node has room\n\
+             \x20 refused  n1: refused: no runsc: not found\n\
+             \x20          to change that: the runtime has to be installed there, or the manifest has to \
+             choose another\n\
+             some of it is still where it may not be\n"
         );
     }
 
@@ -197,8 +219,8 @@ mod tests {
             "web-00000001: r1 of web, pending\n\
              location here\n  because it is the only one\n\
              node n1\n  because it has the most free memory\n\
-             \x20 chosen   n1: 3 GiB free\n\
-             \x20 possible n2: 1 GiB free\n\
+             \x20 chosen   n1 (score 9): 3 GiB free\n\
+             \x20 possible n2 (score 4): 1 GiB free\n\
              \x20 refused  n3: needs 64 MiB, has 10 MiB\n\
              users: ids 671088640 to 671154175 of the machine\n\
              last start\n  create        28.4 ms\n"
