@@ -1,5 +1,7 @@
 //! What locations report: kept in memory, the last report of each.
 
+mod refusals;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,10 +11,15 @@ use longshore_types::{InstanceId, LocationName, ProjectName, Timestamp};
 use tokio::sync::watch;
 
 use crate::catalog::AppKey;
+pub use refusals::Refusals;
 
 /// A location that did not report for this long counts as unreachable. Locations report at least
 /// every five seconds, so three reports in a row must be lost.
 const SILENT_AFTER: Duration = Duration::from_secs(16);
+
+/// A location that did not report for this long is late: a report is missing, and what it said last may not be
+/// so any more.
+const LATE_AFTER: Duration = Duration::from_secs(8);
 
 /// The last report of a location.
 #[derive(Debug, Clone)]
@@ -23,9 +30,16 @@ pub struct Received {
     pub at: Instant,
     /// The same, for people.
     pub at_wall: Timestamp,
+    /// What it found no node for, by app: in this report, or in an earlier one, and has no more of now.
+    pub refusals: Arc<Refusals>,
 }
 
 impl Received {
+    /// True when a report is overdue.
+    pub fn late(&self) -> bool {
+        self.at.elapsed() >= LATE_AFTER
+    }
+
     /// True when the location reported lately.
     pub fn reachable(&self) -> bool {
         self.at.elapsed() < SILENT_AFTER
@@ -51,11 +65,19 @@ impl Reports {
     /// Takes a report over, in place of the location's last one. Subscribers are told only when
     /// it says something new.
     pub fn receive(&self, report: LocationReport) {
-        let (at, at_wall) = (Instant::now(), longshore_link::now());
-        let received = Received { report: Arc::new(report), at, at_wall };
         self.by_location.send_if_modified(|by_location| {
-            let name = received.report.location.clone();
+            let name = report.location.clone();
             let before = by_location.get(&name);
+            let refusals = match before {
+                Some(before) if before.refusals.is_empty() && report.shortfalls.is_empty() => {
+                    Arc::clone(&before.refusals)
+                }
+                before => {
+                    Arc::new(refusals::after(before.map(|before| &*before.refusals), &report))
+                }
+            };
+            let (at, at_wall) = (Instant::now(), longshore_link::now());
+            let received = Received { report: Arc::new(report), at, at_wall, refusals };
             let news = before.is_none_or(|before| {
                 !before.reachable() || !same_but_for_time(&before.report, &received.report)
             });

@@ -3,6 +3,7 @@
 //! A reconciler: it takes no orders, looks at the present state whenever something changed, and
 //! writes what differs, conditional on the app not having changed meanwhile.
 
+mod blocked;
 mod summaries;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use longshore_store::{
     Compare, MAX_OPERATIONS, MAX_REQUEST_BYTES, Relation, Store, StoreError, Transaction,
 };
 use longshore_types::{
-    InstancePhase, LocationName, Manifest, Placement, Release, ReleaseNumber, RestartPolicy,
+    InstancePhase, Lack, LocationName, Manifest, Placement, Release, ReleaseNumber, RestartPolicy,
 };
 use prometheus_client::metrics::histogram::Histogram;
 
@@ -33,6 +34,8 @@ use crate::rollouts::Rollouts;
 use crate::strays::Strays;
 use crate::waves::{self, Releases};
 use crate::{GlobalError, Plane, views};
+use blocked::Queue;
+pub use summaries::kinds;
 use summaries::locations;
 
 /// How often to look without a change: reachability fades without one.
@@ -91,11 +94,12 @@ struct Judged {
     rollouts: Rollouts,
     ended: Ended,
     strays: Strays,
+    queue: Queue,
 }
 
 /// Brings every app's allotments in line, and judges its rollout; true when something was written.
 async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalError> {
-    let Judged { rollouts, ended, strays } = judged;
+    let Judged { rollouts, ended, strays, queue } = judged;
     let catalog = plane.catalog();
     let reports = plane.reports.now();
     rollouts.forget_gone(&catalog);
@@ -109,6 +113,7 @@ async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalErr
     }
     // What one app is given in this round is taken from what the others see.
     let mut locations = locations(&catalog, &reports);
+    queue.begin_round(&locations, |key| catalog.apps.contains_key(key));
     for (key, app) in &catalog.apps {
         let change = if app.record.removing {
             removal(&catalog, &reports, key)
@@ -126,7 +131,9 @@ async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalErr
                 let subject = format!("{}: it has ended, and so has its client", key.1);
                 Some(with_event(change, &Who::PLATFORM, Some(&key.0), "rm", subject))
             };
-            let change = allotments(&catalog, &reports, key, &mut locations).or_else(verdict);
+            let queue = Some(&mut *queue).filter(|_| !wrote);
+            let change = allotments((&catalog, &reports), key, (&mut locations, queue));
+            let change = change.or_else(verdict);
             change.or_else(over).or_else(|| forgetting(&catalog, &reports, key, &app.record))
         };
         let Some(change) = change else { continue };
@@ -317,7 +324,13 @@ pub fn shares(
     of_app: (&AppKey, &Held<'_>),
     wanted: (u32, &Manifest),
 ) -> Shared {
-    let wanted = wanted_app((catalog, reports), of_app, wanted);
+    let current = catalog.current_release(of_app.0);
+    let is_current = current.is_some_and(|current| current.manifest == *wanted.1);
+    let mut wanted = wanted_app((catalog, reports), of_app, wanted);
+    if !is_current {
+        // Locations may have what another release needs.
+        wanted.refusals.clear();
+    }
     plan_shares(now(), &wanted, &locations(catalog, reports))
 }
 
@@ -392,6 +405,7 @@ fn wanted_app(
         location: (*location).clone(),
         count: stored.record.count,
         ready: if counts { ready(location, stored) } else { 0 },
+        refused: refused(reports, key, (location, stored)),
         budget: stored.record.budget,
         budget_in_force: in_force(reports, location, key, stored),
         decision: stored.record.decision.clone(),
@@ -404,9 +418,47 @@ fn wanted_app(
         each: manifest.resources.capacity(),
         placement: manifest.placement.clone(),
         tried: None,
+        refusals: refusals(catalog, reports, key),
         pinned: pinned(reports, key, manifest),
         shares: so_far.collect(),
     }
+}
+
+/// What of an app a location found no node for, by its word on what it was given last.
+fn refused(
+    reports: &ByLocation,
+    key: &AppKey,
+    (location, stored): (&LocationName, &Stored<AllotmentRecord>),
+) -> u32 {
+    let Some(received) = reports.get(location) else { return 0 };
+    let Some(refusal) = received.refusals.get(key) else { return 0 };
+    // One that is cut off may have found a node since, and owns what it has.
+    let is_old = !received.reachable() || refusal.acknowledged.0 < stored.revision.0;
+    if refusal.missing == 0 || is_old {
+        return 0;
+    }
+    // What a rollout has no room for beside what there is runs all the same, in its old release.
+    let of_app = |status: &&InstanceStatus| {
+        (&status.project, &status.app) == (&key.0, &key.1) && !status.is_command && !status.draining
+    };
+    let n_there = received.report.instances.iter().filter(of_app).count();
+    let n_there = u32::try_from(n_there).unwrap_or(u32::MAX);
+    refusal.missing.min(stored.record.count.saturating_sub(n_there))
+}
+
+/// The locations that found no node for an app since it last changed, and why.
+fn refusals(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    key: &AppKey,
+) -> BTreeMap<LocationName, (Lack, String)> {
+    let changed = catalog.apps.get(key).map_or(0, |stored| stored.revision.0);
+    let each = reports.iter().filter_map(|(location, received)| {
+        let refusal = received.refusals.get(key)?;
+        let holds = refusal.acknowledged.0 >= changed;
+        holds.then(|| (location.clone(), (refusal.lack(), refusal.why.clone())))
+    });
+    each.collect()
 }
 
 /// Why an app is not started at another location.
@@ -500,20 +552,25 @@ fn tried(
 
 /// The change that brings the allotments of an app in line with what is wanted, if one is needed.
 fn allotments(
-    catalog: &Catalog,
-    reports: &ByLocation,
+    (catalog, reports): (&Catalog, &ByLocation),
     key: &AppKey,
-    locations: &mut [LocationState],
+    (locations, queue): (&mut [LocationState], Option<&mut Queue>),
 ) -> Option<Transaction> {
-    let record = &catalog.apps.get(key)?.record;
+    let Stored { record, revision } = catalog.apps.get(key)?;
     let release = catalog.current_release(key)?;
     let held = held(catalog, key);
     let wanted = wanted_now((catalog, reports), (key, &held), record)?;
-    let Shared { shares, .. } = plan_shares(now(), &wanted, locations);
-    let before_command = record.stage == RolloutStage::Command;
     let releases = Releases::of(catalog, reports, (key, record, &held), |name| {
         may_be(release, name, locations)
     });
+    let mut queue = queue;
+    if !releases.move_any(&held)
+        && queue.as_mut().is_some_and(|queue| queue.sleeps(key, *revision, &wanted))
+    {
+        return None;
+    }
+    let Shared { shares, waiting } = plan_shares(now(), &wanted, locations);
+    let before_command = record.stage == RolloutStage::Command;
     let main = catalog.release(key, record.main()).unwrap_or(release);
     let (canaries, command_at) = tried(record, release, &shares, locations);
     let mut change = Change::default();
@@ -560,6 +617,9 @@ fn allotments(
             };
             change.put_if_changed(key, location, Some(before), record);
         }
+    }
+    if let (Some(queue), Some(waiting), None) = (queue, &waiting, &change.transaction) {
+        queue.block(key, *revision, (wanted, waiting));
     }
     change.transaction
 }

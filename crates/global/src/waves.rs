@@ -89,6 +89,14 @@ impl Releases {
         }
     }
 
+    /// True when a location is to run another than what it has.
+    pub fn move_any(&self, held: &Held<'_>) -> bool {
+        held.iter().any(|(location, stored)| {
+            let record = &stored.record;
+            record.count > 0 && self.at(location, Some(record)) != record.release
+        })
+    }
+
     /// That of a location, given what it has now.
     pub fn at(&self, location: &LocationName, before: Option<&AllotmentRecord>) -> ReleaseNumber {
         match self {

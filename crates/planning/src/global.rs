@@ -10,7 +10,11 @@
 
 mod constraints;
 mod drain;
+mod refused;
+mod supply;
 mod waiting;
+
+use std::collections::BTreeMap;
 
 use longshore_types::{
     AppName, Candidate, Capacity, Coordinates, Cordon, Decision, Lack, LocationName, Placement,
@@ -22,6 +26,7 @@ use crate::Pinned;
 pub(crate) use constraints::node_refusal;
 pub use constraints::{NodeKind, permits};
 pub use drain::{AppMove, preview_drain, staying};
+pub use supply::{Blocked, Supplies, more_of_nodes, supplies};
 
 /// An app that should run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +45,8 @@ pub struct WantedApp {
     pub placement: Placement,
     /// Where those of a release may be that is tried beside it, when there is one.
     pub tried: Option<Placement>,
+    /// The locations that found no node for it, and lack the same still.
+    pub refusals: BTreeMap<LocationName, (Lack, String)>,
     /// Why it is not started elsewhere when a location is drained.
     pub pinned: Option<Pinned>,
     /// What it has been given so far.
@@ -62,6 +69,8 @@ pub struct Share {
     pub count: u32,
     /// How many of those are healthy.
     pub ready: u32,
+    /// How many of those the location found no node for.
+    pub refused: u32,
     /// The most that may run there.
     pub budget: u32,
     /// The largest budget that the location may still be going by: a lowered one counts only once
@@ -78,6 +87,8 @@ pub struct LocationState {
     pub name: LocationName,
     /// True when it reported lately.
     pub reachable: bool,
+    /// True when a report of it is overdue: what it said may not be so any more.
+    pub late: bool,
     /// What an operator wishes of it.
     pub cordon: Option<Cordon>,
     /// What is free there, what is already on its way there deducted.
@@ -143,6 +154,7 @@ pub fn plan_shares(now: Timestamp, app: &WantedApp, locations: &[LocationState])
             break;
         }
     }
+    refused::move_on(now, app, &mut shares, locations);
     drain::fill(now, app, &mut shares, locations);
     shares.retain(|share| share.count > 0);
     keep_for_tried(now, app, &mut shares, locations);
@@ -250,6 +262,7 @@ fn add_one(
             location: name,
             count: 1,
             ready: 0,
+            refused: 0,
             budget: 0,
             budget_in_force: 0,
             decision,
@@ -273,9 +286,11 @@ fn worth_keeping(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> 
     candidates.filter(is_kept).collect()
 }
 
-/// A kilometre weighs more than any memory, an instance of the same app more than any way.
+/// A kilometre weighs more than any memory, an instance of the same app more than any way, and an old report
+/// more than any number of instances.
 const KM_PENALTY: i64 = 1 << 20;
 const SPREAD_PENALTY: i64 = 1 << 36;
+const LATE_PENALTY: i64 = 1 << 55;
 
 /// Judges a location for one more instance of an app, of which `shares` is what each will have.
 fn judge(
@@ -293,6 +308,7 @@ fn judge(
         return refused(Lack::Report, "refused: it has not reported lately".to_owned());
     }
     let against = constraints::forbidden(&app.placement, location)
+        .or_else(|| app.refusals.get(&location.name).cloned())
         .or_else(|| constraints::crowded(app, location, shares, locations));
     if let Some((lack, why)) = against {
         return refused(lack, format!("refused: {why}"));
@@ -328,6 +344,10 @@ fn judge(
     if app.placement.spread_locations.is_some() {
         score -= i64::from(n_here) * SPREAD_PENALTY;
         why.push_str(&format!(", {n_here} of this app there"));
+    }
+    if location.late {
+        score -= LATE_PENALTY;
+        why.push_str(", by a report that is old");
     }
     Candidate { name, score: Some(score), why, lack: None }
 }

@@ -66,6 +66,21 @@ pub enum Lack {
 }
 
 impl Lack {
+    /// All that this version knows.
+    pub const ALL: [Self; 11] = [
+        Self::Cordon,
+        Self::Report,
+        Self::Deny,
+        Self::Allow,
+        Self::Jurisdiction,
+        Self::Label,
+        Self::Runtime,
+        Self::Spread,
+        Self::Cpu,
+        Self::Memory,
+        Self::Disk,
+    ];
+
     /// What would have to change.
     pub fn remedy(self) -> &'static str {
         match self {

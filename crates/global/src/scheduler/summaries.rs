@@ -54,6 +54,7 @@ fn state(catalog: &Catalog, received: &Received, given: &[Given<'_>]) -> Locatio
     let mut state = LocationState {
         name: report.location.clone(),
         reachable: received.reachable(),
+        late: received.late(),
         cordon: catalog.cordon(&report.location).cloned(),
         free: offered.minus(allotted.minus(elsewhere)),
         coordinates: report.coordinates,
@@ -82,22 +83,90 @@ fn state(catalog: &Catalog, received: &Received, given: &[Given<'_>]) -> Locatio
     state
 }
 
-/// The nodes of a location, those that are alike together.
-fn kinds(report: &LocationReport) -> Vec<NodeKind> {
+/// The nodes of a location, those that are alike together, with what they say is free.
+pub fn kinds(report: &LocationReport) -> Vec<NodeKind> {
     let mut kinds: Vec<NodeKind> = Vec::new();
     for node in &report.nodes {
         let (traits, open) = (&node.traits, node.reachable && node.cordon.is_none());
         let free = node.capacity.minus(node.promised);
         match kinds.iter_mut().find(|kind| kind.traits == *traits && kind.open == open) {
             Some(kind) => {
+                kind.n_nodes += 1;
                 kind.free = kind.free.plus(free);
                 kind.largest = kind.largest.most(free);
             }
             None => {
                 let traits = traits.clone();
-                kinds.push(NodeKind { traits, open, free, largest: free });
+                kinds.push(NodeKind { traits, open, n_nodes: 1, free, largest: free });
             }
         }
     }
     kinds
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_types::{ByteCount, Generation, MilliCpu};
+
+    use super::*;
+
+    /// A node with room for this many instances of 1 GiB, of which some are promised.
+    fn node(name: &str, label: &str, (room, promised): (u64, u64)) -> NodeSummary {
+        let of = |n: u64| Capacity {
+            cpu: MilliCpu(1_000_000),
+            memory: ByteCount::gib(n),
+            disk: ByteCount::gib(100),
+        };
+        let document = serde_json::json!({
+            "node": name, "reachable": true, "reported_at": 1, "version": "1",
+            "capacity": of(room),
+            "promised": Capacity { memory: ByteCount::gib(promised), ..Capacity::default() },
+            "traits": {"labels": [label]},
+        });
+        serde_json::from_value(document).unwrap()
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_not_free() {
+        let document = serde_json::json!({
+            "location": "ams", "gate": null, "acknowledged": 7, "at": 1, "instances": [],
+            "shortfalls": [], "nodes": [],
+        });
+        let mut report: LocationReport = serde_json::from_value(document).unwrap();
+        report.nodes = vec![
+            node("n1", "disk=nvme", (4, 0)),
+            node("n2", "disk=hdd", (6, 0)),
+            node("n3", "disk=hdd", (3, 2)),
+        ];
+        let manifest = serde_json::json!({
+            "app": "web", "image": "web", "placement": {"labels": ["disk=nvme"]},
+            "resources": {"memory": "1GiB", "cpu": 0.1, "disk": "4MiB"},
+        });
+        let release = Release {
+            number: longshore_types::ReleaseNumber(1),
+            manifest: longshore_types::Manifest::from_document(&manifest).unwrap(),
+            image_digest: longshore_types::Digest::from_sha256([7; 32]),
+            secrets: BTreeMap::new(),
+            created_at: Default::default(),
+        };
+        let key: AppKey = (Default::default(), "web".parse().unwrap());
+        let given = [Given { key, release: &release, count: 3 }];
+        let received = Received {
+            at_wall: longshore_types::Timestamp(0),
+            report: report.into(),
+            at: std::time::Instant::now(),
+            refusals: Default::default(),
+        };
+        assert_eq!(received.report.acknowledged, Generation(7));
+        let state = state(&Catalog::default(), &received, &given);
+        let gib = |capacity: Capacity| capacity.memory.0 >> 30;
+        assert_eq!(gib(state.free), 10);
+        let kinds: Vec<_> = state
+            .kinds
+            .iter()
+            .map(|kind| (kind.n_nodes, gib(kind.free), gib(kind.largest)))
+            .collect();
+        // Only the one could have them.
+        assert_eq!(kinds, [(1, 1, 1), (2, 7, 6)]);
+    }
 }

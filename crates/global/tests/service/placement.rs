@@ -1,9 +1,9 @@
 //! Where apps may be.
 
-use longshore_api::links::AllotmentSet;
+use longshore_api::links::{AllotmentSet, LocationReport, Shortfall};
 use longshore_api::v1::AppExplanation;
 use longshore_link::{CallError, LineStream};
-use longshore_types::{Generation, Lack, ReleaseNumber, Traits};
+use longshore_types::{Candidate, Decision, Generation, Lack, ReleaseNumber, Traits};
 use serde_json::json;
 
 use crate::plane::*;
@@ -11,18 +11,22 @@ use crate::plane::*;
 impl Plane {
     /// A location in a country reports, with its node, which has this label as well.
     async fn is_in(&self, location: &str, country: &str, label: &str, set: &AllotmentSet) {
-        let of = |name: &str| format!("{location}-{name}");
-        let instances = set.allotments.iter().flat_map(|allotment| {
-            (0..allotment.count.min(allotment.budget))
-                .map(move |n| healthy(allotment, &format!("web-{location}{n:0>5}")))
-        });
-        let mut report = report_of(location, set.generation, instances.collect(), vec![]);
-        report.traits.country = country.parse().ok();
-        report.nodes[0].node = of("n1").parse().unwrap();
-        let labels = label.parse().into_iter().collect();
-        report.nodes[0].traits = report.traits.of_node(&Traits { country: None, labels });
-        self.send(&report).await;
+        self.send(&report_in(location, country, label, set)).await;
     }
+}
+
+fn report_in(location: &str, country: &str, label: &str, set: &AllotmentSet) -> LocationReport {
+    let of = |name: &str| format!("{location}-{name}");
+    let instances = set.allotments.iter().flat_map(|allotment| {
+        (0..allotment.count.min(allotment.budget))
+            .map(move |n| healthy(allotment, &format!("web-{location}{n:0>5}")))
+    });
+    let mut report = report_of(location, set.generation, instances.collect(), vec![]);
+    report.traits.country = country.parse().ok();
+    report.nodes[0].node = of("n1").parse().unwrap();
+    let labels = label.parse().into_iter().collect();
+    report.nodes[0].traits = report.traits.of_node(&Traits { country: None, labels });
+    report
 }
 
 fn placed(placement: serde_json::Value) -> serde_json::Value {
@@ -137,5 +141,49 @@ async fn a_location_that_nobody_knows_is_refused_with_the_nearest_name() {
     ];
     assert_eq!(told, expected);
     plane.deploy(placed(json!({"allow": ["ams"], "near": "ams"}))).await.unwrap();
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_location_refuses_goes_on_at_once_and_not_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    let none = AllotmentSet::default();
+    plane.is_in("ams", "NL", "disk=hdd", &none).await;
+    plane.is_in("nyc", "US", "disk=hdd", &none).await;
+    let (mut ams, mut nyc) = (plane.sets_of("ams").await, plane.sets_of("nyc").await);
+    plane.deploy(web()).await.unwrap();
+    let set = until(&mut ams, |set| count(set) == 1).await;
+    until(&mut nyc, |set| count(set) == 1).await;
+    let candidate = Candidate {
+        name: "ams-n1".to_owned(),
+        score: None,
+        why: "refused: no embedded: broken".to_owned(),
+        lack: Some(Lack::Runtime),
+    };
+    let decision = Decision {
+        at: Default::default(),
+        chosen: None,
+        why: "no node can run it with the runtime embedded".to_owned(),
+        candidates: vec![candidate],
+    };
+    let (project, app) = (Default::default(), "web".parse().unwrap());
+    let mut refusing = report_in("ams", "NL", "disk=hdd", &set);
+    refusing.instances.clear();
+    refusing.shortfalls = vec![Shortfall { project, app, missing: 1, decision }];
+    plane.send(&refusing).await;
+    until(&mut nyc, |set| count(set) == 2).await;
+    let emptied = until(&mut ams, |set| count(set) == 0).await;
+    // It has nothing to refuse any more, and is not asked again for the same.
+    plane.is_in("ams", "NL", "disk=hdd", &emptied).await;
+    let again = plane.plan(web()).await.unwrap();
+    let given: Vec<_> =
+        again.placement.iter().map(|one| (one.location.as_str(), one.after)).collect();
+    assert_eq!(given, [("nyc", 2)]);
+    // Another release may need something else.
+    let mut other = web();
+    other["placement"] = json!({"allow": ["ams"]});
+    let moved = plane.plan(other).await.unwrap();
+    assert!(moved.placement.iter().any(|one| (one.location.as_str(), one.after) == ("ams", 2)));
     plane.stop().await;
 }

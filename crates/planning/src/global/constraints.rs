@@ -14,6 +14,8 @@ pub struct NodeKind {
     pub traits: Traits,
     /// Whether they take something new: they report, and nobody cordoned them.
     pub open: bool,
+    /// How many.
+    pub n_nodes: u32,
     /// What is free on them together.
     pub free: Capacity,
     /// The most that is free on one of them, each resource by itself.

@@ -12,11 +12,18 @@ fn location(idx: usize, reachable: bool, free_mib: u64) -> LocationState {
     LocationState {
         name: format!("loc{idx}").parse().unwrap(),
         reachable,
+        late: false,
         cordon: None,
         free,
         coordinates: None,
         traits: Traits::default(),
-        kinds: vec![NodeKind { traits: Traits::default(), open: true, free, largest: free }],
+        kinds: vec![NodeKind {
+            traits: Traits::default(),
+            open: true,
+            n_nodes: 1,
+            free,
+            largest: free,
+        }],
         unheard: false,
     }
 }
@@ -29,7 +36,18 @@ fn app(count: u32, max: u32, shares: Vec<Share>) -> WantedApp {
     let (project, app) = (ProjectName::default(), "web".parse().unwrap());
     let (placement, tried) = (Placement::default(), None);
     let each = capacity(100);
-    WantedApp { project, app, count, max, each, placement, tried, pinned: None, shares }
+    WantedApp {
+        project,
+        app,
+        count,
+        max,
+        each,
+        placement,
+        tried,
+        refusals: BTreeMap::new(),
+        pinned: None,
+        shares,
+    }
 }
 
 fn counts(shares: &[Share]) -> Vec<(String, u32, u32)> {
@@ -101,6 +119,7 @@ fn a_lowered_budget_is_not_given_away_before_it_is_acknowledged() {
 
 mod constrained;
 mod drained;
+mod refused;
 
 /// For each location whether it is reachable and what is free; for each wish its count and what
 /// `max` allows beyond it.

@@ -323,4 +323,32 @@ proptest! {
             }
         }
     }
+
+    /// Nothing that could be placed sleeps: when the world changes so that an app which waits would be given
+    /// more, the change supplies what it waits for.
+    #[test]
+    fn whatever_lets_something_be_placed_wakes_it(
+        (before, after) in (sites(), sites()),
+        closed in prop::collection::vec((any::<bool>(), any::<bool>()), 4..5),
+        (placement, count) in (placements(), 1..7_u32),
+    ) {
+        let world = |sites: &[Site], is_closed: &dyn Fn(usize) -> bool| -> Vec<LocationState> {
+            let each = sites.iter().enumerate().map(|(idx, one)| {
+                let cordon = Cordon { since: Timestamp(1), by: None, drains: false, removed: false };
+                let cordon = is_closed(idx).then_some(cordon);
+                LocationState { cordon, ..site(idx, one, 0) }
+            });
+            each.collect()
+        };
+        let before = world(&before, &|idx| closed[idx].0);
+        let after = world(&after, &|idx| closed[idx].1);
+        // Nothing is placed yet, so that what it has itself changes nothing.
+        let wanted = WantedApp { placement, ..app(count, 2 * count, vec![]) };
+        let first = plan_shares(Timestamp(1), &wanted, &before);
+        prop_assume!(first.shares.is_empty());
+        let blocked = Blocked::new(&first.waiting.unwrap().decision);
+        if !plan_shares(Timestamp(1), &wanted, &after).shares.is_empty() {
+            prop_assert!(blocked.is_woken(&supplies(&before, &after)));
+        }
+    }
 }

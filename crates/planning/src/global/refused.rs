@@ -1,0 +1,28 @@
+//! What a location was given and found no node for goes on to another at once.
+
+use longshore_types::Timestamp;
+
+use super::{LocationState, Share, WantedApp, add_one};
+
+/// Gives other locations what some refused, as far as they take it. The rest stays where it was given: nobody
+/// else would have it, and that location starts it as soon as it can.
+pub(super) fn move_on(
+    now: Timestamp,
+    app: &WantedApp,
+    shares: &mut Vec<Share>,
+    locations: &[LocationState],
+) {
+    if app.pinned.is_some() {
+        return;
+    }
+    for idx in 0..shares.len() {
+        for _ in 0..shares[idx].refused.min(shares[idx].count) {
+            // It runs nowhere, so there is nothing to wait for before it leaves.
+            shares[idx].count -= 1;
+            if add_one(now, app, shares, locations).is_err() {
+                shares[idx].count += 1;
+                return;
+            }
+        }
+    }
+}
