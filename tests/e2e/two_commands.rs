@@ -58,11 +58,14 @@ fn the_demo_of_three_places_cuts_one_off_and_leaves_nothing() {
         assert!(before.lines().any(answered), "no answer of {city} in {text}");
     }
     let (cut, mended) = after.split_once("Mending what was cut").unwrap();
+    let (mended, one) = mended.split_once("One instance only").unwrap();
     assert!(cut.contains("London gets no answer"), "{text}");
     assert!(
         cut.contains("answered its request number 4") && mended.contains("request number 5"),
         "{text}"
     );
+    let answers = one.lines().filter(|line| line.contains(" answered its request"));
+    assert_eq!(answers.count(), 3, "each location answers, with an instance or without: {text}");
     // The same instances, none of them started again.
     let table =
         |text: &str| text.split_once("INSTANCE").unwrap().1.lines().take(4).collect::<String>();

@@ -1,9 +1,11 @@
-//! The demo with several locations: an app at all of them, and one of them cut off from the rest.
+//! The demo with several locations: an app at all of them, one of them cut off from the rest, and an
+//! instance that users of all places reach.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use longshore_client::Project;
+use longshore_types::AppName;
 use longshore_world::Place as City;
 use longshore_world::control::{Command, LocationStatus};
 use tokio::time::{sleep, timeout};
@@ -85,7 +87,31 @@ async fn show(world: &World) -> Result<(), Failure> {
     reunion(&connection, last).await?;
     ask(world, last, From::Here).await?;
     say(format!("\n{}", where_they_are(&project, &app).await?.trim_end()));
+    only_one(world, &project, &app).await?;
+    // For whoever goes on to cut something off.
+    project.scale(&app, count).await?;
     Ok(())
+}
+
+/// Leaves one instance, which users of all places reach.
+async fn only_one(world: &World, project: &Project, app: &AppName) -> Result<(), Failure> {
+    say("\nOne instance only. A location that has none passes requests on to the one that has it:");
+    project.scale(app, 1).await?;
+    let is_so = async {
+        while instances_of(project, app).await?.len() != 1 {
+            sleep(LOOK_AGAIN).await;
+        }
+        for location in &world.status().locations {
+            // The others learn of it within moments.
+            while ask(world, location, From::Here).await.is_err() {
+                sleep(LOOK_AGAIN).await;
+            }
+        }
+        say(format!("\n{}", where_they_are(project, app).await?.trim_end()));
+        Ok(())
+    };
+    let too_late = || Failure::new(Kind::TimedOut, "not every location reaches the one instance");
+    timeout(REUNION, is_so).await.map_err(|_| too_late())?
 }
 
 async fn cut_off(world: &World, location: &LocationStatus) -> Result<(), Failure> {
@@ -154,10 +180,7 @@ async fn reunion(connection: &Connection, location: &LocationStatus) -> Result<(
     timeout(REUNION, is_back).await.map_err(|_| too_late())?
 }
 
-async fn where_they_are(
-    project: &Project,
-    app: &longshore_types::AppName,
-) -> Result<String, Failure> {
+async fn where_they_are(project: &Project, app: &AppName) -> Result<String, Failure> {
     let mut table = Table::new(&["INSTANCE", "LOCATION", "PHASE", "RESTARTS"]);
     for instance in instances_of(project, app).await? {
         table.row([

@@ -110,6 +110,8 @@ fn command_line(dir: &Path) -> Option<Vec<String>> {
             ("ingress-listen", any()),
             ("nodes-listen", any()),
             ("nodes-advertise", nowhere()),
+            ("peers-listen", any()),
+            ("peers-advertise", nowhere()),
         ];
         (&["location", "start"], flags)
     } else if has("node") {
