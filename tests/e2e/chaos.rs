@@ -1,7 +1,7 @@
 //! A world in which anything may die, be cut off, be slow or stand still, while releases are deployed
-//! one after the other: in the end what should be is and no location is beyond its budget, what was
-//! acknowledged is not lost, and at no time were there more instances, or larger budgets, than the app's
-//! `max`.
+//! one after the other: in the end what should be is, no location is beyond its budget, each answers
+//! users, what was acknowledged is not lost, and at no time were there more instances, or larger
+//! budgets, than the app's `max`.
 //!
 //! The seed decides all that is done and when (`LONGSHORE_SEED`; the same in every short run), and
 //! `LONGSHORE_KILLS` how often something is.
@@ -220,6 +220,11 @@ fn whole(world: &World, acknowledged: u64) -> Result<()> {
             let are_there = containers.iter().filter(|(machine, _)| machine.starts_with(&location));
             let n_there = u64::try_from(are_there.count())?;
             ensure!(n_there <= budget, "{n_there} at {location}, which may have {budget}");
+        }
+        // One of them may have no instance of its own.
+        for place in PLACES {
+            let answer = world.get(place, "web.localhost", "/")?;
+            ensure!(answer.status == 200, "{place}: {} {}", answer.status, answer.text());
         }
         Ok(Some(()))
     })
