@@ -9,8 +9,9 @@ use longshore_api::v1::InstanceView;
 use longshore_e2e::eventually;
 use longshore_e2e::image;
 use longshore_e2e::world::World;
+use serde_json::json;
 
-use crate::scene::web;
+use crate::scene::{but, script, web};
 
 const HOST: &str = "web.localhost";
 
@@ -46,6 +47,10 @@ fn a_place_that_is_cut_off_serves_and_is_as_the_others_again_when_that_ends() {
     let before = world.instances("web").unwrap();
     assert_eq!(at(&before), BTreeSet::from(["ams", "nyc", "sin"]));
     assert_eq!(world.get("sin", HOST, "/").unwrap().status, 200);
+    // Each place has the law of its country.
+    let lawful = json!({"placement": {"jurisdiction": ["SG"]}});
+    world.deploy(&but(script("law", "exec sleep 1000"), &lawful)).unwrap();
+    assert_eq!(at(&world.instances("law").unwrap()), BTreeSet::from(["sin"]));
 
     world.try_tell(&["cut", "sni"]).fails(3, &["a = \"sni\"", "did you mean sin?", "nyc"]);
     world.try_tell(&["slow", "sin", "--loss", "101"]).fails(3, &["loss_percent = 101"]);

@@ -154,6 +154,7 @@ impl WorldPlan {
             ("locations-listen", format!("{address}:{LOCATIONS_PORT}")),
             ("location", place.code.to_owned()),
             ("coordinates", place.coordinates().to_string()),
+            ("country", place.country.to_owned()),
             ("node", self.machines[machine].name.clone()),
         ];
         let own = ["up".to_owned(), "--no-context".to_owned()];
@@ -184,6 +185,7 @@ impl WorldPlan {
                 ("nodes-listen", format!("{address}:{NODES_PORT}")),
                 ("ingress-listen", format!("{address}:{INGRESS_PORT}")),
                 ("coordinates", self.place_of(machine).coordinates().to_string()),
+                ("country", self.place_of(machine).country.to_owned()),
             ])),
         }
         line.extend(self.common(machine, dir));
