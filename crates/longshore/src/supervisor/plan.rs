@@ -39,21 +39,7 @@ pub fn plan_roles(
     let (global_at, location_at) = (at("global.sock"), at("location.sock"));
     let registry_at = format!("http://{}", endpoints.registry);
 
-    let global = Flags::new()
-        .with("data-dir", home.role_dir("global").display())
-        .with("store", &settings.store)
-        .with("api-listen", &endpoints.api)
-        .with("link-listen", &global_at)
-        .with("registry", &registry_at)
-        .with("registry-public", &endpoints.registry)
-        .with("ingress-public", &endpoints.ingress)
-        .with("domain", &settings.domain)
-        .with("api-rate", settings.api_rate)
-        .with("admin-token-file", home.admin_token_file().display())
-        .with("system-token-file", home.system_token_file().display())
-        .with("secret-keys-file", home.secret_keys_file().display())
-        .with("root-file", home.root_file().display());
-    let global = with_store_tls(global, &settings.store_tls);
+    let global = control_plane(settings, home, endpoints, &global_at);
     let registry = Flags::new()
         .with("data-dir", home.role_dir("registry").display())
         .with("listen", &registry_at)
@@ -115,6 +101,25 @@ pub fn plan_roles(
     ];
     waves.iter_mut().flatten().for_each(|plan| give_metrics(plan, &mut metrics));
     waves
+}
+
+/// The flags of the control plane, which locations of this machine call at `link`.
+fn control_plane(settings: &Settings, home: &Home, endpoints: &Endpoints, link: &str) -> Flags {
+    let flags = Flags::new()
+        .with("data-dir", home.role_dir("global").display())
+        .with("store", &settings.store)
+        .with("api-listen", &endpoints.api)
+        .with("link-listen", link)
+        .with("registry", format_args!("http://{}", endpoints.registry))
+        .with("registry-public", &endpoints.registry)
+        .with("ingress-public", &endpoints.ingress)
+        .with("domain", &settings.domain)
+        .with("api-rate", settings.api_rate)
+        .with("admin-token-file", home.admin_token_file().display())
+        .with("system-token-file", home.system_token_file().display())
+        .with("secret-keys-file", home.secret_keys_file().display())
+        .with("root-file", home.root_file().display());
+    with_store_tls(flags, &settings.store_tls)
 }
 
 /// The flags of the agent of this machine, with where its gate, its location and the registry are.
