@@ -67,7 +67,7 @@ impl Served {
             })
             .collect();
         let mut at: BTreeMap<AppKey, BTreeSet<LocationName>> = BTreeMap::new();
-        for (name, received) in reports {
+        for (name, received) in reports.iter() {
             if places.get(name).is_none_or(|place| place.peering.address.is_none()) {
                 continue;
             }

@@ -112,7 +112,7 @@ fn tell_of_allotments(scrape: &mut Scrape<'_>, catalog: &Catalog) -> fmt::Result
 
 fn tell_of_instances(scrape: &mut Scrape<'_>, reports: &ByLocation) -> fmt::Result {
     let mut phases = BTreeMap::<InPhase, u32>::new();
-    for (location, received) in reports {
+    for (location, received) in reports.iter() {
         for one in &received.report.instances {
             let (location, phase) = (location.to_string(), one.observed.phase.as_str());
             *phases.entry(InPhase { location, phase }).or_default() += 1;

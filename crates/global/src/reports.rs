@@ -3,6 +3,7 @@
 mod refusals;
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,38 @@ impl Received {
 }
 
 /// The last report of each location.
-pub type ByLocation = BTreeMap<LocationName, Received>;
+#[derive(Debug, Clone)]
+pub struct ByLocation {
+    /// Since when reports are received: silence before that is nobody's.
+    began: Instant,
+    reports: BTreeMap<LocationName, Received>,
+}
+
+impl Default for ByLocation {
+    fn default() -> Self {
+        Self { began: Instant::now(), reports: BTreeMap::new() }
+    }
+}
+
+impl ByLocation {
+    /// For how long a location has not been heard of.
+    pub fn silence(&self, location: &LocationName) -> Duration {
+        self.get(location).map_or(self.began, |received| received.at).elapsed()
+    }
+}
+
+impl Deref for ByLocation {
+    type Target = BTreeMap<LocationName, Received>;
+    fn deref(&self) -> &Self::Target {
+        &self.reports
+    }
+}
+
+impl DerefMut for ByLocation {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.reports
+    }
+}
 
 /// Keeps the reports and tells of changes.
 #[derive(Debug)]

@@ -390,7 +390,15 @@ fn wanted_app(
     let drains =
         catalog.cordons.iter().any(|((_, node), stored)| node.is_none() && stored.record.0.drains);
     let is_placed = |release: &Arc<Release>| !release.manifest.placement.is_none();
-    let counts = drains || catalog.releases_of(key).any(is_placed);
+    let placed: u32 = held.values().map(|stored| stored.record.count).sum();
+    let counts = drains || placed > count || catalog.releases_of(key).any(is_placed);
+    // What may run once at most is not started beside what may still run.
+    let replaces = manifest.restart != RestartPolicy::Never && manifest.attached.is_none();
+    let lost = |location: &LocationName| {
+        replaces
+            && !waves::is_heard(reports, location)
+            && manifest.replace_lost.is_over(reports.silence(location))
+    };
     let ready = |location: &LocationName, stored: &Stored<AllotmentRecord>| {
         let statuses = reports.get(location).map_or(&[][..], |r| &r.report.instances);
         let is_it = |status: &&InstanceStatus| {
@@ -406,6 +414,7 @@ fn wanted_app(
         count: stored.record.count,
         ready: if counts { ready(location, stored) } else { 0 },
         refused: refused(reports, key, (location, stored)),
+        lost: lost(location),
         budget: stored.record.budget,
         budget_in_force: in_force(reports, location, key, stored),
         decision: stored.record.decision.clone(),

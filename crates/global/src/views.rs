@@ -414,7 +414,7 @@ pub fn app_locations(
             by_location.entry(location).or_insert_with(|| view(location)).wanted = count + canaries;
         }
     }
-    for (location, received) in reports {
+    for (location, received) in reports.iter() {
         let of_app = |status: &&InstanceStatus| (&status.project, &status.app) == (&key.0, &key.1);
         for status in received.report.instances.iter().filter(of_app) {
             let view = by_location.entry(location).or_insert_with(|| view(location));

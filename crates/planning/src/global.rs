@@ -10,6 +10,7 @@
 
 mod constraints;
 mod drain;
+mod lost;
 mod refused;
 mod supply;
 mod waiting;
@@ -71,6 +72,8 @@ pub struct Share {
     pub ready: u32,
     /// How many of those the location found no node for.
     pub refused: u32,
+    /// True when the location was not heard of for as long as the app waits before others take its place.
+    pub lost: bool,
     /// The most that may run there.
     pub budget: u32,
     /// The largest budget that the location may still be going by: a lowered one counts only once
@@ -137,16 +140,18 @@ pub struct Waiting {
     pub decision: Decision,
 }
 
-/// Plans the shares of one app. What no location takes waits. While something has to leave a location, more
-/// may be shared out than should run, and never more than `max`.
+/// Plans the shares of one app. What no location takes waits. While something has to leave a location, or one
+/// is lost, more may be shared out than should run, and never more than `max`.
 pub fn plan_shares(now: Timestamp, app: &WantedApp, locations: &[LocationState]) -> Shared {
     let mut shares = app.shares.clone();
     drain::empty(&mut shares, app, locations);
     let placed: u32 = shares.iter().map(|share| share.count).sum();
     let leaving = constraints::leaving(app, &shares, locations);
-    let settled = placed - leaving.iter().sum::<u32>();
-    // What is elsewhere for what still has to leave is no surplus.
-    take_away(&mut shares, &leaving, settled.saturating_sub(app.count), locations);
+    // What is elsewhere for what still has to leave, or is lost, is no surplus.
+    let lost = lost::of(&shares, &leaving);
+    let kept: Vec<u32> = leaving.iter().zip(&lost).map(|(leaving, lost)| leaving + lost).collect();
+    let settled = placed - kept.iter().sum::<u32>();
+    take_away(&mut shares, &kept, settled.saturating_sub(app.count), locations);
     let mut waiting = None;
     for missing in (1..=app.count.saturating_sub(placed)).rev() {
         if let Err(decision) = add_one(now, app, &mut shares, locations) {
@@ -154,6 +159,7 @@ pub fn plan_shares(now: Timestamp, app: &WantedApp, locations: &[LocationState])
             break;
         }
     }
+    lost::replace(now, app, &mut shares, locations);
     refused::move_on(now, app, &mut shares, locations);
     drain::fill(now, app, &mut shares, locations);
     shares.retain(|share| share.count > 0);
@@ -210,18 +216,20 @@ pub fn spread_canaries(running: &[u32], n_canaries: u32) -> Vec<u32> {
     spread
 }
 
-/// Takes instances away one by one where most run, from unreachable locations last: those cannot
-/// be told. What has to leave is left to that.
-fn take_away(shares: &mut [Share], leaving: &[u32], surplus: u32, locations: &[LocationState]) {
+/// Takes instances away one by one, first where not all are healthy, then where most run, from unreachable
+/// locations last: those cannot be told. So many of each share as `kept` says are left alone.
+fn take_away(shares: &mut [Share], kept: &[u32], surplus: u32, locations: &[LocationState]) {
     let reachable = |name: &LocationName| {
         locations.iter().any(|location| location.name == *name && location.reachable)
     };
     for _ in 0..surplus {
-        let most = shares
-            .iter_mut()
-            .zip(leaving)
-            .filter(|(share, leaving)| share.count > **leaving)
-            .max_by_key(|(share, leaving)| (reachable(&share.location), share.count - **leaving));
+        let most =
+            shares.iter_mut().zip(kept).filter(|(share, kept)| share.count > **kept).max_by_key(
+                |(share, kept)| {
+                    let is_ill = share.count > share.ready;
+                    (reachable(&share.location), is_ill, share.count - **kept)
+                },
+            );
         if let Some((share, _)) = most {
             share.count -= 1;
         }
@@ -263,6 +271,7 @@ fn add_one(
             count: 1,
             ready: 0,
             refused: 0,
+            lost: false,
             budget: 0,
             budget_in_force: 0,
             decision,
@@ -363,8 +372,14 @@ fn share_budgets(app: &WantedApp, shares: &mut [Share]) {
         .sum();
     let counts: u32 = shares.iter().map(|share| share.count).sum();
     let mut spare = app.max.saturating_sub(in_force_elsewhere).saturating_sub(counts);
-    let mut open = u32::try_from(shares.len()).unwrap_or(u32::MAX);
+    // One that is lost has enough in what it may still be going by.
+    let mut open =
+        u32::try_from(shares.iter().filter(|share| !share.lost).count()).unwrap_or(u32::MAX);
     for share in shares.iter_mut() {
+        if share.lost {
+            share.budget = share.count;
+            continue;
+        }
         let extra = spare.div_ceil(open.max(1));
         spare -= extra;
         open -= 1;

@@ -20,6 +20,7 @@ pub mod jurisdiction;
 pub mod manifest;
 mod nearest;
 pub mod placement;
+mod replace_lost;
 pub mod rollout;
 pub mod runtime;
 pub mod secret;
@@ -47,6 +48,7 @@ pub use manifest::{
 };
 pub use nearest::nearest;
 pub use placement::{Label, Near, PlaceMatch, Placement, Spread, Traits};
+pub use replace_lost::ReplaceLost;
 pub use rollout::{Portion, Rollout};
 pub use runtime::{Ability, RuntimeName, RuntimeOffer};
 pub use secret::{SecretPlace, SecretValue, SecretVersion};

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Ability, AppName, ByteCount, Capacity, Digest, Duration, EgressRule, HostName, ImageReference,
-    IngressRules, MilliCpu, Placement, Port, ProjectName, ReleaseNumber, Rollout, RuntimeName,
-    SecretName, SecretPlace, SecretVersion, Timestamp,
+    IngressRules, MilliCpu, Placement, Port, ProjectName, ReleaseNumber, ReplaceLost, Rollout,
+    RuntimeName, SecretName, SecretPlace, SecretVersion, Timestamp,
 };
 
 pub use parse::ManifestProblem;
@@ -70,6 +70,9 @@ pub struct Manifest {
     /// How a client is attached to its one instance, if it is made for one: as `longshore run` makes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attached: Option<Attached>,
+    /// How long a location may not be heard of before others start what it had.
+    #[serde(default)]
+    pub replace_lost: ReplaceLost,
     /// Where the instances may be, and where they would best be.
     #[serde(default, skip_serializing_if = "Placement::is_none")]
     pub placement: Placement,

@@ -38,9 +38,44 @@ impl World {
     }
 
     async fn deploy(&self, word: &str) {
+        self.deploy_with(word, "never").await;
+    }
+
+    async fn deploy_with(&self, word: &str, replace_lost: &str) {
         let mut document = web_with(word, json!({"deadline": "2s"}));
         document["count"] = json!(3);
+        document["replace_lost"] = json!(replace_lost);
         self.plane.deploy(document).await.unwrap();
+    }
+
+    /// The same with a control plane that was started anew and has heard of nobody since, of whom one stays
+    /// away.
+    async fn without_sin(self, dir: &std::path::Path) -> Self {
+        let Self { plane, running, .. } = self;
+        plane.stop().await;
+        let plane = Plane::start(dir).await;
+        let mut sets = BTreeMap::new();
+        for name in LOCATIONS {
+            let path = format!("/link/locations/{name}/allotments");
+            let mut watch = plane.link.watch::<AllotmentSet>(&path).await.unwrap();
+            if name != "sin" {
+                let set = until(&mut watch, |_| true).await;
+                plane.report_from(name, set.generation, running[name].clone(), vec![]).await;
+            }
+            sets.insert(name, watch);
+        }
+        Self { plane, sets, running }
+    }
+
+    /// How many instances each location is told to run now.
+    async fn counts(&self) -> Vec<u32> {
+        let mut counts = Vec::new();
+        for name in LOCATIONS {
+            let path = format!("/link/locations/{name}/allotments");
+            let mut sets = self.plane.link.watch::<AllotmentSet>(&path).await.unwrap();
+            counts.push(until(&mut sets, |_| true).await.allotments[0].count);
+        }
+        counts
     }
 
     /// Waits until a location is told of a release.
@@ -127,21 +162,7 @@ async fn a_bad_release_never_comes_further_than_the_first_location() {
 async fn a_location_that_is_not_heard_of_stops_nobody_and_goes_straight_to_the_newest() {
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::start(dir.path()).await;
-    // Started anew, the control plane has heard of nobody; one stays away.
-    let World { plane, running, .. } = world;
-    plane.stop().await;
-    let plane = Plane::start(dir.path()).await;
-    let mut sets = BTreeMap::new();
-    for name in LOCATIONS {
-        let path = format!("/link/locations/{name}/allotments");
-        let mut watch = plane.link.watch::<AllotmentSet>(&path).await.unwrap();
-        if name != "sin" {
-            let set = until(&mut watch, |_| true).await;
-            plane.report_from(name, set.generation, running[name].clone(), vec![]).await;
-        }
-        sets.insert(name, watch);
-    }
-    world = World { plane, sets, running };
+    world = world.without_sin(dir.path()).await;
     let app = world.plane.app_when(|app| app.ready == 2).await;
     assert_eq!((app.state.as_str(), app.away.len()), ("running", 1));
     assert_eq!(app.note.as_deref(), Some("not counting sin (not heard of)"));
@@ -166,5 +187,35 @@ async fn a_location_that_is_not_heard_of_stops_nobody_and_goes_straight_to_the_n
     world.plane.report_from("sin", set.generation, running, vec![]).await;
     let app = world.plane.app_when(|app| app.state == "running").await;
     assert_eq!((app.ready, app.note), (3, None));
+    world.plane.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_lost_location_had_runs_elsewhere_until_it_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::start(dir.path()).await;
+    world.deploy_with("two", "2s").await;
+    for name in LOCATIONS {
+        world.serves(name, 2).await;
+    }
+    world.plane.app_when(|app| app.state == "running").await;
+    let mut world = world.without_sin(dir.path()).await;
+    assert_eq!(world.counts().await, [1, 1, 1], "it may only be late");
+    let has_two = |set: &AllotmentSet| set.allotments[0].count == 2;
+    let set = until(world.sets.get_mut("ams").unwrap(), has_two).await;
+    assert_eq!(world.counts().await, [2, 1, 1], "what it may still run counts");
+    let budgets = |set: &AllotmentSet| set.allotments[0].budget;
+    assert!(budgets(&set) <= 3, "max is 6, and the others may run some");
+    let more = healthy(&set.allotments[0], "web-00000099");
+    let running = [world.running["ams"].clone(), vec![more]].concat();
+    world.plane.report_from("ams", set.generation, running, vec![]).await;
+    world.plane.app_when(|app| app.ready == 3 && app.away.len() == 1).await;
+
+    // Back and healthy, it goes on, and what is too much goes.
+    let set = until(world.sets.get_mut("sin").unwrap(), |_| true).await;
+    let there = world.running["sin"].clone();
+    world.plane.report_from("sin", set.generation, there, vec![]).await;
+    until(world.sets.get_mut("ams").unwrap(), |set| set.allotments[0].count == 1).await;
+    assert_eq!(world.counts().await, [1, 1, 1]);
     world.plane.stop().await;
 }

@@ -119,6 +119,7 @@ fn a_lowered_budget_is_not_given_away_before_it_is_acknowledged() {
 
 mod constrained;
 mod drained;
+mod lost;
 mod refused;
 
 /// For each location whether it is reachable and what is free; for each wish its count and what

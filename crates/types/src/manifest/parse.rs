@@ -50,6 +50,7 @@ const TOP_KEYS: &[&str] = &[
     "image",
     "count",
     "max",
+    "replace_lost",
     "port",
     "hosts",
     "restart",
@@ -83,6 +84,7 @@ impl Manifest {
         let project = top.text("project");
         let count = top.number("count", 0, MAX_COUNT).unwrap_or(1);
         let max = top.number("max", 1, MAX_COUNT * 2);
+        let replace_lost = top.text("replace_lost").unwrap_or_default();
         let port = top.number("port", 1, 65535).and_then(port_of);
         let hosts = top.list("hosts");
         let attached = top.choice("attached", &ATTACHED_CHOICES);
@@ -140,6 +142,7 @@ impl Manifest {
                 runtime,
                 user_namespace,
                 attached,
+                replace_lost,
                 placement,
             }),
             _ => Err(problems),

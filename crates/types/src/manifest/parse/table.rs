@@ -176,6 +176,7 @@ from_text!(
     crate::HostName: false,
     crate::EgressRule: false,
     crate::Duration: false,
+    crate::ReplaceLost: false,
     crate::Label: false,
     crate::PlaceMatch: false,
     crate::Near: false,

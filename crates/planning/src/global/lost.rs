@@ -1,0 +1,50 @@
+//! What a location has that was not heard of for too long runs elsewhere meanwhile.
+//!
+//! Nobody knows what the location does, so what it was given stays given and counts: others get no more than what
+//! `max` leaves beside it. When it is heard of again there is more than should run, and what is too much is taken
+//! away, first what is not healthy.
+
+use longshore_types::Timestamp;
+
+use super::{LocationState, Share, WantedApp, add_one};
+
+/// How many of each share are lost, those left out that have to leave anyway.
+pub(super) fn of(shares: &[Share], leaving: &[u32]) -> Vec<u32> {
+    let lost =
+        |(share, leaving): (&Share, &u32)| if share.lost { share.count - leaving } else { 0 };
+    shares.iter().zip(leaving).map(lost).collect()
+}
+
+/// Gives other locations as many as are missing without those that are lost, as far as they take them.
+pub(super) fn replace(
+    now: Timestamp,
+    app: &WantedApp,
+    shares: &mut Vec<Share>,
+    locations: &[LocationState],
+) {
+    if app.pinned.is_some() || !shares.iter().any(|share| share.lost) {
+        return;
+    }
+    let heard: u32 = shares.iter().filter(|share| !share.lost).map(|share| share.count).sum();
+    for _ in 0..app.count.saturating_sub(heard).min(app.max.saturating_sub(held(app, shares))) {
+        let before = shares.clone();
+        if add_one(now, app, shares, locations).is_err() {
+            return;
+        }
+        let more = |share: &&mut Share| {
+            before.iter().all(|old| old.location != share.location || old.count < share.count)
+        };
+        if let Some(share) = shares.iter_mut().find(more) {
+            share.decision.why.push_str("; for a location that is not heard of");
+        }
+    }
+}
+
+/// The most that may run by what is given: where nobody answers, all that the location may still be going by.
+fn held(app: &WantedApp, shares: &[Share]) -> u32 {
+    let of = |share: &Share| {
+        if share.lost { share.count.max(share.budget_in_force) } else { share.count }
+    };
+    let gone = app.shares.iter().filter(|old| shares.iter().all(|s| s.location != old.location));
+    shares.iter().map(of).sum::<u32>() + gone.map(|old| old.budget_in_force).sum::<u32>()
+}
