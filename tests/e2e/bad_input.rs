@@ -73,6 +73,8 @@ const ROWS: &[Row] = &[
     ("exec Wrong! -- true", INVALID, &["Wrong!"]),
     ("exec absent -- true", NOT_FOUND, &["absent"]),
     ("explain absent", NOT_FOUND, &["absent"]),
+    ("replay absent.jsonl", NOT_FOUND, &["absent.jsonl"]),
+    ("replay web.toml", INVALID, &["line 1 of web.toml is no decision of this version"]),
     ("image rm default/absent:1", NOT_FOUND, &["default/absent"]),
     ("image inspect default/absent:1", NOT_FOUND, &["default/absent"]),
     ("image pack /no/such/program --push default/x:1", INVALID, &["/no/such/program"]),

@@ -120,6 +120,15 @@ fn every_instance_is_explained() {
     for part in [instance.location.as_str(), instance.node.as_str()] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    // Both schedulers come to the same again.
+    for role in ["global", "location"] {
+        let log = platform.data_dir().join(role).join("decisions.jsonl");
+        let told = platform.run(&["replay", log.to_str().unwrap()]).ok();
+        assert!(
+            !told.starts_with("0 decisions") && told.contains("the same, 0 otherwise"),
+            "{told}"
+        );
+    }
     platform.finish();
 }
 

@@ -397,7 +397,8 @@ async fn lead(
     });
     // Nobody else sets it.
     let _ = leading.set(Arc::clone(&plane));
-    service.spawn("scheduler", scheduler::run(Arc::clone(&plane), metrics.rounds.clone()));
+    let (rounds, data_dir) = (metrics.rounds.clone(), options.data_dir.clone());
+    service.spawn("scheduler", scheduler::run(Arc::clone(&plane), rounds, data_dir));
     service.spawn_until_shutdown("elsewhere", elsewhere::keep(Arc::clone(&plane)));
     let link = links::router(Arc::clone(&plane));
     let api = metrics.api.clone().measure(api::router(plane));

@@ -4,9 +4,11 @@
 //! writes what differs, conditional on the app not having changed meanwhile.
 
 mod blocked;
+mod log;
 mod summaries;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,7 @@ use crate::strays::Strays;
 use crate::waves::{self, Releases};
 use crate::{GlobalError, Plane, views};
 use blocked::Queue;
+use log::Log;
 pub use summaries::kinds;
 use summaries::locations;
 
@@ -48,11 +51,15 @@ const LEAST_WAIT: Duration = Duration::from_millis(100);
 const MOST_AT_ONCE: usize = MAX_OPERATIONS - 1;
 
 /// Runs until shutdown.
-pub async fn run(plane: Arc<Plane>, rounds: Histogram) -> Result<(), GlobalError> {
+pub async fn run(
+    plane: Arc<Plane>,
+    rounds: Histogram,
+    data_dir: PathBuf,
+) -> Result<(), GlobalError> {
     let mut catalog = plane.catalog.subscribe();
     let mut reports = plane.reports.subscribe();
     let shutdown = plane.service.shutdown();
-    let mut judged = Judged::default();
+    let mut judged = Judged::new(Log::open(&data_dir));
     let mut swept: Option<Instant> = None;
     loop {
         if swept.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL) {
@@ -89,17 +96,24 @@ async fn sweep(store: &dyn Store) -> Result<(), StoreError> {
 }
 
 /// What is remembered between two looks.
-#[derive(Default)]
 struct Judged {
     rollouts: Rollouts,
     ended: Ended,
     strays: Strays,
     queue: Queue,
+    log: Log,
+}
+
+impl Judged {
+    fn new(log: Log) -> Self {
+        let (rollouts, ended, strays) = Default::default();
+        Self { rollouts, ended, strays, queue: Queue::default(), log }
+    }
 }
 
 /// Brings every app's allotments in line, and judges its rollout; true when something was written.
 async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalError> {
-    let Judged { rollouts, ended, strays, queue } = judged;
+    let Judged { rollouts, ended, strays, queue, log } = judged;
     let catalog = plane.catalog();
     let reports = plane.reports.now();
     rollouts.forget_gone(&catalog);
@@ -132,7 +146,8 @@ async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalErr
                 Some(with_event(change, &Who::PLATFORM, Some(&key.0), "rm", subject))
             };
             let queue = Some(&mut *queue).filter(|_| !wrote);
-            let change = allotments((&catalog, &reports), key, (&mut locations, queue));
+            let kept = Kept { queue, log: &mut *log };
+            let change = allotments((&catalog, &reports), key, &mut locations, kept);
             let change = change.or_else(verdict);
             change.or_else(over).or_else(|| forgetting(&catalog, &reports, key, &app.record))
         };
@@ -559,11 +574,19 @@ fn tried(
     (spread_canaries(&running, n_canaries), first.filter(|_| runs_command))
 }
 
+/// What is kept of plans.
+struct Kept<'a> {
+    /// The apps that wait, in a round in which nothing was written so far.
+    queue: Option<&'a mut Queue>,
+    log: &'a mut Log,
+}
+
 /// The change that brings the allotments of an app in line with what is wanted, if one is needed.
 fn allotments(
     (catalog, reports): (&Catalog, &ByLocation),
     key: &AppKey,
-    (locations, queue): (&mut [LocationState], Option<&mut Queue>),
+    locations: &mut [LocationState],
+    Kept { mut queue, log }: Kept<'_>,
 ) -> Option<Transaction> {
     let Stored { record, revision } = catalog.apps.get(key)?;
     let release = catalog.current_release(key)?;
@@ -572,17 +595,18 @@ fn allotments(
     let releases = Releases::of(catalog, reports, (key, record, &held), |name| {
         may_be(release, name, locations)
     });
-    let mut queue = queue;
     if !releases.move_any(&held)
         && queue.as_mut().is_some_and(|queue| queue.sleeps(key, *revision, &wanted))
     {
         return None;
     }
-    let Shared { shares, waiting } = plan_shares(now(), &wanted, locations);
+    let at = now();
+    let shared = plan_shares(at, &wanted, locations);
+    let Shared { shares, waiting } = &shared;
     let before_command = record.stage == RolloutStage::Command;
     let main = catalog.release(key, record.main()).unwrap_or(release);
-    let (canaries, command_at) = tried(record, release, &shares, locations);
-    let mut change = Change::default();
+    let (canaries, command_at) = tried(record, release, shares, locations);
+    let (mut change, mut taken) = (Change::default(), Vec::new());
     for (idx, (share, n_canaries)) in shares.iter().zip(canaries).enumerate() {
         let before = held.get(&share.location).map(|stored| &stored.record);
         let canary = CanaryRecord { release: record.release, count: n_canaries };
@@ -605,9 +629,7 @@ fn allotments(
         };
         change.put_if_changed(key, &share.location, before, next);
         let more = share.count.saturating_sub(before.map_or(0, |before| before.count));
-        for location in locations.iter_mut().filter(|one| one.name == share.location) {
-            (0..more).for_each(|_| location.take(&wanted.placement, wanted.each));
-        }
+        taken.push((&share.location, more));
     }
     // A location that gets nothing keeps an allotment of nothing, so that the budget it may still
     // be going by stays accounted for.
@@ -627,7 +649,16 @@ fn allotments(
             change.put_if_changed(key, location, Some(before), record);
         }
     }
-    if let (Some(queue), Some(waiting), None) = (queue, &waiting, &change.transaction) {
+    // A plan that leaves everything as it is decides nothing.
+    if change.transaction.is_some() || waiting.is_some() {
+        log.note((at, &wanted), locations, &shared);
+    }
+    for (name, more) in taken {
+        for location in locations.iter_mut().filter(|one| one.name == *name) {
+            (0..more).for_each(|_| location.take(&wanted.placement, wanted.each));
+        }
+    }
+    if let (Some(queue), Some(waiting), None) = (queue, waiting, &change.transaction) {
         queue.block(key, *revision, (wanted, waiting));
     }
     change.transaction

@@ -196,6 +196,9 @@ impl Keeper {
             while self.state.settled(moment()) {
                 let moment = moment();
                 let planned = self.state.reconcile(self.seed(moment), moment);
+                if let Some(decided) = self.state.decided.take() {
+                    self.watched.log.note(&decided);
+                }
                 changes.put.extend(planned.put);
                 changes.delete.extend(planned.delete);
                 if changes.is_empty() {

@@ -5,7 +5,7 @@
 //! then publishes it to nodes, ingresses and the global plane. A location goes on with what it has
 //! when the global plane is away, and after a restart with what it stored.
 //!
-//! - `keeper`: the one owner of the state. `state`: that state and its transitions, without I/O.
+//! - `keeper`: the one owner of the state. `log`: what it decided. `state`: that state and its transitions, without I/O.
 //! - `records`: what is stored. `secrets`: those of its instances. `uplink`: the link to the global plane.
 //! - `server`: what nodes, ingresses and the global plane call. `trust`: who may, over a network.
 //! - `elsewhere`: what other locations serve. `images`: those of nodes on other machines. `joined`: a location on another machine than the global
@@ -16,6 +16,7 @@ mod gates;
 mod images;
 mod joined;
 mod keeper;
+mod log;
 mod metrics;
 mod records;
 mod secrets;
@@ -32,7 +33,6 @@ use longshore_link::{
 };
 use longshore_secrets::KeyringError;
 use longshore_store::{Measured, OpenStoreError, RecordError, RedbStore, Store, StoreError};
-use longshore_telemetry::traces::Tracer;
 use longshore_types::{Coordinates, LocationName, Traits};
 use tokio_util::sync::CancellationToken;
 
@@ -176,10 +176,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         Trust::open(name.clone(), (global.clone(), bare), kept, &options.data_dir, joined).await?;
     let trust = Arc::new(trust);
     let secrets = Arc::new(secrets);
-    let watched = Watched {
-        rounds: metrics.rounds.clone(),
-        tracer: Tracer::start("location", env!("CARGO_PKG_VERSION"), &service),
-    };
+    let watched = Watched::new(&metrics, &options.data_dir, &service);
     let named = (name.clone(), options.traits);
     let keeper = Keeper::restore(named, gate, store, service.shutdown(), watched).await?;
     let (keeper, handle) = keeper;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use longshore_api::links::{LocationReport, NodeSummary, RoutingTable};
+use longshore_link::Service;
 use longshore_store::StoreMetrics;
 use longshore_telemetry::metrics::{Registry, Unit, times};
 use longshore_telemetry::scrape::{Scrape, at_scrape};
@@ -15,6 +16,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::watch;
 
+use crate::log::Log;
 use crate::records::InstanceRecord;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
@@ -51,15 +53,25 @@ impl Default for Metrics {
 }
 
 /// What the keeper tells operators of its rounds.
-#[derive(Debug, Clone)]
 pub struct Watched {
     /// How long each took.
     pub rounds: Histogram,
     /// What it began.
     pub tracer: Tracer,
+    /// What it decided.
+    pub log: Log,
 }
 
 impl Watched {
+    /// Of a location that begins.
+    pub fn new(metrics: &Metrics, data_dir: &Path, service: &Service) -> Self {
+        Self {
+            rounds: metrics.rounds.clone(),
+            tracer: Tracer::start("location", env!("CARGO_PKG_VERSION"), service),
+            log: Log::open(data_dir),
+        }
+    }
+
     /// Instances that were decided on have been stored and told to their nodes.
     pub fn note_scheduled<'a>(&self, records: impl Iterator<Item = &'a InstanceRecord>) {
         for record in records {

@@ -11,6 +11,7 @@ use longshore_api::links::{
     Allotment, AllotmentSet, AppRef, NodeReport, ObservedInstance, Reach, RouteAck, RoutingTable,
     Shortfall, Staying,
 };
+use longshore_planning::replay::Record;
 use longshore_types::{
     AppName, Cordon, Epoch, Generation, InstanceId, LocationName, NodeName, ProjectName, Traits,
 };
@@ -66,6 +67,8 @@ pub struct State {
     pub shortfalls: Vec<Shortfall>,
     /// What has not left drained nodes, by the last plan.
     pub staying: Vec<Staying>,
+    /// The last plan that decided something, with what it was made from, until it is logged.
+    pub decided: Option<Record>,
     /// The table that was last published.
     pub table: RoutingTable,
     /// When that was.
@@ -149,6 +152,7 @@ impl State {
             nodes: BTreeMap::new(),
             shortfalls: Vec::new(),
             staying: Vec::new(),
+            decided: None,
             // Revisions must grow across restarts: ingresses refuse an older table.
             table: RoutingTable { revision: moment.wall.0, routes: Vec::new() },
             table_since: moment.instant,

@@ -64,6 +64,7 @@ enum Command {
     Drain(commands::drain::Options),
     Token(commands::token::Options),
     Store(commands::store::Options),
+    Replay(commands::replay::Options),
 
     // The parts of the platform, one process each; `up` starts them all.
     Global(Box<roles::global::Options>),
@@ -136,6 +137,7 @@ impl Command {
             Self::Drain(options) => run_client(commands::drain::run(options)),
             Self::Token(options) => run_client(commands::token::run(options)),
             Self::Store(options) => run_client(commands::store::run(options)),
+            Self::Replay(options) => commands::replay::run(&options),
             Self::Plan(options) => return run_client(commands::plan::run(options)),
             Self::Exec(options) => return run_client(commands::exec::run(options)),
             Self::Run(options) => return run_client(commands::run::run(*options)),

@@ -23,6 +23,7 @@ pub mod port_forward;
 pub mod promote;
 pub mod ps;
 pub mod releases;
+pub mod replay;
 pub mod rm;
 pub mod rollback;
 pub mod run;

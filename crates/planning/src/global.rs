@@ -21,6 +21,7 @@ use longshore_types::{
     AppName, Candidate, Capacity, Coordinates, Cordon, Decision, Lack, LocationName, Placement,
     ProjectName, Timestamp, Traits,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::Pinned;
 
@@ -30,7 +31,7 @@ pub use drain::{AppMove, preview_drain, staying};
 pub use supply::{Blocked, Supplies, more_of_nodes, supplies};
 
 /// An app that should run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WantedApp {
     /// Its owner.
     pub project: ProjectName,
@@ -62,7 +63,7 @@ impl WantedApp {
 }
 
 /// What a location has been given of an app.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
     /// The location.
     pub location: LocationName,
@@ -84,7 +85,7 @@ pub struct Share {
 }
 
 /// A location as the global scheduler sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocationState {
     /// The location.
     pub name: LocationName,
@@ -123,7 +124,7 @@ impl LocationState {
 }
 
 /// What becomes of an app.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shared {
     /// What each location is given, those that are given nothing left out.
     pub shares: Vec<Share>,
@@ -132,7 +133,7 @@ pub struct Shared {
 }
 
 /// Instances that no location takes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiting {
     /// How many.
     pub missing: u32,

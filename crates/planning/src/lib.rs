@@ -2,6 +2,7 @@
 //!
 //! - [`global`]: which locations run how many instances of an app.
 //! - [`location`]: which node runs an instance, and which instance of an old release goes next.
+//! - [`replay`]: what planners were given and what they made of it, as it is logged.
 //! - [`restart`]: when an instance that ended is started again.
 //! - [`waves`]: in which order a new release comes to the locations.
 //! - [`rollout`]: whether a rollout gets anywhere, and what becomes of one that does not.
@@ -15,6 +16,7 @@
 pub mod global;
 pub mod location;
 mod pinned;
+pub mod replay;
 pub mod restart;
 pub mod rollout;
 mod seeded;

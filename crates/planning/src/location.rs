@@ -21,11 +21,12 @@ use longshore_types::{
     Ability, AppName, Capacity, Cordon, Decision, Digest, InstanceId, NodeName, Placement,
     ProjectName, ReleaseNumber, Rollout, RuntimeName, RuntimeOffer, Timestamp, Traits,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::Pinned;
 
 /// Everything a location's plan depends on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The clock value.
     pub now: Timestamp,
@@ -40,7 +41,7 @@ pub struct Snapshot {
 }
 
 /// An app that should run here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WantedApp {
     /// Its owner.
     pub project: ProjectName,
@@ -59,7 +60,7 @@ pub struct WantedApp {
 }
 
 /// Instances of one release that should run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Goal {
     /// The release.
     pub release: ReleaseNumber,
@@ -78,7 +79,7 @@ pub struct Goal {
 }
 
 /// An instance that was assigned to a node and is not gone yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlacedInstance {
     /// Its id.
     pub id: InstanceId,
@@ -105,7 +106,7 @@ pub struct PlacedInstance {
 }
 
 /// How far an instance is, as far as plans care.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Standing {
     /// Its node was not heard of for so long that it counts as lost. It may still run.
     Lost,
@@ -118,7 +119,7 @@ pub enum Standing {
 }
 
 /// A node as its location sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeState {
     /// The node.
     pub name: NodeName,
@@ -137,7 +138,7 @@ pub struct NodeState {
 }
 
 /// One step towards what is wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// Assign a new instance to a node.
     Place {
@@ -168,7 +169,7 @@ pub enum Action {
 }
 
 /// A part of what is wanted that found no place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shortfall {
     /// The owner of the app.
     pub project: ProjectName,
@@ -181,7 +182,7 @@ pub struct Shortfall {
 }
 
 /// An instance that is still on a node that is drained.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Staying {
     /// The instance.
     pub instance: InstanceId,
@@ -192,7 +193,7 @@ pub struct Staying {
 }
 
 /// The steps to take now, and what cannot be done.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Plan {
     /// The steps, in order.
     pub actions: Vec<Action>,

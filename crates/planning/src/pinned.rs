@@ -1,7 +1,9 @@
 //! What is not started elsewhere when its node or location is drained.
 
+use serde::{Deserialize, Serialize};
+
 /// Why it is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pinned {
     /// A client is attached to it, and would not be to another.
     Attached,

@@ -3,6 +3,7 @@
 //! - [`metrics`]: the registry that each role fills from its own `metrics.rs`, and how it is served.
 //! - [`scrape`]: values that are read when they are asked for. [`requests`] and
 //!   [`counted`]: what passes through axum routers.
+//! - [`journal`]: what a role decided, in files of bounded size.
 //! - [`traces`]: starts of instances, part by part.
 //! - `process`: what the kernel knows of the process, as every exporter of Prometheus tells it.
 //!
@@ -13,6 +14,7 @@
 #![deny(missing_docs)]
 
 pub mod counted;
+pub mod journal;
 pub mod metrics;
 mod process;
 pub mod requests;

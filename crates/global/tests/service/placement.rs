@@ -1,8 +1,11 @@
 //! Where apps may be.
 
+use std::path::Path;
+
 use longshore_api::links::{AllotmentSet, LocationReport, Shortfall};
 use longshore_api::v1::AppExplanation;
 use longshore_link::{CallError, LineStream};
+use longshore_planning::replay::{Outcome, Replay};
 use longshore_types::{Candidate, Decision, Generation, Lack, ReleaseNumber, Traits};
 use serde_json::json;
 
@@ -85,6 +88,17 @@ async fn a_jurisdiction_is_kept_and_a_changed_one_moves_what_runs_with_its_relea
     let app = plane.app_when(|app| app.state == "running").await;
     assert_eq!((app.release, app.outdated), (ReleaseNumber(2), 0));
     plane.stop().await;
+    assert!(recomputed(&dir.path().join("data/decisions.jsonl")) > 4);
+}
+
+/// How many decisions of a log come out the same again, which are all.
+fn recomputed(log: &Path) -> usize {
+    let text = std::fs::read_to_string(log).unwrap();
+    let mut replay = Replay::default();
+    let outcomes = text.lines().map(|line| replay.take(serde_json::from_str(line).unwrap()));
+    let decisions: Vec<_> = outcomes.filter(|outcome| *outcome != Outcome::Read).collect();
+    assert!(decisions.iter().all(|outcome| *outcome == Outcome::Same), "{decisions:#?}");
+    decisions.len()
 }
 
 #[tokio::test]

@@ -7,7 +7,10 @@ use longshore_planning::Pinned;
 use longshore_planning::location::{
     self as planner, Action, Goal, NodeState, PlacedInstance, Snapshot, Standing, WantedApp,
 };
-use longshore_types::{Generation, InstanceId, InstancePhase, NodeName, Release};
+use longshore_planning::replay::Record;
+use longshore_types::{
+    AppName, Generation, InstanceId, InstancePhase, NodeName, ProjectName, Release,
+};
 
 use super::{ACK_WAIT, Changes, Moment, Published, State};
 use crate::records::InstanceRecord;
@@ -19,7 +22,12 @@ impl State {
         self.forget_gone(&mut changes);
         self.forget_removed(&mut changes);
         self.stop_drained(&mut changes, moment);
-        let plan = planner::plan(&self.snapshot(seed, moment));
+        let snapshot = self.snapshot(seed, moment);
+        let plan = planner::plan(&snapshot);
+        self.decided = self.decides(&plan).then(|| Record::Location {
+            snapshot: Box::new(snapshot),
+            plan: Box::new(plan.clone()),
+        });
         for action in plan.actions {
             self.carry_out(action, &mut changes, moment);
         }
@@ -43,6 +51,17 @@ impl State {
         });
         self.staying = staying.collect();
         changes
+    }
+
+    /// Whether a plan does something, or finds something missing that was not before.
+    fn decides(&self, plan: &planner::Plan) -> bool {
+        let missing = |project: &ProjectName, app: &AppName, missing: u32| {
+            self.shortfalls
+                .iter()
+                .any(|one| (&one.project, &one.app, one.missing) == (project, app, missing))
+        };
+        !plan.actions.is_empty()
+            || plan.shortfalls.iter().any(|one| !missing(&one.project, &one.app, one.missing))
     }
 
     /// What draining a node would do; nothing when there is no such node.

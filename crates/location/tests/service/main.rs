@@ -24,6 +24,7 @@ use longshore_link::{
     Body, CallError, Client, Endpoint, LineStream, Listener, json_lines, watch_lines,
 };
 use longshore_location::{JoiningOptions, Membership, Options};
+use longshore_planning::replay::Outcome;
 use longshore_types::{
     ByteCount, Capacity, Cordon, Decision, Digest, Epoch, Generation, InstancePhase, Manifest,
     MilliCpu, NodeName, Release, ReleaseNumber, Timestamp, Traits,
@@ -209,6 +210,16 @@ async fn allotments_become_assignments_routes_and_reports_and_outlive_a_restart(
     assert_eq!(report.traits.country, "NL".parse().ok());
     assert_eq!(report.nodes[0].traits, report.traits);
     world.stop().await;
+    // What was decided comes out again.
+    let log = std::fs::read_to_string(dir.path().join("data/decisions.jsonl")).unwrap();
+    let mut replay = longshore_planning::replay::Replay::default();
+    let take = |line: &str| replay.take(serde_json::from_str(line).unwrap());
+    let mut outcomes: Vec<_> = log.lines().map(take).collect();
+    outcomes.retain(|outcome| *outcome != Outcome::Read);
+    assert!(
+        !outcomes.is_empty() && outcomes.iter().all(|it| *it == Outcome::Same),
+        "{outcomes:#?}"
+    );
 
     // The global plane of the second start knows nothing newer: what was stored goes on.
     let world = World::start(dir.path()).await;

@@ -11,7 +11,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{cordon, deploy, drain, explain, image, logs, nodes, port_forward, stop, store, top};
+use super::{
+    cordon, deploy, drain, explain, image, logs, nodes, port_forward, replay, stop, store, top,
+};
 use crate::failure::{Failure, Kind};
 use crate::output::{Format, Output};
 use crate::supervisor::Findings;
@@ -75,6 +77,7 @@ stated! {
     Vec<SecretView>: "secret ls";
     SecretKeyView: "secret rotate-key";
     JoinTokenCreated: "join-token";
+    replay::Replayed: "replay";
     store::Done: "store backup", "store restore", "store migrate";
     longshore_world::control::Status: "world status", "world cut", "world heal", "world slow";
     TokenCreated: "token create";

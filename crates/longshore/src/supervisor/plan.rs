@@ -53,11 +53,8 @@ pub fn plan_roles(
         .with("data-dir", home.role_dir("location").display())
         .with("listen", &location_at)
         .with("global", &global_at);
-    let location = match settings.coordinates {
-        Some(place) => location.with("coordinates", place),
-        None => location,
-    };
-    let location = location.with_traits(&settings.traits);
+    let location =
+        location.with_some("coordinates", settings.coordinates).with_traits(&settings.traits);
     let mut of_global = vec![("api", public.api), ("link", links.global)];
     let mut of_registry = vec![("registry", public.registry)];
     let mut of_location = vec![("link", links.location)];
@@ -200,12 +197,17 @@ impl Flags {
         self
     }
 
+    /// The same with one more, if there is one.
+    pub fn with_some(self, name: &str, value: Option<impl std::fmt::Display>) -> Self {
+        match value {
+            Some(value) => self.with(name, value),
+            None => self,
+        }
+    }
+
     /// The same with what is said of a location or a node.
     pub fn with_traits(self, traits: &Traits) -> Self {
-        let flags = match traits.country {
-            Some(country) => self.with("country", country),
-            None => self,
-        };
+        let flags = self.with_some("country", traits.country);
         traits.labels.iter().fold(flags, |flags, label| flags.with("label", label))
     }
 }

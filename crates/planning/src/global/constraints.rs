@@ -1,6 +1,7 @@
 //! Where the instances of an app may be, by what its manifest says.
 
 use longshore_types::{Capacity, Lack, LocationName, Near, Placement, Spread, Traits};
+use serde::{Deserialize, Serialize};
 
 use super::{LocationState, Share, WantedApp};
 
@@ -8,7 +9,7 @@ use super::{LocationState, Share, WantedApp};
 pub(super) type Refusal = (Lack, String);
 
 /// The nodes of a location that are alike, as its reports tell of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeKind {
     /// What is said of them, their location's part included.
     pub traits: Traits,
