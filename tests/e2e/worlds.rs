@@ -80,6 +80,46 @@ fn a_place_that_is_cut_off_serves_and_is_as_the_others_again_when_that_ends() {
 }
 
 #[test]
+fn a_request_goes_to_the_nearest_place_that_can_answer_it() {
+    let world = World::start(&["--places", "ams,lon,sin", "--user-at", "ams"]).unwrap();
+    push(&world, "one");
+    world.run(&["cordon", "--location", "ams"]).ok();
+    world.deploy(&web("web", 2)).unwrap();
+    let instances = world.instances("web").unwrap();
+    assert_eq!(at(&instances), BTreeSet::from(["lon", "sin"]));
+    for instance in &instances {
+        let write = format!("echo {} > /www/who", instance.location);
+        world.run(&["exec", instance.id().as_str(), "--", "sh", "-c", &write]).ok();
+    }
+    let answers = |place: &'static str| {
+        let told = format!("{place} answers who asks in ams");
+        eventually(&told, || {
+            let answer = world.get_there("ams", HOST, "/who")?;
+            Ok((answer.status == 200 && answer.text().trim() == place).then_some(()))
+        })
+        .unwrap();
+    };
+    answers("lon");
+    // Not the map counts, but how long it takes.
+    world.tell(&["slow", "ams", "lon", "--delay", "300ms"]).unwrap();
+    answers("sin");
+    let measured = |to: &str| {
+        let locations = world.locations().unwrap();
+        let ams = locations.iter().find(|one| one.location.as_str() == "ams").unwrap();
+        let micros = ams.round_trip_micros.iter().find(|(name, _)| name.as_str() == to);
+        Duration::from_micros(*micros.unwrap().1)
+    };
+    eventually("how far it is, is shown", || {
+        let distance = world.path("ams", "sin")?.round_trip_ms;
+        Ok((measured("sin") >= Duration::from_secs_f64(distance / 1000.0)).then_some(()))
+    })
+    .unwrap();
+    world.tell(&["cut", "sin"]).unwrap();
+    answers("lon");
+    world.finish();
+}
+
+#[test]
 fn nothing_is_left_of_a_world_that_was_killed_once_the_next_has_been_there() {
     let mut world = World::start(&["--places", "ams,lon", "--nodes", "2"]).unwrap();
     push(&world, "one");

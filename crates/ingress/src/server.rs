@@ -162,7 +162,8 @@ async fn accept_guests(
                         Err(error) => {
                             server.proxy.metrics().note_guest_refused();
                             let error = &error as &dyn std::error::Error;
-                            tracing::info!(%address, error, "somebody is no other location");
+                            // Whoever finds the port could fill the log by it.
+                            tracing::debug!(%address, error, "somebody is no other location");
                         }
                     }
                 });

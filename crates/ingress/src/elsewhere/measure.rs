@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The part of a new round trip in the smoothed one, as TCP has it (RFC 6298): one slow answer moves nothing,
-/// ten do.
-const NEW_PART: f64 = 0.125;
+/// The part of a new round trip in the smoothed one: one slow answer moves little, and a way that has become
+/// slow is known for that after a few probes.
+const NEW_PART: f64 = 0.25;
 
 /// What an ingress answers to a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ mod tests {
         measure.note(millis(20), Told::default(), 0);
         assert_eq!(measure.round_trip(), Some(millis(20)));
         measure.note(millis(100), Told::default(), 0);
-        assert_eq!(measure.round_trip(), Some(millis(30)));
+        assert_eq!(measure.round_trip(), Some(millis(40)));
         (0..40).for_each(|_| measure.note(millis(100), Told::default(), 0));
         assert!(measure.round_trip().unwrap() > millis(99));
     }
