@@ -5,6 +5,9 @@
 //! ingresses measure. What is told changes when an app's first instance somewhere becomes ready or its last one
 //! goes, not with each instance.
 //!
+//! An app that has to stay in a jurisdiction is told of there alone: elsewhere its requests are not even taken in to
+//! be passed on, for they would be read where they may not be.
+//!
 //! A control plane that has just begun knows nothing of locations that did not report yet, and what it said
 //! would take away what they serve. So it says nothing until all have, or have had the time for it.
 
@@ -17,7 +20,7 @@ use axum::response::Response;
 use futures_util::StreamExt as _;
 use longshore_api::links::{AppRef, ElsewhereChange, Peering, Places, ServedElsewhere};
 use longshore_link::{Pace, json_lines, watch_lines};
-use longshore_types::{Coordinates, HostName, LocationName};
+use longshore_types::{Coordinates, Country, HostName, Jurisdiction, LocationName};
 
 use crate::catalog::{AppKey, Catalog};
 use crate::reports::{ByLocation, Received};
@@ -44,6 +47,7 @@ pub struct Served {
 struct Place {
     peering: Peering,
     coordinates: Option<Coordinates>,
+    country: Option<Country>,
     /// It has not reported for a while. Others may reach it all the same.
     silent: bool,
 }
@@ -51,6 +55,8 @@ struct Place {
 #[derive(Debug, PartialEq, Eq)]
 struct ServedApp {
     hosts: Vec<HostName>,
+    /// Where its requests may be taken in; anywhere when empty.
+    jurisdiction: BTreeSet<Jurisdiction>,
     at: BTreeSet<LocationName>,
 }
 
@@ -87,7 +93,8 @@ impl Served {
         let app = |(key, at): (AppKey, BTreeSet<LocationName>)| {
             let manifest = &catalog.current_release(&key)?.manifest;
             manifest.port?;
-            let app = ServedApp { hosts: views::hosts(manifest, domain), at };
+            let jurisdiction = manifest.placement.jurisdiction.clone();
+            let app = ServedApp { hosts: views::hosts(manifest, domain), jurisdiction, at };
             let known = before.and_then(|before| before.apps.get(&key));
             let same = known.filter(|known| ***known == app).cloned();
             Some((key, same.unwrap_or_else(|| Arc::new(app))))
@@ -129,14 +136,25 @@ impl Served {
         change
     }
 
+    /// Whether a location is in one of these, where there are any. One whose country nobody said is in none.
+    fn is_within(&self, jurisdiction: &BTreeSet<Jurisdiction>, name: &LocationName) -> bool {
+        let country = self.places.get(name).and_then(|place| place.country);
+        let has = |country| jurisdiction.iter().any(|one| one.has(country));
+        jurisdiction.is_empty() || country.is_some_and(has)
+    }
+
     /// Where an app is served, for one of the locations.
     fn seen_from(&self, from: &LocationName, app: &ServedApp) -> Option<Places> {
+        if !self.is_within(&app.jurisdiction, from) {
+            return None;
+        }
         let here = self.places.get(from).and_then(|place| place.coordinates);
         let distance = |place: &Place| match (here, place.coordinates) {
             (Some(here), Some(there)) => here.kilometres_to(there),
             _ => f64::INFINITY,
         };
         let others = app.at.iter().filter(|name| *name != from);
+        let others = others.filter(|name| self.is_within(&app.jurisdiction, name));
         let mut others: Vec<_> = others
             .filter_map(|name| Some((name, self.places.get(name)?)))
             .map(|(name, place)| (place.silent, distance(place), mixed(from, name), name))
@@ -158,8 +176,9 @@ impl Place {
             None => said?,
         };
         let coordinates = received.and_then(|received| received.report.coordinates);
+        let country = received.and_then(|received| received.report.traits.country);
         let silent = received.is_none_or(|received| !received.reachable());
-        Some(Self { peering, coordinates, silent })
+        Some(Self { peering, coordinates, country, silent })
     }
 }
 

@@ -14,13 +14,15 @@ fn place(idx: usize) -> Place {
     Place {
         peering: Peering { address: Some(format!("{}:1", NAMES[idx])), authority: String::new() },
         coordinates: format!("0,{idx}").parse().ok(),
+        country: ["NL", "US", "DE"][idx % 3].parse().ok(),
         silent: false,
     }
 }
 
 fn app(at: impl IntoIterator<Item = usize>) -> Arc<ServedApp> {
     let at = at.into_iter().map(|idx| name(NAMES[idx])).collect();
-    Arc::new(ServedApp { hosts: vec!["web.test".parse().unwrap()], at })
+    let hosts = vec!["web.test".parse().unwrap()];
+    Arc::new(ServedApp { hosts, jurisdiction: BTreeSet::new(), at })
 }
 
 fn key(app: &str) -> AppKey {
@@ -49,6 +51,21 @@ fn a_location_is_told_of_the_nearest_others_and_never_of_itself() {
     assert_eq!(seen(&silent, "a").unwrap(), "cdefghij");
     silent.apps.insert(key("web"), app([1, 11]));
     assert_eq!(seen(&silent, "a").unwrap(), "lb");
+}
+
+#[test]
+fn outside_of_its_jurisdiction_nobody_is_told_of_an_app() {
+    let hosts = vec!["web.test".parse().unwrap()];
+    let at = NAMES.iter().map(|at| name(at)).collect();
+    let jurisdiction = BTreeSet::from(["eu".parse().unwrap()]);
+    let bound = Arc::new(ServedApp { hosts, jurisdiction, at });
+    let mut served = served([(key("web"), bound)]);
+    // Of each three one is in the United States.
+    assert_eq!(seen(&served, "a").unwrap(), "cdfgijl");
+    assert_eq!(seen(&served, "b"), None);
+    served.places.get_mut(&name("a")).unwrap().country = None;
+    assert_eq!(seen(&served, "a"), None, "nobody said where it is");
+    assert_eq!(seen(&served, "c").unwrap(), "dfgijl");
 }
 
 #[test]
