@@ -4,26 +4,24 @@
 //! writes what differs, conditional on the app not having changed meanwhile.
 
 mod blocked;
+mod forgetting;
 mod log;
 mod summaries;
+mod wanted;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use longshore_api::links::InstanceStatus;
 use longshore_link::now;
-use longshore_planning::Pinned;
 use longshore_planning::global::{
     self as planner, LocationState, Share, Shared, Waiting, WantedApp, plan_shares, spread_canaries,
 };
 use longshore_store::{
     Compare, MAX_OPERATIONS, MAX_REQUEST_BYTES, Relation, Store, StoreError, Transaction,
 };
-use longshore_types::{
-    InstancePhase, Lack, LocationName, Manifest, Placement, Release, ReleaseNumber, RestartPolicy,
-};
+use longshore_types::{LocationName, Manifest, Placement, Release, ReleaseNumber};
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::api::idempotency;
@@ -31,15 +29,17 @@ use crate::attached::Ended;
 use crate::catalog::{AppKey, Catalog, Stored};
 use crate::events::{self, Who, with_event};
 use crate::records::{AllotmentRecord, AppRecord, CanaryRecord, Key, RolloutStage, encode};
-use crate::reports::{ByLocation, of_app};
+use crate::reports::ByLocation;
 use crate::rollouts::Rollouts;
 use crate::strays::Strays;
-use crate::waves::{self, Releases};
-use crate::{GlobalError, Plane, views};
+use crate::waves::Releases;
+use crate::{GlobalError, Plane};
 use blocked::Queue;
+use forgetting::{forgetting, forgetting_secrets, removal};
 use log::Log;
 pub use summaries::kinds;
 use summaries::locations;
+use wanted::{in_force, wanted_app, wanted_now};
 
 /// How often to look without a change: reachability fades without one.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -205,88 +205,6 @@ fn told(key: &AppKey, before: &AppRecord, after: &AppRecord) -> (&'static str, S
     }
 }
 
-/// The next step in removing an app: take the allotments away, and once every location has
-/// acknowledged that and reports no instance any more, forget the app and its releases.
-fn removal(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Option<Transaction> {
-    let held = held(catalog, key);
-    if !held.is_empty() {
-        let take = |change: Transaction, location: &&LocationName| {
-            change.delete(allotment_key_text(location, key))
-        };
-        // The rest next time.
-        return Some(held.keys().take(MOST_AT_ONCE).fold(Transaction::new(), take));
-    }
-    let gone = catalog.locations.keys().all(|location| {
-        let report = reports.get(location).map(|received| &received.report);
-        report.is_some_and(|report| report.acknowledged.0 >= catalog.changed_at(location).0)
-    });
-    // Strays of it too, where nothing of it was ever allotted.
-    if !gone || of_app(reports, key).next().is_some() {
-        return None;
-    }
-    // The oldest releases first; the rest goes next time.
-    let mut releases: Vec<_> = catalog.releases_of(key).take(MOST_AT_ONCE).collect();
-    let last = catalog.releases_of(key).count() == releases.len();
-    let mut change = Transaction::new();
-    for release in releases.drain(..) {
-        change = change.delete(release_key_text(key, release.number));
-    }
-    if last {
-        change = change.delete(app_key_text(key));
-    }
-    Some(change)
-}
-
-/// How many releases of an app are kept, beside those that it needs.
-const KEPT_RELEASES: usize = 20;
-
-/// Forgets the oldest releases when there are too many, but none that runs or may be taken back. What a
-/// location runs that is not heard of nobody knows, so then none is.
-fn forgetting(
-    catalog: &Catalog,
-    reports: &ByLocation,
-    key: &AppKey,
-    record: &AppRecord,
-) -> Option<Transaction> {
-    let surplus = catalog.releases_of(key).count().checked_sub(KEPT_RELEASES + 1)? + 1;
-    let held = held(catalog, key);
-    if !held.keys().all(|location| waves::is_heard(reports, location)) {
-        return None;
-    }
-    let kept = [Some(record.release), record.beside, record.good, record.failed];
-    let allotted = held.values().map(|stored| stored.record.release);
-    let running = of_app(reports, key).map(|status| status.release);
-    let needed: BTreeSet<_> = kept.into_iter().flatten().chain(allotted).chain(running).collect();
-    let oldest = catalog.releases_of(key).take(surplus.min(MOST_AT_ONCE));
-    let mut forgotten = oldest.filter(|release| !needed.contains(&release.number)).peekable();
-    forgotten.peek()?;
-    Some(forgotten.fold(Transaction::new(), |change, release| {
-        change.delete(release_key_text(key, release.number))
-    }))
-}
-
-/// Forgets a version of a secret that is neither the newest nor part of a release that is kept.
-fn forgetting_secrets(catalog: &Catalog) -> Option<Transaction> {
-    if catalog.secrets.is_empty() {
-        return None;
-    }
-    let releases = catalog.releases.iter().flat_map(|((project, _, _), release)| {
-        release.secrets.iter().map(move |(name, version)| (project, name, *version))
-    });
-    let needed: BTreeSet<_> = releases.collect();
-    // They come in the order of their versions.
-    let versions = catalog.secrets.keys();
-    let newest: BTreeMap<_, _> = versions.map(|key| ((&key.0, &key.1), key.2)).collect();
-    let (key, stored) = catalog.secrets.iter().find(|((project, name, version), _)| {
-        newest.get(&(project, name)) != Some(version)
-            && !needed.contains(&(project, name, *version))
-    })?;
-    let key = Key::Secret(key.0.clone(), key.1.clone(), key.2).to_string();
-    // A deploy that takes it at this moment writes it again.
-    let unchanged = Compare::mod_revision(&key, Relation::Equal, stored.revision);
-    Some(Transaction::new().when(unchanged).delete(key))
-}
-
 fn release_key_text(key: &AppKey, number: ReleaseNumber) -> String {
     Key::Release(key.0.clone(), key.1.clone(), number).to_string()
 }
@@ -307,28 +225,6 @@ pub fn held<'a>(catalog: &'a Catalog, key: &AppKey) -> Held<'a> {
     let all = catalog.allotments.iter();
     let of_app = all.filter(|((_, project, name), _)| (project, name) == (&key.0, &key.1));
     of_app.map(|((location, _, _), stored)| (location, stored)).collect()
-}
-
-/// The budget by which a location may still go. Once it has acknowledged a lower one it starts nothing
-/// beyond that, but what runs there runs until it has ended: a rollout's old instances have requests to end.
-fn in_force(
-    reports: &ByLocation,
-    location: &LocationName,
-    key: &AppKey,
-    stored: &Stored<AllotmentRecord>,
-) -> u32 {
-    let AllotmentRecord { budget, budget_in_force, .. } = stored.record;
-    let report = reports.get(location).map(|reported| &reported.report);
-    match report.filter(|report| report.acknowledged.0 >= stored.revision.0) {
-        None => budget_in_force,
-        // To count is to look at every instance.
-        Some(_) if budget_in_force <= budget => budget,
-        Some(report) => {
-            let is_it = |one: &&InstanceStatus| (&one.project, &one.app) == (&key.0, &key.1);
-            let n_there = report.instances.iter().filter(is_it).count();
-            u32::try_from(n_there).unwrap_or(u32::MAX).clamp(budget, budget_in_force)
-        }
-    }
 }
 
 /// What a deploy would give each location, and what would find no place, when so many instances by this
@@ -371,132 +267,6 @@ pub fn staying(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Option<
     }
     let (_, why) = planner::staying(&wanted, &wanted.shares, &locations(catalog, reports))?;
     Some(format!("some of it is still where it may not be, and {why}"))
-}
-
-/// An app as it should be now. What most of its instances are of says where they may be, the release that is
-/// tried beside that where those few may.
-fn wanted_now(
-    (catalog, reports): (&Catalog, &ByLocation),
-    (key, held): (&AppKey, &Held<'_>),
-    record: &AppRecord,
-) -> Option<WantedApp> {
-    let release = catalog.current_release(key)?;
-    // A command runs somewhere also when nothing else should.
-    let count = match record.stage {
-        RolloutStage::Command => record.count.max(1),
-        RolloutStage::Canary | RolloutStage::Whole => record.count,
-    };
-    let mut wanted = wanted_app((catalog, reports), (key, held), (count, &release.manifest));
-    let beside = record.beside.and_then(|beside| catalog.release(key, beside));
-    if let Some(beside) = beside {
-        let tried = std::mem::replace(&mut wanted.placement, beside.manifest.placement.clone());
-        wanted.tried = Some(tried);
-    }
-    Some(wanted)
-}
-
-/// An app as the planner sees it.
-fn wanted_app(
-    (catalog, reports): (&Catalog, &ByLocation),
-    (key, held): (&AppKey, &Held<'_>),
-    (count, manifest): (u32, &Manifest),
-) -> WantedApp {
-    // Nobody asks as long as nothing has to leave, and to count is to look at every instance.
-    let drains =
-        catalog.cordons.iter().any(|((_, node), stored)| node.is_none() && stored.record.0.drains);
-    let is_placed = |release: &Arc<Release>| !release.manifest.placement.is_none();
-    let placed: u32 = held.values().map(|stored| stored.record.count).sum();
-    let counts = drains || placed > count || catalog.releases_of(key).any(is_placed);
-    // What may run once at most is not started beside what may still run.
-    let replaces = manifest.restart != RestartPolicy::Never && manifest.attached.is_none();
-    let lost = |location: &LocationName| {
-        replaces
-            && !waves::is_heard(reports, location)
-            && manifest.replace_lost.is_over(reports.silence(location))
-    };
-    let ready = |location: &LocationName, stored: &Stored<AllotmentRecord>| {
-        let statuses = reports.get(location).map_or(&[][..], |r| &r.report.instances);
-        let is_it = |status: &&InstanceStatus| {
-            (&status.project, &status.app) == (&key.0, &key.1)
-                && status.release == stored.record.release
-                && !status.is_command
-                && views::is_ready(status)
-        };
-        u32::try_from(statuses.iter().filter(is_it).count()).unwrap_or(u32::MAX)
-    };
-    let so_far = held.iter().map(|(location, stored)| Share {
-        location: (*location).clone(),
-        count: stored.record.count,
-        ready: if counts { ready(location, stored) } else { 0 },
-        refused: refused(reports, key, (location, stored)),
-        lost: lost(location),
-        budget: stored.record.budget,
-        budget_in_force: in_force(reports, location, key, stored),
-        decision: stored.record.decision.clone(),
-    });
-    WantedApp {
-        project: key.0.clone(),
-        app: key.1.clone(),
-        count,
-        max: manifest.max_for(count),
-        each: manifest.resources.capacity(),
-        placement: manifest.placement.clone(),
-        tried: None,
-        refusals: refusals(catalog, reports, key),
-        pinned: pinned(reports, key, manifest),
-        shares: so_far.collect(),
-    }
-}
-
-/// What of an app a location found no node for, by its word on what it was given last.
-fn refused(
-    reports: &ByLocation,
-    key: &AppKey,
-    (location, stored): (&LocationName, &Stored<AllotmentRecord>),
-) -> u32 {
-    let Some(received) = reports.get(location) else { return 0 };
-    let Some(refusal) = received.refusals.get(key) else { return 0 };
-    // One that is cut off may have found a node since, and owns what it has.
-    let is_old = !received.reachable() || refusal.acknowledged.0 < stored.revision.0;
-    if refusal.missing == 0 || is_old {
-        return 0;
-    }
-    // What a rollout has no room for beside what there is runs all the same, in its old release.
-    let of_app = |status: &&InstanceStatus| {
-        (&status.project, &status.app) == (&key.0, &key.1) && !status.is_command && !status.draining
-    };
-    let n_there = received.report.instances.iter().filter(of_app).count();
-    let n_there = u32::try_from(n_there).unwrap_or(u32::MAX);
-    refusal.missing.min(stored.record.count.saturating_sub(n_there))
-}
-
-/// The locations that found no node for an app since it last changed, and why.
-fn refusals(
-    catalog: &Catalog,
-    reports: &ByLocation,
-    key: &AppKey,
-) -> BTreeMap<LocationName, (Lack, String)> {
-    let changed = catalog.apps.get(key).map_or(0, |stored| stored.revision.0);
-    let each = reports.iter().filter_map(|(location, received)| {
-        let refusal = received.refusals.get(key)?;
-        let holds = refusal.acknowledged.0 >= changed;
-        holds.then(|| (location.clone(), (refusal.lack(), refusal.why.clone())))
-    });
-    each.collect()
-}
-
-/// Why an app is not started at another location.
-fn pinned(reports: &ByLocation, key: &AppKey, manifest: &Manifest) -> Option<Pinned> {
-    if manifest.attached.is_some() {
-        return Some(Pinned::Attached);
-    }
-    if manifest.restart == RestartPolicy::Always {
-        return None;
-    }
-    let ended = |status: &InstanceStatus| {
-        !status.is_command && !status.draining && status.observed.phase == InstancePhase::Exited
-    };
-    of_app(reports, key).any(ended).then_some(Pinned::Ended)
 }
 
 /// The apps of which a location has something, as the planner sees them.

@@ -1,0 +1,98 @@
+//! What is no longer needed: apps that were removed, releases that are too many, secrets that nobody names.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use longshore_store::{Compare, Relation, Transaction};
+use longshore_types::LocationName;
+
+use super::{MOST_AT_ONCE, allotment_key_text, app_key_text, held, release_key_text};
+use crate::catalog::{AppKey, Catalog};
+use crate::records::{AppRecord, Key};
+use crate::reports::{ByLocation, of_app};
+use crate::waves;
+
+/// The next step in removing an app: take the allotments away, and once every location has
+/// acknowledged that and reports no instance any more, forget the app and its releases.
+pub(super) fn removal(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    key: &AppKey,
+) -> Option<Transaction> {
+    let held = held(catalog, key);
+    if !held.is_empty() {
+        let take = |change: Transaction, location: &&LocationName| {
+            change.delete(allotment_key_text(location, key))
+        };
+        // The rest next time.
+        return Some(held.keys().take(MOST_AT_ONCE).fold(Transaction::new(), take));
+    }
+    let gone = catalog.locations.keys().all(|location| {
+        let report = reports.get(location).map(|received| &received.report);
+        report.is_some_and(|report| report.acknowledged.0 >= catalog.changed_at(location).0)
+    });
+    // Strays of it too, where nothing of it was ever allotted.
+    if !gone || of_app(reports, key).next().is_some() {
+        return None;
+    }
+    // The oldest releases first; the rest goes next time.
+    let mut releases: Vec<_> = catalog.releases_of(key).take(MOST_AT_ONCE).collect();
+    let last = catalog.releases_of(key).count() == releases.len();
+    let mut change = Transaction::new();
+    for release in releases.drain(..) {
+        change = change.delete(release_key_text(key, release.number));
+    }
+    if last {
+        change = change.delete(app_key_text(key));
+    }
+    Some(change)
+}
+
+/// How many releases of an app are kept, beside those that it needs.
+const KEPT_RELEASES: usize = 20;
+
+/// Forgets the oldest releases when there are too many, but none that runs or may be taken back. What a
+/// location runs that is not heard of nobody knows, so then none is.
+pub(super) fn forgetting(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    key: &AppKey,
+    record: &AppRecord,
+) -> Option<Transaction> {
+    let surplus = catalog.releases_of(key).count().checked_sub(KEPT_RELEASES + 1)? + 1;
+    let held = held(catalog, key);
+    if !held.keys().all(|location| waves::is_heard(reports, location)) {
+        return None;
+    }
+    let kept = [Some(record.release), record.beside, record.good, record.failed];
+    let allotted = held.values().map(|stored| stored.record.release);
+    let running = of_app(reports, key).map(|status| status.release);
+    let needed: BTreeSet<_> = kept.into_iter().flatten().chain(allotted).chain(running).collect();
+    let oldest = catalog.releases_of(key).take(surplus.min(MOST_AT_ONCE));
+    let mut forgotten = oldest.filter(|release| !needed.contains(&release.number)).peekable();
+    forgotten.peek()?;
+    Some(forgotten.fold(Transaction::new(), |change, release| {
+        change.delete(release_key_text(key, release.number))
+    }))
+}
+
+/// Forgets a version of a secret that is neither the newest nor part of a release that is kept.
+pub(super) fn forgetting_secrets(catalog: &Catalog) -> Option<Transaction> {
+    if catalog.secrets.is_empty() {
+        return None;
+    }
+    let releases = catalog.releases.iter().flat_map(|((project, _, _), release)| {
+        release.secrets.iter().map(move |(name, version)| (project, name, *version))
+    });
+    let needed: BTreeSet<_> = releases.collect();
+    // They come in the order of their versions.
+    let versions = catalog.secrets.keys();
+    let newest: BTreeMap<_, _> = versions.map(|key| ((&key.0, &key.1), key.2)).collect();
+    let (key, stored) = catalog.secrets.iter().find(|((project, name, version), _)| {
+        newest.get(&(project, name)) != Some(version)
+            && !needed.contains(&(project, name, *version))
+    })?;
+    let key = Key::Secret(key.0.clone(), key.1.clone(), key.2).to_string();
+    // A deploy that takes it at this moment writes it again.
+    let unchanged = Compare::mod_revision(&key, Relation::Equal, stored.revision);
+    Some(Transaction::new().when(unchanged).delete(key))
+}

@@ -1,0 +1,163 @@
+//! An app as the planner sees it: what should run of it, and what each location has of it by its own word.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use longshore_api::links::InstanceStatus;
+use longshore_planning::Pinned;
+use longshore_planning::global::{Share, WantedApp};
+use longshore_types::{InstancePhase, Lack, LocationName, Manifest, Release, RestartPolicy};
+
+use super::Held;
+use crate::catalog::{AppKey, Catalog, Stored};
+use crate::records::{AllotmentRecord, AppRecord, RolloutStage};
+use crate::reports::{ByLocation, of_app};
+use crate::{views, waves};
+
+/// The budget by which a location may still go. Once it has acknowledged a lower one it starts nothing
+/// beyond that, but what runs there runs until it has ended: a rollout's old instances have requests to end.
+pub(super) fn in_force(
+    reports: &ByLocation,
+    location: &LocationName,
+    key: &AppKey,
+    stored: &Stored<AllotmentRecord>,
+) -> u32 {
+    let AllotmentRecord { budget, budget_in_force, .. } = stored.record;
+    let report = reports.get(location).map(|reported| &reported.report);
+    match report.filter(|report| report.acknowledged.0 >= stored.revision.0) {
+        None => budget_in_force,
+        // To count is to look at every instance.
+        Some(_) if budget_in_force <= budget => budget,
+        Some(report) => {
+            let is_it = |one: &&InstanceStatus| (&one.project, &one.app) == (&key.0, &key.1);
+            let n_there = report.instances.iter().filter(is_it).count();
+            u32::try_from(n_there).unwrap_or(u32::MAX).clamp(budget, budget_in_force)
+        }
+    }
+}
+
+/// An app as it should be now. What most of its instances are of says where they may be, the release that is
+/// tried beside that where those few may.
+pub(super) fn wanted_now(
+    (catalog, reports): (&Catalog, &ByLocation),
+    (key, held): (&AppKey, &Held<'_>),
+    record: &AppRecord,
+) -> Option<WantedApp> {
+    let release = catalog.current_release(key)?;
+    // A command runs somewhere also when nothing else should.
+    let count = match record.stage {
+        RolloutStage::Command => record.count.max(1),
+        RolloutStage::Canary | RolloutStage::Whole => record.count,
+    };
+    let mut wanted = wanted_app((catalog, reports), (key, held), (count, &release.manifest));
+    let beside = record.beside.and_then(|beside| catalog.release(key, beside));
+    if let Some(beside) = beside {
+        let tried = std::mem::replace(&mut wanted.placement, beside.manifest.placement.clone());
+        wanted.tried = Some(tried);
+    }
+    Some(wanted)
+}
+
+/// An app as the planner sees it.
+pub(super) fn wanted_app(
+    (catalog, reports): (&Catalog, &ByLocation),
+    (key, held): (&AppKey, &Held<'_>),
+    (count, manifest): (u32, &Manifest),
+) -> WantedApp {
+    // Nobody asks as long as nothing has to leave, and to count is to look at every instance.
+    let drains =
+        catalog.cordons.iter().any(|((_, node), stored)| node.is_none() && stored.record.0.drains);
+    let is_placed = |release: &Arc<Release>| !release.manifest.placement.is_none();
+    let placed: u32 = held.values().map(|stored| stored.record.count).sum();
+    let counts = drains || placed > count || catalog.releases_of(key).any(is_placed);
+    // What may run once at most is not started beside what may still run.
+    let replaces = manifest.restart != RestartPolicy::Never && manifest.attached.is_none();
+    let lost = |location: &LocationName| {
+        replaces
+            && !waves::is_heard(reports, location)
+            && manifest.replace_lost.is_over(reports.silence(location))
+    };
+    let ready = |location: &LocationName, stored: &Stored<AllotmentRecord>| {
+        let statuses = reports.get(location).map_or(&[][..], |r| &r.report.instances);
+        let is_it = |status: &&InstanceStatus| {
+            (&status.project, &status.app) == (&key.0, &key.1)
+                && status.release == stored.record.release
+                && !status.is_command
+                && views::is_ready(status)
+        };
+        u32::try_from(statuses.iter().filter(is_it).count()).unwrap_or(u32::MAX)
+    };
+    let so_far = held.iter().map(|(location, stored)| Share {
+        location: (*location).clone(),
+        count: stored.record.count,
+        ready: if counts { ready(location, stored) } else { 0 },
+        refused: refused(reports, key, (location, stored)),
+        lost: lost(location),
+        budget: stored.record.budget,
+        budget_in_force: in_force(reports, location, key, stored),
+        decision: stored.record.decision.clone(),
+    });
+    WantedApp {
+        project: key.0.clone(),
+        app: key.1.clone(),
+        count,
+        max: manifest.max_for(count),
+        each: manifest.resources.capacity(),
+        placement: manifest.placement.clone(),
+        tried: None,
+        refusals: refusals(catalog, reports, key),
+        pinned: pinned(reports, key, manifest),
+        shares: so_far.collect(),
+    }
+}
+
+/// What of an app a location found no node for, by its word on what it was given last.
+fn refused(
+    reports: &ByLocation,
+    key: &AppKey,
+    (location, stored): (&LocationName, &Stored<AllotmentRecord>),
+) -> u32 {
+    let Some(received) = reports.get(location) else { return 0 };
+    let Some(refusal) = received.refusals.get(key) else { return 0 };
+    // One that is cut off may have found a node since, and owns what it has.
+    let is_old = !received.reachable() || refusal.acknowledged.0 < stored.revision.0;
+    if refusal.missing == 0 || is_old {
+        return 0;
+    }
+    // What a rollout has no room for beside what there is runs all the same, in its old release.
+    let of_app = |status: &&InstanceStatus| {
+        (&status.project, &status.app) == (&key.0, &key.1) && !status.is_command && !status.draining
+    };
+    let n_there = received.report.instances.iter().filter(of_app).count();
+    let n_there = u32::try_from(n_there).unwrap_or(u32::MAX);
+    refusal.missing.min(stored.record.count.saturating_sub(n_there))
+}
+
+/// The locations that found no node for an app since it last changed, and why.
+fn refusals(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    key: &AppKey,
+) -> BTreeMap<LocationName, (Lack, String)> {
+    let changed = catalog.apps.get(key).map_or(0, |stored| stored.revision.0);
+    let each = reports.iter().filter_map(|(location, received)| {
+        let refusal = received.refusals.get(key)?;
+        let holds = refusal.acknowledged.0 >= changed;
+        holds.then(|| (location.clone(), (refusal.lack(), refusal.why.clone())))
+    });
+    each.collect()
+}
+
+/// Why an app is not started at another location.
+fn pinned(reports: &ByLocation, key: &AppKey, manifest: &Manifest) -> Option<Pinned> {
+    if manifest.attached.is_some() {
+        return Some(Pinned::Attached);
+    }
+    if manifest.restart == RestartPolicy::Always {
+        return None;
+    }
+    let ended = |status: &InstanceStatus| {
+        !status.is_command && !status.draining && status.observed.phase == InstancePhase::Exited
+    };
+    of_app(reports, key).any(ended).then_some(Pinned::Ended)
+}
