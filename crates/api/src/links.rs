@@ -171,7 +171,7 @@ pub struct NodeSummary {
     /// The version of Longshore it runs.
     pub version: String,
     /// The capability table: a row for each runtime.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "longshore_types::lenient::known_items")]
     pub runtimes: Vec<RuntimeOffer>,
     /// What is said of it, and of its location.
     #[serde(default)]

@@ -17,6 +17,7 @@ pub mod image_reference;
 pub mod ingress;
 pub mod instance;
 pub mod jurisdiction;
+pub mod lenient;
 pub mod manifest;
 mod nearest;
 pub mod placement;

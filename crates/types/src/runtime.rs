@@ -9,6 +9,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::lenient::known_keys;
 use crate::{ByteCount, ParseError, text_type};
 
 /// The program that makes containers.
@@ -134,6 +135,7 @@ pub struct RuntimeOffer {
     /// Why it cannot be used there at all; absent when it can.
     pub unavailable: Option<String>,
     /// What it cannot do there, and why. What is not listed it can.
+    #[serde(deserialize_with = "known_keys")]
     pub lacks: BTreeMap<Ability, String>,
 }
 

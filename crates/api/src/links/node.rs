@@ -66,7 +66,7 @@ pub struct NodeReport {
     /// dialled directly. This names that kernel (boot id and network namespace).
     pub network: String,
     /// The capability table: a row for each runtime. Empty from a node that is older than it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "longshore_types::lenient::known_items")]
     pub runtimes: Vec<RuntimeOffer>,
     /// What its operator says of it.
     #[serde(default)]
