@@ -3,14 +3,12 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
 use crate::debian::newer_path;
@@ -211,15 +209,8 @@ impl Machine {
     /// What the ingress of a location answers to a user of that machine.
     pub fn get(&self, host: &str, path: &str) -> Result<Response> {
         let namespace = File::open(format!("/run/netns/{}", self.name))?;
-        let network = Some(LinkNameSpaceType::Network);
-        // A thread of its own, which then is on that machine for good.
-        std::thread::scope(|scope| {
-            let asking = scope.spawn(|| {
-                move_into_link_name_space(namespace.as_fd(), network)?;
-                Request::get(host, path).send((Ipv4Addr::LOCALHOST, INGRESS_PORT).into())
-            });
-            asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        let ingress = (Ipv4Addr::LOCALHOST, INGRESS_PORT).into();
+        Request::get(host, path).send_from(&namespace, ingress)
     }
 
     /// What it wrote.

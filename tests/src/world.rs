@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +12,6 @@ use anyhow::{Context as _, Result, ensure};
 use longshore_api::v1::{AppView, InstanceView, LocationView};
 use longshore_world::control::{LocationStatus, MachineStatus, PathStatus, Status};
 use rustix::process::Signal;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -260,14 +258,7 @@ impl World {
     ) -> Result<Response> {
         let supervisor = self.machine(machine)?.pid.context("nothing runs there")?;
         let network = File::open(format!("/proc/{supervisor}/ns/net"))?;
-        // A thread of its own, which then is on that machine for good.
-        std::thread::scope(|scope| {
-            let asking = scope.spawn(|| {
-                move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
-                Request { timeout: PATIENCE, ..Request::get(host, path) }.send(address)
-            });
-            asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        Request { timeout: PATIENCE, ..Request::get(host, path) }.send_from(&network, address)
     }
 
     /// How many instances may ever run at each location, of all apps together.

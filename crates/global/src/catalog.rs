@@ -92,6 +92,16 @@ impl Catalog {
         self.releases.get(&(app.0.clone(), app.1.clone(), number))
     }
 
+    /// What a location was given of an app.
+    pub fn allotment(
+        &self,
+        location: &LocationName,
+        (project, app): &AppKey,
+    ) -> Option<&AllotmentRecord> {
+        let key = (location.clone(), project.clone(), app.clone());
+        self.allotments.get(&key).map(|stored| &stored.record)
+    }
+
     /// The record of an app, or a problem that says that there is none.
     pub fn app(&self, key: &AppKey) -> Result<&Stored<AppRecord>, Problem> {
         self.apps.get(key).ok_or_else(|| self.no_app(key))

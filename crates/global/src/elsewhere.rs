@@ -20,6 +20,7 @@ use axum::response::Response;
 use futures_util::StreamExt as _;
 use longshore_api::links::{AppRef, ElsewhereChange, Peering, Places, ServedElsewhere};
 use longshore_link::{Pace, json_lines, watch_lines};
+use longshore_types::jurisdiction::is_within;
 use longshore_types::{Coordinates, Country, HostName, Jurisdiction, LocationName};
 
 use crate::catalog::{AppKey, Catalog};
@@ -138,9 +139,7 @@ impl Served {
 
     /// Whether a location is in one of these, where there are any. One whose country nobody said is in none.
     fn is_within(&self, jurisdiction: &BTreeSet<Jurisdiction>, name: &LocationName) -> bool {
-        let country = self.places.get(name).and_then(|place| place.country);
-        let has = |country| jurisdiction.iter().any(|one| one.has(country));
-        jurisdiction.is_empty() || country.is_some_and(has)
+        is_within(jurisdiction, self.places.get(name).and_then(|place| place.country))
     }
 
     /// Where an app is served, for one of the locations.

@@ -36,6 +36,15 @@ pub struct Received {
 }
 
 impl Received {
+    /// What it says of the instances of an app.
+    pub fn of_app<'a>(
+        &'a self,
+        (project, app): &'a AppKey,
+    ) -> impl Iterator<Item = &'a InstanceStatus> + use<'a> {
+        let all = self.report.instances.iter();
+        all.filter(move |status| status.project == *project && status.app == *app)
+    }
+
     /// True when a report is overdue.
     pub fn late(&self) -> bool {
         self.at.elapsed() >= LATE_AFTER
@@ -62,6 +71,11 @@ impl Default for ByLocation {
 }
 
 impl ByLocation {
+    /// True when a location has reported lately.
+    pub fn is_heard(&self, location: &LocationName) -> bool {
+        self.get(location).is_some_and(Received::reachable)
+    }
+
     /// For how long a location has not been heard of.
     pub fn silence(&self, location: &LocationName) -> Duration {
         self.get(location).map_or(self.began, |received| received.at).elapsed()
@@ -151,10 +165,9 @@ impl Reports {
 /// What the locations say of the instances of an app.
 pub fn of_app<'a>(
     reports: &'a ByLocation,
-    (project, app): &'a AppKey,
+    key: &'a AppKey,
 ) -> impl Iterator<Item = &'a InstanceStatus> {
-    let all = reports.values().flat_map(|received| &received.report.instances);
-    all.filter(move |status| status.project == *project && status.app == *app)
+    reports.values().flat_map(move |received| received.of_app(key))
 }
 
 /// Times that pass, and times that are measured all the time, are no news.

@@ -94,21 +94,19 @@ fn after(
 /// False while the location is not heard of that runs the release's command.
 fn command_is_heard(reports: &ByLocation, held: &scheduler::Held<'_>) -> bool {
     let mut running = held.iter().filter(|(_, stored)| stored.record.command.is_some());
-    running.all(|(location, _)| waves::is_heard(reports, location))
+    running.all(|(location, _)| reports.is_heard(location))
 }
 
 /// How many instances of a release are ready at each location that is heard of, and how many of others are left.
 fn by_location(
     reports: &ByLocation,
-    (project, app): &AppKey,
+    key: &AppKey,
     release: ReleaseNumber,
 ) -> BTreeMap<LocationName, (usize, usize)> {
     let heard = reports.iter().filter(|(_, received)| received.reachable());
     let counted = heard.map(|(location, received)| {
-        let of_app = received.report.instances.iter();
-        let of_app = of_app.filter(|status| (&status.project, &status.app) == (project, app));
         let (mut ready, mut left) = (0, 0);
-        for status in of_app {
+        for status in received.of_app(key) {
             if status.release != release || status.is_command || status.draining {
                 left += 1;
             } else if views::is_ready(status) {

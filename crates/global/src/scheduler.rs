@@ -245,28 +245,37 @@ pub fn shares(
     plan_shares(now(), &wanted, &locations(catalog, reports))
 }
 
-/// What of an app finds no place at any location now, and why.
-pub fn waiting(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Option<Waiting> {
-    let held = held(catalog, key);
-    let record = &catalog.apps.get(key)?.record;
-    let placed: u32 = held.values().map(|stored| stored.record.count).sum();
-    if record.removing || placed >= record.count {
-        return None;
-    }
-    let wanted = wanted_now((catalog, reports), (key, &held), record)?;
-    plan_shares(now(), &wanted, &locations(catalog, reports)).waiting
+/// What keeps an app from being where and as much as it should be.
+#[derive(Debug, Default)]
+pub struct Obstacles {
+    /// What finds no place at any location now, and why.
+    pub waiting: Option<Waiting>,
+    /// Why something is still where it may not be, if it is.
+    pub staying: Option<String>,
 }
 
-/// Why something of an app is still where it may not be, if it is.
-pub fn staying(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Option<String> {
+/// What keeps an app from being where and as much as it should be.
+pub fn obstacles(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Obstacles {
     let held = held(catalog, key);
-    let record = &catalog.apps.get(key)?.record;
-    let wanted = wanted_now((catalog, reports), (key, &held), record)?;
-    if wanted.placement.is_none() {
-        return None;
+    let Some(record) = catalog.apps.get(key).map(|stored| &stored.record) else {
+        return Obstacles::default();
+    };
+    let placed: u32 = held.values().map(|stored| stored.record.count).sum();
+    let may_wait = !record.removing && placed < record.count;
+    let Some(wanted) = wanted_now((catalog, reports), (key, &held), record)
+        .filter(|wanted| may_wait || !wanted.placement.is_none())
+    else {
+        return Obstacles::default();
+    };
+    let locations = locations(catalog, reports);
+    let staying = || {
+        let (_, why) = planner::staying(&wanted, &wanted.shares, &locations)?;
+        Some(format!("some of it is still where it may not be, and {why}"))
+    };
+    Obstacles {
+        waiting: may_wait.then(|| plan_shares(now(), &wanted, &locations).waiting).flatten(),
+        staying: (!wanted.placement.is_none()).then(staying).flatten(),
     }
-    let (_, why) = planner::staying(&wanted, &wanted.shares, &locations(catalog, reports))?;
-    Some(format!("some of it is still where it may not be, and {why}"))
 }
 
 /// The apps of which a location has something, as the planner sees them.

@@ -9,14 +9,15 @@ use longshore_api::v1::{
 };
 use longshore_planning::global::Waiting;
 use longshore_types::{
-    AppName, Capacity, Decision, HostName, InstancePhase, LocationName, Manifest, ProjectName,
-    Release, ReleaseNumber,
+    AppName, Capacity, HostName, InstancePhase, LocationName, Manifest, ProjectName, Release,
+    ReleaseNumber,
 };
 
 use crate::catalog::{AppKey, Catalog};
 use crate::records::{AppRecord, RolloutStage};
 use crate::reports::{ByLocation, Received};
-use crate::{PublicNames, scheduler, waves};
+use crate::scheduler::Obstacles;
+use crate::{PublicNames, scheduler};
 
 /// `current` is the number of the release that should run.
 pub fn release(release: &Release, current: ReleaseNumber) -> ReleaseView {
@@ -108,7 +109,7 @@ pub fn apps(
 
 /// The locations that are not heard of; hardly ever any.
 fn unheard<'a>(catalog: &'a Catalog, reports: &ByLocation) -> BTreeSet<&'a LocationName> {
-    catalog.locations.keys().filter(|location| !waves::is_heard(reports, location)).collect()
+    catalog.locations.keys().filter(|location| !reports.is_heard(location)).collect()
 }
 
 /// Those of them that have a part of an app, or should.
@@ -119,8 +120,7 @@ fn away(
     unheard: &BTreeSet<&LocationName>,
 ) -> Vec<AwayView> {
     let views = unheard.iter().filter_map(|&location| {
-        let allotment = (location.clone(), key.0.clone(), key.1.clone());
-        let count = catalog.allotments.get(&allotment).map_or(0, |stored| stored.record.count);
+        let count = catalog.allotment(location, key).map_or(0, |allotment| allotment.count);
         let there = statuses.iter().filter(|(of, _)| *of == location);
         let release = there.map(|(_, status)| status.release).max();
         let silent_since = reports.get(location).map(|received| received.at_wall);
@@ -193,10 +193,8 @@ fn app_of(
 
 /// At how many locations a release has arrived that comes to one after the other.
 fn in_waves(catalog: &Catalog, key: &AppKey, release: ReleaseNumber) -> Option<String> {
-    let allotments = catalog.locations.keys().filter_map(|location| {
-        let allotment = (location.clone(), key.0.clone(), key.1.clone());
-        catalog.allotments.get(&allotment).map(|stored| &stored.record)
-    });
+    let locations = catalog.locations.keys();
+    let allotments = locations.filter_map(|location| catalog.allotment(location, key));
     let (mut all, mut there) = (0, 0);
     for record in allotments.filter(|record| record.count > 0) {
         all += 1;
@@ -221,11 +219,8 @@ pub fn is_ready(status: &InstanceStatus) -> bool {
 
 /// How many canaries should run at those locations.
 fn canaries_at(catalog: &Catalog, key: &AppKey, away: &[AwayView]) -> u32 {
-    let canaries = away.iter().filter_map(|away| {
-        let allotment = (away.location.clone(), key.0.clone(), key.1.clone());
-        Some(catalog.allotments.get(&allotment)?.record.canary?.count)
-    });
-    canaries.sum()
+    let canaries = away.iter().filter_map(|away| catalog.allotment(&away.location, key)?.canary);
+    canaries.map(|canary| canary.count).sum()
 }
 
 fn canary(wanted: &AppRecord, manifest: &Manifest, ready: u32, n_away: u32) -> Option<CanaryView> {
@@ -254,19 +249,16 @@ fn note<'a>(
     mut current: impl Iterator<Item = &'a InstanceStatus>,
 ) -> Option<String> {
     let count = catalog.apps.get(key)?.record.count;
-    let waiting = scheduler::waiting(catalog, reports, key);
-    let waiting = waiting.map(|one| (one.missing, one.decision));
+    let Obstacles { waiting, staying } = scheduler::obstacles(catalog, reports, key);
+    let waiting = waiting.map(|one| (one.missing, one.decision.summary()));
     let shortfall = || {
         let (_, found) = shortfalls(reports, key).next()?;
-        Some((found.missing, found.decision.clone()))
+        Some((found.missing, found.decision.summary()))
     };
-    let waits = waiting.or_else(shortfall).map(|(missing, decision)| {
-        let first = decision.candidates.first();
-        let first = first.map(|one| format!(" ({}: {})", one.name, one.why)).unwrap_or_default();
-        format!("{}{first}", waits((ready, count), missing, &decision))
-    });
+    let waits = waiting.or_else(shortfall);
+    let waits = waits.map(|(missing, why)| waits_text((ready, count), missing, &why));
     waits
-        .or_else(|| scheduler::staying(catalog, reports, key))
+        .or(staying)
         .or_else(|| {
             current.find_map(|status| {
                 let note = status.observed.note.as_ref()?;
@@ -280,9 +272,9 @@ fn note<'a>(
 }
 
 /// How many of an app run, how many wait, and for what.
-fn waits((ready, count): (u32, u32), missing: u32, decision: &Decision) -> String {
+fn waits_text((ready, count): (u32, u32), missing: u32, why: &str) -> String {
     let waits = if missing == 1 { "waits" } else { "wait" };
-    format!("{ready} of {count} run; {missing} {waits}: {}", decision.why)
+    format!("{ready} of {count} run; {missing} {waits}: {why}")
 }
 
 /// What locations cannot carry out of an app.
@@ -305,7 +297,7 @@ pub fn explained(
     public: &PublicNames,
 ) -> Option<AppExplanation> {
     let AppView { app, count, ready, note, .. } = self::app(catalog, reports, key, public)?;
-    let waiting = scheduler::waiting(catalog, reports, key);
+    let Obstacles { waiting, staying } = scheduler::obstacles(catalog, reports, key);
     let waiting = waiting.map(|Waiting { missing, decision }| WaitingView { missing, decision });
     let shortfalls = shortfalls(reports, key).map(|(location, shortfall)| LocationShortfall {
         location: location.clone(),
@@ -316,12 +308,11 @@ pub fn explained(
     let summary = match (&waiting, first, note) {
         (Some(WaitingView { missing, decision }), ..)
         | (None, Some(Shortfall { missing, decision, .. }), _) => {
-            waits((ready, count), *missing, decision)
+            waits_text((ready, count), *missing, &decision.why)
         }
         (None, None, Some(note)) => format!("{ready} of {count} run; {note}"),
         (None, None, None) => format!("{ready} of {count} run"),
     };
-    let staying = scheduler::staying(catalog, reports, key);
     Some(AppExplanation { app, count, ready, summary, waiting, shortfalls, staying })
 }
 
@@ -415,8 +406,7 @@ pub fn app_locations(
         }
     }
     for (location, received) in reports.iter() {
-        let of_app = |status: &&InstanceStatus| (&status.project, &status.app) == (&key.0, &key.1);
-        for status in received.report.instances.iter().filter(of_app) {
+        for status in received.of_app(key) {
             let view = by_location.entry(location).or_insert_with(|| view(location));
             view.instances += 1;
             view.ready += u32::from(is_ready(status));

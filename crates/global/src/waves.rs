@@ -12,11 +12,6 @@ use crate::reports::{ByLocation, Received};
 use crate::scheduler::Held;
 use crate::views;
 
-/// True when a location has reported lately.
-pub fn is_heard(reports: &ByLocation, location: &LocationName) -> bool {
-    reports.get(location).is_some_and(Received::reachable)
-}
-
 /// What each location has of the present release of an app, or of its canaries while it is only tried.
 pub fn parts(reports: &ByLocation, key: &AppKey, record: &AppRecord, held: &Held<'_>) -> Vec<Part> {
     held.iter().map(|(location, stored)| part(reports, key, record, (location, stored))).collect()
@@ -36,8 +31,7 @@ fn part(
     let received = reports.get(location);
     let has_heard =
         received.is_some_and(|received| received.report.acknowledged.0 >= stored.revision.0);
-    let of_app = |status: &&InstanceStatus| (&status.project, &status.app) == (&key.0, &key.1);
-    let statuses = || received.into_iter().flat_map(|r| &r.report.instances).filter(of_app);
+    let statuses = || received.into_iter().flat_map(|received| received.of_app(key));
     let is_it = |status: &InstanceStatus| status.release == app.release && !status.is_command;
     let ready = statuses().filter(|status| is_it(status) && views::is_ready(status)).count();
     let enough = told && has_heard && ready >= count as usize;

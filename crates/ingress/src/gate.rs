@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
 /// When the kernel asks whether a silent peer is still there, and how often.
-pub(crate) const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(15))
     .with_retries(4);
@@ -130,16 +130,12 @@ impl Gates {
         gate: &str,
     ) -> Result<Box<dyn Stream>, ElsewhereError> {
         let client = self.client(&endpoint.node, gate).await?;
-        let (instance, port) = (&endpoint.instance, endpoint.address.port());
-        let path = format!("/instances/{instance}/port-forward?port={port}");
-        Ok(Box::new(client.tunnel(&path).await?))
+        Ok(Box::new(client.tunnel(&port_of(endpoint)).await?))
     }
 
     /// To a node that only dials out.
     async fn relayed(&self, endpoint: &Endpoint) -> Result<Box<dyn Stream>, ElsewhereError> {
-        let Endpoint { node, instance, address, .. } = endpoint;
-        let below = format!("instances/{instance}/port-forward?port={}", address.port());
-        let path = format!("/link/ingress/nodes/{node}/{below}");
+        let path = format!("/link/ingress/nodes/{}{}", endpoint.node, port_of(endpoint));
         Ok(Box::new(self.location.tunnel(&path).await?))
     }
 
@@ -182,11 +178,23 @@ impl NodeGate for Gates {
     }
 }
 
+/// The path by which a gate is asked for the port of an instance.
+fn port_of(endpoint: &Endpoint) -> String {
+    let (instance, port) = (&endpoint.instance, endpoint.address.port());
+    format!("/instances/{instance}/port-forward?port={port}")
+}
+
+/// Sets what every connection of the ingress wants: what is small goes out at once, and a peer that is gone is
+/// noticed.
+pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_keepalive(&KEEPALIVE)
+}
+
 /// Connects to an instance on this machine.
 async fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn Stream>> {
     let stream = TcpStream::connect(endpoint.address).await?;
-    stream.set_nodelay(true)?;
-    SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
+    prepare(&stream)?;
     Ok(Box::new(stream) as Box<dyn Stream>)
 }
 

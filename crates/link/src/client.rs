@@ -118,18 +118,18 @@ impl Client {
     }
 
     fn dialling(endpoint: Endpoint, expecting: Option<Expecting>) -> Self {
-        Self::connecting(Connector { way: Way::Dial(endpoint.clone(), expecting) }, endpoint)
+        Self::connecting(Connector::Dial(endpoint.clone(), expecting), endpoint)
     }
 
     /// A client of who keeps connections open for this.
     pub(crate) fn reversed(waiting: Arc<Waiting>) -> Self {
         let endpoint = Endpoint::Tls(waiting.peer().to_owned());
-        Self::connecting(Connector { way: Way::Reverse(waiting) }, endpoint)
+        Self::connecting(Connector::Reverse(waiting), endpoint)
     }
 
     fn connecting(connector: Connector, endpoint: Endpoint) -> Self {
         let mut http = HttpClient::builder(TokioExecutor::new());
-        if let Way::Reverse(_) = connector.way {
+        if let Connector::Reverse(_) = connector {
             // One that was used and then idle for long may lead nowhere by now; each is taken anew.
             http.pool_max_idle_per_host(0);
         }
@@ -409,13 +409,9 @@ impl LineReader {
 
 /// Connects to one service, whatever the URI says.
 #[derive(Debug, Clone)]
-struct Connector {
-    way: Way,
-}
-
-#[derive(Debug, Clone)]
-enum Way {
+enum Connector {
     Dial(Endpoint, Option<Expecting>),
+    /// Over what the service opened itself.
     Reverse(Arc<Waiting>),
 }
 
@@ -429,11 +425,11 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let way = self.way.clone();
+        let connector = self.clone();
         Box::pin(async move {
-            let (endpoint, expecting) = match way {
-                Way::Dial(endpoint, expecting) => (endpoint, expecting),
-                Way::Reverse(waiting) => {
+            let (endpoint, expecting) = match connector {
+                Self::Dial(endpoint, expecting) => (endpoint, expecting),
+                Self::Reverse(waiting) => {
                     return Ok(Dialled::Reverse(waiting.take().await?.into_inner()));
                 }
             };

@@ -198,13 +198,12 @@ impl Trust {
                 return Ok(LocationAuthority::new(self.location.clone(), identity)?);
             }
             Some(identity) => {
-                let signed = self.ask(identity.public_key()?, identity.expires_at()).await;
+                let signed = self.ask(identity.public_key()?, identity.has_expired(now())).await;
                 signed.map(|signed| identity.renewed(&signed, now()))
             }
             None => {
                 let key = NewKey::generate()?;
-                let never = Timestamp(u64::MAX);
-                self.ask(key.public(), never).await.map(|signed| key.signed(&signed, now()))
+                self.ask(key.public(), false).await.map(|signed| key.signed(&signed, now()))
             }
         };
         let identity = match (asked, kept) {
@@ -213,7 +212,7 @@ impl Trust {
                 identity.save(&self.file).map_err(failed)?;
                 identity
             }
-            (Err(error), Some(kept)) if kept.expires_at() > now() => {
+            (Err(error), Some(kept)) if !kept.has_expired(now()) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "the authority is not renewed"
@@ -225,10 +224,11 @@ impl Trust {
         Ok(LocationAuthority::new(self.location.clone(), &identity)?)
     }
 
-    async fn ask(&self, key: PublicKey, expires_at: Timestamp) -> Result<Signed, CallError> {
+    /// Asks for what is said of the authority's key; `expired` says that what was said of it is of no use.
+    async fn ask(&self, key: PublicKey, expired: bool) -> Result<Signed, CallError> {
         let (global, path) = match &self.bare {
             // Nobody lets in who shows what it signs.
-            Some(bare) if expires_at <= now() => (bare, format!("/renew/{}", self.location)),
+            Some(bare) if expired => (bare, format!("/renew/{}", self.location)),
             _ => (&self.global, format!("/link/locations/{}/authority", self.location)),
         };
         global.call(Method::POST, &path, Some(&CertificateRequest { key })).await

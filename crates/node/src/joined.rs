@@ -94,7 +94,7 @@ impl Joined {
     }
 
     fn has_expired(&self) -> bool {
-        joined_identity(&self.file).is_ok_and(|identity| identity.expires_at() <= now())
+        joined_identity(&self.file).is_ok_and(|identity| identity.has_expired(now()))
     }
 
     async fn renew_when_due(&self) -> Result<(), JoinError> {
@@ -103,18 +103,18 @@ impl Joined {
             return Ok(());
         }
         let request = CertificateRequest { key: identity.public_key()? };
-        let (client, path) = if identity.expires_at() > now() {
-            (&self.client, format!("/link/nodes/{}/certificate", self.node))
-        } else {
+        let expired = identity.has_expired(now());
+        let (client, path) = match expired {
+            false => (&self.client, format!("/link/nodes/{}/certificate", self.node)),
             // Nobody lets in who shows this.
-            (&self.bare, format!("/renew/{}", self.node))
+            true => (&self.bare, format!("/renew/{}", self.node)),
         };
         let signed: Signed = client.call(Method::POST, &path, Some(&request)).await?;
         let failed = |source| JoinError::File { path: self.file.clone(), source };
         let renewed = identity.renewed(&signed, now()).map_err(failed)?;
         self.credentials.replace(&renewed)?;
         renewed.save(&self.file).map_err(failed)?;
-        tracing::info!(expired = identity.expires_at() <= now(), "this node was named anew");
+        tracing::info!(expired, "this node was named anew");
         Ok(())
     }
 

@@ -237,13 +237,14 @@ fn take_away(shares: &mut [Share], kept: &[u32], surplus: u32, locations: &[Loca
     }
 }
 
-/// Adds an instance where it is best; a decision with every refusal when that is nowhere.
+/// Adds an instance where it is best, and says which share that is; a decision with every refusal when it is
+/// nowhere.
 fn add_one(
     now: Timestamp,
     app: &WantedApp,
     shares: &mut Vec<Share>,
     locations: &[LocationState],
-) -> Result<(), Decision> {
+) -> Result<usize, Decision> {
     let mut candidates: Vec<(Candidate, &LocationState)> = locations
         .iter()
         .map(|location| (judge(app, location, shares, locations), location))
@@ -262,23 +263,26 @@ fn add_one(
     let (name, chosen) = (location.name.clone(), Some(best.name.clone()));
     let candidates = candidates.into_iter().map(|(candidate, _)| candidate);
     let decision = Decision { at: now, chosen, why, candidates: worth_keeping(candidates) };
-    match shares.iter_mut().find(|share| share.location == name) {
-        Some(share) => {
-            share.count += 1;
-            share.decision = decision;
+    match shares.iter().position(|share| share.location == name) {
+        Some(idx) => {
+            shares[idx].count += 1;
+            shares[idx].decision = decision;
+            Ok(idx)
         }
-        None => shares.push(Share {
-            location: name,
-            count: 1,
-            ready: 0,
-            refused: 0,
-            lost: false,
-            budget: 0,
-            budget_in_force: 0,
-            decision,
-        }),
+        None => {
+            shares.push(Share {
+                location: name,
+                count: 1,
+                ready: 0,
+                refused: 0,
+                lost: false,
+                budget: 0,
+                budget_in_force: 0,
+                decision,
+            });
+            Ok(shares.len() - 1)
+        }
     }
-    Ok(())
 }
 
 /// How many locations a decision names of those that would have done, and of those that would not.
@@ -362,15 +366,16 @@ fn judge(
     Candidate { name, score: Some(score), why, lack: None }
 }
 
+/// What locations may still be going by that have no share any more.
+fn in_force_elsewhere(app: &WantedApp, shares: &[Share]) -> u32 {
+    let is_gone = |old: &&Share| shares.iter().all(|share| share.location != old.location);
+    app.shares.iter().filter(is_gone).map(|old| old.budget_in_force).sum()
+}
+
 /// Gives every location its count and shares what `max` leaves above that, without ever handing out
 /// more than `max` in all, budgets that may still be in force elsewhere included.
 fn share_budgets(app: &WantedApp, shares: &mut [Share]) {
-    let in_force_elsewhere: u32 = app
-        .shares
-        .iter()
-        .filter(|old| shares.iter().all(|share| share.location != old.location))
-        .map(|old| old.budget_in_force)
-        .sum();
+    let in_force_elsewhere = in_force_elsewhere(app, shares);
     let counts: u32 = shares.iter().map(|share| share.count).sum();
     let mut spare = app.max.saturating_sub(in_force_elsewhere).saturating_sub(counts);
     // One that is lost has enough in what it may still be going by.

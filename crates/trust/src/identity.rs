@@ -176,6 +176,11 @@ impl Identity {
         self.expires_at
     }
 
+    /// True once it is of no use.
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        self.expires_at <= now
+    }
+
     /// True once it should be renewed: a third of its time is left.
     pub fn is_due(&self, now: Timestamp) -> bool {
         is_due(self.issued_at, self.expires_at, now)

@@ -18,6 +18,16 @@ pub struct Decision {
     pub candidates: Vec<Candidate>,
 }
 
+impl Decision {
+    /// The reason with what came nearest to being chosen: `no node has room (n1: refused: ...)`.
+    pub fn summary(&self) -> String {
+        match self.candidates.first() {
+            Some(Candidate { name, why, .. }) => format!("{} ({name}: {why})", self.why),
+            None => self.why.clone(),
+        }
+    }
+}
+
 /// One location or node that a planner considered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Candidate {

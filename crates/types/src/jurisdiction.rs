@@ -1,5 +1,6 @@
 //! Countries, and groups of countries under one law.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -98,6 +99,12 @@ pub enum Jurisdiction {
     Group(CountryGroup),
 }
 
+/// Whether what is in a country is in one of these; anything is where there are none, and what is in a country
+/// that nobody said is in none.
+pub fn is_within(all: &BTreeSet<Jurisdiction>, country: Option<Country>) -> bool {
+    all.is_empty() || country.is_some_and(|country| all.iter().any(|one| one.has(country)))
+}
+
 impl Jurisdiction {
     /// What a text of one looks like.
     pub const ALLOWED: &str = "a two-letter country code of ISO 3166, or one of eu, eea, efta";
@@ -155,8 +162,6 @@ text_type!(Jurisdiction, { "pattern": "^[A-Za-z]{2,4}$" });
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]

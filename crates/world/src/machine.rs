@@ -104,7 +104,7 @@ impl Machine {
         self.link.as_fd()
     }
 
-    /// Its network, for [`nix::sched::setns`] in a child that is to run on it.
+    /// Its network, to be entered by a child that is to run on it.
     pub fn network(&self) -> BorrowedFd<'_> {
         self.network.as_fd()
     }

@@ -93,7 +93,6 @@ const GLASS_SPEED: f64 = 299_792.458 * 2.0 / 3.0;
 /// How much longer than the shortest way real ways are: the median of what is measured between cities
 /// more than 500 km apart.
 const DETOUR: f64 = 2.09;
-const EARTH_RADIUS: f64 = 6_371.0;
 
 impl Place {
     /// All of them.
@@ -133,11 +132,7 @@ impl Place {
 
     /// How far the other one is, in kilometres along the surface.
     pub fn distance_to(&self, other: &Self) -> f64 {
-        let [from, to] = [self, other].map(|place| place.latitude.to_radians());
-        let east = (other.longitude - self.longitude).to_radians();
-        let haversine =
-            ((to - from) / 2.0).sin().powi(2) + from.cos() * to.cos() * (east / 2.0).sin().powi(2);
-        2.0 * EARTH_RADIUS * haversine.sqrt().min(1.0).asin()
+        self.coordinates().kilometres_to(other.coordinates())
     }
 
     /// How long a packet takes to get there.

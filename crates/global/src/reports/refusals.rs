@@ -5,6 +5,7 @@
 //! location has more of what it lacked, and when the app has changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use longshore_api::links::{LocationReport, Shortfall};
 use longshore_planning::global::{NodeKind, more_of_nodes};
@@ -28,7 +29,7 @@ pub struct Refusal {
     /// What its nodes lacked.
     lacks: BTreeSet<Lack>,
     /// What they had then.
-    had: Had,
+    had: Arc<Had>,
 }
 
 /// What the nodes of a location have, as far as an instance could be refused for it.
@@ -61,16 +62,14 @@ impl Refusal {
         self.lacks.iter().find(is_other).or(self.lacks.first()).copied().unwrap_or(Lack::Unknown)
     }
 
-    fn new(shortfall: &Shortfall, report: &LocationReport) -> Self {
+    fn new(shortfall: &Shortfall, report: &LocationReport, had: &Arc<Had>) -> Self {
         let Shortfall { missing, decision, .. } = shortfall;
-        let first = decision.candidates.first();
-        let first = first.map(|one| format!(" ({}: {})", one.name, one.why)).unwrap_or_default();
         Self {
             missing: *missing,
             acknowledged: report.acknowledged,
-            why: format!("{}{first}", decision.why),
+            why: decision.summary(),
             lacks: decision.candidates.iter().filter_map(|one| one.lack).collect(),
-            had: Had::of(report),
+            had: Arc::clone(had),
         }
     }
 
@@ -86,14 +85,14 @@ impl Refusal {
 
 /// The refusals after a report, with those before it.
 pub fn after(before: Option<&Refusals>, report: &LocationReport) -> Refusals {
-    let now = Had::of(report);
+    let now = Arc::new(Had::of(report));
     let old = before.into_iter().flatten().filter(|(_, refusal)| refusal.holds(&now));
     let mut after: Refusals = old
         .map(|(key, refusal)| (key.clone(), Refusal { missing: 0, ..refusal.clone() }))
         .collect();
     for shortfall in &report.shortfalls {
         let key = (shortfall.project.clone(), shortfall.app.clone());
-        after.insert(key, Refusal::new(shortfall, report));
+        after.insert(key, Refusal::new(shortfall, report, &now));
     }
     after
 }

@@ -9,7 +9,6 @@ use super::{MOST_AT_ONCE, allotment_key_text, app_key_text, held, release_key_te
 use crate::catalog::{AppKey, Catalog};
 use crate::records::{AppRecord, Key};
 use crate::reports::{ByLocation, of_app};
-use crate::waves;
 
 /// The next step in removing an app: take the allotments away, and once every location has
 /// acknowledged that and reports no instance any more, forget the app and its releases.
@@ -60,7 +59,7 @@ pub(super) fn forgetting(
 ) -> Option<Transaction> {
     let surplus = catalog.releases_of(key).count().checked_sub(KEPT_RELEASES + 1)? + 1;
     let held = held(catalog, key);
-    if !held.keys().all(|location| waves::is_heard(reports, location)) {
+    if !held.keys().all(|location| reports.is_heard(location)) {
         return None;
     }
     let kept = [Some(record.release), record.beside, record.good, record.failed];

@@ -11,8 +11,8 @@ use longshore_types::{InstancePhase, Lack, LocationName, Manifest, Release, Rest
 use super::Held;
 use crate::catalog::{AppKey, Catalog, Stored};
 use crate::records::{AllotmentRecord, AppRecord, RolloutStage};
-use crate::reports::{ByLocation, of_app};
-use crate::{views, waves};
+use crate::reports::{ByLocation, Received, of_app};
+use crate::views;
 
 /// The budget by which a location may still go. Once it has acknowledged a lower one it starts nothing
 /// beyond that, but what runs there runs until it has ended: a rollout's old instances have requests to end.
@@ -23,14 +23,13 @@ pub(super) fn in_force(
     stored: &Stored<AllotmentRecord>,
 ) -> u32 {
     let AllotmentRecord { budget, budget_in_force, .. } = stored.record;
-    let report = reports.get(location).map(|reported| &reported.report);
-    match report.filter(|report| report.acknowledged.0 >= stored.revision.0) {
+    let acknowledged = |received: &&Received| received.report.acknowledged.0 >= stored.revision.0;
+    match reports.get(location).filter(acknowledged) {
         None => budget_in_force,
         // To count is to look at every instance.
         Some(_) if budget_in_force <= budget => budget,
-        Some(report) => {
-            let is_it = |one: &&InstanceStatus| (&one.project, &one.app) == (&key.0, &key.1);
-            let n_there = report.instances.iter().filter(is_it).count();
+        Some(received) => {
+            let n_there = received.of_app(key).count();
             u32::try_from(n_there).unwrap_or(u32::MAX).clamp(budget, budget_in_force)
         }
     }
@@ -74,18 +73,15 @@ pub(super) fn wanted_app(
     let replaces = manifest.restart != RestartPolicy::Never && manifest.attached.is_none();
     let lost = |location: &LocationName| {
         replaces
-            && !waves::is_heard(reports, location)
+            && !reports.is_heard(location)
             && manifest.replace_lost.is_over(reports.silence(location))
     };
     let ready = |location: &LocationName, stored: &Stored<AllotmentRecord>| {
-        let statuses = reports.get(location).map_or(&[][..], |r| &r.report.instances);
+        let statuses = reports.get(location).into_iter().flat_map(|received| received.of_app(key));
         let is_it = |status: &&InstanceStatus| {
-            (&status.project, &status.app) == (&key.0, &key.1)
-                && status.release == stored.record.release
-                && !status.is_command
-                && views::is_ready(status)
+            status.release == stored.record.release && !status.is_command && views::is_ready(status)
         };
-        u32::try_from(statuses.iter().filter(is_it).count()).unwrap_or(u32::MAX)
+        u32::try_from(statuses.filter(is_it).count()).unwrap_or(u32::MAX)
     };
     let so_far = held.iter().map(|(location, stored)| Share {
         location: (*location).clone(),
@@ -125,10 +121,8 @@ fn refused(
         return 0;
     }
     // What a rollout has no room for beside what there is runs all the same, in its old release.
-    let of_app = |status: &&InstanceStatus| {
-        (&status.project, &status.app) == (&key.0, &key.1) && !status.is_command && !status.draining
-    };
-    let n_there = received.report.instances.iter().filter(of_app).count();
+    let stays = |status: &&InstanceStatus| !status.is_command && !status.draining;
+    let n_there = received.of_app(key).filter(stays).count();
     let n_there = u32::try_from(n_there).unwrap_or(u32::MAX);
     refusal.missing.min(stored.record.count.saturating_sub(n_there))
 }

@@ -58,14 +58,19 @@ async fn carry_out(
     }
 }
 
+/// What two locations in two countries are told.
+async fn two_countries(plane: &Plane) -> [LineStream<AllotmentSet>; 2] {
+    let none = AllotmentSet::default();
+    plane.is_in("ams", "NL", "disk=hdd", &none).await;
+    plane.is_in("nyc", "US", "disk=hdd", &none).await;
+    [plane.sets_of("ams").await, plane.sets_of("nyc").await]
+}
+
 #[tokio::test]
 async fn a_jurisdiction_is_kept_and_a_changed_one_moves_what_runs_with_its_release() {
     let dir = tempfile::tempdir().unwrap();
     let plane = Plane::start(dir.path()).await;
-    let none = AllotmentSet::default();
-    plane.is_in("ams", "NL", "disk=hdd", &none).await;
-    plane.is_in("nyc", "US", "disk=hdd", &none).await;
-    let (mut ams, mut nyc) = (plane.sets_of("ams").await, plane.sets_of("nyc").await);
+    let [mut ams, mut nyc] = two_countries(&plane).await;
 
     let waits = plane.plan(placed(json!({"jurisdiction": ["jp"]}))).await.unwrap();
     assert!(waits.placement.is_empty());
@@ -162,10 +167,7 @@ async fn a_location_that_nobody_knows_is_refused_with_the_nearest_name() {
 async fn what_a_location_refuses_goes_on_at_once_and_not_back() {
     let dir = tempfile::tempdir().unwrap();
     let plane = Plane::start(dir.path()).await;
-    let none = AllotmentSet::default();
-    plane.is_in("ams", "NL", "disk=hdd", &none).await;
-    plane.is_in("nyc", "US", "disk=hdd", &none).await;
-    let (mut ams, mut nyc) = (plane.sets_of("ams").await, plane.sets_of("nyc").await);
+    let [mut ams, mut nyc] = two_countries(&plane).await;
     plane.deploy(web()).await.unwrap();
     let set = until(&mut ams, |set| count(set) == 1).await;
     until(&mut nyc, |set| count(set) == 1).await;

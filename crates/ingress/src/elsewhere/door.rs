@@ -10,12 +10,11 @@ use std::time::Duration;
 
 use longshore_trust::{Peer, server_config};
 use longshore_types::LocationName;
-use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::Others;
-use crate::gate::{Gates, KEEPALIVE, Stream};
+use crate::gate::{Gates, Stream, prepare};
 
 /// How long a peer may take to show who it is.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -58,8 +57,7 @@ impl Door {
     /// Lets one in that shows who it is.
     pub async fn admit(&self, stream: TcpStream) -> Result<Guest, RefusedGuest> {
         // Without these answers come a little later, and a peer that is gone is noticed later.
-        let _ = stream.set_nodelay(true);
-        let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
+        let _ = prepare(&stream);
         let shaken = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream)).await;
         let stream = shaken.map_err(|_| RefusedGuest::Slow)?.map_err(RefusedGuest::Handshake)?;
         let peer = Peer::of(stream.get_ref().1.peer_certificates());

@@ -4,11 +4,10 @@ use std::io;
 
 use longshore_trust::{Fingerprint, Name, Peer, client_config, server_name};
 use longshore_types::LocationName;
-use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::gate::{Gates, KEEPALIVE, Stream};
+use crate::gate::{Gates, Stream, prepare};
 
 /// Where an ingress of another location is, and by what it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +26,7 @@ impl Way {
         let own = own.own().await.ok_or_else(ending)?;
         let config = client_config(&own.credentials).map_err(io::Error::other)?;
         let stream = TcpStream::connect(&self.address).await?;
-        stream.set_nodelay(true)?;
-        SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
+        prepare(&stream)?;
         let name = Name::Ingress(self.location.clone());
         let stream = TlsConnector::from(config).connect(server_name(&name), stream).await?;
         // The name alone would do for one that was removed and whose name another has now.

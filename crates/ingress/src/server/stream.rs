@@ -4,10 +4,9 @@ use std::io;
 use std::net::IpAddr;
 
 use longshore_link::Listener;
-use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::gate::{KEEPALIVE, Stream};
+use crate::gate::{Stream, prepare};
 
 /// A listener of either kind.
 #[derive(Debug)]
@@ -35,8 +34,7 @@ impl Acceptor {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
+                prepare(&stream)?;
                 Ok(Accepted { stream: Box::new(stream), client: Some(peer.ip()) })
             }
             Self::Unix(listener) => {

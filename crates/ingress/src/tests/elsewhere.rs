@@ -8,7 +8,6 @@ use axum::Router;
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use longshore_api::links::{AppRef, Elsewhere, Endpoint, Peering, Places};
 use longshore_link::{Client, Listener, now};
 use longshore_trust::{
@@ -22,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::played::*;
+use super::streams::{http2_client, play_with_trailers};
 use crate::gate::DirectGate;
 use crate::limits::Limits;
 
@@ -398,20 +398,8 @@ async fn trailers_go_through_both_ingresses() {
     let near = world.site("near", &[]).await;
     far.tell(&[&near], 0);
     near.tell(&[&far], 1);
-    let stream = TcpStream::connect(near.ingress.address).await.unwrap();
-    let handshake =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
-    let (mut client, connection) = handshake.unwrap();
-    tokio::spawn(connection);
-    let playing = async {
-        let mut stream = raw.accept().await;
-        read_head(&mut stream).await;
-        let answer =
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status\r\n\r\n\
-            2\r\nhi\r\n0\r\ngrpc-status: 0\r\n\r\n";
-        stream.write_all(answer).await.unwrap();
-        stream
-    };
+    let mut client = http2_client(&near.ingress).await;
+    let playing = play_with_trailers(&raw);
     let asking = async {
         loop {
             let request = Request::get("http://web.test/").body(Full::<Bytes>::default()).unwrap();

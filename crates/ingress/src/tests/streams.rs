@@ -265,7 +265,7 @@ async fn an_upgrade_that_is_declined_is_an_ordinary_request() {
     }
 }
 
-async fn http2_client(ingress: &Ingress) -> http2::SendRequest<Full<Bytes>> {
+pub(super) async fn http2_client(ingress: &Ingress) -> http2::SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(ingress.address).await.unwrap();
     let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
     let (sender, connection) = handshake.unwrap();
@@ -315,19 +315,21 @@ async fn http2_must_not_name_two_hosts() {
     }
 }
 
+/// Answers one request with trailers, as an instance that speaks HTTP/1.1.
+pub(super) async fn play_with_trailers(raw: &RawInstance) -> TcpStream {
+    let mut stream = raw.accept().await;
+    read_head(&mut stream).await;
+    let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status\r\n\r\n\
+            2\r\nhi\r\n0\r\ngrpc-status: 0\r\n\r\n";
+    stream.write_all(answer).await.unwrap();
+    stream
+}
+
 #[tokio::test]
 async fn trailers_go_through() {
     let raw = RawInstance::start().await;
     let scene = Scene::new(&[&raw.endpoint]).await;
-    let playing = async {
-        let mut stream = raw.accept().await;
-        read_head(&mut stream).await;
-        let answer =
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status\r\n\r\n\
-            2\r\nhi\r\n0\r\ngrpc-status: 0\r\n\r\n";
-        stream.write_all(answer).await.unwrap();
-        stream
-    };
+    let playing = play_with_trailers(&raw);
     let mut client = http2_client(&scene.ingress).await;
     let (answer, _stream) = tokio::join!(client.send_request(http2_request("/")), playing);
     let collected = in_time("the body", answer.unwrap().into_body().collect()).await.unwrap();

@@ -149,7 +149,7 @@ fn membership<T: DeserializeOwned>(home: &Home, proof: PathBuf, what: &str) -> R
 fn is_member(proof: &Path) -> Result<bool, Failure> {
     let doing = || format!("cannot read {}", proof.display());
     let identity = Identity::load(proof).or_fail(Kind::Other, doing())?;
-    Ok(identity.is_some_and(|identity| identity.expires_at() > longshore_link::now()))
+    Ok(identity.is_some_and(|identity| !identity.has_expired(longshore_link::now())))
 }
 
 fn joined_already(what: &str) -> Failure {

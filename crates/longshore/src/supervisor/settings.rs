@@ -14,7 +14,7 @@ use longshore_global::StoreChoice;
 use longshore_runtime::RuntimePrograms;
 use longshore_store::EtcdTlsFiles;
 use longshore_types::{
-    Coordinates, HostName, IpNet, LocationName, ManifestProblem, NodeName, Traits,
+    Coordinates, HostName, IpNet, LocationName, ManifestProblem, NodeName, Traits, nearest,
 };
 use toml::Value;
 
@@ -211,13 +211,8 @@ fn unreachable(
 
 /// What is said about a key that does not exist.
 fn unknown(name: &str) -> String {
-    let nearest = KEYS
-        .iter()
-        .map(|key| (strsim::damerau_levenshtein(key.name, name), key.name))
-        .min()
-        .filter(|(distance, known)| *distance <= 1 + known.len() / 3);
-    match nearest {
-        Some((_, known)) => format!("unknown key; did you mean {known:?}?"),
+    match nearest(KEYS.iter().map(|key| key.name), name) {
+        Some(known) => format!("unknown key; did you mean {known:?}?"),
         None => {
             let names: Vec<_> = KEYS.iter().map(|key| key.name).collect();
             format!("unknown key; known keys: {}", names.join(", "))

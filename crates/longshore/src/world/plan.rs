@@ -137,6 +137,11 @@ impl WorldPlan {
         others.chain([self.user_at]).collect()
     }
 
+    /// The machine of the control plane, which is the first of the first place.
+    pub fn control(&self) -> usize {
+        self.with_part(Part::Control).next().unwrap_or_default()
+    }
+
     /// The machines that run this.
     pub fn with_part(&self, part: Part) -> impl Iterator<Item = usize> {
         let machines = self.machines.iter().enumerate();

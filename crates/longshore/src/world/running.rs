@@ -65,7 +65,7 @@ impl World {
             listener.local_addr().map(|at| at.port()).or_fail(Kind::Other, doing())
         };
         let ports = Ports { api: port(&api)?, registry: port(&registry)? };
-        let control = plan.with_part(Part::Control).next().unwrap_or_default();
+        let control = plan.control();
         let forward = |listener| Forward::start(listener, &machines[control]);
         let forwards = [
             forward(api).or_fail(Kind::Other, doing())?,
@@ -93,11 +93,9 @@ impl World {
     /// Starts what runs on its machines, and waits until all of it is there.
     pub async fn launch(&self) -> Result<(), Failure> {
         let Machines { plan, subnet, .. } = &*self.machines;
-        for machine in plan.with_part(Part::Control) {
-            let up = plan.up(machine, subnet.address(machine), self.ports, &self.dir);
-            self.keep_running(machine, (up.clone(), up));
-        }
-        let control = plan.with_part(Part::Control).next().unwrap_or_default();
+        let control = plan.control();
+        let up = plan.up(control, subnet.address(control), self.ports, &self.dir);
+        self.keep_running(control, (up.clone(), up));
         let published = self.machines.dir_of(control).join("data");
         self.wait("the control plane", async || {
             Ok(matches!(context_file::of_data_dir(&published), Ok(Some(_))))
@@ -187,7 +185,7 @@ impl World {
     /// Where its control plane is reached from this machine, and the ingress of its location.
     pub fn endpoints(&self) -> Endpoints {
         let Machines { plan, subnet, .. } = &*self.machines;
-        let control = plan.with_part(Part::Control).next().unwrap_or_default();
+        let control = plan.control();
         let Ports { api, registry } = self.ports;
         Endpoints {
             api: format!("http://127.0.0.1:{api}"),
@@ -198,7 +196,7 @@ impl World {
 
     /// The file that holds the token of the administrator.
     pub fn admin_token_file(&self) -> PathBuf {
-        let control = self.machines.plan.with_part(Part::Control).next().unwrap_or_default();
+        let control = self.machines.plan.control();
         self.machines.dir_of(control).join("data").join(ADMIN_TOKEN_FILE)
     }
 

@@ -1,5 +1,6 @@
 //! Where the instances of an app may be, by what its manifest says.
 
+use longshore_types::jurisdiction::is_within;
 use longshore_types::{Capacity, Lack, LocationName, Near, Placement, Spread, Traits};
 use serde::{Deserialize, Serialize};
 
@@ -39,20 +40,13 @@ pub(super) fn forbidden(placement: &Placement, location: &LocationState) -> Opti
         let allow = listed(allow);
         return Some((Lack::Allow, format!("placement.allow has only {allow}")));
     }
-    if !jurisdiction.is_empty() {
+    if !is_within(jurisdiction, traits.country) {
         let named = listed(jurisdiction);
         let why = match traits.country {
-            None => {
-                Some(format!("nobody said in which country it is, and it has to be in {named}"))
-            }
-            Some(country) if jurisdiction.iter().all(|one| !one.has(country)) => {
-                Some(format!("it is in {country}, and placement.jurisdiction is {named}"))
-            }
-            Some(_) => None,
+            None => format!("nobody said in which country it is, and it has to be in {named}"),
+            Some(country) => format!("it is in {country}, and placement.jurisdiction is {named}"),
         };
-        if let Some(why) = why {
-            return Some((Lack::Jurisdiction, why));
-        }
+        return Some((Lack::Jurisdiction, why));
     }
     // What its nodes are is known once each of them was heard.
     if location.unheard || labels.is_empty() && jurisdiction.is_empty() {
@@ -72,8 +66,7 @@ pub(super) fn forbidden(placement: &Placement, location: &LocationState) -> Opti
 /// What an app says against a node with these traits, those of its location included.
 pub(crate) fn node_refusal(placement: &Placement, traits: &Traits) -> Option<Refusal> {
     let Placement { jurisdiction, labels, .. } = placement;
-    let is_within = |country| jurisdiction.iter().any(|one| one.has(country));
-    if !jurisdiction.is_empty() && !traits.country.is_some_and(is_within) {
+    if !is_within(jurisdiction, traits.country) {
         let place = traits.country.map_or("an unknown country".to_owned(), |it| it.to_string());
         let named = listed(jurisdiction);
         let why = format!("it is in {place}, and placement.jurisdiction is {named}");

@@ -6,7 +6,7 @@
 
 use longshore_types::Timestamp;
 
-use super::{LocationState, Share, WantedApp, add_one};
+use super::{LocationState, Share, WantedApp, add_one, in_force_elsewhere};
 
 /// How many of each share are lost, those left out that have to leave anyway.
 pub(super) fn of(shares: &[Share], leaving: &[u32]) -> Vec<u32> {
@@ -27,16 +27,8 @@ pub(super) fn replace(
     }
     let heard: u32 = shares.iter().filter(|share| !share.lost).map(|share| share.count).sum();
     for _ in 0..app.count.saturating_sub(heard).min(app.max.saturating_sub(held(app, shares))) {
-        let before = shares.clone();
-        if add_one(now, app, shares, locations).is_err() {
-            return;
-        }
-        let more = |share: &&mut Share| {
-            before.iter().all(|old| old.location != share.location || old.count < share.count)
-        };
-        if let Some(share) = shares.iter_mut().find(more) {
-            share.decision.why.push_str("; for a location that is not heard of");
-        }
+        let Ok(idx) = add_one(now, app, shares, locations) else { return };
+        shares[idx].decision.why.push_str("; for a location that is not heard of");
     }
 }
 
@@ -45,6 +37,5 @@ fn held(app: &WantedApp, shares: &[Share]) -> u32 {
     let of = |share: &Share| {
         if share.lost { share.count.max(share.budget_in_force) } else { share.count }
     };
-    let gone = app.shares.iter().filter(|old| shares.iter().all(|s| s.location != old.location));
-    shares.iter().map(of).sum::<u32>() + gone.map(|old| old.budget_in_force).sum::<u32>()
+    shares.iter().map(of).sum::<u32>() + in_force_elsewhere(app, shares)
 }
