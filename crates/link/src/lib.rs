@@ -10,7 +10,7 @@
 //! - [`Upgrade`]: a connection that is passed on as bytes, or ended as a [`WebSocket`] or
 //!   a [`Tunnel`].
 //! - [`Client::pass_on_request`]: any request passed on whole, for a service that does not answer itself.
-//! - [`Reverse`], [`be_called`]: calls to who only dials out.
+//! - [`Reverse`], [`be_called`], [`be_reached`]: calls to who only dials out.
 //! - [`Followed`]: a client of whichever of several services leads.
 //! - [`Service`]: the tasks of a role, ended together. [`Pace`]: spacing out what they repeat.
 //!
@@ -50,7 +50,7 @@ pub use listener::{FDS_VARIABLE, ListenError, Listener};
 pub use pace::Pace;
 pub use passing::NotPassedOn;
 pub use refusal::{Body, Refusal};
-pub use reverse::{Reverse, Reverses, be_called};
+pub use reverse::{Reverse, Reverses, be_called, be_reached};
 pub use service::{Service, ServiceError};
 pub use sse::{EVENT_STREAM, ServerSentEvent, event_frame, event_stream, last_event, wants_events};
 pub use stream::{JSON_LINES, json_lines, relay, watch_lines};

@@ -74,6 +74,25 @@ impl Reverse {
             }
         })
     }
+
+    /// Keeps a connection that the peer opened, where the caller answers the peer itself.
+    pub fn keep(&self, tunnel: Tunnel) {
+        self.waiting.put(tunnel);
+    }
+
+    /// One of the connections, for other things than calls over HTTP: bytes go to the peer and come from it.
+    ///
+    /// # Errors
+    ///
+    /// When the peer has none open, and opens none within a few seconds.
+    pub async fn take(&self) -> io::Result<Tunnel> {
+        self.waiting.take().await
+    }
+
+    /// Whether a connection waits to be taken. It may lead nowhere by now.
+    pub fn is_open(&self) -> bool {
+        !self.waiting.idle().is_empty()
+    }
 }
 
 /// The connections of several peers.
@@ -176,6 +195,21 @@ pub async fn be_called<F>(
 where
     F: Future<Output = Result<Tunnel, CallError>> + Send + 'static,
 {
+    let until = shutdown.clone();
+    be_reached(open, move |tunnel| serve(tunnel, router.clone(), until.clone()), shutdown).await
+}
+
+/// The same, and whatever is said over a connection that was taken is up to `serve`.
+pub async fn be_reached<F, E, S>(
+    open: impl Fn() -> F,
+    serve: impl Fn(Tunnel) -> S,
+    shutdown: CancellationToken,
+) -> io::Result<()>
+where
+    F: Future<Output = Result<Tunnel, E>> + Send + 'static,
+    E: std::error::Error + Send + Sync + 'static,
+    S: Future<Output = ()> + Send + 'static,
+{
     let (mut waiting, mut serving) = (JoinSet::new(), JoinSet::new());
     let mut pause = RETRY.0;
     while !shutdown.is_cancelled() {
@@ -190,7 +224,7 @@ where
         match next {
             Ok(tunnel) => {
                 pause = RETRY.0;
-                serving.spawn(serve(tunnel, router.clone(), shutdown.clone()));
+                serving.spawn(serve(tunnel));
             }
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "cannot be called");
@@ -206,24 +240,28 @@ where
 
 /// Why a connection was not taken.
 #[derive(Debug, thiserror::Error)]
-enum NotTaken {
+enum NotTaken<E: std::error::Error + 'static> {
     #[error("it was not opened")]
-    Open(#[from] CallError),
+    Open(#[source] E),
     #[error("it was closed")]
-    Closed(#[from] io::Error),
+    Closed(#[source] io::Error),
 }
 
 /// Opens a connection and waits until it is taken.
-async fn be_taken(
-    open: impl Future<Output = Result<Tunnel, CallError>>,
-) -> Result<Tunnel, NotTaken> {
-    let mut tunnel = open.await?;
+async fn be_taken<E: std::error::Error + 'static>(
+    open: impl Future<Output = Result<Tunnel, E>>,
+) -> Result<Tunnel, NotTaken<E>> {
+    let mut tunnel = open.await.map_err(NotTaken::Open)?;
+    answer(&mut tunnel).await.map_err(NotTaken::Closed)?;
+    Ok(tunnel)
+}
+
+async fn answer(tunnel: &mut Tunnel) -> io::Result<()> {
     if tunnel.read_u8().await? != TAKE {
-        return Err(io::Error::from(io::ErrorKind::InvalidData).into());
+        return Err(io::ErrorKind::InvalidData.into());
     }
     tunnel.write_all(&[TAKEN]).await?;
-    tunnel.flush().await?;
-    Ok(tunnel)
+    tunnel.flush().await
 }
 
 async fn serve(tunnel: Tunnel, router: Router, shutdown: CancellationToken) {
