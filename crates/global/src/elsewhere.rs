@@ -75,7 +75,7 @@ impl Served {
             .collect();
         let mut at: BTreeMap<AppKey, BTreeSet<LocationName>> = BTreeMap::new();
         for (name, received) in reports.iter() {
-            if places.get(name).is_none_or(|place| place.peering.address.is_none()) {
+            if places.get(name).is_none_or(|place| !place.peering.is_reachable()) {
                 continue;
             }
             for status in &received.report.instances {
@@ -170,10 +170,12 @@ impl Place {
     /// One that joined is known by the key that it joined with, one of this machine by what it says.
     fn of(received: Option<&Received>, authority: Option<String>) -> Option<Self> {
         let said = received.and_then(|received| received.report.peering.clone());
-        let peering = match authority {
-            Some(authority) => Peering { address: said.and_then(|said| said.address), authority },
-            None => said?,
+        let mut peering = match (authority, said) {
+            (Some(authority), Some(said)) => Peering { authority, ..said },
+            (Some(authority), None) => Peering { address: None, authority, relays: Vec::new() },
+            (None, said) => said?,
         };
+        peering.relays.truncate(Peering::MOST_RELAYS);
         let coordinates = received.and_then(|received| received.report.coordinates);
         let country = received.and_then(|received| received.report.traits.country);
         let silent = received.is_none_or(|received| !received.reachable());

@@ -12,14 +12,17 @@
 //!
 //! - `choose`: which location gets a request, decided without effects.
 //! - `measure`: what is known of the way there. `probe`: finds it out.
-//! - `way`: how an ingress elsewhere is dialled. `door`: who may come in.
+//! - `way`: how an ingress elsewhere is known. `paths`: by which path it is reached. `door`: who may come in.
+//! - `relays`: through whom this location is reached by those that cannot dial it.
 //! - `follow`: where the table comes from.
 
 mod choose;
 mod door;
 mod follow;
 mod measure;
+mod paths;
 mod probe;
+mod relays;
 mod way;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,15 +30,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use longshore_api::links::{AppRef, Elsewhere, ElsewhereChange, Peering, Places};
+use longshore_link::{Reverse, Reverses};
 use longshore_trust::{Fingerprint, Name, Peer};
 use longshore_types::LocationName;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub(crate) use door::{Door, Guest};
+pub(crate) use door::{Came, Door, Guest};
 pub(crate) use follow::follow;
 pub(crate) use measure::Told;
 pub(crate) use probe::probe;
+pub(crate) use relays::keep as keep_relays;
 pub(crate) use way::Way;
 
 use crate::balance::Times;
@@ -44,6 +49,7 @@ use crate::router::App;
 use crate::upstream::{InFlight, Site, Upstream};
 use choose::Candidate;
 use measure::Measure;
+use paths::Paths;
 
 /// For how long a location gets no requests for an app after it refused one for want of an instance. What is
 /// served where is told within a second or two, when there is somebody to tell it.
@@ -57,6 +63,10 @@ pub(crate) struct Others {
     table: RwLock<Table>,
     /// Raised when something was told of who the others are.
     news: watch::Sender<u64>,
+    /// Connections that other locations opened, by which they can be reached.
+    opened: Reverses,
+    /// The locations to which such are open from here.
+    relays: watch::Sender<Vec<LocationName>>,
 }
 
 #[derive(Debug, Default)]
@@ -82,12 +92,13 @@ pub(crate) struct Location {
     pub way: Way,
     pub upstream: Arc<Upstream>,
     measure: Mutex<Measure>,
+    paths: Mutex<Paths>,
 }
 
 impl Location {
     fn new(way: Way, now: Instant) -> Self {
         let upstream = Arc::new(Upstream::new(Site::Location(way.clone()), now));
-        Self { way, upstream, measure: Mutex::default() }
+        Self { way, upstream, measure: Mutex::default(), paths: Mutex::new(Paths::new(now)) }
     }
 
     fn candidate(&self, untried: bool, passed_over: bool) -> Candidate {
@@ -125,9 +136,14 @@ impl Others {
         let changed = before != *peers;
         let served = &table.known.apps;
         let apps_gone = apps.keys().filter(|app| !served.contains_key(app)).map(labels).collect();
+        let without_relay = table.without_relay();
         drop(table);
         gone.iter().for_each(|location| location.upstream.retire());
+        without_relay.iter().for_each(|location| location.leave_relay());
         if changed {
+            self.opened.retain(
+                |name| matches!(name, Name::Ingress(location) if self.key_of(location).is_some()),
+            );
             self.news.send_modify(|number| *number += 1);
         }
         apps_gone
@@ -185,6 +201,30 @@ impl Others {
         (known.authority.parse() == Ok(*key)).then(|| location.clone())
     }
 
+    /// What a location opened to be reached over, and by which key it is known; none when it is no location of this
+    /// world.
+    pub fn opened_by(&self, location: &LocationName) -> Option<(Reverse, Fingerprint)> {
+        let key = self.key_of(location)?;
+        Some((self.opened.of(&Name::Ingress(location.clone()), key), key))
+    }
+
+    /// Waits until a location is not known by this key any more.
+    pub async fn left(&self, location: &LocationName, key: Fingerprint) {
+        let mut news = self.news.subscribe();
+        // The sender lives as long as this.
+        let _ = news.wait_for(|_| self.key_of(location) != Some(key)).await;
+    }
+
+    fn key_of(&self, location: &LocationName) -> Option<Fingerprint> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.known.peers.get(location)?.authority.parse().ok()
+    }
+
+    fn location(&self, name: &LocationName) -> Option<Arc<Location>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.locations.get(name).cloned()
+    }
+
     /// Waits until a peer that was recognized would not be any more.
     pub async fn removed(&self, peer: &Peer) {
         let mut news = self.news.subscribe();
@@ -216,6 +256,7 @@ impl Others {
             round_trip: lock(&location.measure).round_trip(),
             in_flight: location.upstream.outstanding(),
             passed_over: location.upstream.takes_no_connection(),
+            relayed: location.relay().is_some(),
         };
         table.locations.values().map(one).collect()
     }
@@ -251,6 +292,17 @@ impl Table {
         }
         gone
     }
+
+    /// Locations that are reached through another one which they have connections open to no more.
+    fn without_relay(&self) -> Vec<Arc<Location>> {
+        let has_left = |location: &&Arc<Location>| {
+            let name = &location.way.location;
+            let relays = self.known.peers.get(name).map(|peering| &*peering.relays);
+            let relay = location.relay().filter(|relay| relay != name);
+            relay.is_some_and(|relay| !relays.unwrap_or_default().contains(&relay))
+        };
+        self.locations.values().filter(has_left).cloned().collect()
+    }
 }
 
 fn labels(app: &AppRef) -> AppLabels {
@@ -259,9 +311,9 @@ fn labels(app: &AppRef) -> AppLabels {
 
 /// The way to the ingress of a location that has one for others.
 fn way_to(location: &LocationName, peering: &Peering) -> Option<Way> {
-    let address = peering.address.clone()?;
     let authority: Fingerprint = peering.authority.parse().ok()?;
-    Some(Way { location: location.clone(), address, authority })
+    let address = peering.address.clone();
+    peering.is_reachable().then(|| Way { location: location.clone(), address, authority })
 }
 
 impl Served {

@@ -9,7 +9,7 @@
 //!   start, outlier ejection.
 //! - `upstream`: one endpoint as seen from here: requests in flight, idle connections, failures.
 //! - `gate`: how an instance is dialled, through its node. `elsewhere`: other locations, for requests for which there
-//!   is no instance here.
+//!   is no instance here. `relay`: passing bytes between two others, of which one cannot be dialled.
 //! - `proxy`: one request from its head to the last byte of its answer.
 //! - `server`: connections from users, their limits, shutdown.
 //! - `location_link` and `state_file`: where the table comes from and where it is kept.
@@ -29,6 +29,7 @@ mod limits;
 mod location_link;
 mod metrics;
 mod proxy;
+mod relay;
 mod router;
 mod server;
 mod state_file;
@@ -42,7 +43,7 @@ use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
 use longshore_telemetry::metrics::Registry;
 use tokio_util::sync::CancellationToken;
 
-use elsewhere::{Door, Others};
+use elsewhere::Others;
 use gate::{Gates, NodeGate};
 use limits::Limits;
 use location_link::LocationLink;
@@ -163,11 +164,7 @@ async fn run_with(
         metrics.register(&mut registry, Arc::clone(&router), Arc::clone(&others));
         longshore_telemetry::metrics::serve(registry, listener, &service);
     }
-    let door = peers.map(|listener| {
-        let (own, others) = (Arc::clone(&own), Arc::clone(&others));
-        let opening = async move { Door::open(&own, others).await };
-        (listener, Box::pin(opening) as futures_util::future::BoxFuture<'static, _>)
-    });
+    let door = peers.map(|listener| (listener, Arc::clone(&own), Arc::clone(&others)));
     let proxy = Proxy::new((router, Arc::clone(&others)), (gate, own), limits.clone(), metrics);
     let probing = elsewhere::probe(Arc::clone(&proxy), others, location);
     service.spawn_until_shutdown("probe others", probing);

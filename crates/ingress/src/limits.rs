@@ -35,6 +35,9 @@ pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(4);
 /// Connections from other locations at one time.
 pub(crate) const MAX_GUESTS: usize = 1_024;
 
+/// Connections between other locations that are carried at one time.
+pub(crate) const MAX_CARRIED: usize = 1_024;
+
 /// The limits that tests shorten.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
@@ -51,6 +54,8 @@ pub(crate) struct Limits {
     pub head: Duration,
     /// Without a request on a connection that had one.
     pub idle: Duration,
+    /// Between two looks whether a location that is reached through another one can be dialled.
+    pub look: Duration,
     /// Of outlier ejection.
     pub outliers: Times,
     /// For requests in flight at shutdown. The supervisor kills after 20 seconds.
@@ -68,6 +73,7 @@ impl Limits {
             silence: Duration::from_secs(60),
             head: Duration::from_secs(30),
             idle: Duration::from_secs(60),
+            look: Duration::from_secs(60),
             outliers: Times::default(),
             drain: Duration::from_secs(15),
         }

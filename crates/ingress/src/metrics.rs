@@ -82,6 +82,8 @@ pub(crate) struct Metrics {
     passed_on: Family<To, Counter>,
     taken_in: Family<From, Counter>,
     guests_refused: Counter,
+    carried: Family<To, Counter>,
+    carried_bytes: Family<To, Counter>,
 }
 
 impl Default for Metrics {
@@ -98,6 +100,8 @@ impl Default for Metrics {
             passed_on: Family::default(),
             taken_in: Family::default(),
             guests_refused: Counter::default(),
+            carried: Family::default(),
+            carried_bytes: Family::default(),
         }
     }
 }
@@ -164,6 +168,17 @@ impl Metrics {
             "Connections for other locations of who is none or did not show it",
             self.guests_refused.clone(),
         );
+        registry.register(
+            "carried",
+            "Connections of other locations that were carried to one over what it opened",
+            self.carried.clone(),
+        );
+        registry.register_with_unit(
+            "carried",
+            "What was carried over them, in both directions",
+            Unit::Bytes,
+            self.carried_bytes.clone(),
+        );
         at_scrape(registry, move |scrape| tell_of_table(&router, scrape));
         at_scrape(registry, move |scrape| tell_of_others(&others, scrape));
     }
@@ -174,6 +189,9 @@ impl Metrics {
         self.of_app(&AppLabels::default());
         let _ = self.passed_on.get_or_create(&To { to: String::new() });
         let _ = self.taken_in.get_or_create(&From { from: String::new() });
+        let to = To { to: String::new() };
+        let _ = self.carried.get_or_create(&to);
+        let _ = self.carried_bytes.get_or_create(&to);
     }
 
     /// Those of an app of the table.
@@ -214,6 +232,15 @@ impl Metrics {
     pub fn forget_peer(&self, location: &LocationName) {
         self.passed_on.remove(&To { to: location.to_string() });
         self.taken_in.remove(&From { from: location.to_string() });
+        self.carried.remove(&To { to: location.to_string() });
+        self.carried_bytes.remove(&To { to: location.to_string() });
+    }
+
+    /// A connection is carried to a location.
+    pub fn note_carried(&self, to: &LocationName) -> CarriedMetrics {
+        let to = To { to: to.to_string() };
+        self.carried.get_or_create(&to).inc();
+        CarriedMetrics { bytes: self.carried_bytes.get_or_create_owned(&to) }
     }
 
     /// Another location answered a request.
@@ -242,6 +269,12 @@ impl Metrics {
         let AppLabels { project, app } = labels.cloned().unwrap_or_default();
         self.faults.get_or_create(&Refused { project, app, reason: fault.code() }).inc();
     }
+}
+
+/// The metrics of what is carried to a location, found.
+#[derive(Debug, Clone)]
+pub(crate) struct CarriedMetrics {
+    pub bytes: Counter,
 }
 
 /// The metrics of an app, found.
@@ -324,7 +357,11 @@ fn tell_of_others(others: &Others, scrape: &mut Scrape<'_>) -> fmt::Result {
     scrape.gauges("elsewhere_requests_in_flight", help, in_flight)?;
     let reached = census.iter().map(|one| (to(one), f64::from(u8::from(!one.passed_over))));
     let help = "0 while another location takes no connection";
-    scrape.gauges("elsewhere_reached", help, reached)
+    scrape.gauges("elsewhere_reached", help, reached)?;
+    let relayed = census.iter().map(|one| (to(one), f64::from(u8::from(one.relayed))));
+    let help =
+        "1 while another location is reached over connections that it opened, here or to a relay";
+    scrape.gauges("elsewhere_relayed", help, relayed)
 }
 
 /// How the way to another location is.
@@ -334,6 +371,7 @@ pub(crate) struct PeerCensus {
     pub round_trip: Option<Duration>,
     pub in_flight: usize,
     pub passed_over: bool,
+    pub relayed: bool,
 }
 
 /// How the table stands.

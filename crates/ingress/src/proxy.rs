@@ -40,7 +40,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) use body::{Answer, RequestBody};
 
 use crate::balance::Outcome;
-use crate::elsewhere::Others;
+use crate::elsewhere::{Came, Others};
 use crate::fault::{self, Fault};
 use crate::gate::{Gates, NodeGate};
 use crate::limits::Limits;
@@ -63,6 +63,8 @@ pub(crate) struct Origin {
     pub client: Option<IpAddr>,
     /// The location whose ingress sends it; none for a user.
     pub from: Option<LocationName>,
+    /// How that came.
+    pub came: Came,
     pub activity: Arc<Activity>,
 }
 
@@ -88,9 +90,9 @@ impl Proxy {
     ) -> Arc<Self> {
         let end = CancellationToken::new();
         Arc::new(Self {
+            dialler: Dialler::new(gate, (own, Arc::clone(&others)), &limits, end.clone()),
             router,
             others,
-            dialler: Dialler::new(gate, own, limits.connect, end.clone()),
             seats: Arc::new(Semaphore::new(limits.requests)),
             limits,
             metrics,
@@ -197,7 +199,7 @@ impl Proxy {
             }
             false => Some(self.limits.silence),
         };
-        let Origin { client: _, from, activity } = origin;
+        let Origin { client: _, from, came: _, activity } = origin;
         let progress = Arc::new(Progress::new(activity, silence));
         let body = RequestBody::new(body, Arc::clone(&progress));
         let request = Request::from_parts(head, body);

@@ -8,13 +8,13 @@
 mod activity;
 mod stream;
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -27,10 +27,11 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use activity::{Activity, Busy, Clock};
 
-use crate::elsewhere::{Door, Guest};
-use crate::gate::Stream;
+use crate::elsewhere::{Came, Door, Guest, Others, keep_relays};
+use crate::gate::{Gates, Stream, prepare};
 use crate::limits::{Limits, MAX_GUESTS, MAX_HEAD, MAX_SEND_BUFFER, MAX_STREAMS};
-use crate::proxy::{Origin, Proxy};
+use crate::proxy::{Answer, Origin, Proxy};
+use crate::relay::Relay;
 use stream::{Accepted, Acceptor};
 
 /// How long an idle HTTP/2 client has to close after it was told that the connection ends, and how
@@ -42,6 +43,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// What the tasks of all connections share.
 struct Server {
     proxy: Arc<Proxy>,
+    relay: Option<Relay>,
     limits: Limits,
     builder: Builder<TokioExecutor>,
     shutdown: CancellationToken,
@@ -53,8 +55,8 @@ struct Server {
 pub(crate) struct Entrances {
     /// Those of users.
     pub users: Listener,
-    /// Those of other locations, and what opens the door to them, where they may come.
-    pub others: Option<(Listener, BoxFuture<'static, io::Result<Door>>)>,
+    /// Those of other locations, where they may come: as whom they are let in, and who they are.
+    pub others: Option<(Listener, Arc<Gates>, Arc<Others>)>,
 }
 
 /// Serves connections until `shutdown`, then lets those with requests end.
@@ -66,19 +68,26 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let acceptor = Acceptor::new(entrances.users)?;
     let places = Arc::new(Semaphore::new(limits.connections));
+    let end = CancellationToken::new();
+    let relay = entrances.others.as_ref().map(|(_, _, others)| {
+        let (metrics, ends) = (proxy.metrics().clone(), (shutdown.clone(), end.clone()));
+        Relay::new(Arc::clone(others), metrics, ends)
+    });
     let server = Arc::new(Server {
         builder: builder(&limits),
         proxy,
+        relay,
         limits,
         shutdown: shutdown.clone(),
-        end: CancellationToken::new(),
+        end,
     });
     let connections = TaskTracker::new();
     let accepting = accept(&acceptor, &places, &server, &connections);
     let accepting = async {
         match entrances.others {
-            Some((listener, door)) => {
-                let guests = accept_guests(listener, door, &server, &connections);
+            Some((listener, own, others)) => {
+                let entrance = (listener, own, others);
+                let guests = accept_guests(entrance, &server, &connections);
                 tokio::select! {
                     () = accepting => Ok(()),
                     ended = guests => ended,
@@ -99,6 +108,7 @@ pub(crate) async fn serve(
     let drained = async {
         connections.wait().await;
         server.proxy.tunnels_ended().await;
+        server.nothing_is_carried().await;
     };
     if tokio::time::timeout(server.limits.drain, drained).await.is_err() {
         tracing::warn!(left = connections.len(), "requests did not end in time; breaking them off");
@@ -106,6 +116,7 @@ pub(crate) async fn serve(
     }
     let ended = async {
         server.proxy.end().await;
+        server.nothing_is_carried().await;
         connections.wait().await;
     };
     if tokio::time::timeout(LAST_WORD, ended).await.is_err() {
@@ -137,10 +148,10 @@ async fn accept(
     }
 }
 
-/// Accepts from other locations, once the door can be opened; connections that came before wait.
+/// Accepts from other locations, once the door can be opened; connections that came before wait. Those that cannot
+/// dial this one come over connections that are kept open to relays.
 async fn accept_guests(
-    listener: Listener,
-    door: BoxFuture<'static, io::Result<Door>>,
+    (listener, own, others): (Listener, Arc<Gates>, Arc<Others>),
     server: &Arc<Server>,
     connections: &TaskTracker,
 ) -> io::Result<()> {
@@ -148,32 +159,72 @@ async fn accept_guests(
         return Err(io::Error::other("other locations are spoken to with TLS alone"));
     };
     let listener = TcpListener::from_std(listener)?;
-    let door = door.await?;
-    let places = Arc::new(Semaphore::new(MAX_GUESTS));
-    loop {
-        let place = Arc::clone(&places).acquire_owned().await;
-        let place = place.expect("the semaphore is never closed");
-        match listener.accept().await {
-            Ok((stream, address)) => {
-                let (server, door) = (Arc::clone(server), door.clone());
-                connections.spawn(async move {
-                    match door.admit(stream).await {
-                        Ok(guest) => server.serve_guest(guest, place).await,
-                        Err(error) => {
-                            server.proxy.metrics().note_guest_refused();
-                            let error = &error as &dyn std::error::Error;
-                            // Whoever finds the port could fill the log by it.
-                            tracing::debug!(%address, error, "somebody is no other location");
-                        }
-                    }
-                });
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                tracing::error!(%error, "cannot accept a connection of another location");
-                tokio::time::sleep(ACCEPT_RETRY).await;
+    let hall = Hall {
+        door: Door::open(&own, Arc::clone(&others)).await?,
+        places: Arc::new(Semaphore::new(MAX_GUESTS)),
+        server: Arc::clone(server),
+        connections: connections.clone(),
+    };
+    let relayed = hall.clone();
+    let relays = keep_relays(others, own, move |tunnel| {
+        let hall = relayed.clone();
+        async move {
+            let place = hall.place().await;
+            hall.let_in(tunnel, Came::Relayed, place);
+        }
+    });
+    let dialled = async {
+        loop {
+            let place = hall.place().await;
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    // Without these answers come a little later, and a peer that is gone is noticed later.
+                    let _ = prepare(&stream);
+                    hall.let_in(stream, Came::Directly, place);
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::error!(%error, "cannot accept a connection of another location");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
             }
         }
+    };
+    tokio::select! {
+        () = relays => Ok(()),
+        () = dialled => Ok(()),
+    }
+}
+
+/// Where ingresses of other locations are once they came.
+#[derive(Clone)]
+struct Hall {
+    door: Door,
+    places: Arc<Semaphore>,
+    server: Arc<Server>,
+    connections: TaskTracker,
+}
+
+impl Hall {
+    async fn place(&self) -> OwnedSemaphorePermit {
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        place.expect("the semaphore is never closed")
+    }
+
+    /// Serves somebody, once he has shown who he is.
+    fn let_in(&self, stream: impl Stream + 'static, came: Came, place: OwnedSemaphorePermit) {
+        let (server, door) = (Arc::clone(&self.server), self.door.clone());
+        self.connections.spawn(async move {
+            match door.admit(stream, came).await {
+                Ok(guest) => server.serve_guest(guest, place).await,
+                Err(error) => {
+                    server.proxy.metrics().note_guest_refused();
+                    let error = &error as &dyn std::error::Error;
+                    // Whoever finds the port could fill the log by it.
+                    tracing::debug!(?came, error, "somebody is no other location");
+                }
+            }
+        });
     }
 }
 
@@ -198,19 +249,41 @@ impl Server {
         let _open = self.proxy.metrics().connection();
         let Accepted { stream, client } = accepted;
         let activity = Arc::new(Activity::new());
-        self.serve_stream(stream, Origin { client, from: None, activity }).await;
+        let came = Came::Directly;
+        self.serve_stream(stream, Origin { client, from: None, came, activity }).await;
     }
 
     /// Serves an ingress of another location, for as long as that is one.
     async fn serve_guest(self: Arc<Self>, guest: Guest, _place: OwnedSemaphorePermit) {
+        let came = guest.came;
         let (stream, location, removed) = guest.into_parts();
         let activity = Arc::new(Activity::new());
         let from = Some(location.clone());
         let serving =
-            Arc::clone(&self).serve_stream(stream, Origin { client: None, from, activity });
+            Arc::clone(&self).serve_stream(stream, Origin { client: None, from, came, activity });
         tokio::select! {
             () = serving => {}
             () = removed => tracing::info!(%location, "a location was removed; it is cut off"),
+        }
+    }
+
+    /// Answers a request, which from an ingress of another location may be for a relay.
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        origin: Origin,
+    ) -> Result<Response<Answer>, Infallible> {
+        match (&origin.from, origin.came, &self.relay) {
+            (Some(from), Came::Directly, Some(relay)) if Relay::is_asked(&request) => {
+                Ok(relay.answer(request, from).await)
+            }
+            _ => self.proxy.answer(request, origin).await,
+        }
+    }
+
+    async fn nothing_is_carried(&self) {
+        if let Some(relay) = &self.relay {
+            relay.ended().await;
         }
     }
 
@@ -218,7 +291,7 @@ impl Server {
         let activity = Arc::clone(&origin.activity);
         let service = service_fn(|request: Request<Incoming>| {
             let (server, origin) = (Arc::clone(&self), origin.clone());
-            async move { server.proxy.answer(request, origin).await }
+            async move { server.answer(request, origin).await }
         });
         let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         let mut connection = pin!(connection);

@@ -7,5 +7,6 @@ mod http2;
 mod limits;
 mod outliers;
 mod played;
+mod relays;
 mod routing;
 mod streams;

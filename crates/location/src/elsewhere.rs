@@ -4,7 +4,6 @@
 //! still knows where its ingresses may pass requests on, and whom they may take requests from. It is knowledge
 //! and no decision, so ingresses are told before it is stored, and on a full disk all the same.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -58,7 +57,7 @@ enum KeepError {
 pub struct Others {
     store: Arc<dyn Store>,
     known: watch::Sender<Arc<Elsewhere>>,
-    /// The round trips that an ingress measured last, and when it said so.
+    /// What an ingress said last of the ways to other locations, and when.
     measured: Mutex<Option<(MeasuredWays, Instant)>>,
 }
 
@@ -157,11 +156,12 @@ impl Others {
             Some((ways, Instant::now()));
     }
 
-    /// The round trips to other locations, in microseconds, as far as they were measured lately.
-    pub fn round_trip_micros(&self) -> BTreeMap<LocationName, u64> {
+    /// The round trips to other locations, in microseconds, and through which of them this one is reached, as far
+    /// as an ingress said so lately.
+    pub fn ways(&self) -> MeasuredWays {
         let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
         let lately = measured.as_ref().filter(|(_, at)| at.elapsed() < MEASURED_FOR);
-        lately.map(|(ways, _)| ways.round_trip_micros.clone()).unwrap_or_default()
+        lately.map(|(ways, _)| ways.clone()).unwrap_or_default()
     }
 
     /// What an ingress is told: the whole, then what changes.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use axum::{Extension, Router};
 use futures_util::StreamExt;
 use http::Method;
-use longshore_api::links::{AllotmentSet, Peering};
+use longshore_api::links::{AllotmentSet, MeasuredWays, Peering};
 use longshore_link::{CallError, Followed, Pace};
 use longshore_trust::{Name, Peer};
 use longshore_types::{Coordinates, Epoch, LocationName};
@@ -89,9 +89,9 @@ pub struct Place {
 
 impl Place {
     /// How its ingresses are known; nothing before they can show who they are.
-    fn peering(&self) -> Option<Peering> {
+    fn peering(&self, relays: Vec<LocationName>) -> Option<Peering> {
         let authority = self.trust.authority_key()?.to_string();
-        Some(Peering { address: self.peers_advertised.clone(), authority })
+        Some(Peering { address: self.peers_advertised.clone(), authority, relays })
     }
 }
 
@@ -111,8 +111,9 @@ pub async fn report(global: Followed, place: Place, handle: Handle) {
                 report.at = longshore_link::now();
                 report.coordinates = place.coordinates;
                 report.joining.clone_from(&place.joining);
-                report.peering = place.peering();
-                report.round_trip_micros = place.others.round_trip_micros();
+                let MeasuredWays { round_trip_micros, relays } = place.others.ways();
+                report.peering = place.peering(relays);
+                report.round_trip_micros = round_trip_micros;
                 global.call::<_, ()>(Method::POST, &path, Some(&report)).await
             }
             None => Ok(()),

@@ -28,6 +28,20 @@ pub struct Peering {
     pub address: Option<String>,
     /// The SHA-256 of the key of the location's authority, in hexadecimal digits.
     pub authority: String,
+    /// The locations to whose ingresses its own keep connections open, over which those that cannot dial it reach
+    /// it. It names them itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relays: Vec<LocationName>,
+}
+
+impl Peering {
+    /// The most relays of a location that count: one, and another for when that dies.
+    pub const MOST_RELAYS: usize = 2;
+
+    /// Whether others have any way to it.
+    pub fn is_reachable(&self) -> bool {
+        self.address.is_some() || !self.relays.is_empty()
+    }
 }
 
 /// Where an app can be reached.
@@ -132,6 +146,9 @@ impl Elsewhere {
 pub struct MeasuredWays {
     /// The smoothed round trips, in microseconds.
     pub round_trip_micros: BTreeMap<LocationName, u64>,
+    /// The locations to whose ingresses it has connections open by which it can be reached.
+    #[serde(default)]
+    pub relays: Vec<LocationName>,
 }
 
 #[cfg(test)]
@@ -157,7 +174,8 @@ mod tests {
     }
 
     fn peering(at: Option<u8>) -> Peering {
-        Peering { address: at.map(|at| format!("h:{at}")), authority: String::new() }
+        let relays = at.iter().map(|at| format!("r{at}").parse().unwrap()).collect();
+        Peering { address: at.map(|at| format!("h:{at}")), authority: String::new(), relays }
     }
 
     fn app_ref(app: &str) -> AppRef {

@@ -12,7 +12,11 @@ const NAMES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"
 
 fn place(idx: usize) -> Place {
     Place {
-        peering: Peering { address: Some(format!("{}:1", NAMES[idx])), authority: String::new() },
+        peering: Peering {
+            address: Some(format!("{}:1", NAMES[idx])),
+            authority: String::new(),
+            relays: Vec::new(),
+        },
         coordinates: format!("0,{idx}").parse().ok(),
         country: ["NL", "US", "DE"][idx % 3].parse().ok(),
         silent: false,

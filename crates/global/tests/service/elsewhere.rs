@@ -47,8 +47,8 @@ fn web_app() -> AppRef {
 
 /// A report of a location whose ingresses others reach.
 fn reached(location: &str) -> LocationReport {
-    let peering =
-        Peering { address: Some(format!("{location}.test:4606")), authority: location.to_owned() };
+    let (address, authority) = (Some(format!("{location}.test:4606")), location.to_owned());
+    let peering = Peering { address, authority, relays: Vec::new() };
     LocationReport { peering: Some(peering), ..report_of(location, Generation(0), vec![], vec![]) }
 }
 
@@ -108,7 +108,8 @@ async fn a_location_that_joins_is_known_by_its_key_and_one_that_is_removed_is_no
     let at = Endpoint::Tls(plane.locations.clone());
     let stranger = Client::secured(at, joining_config(token.root).unwrap(), Name::Global);
     let _: Signed = stranger.call(Method::POST, "/join", Some(&request)).await.unwrap();
-    let expected = Peering { address: None, authority: key.public().fingerprint().to_string() };
+    let authority = key.public().fingerprint().to_string();
+    let expected = Peering { address: None, authority, relays: Vec::new() };
     let is_known = |known: &Elsewhere| known.peers.get(&name("sin")) == Some(&expected);
     ams.until("by which key it is known", is_known).await;
     plane.user.call::<(), ()>(Method::DELETE, "/v1/locations/sin", None).await.unwrap();

@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use longshore_trust::{Peer, server_config};
 use longshore_types::LocationName;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::Others;
-use crate::gate::{Gates, Stream, prepare};
+use crate::gate::{Gates, Stream};
 
 /// How long a peer may take to show who it is.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -26,10 +25,20 @@ pub(crate) struct Door {
     others: Arc<Others>,
 }
 
+/// How somebody came to the door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Came {
+    /// By himself.
+    Directly,
+    /// Over a connection that was opened from here: through a relay, or from the other end of it.
+    Relayed,
+}
+
 /// An ingress of another location that was let in.
 pub(crate) struct Guest {
-    pub stream: Box<dyn Stream>,
-    pub location: LocationName,
+    stream: Box<dyn Stream>,
+    location: LocationName,
+    pub came: Came,
     peer: Peer,
     others: Arc<Others>,
 }
@@ -55,9 +64,11 @@ impl Door {
     }
 
     /// Lets one in that shows who it is.
-    pub async fn admit(&self, stream: TcpStream) -> Result<Guest, RefusedGuest> {
-        // Without these answers come a little later, and a peer that is gone is noticed later.
-        let _ = prepare(&stream);
+    pub async fn admit(
+        &self,
+        stream: impl Stream + 'static,
+        came: Came,
+    ) -> Result<Guest, RefusedGuest> {
         let shaken = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream)).await;
         let stream = shaken.map_err(|_| RefusedGuest::Slow)?.map_err(RefusedGuest::Handshake)?;
         let peer = Peer::of(stream.get_ref().1.peer_certificates());
@@ -65,7 +76,7 @@ impl Door {
             return Err(RefusedGuest::Unknown(peer));
         };
         let others = Arc::clone(&self.others);
-        Ok(Guest { stream: Box::new(stream), location, peer, others })
+        Ok(Guest { stream: Box::new(stream), location, came, peer, others })
     }
 }
 
@@ -74,7 +85,7 @@ impl Guest {
     pub fn into_parts(
         self,
     ) -> (Box<dyn Stream>, LocationName, impl Future<Output = ()> + Send + 'static) {
-        let Self { stream, location, peer, others } = self;
+        let Self { stream, location, came: _, peer, others } = self;
         (stream, location, async move { others.removed(&peer).await })
     }
 }

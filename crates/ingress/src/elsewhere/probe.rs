@@ -51,6 +51,7 @@ impl Next {
 /// Probes for ever.
 pub(crate) async fn probe(proxy: Arc<Proxy>, others: Arc<Others>, client: Client) {
     let mut next: BTreeMap<LocationName, Next> = BTreeMap::new();
+    let mut relays = others.relays.subscribe();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -69,18 +70,20 @@ pub(crate) async fn probe(proxy: Arc<Proxy>, others: Arc<Others>, client: Client
             let after = Next::after(next.get(name).copied(), answered, Instant::now());
             next.insert(name.clone(), after);
         }
-        if !due.is_empty() {
-            tell(&others, &client).await;
+        // The sender lives as long as the others.
+        if !due.is_empty() || relays.has_changed().unwrap_or(false) {
+            let relays = relays.borrow_and_update().clone();
+            tell(&others, relays, &client).await;
         }
     }
 }
 
-/// Tells the location what was measured. It is told again after the next probe, whatever came of it.
-async fn tell(others: &Others, client: &Client) {
+/// Tells the location what was measured, and its relays. It is told again after the next probe, whatever came of it.
+async fn tell(others: &Others, relays: Vec<LocationName>, client: &Client) {
     let measured = others.census().into_iter().filter_map(|one| Some((one.to, one.round_trip?)));
     let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     let round_trip_micros = measured.map(|(to, took)| (to, micros(took))).collect();
-    let ways = MeasuredWays { round_trip_micros };
+    let ways = MeasuredWays { round_trip_micros, relays };
     let told = client.call::<_, ()>(Method::POST, "/link/elsewhere/measured", Some(&ways));
     match tokio::time::timeout(TELL_WITHIN, told).await {
         Ok(Ok(())) => {}
@@ -93,7 +96,7 @@ impl Location {
     /// True when it answered.
     async fn probe(&self, proxy: &Proxy) -> bool {
         let own = self.upstream.outstanding();
-        match proxy.probe(&self.upstream).await {
+        match tokio::join!(proxy.probe(&self.upstream), proxy.look_directly(self)).0 {
             Some((took, told)) => {
                 lock(&self.measure).note(took, told, own);
                 true

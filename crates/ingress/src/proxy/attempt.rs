@@ -177,7 +177,9 @@ pub(super) fn with_head_of<A, B>(request: &Request<A>, body: B) -> Request<B> {
 /// True when the connection ended, and not when there was an answer that is no HTTP.
 fn is_closed(error: &hyper::Error) -> bool {
     let by_reset = |error: &io::Error| {
-        matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        // The last is TLS whose other end died without a word.
+        matches!(error.kind(), ConnectionReset | BrokenPipe | UnexpectedEof)
     };
     let by_reset = match error.source() {
         Some(source) => {

@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::body::RequestBody;
-use crate::elsewhere::Way;
+use crate::elsewhere::{Location, Others, Way};
 use crate::gate::{Gates, NodeGate, Stream};
 use crate::limits::{
     ELSEWHERE_CONNECTION_WINDOW, ELSEWHERE_STREAM_WINDOW, HTTP2_CONNECTION_WINDOW,
-    HTTP2_STREAM_WINDOW, MAX_HEAD, MAX_SEND_BUFFER, PING_INTERVAL, PING_TIMEOUT,
+    HTTP2_STREAM_WINDOW, Limits, MAX_HEAD, MAX_SEND_BUFFER, PING_INTERVAL, PING_TIMEOUT,
 };
 use crate::upstream::{Place, Sender, Site, Upstream};
 
@@ -38,7 +38,9 @@ pub(super) struct Dialler {
     gate: Arc<dyn NodeGate>,
     /// As whom other locations are dialled.
     own: Arc<Gates>,
+    others: Arc<Others>,
     limit: Duration,
+    look: Duration,
     tasks: TaskTracker,
     end: CancellationToken,
 }
@@ -59,11 +61,11 @@ where
 impl Dialler {
     pub fn new(
         gate: Arc<dyn NodeGate>,
-        own: Arc<Gates>,
-        limit: Duration,
+        (own, others): (Arc<Gates>, Arc<Others>),
+        &Limits { connect: limit, look, .. }: &Limits,
         end: CancellationToken,
     ) -> Self {
-        Self { gate, own, limit, tasks: TaskTracker::new(), end }
+        Self { gate, own, others, limit, look, tasks: TaskTracker::new(), end }
     }
 
     /// Where tasks that end with their connection to an instance are spawned.
@@ -133,11 +135,16 @@ impl Dialler {
         let dialling = async {
             match upstream.site() {
                 Site::Instance(endpoint) => self.gate.dial(endpoint).await,
-                Site::Location(way) => way.dial(&self.own).await,
+                Site::Location(way) => self.others.connect(way, &self.own).await,
             }
         };
         let dialling = tokio::time::timeout(self.limit, dialling).await;
         dialling.map_err(|_| DialError::TimedOut)?.map_err(DialError::Connect)
+    }
+
+    /// Looks now and then whether a location that is reached through another one can be dialled.
+    pub async fn look_directly(&self, location: &Location) {
+        location.look_directly(&self.own, (self.look, self.limit)).await;
     }
 
     fn drive<C>(&self, upstream: &Upstream, connection: C)
@@ -166,7 +173,7 @@ pub(super) fn note_failed(upstream: &Upstream, error: &DialError) {
             %instance, %address, error, "an instance that should be healthy accepts no connection"
         ),
         Site::Location(Way { location, address, .. }) => {
-            tracing::info!(%location, address, error, "another location takes no connection");
+            tracing::info!(%location, ?address, error, "another location takes no connection");
         }
     }
     upstream.note_failed(Instant::now());

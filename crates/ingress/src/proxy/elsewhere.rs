@@ -15,7 +15,7 @@ use super::attempt::{repetition, with_head_of};
 use super::body::{Answer, Kept, RequestBody};
 use super::dial::note_failed;
 use super::headers::REFUSED;
-use crate::elsewhere::Told;
+use crate::elsewhere::{Location, Told};
 use crate::fault::Fault;
 use crate::upstream::Upstream;
 
@@ -129,6 +129,11 @@ impl Proxy {
             }
         }
         answered
+    }
+
+    /// Looks now and then whether a location that is reached through another one can be dialled.
+    pub async fn look_directly(&self, location: &Location) {
+        self.dialler.look_directly(location).await;
     }
 
     /// The answer to a request from another location that is a probe.

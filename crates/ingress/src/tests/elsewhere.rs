@@ -26,47 +26,52 @@ use crate::gate::DirectGate;
 use crate::limits::Limits;
 
 /// A root, and the locations below it.
-struct World {
-    root: RootAuthority,
+pub struct World {
+    pub root: RootAuthority,
     dir: tempfile::TempDir,
 }
 
 /// A location with its ingress, and where that takes requests of others.
-struct Site {
-    name: &'static str,
-    dir: tempfile::TempDir,
-    authority: Arc<LocationAuthority>,
-    location: Location,
-    ingress: Ingress,
-    peers: String,
+pub struct Site {
+    pub name: &'static str,
+    pub dir: tempfile::TempDir,
+    pub authority: Arc<LocationAuthority>,
+    pub location: Location,
+    pub ingress: Ingress,
+    pub peers: String,
 }
 
-fn location(name: &str) -> LocationName {
+pub fn location(name: &str) -> LocationName {
     name.parse().unwrap()
 }
 
-fn app() -> AppRef {
+pub fn app() -> AppRef {
     AppRef { project: Default::default(), app: "web".parse().unwrap() }
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = RootAuthority::open(&dir.path().join("root.json"), now()).unwrap();
         Self { root, dir }
     }
 
-    fn authority(&self, name: &str) -> LocationAuthority {
+    pub fn authority(&self, name: &str) -> LocationAuthority {
         let key = NewKey::generate().unwrap();
         let signed = self.root.sign_location(&location(name), &key.public(), now()).unwrap();
         LocationAuthority::new(location(name), &key.signed(&signed, now()).unwrap()).unwrap()
     }
 
-    async fn site(&self, name: &'static str, endpoints: &[&Endpoint]) -> Site {
+    pub async fn site(&self, name: &'static str, endpoints: &[&Endpoint]) -> Site {
         self.site_with(name, limits(), endpoints).await
     }
 
-    async fn site_with(&self, name: &'static str, limits: Limits, endpoints: &[&Endpoint]) -> Site {
+    pub async fn site_with(
+        &self,
+        name: &'static str,
+        limits: Limits,
+        endpoints: &[&Endpoint],
+    ) -> Site {
         let dir = tempfile::tempdir().unwrap();
         let authority = Arc::new(self.authority(name));
         let location = Location::start_with(dir.path(), Some(Arc::clone(&authority)));
@@ -91,9 +96,9 @@ fn metrics_at(dir: &std::path::Path) -> longshore_link::Endpoint {
 }
 
 impl Site {
-    fn peering(&self) -> Peering {
+    pub fn peering(&self) -> Peering {
         let authority = self.authority.key().to_string();
-        Peering { address: Some(self.peers.clone()), authority }
+        Peering { address: Some(self.peers.clone()), authority, relays: Vec::new() }
     }
 
     /// Tells of other locations, of which the first few have instances of the app.
@@ -102,7 +107,7 @@ impl Site {
     }
 
     /// What a request is answered, again until that is `wanted`: tables take a moment.
-    async fn answers(&self, wanted: (StatusCode, &str)) {
+    pub async fn answers(&self, wanted: (StatusCode, &str)) {
         let asking = async {
             loop {
                 let (status, text) = self.ingress.get().await;
@@ -116,7 +121,7 @@ impl Site {
     }
 
     /// The value of a metric, 0 when it is not told.
-    async fn metric(&self, name: &str) -> f64 {
+    pub async fn metric(&self, name: &str) -> f64 {
         let client = Client::new(metrics_at(self.dir.path()));
         let answer = client.send(http::Method::GET, "/metrics", None::<&()>).await.unwrap();
         let text = text(answer).await;
@@ -125,7 +130,7 @@ impl Site {
     }
 }
 
-fn elsewhere(others: &[&Site], n_serving: usize) -> Elsewhere {
+pub fn elsewhere(others: &[&Site], n_serving: usize) -> Elsewhere {
     let peers = others.iter().map(|site| (location(site.name), site.peering()));
     let at: Vec<_> = others.iter().take(n_serving).map(|site| location(site.name)).collect();
     let places = Places { hosts: vec![HOST.parse().unwrap()], at };
@@ -133,8 +138,8 @@ fn elsewhere(others: &[&Site], n_serving: usize) -> Elsewhere {
     Elsewhere { peers: peers.collect(), apps: apps.into_iter().collect() }
 }
 
-const OK: StatusCode = StatusCode::OK;
-const NOBODY: (StatusCode, &str) = (StatusCode::SERVICE_UNAVAILABLE, "no-healthy-instance");
+pub const OK: StatusCode = StatusCode::OK;
+pub const NOBODY: (StatusCode, &str) = (StatusCode::SERVICE_UNAVAILABLE, "no-healthy-instance");
 
 #[tokio::test]
 async fn a_request_for_which_nobody_is_here_is_answered_by_another_location() {
@@ -463,7 +468,7 @@ async fn knock(site: &Site, identity: Option<&Identity>, world: &World) -> Optio
     ask(&mut stream).await
 }
 
-async fn shake(
+pub async fn shake(
     site: &Site,
     identity: Option<&Identity>,
     world: &World,
@@ -480,7 +485,7 @@ async fn shake(
     in_time("a handshake", TlsConnector::from(config).connect(name, stream)).await.ok()
 }
 
-async fn ask(stream: &mut TlsStream<TcpStream>) -> Option<StatusCode> {
+pub async fn ask(stream: &mut TlsStream<TcpStream>) -> Option<StatusCode> {
     let asking = b"GET / HTTP/1.1\r\nHost: web.test\r\n\r\n";
     stream.write_all(asking).await.ok()?;
     let mut head = [0; 12];
@@ -546,8 +551,8 @@ async fn requests_go_to_no_other_than_the_location_that_is_meant() {
     let near = world.site("near", &[]).await;
     thief.tell(&[&near], 0);
     let known = |name: &str, authority: &LocationAuthority| {
-        let peering =
-            Peering { address: Some(thief.peers.clone()), authority: authority.key().to_string() };
+        let (address, authority) = (Some(thief.peers.clone()), authority.key().to_string());
+        let peering = Peering { address, authority, relays: Vec::new() };
         let places = Places { hosts: vec![HOST.parse().unwrap()], at: vec![location(name)] };
         Elsewhere {
             peers: BTreeMap::from([(location(name), peering)]),

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::{get, post};
 use http::Method;
-use longshore_api::links::{AppRef, Elsewhere, ElsewhereChange, MeasuredWays, Peering, Places};
+use longshore_api::links::{
+    AppRef, Elsewhere, ElsewhereChange, LocationReport, MeasuredWays, Peering, Places,
+};
 use longshore_link::{Body, json_lines, now, watch_lines};
 use longshore_trust::{CertificateRequest, RootAuthority};
 use tokio::sync::watch;
@@ -19,8 +21,11 @@ fn app(name: &str) -> AppRef {
 }
 
 fn elsewhere(apps: &[(&str, &str)]) -> Elsewhere {
-    let peering =
-        |at: &str| Peering { address: Some(format!("{at}.test:4606")), authority: at.to_owned() };
+    let peering = |at: &str| Peering {
+        address: Some(format!("{at}.test:4606")),
+        authority: at.to_owned(),
+        relays: Vec::new(),
+    };
     let places = |app: &str, at: &str| Places {
         hosts: vec![format!("{app}.test").parse().unwrap()],
         at: vec![at.parse().unwrap()],
@@ -63,12 +68,17 @@ async fn ingresses_are_told_what_others_serve_also_after_a_start_without_the_glo
     let report = world.reported(|report| report.peering.is_some()).await;
     let peering = report.peering.unwrap();
     assert_eq!((peering.address, peering.authority.len()), (at, 64));
-    // And how far others are, as its ingresses find.
+    // And how far others are, as its ingresses find, and through whom it is reached.
     let round_trip_micros = BTreeMap::from([("sin".parse().unwrap(), 160_000)]);
-    let ways = MeasuredWays { round_trip_micros: round_trip_micros.clone() };
+    let relays = vec!["sin".parse().unwrap()];
+    let ways = MeasuredWays { round_trip_micros, relays: relays.clone() };
     let path = "/link/elsewhere/measured";
     world.location.call::<_, ()>(Method::POST, path, Some(&ways)).await.unwrap();
-    world.reported(|report| report.round_trip_micros == round_trip_micros).await;
+    let told = |report: &LocationReport| {
+        let is_reached = report.peering.as_ref().is_some_and(|peering| peering.relays == relays);
+        is_reached && report.round_trip_micros == ways.round_trip_micros
+    };
+    world.reported(told).await;
     world.stop().await;
 
     let world = World::start(dir.path()).await;
