@@ -139,7 +139,22 @@ fn a_node_behind_a_nat_is_reached_in_every_way() {
         |row: &serde_json::Value| row["instance"] == far && row["usage"]["memory"].is_u64();
     assert!(used.as_array().unwrap().iter().any(is_far), "{used}");
 
-    // Whoever dies, requests go through again, and it is the same instance.
+    // They go to it past the location, which may hang or die: what it did not hear of, nobody misses.
+    let location = platform.role("location").unwrap();
+    signal(location.pid, Signal::STOP).unwrap();
+    eventually("it answers while its location hangs", || {
+        let answer = platform.get("web.localhost", "/who")?;
+        Ok((answer.status == 200 && answer.text() == "from afar\n").then_some(()))
+    })
+    .unwrap();
+    let traffic = Traffic::start(platform.ingress_address(), "web.localhost");
+    location.kill().unwrap();
+    eventually("all are healthy again", || all_are_healthy(&platform, 2)).unwrap();
+    assert!(traffic.answered() > 0);
+    let failed = traffic.stop();
+    assert!(failed.is_empty(), "{failed:?}");
+
+    // Whoever else dies, requests go through again, and it is the same instance.
     for role in ["location", "ingress"] {
         platform.role(role).unwrap().kill().unwrap();
     }

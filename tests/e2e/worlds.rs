@@ -116,6 +116,23 @@ fn a_request_goes_to_the_nearest_place_that_can_answer_it() {
     .unwrap();
     world.tell(&["cut", "sin"]).unwrap();
     answers("lon");
+
+    // Two that nobody can dial any more: requests go over what they open, through a third for who has no other way.
+    world.tell(&["heal"]).unwrap();
+    world.run(&["cordon", "--location", "sin"]).ok();
+    world.deploy(&web("solo", 1)).unwrap();
+    assert_eq!(at(&world.instances("solo").unwrap()), BTreeSet::from(["lon"]));
+    for place in ["lon", "sin"] {
+        world.put_behind_nat(place).unwrap();
+        world.role(place, "ingress").unwrap().kill().unwrap();
+    }
+    answers("lon");
+    eventually("lon answers who asks in sin, through ams", || {
+        let answered = world.get_there("sin", "solo.localhost", "/")?.status == 200;
+        let carried = world.ingress_metric("longshore_ingress_carried_total{to=\"lon\"}")?;
+        Ok((answered && carried > 0.0).then_some(()))
+    })
+    .unwrap();
     world.finish();
 }
 

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::cli::Finished;
 use crate::http::{Request, Response};
-use crate::image::Layout;
+use crate::image::{Layout, checked};
 use crate::leaks::{self, Marks};
 use crate::platform::{Endpoints, Remote, binary};
 use crate::process::{Process, signal};
@@ -28,6 +28,8 @@ use crate::wait::eventually;
 const END: Duration = Duration::from_secs(120);
 /// Where the control plane is asked for its metrics, on its machine.
 const METRICS_PORT: u16 = 4610;
+/// And its ingress.
+const INGRESS_METRICS_PORT: u16 = 4614;
 /// A request over the wire is not waited for longer than this.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -277,6 +279,23 @@ impl World {
         let budgets: BTreeMap<_, _> = text.lines().filter_map(budget).collect();
         ensure!(!budgets.is_empty(), "{}: {text}", answer.status);
         Ok(budgets)
+    }
+
+    /// What the ingress of the first machine tells under a name, 0 when it does not tell it.
+    pub fn ingress_metric(&self, name: &str) -> Result<f64> {
+        let at = SocketAddr::from(([127, 0, 0, 1], INGRESS_METRICS_PORT));
+        let text = self.ask_on(&self.status.machines[0].name, at, "metrics", "/metrics")?.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(Ok(0.0), |value| Ok(value.trim().parse()?))
+    }
+
+    /// From now on a machine only dials out, as one behind a NAT: who dials it hears nothing.
+    pub fn put_behind_nat(&self, machine: &str) -> Result<()> {
+        let supervisor = self.machine(machine)?.pid.context("nothing runs there")?;
+        let rules = "table inet nat { chain input { type filter hook input priority 0; \
+                     iifname != \"lo\" ct state new drop; }; }";
+        let network = format!("--net=/proc/{supervisor}/ns/net");
+        checked(Command::new("nsenter").args([&network, "nft", rules])).map(drop)
     }
 
     /// What it takes until a connection to the ingress of a location is there.

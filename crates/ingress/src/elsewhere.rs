@@ -36,7 +36,7 @@ use longshore_types::LocationName;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub(crate) use door::{Came, Door, Guest};
+pub(crate) use door::{Came, Door, Guest, Visit, Visitor};
 pub(crate) use follow::follow;
 pub(crate) use measure::Told;
 pub(crate) use probe::probe;

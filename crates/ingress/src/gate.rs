@@ -2,8 +2,10 @@
 //!
 //! The address of an instance means something only on its node, so nothing in the ingress connects
 //! to it except through [`NodeGate`]. [`Gates`] connects directly on the machine of the ingress, and
-//! elsewhere asks the node's gate for a tunnel, as an ingress of its location, or the location when that
-//! gate cannot be dialled.
+//! elsewhere asks the node's gate for a tunnel, as an ingress of its location. When that gate cannot be dialled it is
+//! asked over a connection that the node keeps open (`opened`), and where it has none, through the location.
+
+mod opened;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -25,6 +27,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
+use opened::Opened;
+
 /// When the kernel asks whether a silent peer is still there, and how often.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
@@ -35,6 +39,8 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 /// asked for again.
 const LOOK: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a node that keeps connections open may take to make use of one.
+const OPENED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A byte stream to an instance.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -56,6 +62,7 @@ pub(crate) struct Gates {
     needed: Notify,
     /// The gate that each node was last reached by.
     nodes: Mutex<BTreeMap<NodeName, (String, Client)>>,
+    opened: Opened,
 }
 
 /// As whom this ingress shows itself.
@@ -86,7 +93,7 @@ impl Gates {
     /// Those of a location's nodes.
     pub fn new(location: Client) -> Self {
         let (own, needed) = (watch::Sender::new(None), Notify::new());
-        Self { location, own, needed, nodes: Mutex::default() }
+        Self { location, own, needed, nodes: Mutex::default(), opened: Opened::default() }
     }
 
     /// Has a certificate to show from the moment when one is first needed, and keeps it good.
@@ -133,7 +140,33 @@ impl Gates {
         Ok(Box::new(client.tunnel(&port_of(endpoint)).await?))
     }
 
-    /// To a node that only dials out.
+    /// What nodes opened.
+    pub fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    /// To a node that only dials out: over what it opened to this ingress, else through the location, to which it
+    /// opens connections as well.
+    async fn behind(&self, endpoint: &Endpoint) -> Result<Box<dyn Stream>, ElsewhereError> {
+        let own = self.own.borrow().as_ref().map(|own| own.location.clone());
+        if let Some(reverse) = own.and_then(|own| self.opened.by(&endpoint.node, &own)) {
+            let path = port_of(endpoint);
+            let tunnel = reverse.client().tunnel(&path);
+            match tokio::time::timeout(OPENED_WITHIN, tunnel).await {
+                Ok(Ok(tunnel)) => return Ok(Box::new(tunnel)),
+                Ok(Err(CallError::Refused(problem))) => {
+                    return Err(CallError::Refused(problem).into());
+                }
+                Ok(Err(error)) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(node = %endpoint.node, error, "what a node opened is of no use");
+                }
+                Err(_) => tracing::debug!(node = %endpoint.node, "a node opens no connection"),
+            }
+        }
+        self.relayed(endpoint).await
+    }
+
     async fn relayed(&self, endpoint: &Endpoint) -> Result<Box<dyn Stream>, ElsewhereError> {
         let path = format!("/link/ingress/nodes/{}{}", endpoint.node, port_of(endpoint));
         Ok(Box::new(self.location.tunnel(&path).await?))
@@ -172,7 +205,7 @@ impl NodeGate for Gates {
             match &endpoint.reach {
                 Reach::Here => connect(endpoint).await,
                 Reach::Gate(gate) => self.tunnel(endpoint, gate).await.map_err(io::Error::other),
-                Reach::Location => self.relayed(endpoint).await.map_err(io::Error::other),
+                Reach::Location => self.behind(endpoint).await.map_err(io::Error::other),
             }
         })
     }

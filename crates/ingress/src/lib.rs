@@ -129,6 +129,7 @@ async fn run_with(
     if let Some(table) = &stored {
         tracing::info!(revision = table.revision, "routing by the stored table at first");
         router.replace(table);
+        own.opened().know(&table.nodes);
     }
 
     let others = Arc::new(Others::new(limits.outliers.clone(), metrics.clone()));
@@ -139,7 +140,8 @@ async fn run_with(
     // A task that fails ends this ingress, not whatever else its caller runs.
     let service = Service::new(shutdown.child_token());
     let location = Client::new(location);
-    let link = LocationLink::new(location.clone(), Arc::clone(&router), state_file, stored);
+    let follows = (Arc::clone(&router), Arc::clone(&own));
+    let link = LocationLink::new(location.clone(), follows, state_file, stored);
     link.start(&service);
     let tables = (Arc::clone(&others), Arc::clone(&router));
     service.spawn_until_shutdown(

@@ -21,6 +21,7 @@ use longshore_api::links::{RouteAck, RoutingTable};
 use longshore_link::{CallError, Client, Service};
 use tokio::sync::watch;
 
+use crate::gate::Gates;
 use crate::router::Router;
 use crate::state_file::StateFile;
 use crate::upstream::Upstream;
@@ -33,26 +34,29 @@ const LAST_RETRY: Duration = Duration::from_secs(3);
 pub(crate) struct LocationLink {
     client: Client,
     router: Arc<Router>,
+    gates: Arc<Gates>,
     state_file: StateFile<RoutingTable>,
     stored: Option<RoutingTable>,
 }
 
 impl LocationLink {
-    /// A link that keeps `router` up to date; `stored` is the table that `state_file` holds.
+    /// A link that keeps `router` up to date, and in `gates` which nodes there are; `stored` is the table that
+    /// `state_file` holds.
     pub fn new(
         client: Client,
-        router: Arc<Router>,
+        (router, gates): (Arc<Router>, Arc<Gates>),
         state_file: StateFile<RoutingTable>,
         stored: Option<RoutingTable>,
     ) -> Self {
-        Self { client, router, state_file, stored }
+        Self { client, router, gates, state_file, stored }
     }
 
     /// Starts the tasks of the link.
     pub fn start(self, service: &Service) {
         let (in_force, confirmed) = watch::channel(None);
-        let (client, router) = (self.client.clone(), Arc::clone(&self.router));
-        service.spawn_until_shutdown("follow routes", follow(client, router, in_force));
+        let (client, follows) =
+            (self.client.clone(), (Arc::clone(&self.router), Arc::clone(&self.gates)));
+        service.spawn_until_shutdown("follow routes", follow(client, follows, in_force));
         service.spawn_until_shutdown("confirm routes", self.confirm(confirmed));
     }
 
@@ -116,12 +120,12 @@ async fn any_quiet(upstreams: &[Arc<Upstream>]) {
 
 async fn follow(
     client: Client,
-    router: Arc<Router>,
+    (router, gates): (Arc<Router>, Arc<Gates>),
     in_force: watch::Sender<Option<Arc<RoutingTable>>>,
 ) {
     let mut retry = Retry::default();
     loop {
-        match follow_stream(&client, &router, &in_force, &mut retry).await {
+        match follow_stream(&client, (&router, &gates), &in_force, &mut retry).await {
             Ok(()) => retry.failed("lost the location", &"it ended the stream of routes"),
             Err(error) => retry.failed("cannot follow the location's routes", &error),
         }
@@ -131,7 +135,7 @@ async fn follow(
 
 async fn follow_stream(
     client: &Client,
-    router: &Router,
+    (router, gates): (&Router, &Gates),
     in_force: &watch::Sender<Option<Arc<RoutingTable>>>,
     retry: &mut Retry,
 ) -> Result<(), CallError> {
@@ -146,6 +150,7 @@ async fn follow_stream(
         }
         newest = table.revision;
         router.replace(&table);
+        gates.opened().know(&table.nodes);
         // Sent also when nothing changed: a restarted location has forgotten the acknowledgement.
         in_force.send_replace(Some(Arc::new(table)));
     }

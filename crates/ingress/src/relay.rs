@@ -25,15 +25,15 @@ use http_body_util::{Empty, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use longshore_link::Tunnel;
-use longshore_types::LocationName;
+use longshore_link::{Reverse, Tunnel};
+use longshore_types::{LocationName, NodeName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::elsewhere::Others;
-use crate::gate::Stream;
+use crate::gate::{Gates, Stream};
 use crate::limits::{MAX_CARRIED, PING_INTERVAL};
 use crate::metrics::{CarriedMetrics, Metrics};
 use crate::proxy::Answer;
@@ -42,6 +42,8 @@ use crate::proxy::Answer;
 const RELAY: &str = "relay.longshore.internal";
 /// Where a location opens a connection to be reached over.
 const OPEN: &str = "/open";
+/// Where a node opens one.
+const OPEN_BY_NODE: &str = "/link/reverse";
 /// Where one asks for a connection to another, whose name follows.
 const TO: &str = "/to/";
 /// What the connection becomes.
@@ -98,6 +100,7 @@ fn driven(
 #[derive(Debug)]
 pub(crate) struct Relay {
     others: Arc<Others>,
+    gates: Arc<Gates>,
     metrics: Metrics,
     places: Arc<Semaphore>,
     tunnels: TaskTracker,
@@ -108,12 +111,12 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub fn new(
-        others: Arc<Others>,
+        (others, gates): (Arc<Others>, Arc<Gates>),
         metrics: Metrics,
         (shutdown, end): (CancellationToken, CancellationToken),
     ) -> Self {
         let places = Arc::new(Semaphore::new(MAX_CARRIED));
-        Self { others, metrics, places, tunnels: TaskTracker::new(), shutdown, end }
+        Self { others, gates, metrics, places, tunnels: TaskTracker::new(), shutdown, end }
     }
 
     /// Waits until nothing is carried any more. To be called after the last request.
@@ -133,14 +136,17 @@ impl Relay {
         request: Request<Incoming>,
         from: &LocationName,
     ) -> Response<Answer> {
-        let upgrade = request.headers().get(header::UPGRADE);
-        if request.version() != Version::HTTP_11
-            || upgrade.is_none_or(|to| to.as_bytes() != TUNNEL.as_bytes())
-        {
+        if !is_for_tunnel(&request) {
             return refused(StatusCode::BAD_REQUEST, "a relay is asked for a tunnel");
         }
         match request.uri().path() {
-            OPEN => self.keep(request, from),
+            OPEN => match self.others.opened_by(from) {
+                Some((reverse, _)) => {
+                    self.keep(request, reverse, || {});
+                    switching()
+                }
+                None => refused(StatusCode::FORBIDDEN, "it is no location any more"),
+            },
             path => match path.strip_prefix(TO).map(str::parse::<LocationName>) {
                 Some(Ok(to)) if to != *from => self.carry(request, from, &to).await,
                 _ => refused(StatusCode::NOT_FOUND, "a relay has a connection to no such thing"),
@@ -148,18 +154,35 @@ impl Relay {
         }
     }
 
-    /// Keeps a connection by which a location can be reached.
-    fn keep(&self, request: Request<Incoming>, from: &LocationName) -> Response<Answer> {
-        let Some((reverse, _)) = self.others.opened_by(from) else {
-            return refused(StatusCode::FORBIDDEN, "it is no location any more");
-        };
+    /// Answers what a node of this location asks, which is to keep its connection.
+    pub fn answer_node(
+        &self,
+        request: Request<Incoming>,
+        node: NodeName,
+        reverse: Reverse,
+    ) -> Response<Answer> {
+        if !is_for_tunnel(&request) || request.uri().path() != OPEN_BY_NODE {
+            return refused(StatusCode::NOT_FOUND, "an ingress keeps connections of nodes alone");
+        }
+        let gates = Arc::clone(&self.gates);
+        self.keep(request, reverse, move || gates.opened().note(&node));
+        switching()
+    }
+
+    /// Keeps a connection by which somebody can be reached.
+    fn keep(
+        &self,
+        request: Request<Incoming>,
+        reverse: Reverse,
+        note: impl FnOnce() + Send + 'static,
+    ) {
         self.tunnels.spawn(async move {
             // One that went away meanwhile is reached otherwise.
             if let Ok(connection) = hyper::upgrade::on(request).await {
                 reverse.keep(TokioIo::new(connection));
+                note();
             }
         });
-        switching()
     }
 
     /// Carries a connection to a location that has opened some.
@@ -200,6 +223,12 @@ impl Relay {
         });
         switching()
     }
+}
+
+fn is_for_tunnel(request: &Request<Incoming>) -> bool {
+    let upgrade = request.headers().get(header::UPGRADE);
+    request.version() == Version::HTTP_11
+        && upgrade.is_some_and(|to| to.as_bytes() == TUNNEL.as_bytes())
 }
 
 fn switching() -> Response<Answer> {

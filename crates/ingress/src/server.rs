@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use activity::{Activity, Busy, Clock};
 
-use crate::elsewhere::{Came, Door, Guest, Others, keep_relays};
+use crate::elsewhere::{Came, Door, Guest, Others, Visit, Visitor, keep_relays};
 use crate::gate::{Gates, Stream, prepare};
 use crate::limits::{Limits, MAX_GUESTS, MAX_HEAD, MAX_SEND_BUFFER, MAX_STREAMS};
 use crate::proxy::{Answer, Origin, Proxy};
@@ -69,9 +69,9 @@ pub(crate) async fn serve(
     let acceptor = Acceptor::new(entrances.users)?;
     let places = Arc::new(Semaphore::new(limits.connections));
     let end = CancellationToken::new();
-    let relay = entrances.others.as_ref().map(|(_, _, others)| {
+    let relay = entrances.others.as_ref().map(|(_, own, others)| {
         let (metrics, ends) = (proxy.metrics().clone(), (shutdown.clone(), end.clone()));
-        Relay::new(Arc::clone(others), metrics, ends)
+        Relay::new((Arc::clone(others), Arc::clone(own)), metrics, ends)
     });
     let server = Arc::new(Server {
         builder: builder(&limits),
@@ -160,7 +160,7 @@ async fn accept_guests(
     };
     let listener = TcpListener::from_std(listener)?;
     let hall = Hall {
-        door: Door::open(&own, Arc::clone(&others)).await?,
+        door: Door::open(Arc::clone(&own), Arc::clone(&others)).await?,
         places: Arc::new(Semaphore::new(MAX_GUESTS)),
         server: Arc::clone(server),
         connections: connections.clone(),
@@ -216,7 +216,8 @@ impl Hall {
         let (server, door) = (Arc::clone(&self.server), self.door.clone());
         self.connections.spawn(async move {
             match door.admit(stream, came).await {
-                Ok(guest) => server.serve_guest(guest, place).await,
+                Ok(Visitor::Ingress(guest)) => server.serve_guest(guest, place).await,
+                Ok(Visitor::Node(visit)) => server.serve_node(visit, place).await,
                 Err(error) => {
                     server.proxy.metrics().note_guest_refused();
                     let error = &error as &dyn std::error::Error;
@@ -264,6 +265,23 @@ impl Server {
         tokio::select! {
             () = serving => {}
             () = removed => tracing::info!(%location, "a location was removed; it is cut off"),
+        }
+    }
+
+    /// Serves a node, which has one thing to ask: that its connection be kept to reach it over.
+    async fn serve_node(self: Arc<Self>, visit: Visit, _place: OwnedSemaphorePermit) {
+        let Visit { stream, node, reverse } = visit;
+        let (shutdown, server) = (self.shutdown.clone(), Arc::clone(&self));
+        let service = service_fn(move |request: Request<Incoming>| {
+            let relay = server.relay.as_ref().expect("the door belongs to the relay");
+            let answer = relay.answer_node(request, node.clone(), reverse.clone());
+            std::future::ready(Ok::<_, Infallible>(answer))
+        });
+        let serving = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let mut serving = pin!(serving);
+        tokio::select! {
+            outcome = serving.as_mut() => note_end(outcome),
+            () = shutdown.cancelled() => {}
         }
     }
 

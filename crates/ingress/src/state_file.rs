@@ -72,7 +72,7 @@ mod tests {
         let file = StateFile::open(&dir.path().join("made/here"), ROUTES).unwrap();
         assert_eq!(file.load(), None);
         for revision in [3, 4] {
-            let table = RoutingTable { revision, routes: Vec::new() };
+            let table = RoutingTable { revision, ..RoutingTable::default() };
             file.save(&table).unwrap();
             assert_eq!(file.load(), Some(table));
         }

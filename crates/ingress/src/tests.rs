@@ -5,6 +5,7 @@ mod grpc;
 mod heads;
 mod http2;
 mod limits;
+mod nodes;
 mod outliers;
 mod played;
 mod relays;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longshore_api::links::{
-    AllotmentSet, AssignmentSet, LocationReport, Move, NodeReport, Reach, RouteAck, RoutingTable,
+    AllotmentSet, Assignment, AssignmentSet, LocationReport, Move, NodeReport, Reach, RouteAck,
+    RoutingTable,
 };
 use longshore_link::{Endpoint, Pace, now};
 use longshore_store::{MAX_OPERATIONS, Page, Store, StoreError, Transaction};
@@ -417,7 +418,7 @@ impl Keeper {
                 let known = next.get(&node).is_some_and(|set| set.assignments == assignments);
                 if !known {
                     changed = true;
-                    next.insert(node, Arc::new(AssignmentSet { generation, assignments }));
+                    next.insert(node, Arc::new(set_of(generation, assignments)));
                 }
             }
             if changed {
@@ -426,6 +427,11 @@ impl Keeper {
             changed
         });
     }
+}
+
+/// What a node is told; where ingresses are, it is told as it asks.
+fn set_of(generation: Generation, assignments: Vec<Assignment>) -> AssignmentSet {
+    AssignmentSet { generation, assignments, ingresses: Vec::new() }
 }
 
 /// Two locations that are told of an app in the same millisecond, in stores that have seen as many changes,

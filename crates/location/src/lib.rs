@@ -82,6 +82,9 @@ pub struct JoiningOptions {
     pub joining: Joining,
     /// From where images are had.
     pub images: ImageOrigin,
+    /// The `host:port` by which they reach an ingress of the location, to keep connections open to that; where it is
+    /// absent, requests for those that cannot be dialled go through the location.
+    pub ingress: Option<String>,
 }
 
 /// From where a location has images.
@@ -197,8 +200,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         joining: options.joining.as_ref().map(|options| options.joining.advertised.clone()),
     };
     speak_with_global(&service, &global, place, &handle, &secrets);
+    let ingress = options.joining.as_ref().and_then(|options| options.ingress.clone());
     let (joining, images) =
-        options.joining.map(|JoiningOptions { joining, images }| (joining, images)).unzip();
+        options.joining.map(|JoiningOptions { joining, images, .. }| (joining, images)).unzip();
     let images = images.map(|origin| registry(origin, &global, &trust)).transpose()?;
     let images = images.map(|registry| Images::new(registry, handle.clone()));
     let forget = Arc::clone(&trust).forget_removed(handle.cordons.clone());
@@ -212,6 +216,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         others,
         images,
         gates: Arc::clone(&gates),
+        ingresses: ingress.into_iter().collect(),
         service: service.clone(),
     });
     if is_elsewhere {

@@ -1,5 +1,6 @@
 //! What nodes, ingresses and the global plane call.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Path, Query, RawPathParams, RawQuery, Request, State};
@@ -7,11 +8,11 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
-use futures_util::StreamExt;
+use futures_util::stream::{self, StreamExt};
 use http::Method;
 use longshore_api::links::{
-    InstanceSecretsRequest, MeasuredWays, Move, NodeReport, RouteAck, SecretValues, StopInstance,
-    TAR, UsageRequest,
+    AssignmentSet, InstanceSecretsRequest, MeasuredWays, Move, NodeReport, RouteAck, RoutingTable,
+    SecretValues, StopInstance, TAR, UsageRequest,
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{
@@ -28,7 +29,7 @@ use crate::gates::Gates;
 use crate::images::{Images, Wanted};
 use crate::keeper::{Event, Handle};
 use crate::secrets::{Secrets, SecretsError};
-use crate::trust::Trust;
+use crate::trust::{NodeRecord, Trust};
 
 /// What the handlers share.
 struct Server {
@@ -40,6 +41,7 @@ struct Server {
     /// Absent where no node of another machine may join.
     images: Option<Images>,
     gates: Arc<Gates>,
+    ingresses: Vec<String>,
     service: Service,
 }
 
@@ -54,14 +56,26 @@ pub struct Parts {
     pub others: Arc<Others>,
     pub images: Option<Images>,
     pub gates: Arc<Gates>,
+    /// Where nodes of other machines reach its ingresses.
+    pub ingresses: Vec<String>,
     pub service: Service,
 }
 
 /// Everything, each part for those alone whom it is for: who that is, is decided here and nowhere else.
 pub fn router(parts: Parts) -> Router {
-    let Parts { location, handle, secrets, trust, others, images, gates, service } = parts;
-    let server = Server { location, handle, secrets, trust, others, images, gates, service };
-    let server = Arc::new(server);
+    let Parts { location, handle, secrets, trust, others, images, gates, ingresses, service } =
+        parts;
+    let server = Arc::new(Server {
+        location,
+        handle,
+        secrets,
+        trust,
+        others,
+        images,
+        gates,
+        ingresses,
+        service,
+    });
     let nodes = Router::new()
         .route("/link/nodes/{node}/assignments", get(assignments))
         .route("/link/nodes/{node}/report", post(report))
@@ -213,11 +227,17 @@ async fn blob(
 async fn assignments(State(server): Shared, Path(node): Path<NodeName>) -> Response {
     let mut last = None;
     let told = node.clone();
+    // One of this machine is dialled.
+    let ingresses = server.trust.joined(&node).map(|_| server.ingresses.clone());
+    let ingresses = ingresses.unwrap_or_default();
     let sets = watch_lines(server.handle.assignments.clone()).filter_map(move |by_node| {
         // A node that is not known yet is told nothing: an empty set would end its instances.
         let set = by_node.get(&told).filter(|set| last != Some(set.generation)).cloned();
         last = set.as_ref().map(|set| set.generation).or(last);
-        std::future::ready(set)
+        std::future::ready(set.map(|set| AssignmentSet {
+            ingresses: ingresses.clone(),
+            ..AssignmentSet::clone(&set)
+        }))
     });
     // A node that is removed is told nothing more from that moment on.
     let sets = sets.take_until(server.trust.clone().removed(node));
@@ -271,9 +291,33 @@ async fn instance_secrets(
     }
 }
 
+/// The table, and the nodes that may open connections to whoever routes by it.
 async fn routes(State(server): Shared) -> Response {
-    let tables = watch_lines(server.handle.routes.clone());
-    let tables = tables.filter_map(|table| std::future::ready(table.as_ref().clone()));
+    let (tables, joined) = (server.handle.routes.clone(), server.trust.watch_joined());
+    let tables =
+        stream::unfold((tables, joined, None), |(mut tables, mut joined, last)| async move {
+            loop {
+                let table = tables.borrow_and_update().as_ref().clone();
+                let keys = |joined: &BTreeMap<NodeName, NodeRecord>| {
+                    joined
+                        .iter()
+                        .map(|(node, known)| (node.clone(), known.key.to_string()))
+                        .collect()
+                };
+                let nodes = keys(&joined.borrow_and_update());
+                let table = table.map(|table| RoutingTable { nodes, ..table });
+                if table.is_some() && table != last {
+                    return Some((table.clone(), (tables, joined, table)));
+                }
+                let changed = tokio::select! {
+                    changed = tables.changed() => changed,
+                    changed = joined.changed() => changed,
+                };
+                // An error means that the location ends.
+                changed.ok()?;
+            }
+        });
+    let tables = tables.filter_map(std::future::ready);
     json_lines(tables, server.service.shutdown())
 }
 

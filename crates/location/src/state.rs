@@ -154,7 +154,7 @@ impl State {
             staying: Vec::new(),
             decided: None,
             // Revisions must grow across restarts: ingresses refuse an older table.
-            table: RoutingTable { revision: moment.wall.0, routes: Vec::new() },
+            table: RoutingTable { revision: moment.wall.0, ..RoutingTable::default() },
             table_since: moment.instant,
             ingresses: BTreeMap::new(),
             excluded: BTreeMap::new(),

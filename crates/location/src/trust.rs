@@ -258,6 +258,11 @@ impl Trust {
         self.nodes.borrow().keys().cloned().collect()
     }
 
+    /// The same, as it changes, with what is known of each.
+    pub fn watch_joined(&self) -> watch::Receiver<BTreeMap<NodeName, NodeRecord>> {
+        self.nodes.subscribe()
+    }
+
     /// What certificates of a node say.
     pub fn name_of(&self, node: &NodeName) -> Name {
         Name::Node(self.location.clone(), node.clone())

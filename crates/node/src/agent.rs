@@ -142,6 +142,11 @@ impl Agent {
             tracing::warn!(%ours, %theirs, "refusing an older set of assignments");
             return Ok(());
         }
+        self.node.ingresses.send_if_modified(|known| {
+            let differs = *known != set.ingresses;
+            known.clone_from(&set.ingresses);
+            differs
+        });
         self.actors.retain(|_, running| !running.task.is_finished());
         let named: BTreeSet<_> = set.assignments.iter().map(|a| a.instance.clone()).collect();
         // What could not be taken over has an entry without an actor.

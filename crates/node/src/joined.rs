@@ -8,19 +8,25 @@ use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::{Extension, Router};
+use futures_util::future::BoxFuture;
 use http::Method;
 use longshore_link::{
-    Client, Endpoint, JoinError, be_called, expired_config, joined_identity, now, only,
+    CallError, Client, Endpoint, JoinError, Tunnel, be_called, expired_config, joined_identity,
+    now, only,
 };
 use longshore_trust::{
     CertificateRequest, Credentials, JoinRequest, JoinToken, Name, Peer, Signed, client_config,
 };
 use longshore_types::{LocationName, NodeName};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How often to look whether the certificate should be renewed, and how soon again when it has expired.
 const LOOK: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
+/// How long to wait after an ingress let no connection be opened: requests come through the location meanwhile.
+const OPEN_AGAIN: Duration = Duration::from_secs(2);
 /// The gate's path of what an ingress may ask for.
 const CONNECT: &str = "/port-forward";
 
@@ -132,10 +138,52 @@ impl Joined {
         be_called(open, gate.layer(Extension(location)), shutdown).await
     }
 
+    /// Keeps connections open to the ingresses of the location, over which requests for instances come where the gate
+    /// cannot be dialled. Whether it can, the location finds out; one connection that nobody needs costs nothing.
+    pub async fn be_reached(
+        self: Arc<Self>,
+        gate: Router,
+        mut ingresses: watch::Receiver<Vec<String>>,
+        shutdown: CancellationToken,
+    ) -> std::io::Result<()> {
+        let name = Name::Ingress(self.location.clone());
+        let gate = gate.layer(Extension(Peer::Dialled(name.clone())));
+        let mut open = JoinSet::new();
+        while !shutdown.is_cancelled() {
+            let until = shutdown.child_token();
+            for address in ingresses.borrow_and_update().iter() {
+                let endpoint = Endpoint::Tls(address.clone());
+                let config = client_config(&self.credentials).map_err(std::io::Error::other)?;
+                let ingress = Client::secured(endpoint, config, name.clone());
+                open.spawn(be_called(opening(ingress), gate.clone(), until.clone()));
+            }
+            // The sender lives as long as the agent.
+            let _ = shutdown.run_until_cancelled(ingresses.changed()).await;
+            until.cancel();
+            while open.try_join_next().is_some() {}
+        }
+        while open.join_next().await.is_some() {}
+        Ok(())
+    }
+
     /// The gate, for those alone whom it is for: the location, and its ingresses as far as they connect to
     /// instances.
     pub fn guard(self: &Arc<Self>, gate: Router) -> Router {
         gate.route_layer(from_fn_with_state(Arc::clone(self), only_the_location))
+    }
+}
+
+/// Opens connections to an ingress, not too often where that does not work.
+fn opening(ingress: Client) -> impl Fn() -> BoxFuture<'static, Result<Tunnel, CallError>> {
+    move || {
+        let ingress = ingress.clone();
+        Box::pin(async move {
+            let opened = ingress.tunnel("/link/reverse").await;
+            if opened.is_err() {
+                tokio::time::sleep(OPEN_AGAIN).await;
+            }
+            opened
+        })
     }
 }
 

@@ -171,6 +171,8 @@ struct Node {
     disk: disk::Disk,
     layers: WritableLayers,
     board: board::Board,
+    /// The ingresses of the location to which a node of another machine keeps connections open.
+    ingresses: tokio::sync::watch::Sender<Vec<String>>,
     metrics: metrics::Metrics,
     tracer: Tracer,
     /// Who may start a container now.
@@ -226,6 +228,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         disk,
         layers,
         board: board::Board::default(),
+        ingresses: tokio::sync::watch::Sender::default(),
         metrics: metrics::Metrics::default(),
         tracer: Tracer::start("node", env!("CARGO_PKG_VERSION"), &service),
         starts: Semaphore::new(STARTS_PER_CORE * machine::cores()?),
@@ -251,6 +254,12 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
             let router = joined.guard(router);
             let called = Arc::clone(&joined).be_called(router.clone(), service.shutdown());
             service.spawn("calls", called);
+            let reached = Arc::clone(&joined).be_reached(
+                router.clone(),
+                node.ingresses.subscribe(),
+                service.shutdown(),
+            );
+            service.spawn("requests", reached);
             let served = options.gate.serve_with(joined.credentials(), router, service.shutdown());
             service.spawn("gate", served);
             service.spawn_until_shutdown("certificate", joined.keep());

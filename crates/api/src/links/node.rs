@@ -40,6 +40,10 @@ pub struct AssignmentSet {
     pub generation: Generation,
     /// One per instance.
     pub assignments: Vec<Assignment>,
+    /// The `host:port` of each ingress of its location to which a node of another machine keeps connections open,
+    /// over which requests for its instances come where its gate cannot be dialled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ingresses: Vec<String>,
 }
 
 /// What a node reports to its location.

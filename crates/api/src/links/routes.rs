@@ -1,5 +1,6 @@
 //! The link between a location and its ingresses.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use longshore_types::{
@@ -14,6 +15,10 @@ pub struct RoutingTable {
     pub revision: u64,
     /// One per app with a port.
     pub routes: Vec<Route>,
+    /// The nodes of other machines, which may keep connections open to an ingress to be reached over, each with the
+    /// SHA-256 of its key in hexadecimal digits.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes: BTreeMap<NodeName, String>,
 }
 
 /// How the requests for one app are answered.
@@ -59,7 +64,8 @@ pub enum Reach {
     Here,
     /// Through the gate of the node, which is an endpoint of `longshore-link`.
     Gate(String),
-    /// Through the location, to which the node keeps connections open: its gate cannot be dialled.
+    /// Over connections that the node keeps open to the ingress, or to the location, and then through that: its gate
+    /// cannot be dialled.
     Location,
 }
 

@@ -33,7 +33,8 @@ fn router(endpoints: &[u16]) -> Router {
 }
 
 fn table(endpoints: &[u16]) -> RoutingTable {
-    RoutingTable { revision: 1, routes: vec![route("web", &["Web.Test", "other.test"], endpoints)] }
+    let routes = vec![route("web", &["Web.Test", "other.test"], endpoints)];
+    RoutingTable { revision: 1, routes, ..RoutingTable::default() }
 }
 
 fn pick(router: &Router) -> InFlight {
@@ -65,7 +66,7 @@ fn what_cannot_be_routed_is_told_apart() {
 fn the_first_of_two_apps_keeps_a_host() {
     let routes = vec![route("first", &["x.test"], &[1]), route("second", &["x.test"], &[2])];
     let router = Router::default();
-    router.replace(&RoutingTable { revision: 1, routes });
+    router.replace(&RoutingTable { revision: 1, routes, ..RoutingTable::default() });
     let picked = router.pick("x.test", &BTreeSet::new()).unwrap();
     assert_eq!(port(&picked), 1);
 }

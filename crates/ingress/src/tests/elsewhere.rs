@@ -8,7 +8,7 @@ use axum::Router;
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
-use longshore_api::links::{AppRef, Elsewhere, Endpoint, Peering, Places};
+use longshore_api::links::{AppRef, Elsewhere, Endpoint, Peering, Places, RoutingTable};
 use longshore_link::{Client, Listener, now};
 use longshore_trust::{
     Credentials, Identity, LocationAuthority, Name, NewKey, RootAuthority, client_config,
@@ -173,7 +173,7 @@ async fn a_request_for_which_nobody_is_here_is_answered_by_another_location() {
     assert_eq!(near.ingress.get().await, (OK, "from afar".to_owned()));
     // An app that this location was never given is reached too.
     near.location
-        .give_table_and_wait(longshore_api::links::RoutingTable { revision: 4, routes: Vec::new() })
+        .give_table_and_wait(RoutingTable { revision: 4, ..RoutingTable::default() })
         .await;
     assert_eq!(near.ingress.get().await, (OK, "from afar".to_owned()));
 }

@@ -181,7 +181,7 @@ pub fn table(revision: u64, endpoints: &[&Endpoint]) -> RoutingTable {
     };
     let endpoints = endpoints.iter().copied().cloned().collect();
     let routes = vec![route("web", HOST, endpoints), route("empty", "empty.test", Vec::new())];
-    RoutingTable { revision, routes }
+    RoutingTable { revision, routes, ..RoutingTable::default() }
 }
 
 pub fn endpoint(address: SocketAddr) -> Endpoint {

@@ -38,7 +38,9 @@ impl State {
         let changed = routes != self.table.routes;
         if changed {
             let revision = self.table.revision + 1;
-            let before = std::mem::replace(&mut self.table, RoutingTable { revision, routes });
+            // The nodes are added when it is told.
+            let table = RoutingTable { revision, routes, ..RoutingTable::default() };
+            let before = std::mem::replace(&mut self.table, table);
             self.table_since = moment.instant;
             self.note_included(&before, moment);
         }

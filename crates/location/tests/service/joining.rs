@@ -10,7 +10,9 @@ use axum::response::IntoResponse as _;
 use axum::routing::{get, post};
 use futures_util::StreamExt as _;
 use http::{Method, StatusCode};
-use longshore_api::links::{AllotmentSet, AssignmentSet, InstanceSecretsRequest, SecretValues};
+use longshore_api::links::{
+    AllotmentSet, AssignmentSet, InstanceSecretsRequest, RoutingTable, SecretValues,
+};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, CallError, Client, Endpoint, Listener, Refusal, Service, Upgrade, now};
 use longshore_location::{ImageOrigin, Joining, JoiningOptions};
@@ -116,6 +118,7 @@ impl Scene {
                 registry: Endpoint::Unix(dir.join("registry.sock")),
                 token_file: dir.join("token"),
             },
+            ingress: Some("192.0.2.9:4606".to_owned()),
         };
         (World::start_with(dir, Some(joining), global(root)).await, address)
     }
@@ -307,13 +310,20 @@ async fn a_node_has_the_images_of_its_assignments_and_no_others() {
 #[tokio::test]
 async fn a_node_that_was_removed_is_nobody_until_an_operator_lets_it_join_again() {
     let scene = Scene::start(Router::new()).await;
-    let node = scene.with(&scene.join("n2", SECRET).await.unwrap());
+    let identity = scene.join("n2", SECRET).await.unwrap();
+    let node = scene.with(&identity);
     let gate = "https://192.0.2.1:1";
     says(&node, "n2", gate).await.unwrap();
     scene.world.allot.send_replace(set(5, 1));
     let path = "/link/nodes/n2/assignments";
     let mut sets = node.watch::<AssignmentSet>(path).await.unwrap();
-    until(&mut sets, |set| set.assignments.len() == 1).await;
+    let first = until(&mut sets, |set| set.assignments.len() == 1).await;
+    // It hears where ingresses are, and they by which key it is known that opens connections to them.
+    assert_eq!(first.ingresses, ["192.0.2.9:4606"]);
+    let mut tables = scene.world.watch::<RoutingTable>("/link/routes").await;
+    let key = identity.public_key().unwrap().fingerprint().to_string();
+    let nodes = BTreeMap::from([("n2".parse().unwrap(), key)]);
+    until(&mut tables, |table| table.nodes == nodes).await;
     let cordon = Cordon { since: Timestamp(0), by: None, drains: true, removed: true };
     let wished = |generation, cordons| {
         Arc::new(AllotmentSet { cordons, ..AllotmentSet::clone(&set(generation, 1)) })
@@ -323,6 +333,7 @@ async fn a_node_that_was_removed_is_nobody_until_an_operator_lets_it_join_again(
     refused(says(&node, "n2", gate).await, ProblemCode::Forbidden);
     // It has heard what it has to hear; from then on its certificate opens nothing.
     while sets.next().await.is_some() {}
+    until(&mut tables, |table| table.nodes.is_empty()).await;
     refused(node.get::<Value>(path).await, ProblemCode::Forbidden);
     let again = refused(scene.join("n2", SECRET).await, ProblemCode::Forbidden);
     assert!(again.contains("longshore uncordon n2 --location ams"), "{again}");

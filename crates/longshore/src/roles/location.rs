@@ -54,6 +54,10 @@ struct SchedulerOptions {
     /// The host and port by which they reach that
     #[arg(long, value_name = "HOST:PORT")]
     nodes_advertise: Option<String>,
+    /// The host and port by which nodes of other machines reach an ingress of this location, to keep connections
+    /// open to it [default: what --peers-advertise says]
+    #[arg(long, value_name = "HOST:PORT", requires = "nodes_listen")]
+    ingress_advertise: Option<String>,
     /// The host and port by which ingresses of other locations pass requests on to one of this location's
     /// [default: none of them does]
     #[arg(long, value_name = "HOST:PORT")]
@@ -123,5 +127,6 @@ fn joining(options: &SchedulerOptions) -> Result<Option<JoiningOptions>, Failure
         }
         _ => ImageOrigin::Elsewhere,
     };
-    Ok(Some(JoiningOptions { joining, images }))
+    let ingress = options.ingress_advertise.clone().or_else(|| options.peers_advertise.clone());
+    Ok(Some(JoiningOptions { joining, images, ingress }))
 }

@@ -54,7 +54,8 @@ pub struct UpOptions {
     /// nowhere [default: 127.0.0.1:4610]
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<String>,
-    /// Where other machines join this location and call as its nodes; empty for nowhere [default: ""]
+    /// Where other machines join this location and call as its nodes; on the next port they reach its ingress, where
+    /// --locations-listen says no other; empty for nowhere [default: ""]
     #[arg(long, value_name = "ADDRESS")]
     nodes_listen: Option<String>,
     /// The host and port by which they reach that [default: the address itself]

@@ -11,7 +11,7 @@ use longshore_types::Traits;
 use super::child::RolePlan;
 use super::home::Home;
 use super::settings::Settings;
-use super::sockets::{LinkSockets, Locations, MetricsSockets, Outer, PublicSockets};
+use super::sockets::{LinkSockets, Locations, MetricsSockets, Nodes, Outer, PublicSockets};
 use crate::context_file::Endpoints;
 
 /// How long a role may take to end. A role itself gives up on its last requests sooner.
@@ -74,16 +74,24 @@ pub fn plan_roles(
         }
         None => (global, registry, ingress, location),
     };
-    let location = match public.nodes {
-        Some(Outer { listener, listens, advertised }) => {
+    let (ingress, location) = match public.nodes {
+        Some(Nodes { location: Outer { listener, listens, advertised }, ingress: door }) => {
             of_location.push(("nodes", listener));
-            location
+            let location = location
                 .with("nodes-listen", listens)
                 .with("nodes-advertise", advertised)
                 .with("registry", &registry_at)
-                .with("registry-token-file", home.system_token_file().display())
+                .with("registry-token-file", home.system_token_file().display());
+            match door {
+                Some(Outer { listener, listens, advertised }) => {
+                    of_ingress.push(("peers", listener));
+                    let ingress = ingress.with("peers-listen", listens);
+                    (ingress, location.with("ingress-advertise", advertised))
+                }
+                None => (ingress, location),
+            }
         }
-        None => location,
+        None => (ingress, location),
     };
     let node = agent(settings, home, (&at("gate.sock"), &location_at, &registry_at));
     let node_drain = if settings.stop_instances { DRAIN_INSTANCES } else { DRAIN };
@@ -231,6 +239,46 @@ mod tests {
     use super::super::home::Contents;
     use super::*;
     use crate::cli::Cli;
+
+    #[test]
+    fn nodes_reach_the_ingress_also_where_no_locations_may_join() {
+        let args = |locations: Option<&str>| {
+            let dir = tempfile::tempdir().unwrap();
+            let home =
+                Home::take(&dir.path().join("data"), &dir.path().join("run"), Contents::Platform)
+                    .unwrap();
+            let free = "127.0.0.1:0".parse().unwrap();
+            let settings = Settings {
+                api_listen: free,
+                registry_listen: free,
+                ingress_listen: free,
+                metrics_listen: None,
+                nodes_listen: Some(free),
+                locations_listen: locations.map(|at| at.parse().unwrap()),
+                ..Settings::defaults("n1".parse().unwrap())
+            };
+            let public = PublicSockets::bind(&settings).unwrap();
+            let endpoints = public.endpoints().unwrap();
+            home.prepare_run_dir().unwrap();
+            let links = LinkSockets::bind(&home.links_dir()).unwrap();
+            let waves = plan_roles(&settings, &home, &endpoints, (public, links));
+            let plans: Vec<_> = waves.into_iter().flatten().collect();
+            let value = |role: &str, flag: &str| {
+                let plan = plans.iter().find(|plan| plan.role == role).unwrap();
+                let at = plan.args.iter().position(|arg| arg == flag)?;
+                Some(plan.args[at + 1].trim_start_matches("https://").to_owned())
+            };
+            (
+                value("ingress", "--peers-listen").unwrap(),
+                value("location", "--ingress-advertise"),
+                value("location", "--peers-advertise"),
+            )
+        };
+        let (listens, told, for_locations) = args(None);
+        assert_eq!((told, for_locations), (Some(listens), None));
+        let (listens, told, for_locations) = args(Some("127.0.0.1:0"));
+        assert_eq!((told, for_locations), (None, Some(listens)));
+    }
 
     #[test]
     fn every_role_understands_the_flags_it_is_given() {

@@ -29,8 +29,8 @@ pub struct PublicSockets {
     pub ingress: Listener,
     /// Those for the metrics of the roles.
     pub metrics: MetricsSockets,
-    /// That of machines that join as nodes, where they may.
-    pub nodes: Option<Outer>,
+    /// Those of machines that join as nodes, where they may.
+    pub nodes: Option<Nodes>,
     /// Those of machines that join as locations, where they may.
     pub locations: Option<Locations>,
 }
@@ -46,6 +46,15 @@ pub struct Outer {
     pub advertised: String,
 }
 
+/// Where nodes of other machines call.
+#[derive(Debug)]
+pub struct Nodes {
+    /// The location's.
+    pub location: Outer,
+    /// The ingress's, on the next port; none where it has one for locations, which nodes reach as well.
+    pub ingress: Option<Outer>,
+}
+
 /// Where locations of other machines call.
 #[derive(Debug)]
 pub struct Locations {
@@ -58,12 +67,15 @@ pub struct Locations {
 }
 
 impl Outer {
-    /// Binds `address`; what is advertised is `further` ports on.
+    /// Binds a port `further` than that of `address`; what is advertised is as many ports on.
     fn bind(
         key: &str,
-        address: SocketAddr,
+        mut address: SocketAddr,
         (advertised, further): (Option<&str>, u16),
     ) -> Result<Self, Obstacle> {
+        if address.port() > 0 {
+            address.set_port(address.port().saturating_add(further));
+        }
         let refuse = |error: &ListenError| obstacle(key, address, error);
         let asked = Endpoint::Tls(address.to_string());
         let listener = Listener::bind(key, &asked).map_err(|error| refuse(&error))?;
@@ -83,13 +95,7 @@ impl Outer {
 
 impl Locations {
     fn bind(address: SocketAddr, advertised: Option<&str>) -> Result<Self, Obstacle> {
-        let bind = |further: u16| {
-            let mut address = address;
-            if address.port() > 0 {
-                address.set_port(address.port().saturating_add(further));
-            }
-            Outer::bind("locations", address, (advertised, further))
-        };
+        let bind = |further: u16| Outer::bind("locations", address, (advertised, further));
         Ok(Self { global: bind(0)?, registry: bind(1)?, ingress: bind(2)? })
     }
 }
@@ -140,8 +146,11 @@ impl PublicSockets {
             }
         }
         let advertised = settings.nodes_advertise.as_deref();
-        let nodes = settings.nodes_listen;
-        let nodes = nodes.map(|address| Outer::bind("nodes", address, (advertised, 0)));
+        let nodes = settings.nodes_listen.map(|address| {
+            let bind = |further: u16| Outer::bind("nodes", address, (advertised, further));
+            let alone = settings.locations_listen.is_none();
+            Ok(Nodes { location: bind(0)?, ingress: alone.then(|| bind(1)).transpose()? })
+        });
         let nodes = nodes.transpose().map_err(|obstacle| obstacles.push(obstacle));
         let advertised = settings.locations_advertise.as_deref();
         let locations = settings.locations_listen;
