@@ -16,16 +16,17 @@ use serde_json::{Value, json};
 
 use crate::scene::{busybox, host, web};
 
-/// The token of the command that joins a machine.
-fn token(platform: &Platform, part: Part, location: &str) -> String {
-    let shown = platform.run(&["join-token", "--role", part.verb(), "--location", location]).ok();
+/// The token of the command that joins a machine, made with these flags besides.
+pub fn token(platform: &Platform, part: Part, location: &str, flags: &[&str]) -> String {
+    let make = ["join-token", "--role", part.verb(), "--location", location];
+    let shown = platform.run(&[&make, flags].concat()).ok();
     let command = format!("longshore {} join ", part.verb());
     shown.trim().strip_prefix(&command).expect("a command").to_owned()
 }
 
 /// A platform that calls this machine `one` of `here`, and another machine `two`, which joined as its node or
 /// as a location of its own, `there`.
-fn two_machines(part: Part) -> (Machine, Platform) {
+pub fn two_machines(part: Part) -> (Machine, Platform) {
     joined(Machine::start(part).unwrap())
 }
 
@@ -43,7 +44,7 @@ fn joined(mut machine: Machine) -> (Machine, Platform) {
     let platform = platform_for(&machine, options).unwrap();
     platform.push(&busybox(&platform, "one"), "default/web:1").unwrap();
     let location = if part == Part::Node { "here" } else { "there" };
-    machine.join(&token(&platform, part, location), "two").unwrap();
+    machine.join(&token(&platform, part, location, &[]), "two").unwrap();
     eventually("both nodes are there", || {
         let nodes = platform.run(&["nodes"]).ok();
         Ok((nodes.contains("one ") && nodes.contains("two ")).then_some(()))
@@ -53,17 +54,17 @@ fn joined(mut machine: Machine) -> (Machine, Platform) {
     (machine, platform)
 }
 
-fn ids(instances: &[InstanceView]) -> BTreeSet<InstanceId> {
+pub fn ids(instances: &[InstanceView]) -> BTreeSet<InstanceId> {
     instances.iter().map(|instance| instance.id().clone()).collect()
 }
 
-fn all_are_healthy(platform: &Platform, count: usize) -> Result<Option<()>> {
+pub fn all_are_healthy(platform: &Platform, count: usize) -> Result<Option<()>> {
     let now = platform.instances("web")?;
     let is_healthy = |instance: &&InstanceView| instance.observed.phase == InstancePhase::Healthy;
     Ok((now.len() == count && now.iter().filter(is_healthy).count() == count).then_some(()))
 }
 
-fn on<'a>(instances: &'a [InstanceView], node: &str) -> Vec<&'a InstanceView> {
+pub fn on<'a>(instances: &'a [InstanceView], node: &str) -> Vec<&'a InstanceView> {
     instances.iter().filter(|instance| instance.node.as_str() == node).collect()
 }
 

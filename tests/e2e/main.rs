@@ -58,6 +58,8 @@ mod ports;
 #[cfg(test)]
 mod programs;
 #[cfg(test)]
+mod recovery;
+#[cfg(test)]
 mod rollouts;
 #[cfg(test)]
 mod running;

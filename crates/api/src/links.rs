@@ -19,8 +19,9 @@ use std::collections::BTreeMap;
 
 use longshore_types::{
     AppName, Capacity, Coordinates, Cordon, Decision, Digest, Epoch, Generation, HostName,
-    InstanceId, LocationName, NodeName, ProjectName, Release, ReleaseNumber, Repository,
-    RuntimeOffer, SecretName, SecretValue, SecretVersion, Timestamp, Traits, token::Rights,
+    InstanceId, LocationEpoch, LocationName, NodeName, ProjectName, Release, ReleaseNumber,
+    Repository, RuntimeOffer, SecretName, SecretValue, SecretVersion, Timestamp, Traits,
+    token::Rights,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -32,7 +33,8 @@ pub use exec::{
     INPUT_WINDOW, MAX_EXEC_MESSAGE, TerminalSize, ToCommand,
 };
 pub use node::{
-    Assignment, AssignmentSet, Intent, LogLine, NodeReport, ObservedInstance, Stage, StartPath,
+    Assignment, AssignmentSet, HandedOver, Intent, LogLine, NodeReport, ObservedInstance, Origin,
+    Stage, StartPath,
 };
 pub use node::{InstanceUsage, LogStream, UsageRequest};
 pub use routes::{Endpoint, Reach, Route, RouteAck, RoutingTable};
@@ -153,6 +155,13 @@ pub struct LocationReport {
     /// What it goes on with until it is told to let it go.
     #[serde(default)]
     pub strays: Vec<AppRef>,
+    /// Which of its lives it is in; the global plane refuses an earlier one than it knows of.
+    #[serde(default)]
+    pub location_epoch: LocationEpoch,
+    /// The keys of the nodes that joined it, in hexadecimal digits: what it would have to know again if it lost
+    /// its store. Absent from one that is older than this.
+    #[serde(default)]
+    pub node_keys: Option<BTreeMap<NodeName, String>>,
 }
 
 /// A node as its location sees it.

@@ -45,6 +45,8 @@ pub enum ProblemCode {
     /// Said to locations: the store of this control plane was restored or moved, and they heard from the
     /// newer one.
     Superseded,
+    /// Said to locations and nodes: the location was recovered since, and who speaks is of a life before that.
+    Recovered,
     /// Longshore's own fault; the log of the service has the details.
     Internal,
     /// A code that this version does not know, from a newer peer.
@@ -54,7 +56,7 @@ pub enum ProblemCode {
 
 impl ProblemCode {
     /// Every code that this version has.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::InvalidRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -70,6 +72,7 @@ impl ProblemCode {
         Self::NoLeader,
         Self::NotLeader,
         Self::Superseded,
+        Self::Recovered,
         Self::Internal,
     ];
 
@@ -91,6 +94,7 @@ impl ProblemCode {
             Self::NoLeader => "no-leader",
             Self::NotLeader => "not-leader",
             Self::Superseded => "superseded",
+            Self::Recovered => "recovered",
             Self::Internal => "internal",
             Self::Unknown => "unknown",
         }
@@ -114,6 +118,7 @@ impl ProblemCode {
             Self::NoLeader => include_str!("../../../docs/errors/no-leader.md"),
             Self::NotLeader => include_str!("../../../docs/errors/not-leader.md"),
             Self::Superseded => include_str!("../../../docs/errors/superseded.md"),
+            Self::Recovered => include_str!("../../../docs/errors/recovered.md"),
             Self::Internal | Self::Unknown => include_str!("../../../docs/errors/internal.md"),
         }
     }
@@ -125,7 +130,7 @@ impl ProblemCode {
             Self::Unauthenticated => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
-            Self::Conflict | Self::RequestUnderWay | Self::Superseded => 409,
+            Self::Conflict | Self::RequestUnderWay | Self::Superseded | Self::Recovered => 409,
             Self::MethodNotAllowed => 405,
             Self::PreconditionFailed => 412,
             Self::TooLarge => 413,
@@ -153,6 +158,7 @@ impl ProblemCode {
             Self::NoLeader => "No control plane leads now",
             Self::NotLeader => "Another control plane leads",
             Self::Superseded => "The store was restored or moved",
+            Self::Recovered => "The location was recovered",
             Self::Internal | Self::Unknown => "Internal error",
         }
     }

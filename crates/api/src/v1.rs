@@ -607,6 +607,9 @@ pub struct JoinTokenRequest {
     /// As what.
     #[serde(default)]
     pub role: JoinTokenRole,
+    /// True to have it take the place of the location of that name, which lost its machine: as `location` alone.
+    #[serde(default)]
+    pub recover: bool,
 }
 
 /// As what a machine joins.

@@ -16,10 +16,10 @@ use longshore_trust::{
 use longshore_types::LocationName;
 use zeroize::Zeroizing;
 
-use crate::Plane;
 use crate::api::store_failed;
 use crate::events::{Who, with_event};
 use crate::records::{JoinTokenRecord, Key, LocationRecord, decode, encode};
+use crate::{Plane, lives};
 
 /// How often the global plane gets a new certificate, which is good for a day.
 const RENEW: Duration = Duration::from_secs(3600);
@@ -158,23 +158,28 @@ pub async fn registry(
     Ok(axum::Json(RegistryAccess { address, token }))
 }
 
-/// Lets a location in whose token is good.
+/// Lets a location in whose token is good: a new one, or another machine in the place of the one that there is.
 pub async fn join(
     State(plane): State<Arc<Plane>>,
     Body(LocationJoinRequest { secret, location, key }): Body<LocationJoinRequest>,
 ) -> Result<axum::Json<Signed>, Refusal> {
-    if plane.catalog().locations.contains_key(&location) {
-        let detail = format!(
-            "there is a location {location} already; make a token for another name, or remove that \
-             one first: longshore locations rm {location}"
-        );
-        return Err(Problem::new(ProblemCode::Conflict, detail).into());
-    }
     let secret = Fingerprint::of(secret.as_bytes());
-    let change = use_up(&plane, secret, (JoinRole::Location, &location)).await?;
-    let record = LocationRecord { joined_at: now(), authority: Some(key.fingerprint()) };
+    let (change, token) = use_up(&plane, secret, (JoinRole::Location, &location)).await?;
     let own = Key::Location(location.clone()).to_string();
-    let change = change.when(Compare::absent(&own)).put(own, encode(&record));
+    let stored = plane.store.get(&own).await.map_err(store_failed)?;
+    let (same, record) = match (&stored, token.recovers) {
+        (Some(_), false) => return Err(taken(&location)),
+        (None, false) => {
+            (Compare::absent(&own), LocationRecord::joined(now(), Some(key.fingerprint())))
+        }
+        // It was removed since the token was made: there is nothing to take the place of.
+        (None, true) => return Err(Problem::not_found("location", &location).into()),
+        (Some(stored), true) => {
+            let record = lives::read(stored)?.recovered_by(key.fingerprint(), now());
+            (Compare::unchanged(stored), record)
+        }
+    };
+    let change = change.when(same).put(own, encode(&record));
     let change = with_event(change, &nobody(), None, "location join", &location);
     let result = plane.store.commit(change).await.map_err(store_failed)?;
     if !result.succeeded {
@@ -191,7 +196,7 @@ pub async fn redeem(
     Path(location): Path<LocationName>,
     Body(RedeemRequest { secret, role, name }): Body<RedeemRequest>,
 ) -> Result<axum::Json<()>, Refusal> {
-    let change = use_up(&plane, secret, (role, &location)).await?;
+    let (change, _) = use_up(&plane, secret, (role, &location)).await?;
     let subject = format!("{name} of {location}");
     let change = with_event(change, &nobody(), None, "node join", subject);
     match plane.store.commit(change).await.map_err(store_failed)?.succeeded {
@@ -200,12 +205,12 @@ pub async fn redeem(
     }
 }
 
-/// The change that uses a token up. Of two that show the same at once, the change of one succeeds.
+/// A token, and the change that uses it up. Of two that show the same at once, the change of one succeeds.
 async fn use_up(
     plane: &Plane,
     secret: Fingerprint,
     (role, location): (JoinRole, &LocationName),
-) -> Result<Transaction, Refusal> {
+) -> Result<(Transaction, JoinTokenRecord), Refusal> {
     let key = Key::JoinToken(secret).to_string();
     let stored = plane.store.get(&key).await.map_err(store_failed)?.ok_or_else(useless)?;
     let token: JoinTokenRecord = decode(&stored).map_err(|error| {
@@ -215,7 +220,15 @@ async fn use_up(
     if token.location != *location || token.role != role || token.expires_at <= now() {
         return Err(useless());
     }
-    Ok(Transaction::new().when(Compare::unchanged(&stored)).delete(key))
+    Ok((Transaction::new().when(Compare::unchanged(&stored)).delete(key), token))
+}
+
+fn taken(location: &LocationName) -> Refusal {
+    let detail = format!(
+        "there is a location {location} already; make a token for another name, or remove that one \
+         first: longshore locations rm {location}"
+    );
+    Refusal(Problem::new(ProblemCode::Conflict, detail))
 }
 
 fn useless() -> Refusal {

@@ -6,7 +6,8 @@
 //!
 //! - `api`: the public REST API.
 //! - `ui`: the dashboard.
-//! - `links`: what locations and the registry call. `joining`: what lets machines join. `elsewhere`: what
+//! - `links`: what locations and the registry call. `joining`: what lets machines join. `lives`: which life of a
+//!   location counts. `elsewhere`: what
 //!   is served where, for ingresses that pass requests on.
 //! - `records`: what is stored, and under which keys.
 //! - `events`: what was changed by whom. `feeds`: what changes, for those who watch. `catalog`: the mirror of the store. `reports`: what locations say.
@@ -27,6 +28,7 @@ mod images;
 mod joining;
 mod leader;
 mod links;
+mod lives;
 mod metrics;
 mod records;
 mod reports;

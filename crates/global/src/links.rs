@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use axum::extract::{DefaultBodyLimit, Path, RawPathParams, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use futures_util::StreamExt;
@@ -14,22 +14,19 @@ use longshore_api::links::{
     SecretsRequest,
 };
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{
-    Body, MAX_OF_STRANGERS, Refusal, json_lines, not_for, now, only, watch_lines,
-};
-use longshore_store::{Compare, Transaction};
+use longshore_link::{Body, MAX_OF_STRANGERS, Refusal, json_lines, only, watch_lines};
 use longshore_trust::{Peer, RootAuthority};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights};
 use longshore_types::{Generation, LocationName, ProjectName, Release};
 use tokio::sync::watch;
 
 use crate::catalog::Catalog;
-use crate::records::{Key, LocationRecord, encode};
-use crate::{Plane, api, elsewhere, joining, tokens, views};
+use crate::{Plane, api, elsewhere, joining, lives, tokens, views};
 
 pub fn router(plane: Arc<Plane>) -> Router {
     let locations = Router::new()
         .route("/link/locations/{location}/allotments", get(allotments))
+        .route("/link/locations/{location}/begin", post(lives::begin))
         .route("/link/locations/{location}/report", post(report))
         .route("/link/locations/{location}/secrets", post(secrets))
         .route("/link/locations/{location}/authority", post(joining::authority))
@@ -64,7 +61,12 @@ async fn only_that_location(
 ) -> Response {
     let named = params.iter().find(|(name, _)| *name == "location");
     let location = named.and_then(|(_, location)| location.parse().ok());
-    let is_location = location.is_some_and(|location| plane.is_location(&peer, &location));
+    let is_location = location.as_ref().is_some_and(|location| plane.is_location(&peer, location));
+    if let Some(location) = location.filter(|_| !is_location)
+        && let Some(refusal) = lives::recovered_elsewhere(&plane, &peer, &location)
+    {
+        return refusal.into_response();
+    }
     only(is_location, peer, request, next).await
 }
 
@@ -92,18 +94,19 @@ async fn allotments(
         last = Some(set.generation);
         std::future::ready(news)
     });
-    // One that is removed is told nothing more from that moment on.
+    // One that is removed or recovered is told nothing more from that moment on.
     json_lines(sets.take_until(removed), shutdown)
 }
 
-/// Waits until a location that joined is not one any more.
+/// Waits until a location is not the one any more that it is now: it was removed, or another life of it began.
 pub async fn removed(mut catalog: watch::Receiver<Arc<Catalog>>, location: LocationName) {
-    let joined = |catalog: &Arc<Catalog>| {
-        catalog.locations.get(&location).is_some_and(|record| record.authority.is_some())
+    let life = |catalog: &Arc<Catalog>| {
+        let record = catalog.locations.get(&location)?;
+        Some((record.authority, record.epoch.unwrap_or_default()))
     };
-    let is_joined = joined(&catalog.borrow());
-    // One of this machine is never removed; and an error means that the control plane ends.
-    if !is_joined || catalog.wait_for(|catalog| !joined(catalog)).await.is_err() {
+    let now = life(&catalog.borrow());
+    // One that was not known at first has nothing to lose; and an error means that the control plane ends.
+    if now.is_none() || catalog.wait_for(|catalog| life(catalog) != now).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
@@ -202,16 +205,7 @@ async fn report(
         return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
     }
     let report = of_this_life(&plane, report)?;
-    if !plane.catalog().locations.contains_key(&location) {
-        // One that joined is made by that, and was removed a moment ago.
-        if peer != Peer::Local {
-            return Err(not_for(&peer));
-        }
-        let key = Key::Location(location).to_string();
-        let record = LocationRecord { joined_at: now(), authority: None };
-        let change = Transaction::new().when(Compare::absent(&key)).put(key, encode(&record));
-        plane.store.commit(change).await.map_err(crate::api::store_failed)?;
-    }
+    lives::follow(&plane, &peer, &report).await?;
     plane.starts.look(&report);
     plane.reports.receive(report);
     Ok(axum::Json(()))

@@ -1,5 +1,7 @@
 //! What is stored, and under which keys. Every key below `/projects` names its project.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use longshore_api::v1::EventView;
 use longshore_secrets::Sealed;
@@ -7,8 +9,8 @@ use longshore_store::world::WORLD;
 use longshore_store::{KeyValue, Record, RecordError};
 use longshore_trust::{Fingerprint, JoinRole};
 use longshore_types::{
-    AppName, Cordon, Decision, Generation, LocationName, Manifest, NodeName, ProjectName, Release,
-    ReleaseNumber, SecretName, SecretVersion, Timestamp, token::Rights,
+    AppName, Cordon, Decision, Generation, LocationEpoch, LocationName, Manifest, NodeName,
+    ProjectName, Release, ReleaseNumber, SecretName, SecretVersion, Timestamp, token::Rights,
 };
 use serde::{Deserialize, Serialize};
 
@@ -179,6 +181,38 @@ pub struct LocationRecord {
     /// The key of its authority, when it joined from another machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<Fingerprint>,
+    /// Those of the machines that were the location before another recovered it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub authorities_before: BTreeSet<Fingerprint>,
+    /// Which of its lives it is in, once it has begun one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<LocationEpoch>,
+    /// The keys of the nodes that joined it, for when it loses its store.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_keys: BTreeMap<NodeName, Fingerprint>,
+}
+
+impl LocationRecord {
+    /// That of one that joins now; with the key of its authority from another machine.
+    pub fn joined(joined_at: Timestamp, authority: Option<Fingerprint>) -> Self {
+        Self {
+            joined_at,
+            authority,
+            authorities_before: BTreeSet::new(),
+            epoch: None,
+            node_keys: BTreeMap::new(),
+        }
+    }
+
+    /// The same location on another machine, which begins its next life there: what was it before is refused from
+    /// now on.
+    #[must_use]
+    pub fn recovered_by(mut self, authority: Fingerprint, joined_at: Timestamp) -> Self {
+        self.authorities_before.extend(self.authority.replace(authority));
+        // One that is older than lives has had its first all the same.
+        self.epoch.get_or_insert_default();
+        Self { joined_at, ..self }
+    }
 }
 
 /// What lets a machine join, known by the hash of its secret alone.
@@ -190,6 +224,9 @@ pub struct JoinTokenRecord {
     pub location: LocationName,
     /// From when on it is of no use.
     pub expires_at: Timestamp,
+    /// True when its bearer takes the place of the location that there is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recovers: bool,
 }
 
 /// Below this, the tokens by which machines join.

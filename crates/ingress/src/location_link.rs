@@ -7,7 +7,9 @@
 //!
 //! The location is the only author of tables, and a stream is in order. What a new stream begins
 //! with is therefore taken whatever its revision: a location that came back with its clock set
-//! back must not be ignored for ever. Within a stream an older table is refused.
+//! back must not be ignored for ever. Within a stream an older table is refused, and one of an
+//! earlier life of the location always: a store that was lost and is found again knows nothing of
+//! what its location did since.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -141,8 +143,14 @@ async fn follow_stream(
 ) -> Result<(), CallError> {
     let mut tables = client.watch::<RoutingTable>("/link/routes").await?;
     let mut newest = 0;
+    let epoch = router.location_epoch();
     while let Some(table) = tables.next().await {
         let table = table?;
+        if table.location_epoch < epoch {
+            let theirs = table.location_epoch;
+            tracing::warn!(%epoch, %theirs, "refused a table of an earlier life of the location");
+            continue;
+        }
         retry.reset();
         if table.revision < newest {
             tracing::warn!(revision = table.revision, newest, "refused an older routing table");

@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use longshore_api::links::RoutingTable;
-use longshore_types::{AppName, IngressRules, InstanceId};
+use longshore_types::{AppName, IngressRules, InstanceId, LocationEpoch};
 use tokio::time::Instant;
 
 use crate::balance::{self, Candidate, Times};
@@ -48,6 +48,7 @@ pub(crate) struct Router {
 
 #[derive(Debug)]
 struct Table {
+    location_epoch: LocationEpoch,
     revision: u64,
     apps: Vec<Arc<App>>,
     by_host: HashMap<String, Arc<App>>,
@@ -189,6 +190,12 @@ impl Router {
         Told { requests, instances: upstreams.len() }
     }
 
+    /// The life of the location that the table is of; the first where there is none.
+    pub fn location_epoch(&self) -> LocationEpoch {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.as_ref().map_or(LocationEpoch::FIRST, |table| table.location_epoch)
+    }
+
     /// How the table stands.
     pub fn census(&self) -> TableCensus {
         let now = Instant::now();
@@ -228,6 +235,7 @@ impl Table {
         now: Instant,
     ) -> Self {
         let mut built = Self {
+            location_epoch: table.location_epoch,
             revision: table.revision,
             apps: Vec::new(),
             by_host: HashMap::new(),

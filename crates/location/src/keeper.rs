@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::LocationError;
+use crate::life::Life;
 use crate::metrics::Watched;
 use crate::records::{
     ALLOTMENTS, ALLOTMENTS_GENERATION, AllotmentRecord, CORDONS, CordonsRecord, GenerationRecord,
@@ -113,7 +114,7 @@ fn moment() -> Moment {
 impl Keeper {
     /// The keeper of what is stored, and the handle by which others reach it.
     pub async fn restore(
-        (name, traits): (LocationName, Traits),
+        (name, traits, life): (LocationName, Traits, Life),
         gate: Option<Endpoint>,
         store: Arc<dyn Store>,
         shutdown: CancellationToken,
@@ -142,6 +143,7 @@ impl Keeper {
         let set = AllotmentSet { epoch, generation, allotments, cordons, let_go };
         let mut state = State::new(name, set, instances, moment);
         state.traits = traits;
+        state.live(life);
         for stored in store.list(STRAYS, Page::default()).await?.items {
             state.strays.insert(stored.decode::<StrayRecord>()?.0);
         }
@@ -192,6 +194,9 @@ impl Keeper {
             let mut answers = Vec::new();
             for event in batch.drain(..) {
                 self.take(event, &mut changes, &mut answers).await?;
+            }
+            if self.state.life.awaited().is_some() && self.state.settled(moment()) {
+                self.end_wait(&mut changes).await?;
             }
             // A plan can make the next one possible: stop when nothing changes any more.
             while self.state.settled(moment()) {
@@ -251,7 +256,11 @@ impl Keeper {
                 self.save_allotments(&set, &adopted).await?;
                 self.state.take(adopted);
             }
-            Event::Report(report, reach) => self.state.take_report(report, reach, moment()),
+            Event::Report(report, reach) => {
+                let moment = moment();
+                self.state.take_handed_over(&report, &reach, moment, changes);
+                self.state.take_report(report, reach, moment);
+            }
             Event::Ack(ack) => self.state.take_ack(ack),
             Event::Stop(instance, answer) => {
                 let found = self.state.drain(&instance, "stopped by a user", changes);
@@ -262,6 +271,18 @@ impl Keeper {
                 let _ = answer.send(self.state.preview_drain(&node, moment()));
             }
         }
+        Ok(())
+    }
+
+    /// Begins to decide, after a loss of the store, from what nodes have handed over.
+    async fn end_wait(&mut self, changes: &mut Changes) -> Result<(), LocationError> {
+        self.save(std::mem::take(changes)).await?;
+        let (key, record) = self.state.life.end_wait()?;
+        self.write(vec![(key, Some(record))]).await?;
+        let late = self.state.nodes.values().filter(|node| node.owes);
+        let late: Vec<_> = late.map(|node| node.report.node.to_string()).collect();
+        let (epoch, instances) = (self.state.life.epoch(), self.state.instances.len());
+        tracing::info!(%epoch, instances, ?late, "recovered from what nodes had");
         Ok(())
     }
 
@@ -407,7 +428,7 @@ impl Keeper {
             }
             changed
         });
-        let generation = self.generation;
+        let (generation, location_epoch) = (self.generation, self.state.life.epoch());
         let by_node = self.state.assignments();
         self.assignments.send_if_modified(|published| {
             let mut next = BTreeMap::clone(published);
@@ -415,10 +436,25 @@ impl Keeper {
             next.retain(|node, _| by_node.contains_key(node));
             let mut changed = next.len() != published.len();
             for (node, assignments) in by_node {
-                let known = next.get(&node).is_some_and(|set| set.assignments == assignments);
+                let hand_over = self.state.nodes.get(&node).is_some_and(|reported| reported.owes);
+                let (generation, assignments) = match hand_over {
+                    true => (Generation(0), Vec::new()),
+                    false => (generation, assignments),
+                };
+                let known = next.get(&node).is_some_and(|set| {
+                    set.hand_over == hand_over && set.assignments == assignments
+                });
                 if !known {
                     changed = true;
-                    next.insert(node, Arc::new(set_of(generation, assignments)));
+                    let ingresses = Vec::new();
+                    let set = AssignmentSet {
+                        location_epoch,
+                        generation,
+                        assignments,
+                        ingresses,
+                        hand_over,
+                    };
+                    next.insert(node, Arc::new(set));
                 }
             }
             if changed {
@@ -427,11 +463,6 @@ impl Keeper {
             changed
         });
     }
-}
-
-/// What a node is told; where ingresses are, it is told as it asks.
-fn set_of(generation: Generation, assignments: Vec<Assignment>) -> AssignmentSet {
-    AssignmentSet { generation, assignments, ingresses: Vec::new() }
 }
 
 /// Two locations that are told of an app in the same millisecond, in stores that have seen as many changes,

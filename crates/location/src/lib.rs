@@ -6,6 +6,7 @@
 //! when the global plane is away, and after a restart with what it stored.
 //!
 //! - `keeper`: the one owner of the state. `log`: what it decided. `state`: that state and its transitions, without I/O.
+//! - `life`: which store is the location's, and what happens when it is lost.
 //! - `records`: what is stored. `secrets`: those of its instances. `uplink`: the link to the global plane.
 //! - `server`: what nodes, ingresses and the global plane call. `trust`: who may, over a network.
 //! - `elsewhere`: what other locations serve. `images`: those of nodes on other machines. `joined`: a location on another machine than the global
@@ -16,6 +17,7 @@ mod gates;
 mod images;
 mod joined;
 mod keeper;
+mod life;
 mod log;
 mod metrics;
 mod records;
@@ -33,7 +35,7 @@ use longshore_link::{
 };
 use longshore_secrets::KeyringError;
 use longshore_store::{Measured, OpenStoreError, RecordError, RedbStore, Store, StoreError};
-use longshore_types::{Coordinates, LocationName, Traits};
+use longshore_types::{Coordinates, LocationName, NodeName, Traits};
 use tokio_util::sync::CancellationToken;
 
 use elsewhere::Others;
@@ -67,6 +69,8 @@ pub struct Options {
     pub global: Endpoints,
     /// How it belongs to that.
     pub membership: Membership,
+    /// The only node that is on this machine, where that is known: a location that lost its store waits for it.
+    pub own_node: Option<NodeName>,
     /// How nodes of other machines join, where they may.
     pub joining: Option<JoiningOptions>,
     /// The `host:port` at which its ingresses take requests from other locations, where they do.
@@ -123,7 +127,9 @@ pub enum LocationError {
         source: std::io::Error,
     },
     /// The store cannot be opened.
-    #[error("cannot open the location's store")]
+    #[error(
+        "cannot open the location's store; once it is moved away, the location recovers without it"
+    )]
     OpenStore(#[from] OpenStoreError),
     /// The keys of the secrets cannot be used.
     #[error(transparent)]
@@ -146,6 +152,9 @@ pub enum LocationError {
     /// It cannot speak as the location that it should be.
     #[error("cannot speak as this location")]
     Joined(#[from] JoinError),
+    /// The store is of a life of the location before the present one.
+    #[error("the location was recovered since: {0}")]
+    Recovered(String),
     /// There is nowhere for its nodes to join.
     #[error("a location that joined listens for nodes: give it --nodes-listen")]
     NoNodes,
@@ -172,6 +181,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     let (global, bare, gate) = links(joined.as_ref(), &options)?;
     let is_elsewhere = joined.is_some();
     let (name, kept) = (options.name.clone(), Arc::clone(&store) as Arc<dyn Store>);
+    let counter = life::Counter { global: global.clone(), location: name.clone() };
+    let begun = life::begin(&service, &kept, counter, options.own_node.as_ref()).await?;
+    let Some((life, recovered)) = begun else { return Ok(()) };
     let secrets =
         Secrets::open(global.clone(), name.clone(), Arc::clone(&kept), &options.data_dir)?;
     let others = Arc::new(Others::open(Arc::clone(&kept)).await?);
@@ -180,7 +192,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     let trust = Arc::new(trust);
     let secrets = Arc::new(secrets);
     let watched = Watched::new(&metrics, &options.data_dir, &service);
-    let named = (name.clone(), options.traits);
+    let named = (name.clone(), options.traits, life);
     let keeper = Keeper::restore(named, gate, store, service.shutdown(), watched).await?;
     let (keeper, handle) = keeper;
     if let Some(listener) = options.metrics {
@@ -195,6 +207,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         peers_advertised: options.peers_advertised,
         trust: Arc::clone(&trust),
         others: Arc::clone(&others),
+        recovered,
         location: options.name.clone(),
         coordinates: options.coordinates,
         joining: options.joining.as_ref().map(|options| options.joining.advertised.clone()),

@@ -45,6 +45,9 @@ pub struct InstanceRecord {
     /// The instance on a drained node whose place it takes.
     #[serde(default)]
     pub replaces: Option<InstanceId>,
+    /// Shows to a later life of this location that it was given to its node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<String>,
 }
 
 impl Record for InstanceRecord {

@@ -1,6 +1,7 @@
 //! The state of a location and its transitions. No I/O: time is given, effects are returned.
 
 mod adopt;
+mod hand_over;
 mod publish;
 mod reconcile;
 
@@ -16,6 +17,7 @@ use longshore_types::{
     AppName, Cordon, Epoch, Generation, InstanceId, LocationName, NodeName, ProjectName, Traits,
 };
 
+use crate::life::{Awaited, Life};
 use crate::records::InstanceRecord;
 pub use adopt::Adopted;
 
@@ -31,6 +33,8 @@ pub const ACK_WAIT: Duration = Duration::from_secs(2);
 /// How long a location that was just started waits for its nodes to report. Until then nothing is
 /// planned, routed or reported: what is not known yet would look as if it were not there.
 pub const SETTLE: Duration = Duration::from_secs(10);
+/// The same for one that lost its store, and knows of its nodes' instances from them alone.
+pub const RECOVER: Duration = Duration::from_secs(15);
 
 /// A point in time, on the monotonic clock, with the wall clock's reading for records.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +51,8 @@ pub struct State {
     pub name: LocationName,
     /// What its operator says of it.
     pub traits: Traits,
+    /// Which life of the location this is.
+    pub life: Life,
     /// When this process began: silence before that is not a node's fault.
     pub began: Instant,
     /// The allotments by app, as stored.
@@ -112,6 +118,8 @@ pub struct ReportedNode {
     pub reach: Reach,
     /// Its instances by id.
     pub observed: BTreeMap<InstanceId, ObservedInstance>,
+    /// True while it has not handed over what an earlier life of the location gave it.
+    pub owes: bool,
 }
 
 /// What has to be stored before a change may be published.
@@ -142,6 +150,7 @@ impl State {
         Self {
             name,
             traits: Traits::default(),
+            life: Life::default(),
             began: moment.instant,
             allotments: allotments.into_iter().map(by_app).collect(),
             cordons,
@@ -173,8 +182,8 @@ impl State {
             return;
         }
         let observed = report.instances.iter().map(|o| (o.instance.clone(), o.clone())).collect();
-        let (at, at_wall) = (moment.instant, moment.wall);
-        let reported = ReportedNode { at, at_wall, observed, reach, report };
+        let (at, at_wall, owes) = (moment.instant, moment.wall, self.owes(&report));
+        let reported = ReportedNode { at, at_wall, observed, reach, owes, report };
         self.nodes.insert(reported.report.node.clone(), reported);
     }
 
@@ -207,10 +216,16 @@ impl State {
         self.nodes.get(&record.node)?.observed.get(&record.instance)
     }
 
-    /// True once every node that has instances reported, or the time for that is over.
+    /// True once every node that has instances reported, or the time for that is over; after a loss of the store
+    /// once each has handed over what it has, and what should be has come from the global plane too.
     pub fn settled(&self, moment: Moment) -> bool {
-        moment.instant.saturating_duration_since(self.began) >= SETTLE
-            || self.instances.values().all(|record| self.nodes.contains_key(&record.node))
+        let waited = moment.instant.saturating_duration_since(self.began);
+        let Some(Awaited { nodes, all_known }) = self.life.awaited() else {
+            return waited >= SETTLE
+                || self.instances.values().all(|record| self.nodes.contains_key(&record.node));
+        };
+        let all_came = *all_known && nodes.iter().all(|node| self.has_handed_over(node));
+        self.acknowledged > Generation(0) && (all_came || waited >= RECOVER)
     }
 
     /// Whether an operator removed a node.

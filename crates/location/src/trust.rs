@@ -15,7 +15,9 @@ use longshore_api::{Problem, ProblemCode};
 use longshore_link::{
     CallError, Client, Endpoint, Followed, Listener, Refusal, Service, chain, now,
 };
-use longshore_store::{Compare, Page, Record, Relation, Store, StoreError, Transaction};
+use longshore_store::{
+    Compare, Page, Record, RecordError, Relation, Store, StoreError, Transaction,
+};
 use longshore_trust::{
     AuthorityError, CertificateRequest, Credentials, Fingerprint, Identity, JoinRequest, JoinRole,
     LocationAuthority, Name, NewKey, Peer, PublicKey, RedeemRequest, Signed, client_config,
@@ -29,7 +31,7 @@ use crate::joined::{AUTHORITY_FILE, Joined};
 use crate::keeper::Cordons;
 
 /// Below this, one record per node that joined.
-const NODES: &str = "/nodes/";
+pub const NODES: &str = "/nodes/";
 /// How often to look whether something has to be renewed.
 const LOOK: Duration = Duration::from_secs(60);
 /// How long to wait before the global plane is asked again for a first authority.
@@ -55,6 +57,18 @@ impl Record for NodeRecord {
 
 fn node_key(node: &NodeName) -> String {
     format!("{NODES}{node}")
+}
+
+/// The records of nodes that joined in an earlier life of the location, by their keys in the store.
+pub fn node_records(
+    keys: &BTreeMap<NodeName, Fingerprint>,
+) -> Result<Vec<(String, bytes::Bytes)>, RecordError> {
+    let joined_at = now();
+    let record = |(node, key): (&NodeName, &Fingerprint)| {
+        let record = NodeRecord { key: *key, joined_at, is_behind: false };
+        Ok((node_key(node), longshore_store::record::encode(&record)?))
+    };
+    keys.iter().map(record).collect()
 }
 
 /// Where nodes of other machines call.
@@ -261,6 +275,12 @@ impl Trust {
     /// The same, as it changes, with what is known of each.
     pub fn watch_joined(&self) -> watch::Receiver<BTreeMap<NodeName, NodeRecord>> {
         self.nodes.subscribe()
+    }
+
+    /// The keys of the nodes that joined, as they are told.
+    pub fn node_keys(&self) -> BTreeMap<NodeName, String> {
+        let nodes = self.nodes.borrow();
+        nodes.iter().map(|(node, record)| (node.clone(), record.key.to_string())).collect()
     }
 
     /// What certificates of a node say.

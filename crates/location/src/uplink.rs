@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use axum::{Extension, Router};
 use futures_util::StreamExt;
 use http::Method;
+use longshore_api::ProblemCode;
 use longshore_api::links::{AllotmentSet, MeasuredWays, Peering};
 use longshore_link::{CallError, Followed, Pace};
 use longshore_trust::{Name, Peer};
 use longshore_types::{Coordinates, Epoch, LocationName};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::elsewhere::Others;
@@ -85,6 +87,8 @@ pub struct Place {
     pub peers_advertised: Option<String>,
     pub trust: Arc<Trust>,
     pub others: Arc<Others>,
+    /// Told why, when the location was recovered since this process began.
+    pub recovered: watch::Sender<Option<String>>,
 }
 
 impl Place {
@@ -114,6 +118,7 @@ pub async fn report(global: Followed, place: Place, handle: Handle) {
                 let MeasuredWays { round_trip_micros, relays } = place.others.ways();
                 report.peering = place.peering(relays);
                 report.round_trip_micros = round_trip_micros;
+                report.node_keys = Some(place.trust.node_keys());
                 global.call::<_, ()>(Method::POST, &path, Some(&report)).await
             }
             None => Ok(()),
@@ -126,6 +131,11 @@ pub async fn report(global: Followed, place: Place, handle: Handle) {
                 let _ = tokio::time::timeout(HEARTBEAT, reports.changed()).await;
             }
             Err(error) => {
+                if let CallError::Refused(problem) = &error
+                    && problem.code == ProblemCode::Recovered
+                {
+                    place.recovered.send_replace(Some(problem.detail.clone()));
+                }
                 tracing::debug!(error = &error as &dyn std::error::Error, "a report failed");
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(RETRY.1);

@@ -117,6 +117,7 @@ impl From<Problem> for Failure {
             ProblemCode::Conflict
             | ProblemCode::RequestUnderWay
             | ProblemCode::Superseded
+            | ProblemCode::Recovered
             | ProblemCode::PreconditionFailed
             | ProblemCode::MethodNotAllowed
             | ProblemCode::Unknown => (Kind::Other, None),

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use longshore_api::links::{Assignment, AssignmentSet, ObservedInstance};
+use longshore_api::links::{Assignment, AssignmentSet, HandedOver, ObservedInstance};
 use longshore_link::{CallError, Client, chain};
 use longshore_runtime::{Adopted, AdoptedState};
-use longshore_types::{Generation, InstanceId};
+use longshore_types::{Generation, InstanceId, LocationEpoch};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -21,8 +21,20 @@ use crate::{Node, NodeError};
 pub struct Agent {
     node: Arc<Node>,
     actors: BTreeMap<InstanceId, Running>,
-    generation: Generation,
-    acknowledged: watch::Sender<Option<Generation>>,
+    /// The life of the location that gave the assignments, and the generation of these in it.
+    place: (LocationEpoch, Generation),
+    carried: watch::Sender<Carried>,
+}
+
+/// What is carried out, as it is reported.
+#[derive(Debug, Clone, Default)]
+pub struct Carried {
+    /// The life of the location that gave it.
+    pub location_epoch: LocationEpoch,
+    /// The generation, once the location has been heard.
+    pub acknowledged: Option<Generation>,
+    /// All of it, for a location that lost its store and asked for it.
+    pub handed_over: Option<HandedOver>,
 }
 
 /// An actor at work.
@@ -36,7 +48,8 @@ impl Agent {
     /// starts an actor for every assignment on disk. Returns once each has looked at its instance,
     /// so that the first report tells the truth.
     pub async fn restore(node: Arc<Node>) -> Result<Self, NodeError> {
-        let (Assignments { generation, assignments }, leftovers) = node.disk.assignments()?;
+        let (stored, leftovers) = node.disk.assignments()?;
+        let Assignments { location_epoch, generation, assignments } = stored;
         let keep: BTreeSet<InstanceId> =
             assignments.iter().map(|assignment| assignment.instance.clone()).collect();
         let mut adopted = BTreeMap::new();
@@ -61,8 +74,8 @@ impl Agent {
         let mut agent = Self {
             node,
             actors: BTreeMap::new(),
-            generation,
-            acknowledged: watch::channel(None).0,
+            place: (location_epoch, generation),
+            carried: watch::Sender::new(Carried { location_epoch, ..Carried::default() }),
         };
         for assignment in assignments {
             let found = adopted.remove(&assignment.instance);
@@ -72,9 +85,9 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Which generation is carried out, once the location has been heard.
-    pub fn acknowledged(&self) -> watch::Receiver<Option<Generation>> {
-        self.acknowledged.subscribe()
+    /// What is carried out.
+    pub fn carried(&self) -> watch::Receiver<Carried> {
+        self.carried.subscribe()
     }
 
     fn spawn(&mut self, assignment: Assignment, adopted: Option<Adopted>) {
@@ -111,6 +124,8 @@ impl Agent {
         loop {
             match location.watch::<AssignmentSet>(&path).await {
                 Ok(mut sets) => {
+                    // A location that has just begun knows nothing of this node until it reports.
+                    self.carried.send_modify(|_| {});
                     while let Some(set) = sets.next().await {
                         wait = RETRY.0;
                         match set {
@@ -137,9 +152,17 @@ impl Agent {
 
     /// Makes the actors follow a set of assignments, after it is on disk.
     fn take_over(&mut self, set: AssignmentSet) -> Result<(), NodeError> {
-        if set.generation < self.generation {
-            let (ours, theirs) = (self.generation, set.generation);
-            tracing::warn!(%ours, %theirs, "refusing an older set of assignments");
+        if set.hand_over {
+            self.hand_over(set.location_epoch);
+            return Ok(());
+        }
+        let place = (set.location_epoch, set.generation);
+        if place < self.place {
+            let (epoch, generation) = self.place;
+            tracing::warn!(
+                %epoch, %generation, their_epoch = %set.location_epoch, theirs = %set.generation,
+                "refusing an older set of assignments"
+            );
             return Ok(());
         }
         self.node.ingresses.send_if_modified(|known| {
@@ -155,16 +178,16 @@ impl Agent {
                 self.node.board.remove(instance);
             }
         }
-        if set.generation > self.generation || !self.carries_out(&set) {
+        if place > self.place || !self.carries_out(&set) {
             // Off the async workers, which other actors need meanwhile.
             let saved = tokio::task::block_in_place(|| {
-                self.node.disk.save_assignments(set.generation, &set.assignments)
+                self.node.disk.save_assignments(place, &set.assignments)
             });
             if let Err(error) = saved {
                 self.show_why_not(&set, &error);
                 return Err(error);
             }
-            self.generation = set.generation;
+            self.place = place;
         }
         for assignment in set.assignments {
             match self.actors.get(&assignment.instance) {
@@ -180,8 +203,30 @@ impl Agent {
                 running.wish.send_if_modified(|wish| wish.replace(Wish::Remove));
             }
         }
-        self.acknowledged.send_replace(Some(set.generation));
+        self.carried.send_replace(Carried {
+            location_epoch: set.location_epoch,
+            acknowledged: Some(set.generation),
+            handed_over: None,
+        });
         Ok(())
+    }
+
+    /// Tells a location that lost its store what is carried out here, until it says what should be.
+    fn hand_over(&self, to: LocationEpoch) {
+        let (epoch, _) = self.place;
+        if to <= epoch {
+            tracing::warn!(%epoch, theirs = %to, "handing nothing over to an earlier life of the location");
+            return;
+        }
+        let carried = self.actors.values().filter_map(|running| match &*running.wish.borrow() {
+            Wish::Carry(assignment) => Some((**assignment).clone()),
+            Wish::Remove => None,
+        });
+        let assignments: Vec<_> = carried.collect();
+        let count = assignments.len();
+        tracing::info!(%epoch, %to, count, "the location lost its store: handing over what runs here");
+        let handed_over = Some(HandedOver { to, assignments });
+        self.carried.send_modify(|carried| carried.handed_over = handed_over);
     }
 
     /// Whether there is an actor for every assignment of a set, with the wish for just that.

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 
 use longshore_api::links::Assignment;
 use longshore_image::mount::UnmountError;
-use longshore_types::{ExitReason, Generation, IdRange, InstanceId, SecretName, SecretValue};
+use longshore_types::{
+    ExitReason, Generation, IdRange, InstanceId, LocationEpoch, SecretName, SecretValue,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,7 @@ pub struct Disk {
 /// What lies in the file.
 #[derive(Serialize)]
 struct Stored<'a> {
+    location_epoch: LocationEpoch,
     generation: Generation,
     assignments: &'a [Assignment],
 }
@@ -37,7 +40,10 @@ struct Stored<'a> {
 /// The same, read.
 #[derive(Debug, Default, Deserialize)]
 pub struct Assignments {
-    /// The generation of the set that was last taken over.
+    /// Of which life of the location the set is that was last taken over.
+    #[serde(default)]
+    pub location_epoch: LocationEpoch,
+    /// Its generation in that.
     pub generation: Generation,
     /// What it asked for, less what was forgotten since.
     pub assignments: Vec<Assignment>,
@@ -195,7 +201,7 @@ impl Disk {
     /// Remembers a set of assignments, in place of the one before.
     pub fn save_assignments(
         &self,
-        generation: Generation,
+        (location_epoch, generation): (LocationEpoch, Generation),
         assignments: &[Assignment],
     ) -> Result<(), NodeError> {
         for assignment in assignments {
@@ -203,7 +209,7 @@ impl Disk {
             fs::create_dir_all(&dir).map_err(|source| failed("make", &dir, source))?;
         }
         sync_dir(&self.instances)?;
-        save(&self.assignments, &Stored { generation, assignments })
+        save(&self.assignments, &Stored { location_epoch, generation, assignments })
     }
 
     /// How the earlier starts of an instance went.
@@ -297,6 +303,7 @@ mod tests {
             },
             intent: Intent::Run,
             generation: Generation(1),
+            origin: Default::default(),
         }
     }
 
@@ -327,7 +334,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = Disk::open(dir.path(), &dir.path().join("run")).unwrap();
         let all = ["web-01234567", "web-12345678", "web-23456789"].map(assignment);
-        disk.save_assignments(Generation(7), &all).unwrap();
+        disk.save_assignments((LocationEpoch(2), Generation(7)), &all).unwrap();
         let [kept, forgotten, half] = all.each_ref().map(|one| one.instance.clone());
         let history = History { restarts: 3, ..History::default() };
         disk.save_history(&kept, &history).unwrap();
@@ -340,7 +347,8 @@ mod tests {
         for dir in leftovers {
             disk.remove_leftover(&dir).unwrap();
         }
-        assert_eq!((found.generation, found.assignments), (Generation(7), vec![all[0].clone()]));
+        assert_eq!((found.location_epoch, found.generation), (LocationEpoch(2), Generation(7)));
+        assert_eq!(found.assignments, [all[0].clone()]);
         assert_eq!(disk.history(&kept).unwrap(), history);
         let left = fs::read_dir(dir.path().join("instances")).unwrap();
         let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();

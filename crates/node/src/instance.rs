@@ -33,11 +33,14 @@ pub enum Wish {
 }
 
 impl Wish {
-    /// Becomes `wish`; true when that is a change.
+    /// Becomes `wish`; true when that is a change of what is done. What an assignment keeps for the location is
+    /// none: for that alone nothing that has ended is begun again.
     pub fn replace(&mut self, wish: Self) -> bool {
-        let change = *self != wish;
-        *self = wish;
-        change
+        let mut before = std::mem::replace(self, wish);
+        if let (Self::Carry(before), Self::Carry(now)) = (&mut before, &*self) {
+            before.origin.clone_from(&now.origin);
+        }
+        before != *self
     }
 }
 

@@ -242,8 +242,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
     metrics::serve(&node, options.metrics, offered.clone(), &service);
     let (network, traits) = (network_name, options.traits);
     let identity = uplink::Identity { gate, capacity: offered, network, runtimes, traits };
-    let reports =
-        uplink::report(Arc::clone(&node), location.clone(), identity, agent.acknowledged());
+    let reports = uplink::report(Arc::clone(&node), location.clone(), identity, agent.carried());
     service.spawn_until_shutdown("reports", reports);
     service.spawn_until_shutdown("disk", space::keep(Arc::clone(&node), capacity));
     service.spawn_until_shutdown("network", uplink::keep_network(Arc::clone(&node)));

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use http::Method;
 use longshore_api::links::NodeReport;
 use longshore_link::{Client, Pace};
-use longshore_types::{Capacity, Generation, RuntimeOffer, Traits};
+use longshore_types::{Capacity, RuntimeOffer, Traits};
 use tokio::sync::watch;
 
 use crate::Node;
+use crate::agent::Carried;
 
 /// A report goes out at least this often.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -40,7 +41,7 @@ pub async fn report(
     node: Arc<Node>,
     location: Client,
     mut identity: Identity,
-    mut acknowledged: watch::Receiver<Option<Generation>>,
+    mut carried: watch::Receiver<Carried>,
 ) {
     let path = format!("/link/nodes/{}/report", node.name);
     let mut board = node.board.subscribe();
@@ -50,17 +51,21 @@ pub async fn report(
         pace.rest().await;
         let began = Instant::now();
         let instances = board.borrow_and_update().values().map(|o| (**o).clone()).collect();
+        let Carried { location_epoch, acknowledged, handed_over } =
+            carried.borrow_and_update().clone();
         let report = NodeReport {
             node: node.name.clone(),
             gate: identity.gate.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             capacity: *identity.capacity.borrow_and_update(),
-            acknowledged: *acknowledged.borrow_and_update(),
+            acknowledged,
             images: node.images.list_images().iter().map(|image| image.digest).collect(),
             instances,
             network: identity.network.clone(),
             runtimes: identity.runtimes.clone(),
             traits: identity.traits.clone(),
+            location_epoch,
+            handed_over,
         };
         let outcome = location.call::<_, ()>(Method::POST, &path, Some(&report)).await;
         pace.worked_since(began);
@@ -70,7 +75,7 @@ pub async fn report(
                 tokio::select! {
                     // The senders live as long as the agent, so these errors cannot come.
                     _ = board.changed() => {}
-                    _ = acknowledged.changed() => {}
+                    _ = carried.changed() => {}
                     _ = identity.capacity.changed() => {}
                     () = tokio::time::sleep(HEARTBEAT) => {}
                 }

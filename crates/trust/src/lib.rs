@@ -6,7 +6,7 @@
 //! is decided by who is called.
 //!
 //! - `name`: whom certificates speak for. `authority`: who signs them.
-//! - `identity`: a key and what is said of it. `tls`: connections made with one. `token`: what lets join.
+//! - `seal`: what was said before, known again. `identity`: a key and what is said of it. `tls`: connections made with one. `token`: what lets join.
 //!   `wire`: what is said about that.
 //!
 //! The crate opens no connection and knows no store. Test: `cargo nextest run -p longshore-trust`.
@@ -17,6 +17,7 @@ mod authority;
 mod file;
 mod identity;
 mod name;
+mod seal;
 mod tls;
 mod token;
 mod wire;
@@ -35,11 +36,13 @@ pub use rustls::Error as TlsError;
 pub use authority::{AUTHORITY, AuthorityError, LocationAuthority, ROLE, RootAuthority, Signed};
 pub use identity::{Credentials, Identity, NewKey, PublicKey};
 pub use name::{Name, ParseNameError};
+pub use seal::Seal;
 pub(crate) use tls::provider;
 pub use tls::{Peer, client_config, joining_config, server_config, server_name};
 pub use token::{JoinRole, JoinToken};
 pub use wire::{
-    CertificateRequest, JoinRequest, LocationJoinRequest, RedeemRequest, RegistryAccess,
+    BeginRequest, Begun, CertificateRequest, JoinRequest, LocationJoinRequest, RedeemRequest,
+    RegistryAccess,
 };
 
 /// A SHA-256 by which a certificate or a key is known; as text in hexadecimal digits.

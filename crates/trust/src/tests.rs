@@ -236,6 +236,7 @@ fn a_token_survives_being_copied_and_shows_itself_to_nobody() {
         address: "203.0.113.1:4602".to_owned(),
         root: Fingerprint::of(b"root"),
         secret: "5ec2e7".to_owned().into(),
+        recovers: true,
     };
     let text = token.text();
     assert_eq!(format!(" {}\n", *text).parse::<JoinToken>().unwrap(), token);

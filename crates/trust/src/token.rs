@@ -39,6 +39,9 @@ pub struct JoinToken {
     pub root: Fingerprint,
     /// 256 random bits, in hexadecimal digits.
     pub secret: Zeroizing<String>,
+    /// True when its bearer takes the place of the location that there is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recovers: bool,
 }
 
 impl fmt::Debug for JoinToken {

@@ -1,6 +1,8 @@
 //! What is said about joining and renewing.
 
-use longshore_types::{LocationName, NodeName};
+use std::collections::BTreeMap;
+
+use longshore_types::{LocationEpoch, LocationName, NodeName};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -26,6 +28,25 @@ pub struct LocationJoinRequest {
     pub location: LocationName,
     /// The key of its authority.
     pub key: PublicKey,
+}
+
+/// A location says with which store it begins.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BeginRequest {
+    /// The life that its store is of; absent when the store is empty and is to be of a new one.
+    pub epoch: Option<LocationEpoch>,
+}
+
+/// What a location goes on with.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Begun {
+    /// The life that it is in from now on.
+    pub epoch: LocationEpoch,
+    /// With what it seals what it gives its nodes, the same in all of its lives.
+    pub seal: Zeroizing<String>,
+    /// The keys of the nodes that joined it.
+    #[serde(default)]
+    pub node_keys: BTreeMap<NodeName, Fingerprint>,
 }
 
 /// From where a location has images, and by which token.

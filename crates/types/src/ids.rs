@@ -241,6 +241,41 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// Which life of a location an intent is of: each time that its store is lost and made anew this is raised, and
+/// what is of an earlier one is older whatever its [`Generation`]. The first is 0.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[serde(transparent)]
+pub struct LocationEpoch(pub u64);
+
+impl LocationEpoch {
+    /// The first of all lives.
+    pub const FIRST: Self = Self(0);
+
+    /// The life after this one.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for LocationEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
 /// A DNS name by which users reach an app.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostName(String);

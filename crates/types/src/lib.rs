@@ -36,8 +36,8 @@ pub use digest::Digest;
 pub use egress::{EgressRule, IpNet, Protocol};
 pub use id_range::IdRange;
 pub use ids::{
-    AppName, Epoch, Generation, HostName, InstanceId, LocationName, NodeName, ProjectName,
-    ReleaseNumber, Repository, SecretName,
+    AppName, Epoch, Generation, HostName, InstanceId, LocationEpoch, LocationName, NodeName,
+    ProjectName, ReleaseNumber, Repository, SecretName,
 };
 pub use image_reference::{ImageReference, Tag};
 pub use ingress::{AppProtocol, IngressRules};

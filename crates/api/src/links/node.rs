@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use longshore_types::{
     ByteCount, Capacity, Digest, ExitReason, Generation, IdRange, InstanceId, InstancePhase,
-    NodeName, Release, RuntimeOffer, Timestamp, Traits,
+    LocationEpoch, NodeName, Release, RuntimeOffer, Timestamp, Traits,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,26 @@ pub struct Assignment {
     pub intent: Intent,
     /// Raised at each change of this assignment.
     pub generation: Generation,
+    /// What the location would have to know again if it lost its store.
+    #[serde(default)]
+    pub origin: Origin,
+}
+
+/// What a node keeps of an assignment for its location alone.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Origin {
+    /// True when it runs the command of the release.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_command: bool,
+    /// When it was assigned.
+    #[serde(default)]
+    pub created_at: Timestamp,
+    /// The instance on a drained node whose place it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<InstanceId>,
+    /// Shows that the location gave it; absent where it could not make one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<String>,
 }
 
 /// What should become of an instance.
@@ -36,7 +56,10 @@ pub enum Intent {
 /// that it used.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AssignmentSet {
-    /// Raised at each change of the set; a node refuses an older one.
+    /// Of which life of the location it is; a node refuses an earlier one.
+    #[serde(default)]
+    pub location_epoch: LocationEpoch,
+    /// Raised at each change of the set; a node refuses an older one of the same life.
     pub generation: Generation,
     /// One per instance.
     pub assignments: Vec<Assignment>,
@@ -44,6 +67,19 @@ pub struct AssignmentSet {
     /// over which requests for its instances come where its gate cannot be dialled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ingresses: Vec<String>,
+    /// True when this says nothing of what the node should have, and asks for what it has: the location lost its
+    /// store. Then the generation is 0, which no node goes back to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hand_over: bool,
+}
+
+/// What a node has, told to a location that lost its store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandedOver {
+    /// The life of the location that asked.
+    pub to: LocationEpoch,
+    /// All that it carries out.
+    pub assignments: Vec<Assignment>,
 }
 
 /// What a node reports to its location.
@@ -75,6 +111,12 @@ pub struct NodeReport {
     /// What its operator says of it.
     #[serde(default)]
     pub traits: Traits,
+    /// The life of the location whose assignments it carries out.
+    #[serde(default)]
+    pub location_epoch: LocationEpoch,
+    /// All of those, while a later life of the location asks for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handed_over: Option<HandedOver>,
 }
 
 /// An instance as its node sees it.

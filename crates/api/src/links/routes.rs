@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use longshore_types::{
-    AppName, AppProtocol, HostName, IngressRules, InstanceId, NodeName, ProjectName,
+    AppName, AppProtocol, HostName, IngressRules, InstanceId, LocationEpoch, NodeName, ProjectName,
 };
 use serde::{Deserialize, Serialize};
 
 /// All that an ingress has to know, whole.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RoutingTable {
+    /// Of which life of the location it is; an ingress refuses an earlier one.
+    #[serde(default)]
+    pub location_epoch: LocationEpoch,
     /// Raised at each change; an ingress acknowledges it once no new request goes by an older one.
     pub revision: u64,
     /// One per app with a port.

@@ -26,12 +26,13 @@ impl Plane {
         self.join_token_as(JoinTokenRole::Node, location).await
     }
 
-    async fn join_token_as(
+    pub async fn join_token_as(
         &self,
         role: JoinTokenRole,
         location: &str,
     ) -> Result<JoinTokenCreated, CallError> {
-        let request = JoinTokenRequest { location: location.parse().unwrap(), role };
+        let location = location.parse().unwrap();
+        let request = JoinTokenRequest { location, role, recover: false };
         self.user.call(Method::POST, "/v1/join-tokens", Some(&request)).await
     }
 
@@ -40,11 +41,11 @@ impl Plane {
     }
 
     /// Who shows a certificate.
-    fn showing(&self, identity: &Identity) -> Client {
+    pub fn showing(&self, identity: &Identity) -> Client {
         self.at(client_config(&Credentials::new(identity).unwrap()).unwrap())
     }
 
-    async fn join(
+    pub async fn join(
         &self,
         location: &str,
         token: &JoinToken,
@@ -79,7 +80,7 @@ impl Plane {
     }
 }
 
-fn refused<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Problem {
+pub fn refused<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Problem {
     match outcome {
         Err(CallError::Refused(problem)) => problem,
         other => panic!("{other:?}"),

@@ -9,6 +9,7 @@ mod cordons;
 mod elsewhere;
 mod joining;
 mod leading;
+mod lives;
 mod once;
 mod overview;
 mod placement;

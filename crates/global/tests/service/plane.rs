@@ -255,6 +255,8 @@ pub fn report_of(
         shortfalls: vec![],
         staying: vec![],
         strays: vec![],
+        location_epoch: Default::default(),
+        node_keys: None,
     }
 }
 

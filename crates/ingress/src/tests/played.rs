@@ -49,6 +49,8 @@ pub struct Location {
     elsewhere: watch::Sender<Arc<Elsewhere>>,
     pub measured: watch::Receiver<MeasuredWays>,
     acks: watch::Receiver<BTreeMap<String, RouteAck>>,
+    /// The revision of the last table that was on its way.
+    told: watch::Receiver<u64>,
     _end: DropGuard,
 }
 
@@ -59,6 +61,7 @@ struct Served {
     measured: Arc<watch::Sender<MeasuredWays>>,
     authority: Option<Arc<LocationAuthority>>,
     acks: Arc<watch::Sender<BTreeMap<String, RouteAck>>>,
+    told: Arc<watch::Sender<u64>>,
     end: CancellationToken,
 }
 
@@ -76,12 +79,14 @@ impl Location {
         let (elsewhere, elsewhere_seen) = watch::channel(Arc::default());
         let (measure, measured) = watch::channel(MeasuredWays::default());
         let end = CancellationToken::new();
+        let (tell, told) = watch::channel(0);
         let served = Served {
             tables: tables_seen,
             elsewhere: elsewhere_seen,
             measured: Arc::new(measure),
             authority,
             acks: Arc::new(acks),
+            told: Arc::new(tell),
             end: end.clone(),
         };
         let router = Router::new()
@@ -92,7 +97,7 @@ impl Location {
             .route("/link/routes/ack", post(ack))
             .with_state(served);
         tokio::spawn(listener.serve(router, end.clone()));
-        Self { tables, elsewhere, measured, acks: acks_seen, _end: end.drop_guard() }
+        Self { tables, elsewhere, measured, acks: acks_seen, told, _end: end.drop_guard() }
     }
 
     /// Says what other locations serve.
@@ -127,6 +132,15 @@ impl Location {
         self.acked(revision).await;
     }
 
+    /// Gives a table that nobody will acknowledge, and waits until it is on its way.
+    pub async fn give_in_vain(&self, table: RoutingTable) {
+        let revision = table.revision;
+        self.tables.send_replace(Arc::new(Some(table)));
+        let mut told = self.told.clone();
+        let is_told = told.wait_for(|told| *told == revision);
+        in_time("that it is told", is_told).await.unwrap();
+    }
+
     pub fn ingresses(&self) -> Vec<String> {
         self.acks.borrow().keys().cloned().collect()
     }
@@ -134,7 +148,14 @@ impl Location {
 
 async fn routes(State(served): State<Served>) -> axum::response::Response {
     let tables = watch_lines(served.tables);
-    json_lines(tables.filter_map(async |table| (*table).clone()).boxed(), served.end)
+    let told = served.told;
+    let tables = tables.filter_map(move |table| {
+        if let Some(table) = &*table {
+            told.send_replace(table.revision);
+        }
+        std::future::ready((*table).clone())
+    });
+    json_lines(tables.boxed(), served.end)
 }
 
 async fn elsewhere_lines(State(served): State<Served>) -> axum::response::Response {

@@ -12,7 +12,8 @@ use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 
-use longshore_api::links::Endpoint;
+use longshore_api::links::{Endpoint, RoutingTable};
+use longshore_types::LocationEpoch;
 
 use super::played::*;
 use crate::gate::{DirectGate, NodeGate, Stream};
@@ -319,5 +320,28 @@ async fn an_ingress_serves_without_its_location_also_after_a_restart() {
     // Within one stream an older table is refused: the next newer one is taken, it is not.
     location.give(6, &[&a.endpoint]);
     location.give_and_wait(8, &[&b.endpoint]).await;
+    assert_eq!(ingress.get().await.1, "b");
+}
+
+#[tokio::test]
+async fn a_table_of_an_earlier_life_of_the_location_is_refused() {
+    let (a, b) = (Instance::saying("a").await, Instance::saying("b").await);
+    let Scene { location, ingress, dir } = Scene::new(&[&a.endpoint]).await;
+    let of_life = |life, revision, endpoints: &[&Endpoint]| RoutingTable {
+        location_epoch: LocationEpoch(life),
+        ..table(revision, endpoints)
+    };
+    location.give_table_and_wait(of_life(2, 50, &[&a.endpoint])).await;
+    drop(location);
+    ingress.shutdown.cancel();
+    in_time("the end of the ingress", ingress.ended).await.unwrap().unwrap();
+
+    // Its store was lost and is found again, and knows of revisions that are newer.
+    let ingress = Ingress::start(dir.path(), limits());
+    let location = Location::start(dir.path());
+    location.give_in_vain(of_life(1, 90, &[&b.endpoint])).await;
+    location.give_table_and_wait(of_life(2, 51, &[&a.endpoint])).await;
+    assert_eq!(ingress.get().await.1, "a");
+    location.give_table_and_wait(of_life(3, 1, &[&b.endpoint])).await;
     assert_eq!(ingress.get().await.1, "b");
 }

@@ -23,6 +23,7 @@ impl State {
                 release: record.release.clone(),
                 intent: record.intent,
                 generation: record.generation,
+                origin: record.origin(),
             });
         }
         // A node that was removed and comes back is told that it has nothing, and ends what it has.
@@ -37,9 +38,10 @@ impl State {
         let routes: Vec<Route> = self.allotments.values().filter_map(|a| self.route(a)).collect();
         let changed = routes != self.table.routes;
         if changed {
-            let revision = self.table.revision + 1;
+            let (location_epoch, revision) = (self.life.epoch(), self.table.revision + 1);
             // The nodes are added when it is told.
-            let table = RoutingTable { revision, routes, ..RoutingTable::default() };
+            let table =
+                RoutingTable { location_epoch, revision, routes, ..RoutingTable::default() };
             let before = std::mem::replace(&mut self.table, table);
             self.table_since = moment.instant;
             self.note_included(&before, moment);
@@ -145,6 +147,8 @@ impl State {
             shortfalls: self.shortfalls.clone(),
             staying: self.staying.clone(),
             strays: self.strays.iter().cloned().collect(),
+            location_epoch: self.life.epoch(),
+            node_keys: None,
         }
     }
 

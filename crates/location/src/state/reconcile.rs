@@ -191,7 +191,9 @@ impl State {
                     draining: None,
                     created_at: moment.wall,
                     replaces,
+                    seal: None,
                 };
+                let record = self.with_seal(record);
                 self.instances.insert(instance.clone(), record);
                 changes.put.insert(instance);
             }
@@ -221,7 +223,9 @@ impl State {
             pinned: self.pinned(record),
             created_at: record.created_at,
         });
-        let nodes = self.nodes.values().map(|reported| NodeState {
+        // What a node has that has not said it cannot be planned with.
+        let known = self.nodes.values().filter(|reported| !reported.owes);
+        let nodes = known.map(|reported| NodeState {
             name: reported.report.node.clone(),
             reachable: self.reachable(&reported.report.node, moment),
             cordon: self.cordons.get(&reported.report.node).cloned(),

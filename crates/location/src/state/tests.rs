@@ -38,6 +38,7 @@ fn set(generation: u64, release: u64) -> AllotmentSet {
 }
 
 mod cordons;
+mod hand_over;
 
 /// A location with one node, or more, that does what it is told.
 struct World {
@@ -125,12 +126,20 @@ impl World {
             network: String::new(),
             runtimes: vec![],
             traits: Default::default(),
+            location_epoch: self.state.life.epoch(),
+            handed_over: None,
         };
         self.state.take_report(report, Reach::Here, self.moment());
     }
 
     fn obey(&mut self) {
-        self.report(|record| match record.intent {
+        for node in self.nodes.clone() {
+            self.obey_of(node);
+        }
+    }
+
+    fn obey_of(&mut self, node: &str) {
+        self.report_of(node, |record| match record.intent {
             Intent::Run => InstancePhase::Healthy,
             Intent::Stop => InstancePhase::Exited,
         });

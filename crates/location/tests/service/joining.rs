@@ -30,16 +30,16 @@ use tokio_util::sync::CancellationToken;
 use crate::{World, report, set, until};
 
 /// A location that nodes may join, at an address.
-struct Scene {
-    dir: TempDir,
-    world: World,
-    root: Arc<RootAuthority>,
-    address: String,
+pub struct Scene {
+    pub dir: TempDir,
+    pub world: World,
+    pub root: Arc<RootAuthority>,
+    pub address: String,
     registry: CancellationToken,
 }
 
 /// The secret of the only token, which is good once.
-const SECRET: &str = "good once";
+pub const SECRET: &str = "good once";
 
 /// What the registry has: a manifest with one layer, and another image.
 fn registry(layer: &'static [u8]) -> (Router, Digest, Digest) {
@@ -84,7 +84,7 @@ fn global(root: &Arc<RootAuthority>) -> Router {
 }
 
 impl Scene {
-    async fn start(registry: Router) -> Self {
+    pub async fn start(registry: Router) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = Arc::new(RootAuthority::open(&dir.path().join("root.json"), now()).unwrap());
         std::fs::write(dir.path().join("token"), "lsh_token").unwrap();
@@ -94,9 +94,14 @@ impl Scene {
         tokio::spawn(listener.serve(registry, shutdown.clone()));
         let (world, address) = Self::location(dir.path(), &root).await;
         let scene = Self { dir, world, root, address, registry: shutdown };
-        // A location has its authority a moment after it was started.
+        scene.listens().await;
+        scene
+    }
+
+    /// A location has its authority a moment after it was started.
+    pub async fn listens(&self) {
         let ready = async {
-            let stranger = scene.stranger();
+            let stranger = self.stranger();
             while matches!(
                 stranger.get::<Value>("/link/routes").await,
                 Err(CallError::Unreachable { .. })
@@ -105,10 +110,9 @@ impl Scene {
             }
         };
         tokio::time::timeout(std::time::Duration::from_secs(20), ready).await.unwrap();
-        scene
     }
 
-    async fn location(dir: &Path, root: &Arc<RootAuthority>) -> (World, String) {
+    pub async fn location(dir: &Path, root: &Arc<RootAuthority>) -> (World, String) {
         let any = Endpoint::Tls("127.0.0.1:0".to_owned());
         let listener = Listener::bind("nodes", &any).unwrap();
         let address = listener.endpoint().unwrap().authority().to_owned();
@@ -134,11 +138,11 @@ impl Scene {
     }
 
     /// Who shows a certificate.
-    fn with(&self, identity: &Identity) -> Client {
+    pub fn with(&self, identity: &Identity) -> Client {
         self.at(client_config(&Credentials::new(identity).unwrap()).unwrap())
     }
 
-    async fn join(&self, node: &str, secret: &str) -> Result<Identity, CallError> {
+    pub async fn join(&self, node: &str, secret: &str) -> Result<Identity, CallError> {
         let key = NewKey::generate().unwrap();
         let request = JoinRequest {
             secret: secret.to_owned().into(),
@@ -156,14 +160,14 @@ impl Scene {
         LocationAuthority::new(name.parse().unwrap(), &key.signed(&signed, now()).unwrap()).unwrap()
     }
 
-    async fn end(self) {
+    pub async fn end(self) {
         self.registry.cancel();
         self.world.stop().await;
         drop(self.dir);
     }
 }
 
-fn refused<T: std::fmt::Debug>(outcome: Result<T, CallError>, code: ProblemCode) -> String {
+pub fn refused<T: std::fmt::Debug>(outcome: Result<T, CallError>, code: ProblemCode) -> String {
     match outcome {
         Err(CallError::Refused(problem)) if problem.code == code => problem.detail,
         other => panic!("{other:?}"),

@@ -5,6 +5,7 @@
 
 mod elsewhere;
 mod joining;
+mod lives;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -21,9 +22,9 @@ use longshore_api::links::{
     ObservedInstance, RouteAck, RoutingTable, StopInstance,
 };
 use longshore_link::{
-    Body, CallError, Client, Endpoint, LineStream, Listener, json_lines, watch_lines,
+    Body, CallError, Client, Endpoint, LineStream, Listener, Refusal, json_lines, watch_lines,
 };
-use longshore_location::{JoiningOptions, Membership, Options};
+use longshore_location::{JoiningOptions, LocationError, Membership, Options};
 use longshore_planning::replay::Outcome;
 use longshore_types::{
     ByteCount, Capacity, Cordon, Decision, Digest, Epoch, Generation, InstancePhase, Manifest,
@@ -41,7 +42,7 @@ struct World {
     allot: watch::Sender<Arc<AllotmentSet>>,
     reports: watch::Receiver<Option<LocationReport>>,
     shutdown: CancellationToken,
-    done: JoinHandle<()>,
+    done: JoinHandle<Result<(), LocationError>>,
 }
 
 impl World {
@@ -65,13 +66,17 @@ impl World {
         let (report, reports) = watch::channel(None);
         let until = shutdown.clone();
         let sets = get(move || async move { json_lines(watch_lines(allotted), until) });
+        let lives = lives::Lives::of(dir);
+        let begin = lives.begin();
         let take = post(move |Body(said): Body<LocationReport>| async move {
+            lives.follow(&said)?;
             report.send_replace(Some(said));
-            axum::Json(())
+            Ok::<_, Refusal>(axum::Json(()))
         });
         let global = Router::new()
             .route("/link/locations/ams/allotments", sets)
             .route("/link/locations/ams/report", take)
+            .route("/link/locations/ams/begin", begin)
             .merge(more);
         let global_at = Endpoint::Unix(dir.join("global.sock"));
         let listener = Listener::bind("global", &global_at).unwrap();
@@ -85,19 +90,19 @@ impl World {
             link: Listener::bind("location", &link).unwrap(),
             global: global_at.into(),
             membership: Membership::Local,
+            own_node: Some("n1".parse().unwrap()),
             joining,
             peers_advertised,
             metrics: None,
         };
         let until = shutdown.clone();
-        let done =
-            tokio::spawn(async move { longshore_location::run(options, until).await.unwrap() });
+        let done = tokio::spawn(longshore_location::run(options, until));
         Self { location: Client::new(link), allot, reports, shutdown, done }
     }
 
     async fn stop(self) {
         self.shutdown.cancel();
-        self.done.await.unwrap();
+        self.done.await.unwrap().unwrap();
     }
 
     async fn node_says(&self, assignments: &[Assignment]) {
@@ -146,6 +151,8 @@ fn report(node: &str, gate: &str, assignments: &[Assignment]) -> NodeReport {
         network: String::new(),
         runtimes: vec![],
         traits: Default::default(),
+        location_epoch: Default::default(),
+        handed_over: None,
     }
 }
 

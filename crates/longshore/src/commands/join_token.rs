@@ -18,6 +18,10 @@ pub struct Options {
     /// As what the machine joins: a node of a location, or a location of its own
     #[arg(long, value_name = "ROLE", default_value = "node", value_parser = ["node", "location"])]
     role: String,
+    /// Let the machine take the place of the location that there is, which lost its own: it goes on with what its
+    /// nodes run, and the machine before is refused
+    #[arg(long)]
+    recover: bool,
     #[command(flatten)]
     connection: ConnectionOptions,
 }
@@ -29,7 +33,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         "location" => JoinTokenRole::Location,
         _ => JoinTokenRole::Node,
     };
-    let request = JoinTokenRequest { location: options.location, role };
+    let request = JoinTokenRequest { location: options.location, role, recover: options.recover };
     let created = connection.api.create_join_token(&request).await?;
     connection.output.data(&created, |JoinTokenCreated { token, .. }| {
         format!("longshore {} join {token}\n", options.role)

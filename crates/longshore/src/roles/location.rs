@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use longshore_link::{Endpoint, Endpoints};
 use longshore_location::{ImageOrigin, Joining, JoiningOptions, Membership};
-use longshore_types::{Coordinates, LocationName};
+use longshore_types::{Coordinates, LocationName, NodeName};
 
 use super::{MetricsOptions, Threads, listener};
 use crate::failure::{Failure, Kind};
@@ -41,6 +41,10 @@ struct SchedulerOptions {
     /// The directory of its store
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
+    /// The only node of this machine: should the store be lost, the location waits for it before it decides
+    /// anything [default: not known, and so it waits for 15 s]
+    #[arg(long, value_name = "NAME")]
+    own_node: Option<NodeName>,
     /// Where it listens for nodes, ingresses and the global control plane
     #[arg(long, value_name = "ENDPOINT")]
     listen: Endpoint,
@@ -101,6 +105,7 @@ fn run_scheduler(options: SchedulerOptions) -> Result<(), Failure> {
             link,
             global: options.global,
             membership,
+            own_node: options.own_node,
             joining,
             peers_advertised: options.peers_advertise,
             metrics,

@@ -50,6 +50,7 @@ pub fn plan_roles(
         .with("location", &location_at);
     let location = Flags::below("run")
         .with("name", &settings.location)
+        .with("own-node", &settings.node)
         .with("data-dir", home.role_dir("location").display())
         .with("listen", &location_at)
         .with("global", &global_at);

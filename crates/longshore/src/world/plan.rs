@@ -286,6 +286,7 @@ mod tests {
                 address: "198.18.0.1:4604".to_owned(),
                 root: "0".repeat(64).parse().unwrap(),
                 secret: "0".repeat(64).into(),
+                recovers: false,
             };
             token.text().to_string()
         };

@@ -1,6 +1,7 @@
 //! This machine as a location: its scheduler, its ingress, and its first node.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use longshore_link::{Endpoint, Listener};
 use longshore_trust::{JoinRole, JoinToken};
@@ -18,6 +19,10 @@ use crate::said::SaidOptions;
 ///
 /// The token comes from `longshore join-token --role location` and is good once. From then on this machine is
 /// started by `longshore location start`. More machines join it as nodes.
+///
+/// With a token that was made with --recover it takes the place of the location that there is: have that one's
+/// nodes look for it here first (`longshore node start --location-at`), for what does not hand over what it runs
+/// within 15 s is taken for lost, and started anew.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LocationJoinOptions {
     /// The token that `longshore join-token` showed
@@ -112,7 +117,10 @@ fn join_as(home: &Home, token: JoinToken, node: NodeName) -> Result<(), Failure>
     let proof = home.authority_file();
     if super::is_member(&proof)? {
         let Membership { location, global, .. } = super::membership(home, proof, "a location")?;
-        return Err(super::joined_already(&format!("location {location} of {global}")));
+        // The same machine may be what it was before, without what it knew.
+        if !token.recovers || token.location != location {
+            return Err(super::joined_already(&format!("location {location} of {global}")));
+        }
     }
     let location = token.location.clone();
     super::keep_membership(
@@ -122,7 +130,25 @@ fn join_as(home: &Home, token: JoinToken, node: NodeName) -> Result<(), Failure>
     super::block_on(longshore_location::join(&token, &home.role_dir("location")))?
         .map_err(|error| super::refused(error, &token))?;
     tracing::info!("joined as location {location}");
+    if token.recovers {
+        set_store_aside(&home.role_dir("location"))?;
+    }
     Ok(())
+}
+
+/// Puts a store of an earlier life where nobody takes it for the location's, should this machine have been that
+/// before.
+fn set_store_aside(dir: &Path) -> Result<(), Failure> {
+    let store = dir.join("store.redb");
+    let aside = store.with_extension(format!("before-{}", longshore_link::now().0));
+    match std::fs::rename(&store, &aside) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Ok(()) => {
+            tracing::info!(path = %aside.display(), "the store of an earlier life is kept there");
+            Ok(())
+        }
+        outcome => outcome.or_fail(Kind::Other, format!("cannot move {} away", store.display())),
+    }
 }
 
 /// The sockets of its roles.
@@ -165,6 +191,7 @@ fn plan(
     let link_at = at(&link)?;
     let location = Flags::below("run")
         .with("name", &membership.location)
+        .with("own-node", &membership.node)
         .with("data-dir", home.role_dir("location").display())
         .with("listen", &link_at)
         .with("global", Endpoint::Tls(membership.global.clone()))

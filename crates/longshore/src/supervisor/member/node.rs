@@ -33,6 +33,10 @@ pub struct NodeJoinOptions {
 /// Its instances go on when this ends, and are taken over when it is started again.
 #[derive(Debug, Clone, clap::Args)]
 pub struct NodeStartOptions {
+    /// The host and port at which the location is reached from now on, when that has moved to another machine
+    /// [default: where it joined, or what was last given here]
+    #[arg(long, value_name = "HOST:PORT")]
+    location_at: Option<String>,
     /// Where the location reaches the instances of this node, and nobody else gets an answer
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:4603")]
     gate_listen: SocketAddr,
@@ -89,7 +93,11 @@ impl Member for Node<'_> {
         if let Some((token, name)) = self.joins {
             join_as(home, token, super::named(name))?;
         }
-        let membership: Membership = super::membership(home, home.identity_file(), "a node")?;
+        let mut membership: Membership = super::membership(home, home.identity_file(), "a node")?;
+        if let Some(location) = &self.options.location_at {
+            membership.location = location_at(location)?;
+            super::keep_membership(home, &membership)?;
+        }
         let what = format!("node {} runs for {}", membership.node, membership.location);
         Ok((vec![vec![plan(self.options, home, &membership, gate)?]], what))
     }
@@ -109,6 +117,20 @@ fn join_as(home: &Home, token: JoinToken, node: NodeName) -> Result<(), Failure>
         .map_err(|error| super::refused(error, &token))?;
     tracing::info!("joined location {} as node {node}", token.location);
     Ok(())
+}
+
+/// An address as it was given, when it can be one.
+fn location_at(text: &str) -> Result<String, Failure> {
+    let is_host = |host: &str| {
+        !host.is_empty() && host.chars().all(|one| one.is_ascii_graphic() && one != '/')
+    };
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port != 0);
+    let is_both = text.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && is_port(port));
+    if is_both {
+        return Ok(text.to_owned());
+    }
+    Err(Failure::new(Kind::Usage, format!("--location-at {text} is not allowed"))
+        .hint("it is a host and a port, such as 192.0.2.7:4602 or ams.example.com:4602"))
 }
 
 fn plan(
@@ -134,4 +156,20 @@ fn plan(
     };
     let drain = super::node_drain(&options.machine);
     Ok(RolePlan { role: "node", args: flags.into_args(), sockets: vec![("gate", gate)], drain })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_location_is_at_a_host_and_a_port() {
+        for good in ["192.0.2.7:4602", "ams.example.com:4602", "[2001:db8::7]:4602"] {
+            assert_eq!(location_at(good).unwrap(), good);
+        }
+        for bad in ["", "ams", "ams:", ":4602", "ams:0", "ams:65536", "https://ams:4602", "a b:1"] {
+            let failure = location_at(bad).unwrap_err();
+            assert!(failure.message.contains(bad) && failure.hint.is_some(), "{failure}");
+        }
+    }
 }

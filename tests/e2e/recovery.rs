@@ -1,0 +1,93 @@
+//! A location that lost what it knew, and knows it again from its nodes.
+
+use std::fs;
+
+use anyhow::Result;
+use longshore_e2e::Platform;
+use longshore_e2e::eventually;
+use longshore_e2e::machine::Part;
+use longshore_types::InstancePhase;
+
+use crate::joining::{token, two_machines};
+use crate::scene::{Lives, busybox, ids, lives, page, traffic, web};
+
+/// Once all are healthy again: the same, not touched.
+fn are_untouched(platform: &Platform, before: &Lives) -> Result<Option<()>> {
+    let now = platform.instances("web")?;
+    let is_healthy = now.iter().all(|one| one.observed.phase == InstancePhase::Healthy);
+    Ok((is_healthy && lives(&now) == *before).then_some(()))
+}
+
+fn wait_for_log(platform: &Platform, text: &str, times: usize) {
+    eventually(text, || {
+        let log = fs::read_to_string(platform.log_path())?;
+        Ok((log.matches(text).count() >= times).then_some(()))
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_location_whose_store_is_deleted_while_it_serves_goes_on_from_what_its_nodes_have() {
+    let (machine, platform) = two_machines(Part::Node);
+    platform.deploy(&web("web", 2)).unwrap();
+    let instances = platform.instances("web").unwrap();
+    let nodes: Vec<_> = instances.iter().map(|one| one.node.as_str()).collect();
+    assert!(nodes.contains(&"one") && nodes.contains(&"two"), "{nodes:?}");
+    let before = lives(&instances);
+    let store = platform.data_dir().join("location/store.redb");
+    let (old, new) = (platform.dir().join("old.redb"), platform.dir().join("new.redb"));
+
+    let users = traffic(&platform, "web");
+    // Until it dies it goes on writing there.
+    fs::rename(&store, &old).unwrap();
+    platform.role("location").unwrap().kill().unwrap();
+    wait_for_log(&platform, "recovered from what nodes had", 1);
+    eventually("all are as they were", || are_untouched(&platform, &before)).unwrap();
+    assert!(users.answered() > 0);
+    let failed = users.stop();
+    assert!(failed.is_empty(), "{failed:?}");
+
+    // It decides as before.
+    platform.push(&busybox(&platform, "next"), "default/web:1").unwrap();
+    platform.deploy(&web("web", 2)).unwrap();
+    assert_eq!(page(&platform, "web"), "next\n");
+    platform.run(&["scale", "web", "3"]).ok();
+    platform.wait_until_settled("web").unwrap();
+    let instances = platform.instances("web").unwrap();
+    assert_eq!(ids(&instances).len(), 3);
+
+    // The store of before knows of none of these, and is refused.
+    fs::rename(&store, &new).unwrap();
+    fs::rename(&old, &store).unwrap();
+    platform.role("location").unwrap().kill().unwrap();
+    wait_for_log(&platform, "this store is of life 0 of location here, which is in life 1", 1);
+    assert_eq!(page(&platform, "web"), "next\n");
+    fs::remove_file(&store).unwrap();
+    wait_for_log(&platform, "recovered from what nodes had", 2);
+    eventually("all are as they were", || are_untouched(&platform, &lives(&instances))).unwrap();
+    platform.remove("web").unwrap();
+    platform.finish();
+    machine.finish();
+}
+
+#[test]
+fn a_machine_takes_the_place_of_a_location_by_a_token_and_adopts_what_runs() {
+    let (mut machine, platform) = two_machines(Part::Location);
+    platform.deploy(&web("web", 2)).unwrap();
+    let before = lives(&platform.instances("web").unwrap());
+    machine.down().unwrap();
+    // A name that is taken is taken over by who has a token for that, and by nobody else.
+    let taken = platform.run(&["join-token", "--role", "location", "--location", "there"]);
+    taken.fails(1, &["--recover"]);
+    machine.join(&token(&platform, Part::Location, "there", &["--recover"]), "two").unwrap();
+    eventually("it recovered", || {
+        Ok(machine.log().contains("recovered from what nodes had").then_some(()))
+    })
+    .unwrap();
+    eventually("all are as they were", || are_untouched(&platform, &before)).unwrap();
+    platform.run(&["scale", "web", "4"]).ok();
+    platform.wait_until_settled("web").unwrap();
+    platform.remove("web").unwrap();
+    platform.finish();
+    machine.finish();
+}
