@@ -50,8 +50,8 @@ fn a_location_whose_store_is_deleted_while_it_serves_goes_on_from_what_its_nodes
     // It decides as before.
     platform.push(&busybox(&platform, "next"), "default/web:1").unwrap();
     platform.deploy(&web("web", 2)).unwrap();
-    assert_eq!(page(&platform, "web"), "next\n");
-    platform.run(&["scale", "web", "3"]).ok();
+    assert_eq!(page(&platform, "web"), "next");
+    platform.run(&["scale", "web=3"]).ok();
     platform.wait_until_settled("web").unwrap();
     let instances = platform.instances("web").unwrap();
     assert_eq!(ids(&instances).len(), 3);
@@ -61,7 +61,7 @@ fn a_location_whose_store_is_deleted_while_it_serves_goes_on_from_what_its_nodes
     fs::rename(&old, &store).unwrap();
     platform.role("location").unwrap().kill().unwrap();
     wait_for_log(&platform, "this store is of life 0 of location here, which is in life 1", 1);
-    assert_eq!(page(&platform, "web"), "next\n");
+    assert_eq!(page(&platform, "web"), "next");
     fs::remove_file(&store).unwrap();
     wait_for_log(&platform, "recovered from what nodes had", 2);
     eventually("all are as they were", || are_untouched(&platform, &lives(&instances))).unwrap();
@@ -85,7 +85,7 @@ fn a_machine_takes_the_place_of_a_location_by_a_token_and_adopts_what_runs() {
     })
     .unwrap();
     eventually("all are as they were", || are_untouched(&platform, &before)).unwrap();
-    platform.run(&["scale", "web", "4"]).ok();
+    platform.run(&["scale", "web=4"]).ok();
     platform.wait_until_settled("web").unwrap();
     platform.remove("web").unwrap();
     platform.finish();

@@ -608,7 +608,7 @@ pub struct JoinTokenRequest {
     #[serde(default)]
     pub role: JoinTokenRole,
     /// True to have it take the place of the location of that name, which lost its machine: as `location` alone.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recover: bool,
 }
 

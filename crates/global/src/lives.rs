@@ -161,7 +161,6 @@ async fn change(
         };
         let result = plane.store.commit(write).await.map_err(store_failed)?;
         if result.succeeded {
-            plane.catalog.reached(result.revision).await;
             tracing::info!(%location, epoch = ?record.epoch, "what is known of a location changed");
             return Ok(record);
         }

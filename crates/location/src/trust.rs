@@ -65,7 +65,8 @@ pub fn node_records(
 ) -> Result<Vec<(String, bytes::Bytes)>, RecordError> {
     let joined_at = now();
     let record = |(node, key): (&NodeName, &Fingerprint)| {
-        let record = NodeRecord { key: *key, joined_at, is_behind: false };
+        // Whether its gate can be dialled is found out anew; what goes through the location comes there either way.
+        let record = NodeRecord { key: *key, joined_at, is_behind: true };
         Ok((node_key(node), longshore_store::record::encode(&record)?))
     };
     keys.iter().map(record).collect()

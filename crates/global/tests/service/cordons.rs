@@ -58,6 +58,8 @@ impl Plane {
             peering: None,
             round_trip_micros: Default::default(),
             strays: vec![],
+            location_epoch: Default::default(),
+            node_keys: None,
         };
         self.send(&report).await;
     }

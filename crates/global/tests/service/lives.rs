@@ -64,7 +64,7 @@ async fn a_location_that_lost_its_store_begins_another_life_and_that_of_before_i
         why.contains("life 0") && why.contains("in life 1") && why.contains("store.redb"),
         "{why}"
     );
-    recovered(refused(begin(&plane.link, "ams", Some(0)).await));
+    recovered(refused(begin(&plane.link, "ams", Some(0)).await.map(drop)));
     say(&plane.link, &report_in("ams", 1)).await.unwrap();
     // What it was given it has still.
     let mut sets = plane.link.watch::<AllotmentSet>(path).await.unwrap();
@@ -132,8 +132,8 @@ async fn another_machine_takes_the_place_of_a_location_by_a_token_and_the_one_be
     rest.expect("the one before is told nothing more");
     let why = recovered(refused(say(&before, &report_in("sin", 0)).await));
     assert!(why.contains("another machine"), "{why}");
-    recovered(refused(begin(&before, "sin", Some(0)).await));
-    recovered(refused(begin(&before, "sin", None).await));
+    recovered(refused(begin(&before, "sin", Some(0)).await.map(drop)));
+    recovered(refused(begin(&before, "sin", None).await.map(drop)));
 
     let after = plane.showing(&after.identify(&sin, now()).unwrap());
     let begun = begin(&after, "sin", None).await.unwrap();

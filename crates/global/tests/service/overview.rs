@@ -75,6 +75,8 @@ async fn a_location_is_counted_and_shown_with_what_the_caller_may_know() {
         shortfalls: vec![shortfall("default"), shortfall("other")],
         staying: vec![staying("default"), staying("other")],
         strays: vec![],
+        location_epoch: Default::default(),
+        node_keys: None,
     };
     plane.send(&report).await;
 

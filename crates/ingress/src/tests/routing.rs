@@ -342,6 +342,6 @@ async fn a_table_of_an_earlier_life_of_the_location_is_refused() {
     location.give_in_vain(of_life(1, 90, &[&b.endpoint])).await;
     location.give_table_and_wait(of_life(2, 51, &[&a.endpoint])).await;
     assert_eq!(ingress.get().await.1, "a");
-    location.give_table_and_wait(of_life(3, 1, &[&b.endpoint])).await;
+    location.give_table_and_wait(of_life(3, 52, &[&b.endpoint])).await;
     assert_eq!(ingress.get().await.1, "b");
 }
