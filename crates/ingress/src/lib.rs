@@ -11,7 +11,7 @@
 //! - `gate`: how an instance is dialled, through its node. `elsewhere`: other locations, for requests for which there
 //!   is no instance here. `relay`: passing bytes between two others, of which one cannot be dialled.
 //! - `proxy`: one request from its head to the last byte of its answer.
-//! - `server`: connections from users, their limits, shutdown.
+//! - `server`: connections from users, in the clear and by TLS, their limits, shutdown. `secure`: what TLS takes.
 //! - `location_link` and `state_file`: where the table comes from and where it is kept.
 //!
 //! It must not know of releases, nodes' health or the store. Built on hyper without a framework:
@@ -31,6 +31,7 @@ mod metrics;
 mod proxy;
 mod relay;
 mod router;
+mod secure;
 mod server;
 mod state_file;
 mod upstream;
@@ -39,7 +40,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use longshore_api::links::RoutingTable;
-use longshore_link::{Client, Endpoint, Listener, Service, ServiceError};
+use longshore_link::{Client, Endpoint, Listener, PublicTls, Service, ServiceError};
 use longshore_telemetry::metrics::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -50,13 +51,16 @@ use location_link::LocationLink;
 use metrics::Metrics;
 use proxy::Proxy;
 use router::Router;
+use secure::Redirect;
 use state_file::StateFile;
 
 /// What an ingress needs.
 #[derive(Debug)]
 pub struct IngressOptions {
-    /// Where requests from users come in.
+    /// Where requests from users come in in the clear.
     pub listener: Listener,
+    /// Where they come in by TLS, if they do.
+    pub secure: Option<SecureOptions>,
     /// Where requests from ingresses of other locations come in, with certificates on both sides; nowhere where they
     /// cannot.
     pub peers: Option<Listener>,
@@ -66,6 +70,18 @@ pub struct IngressOptions {
     pub state_dir: PathBuf,
     /// Where its metrics are asked for, if anywhere.
     pub metrics: Option<Listener>,
+}
+
+/// Where requests from users come in by TLS.
+#[derive(Debug)]
+pub struct SecureOptions {
+    /// The socket.
+    pub listener: Listener,
+    /// Which certificate is shown to whom.
+    pub tls: PublicTls,
+    /// The port to which requests in the clear are sent, of hosts that there is a certificate for; they are
+    /// answered where they come in when absent.
+    pub redirect: Option<u16>,
 }
 
 /// Why an ingress ended.
@@ -104,6 +120,7 @@ pub fn described_metrics() -> Registry {
     let metrics = Metrics::default();
     metrics.invent();
     metrics.register(&mut registry, Arc::default(), Arc::default());
+    metrics::describe_certificates(&mut registry);
     registry
 }
 
@@ -117,7 +134,7 @@ async fn run_with(
     (gate, own): (Arc<dyn NodeGate>, Arc<Gates>),
     shutdown: CancellationToken,
 ) -> Result<(), IngressError> {
-    let IngressOptions { listener, peers, location, state_dir, metrics: metrics_listener } =
+    let IngressOptions { listener, secure, peers, location, state_dir, metrics: metrics_listener } =
         options;
     let unusable = |source| IngressError::StateDir { path: state_dir.clone(), source };
     let state_file: StateFile<RoutingTable> =
@@ -164,13 +181,22 @@ async fn run_with(
     if let Some(listener) = metrics_listener {
         let mut registry = registry();
         metrics.register(&mut registry, Arc::clone(&router), Arc::clone(&others));
+        if let Some(secure) = &secure {
+            metrics::register_certificates(&mut registry, Arc::clone(secure.tls.certificates()));
+        }
         longshore_telemetry::metrics::serve(registry, listener, &service);
     }
     let door = peers.map(|listener| (listener, Arc::clone(&own), Arc::clone(&others)));
-    let proxy = Proxy::new((router, Arc::clone(&others)), (gate, own), limits.clone(), metrics);
+    let redirect = secure.as_ref().and_then(Redirect::of);
+    let own = (gate, own, redirect);
+    let proxy = Proxy::new((router, Arc::clone(&others)), own, limits.clone(), metrics);
     let probing = elsewhere::probe(Arc::clone(&proxy), others, location);
     service.spawn_until_shutdown("probe others", probing);
-    let entrances = server::Entrances { users: listener, others: door };
+    if let Some(secure) = &secure {
+        service.spawn_until_shutdown("users' certificates", secure.tls.clone().keep_fresh());
+    }
+    let secure = secure.map(|SecureOptions { listener, tls, .. }| (listener, tls));
+    let entrances = server::Entrances { users: listener, secure, others: door };
     let served = server::serve(entrances, Arc::clone(&proxy), limits, service.shutdown()).await;
     service.shutdown().cancel();
     let ended = service.run().await;

@@ -18,6 +18,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use longshore_telemetry::metrics::{Registry, Unit, times};
 use longshore_telemetry::scrape::{Scrape, at_scrape};
+use longshore_trust::PublicCertificates;
 
 use crate::elsewhere::Others;
 use crate::fault::Fault;
@@ -84,6 +85,7 @@ pub(crate) struct Metrics {
     guests_refused: Counter,
     carried: Family<To, Counter>,
     carried_bytes: Family<To, Counter>,
+    handshakes_failed: Counter,
 }
 
 impl Default for Metrics {
@@ -102,6 +104,7 @@ impl Default for Metrics {
             guests_refused: Counter::default(),
             carried: Family::default(),
             carried_bytes: Family::default(),
+            handshakes_failed: Counter::default(),
         }
     }
 }
@@ -178,6 +181,11 @@ impl Metrics {
             "What was carried over them, in both directions",
             Unit::Bytes,
             self.carried_bytes.clone(),
+        );
+        registry.register(
+            "handshakes_failed",
+            "Connections of users for TLS that came to nothing, as for a name without a certificate",
+            self.handshakes_failed.clone(),
         );
         at_scrape(registry, move |scrape| tell_of_table(&router, scrape));
         at_scrape(registry, move |scrape| tell_of_others(&others, scrape));
@@ -256,6 +264,11 @@ impl Metrics {
     /// Somebody was not let in where other locations are.
     pub fn note_guest_refused(&self) {
         self.guests_refused.inc();
+    }
+
+    /// A user who wanted to speak TLS does not.
+    pub fn note_handshake_failed(&self) {
+        self.handshakes_failed.inc();
     }
 
     /// A connection of a user is open until this is dropped.
@@ -362,6 +375,45 @@ fn tell_of_others(others: &Others, scrape: &mut Scrape<'_>) -> fmt::Result {
     let help =
         "1 while another location is reached over connections that it opened, here or to a relay";
     scrape.gauges("elsewhere_relayed", help, relayed)
+}
+
+/// A certificate, by the first of its names.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Certificate {
+    name: String,
+}
+
+/// Fills a registry with when the certificates for users end.
+pub(crate) fn register_certificates(
+    registry: &mut Registry,
+    certificates: Arc<PublicCertificates>,
+) {
+    let registry = registry.sub_registry_with_prefix("longshore_ingress");
+    at_scrape(registry, move |scrape| {
+        let all = certificates.all();
+        tell_of_certificates(
+            scrape,
+            all.iter().map(|one| {
+                let name = one.names().first().cloned().unwrap_or_default();
+                (name, one.expires_at().0 as f64 / 1000.0)
+            }),
+        )
+    });
+}
+
+/// The same with one that there is not.
+pub(crate) fn describe_certificates(registry: &mut Registry) {
+    let registry = registry.sub_registry_with_prefix("longshore_ingress");
+    at_scrape(registry, |scrape| tell_of_certificates(scrape, [(String::new(), 0.0)]));
+}
+
+fn tell_of_certificates(
+    scrape: &mut Scrape<'_>,
+    certificates: impl IntoIterator<Item = (String, f64)>,
+) -> fmt::Result {
+    let certificates = certificates.into_iter().map(|(name, end)| (Certificate { name }, end));
+    let help = "When a certificate for users ends, in seconds since 1970";
+    scrape.gauges("certificate_expires_seconds", help, certificates)
 }
 
 /// How the way to another location is.

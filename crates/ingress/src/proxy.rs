@@ -46,6 +46,7 @@ use crate::gate::{Gates, NodeGate};
 use crate::limits::Limits;
 use crate::metrics::{AppLabels, Metrics, Stopwatch};
 use crate::router::{NoPick, Router};
+use crate::secure::Redirect;
 use crate::server::Activity;
 use crate::upstream::{InFlight, Site};
 use attempt::Failed;
@@ -61,6 +62,8 @@ use upgrade::Offer;
 pub(crate) struct Origin {
     /// The user's address; none over a Unix socket and from another location.
     pub client: Option<IpAddr>,
+    /// Whether it is by TLS.
+    pub is_secure: bool,
     /// The location whose ingress sends it; none for a user.
     pub from: Option<LocationName>,
     /// How that came.
@@ -74,6 +77,7 @@ pub(crate) struct Proxy {
     router: Arc<Router>,
     others: Arc<Others>,
     dialler: Dialler,
+    redirect: Option<Redirect>,
     limits: Limits,
     seats: Arc<Semaphore>,
     metrics: Metrics,
@@ -84,7 +88,7 @@ pub(crate) struct Proxy {
 impl Proxy {
     pub fn new(
         (router, others): (Arc<Router>, Arc<Others>),
-        (gate, own): (Arc<dyn NodeGate>, Arc<Gates>),
+        (gate, own, redirect): (Arc<dyn NodeGate>, Arc<Gates>, Option<Redirect>),
         limits: Limits,
         metrics: Metrics,
     ) -> Arc<Self> {
@@ -93,6 +97,7 @@ impl Proxy {
             dialler: Dialler::new(gate, (own, Arc::clone(&others)), &limits, end.clone()),
             router,
             others,
+            redirect,
             seats: Arc::new(Semaphore::new(limits.requests)),
             limits,
             metrics,
@@ -138,6 +143,12 @@ impl Proxy {
             Method::CONNECT => Err(Fault::Tunnel),
             _ => Target::of(&request),
         };
+        if let (Ok(target), Some(redirect), false) = (&target, &self.redirect, origin.is_secure)
+            && let Some(mut answer) = redirect.answer(&target.host, request.uri())
+        {
+            answer.headers_mut().insert(headers::REQUEST_ID, id);
+            return Ok(answer.map(Answer::Own));
+        }
         let forwarded = match &target {
             Ok(target) => self.forward(request, target, origin, &id).await,
             Err(fault) => Err(fault.clone()),
@@ -188,7 +199,7 @@ impl Proxy {
                 self.metrics.note_taken_in(location);
                 User::AsTold
             }
-            None => User::At(origin.client),
+            None => User::At { address: origin.client, is_secure: origin.is_secure },
         };
         headers::to_instance(&mut head, target, user, protocol);
         let silence = match grpc::is_call(&head.headers) {
@@ -199,7 +210,7 @@ impl Proxy {
             }
             false => Some(self.limits.silence),
         };
-        let Origin { client: _, from, came: _, activity } = origin;
+        let Origin { client: _, is_secure: _, from, came: _, activity } = origin;
         let progress = Arc::new(Progress::new(activity, silence));
         let body = RequestBody::new(body, Arc::clone(&progress));
         let request = Request::from_parts(head, body);

@@ -1,6 +1,6 @@
 //! Connections from users, and from ingresses of other locations.
 //!
-//! HTTP/1.1 and cleartext HTTP/2 on one listener, told apart by the first bytes. Each connection
+//! HTTP/1.1 and HTTP/2 on one listener, told apart by the first bytes; with TLS clients choose by ALPN. Each connection
 //! has a clock that every byte of its requests and answers moves on. That one clock ends all that
 //! would hold a connection for ever: a client that never sends a request, one that keeps an idle
 //! connection, one that does not take its answer.
@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use longshore_link::Listener;
+use longshore_link::{Listener, PublicTls};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,7 @@ use crate::gate::{Gates, Stream, prepare};
 use crate::limits::{Limits, MAX_GUESTS, MAX_HEAD, MAX_SEND_BUFFER, MAX_STREAMS};
 use crate::proxy::{Answer, Origin, Proxy};
 use crate::relay::Relay;
+use crate::secure;
 use stream::{Accepted, Acceptor};
 
 /// How long an idle HTTP/2 client has to close after it was told that the connection ends, and how
@@ -53,8 +54,10 @@ struct Server {
 
 /// Where connections come in.
 pub(crate) struct Entrances {
-    /// Those of users.
+    /// Those of users in the clear.
     pub users: Listener,
+    /// Those of users by TLS, where they may come by it.
+    pub secure: Option<(Listener, PublicTls)>,
     /// Those of other locations, where they may come: as whom they are let in, and who they are.
     pub others: Option<(Listener, Arc<Gates>, Arc<Others>)>,
 }
@@ -83,20 +86,25 @@ pub(crate) async fn serve(
     });
     let connections = TaskTracker::new();
     let accepting = accept(&acceptor, &places, &server, &connections);
-    let accepting = async {
+    let secure = async {
+        match entrances.secure {
+            Some(secure) => accept_secure(secure, &places, &server, &connections).await,
+            None => std::future::pending().await,
+        }
+    };
+    let guests = async {
         match entrances.others {
             Some((listener, own, others)) => {
-                let entrance = (listener, own, others);
-                let guests = accept_guests(entrance, &server, &connections);
-                tokio::select! {
-                    () = accepting => Ok(()),
-                    ended = guests => ended,
-                }
+                accept_guests((listener, own, others), &server, &connections).await
             }
-            None => {
-                accepting.await;
-                Ok(())
-            }
+            None => std::future::pending().await,
+        }
+    };
+    let accepting = async {
+        tokio::select! {
+            () = accepting => Ok(()),
+            ended = secure => ended,
+            ended = guests => ended,
         }
     };
     if let Some(ended) = shutdown.run_until_cancelled(accepting).await {
@@ -142,6 +150,48 @@ async fn accept(
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 tracing::error!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Accepts users who speak TLS; they share the places of the others.
+async fn accept_secure(
+    (listener, tls): (Listener, PublicTls),
+    places: &Arc<Semaphore>,
+    server: &Arc<Server>,
+    connections: &TaskTracker,
+) -> io::Result<()> {
+    let Listener::Tls(listener) = listener else {
+        return Err(io::Error::other("this is where TLS is spoken"));
+    };
+    let listener = TcpListener::from_std(listener)?;
+    loop {
+        let place = Arc::clone(places).acquire_owned().await;
+        let place = place.expect("the semaphore is never closed");
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                let (server, tls) = (Arc::clone(server), tls.clone());
+                connections.spawn(async move {
+                    // Without it answers come a little later.
+                    let _ = prepare(&stream);
+                    match secure::shake(&tls, stream).await {
+                        Ok(stream) => {
+                            let (stream, client) = (Box::new(stream), Some(address.ip()));
+                            let accepted = Accepted { stream, client, is_secure: true };
+                            server.serve_connection(accepted, place).await;
+                        }
+                        Err(error) => {
+                            server.proxy.metrics().note_handshake_failed();
+                            tracing::debug!(%address, %error, "no handshake");
+                        }
+                    }
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot accept a connection by TLS");
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
@@ -248,10 +298,10 @@ fn builder(limits: &Limits) -> Builder<TokioExecutor> {
 impl Server {
     async fn serve_connection(self: Arc<Self>, accepted: Accepted, _place: OwnedSemaphorePermit) {
         let _open = self.proxy.metrics().connection();
-        let Accepted { stream, client } = accepted;
+        let Accepted { stream, client, is_secure } = accepted;
         let activity = Arc::new(Activity::new());
-        let came = Came::Directly;
-        self.serve_stream(stream, Origin { client, from: None, came, activity }).await;
+        let origin = Origin { client, is_secure, from: None, came: Came::Directly, activity };
+        self.serve_stream(stream, origin).await;
     }
 
     /// Serves an ingress of another location, for as long as that is one.
@@ -260,8 +310,8 @@ impl Server {
         let (stream, location, removed) = guest.into_parts();
         let activity = Arc::new(Activity::new());
         let from = Some(location.clone());
-        let serving =
-            Arc::clone(&self).serve_stream(stream, Origin { client: None, from, came, activity });
+        let origin = Origin { client: None, is_secure: true, from, came, activity };
+        let serving = Arc::clone(&self).serve_stream(stream, origin);
         tokio::select! {
             () = serving => {}
             () = removed => tracing::info!(%location, "a location was removed; it is cut off"),

@@ -10,4 +10,5 @@ mod outliers;
 mod played;
 mod relays;
 mod routing;
+mod secure;
 mod streams;

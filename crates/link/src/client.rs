@@ -18,7 +18,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client as HttpClient, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use longshore_api::Problem;
-use longshore_trust::Name;
+use longshore_trust::{Name, public_name};
 use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -114,7 +114,18 @@ impl Client {
 
     /// The same where TLS is spoken: shows what `config` has, and expects to find `name` there.
     pub fn secured(endpoint: Endpoint, config: Arc<ClientConfig>, name: Name) -> Self {
-        Self::dialling(endpoint, Some(Expecting::new(config, name)))
+        Self::dialling(endpoint, Some(Expecting::new(config, &name)))
+    }
+
+    /// The same of a server of users, which is called what the endpoint says: shows nothing, and trusts whom
+    /// `config` does. One without TLS is a client as of [`Self::new`].
+    pub fn public(endpoint: Endpoint, config: Arc<ClientConfig>) -> Self {
+        let name = match &endpoint {
+            Endpoint::Tls(authority) => public_name(authority),
+            Endpoint::Unix(_) | Endpoint::Tcp(_) => None,
+        };
+        let expecting = name.map(|name| Expecting::server(config, name));
+        Self::dialling(endpoint, expecting)
     }
 
     fn dialling(endpoint: Endpoint, expecting: Option<Expecting>) -> Self {
@@ -444,7 +455,7 @@ impl tower_service::Service<Uri> for Connector {
                     Dialled::Tcp(TokioIo::new(stream))
                 }
                 Endpoint::Tls(authority) => {
-                    let none = || io::Error::other("there is no certificate to show");
+                    let none = || io::Error::other("it is not said whom to expect there");
                     let expecting = expecting.ok_or_else(none)?;
                     let dialled = expecting.dial(&authority);
                     let stream = tokio::time::timeout(CONNECT_WITHIN, dialled).await??;

@@ -2,6 +2,7 @@
 //!
 //! - [`Endpoint`]: an address of a service. [`Listener`]: where a service listens, bound by itself
 //!   or inherited from the supervisor, which keeps it open while the service is restarted.
+//! - [`PublicTls`]: with which certificates users are spoken to there.
 //! - [`Client`]: calls with a time limit, and watches that notice a silent peer.
 //! - [`Refusal`]: a [`longshore_api::Problem`] as an answer. [`json_lines`] and
 //!   [`event_stream`]: streams as answers.
@@ -29,6 +30,7 @@ mod joining;
 mod listener;
 mod pace;
 mod passing;
+mod public;
 mod refusal;
 mod reverse;
 mod service;
@@ -49,11 +51,13 @@ pub use joining::{JoinError, expired_config, join, joined_identity};
 pub use listener::{FDS_VARIABLE, ListenError, Listener};
 pub use pace::Pace;
 pub use passing::NotPassedOn;
+pub use public::{PublicTls, PublicTlsError};
 pub use refusal::{Body, Refusal};
 pub use reverse::{Reverse, Reverses, be_called, be_reached};
 pub use service::{Service, ServiceError};
 pub use sse::{EVENT_STREAM, ServerSentEvent, event_frame, event_stream, last_event, wants_events};
 pub use stream::{JSON_LINES, json_lines, relay, watch_lines};
+pub use tls::refuse_plain;
 pub use transfer::{ByteStream, relay_whole, whole_or_broken};
 pub use upgrade::{Tunnel, Upgrade, WebSocketUpgrade, pass_on};
 pub use websocket::{WebSocket, WebSocketError, WebSocketReceiver, WebSocketSender};

@@ -17,7 +17,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Endpoint, tls};
+use crate::{Endpoint, PublicTls, tls};
 
 /// The environment variable that names inherited sockets: `name=descriptor`, joined by commas.
 pub const FDS_VARIABLE: &str = "LONGSHORE_FDS";
@@ -156,6 +156,31 @@ impl Listener {
             Self::Tls(listener) => tls::serve(listener, &credentials, router, shutdown).await,
             other => other.serve(router, shutdown).await,
         }
+    }
+
+    /// The same for users, who show nothing: with the certificates of `tls` where TLS is spoken. Each request
+    /// then has a `ConnectInfo` of the address.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be used, or TLS is spoken and there are none.
+    pub async fn serve_users(
+        self,
+        tls: Option<PublicTls>,
+        router: Router,
+        shutdown: CancellationToken,
+    ) -> io::Result<()> {
+        match (self, tls) {
+            (Self::Tls(listener), Some(tls)) => {
+                tls::serve_by(listener, tls.config(), router, shutdown).await
+            }
+            (other, _) => other.serve(router, shutdown).await,
+        }
+    }
+
+    /// Whether users are spoken to by TLS here.
+    pub fn is_secure(&self) -> bool {
+        matches!(self, Self::Tls(_))
     }
 }
 

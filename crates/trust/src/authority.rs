@@ -83,22 +83,7 @@ impl RootAuthority {
     ///
     /// When the file cannot be read, understood or made.
     pub fn open(path: &Path, now: Timestamp) -> Result<Self, AuthorityError> {
-        let failed = |source| AuthorityError::File { path: path.to_owned(), source };
-        let stored = match file::load(path).map_err(failed)? {
-            Some(stored) => stored,
-            None => {
-                let key = KeyPair::generate()?;
-                let certificate = valid(root_params(), now, ROOT)?.self_signed(&key)?;
-                let expires_at = after(now, ROOT);
-                let stored = IdentityFile::new(&[certificate.der().clone()], &key, now, expires_at);
-                file::save(path, &stored).map_err(failed)?;
-                stored
-            }
-        };
-        let (chain, key) = stored.open().map_err(failed)?;
-        let certificate = chain.into_iter().next().ok_or_else(|| {
-            failed(io::Error::new(io::ErrorKind::InvalidData, "it has no certificate"))
-        })?;
+        let (key, certificate) = stored_root(path, root_params(), now)?;
         Ok(Self { key, certificate })
     }
 
@@ -258,11 +243,37 @@ impl LocationAuthority {
     }
 }
 
+/// The key and the certificate of an authority that nobody is above, in a file that is made when it is not
+/// there.
+pub(crate) fn stored_root(
+    path: &Path,
+    params: CertificateParams,
+    now: Timestamp,
+) -> Result<(KeyPair, CertificateDer<'static>), AuthorityError> {
+    let failed = |source| AuthorityError::File { path: path.to_owned(), source };
+    let stored = match file::load(path).map_err(failed)? {
+        Some(stored) => stored,
+        None => {
+            let key = KeyPair::generate()?;
+            let certificate = valid(params, now, ROOT)?.self_signed(&key)?;
+            let expires_at = after(now, ROOT);
+            let stored = IdentityFile::new(&[certificate.der().clone()], &key, now, expires_at);
+            file::save(path, &stored).map_err(failed)?;
+            stored
+        }
+    };
+    let (chain, key) = stored.open().map_err(failed)?;
+    let certificate = chain.into_iter().next().ok_or_else(|| {
+        failed(io::Error::new(io::ErrorKind::InvalidData, "it has no certificate"))
+    })?;
+    Ok((key, certificate))
+}
+
 fn after(now: Timestamp, span: Duration) -> Timestamp {
     Timestamp(now.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
 }
 
-fn valid(
+pub(crate) fn valid(
     params: CertificateParams,
     now: Timestamp,
     span: Duration,
@@ -289,7 +300,7 @@ fn moment(at: Timestamp) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
-fn called(name: String) -> CertificateParams {
+pub(crate) fn called(name: String) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -297,7 +308,12 @@ fn called(name: String) -> CertificateParams {
 }
 
 fn root_params() -> CertificateParams {
-    let mut params = called("Longshore root".to_owned());
+    authority_params("Longshore root".to_owned())
+}
+
+/// Of an authority that nobody is above.
+pub(crate) fn authority_params(name: String) -> CertificateParams {
+    let mut params = called(name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params

@@ -8,6 +8,7 @@
 //! - `name`: whom certificates speak for. `authority`: who signs them.
 //! - `seal`: what was said before, known again. `identity`: a key and what is said of it. `tls`: connections made with one. `token`: what lets join.
 //!   `wire`: what is said about that.
+//! - `public`: TLS towards users, by certificates that have nothing to do with these.
 //!
 //! The crate opens no connection and knows no store. Test: `cargo nextest run -p longshore-trust`.
 
@@ -17,7 +18,11 @@ mod authority;
 mod file;
 mod identity;
 mod name;
+<<<<<<< HEAD
 mod seal;
+=======
+mod public;
+>>>>>>> d099cc7 (The ingress speaks TLS with a certificate for each host)
 mod tls;
 mod token;
 mod wire;
@@ -36,7 +41,15 @@ pub use rustls::Error as TlsError;
 pub use authority::{AUTHORITY, AuthorityError, LocationAuthority, ROLE, RootAuthority, Signed};
 pub use identity::{Credentials, Identity, NewKey, PublicKey};
 pub use name::{Name, ParseNameError};
+<<<<<<< HEAD
 pub use seal::Seal;
+=======
+pub use public::{
+    CaError, CertificateFile, CertificateNews, CertificateProblem, PublicCertificate,
+    PublicCertificates, PublicFiles, SOON, UserAuthority, public_client_config, public_name,
+    public_server_config,
+};
+>>>>>>> d099cc7 (The ingress speaks TLS with a certificate for each host)
 pub(crate) use tls::provider;
 pub use tls::{Peer, client_config, joining_config, server_config, server_name};
 pub use token::{JoinRole, JoinToken};

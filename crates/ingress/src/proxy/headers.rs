@@ -88,8 +88,13 @@ impl Target {
 /// From where it is known who the user is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum User {
-    /// He is at the other end of the connection, at this address unless that is a Unix socket.
-    At(Option<IpAddr>),
+    /// He is at the other end of the connection.
+    At {
+        /// His address, unless that is a Unix socket.
+        address: Option<IpAddr>,
+        /// Whether he came by TLS.
+        is_secure: bool,
+    },
     /// An ingress of another location is, which has said it in the head.
     AsTold,
 }
@@ -114,7 +119,9 @@ pub(crate) fn to_instance(
     }
     join_cookies(&mut head.headers);
     match user {
-        User::At(client) => tell_of_user(&mut head.headers, target, client),
+        User::At { address, is_secure } => {
+            tell_of_user(&mut head.headers, target, (address, is_secure));
+        }
         User::AsTold => {}
     }
     head.headers.insert(header::HOST, target.authority.clone());
@@ -129,7 +136,11 @@ pub(crate) fn to_instance(
     head.uri = origin_form(&head.uri);
 }
 
-fn tell_of_user(headers: &mut HeaderMap, target: &Target, client: Option<IpAddr>) {
+fn tell_of_user(
+    headers: &mut HeaderMap,
+    target: &Target,
+    (client, is_secure): (Option<IpAddr>, bool),
+) {
     let told = |name: &HeaderName| {
         name.as_str().starts_with("x-forwarded-") || TOLD_BY_PROXIES.contains(&name.as_str())
     };
@@ -142,7 +153,8 @@ fn tell_of_user(headers: &mut HeaderMap, target: &Target, client: Option<IpAddr>
         let value = HeaderValue::try_from(address).expect("an address is printable ASCII");
         headers.insert(FORWARDED_FOR, value);
     }
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    let protocol = if is_secure { "https" } else { "http" };
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(protocol));
     headers.insert(FORWARDED_HOST, target.authority.clone());
 }
 

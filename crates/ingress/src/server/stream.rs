@@ -19,6 +19,8 @@ pub(super) enum Acceptor {
 pub(super) struct Accepted {
     pub stream: Box<dyn Stream>,
     pub client: Option<IpAddr>,
+    /// Whether it is by TLS.
+    pub is_secure: bool,
 }
 
 impl Acceptor {
@@ -26,7 +28,7 @@ impl Acceptor {
         Ok(match listener {
             Listener::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
             Listener::Unix(listener, _) => Self::Unix(UnixListener::from_std(listener)?),
-            Listener::Tls(_) => return Err(io::Error::other("the ingress does not end TLS yet")),
+            Listener::Tls(_) => return Err(io::Error::other("users speak in the clear here")),
         })
     }
 
@@ -35,11 +37,12 @@ impl Acceptor {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 prepare(&stream)?;
-                Ok(Accepted { stream: Box::new(stream), client: Some(peer.ip()) })
+                let client = Some(peer.ip());
+                Ok(Accepted { stream: Box::new(stream), client, is_secure: false })
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok(Accepted { stream: Box::new(stream), client: None })
+                Ok(Accepted { stream: Box::new(stream), client: None, is_secure: false })
             }
         }
     }

@@ -29,7 +29,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::gate::{DirectGate, Gates, NodeGate};
 use crate::limits::Limits;
-use crate::{IngressError, IngressOptions, run_with};
+use crate::{IngressError, IngressOptions, SecureOptions, run_with};
 
 /// How long anything in a test may take.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -287,12 +287,23 @@ impl Ingress {
         gate: Arc<dyn NodeGate>,
         (peers, metrics): (Option<Listener>, Option<Listener>),
     ) -> Self {
+        Self::start_secure(dir, limits, gate, (peers, metrics, None))
+    }
+
+    /// The same with where users come in by TLS.
+    pub fn start_secure(
+        dir: &Path,
+        limits: Limits,
+        gate: Arc<dyn NodeGate>,
+        (peers, metrics, secure): (Option<Listener>, Option<Listener>, Option<SecureOptions>),
+    ) -> Self {
         let any = longshore_link::Endpoint::Tcp("127.0.0.1:0".to_owned());
         let listener = Listener::bind("ingress", &any).unwrap();
         let Listener::Tcp(socket) = &listener else { unreachable!("bound to TCP") };
         let address = socket.local_addr().unwrap();
         let options = IngressOptions {
             listener,
+            secure,
             peers,
             location: location_endpoint(dir),
             state_dir: dir.join("state"),

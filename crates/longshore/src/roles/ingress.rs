@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use longshore_link::Endpoint;
+use longshore_ingress::SecureOptions;
+use longshore_link::{Endpoint, PublicTls};
+use longshore_trust::PublicFiles;
 
 use super::{MetricsOptions, Threads, listener};
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, OrFail};
 
 /// Run an ingress alone: requests from users to instances
 ///
@@ -15,9 +17,19 @@ pub struct Options {
     /// The directory of the routes it last knew
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
-    /// Where requests come in
+    /// Where requests come in in the clear
     #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:8080")]
     listen: Endpoint,
+    /// Where they come in by TLS, as https://HOST:PORT [default: nowhere]
+    #[arg(long, value_name = "ENDPOINT", requires = "tls")]
+    tls_listen: Option<Endpoint>,
+    /// The directory of the certificates for that: pairs of NAME.pem and NAME.key, and directories with
+    /// fullchain.pem and privkey.pem; read again when they change
+    #[arg(long, value_name = "DIR", requires = "tls_listen")]
+    tls: Option<PathBuf>,
+    /// Send who comes in the clear for a host with a certificate to this port by TLS
+    #[arg(long, value_name = "PORT", requires = "tls")]
+    redirect: Option<u16>,
     /// Where ingresses of other locations pass requests on to, as https://HOST:PORT [default: nowhere]
     #[arg(long, value_name = "ENDPOINT")]
     peers_listen: Option<Endpoint>,
@@ -32,6 +44,7 @@ pub struct Options {
 pub fn run(options: Options) -> Result<(), Failure> {
     let listener = listener("ingress", &options.listen)?;
     let metrics = options.metrics.listener()?;
+    let secure = secure(&options)?;
     let peers = options.peers_listen.as_ref().map(|endpoint| match endpoint {
         Endpoint::Tls(_) => super::listener("peers", endpoint),
         other => Err(Failure::new(Kind::Usage, format!("--peers-listen {other} is not allowed"))
@@ -42,6 +55,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
     super::run("ingress", &dir, Threads::PerCore, |shutdown| {
         let options = longshore_ingress::IngressOptions {
             listener,
+            secure,
             peers,
             location: options.location,
             state_dir: options.data_dir,
@@ -49,4 +63,21 @@ pub fn run(options: Options) -> Result<(), Failure> {
         };
         longshore_ingress::run(options, shutdown)
     })
+}
+
+/// Where users come in by TLS, if they do.
+fn secure(options: &Options) -> Result<Option<SecureOptions>, Failure> {
+    let Some((endpoint, dir)) = options.tls_listen.as_ref().zip(options.tls.clone()) else {
+        return Ok(None);
+    };
+    if !matches!(endpoint, Endpoint::Tls(_)) {
+        let message = format!("--tls-listen {endpoint} is not allowed");
+        return Err(
+            Failure::new(Kind::Usage, message).hint("TLS is spoken there: https://HOST:PORT")
+        );
+    }
+    let listener = listener("ingress-tls", endpoint)?;
+    let tls = PublicTls::open(PublicFiles::Directory(dir));
+    let tls = tls.or_fail(Kind::Invalid, "users cannot be spoken to by TLS")?;
+    Ok(Some(SecureOptions { listener, tls, redirect: options.redirect }))
 }
