@@ -76,6 +76,8 @@ mod ten_agents;
 #[cfg(test)]
 mod terminal;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod traces;
 #[cfg(test)]
 mod two_commands;

@@ -9,6 +9,7 @@
 //! - [`image`]: test images, made here; nothing is pulled from a public registry. [`programs`]: such
 //!   of real programs.
 //! - [`Browser`]: a headless Chromium, for the dashboard.
+//! - [`certificates`]: such for users, by openssl.
 //! - [`Machine`]: another one, behind a link, that joins.
 //! - [`World`]: one `longshore world`, many locations on this machine.
 //! - [`Dockerd`]: a docker daemon with its own state, for Debian's docker client.
@@ -16,6 +17,7 @@
 //! Tests: `cargo nextest run -p longshore-e2e`, after `cargo build --release`. They need root.
 
 pub mod browser;
+pub mod certificates;
 pub mod cli;
 pub mod debian;
 pub mod dockerd;

@@ -70,6 +70,9 @@ pub struct HealthView {
     pub version: String,
     /// The host and port of the registry for clients, when there is one.
     pub registry: Option<String>,
+    /// Whether the registry is spoken to by TLS.
+    #[serde(default)]
+    pub registry_secure: bool,
     /// The host and port of the ingress for clients on this machine, when there is one.
     pub ingress: Option<String>,
 }

@@ -36,6 +36,11 @@ impl Client {
         Self { link: longshore_link::Client::new(endpoint).with_token(token) }
     }
 
+    /// The same over a connection that is made in another way, such as by TLS.
+    pub fn over(link: longshore_link::Client, token: &str) -> Self {
+        Self { link: link.with_token(token) }
+    }
+
     /// The calls below the methods, for what these do not have.
     pub fn link(&self) -> &longshore_link::Client {
         &self.link

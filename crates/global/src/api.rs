@@ -98,7 +98,8 @@ pub fn accesses() -> Vec<(&'static str, &'static str, Access)> {
 async fn health(State(plane): State<Arc<Plane>>) -> axum::Json<HealthView> {
     axum::Json(HealthView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        registry: Some(plane.public.registry.clone()),
+        registry: Some(plane.public.registry.authority.clone()),
+        registry_secure: plane.public.registry.is_secure,
         ingress: Some(plane.public.ingress.clone()),
     })
 }

@@ -10,6 +10,7 @@
 //! there, and whoever sent it asks again.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use axum::{Extension, Router};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Client, Endpoint, NotPassedOn, Refusal, Service, chain};
-use longshore_trust::Peer;
+use longshore_trust::{Peer, public_client_config};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
@@ -43,6 +44,8 @@ pub struct Front {
     /// Told when that is set.
     leads: Notify,
     known: watch::Receiver<KnownLeader>,
+    /// The certificates of who vouches for others at `https`, when that is not whom the machine trusts.
+    ca: Option<PathBuf>,
     way: Mutex<Option<Arc<Way>>>,
     service: Service,
 }
@@ -66,9 +69,12 @@ struct Way {
 
 impl Front {
     /// Answers as long as others lead, those who are told of in `known`.
-    pub fn new(known: watch::Receiver<KnownLeader>, service: Service) -> Arc<Self> {
+    pub fn new(
+        (known, ca): (watch::Receiver<KnownLeader>, Option<PathBuf>),
+        service: Service,
+    ) -> Arc<Self> {
         let (led, leads) = (OnceLock::new(), Notify::new());
-        let front = Self { led, leads, known, way: Mutex::default(), service };
+        let front = Self { led, leads, known, ca, way: Mutex::default(), service };
         let front = Arc::new(front);
         let follow = Arc::clone(&front);
         front.service.spawn_until_shutdown("front", async move { follow.end_old_ways().await });
@@ -125,6 +131,20 @@ impl Front {
         }
     }
 
+    /// A client of the API of another control plane.
+    fn dial(&self, api: Endpoint) -> Option<Client> {
+        if !matches!(api, Endpoint::Tls(_)) {
+            return Some(Client::new(api));
+        }
+        match public_client_config(self.ca.as_deref()) {
+            Ok(config) => Some(Client::public(api, config)),
+            Err(error) => {
+                tracing::error!(%api, "cannot speak to the leader: {}", chain(&error));
+                None
+            }
+        }
+    }
+
     /// The way to the leader, if there is one and it says where it is.
     fn way(&self) -> Option<Arc<Way>> {
         let mut kept = self.way.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +153,7 @@ impl Front {
             return Some(Arc::clone(way));
         }
         let way = Arc::new(Way {
-            api: Client::new(leader.api.parse().ok()?),
+            api: self.dial(leader.api.parse().ok()?)?,
             passing_key: HeaderValue::from_str(&leader.passing_key).ok()?,
             gone: self.service.shutdown().child_token(),
             leader,

@@ -48,7 +48,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use longshore_link::{Client, Endpoint, Listener, Reverses, Service, ServiceError};
+use longshore_link::{Client, Endpoint, Listener, PublicTls, Reverses, Service, ServiceError};
 use longshore_secrets::{Keyring, KeyringError};
 use longshore_store::{
     Compare, EtcdAddress, EtcdStore, EtcdTls, Measured, OpenStoreError, RecordError, RedbStore,
@@ -84,12 +84,15 @@ pub struct Options {
     pub store_tls: Option<EtcdTls>,
     /// Where other control planes on the same store reach the API.
     pub api_advertise: Endpoint,
+    /// Where those are at `https`, a file of the certificates of who vouches for them; whom this machine trusts
+    /// when absent.
+    pub api_ca: Option<PathBuf>,
     /// Where locations and registries that called another control plane reach this one.
     pub link_advertise: Endpoint,
     /// Where the registry answers.
     pub registry: Endpoint,
-    /// The registry's host and port as users write it in image names.
-    pub registry_public: String,
+    /// The registry's host and port as users write it in image names, and how they speak to it.
+    pub registry_public: PublicRegistry,
     /// The ingress's host and port as users on this machine reach it.
     pub ingress_public: String,
     /// Apps get `<app>.<domain>`, those of other projects than `default` `<app>.<project>.<domain>`.
@@ -110,6 +113,31 @@ pub struct Options {
     pub api_rate: NonZeroU32,
 }
 
+/// The registry as users see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicRegistry {
+    /// `host:port`, as it stands in image names.
+    pub authority: String,
+    /// Whether it is spoken to by TLS.
+    pub is_secure: bool,
+}
+
+impl FromStr for PublicRegistry {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (authority, is_secure) = match text.strip_prefix("https://") {
+            Some(authority) => (authority, true),
+            None => (text, false),
+        };
+        // What could be called is what could be written in the name of an image.
+        match Endpoint::Tls(authority.to_owned()).to_string().parse::<Endpoint>() {
+            Ok(_) => Ok(Self { authority: authority.to_owned(), is_secure }),
+            Err(_) => Err("a registry is HOST:PORT, or https://HOST:PORT by TLS".to_owned()),
+        }
+    }
+}
+
 /// Where locations of other machines reach what they need, each as `host:port`.
 #[derive(Debug, Clone)]
 pub struct JoiningOptions {
@@ -124,6 +152,10 @@ pub struct JoiningOptions {
 pub struct Listeners {
     /// By users.
     pub api: Listener,
+    /// With what users are spoken to there by TLS, if they are.
+    pub api_tls: Option<PublicTls>,
+    /// By users of this machine, whatever becomes of the certificates.
+    pub api_here: Option<Listener>,
     /// By locations and the registry of this machine.
     pub link: Listener,
     /// By locations of other machines, where they may join.
@@ -269,7 +301,7 @@ struct Plane {
 
 /// How users reach the parts of the platform.
 struct PublicNames {
-    registry: String,
+    registry: PublicRegistry,
     ingress: String,
     domain: String,
 }
@@ -315,13 +347,20 @@ async fn begin(
     }
     let trusted = Trusted::begin(&options, listeners.locations.is_some(), service)?;
     let credentials = trusted.credentials.clone();
-    let serve = |api, link: axum::Router| {
+    if let Some(tls) = listeners.api_tls.clone() {
+        service.spawn_until_shutdown("api certificate", tls.keep_fresh());
+    }
+    let serve = |api: axum::Router, link: axum::Router| {
         if let (Some(listener), Some(credentials)) = (listeners.locations, credentials) {
             let served = listener.serve_with(credentials, link.clone(), service.shutdown());
             service.spawn("locations", served);
         }
         service.spawn("links", listeners.link.serve(link, service.shutdown()));
-        service.spawn("api", listeners.api.serve(api, service.shutdown()));
+        if let Some(listener) = listeners.api_here {
+            service.spawn("api here", listener.serve(api.clone(), service.shutdown()));
+        }
+        let served = listeners.api.serve_users(listeners.api_tls, api, service.shutdown());
+        service.spawn("api", served);
     };
     if options.store == StoreChoice::Embedded {
         let Led { api, link } =
@@ -339,7 +378,7 @@ async fn begin(
         passing_key: uuid::Uuid::new_v4().simple().to_string(),
     };
     let known = watch::Sender::default();
-    let front = Front::new(known.subscribe(), service.clone());
+    let front = Front::new((known.subscribe(), options.api_ca.clone()), service.clone());
     serve(Arc::clone(&front).api(), Arc::clone(&front).link());
     let taken = Lead::take(store.as_ref(), &own, &known, &service.shutdown()).await;
     let Some(taken) = taken else { return Ok(()) };
@@ -379,7 +418,7 @@ async fn lead(
         starts: Starts::new(Tracer::start("global", env!("CARGO_PKG_VERSION"), service)),
         images: ImageResolver::new(
             Client::new(options.registry.clone()).with_token(system_token),
-            options.registry_public.clone(),
+            options.registry_public.authority.clone(),
         ),
         keyring: Keyring::open(&options.secret_keys_file)?,
         root: trusted.root,

@@ -12,6 +12,8 @@
 mod error;
 mod upload;
 
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -68,20 +70,53 @@ pub struct RegistryClient {
     token: Option<String>,
 }
 
+/// The certificates of a file in PEM.
+fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, RegistryClientError> {
+    let failed = |source| RegistryClientError::Read { path: path.to_owned(), source };
+    let pem = std::fs::read(path).map_err(failed)?;
+    let invalid = |error| failed(io::Error::new(io::ErrorKind::InvalidData, error));
+    match reqwest::Certificate::from_pem_bundle(&pem).map_err(invalid)? {
+        none if none.is_empty() => {
+            Err(failed(io::Error::new(io::ErrorKind::InvalidData, "it has no certificate in PEM")))
+        }
+        certificates => Ok(certificates),
+    }
+}
+
 impl RegistryClient {
-    /// A client of the registry at `base_url` (`http://host:port` or `https://host`); the token is
-    /// sent with each request.
+    /// A client of the registry at `base_url` (`http://host:port`, `https://host` or `unix:/path`); the token
+    /// is sent with each request.
     pub fn new(base_url: &str, token: Option<String>) -> Result<Self, RegistryClientError> {
+        Self::trusting(base_url, token, None)
+    }
+
+    /// The same; one at `https` is believed by the certificates in the file `ca` and no others, when that is
+    /// given.
+    pub fn trusting(
+        base_url: &str,
+        token: Option<String>,
+        ca: Option<&Path>,
+    ) -> Result<Self, RegistryClientError> {
         let refuse = || RegistryClientError::Url { url: base_url.to_owned() };
-        let base = Url::parse(base_url).map_err(|_| refuse())?;
+        let socket = base_url.strip_prefix("unix:");
+        // In the requests over a socket the host means nothing.
+        let base = if socket.is_some() { "http://localhost" } else { base_url };
+        let base = Url::parse(base).map_err(|_| refuse())?;
         let mut builder = reqwest::Client::builder().connect_timeout(CONNECT);
         // Only the first call of a process can set it, and all set the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         match base.scheme() {
-            "https" if base.has_host() => {}
+            "https" if base.has_host() => {
+                if let Some(ca) = ca {
+                    builder = builder.tls_certs_only(certificates(ca)?);
+                }
+            }
             // A machine without any CA certificate must still be able to speak to our own registry.
             "http" if base.has_host() => builder = builder.tls_certs_only([]),
             _ => return Err(refuse()),
+        }
+        if let Some(socket) = socket {
+            builder = builder.unix_socket(socket);
         }
         let http = builder.build().map_err(RegistryClientError::Build)?;
         Ok(Self { http, base, token })

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 
 use longshore_client::{Client, Project};
 use longshore_link::Endpoint;
+use longshore_trust::public_client_config;
 use longshore_types::ProjectName;
 
-use crate::context_file::{self, Context};
+use crate::context_file::{self, Context, Endpoints};
 use crate::failure::{Failure, Kind, OrFail};
 use crate::output::{Format, Output};
+use crate::roles::is_loopback;
 
 /// The data directory of `longshore up` when none is named.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/longshore";
@@ -31,6 +33,10 @@ pub struct ConnectionOptions {
     /// A file that holds the token [env: LONGSHORE_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// The certificates, in PEM, by which a platform at https is believed [default: those of the platform that
+    /// is known here, else those that this machine trusts]
+    #[arg(long, env = "LONGSHORE_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// Write data as JSON; `longshore schema VERB` says of which shape
     #[arg(long)]
     pub json: bool,
@@ -59,6 +65,8 @@ pub struct Connection {
     pub api: Client,
     /// The token, for the registry.
     pub token: String,
+    /// By which certificates the platform is believed, where they are not those of the machine.
+    pub ca: Option<PathBuf>,
     /// Where the command writes.
     pub output: Output,
 }
@@ -71,25 +79,27 @@ impl ConnectionOptions {
 
     /// Finds the platform. Calls nothing yet.
     pub fn connect(&self) -> Result<Connection, Failure> {
-        let found = match (&self.api, self.named_token()?) {
-            (Some(api), Some(token)) => (api.clone(), token),
-            (api, token) => {
-                let context = known_context()?;
-                let api = match (api, &context) {
-                    (Some(api), _) => api.clone(),
-                    (None, Some(context)) => context.endpoints.api.clone(),
-                    (None, None) => return Err(no_platform()),
-                };
-                let token = match (token, &context) {
-                    (Some(token), _) => token,
-                    (None, Some(context)) => read_token(&context.token_file)?,
-                    (None, None) => return Err(no_token()),
-                };
-                (api, token)
-            }
+        let named = (&self.api, self.named_token()?);
+        let context = match named {
+            (Some(_), Some(_)) => None,
+            _ => known_context()?,
         };
-        let (api, token) = found;
-        Ok(Connection { api: Client::new(parse_api(&api)?, &token), token, output: self.output() })
+        let (api, token) = named;
+        let token = match (token, &context) {
+            (Some(token), _) => token,
+            (None, Some(context)) => read_token(&context.token_file)?,
+            (None, None) if api.is_none() => return Err(no_platform()),
+            (None, None) => return Err(no_token()),
+        };
+        let known = context.filter(|_| api.is_none()).map(|context| context.endpoints);
+        let endpoint = match (api, &known) {
+            (Some(api), _) => parse_api(api)?,
+            (None, Some(known)) => known_api(known)?,
+            (None, None) => return Err(no_platform()),
+        };
+        let ca = self.ca.clone().or_else(|| known.and_then(|known| known.ca));
+        let api = client(endpoint, &token, ca.as_deref())?;
+        Ok(Connection { api, token, ca, output: self.output() })
     }
 
     /// The token of the flags, else of the environment. Not left to clap, to which a variable is as
@@ -110,30 +120,78 @@ impl ConnectionOptions {
 }
 
 impl Connection {
-    /// The host and port of the platform's registry.
-    pub async fn registry(&self) -> Result<String, Failure> {
+    /// The platform's registry.
+    pub async fn registry(&self) -> Result<RegistryAddress, Failure> {
         let health = self.api.health().await?;
-        health.registry.ok_or_else(|| {
+        let authority = health.registry.ok_or_else(|| {
             Failure::new(Kind::Unavailable, "the platform has no registry")
                 .hint("name one in the image reference: host:port/repository:tag")
-        })
+        })?;
+        Ok(RegistryAddress { authority, is_secure: health.registry_secure })
     }
 }
 
-/// An address as users write it: `http://` may be left out.
+/// Where a registry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryAddress {
+    /// `host[:port]`, as it stands in image names.
+    pub authority: String,
+    /// Whether it is spoken to by TLS.
+    pub is_secure: bool,
+}
+
+impl RegistryAddress {
+    /// One that an image name names: as docker does, in the clear on loopback alone.
+    pub fn named(authority: &str) -> Self {
+        let is_secure = !is_loopback(authority) && authority != "localhost";
+        Self { authority: authority.to_owned(), is_secure }
+    }
+
+    /// With the way in which it is spoken to.
+    pub fn url(&self) -> String {
+        let scheme = if self.is_secure { "https" } else { "http" };
+        format!("{scheme}://{}", self.authority)
+    }
+}
+
+/// A client of an API that is believed by the certificates in `ca`, or by those of the machine.
+fn client(endpoint: Endpoint, token: &str, ca: Option<&Path>) -> Result<Client, Failure> {
+    match endpoint {
+        Endpoint::Tls(_) => {
+            let doing = format!("cannot call {endpoint}");
+            let config = public_client_config(ca).or_fail(Kind::Invalid, doing)?;
+            Ok(Client::over(longshore_link::Client::public(endpoint, config), token))
+        }
+        endpoint => Ok(Client::new(endpoint, token)),
+    }
+}
+
+/// The API of a platform that is known here: by the socket that it has for this machine, while it runs.
+fn known_api(known: &Endpoints) -> Result<Endpoint, Failure> {
+    match &known.socket {
+        Some(socket) if socket.exists() => Ok(Endpoint::Unix(socket.clone())),
+        _ => parse_api(&known.api),
+    }
+}
+
+/// An address as users write it. `http://` may be left out on loopback, `https://` elsewhere: a token never goes
+/// over a network in the clear because of what was left out.
 fn parse_api(text: &str) -> Result<Endpoint, Failure> {
-    let full = if text.contains("://") || text.starts_with("unix:") {
-        text.to_owned()
-    } else {
-        format!("http://{text}")
+    let full = match text {
+        _ if text.contains("://") || text.starts_with("unix:") => text.to_owned(),
+        _ if is_loopback(text) => format!("http://{text}"),
+        _ => format!("https://{text}"),
+    };
+    // As in a browser.
+    let has_port = |rest: &str| rest.trim_end_matches(|c: char| c.is_ascii_digit()).ends_with(':');
+    let full = match full.strip_prefix("https://").map(|rest| rest.trim_end_matches('/')) {
+        Some(rest) if !rest.is_empty() && !has_port(rest) => format!("https://{rest}:443"),
+        _ => full,
     };
     full.parse().map_err(|why: String| {
-        let hint = if full.starts_with("https:") {
-            "this version speaks plain HTTP, on loopback only"
-        } else {
-            "for instance --api http://127.0.0.1:4600"
-        };
-        Failure::new(Kind::Invalid, format!("--api: {why}")).hint(hint)
+        Failure::new(Kind::Invalid, format!("--api: {why}")).hint(
+            "for instance --api http://127.0.0.1:4600, or --api https://longshore.example.com:4600",
+        )
     })
 }
 
@@ -185,14 +243,33 @@ mod tests {
         for (text, endpoint) in [
             ("http://127.0.0.1:4600", "http://127.0.0.1:4600"),
             ("127.0.0.1:4600", "http://127.0.0.1:4600"),
+            ("localhost:4600", "http://localhost:4600"),
             ("unix:/run/api.sock", "unix:/run/api.sock"),
+            ("ams.example.com:4600", "https://ams.example.com:4600"),
+            ("192.0.2.1:4600", "https://192.0.2.1:4600"),
+            ("https://example.com/", "https://example.com:443"),
+            ("https://[2001:db8::1]", "https://[2001:db8::1]:443"),
+            ("example.com", "https://example.com:443"),
+            ("http://ams.example.com:4600", "http://ams.example.com:4600"),
         ] {
             assert_eq!(parse_api(text).unwrap().to_string(), endpoint);
         }
-        for bad in ["", "https://example.com", "example.com", "ftp://x:1"] {
+        for bad in ["", "https://", "http://example.com", "ftp://x:1"] {
             let failure = parse_api(bad).unwrap_err();
             assert_eq!(failure.kind, Kind::Invalid, "{bad}");
             assert!(failure.hint.is_some());
+        }
+    }
+
+    #[test]
+    fn a_registry_is_spoken_to_in_the_clear_on_loopback_alone() {
+        for (authority, url) in [
+            ("127.0.0.1:4601", "http://127.0.0.1:4601"),
+            ("localhost:4601", "http://localhost:4601"),
+            ("registry.example.com", "https://registry.example.com"),
+            ("192.0.2.1:4601", "https://192.0.2.1:4601"),
+        ] {
+            assert_eq!(RegistryAddress::named(authority).url(), url);
         }
     }
 

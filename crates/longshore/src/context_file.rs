@@ -14,12 +14,25 @@ use crate::state_file;
 /// Where a platform is reached, as `up` publishes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoints {
-    /// The API, `http://host:port`.
+    /// The API, `http://host:port` or `https://host:port`; the registry is spoken to as this is.
     pub api: String,
     /// The registry, `host:port`.
     pub registry: String,
     /// The ingress, `host:port`.
     pub ingress: String,
+    /// With TLS, the file of the certificates by which it is believed, when it is not those of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// With TLS, the socket by which this machine's root calls the API, whatever becomes of the certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+}
+
+impl Endpoints {
+    /// In the clear.
+    pub fn plain(api: String, registry: String, ingress: String) -> Self {
+        Self { api: format!("http://{api}"), registry, ingress, ca: None, socket: None }
+    }
 }
 
 /// Where a role is asked for its metrics.
@@ -117,11 +130,11 @@ mod tests {
         let path = dir.path().join("new/context.json");
         assert_eq!(read(&path).unwrap(), None);
         let context = Context {
-            endpoints: Endpoints {
-                api: "http://127.0.0.1:4600".to_owned(),
-                registry: "127.0.0.1:4601".to_owned(),
-                ingress: "127.0.0.1:8080".to_owned(),
-            },
+            endpoints: Endpoints::plain(
+                "127.0.0.1:4600".to_owned(),
+                "127.0.0.1:4601".to_owned(),
+                "127.0.0.1:8080".to_owned(),
+            ),
             token_file: "/data/admin-token".into(),
         };
         write(&path, &context).unwrap();
@@ -135,8 +148,11 @@ mod tests {
     fn a_data_directory_names_its_platform() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(of_data_dir(dir.path()).unwrap(), None);
-        let endpoints =
-            Endpoints { api: "a".to_owned(), registry: "b".to_owned(), ingress: "c".to_owned() };
+        let endpoints = Endpoints {
+            ca: Some("/ca".into()),
+            socket: Some("/socket".into()),
+            ..Endpoints::plain("a".to_owned(), "b".to_owned(), "c".to_owned())
+        };
         publish(dir.path(), &endpoints).unwrap();
         let found = of_data_dir(dir.path()).unwrap().unwrap();
         assert_eq!(found.endpoints, endpoints);

@@ -41,6 +41,12 @@ Exit codes:
   8  a deploy would change something (`plan --exit-code`)
 `exec`, `run` and `attach` end with the exit code of what they run.";
 
+/// What the error says when a server is not who it should be.
+pub const DISTRUST: &str = "invalid peer certificate";
+/// What to do about that.
+pub const TRUST: &str = "--ca names the file of the certificates that vouch for it; `longshore up` with \
+                         --tls-self-signed says which that is";
+
 /// A failed command.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -85,8 +91,16 @@ impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Refused(problem) => problem.into(),
-            CallError::Unreachable { .. } => Self::new(Kind::Unavailable, chain(&error))
-                .hint("is the platform running? `longshore up` starts it; --api names another one"),
+            CallError::Unreachable { .. } => {
+                let message = chain(&error);
+                let hint = match message.contains(DISTRUST) {
+                    true => TRUST,
+                    false => {
+                        "is the platform running? `longshore up` starts it; --api names another one"
+                    }
+                };
+                Self::new(Kind::Unavailable, message).hint(hint)
+            }
             CallError::TimedOut { .. } => Self::new(Kind::TimedOut, chain(&error)),
             CallError::Malformed { .. } | CallError::Status { .. } => {
                 Self::new(Kind::Other, chain(&error))

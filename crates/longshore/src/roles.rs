@@ -10,10 +10,12 @@ pub mod registry;
 use std::error::Error;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::future::Future;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use longshore_link::{Endpoint, Listener, chain};
+use longshore_link::{Endpoint, Listener, PublicTls, chain};
+use longshore_trust::PublicFiles;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -136,6 +138,61 @@ impl MetricsOptions {
     }
 }
 
+/// With which certificates a role speaks to users.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TlsOptions {
+    /// The certificate that users are shown, with those between it and one that they trust, in PEM; read again
+    /// when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of that, in PEM; a file for its owner alone
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+impl TlsOptions {
+    /// The certificates, when there are some.
+    fn open(&self) -> Result<Option<PublicTls>, Failure> {
+        let Some((chain, key)) = self.tls_cert.clone().zip(self.tls_key.clone()) else {
+            return Ok(None);
+        };
+        let files = PublicFiles::Pair { chain, key };
+        PublicTls::open(files).or_fail(Kind::Invalid, "users cannot be spoken to by TLS").map(Some)
+    }
+}
+
+/// Where users call a role: by TLS anywhere, in the clear on loopback alone.
+fn users_listener(
+    (name, flag): (&str, &str),
+    endpoint: &Endpoint,
+    tls: Option<&PublicTls>,
+) -> Result<Listener, Failure> {
+    let hint = match (endpoint, tls) {
+        (Endpoint::Tls(_), Some(_)) | (Endpoint::Unix(_), None) => return listener(name, endpoint),
+        (Endpoint::Tcp(authority), None) if is_loopback(authority) => {
+            return listener(name, endpoint);
+        }
+        (Endpoint::Tls(_), None) => "TLS wants a certificate: --tls-cert and --tls-key",
+        (Endpoint::Tcp(_), None) => {
+            "who listens in would have the tokens of users: listen on loopback, or by TLS, with \
+             https://HOST:PORT, --tls-cert and --tls-key"
+        }
+        (Endpoint::Tcp(_) | Endpoint::Unix(_), Some(_)) => {
+            "there is a certificate, so say https://HOST:PORT"
+        }
+    };
+    let message = format!("{flag} {endpoint} is not allowed");
+    Err(Failure::new(Kind::Usage, message).hint(hint))
+}
+
+/// Whether nobody but this machine can connect there.
+pub fn is_loopback(authority: &str) -> bool {
+    match authority.parse::<SocketAddr>() {
+        Ok(address) => address.ip().is_loopback(),
+        Err(_) => authority.rsplit_once(':').is_some_and(|(host, _)| host == "localhost"),
+    }
+}
+
 /// Where locations of other machines call a role, if they may; never in the clear.
 fn locations_listener(endpoint: Option<&Endpoint>) -> Result<Option<Listener>, Failure> {
     match endpoint {
@@ -146,6 +203,15 @@ fn locations_listener(endpoint: Option<&Endpoint>) -> Result<Option<Listener>, F
             Err(Failure::new(Kind::Usage, message).hint(hint))
         }
         None => Ok(None),
+    }
+}
+
+/// A socket for this machine alone.
+fn here(name: &str, flag: &str, endpoint: &Endpoint) -> Result<Listener, Failure> {
+    match endpoint {
+        Endpoint::Unix(_) => listener(name, endpoint),
+        other => Err(Failure::new(Kind::Usage, format!("{flag} {other} is not allowed"))
+            .hint("it is for this machine alone: unix:/PATH")),
     }
 }
 

@@ -17,6 +17,7 @@ mod preflight;
 mod readiness;
 mod settings;
 mod sockets;
+mod tls;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,9 +28,11 @@ use tokio_util::sync::CancellationToken;
 use child::{Child, RolePlan, Surroundings};
 use home::{Contents, Home};
 use options::ContextUse;
+use plan::Reached;
 use preflight::{Facts, Obstacle};
 use settings::Settings;
 use sockets::{LinkSockets, PublicSockets};
+use tls::UsersTls;
 
 use crate::context_file::{self, Endpoints};
 use crate::failure::{Failure, Kind, OrFail};
@@ -104,29 +107,39 @@ async fn supervise(
     (home, public): (Home, PublicSockets),
     inheritance: Inheritance,
 ) -> Result<(), Failure> {
-    let endpoints = public.endpoints()?;
+    let listening = public.listening()?;
+    let tls = UsersTls::prepare(&settings, &home)?;
+    let endpoints = listening.endpoints(tls.as_ref(), &home.links_dir());
     let metrics = public.metrics_targets()?;
     let doing = format!("cannot use {}", home.run_dir().display());
     home.prepare_run_dir().or_fail(Kind::Other, doing)?;
     let links = LinkSockets::bind(&home.links_dir())?;
-    let plans = plan::plan_roles(&settings, &home, &endpoints, (public, links));
+    let reached = Reached { listening, endpoints: endpoints.clone(), tls: tls.clone() };
+    let plans = plan::plan_roles(&settings, &home, &reached, (public, links));
     let variables = variables(&settings);
     let roles = Roles::start(plans, home, variables, settings.stop_instances)?;
     let data_dir = roles.surroundings.home.data_dir();
     context_file::publish_metrics(data_dir, &metrics)
         .or_fail(Kind::Other, "cannot write where metrics are asked for")?;
-    roles.run(inheritance, async |roles| announce(roles, &endpoints, context_use).await).await
+    let announced = async |roles: &Roles| {
+        announce(roles, &endpoints, context_use).await;
+        if let Some(tls) = tls.filter(|tls| tls.made) {
+            tls::keep_made(&tls, &roles.surroundings.home).await;
+        }
+    };
+    roles.run(inheritance, announced).await
 }
 
 /// Publishes where the platform is reached once it is ready.
 async fn announce(roles: &Roles, endpoints: &Endpoints, context_use: ContextUse) {
     let home = &roles.surroundings.home;
     let children: Vec<_> = roles.waves.iter().flatten().collect();
-    readiness::wait(endpoints, &home.admin_token_file(), &children).await;
+    let links = home.links_dir();
+    readiness::wait((endpoints, &links), &home.admin_token_file(), &children).await;
     if let Err(error) = context_file::publish(home.data_dir(), endpoints) {
         tracing::error!(%error, "cannot write where the platform is reached");
     }
-    let Endpoints { api, registry, ingress } = endpoints;
+    let Endpoints { api, registry, ingress, .. } = endpoints;
     tracing::info!(
         "ready: API {api}, registry {registry}, ingress http://{ingress}, dashboard {api}/ui"
     );

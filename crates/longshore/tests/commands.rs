@@ -258,7 +258,7 @@ fn failures_have_their_exit_code() {
         (&["stop", "absent"], 4, "there is no app and no instance absent"),
         (&["stop", "Wrong!"], 3, "neither the id"),
         (&["apps", "--api", "http://127.0.0.1:1"], 6, "longshore up"),
-        (&["apps", "--api", "https://example.com"], 3, "https://example.com"),
+        (&["apps", "--api", "https://:4600"], 3, "https://:4600"),
         (&["apps", "--token-file", "absent"], 5, "absent"),
         (&["deploi"], 2, "'deploy'"),
         (&["scale", "web=many"], 2, "many"),

@@ -31,5 +31,5 @@ pub use access::{Authorizer, TokenTable};
 pub use metrics::{Metrics, described as described_metrics, registry as metrics_registry};
 pub use pins::PinTable;
 pub use registry::{OpenRegistryError, Registry, RegistryOptions};
-pub use server::router;
+pub use server::{Scheme, router};
 pub use storage::StorageError;

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::StorageError;
 use crate::access::Scopes;
 use crate::access::passing::SERVICE;
+use crate::server::Scheme;
 
 /// The codes of the specification; `Unknown` is what its predecessor has for failures of the
 /// registry itself, and clients show the text beside it.
@@ -110,13 +111,13 @@ impl Refusal {
 
     /// Tells the client where to log in: at the host by which it called us. Without one, as in
     /// HTTP/1.0, there is no such address, and it may send its password with each request.
-    pub(crate) fn challenge_at(mut self, host: Option<&Authority>) -> Self {
+    pub(crate) fn challenge_at(mut self, scheme: Scheme, host: Option<&Authority>) -> Self {
         let value = match (self.challenge.take(), host) {
             (None, _) => return self,
             (Some(Challenge::Bearer { scopes, error }), Some(host)) => {
                 let scope = scopes.map(|scopes| format!(",scope=\"{scopes}\"")).unwrap_or_default();
                 let error = error.map(|error| format!(",error=\"{error}\"")).unwrap_or_default();
-                let realm = format!("http://{host}/token");
+                let realm = format!("{}://{host}/token", scheme.as_str());
                 format!("Bearer realm=\"{realm}\",service=\"{SERVICE}\"{scope}{error}")
             }
             (Some(_), _) => format!("Basic realm=\"{SERVICE}\""),

@@ -29,12 +29,34 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 const DRAIN_BYTES: usize = 64 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// The endpoints of the registry: those below `/v2/`, and `/token`.
-pub fn router(registry: Arc<Registry>) -> Router {
-    Router::new().fallback(serve).with_state(registry)
+/// How clients reach a registry, for the addresses that they are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// In the clear.
+    Http,
+    /// By TLS.
+    Https,
 }
 
-async fn serve(State(registry): State<Arc<Registry>>, request: Request) -> Response {
+impl Scheme {
+    /// As it stands in an address.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+/// The endpoints of the registry, for clients that reach it in this way: those below `/v2/`, and `/token`.
+pub fn router(registry: Arc<Registry>, scheme: Scheme) -> Router {
+    Router::new().fallback(serve).with_state((registry, scheme))
+}
+
+async fn serve(
+    State((registry, scheme)): State<(Arc<Registry>, Scheme)>,
+    request: Request,
+) -> Response {
     let (parts, mut body) = request.into_parts();
     let mut response = match answer(&registry, &parts, &mut body).await {
         Ok(response) => response,
@@ -43,7 +65,7 @@ async fn serve(State(registry): State<Arc<Registry>>, request: Request) -> Respo
             if !refusal.is_stalled_body() {
                 drain(&mut body).await;
             }
-            refusal.challenge_at(host(&parts).as_ref()).into_response()
+            refusal.challenge_at(scheme, host(&parts).as_ref()).into_response()
         }
     };
     response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));

@@ -18,11 +18,8 @@ mod authority;
 mod file;
 mod identity;
 mod name;
-<<<<<<< HEAD
-mod seal;
-=======
 mod public;
->>>>>>> d099cc7 (The ingress speaks TLS with a certificate for each host)
+mod seal;
 mod tls;
 mod token;
 mod wire;
@@ -41,15 +38,12 @@ pub use rustls::Error as TlsError;
 pub use authority::{AUTHORITY, AuthorityError, LocationAuthority, ROLE, RootAuthority, Signed};
 pub use identity::{Credentials, Identity, NewKey, PublicKey};
 pub use name::{Name, ParseNameError};
-<<<<<<< HEAD
-pub use seal::Seal;
-=======
 pub use public::{
     CaError, CertificateFile, CertificateNews, CertificateProblem, PublicCertificate,
     PublicCertificates, PublicFiles, SOON, UserAuthority, public_client_config, public_name,
     public_server_config,
 };
->>>>>>> d099cc7 (The ingress speaks TLS with a certificate for each host)
+pub use seal::Seal;
 pub(crate) use tls::provider;
 pub use tls::{Peer, client_config, joining_config, server_config, server_name};
 pub use token::{JoinRole, JoinToken};

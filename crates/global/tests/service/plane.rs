@@ -75,9 +75,10 @@ impl Plane {
             store,
             store_tls: None,
             api_advertise: api.endpoint().unwrap(),
+            api_ca: None,
             link_advertise: link.clone(),
             registry: registry_at,
-            registry_public: "127.0.0.1:4601".to_owned(),
+            registry_public: "127.0.0.1:4601".parse().unwrap(),
             ingress_public: "127.0.0.1:8080".to_owned(),
             domain: "localhost".to_owned(),
             admin_token_file: dir.join("admin"),
@@ -92,6 +93,8 @@ impl Plane {
         };
         let listeners = Listeners {
             api,
+            api_tls: None,
+            api_here: None,
             link: Listener::bind("link", &link).unwrap(),
             locations: Some(locations),
             metrics: None,

@@ -10,8 +10,8 @@ use longshore_image::client::{RegistryClient, RegistryClientError};
 use longshore_link::chain;
 use longshore_types::ImageReference;
 
-use crate::connection::{Connection, ConnectionOptions};
-use crate::failure::{Failure, Kind};
+use crate::connection::{Connection, ConnectionOptions, RegistryAddress};
+use crate::failure::{self, Failure, Kind};
 
 pub use pack::pack_own_program;
 pub use push::push_layout;
@@ -49,17 +49,30 @@ async fn registry(
     reference: Option<&ImageReference>,
 ) -> Result<(Connection, RegistryClient), Failure> {
     let connection = options.connect()?;
-    let authority = match reference.and_then(|reference| reference.registry.clone()) {
-        Some(authority) => authority,
-        None => connection.registry().await?,
-    };
-    let client = client(&authority, &connection.token)?;
+    let registry = registry_of(&connection, reference).await?;
+    let client = client(&registry, &connection)?;
     Ok((connection, client))
 }
 
-fn client(authority: &str, token: &str) -> Result<RegistryClient, Failure> {
-    RegistryClient::new(&format!("http://{authority}"), Some(token.to_owned()))
-        .map_err(|error| failed(authority, &error))
+/// Where the registry is that `reference` names, else the platform's.
+async fn registry_of(
+    connection: &Connection,
+    reference: Option<&ImageReference>,
+) -> Result<RegistryAddress, Failure> {
+    match reference.and_then(|reference| reference.registry.as_deref()) {
+        // How the platform's own is spoken to, it says itself.
+        Some(named) => match connection.registry().await {
+            Ok(own) if own.authority == named => Ok(own),
+            _ => Ok(RegistryAddress::named(named)),
+        },
+        None => connection.registry().await,
+    }
+}
+
+fn client(registry: &RegistryAddress, connection: &Connection) -> Result<RegistryClient, Failure> {
+    let token = Some(connection.token.clone());
+    RegistryClient::trusting(&registry.url(), token, connection.ca.as_deref())
+        .map_err(|error| failed(&registry.authority, &error))
 }
 
 /// What failed with `what`, a repository or an image.
@@ -82,6 +95,7 @@ fn failed(what: impl std::fmt::Display, error: &RegistryClientError) -> Failure 
     match kind {
         Kind::NotFound => failure.hint("`longshore image ls` shows what the registry has"),
         Kind::Denied => failure.hint("`longshore token ls` shows what tokens may do"),
+        _ if failure.message.contains(failure::DISTRUST) => failure.hint(failure::TRUST),
         _ => failure,
     }
 }

@@ -66,7 +66,7 @@ async fn show(world: &World) -> Result<(), Failure> {
     let endpoints = world.endpoints();
     let api = world.client()?;
     let token = world.admin_token()?;
-    let connection = Connection { api, token, output: Output::new(Format::Text) };
+    let connection = Connection { api, token, ca: None, output: Output::new(Format::Text) };
     let project = connection.api.project(&Default::default());
     say("");
     tour::pack_and_push(&connection, &endpoints).await?;

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::request;
 use crate::commands::explain;
 use crate::commands::image::{pack_own_program, push_layout};
-use crate::connection::Connection;
+use crate::connection::{Connection, RegistryAddress};
 use crate::context_file::Endpoints;
 use crate::failure::{Failure, Kind, OrFail};
 use crate::human;
@@ -33,8 +33,12 @@ pub async fn run(endpoints: &Endpoints, token_file: &Path) -> Result<(), Failure
         .trim()
         .to_owned();
     let api = endpoints.api.parse().map_err(|why: String| Failure::new(Kind::Other, why))?;
-    let connection =
-        Connection { api: Client::new(api, &token), token, output: Output::new(Format::Text) };
+    let connection = Connection {
+        api: Client::new(api, &token),
+        token,
+        ca: None,
+        output: Output::new(Format::Text),
+    };
     let project = connection.api.project(&Default::default());
 
     let pushed_in = pack_and_push(&connection, endpoints).await?;
@@ -83,7 +87,8 @@ pub(super) async fn pack_and_push(
     say(format!("Pushing it to the registry at {} as {IMAGE}", endpoints.registry));
     let begun = Instant::now();
     let reference = IMAGE.parse().or_fail(Kind::Other, "the demo's image")?;
-    let pushed = push_layout(&image, &endpoints.registry, &connection.token, &reference).await?;
+    let registry = RegistryAddress::named(&endpoints.registry);
+    let pushed = push_layout(&image, &registry, connection, &reference).await?;
     say(format!("  {}", pushed.digest));
     Ok(begun.elapsed())
 }

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use longshore_global::{JoiningOptions, StoreChoice};
+use longshore_global::{JoiningOptions, PublicRegistry, StoreChoice};
 use longshore_link::{Endpoint, Listener};
 use longshore_types::HostName;
 
-use super::{MetricsOptions, Threads, listener};
+use super::{MetricsOptions, Threads, TlsOptions, here, listener, users_listener};
 use crate::failure::{Failure, Kind, OrFail};
 use crate::store_tls::StoreTlsOptions;
 
@@ -25,24 +25,33 @@ pub struct Options {
     store: StoreChoice,
     #[command(flatten)]
     store_tls: StoreTlsOptions,
-    /// Where the API listens
+    /// Where the API listens: http on loopback, https anywhere
     #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:4600")]
     api_listen: Endpoint,
+    /// Where users of this machine call it besides, whatever becomes of its certificate: unix:/PATH
+    #[arg(long, value_name = "ENDPOINT")]
+    api_here: Option<Endpoint>,
+    #[command(flatten)]
+    tls: TlsOptions,
     /// Where it listens for locations and the registry
     #[arg(long, value_name = "ENDPOINT")]
     link_listen: Endpoint,
     /// Where other control planes on the same etcd reach the API [default: where it listens]
     #[arg(long, value_name = "ENDPOINT")]
     api_advertise: Option<Endpoint>,
+    /// The certificates, in PEM, of those who vouch for other control planes at https:// [default: whom this
+    /// machine trusts]
+    #[arg(long, value_name = "FILE")]
+    api_ca: Option<PathBuf>,
     /// Where locations and registries that called another one reach this one [default: where it listens]
     #[arg(long, value_name = "ENDPOINT")]
     link_advertise: Option<Endpoint>,
     /// Where the registry is
     #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:4601")]
     registry: Endpoint,
-    /// The registry as users name it
+    /// The registry as users name it, with https:// before that when it is spoken to by TLS
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:4601")]
-    registry_public: String,
+    registry_public: PublicRegistry,
     /// The ingress as users reach it
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
     ingress_public: String,
@@ -80,7 +89,10 @@ pub struct Options {
 
 /// Runs the role.
 pub fn run(options: Options) -> Result<(), Failure> {
-    let api = listener("api", &options.api_listen)?;
+    let api_tls = options.tls.open()?;
+    let api = users_listener(("api", "--api-listen"), &options.api_listen, api_tls.as_ref())?;
+    let api_here = options.api_here.as_ref();
+    let api_here = api_here.map(|endpoint| here("api-here", "--api-here", endpoint)).transpose()?;
     if matches!(options.link_listen, Endpoint::Tcp(_)) {
         let message = format!("--link-listen {} is not allowed", options.link_listen);
         return Err(Failure::new(Kind::Usage, message).hint(
@@ -98,7 +110,8 @@ pub fn run(options: Options) -> Result<(), Failure> {
         advertised,
         registry_advertised,
     });
-    let listeners = longshore_global::Listeners { api, link, locations, metrics };
+    let listeners =
+        longshore_global::Listeners { api, api_tls, api_here, link, locations, metrics };
     let store_tls = options.store_tls.load(options.store.etcd())?;
     let dir = options.data_dir.clone();
     super::run("global", &dir, Threads::Few, |shutdown| {
@@ -107,6 +120,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
             store: options.store,
             store_tls,
             api_advertise,
+            api_ca: options.api_ca,
             link_advertise,
             registry: options.registry,
             registry_public: options.registry_public,

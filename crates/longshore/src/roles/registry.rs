@@ -6,11 +6,11 @@ mod table;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use longshore_link::{Endpoint, Endpoints, Followed, Listener, Service, ServiceError};
-use longshore_registry::{OpenRegistryError, Registry, RegistryOptions};
+use longshore_link::{Endpoint, Endpoints, Followed, Listener, PublicTls, Service, ServiceError};
+use longshore_registry::{OpenRegistryError, Registry, RegistryOptions, Scheme};
 use tokio_util::sync::CancellationToken;
 
-use super::{MetricsOptions, Threads, listener};
+use super::{MetricsOptions, Threads, TlsOptions, here, users_listener};
 use crate::failure::Failure;
 use table::{FollowTableError, FollowedTable};
 
@@ -23,9 +23,14 @@ pub struct Options {
     /// The directory of its images
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
-    /// Where it listens
+    /// Where it listens: http on loopback, https anywhere
     #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:4601")]
     listen: Endpoint,
+    /// Where the other roles of this machine have images: unix:/PATH [default: where users do]
+    #[arg(long, value_name = "ENDPOINT")]
+    listen_here: Option<Endpoint>,
+    #[command(flatten)]
+    tls: TlsOptions,
     /// Where the global control plane listens, which knows the tokens; several, of which one leads, as
     /// ENDPOINT,ENDPOINT
     #[arg(long, value_name = "ENDPOINTS")]
@@ -39,13 +44,27 @@ pub struct Options {
 
 /// Runs the role.
 pub fn run(options: Options) -> Result<(), Failure> {
-    let listener = listener("registry", &options.listen)?;
+    let tls = options.tls.open()?;
+    let users = users_listener(("registry", "--listen"), &options.listen, tls.as_ref())?;
+    let listen_here = options.listen_here.as_ref();
+    let here = listen_here.map(|at| here("registry-here", "--listen-here", at)).transpose()?;
     let metrics = options.metrics.listener()?;
     let locations = super::locations_listener(options.locations_listen.as_ref())?;
     let dir = options.data_dir.clone();
-    super::run("registry", &dir, Threads::PerCore, |shutdown| {
-        serve(options, (listener, locations, metrics), shutdown)
-    })
+    let listeners = Listeners { users, tls, here, locations, metrics };
+    super::run("registry", &dir, Threads::PerCore, |shutdown| serve(options, listeners, shutdown))
+}
+
+/// Where it is called.
+struct Listeners {
+    users: Listener,
+    /// With what they are spoken to by TLS, if they are.
+    tls: Option<PublicTls>,
+    /// By other roles of this machine.
+    here: Option<Listener>,
+    /// By locations of other machines.
+    locations: Option<Listener>,
+    metrics: Option<Listener>,
 }
 
 /// Why the registry ended.
@@ -61,7 +80,7 @@ enum RegistryRoleError {
 
 async fn serve(
     options: Options,
-    (listener, locations, metrics_listener): (Listener, Option<Listener>, Option<Listener>),
+    listeners: Listeners,
     shutdown: CancellationToken,
 ) -> Result<(), RegistryRoleError> {
     let table = FollowedTable::open(options.data_dir.join("tokens.json"))?;
@@ -77,17 +96,25 @@ async fn serve(
     let maintained = Arc::clone(&registry);
     service.spawn_until_shutdown("maintenance", async move { maintained.maintain().await });
     let metrics = longshore_registry::Metrics::default();
-    if let Some(listener) = metrics_listener {
+    if let Some(listener) = listeners.metrics {
         let mut told = longshore_registry::metrics_registry();
         metrics.register(&mut told);
         longshore_telemetry::metrics::serve(told, listener, &service);
     }
-    let router = metrics.measure(longshore_registry::router(registry));
-    if let Some(locations) = locations {
+    let scheme = if listeners.users.is_secure() { Scheme::Https } else { Scheme::Http };
+    let router = metrics.measure(longshore_registry::router(registry, scheme));
+    if let Some(locations) = listeners.locations {
         let file = options.data_dir.join("identity.json");
         let served = elsewhere::serve(locations, router.clone(), global, file, service.clone());
         service.spawn_until_shutdown("certificate", served);
     }
-    service.spawn("listener", listener.serve(router, service.shutdown()));
+    if let Some(here) = listeners.here {
+        service.spawn("here", here.serve(router.clone(), service.shutdown()));
+    }
+    if let Some(tls) = listeners.tls.clone() {
+        service.spawn_until_shutdown("users' certificate", tls.keep_fresh());
+    }
+    let served = listeners.users.serve_users(listeners.tls, router, service.shutdown());
+    service.spawn("listener", served);
     Ok(service.run().await?)
 }

@@ -24,11 +24,13 @@ pub async fn offer(endpoints: &Endpoints, token_file: &Path) {
         return;
     }
     let other = present.filter(|present| present.endpoints.api != endpoints.api);
-    if let Some(Context { endpoints: Endpoints { api, .. }, .. }) = &other {
-        if readiness::answers(api).await {
+    if let Some(Context { endpoints, .. }) = &other {
+        let Endpoints { api, socket, .. } = endpoints;
+        let at = socket.as_ref().map(|socket| format!("unix:{}", socket.display()));
+        if readiness::answers(at.as_ref().unwrap_or(api)).await {
             tracing::info!(
                 "commands go on to mean the platform at {api}; for this one say --api {} --token-file {}",
-                endpoints.api,
+                ours.endpoints.api,
                 token_file.display()
             );
             return;

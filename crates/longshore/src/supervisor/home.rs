@@ -152,6 +152,21 @@ impl Home {
         self.data_dir.join("secrets/root.json")
     }
 
+    /// The authority of the certificates that are made here for users.
+    pub fn tls_authority_file(&self) -> PathBuf {
+        self.data_dir.join("secrets/tls-authority.json")
+    }
+
+    /// A certificate of that, and its key.
+    pub fn tls_made_files(&self) -> (PathBuf, PathBuf) {
+        (self.data_dir.join("secrets/tls.pem"), self.data_dir.join("secrets/tls.key"))
+    }
+
+    /// By what users trust those.
+    pub fn tls_ca_file(&self) -> PathBuf {
+        self.data_dir.join("tls-ca.pem")
+    }
+
     /// The key and certificate of a node that joined.
     pub fn identity_file(&self) -> PathBuf {
         self.data_dir.join("secrets/identity.json")

@@ -38,18 +38,45 @@ pub struct UpOptions {
     /// The key of that, in a file for its owner alone
     #[arg(long, value_name = "FILE")]
     store_key: Option<String>,
-    /// Where the API listens, on loopback; port 0 for any [default: 127.0.0.1:4600]
+    /// Where the API listens, without TLS on loopback alone; port 0 for any [default: 127.0.0.1:4600]
     #[arg(long, value_name = "ADDRESS")]
     api_listen: Option<String>,
     /// How many requests to the API each token may send in a second [default: 100]
     #[arg(long, value_name = "COUNT")]
     api_rate: Option<String>,
-    /// Where the registry listens, on loopback [default: 127.0.0.1:4601]
+    /// Where the registry listens, likewise [default: 127.0.0.1:4601]
     #[arg(long, value_name = "ADDRESS")]
     registry_listen: Option<String>,
+    /// Speak TLS with users of the API and the registry: the certificate that they are shown, with those
+    /// between it and one that they trust, in PEM; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// The key of that, in PEM, in a file for its owner alone
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
+    /// The certificates by which commands here believe that one [default: whom this machine trusts]
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<String>,
+    /// Speak TLS by a certificate that is made here, for trying: users trust it by DATA-DIR/tls-ca.pem
+    #[arg(long)]
+    tls_self_signed: bool,
+    /// The name or address by which users reach the API and the registry [default: the address that the API
+    /// listens on, or the first name in the certificate]
+    #[arg(long, value_name = "HOST")]
+    public_host: Option<String>,
     /// Where requests to apps come in [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     ingress_listen: Option<String>,
+    /// Take requests to apps by TLS too: the directory of the certificates, pairs of NAME.pem and NAME.key or
+    /// directories with fullchain.pem and privkey.pem; each is shown to who asks for one of its names
+    #[arg(long, value_name = "DIR")]
+    ingress_tls: Option<String>,
+    /// Where those come in [default: 127.0.0.1:8443]
+    #[arg(long, value_name = "ADDRESS")]
+    ingress_tls_listen: Option<String>,
+    /// Send who comes in the clear for a host with a certificate there
+    #[arg(long)]
+    ingress_redirect: bool,
     /// Where the first of the roles is asked for its metrics, the others on the next ports; empty for
     /// nowhere [default: 127.0.0.1:4610]
     #[arg(long, value_name = "ADDRESS")]
@@ -170,7 +197,15 @@ impl UpOptions {
             api_listen,
             api_rate,
             registry_listen,
+            tls_cert,
+            tls_key,
+            tls_ca,
+            tls_self_signed,
+            public_host,
             ingress_listen,
+            ingress_tls,
+            ingress_tls_listen,
+            ingress_redirect,
             metrics_listen,
             nodes_listen,
             nodes_advertise,
@@ -194,6 +229,8 @@ impl UpOptions {
             otlp_endpoint,
         } = self;
         let stop_instances = stop_instances.then(|| "true".to_owned());
+        let ingress_redirect = ingress_redirect.then(|| "true".to_owned());
+        let tls_self_signed = tls_self_signed.then(|| "true".to_owned());
         let label = (!label.is_empty()).then(|| label.join(","));
         let flags = [
             ("data_dir", data_dir),
@@ -205,7 +242,15 @@ impl UpOptions {
             ("api_listen", api_listen),
             ("api_rate", api_rate),
             ("registry_listen", registry_listen),
+            ("tls_cert", tls_cert),
+            ("tls_key", tls_key),
+            ("tls_ca", tls_ca),
+            ("tls_self_signed", &tls_self_signed),
+            ("public_host", public_host),
             ("ingress_listen", ingress_listen),
+            ("ingress_tls", ingress_tls),
+            ("ingress_tls_listen", ingress_tls_listen),
+            ("ingress_redirect", &ingress_redirect),
             ("metrics_listen", metrics_listen),
             ("nodes_listen", nodes_listen),
             ("nodes_advertise", nodes_advertise),

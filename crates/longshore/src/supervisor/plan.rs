@@ -11,13 +11,27 @@ use longshore_types::Traits;
 use super::child::RolePlan;
 use super::home::Home;
 use super::settings::Settings;
-use super::sockets::{LinkSockets, Locations, MetricsSockets, Nodes, Outer, PublicSockets};
+use super::sockets::{
+    API_SOCKET, LinkSockets, Listening, Locations, MetricsSockets, Nodes, Outer, PublicSockets,
+};
+use super::tls::{IngressTls, UsersTls};
 use crate::context_file::Endpoints;
 
 /// How long a role may take to end. A role itself gives up on its last requests sooner.
 const DRAIN: Duration = Duration::from_secs(20);
 /// How long the node may take to end its instances, each of which has its grace.
 const DRAIN_INSTANCES: Duration = Duration::from_secs(90);
+
+/// Where the platform is reached.
+#[derive(Debug)]
+pub struct Reached {
+    /// Where its sockets listen.
+    pub listening: Listening,
+    /// Where users find them.
+    pub endpoints: Endpoints,
+    /// With which certificate, when TLS is spoken to them.
+    pub tls: Option<UsersTls>,
+}
 
 /// The roles in waves; a wave ends once the one before has.
 ///
@@ -30,23 +44,26 @@ const DRAIN_INSTANCES: Duration = Duration::from_secs(90);
 pub fn plan_roles(
     settings: &Settings,
     home: &Home,
-    endpoints: &Endpoints,
+    reached: &Reached,
     sockets: (PublicSockets, LinkSockets),
 ) -> Vec<Vec<RolePlan>> {
     let (public, links) = sockets;
     let mut metrics = public.metrics;
     let at = |socket: &str| format!("unix:{}", home.links_dir().join(socket).display());
     let (global_at, location_at) = (at("global.sock"), at("location.sock"));
-    let registry_at = format!("http://{}", endpoints.registry);
+    let registry_at = at("registry.sock");
 
-    let global = control_plane(settings, home, endpoints, &global_at);
+    let global = control_plane(settings, home, reached, (&global_at, &registry_at))
+        .with("api-here", at(API_SOCKET));
     let registry = Flags::new()
         .with("data-dir", home.role_dir("registry").display())
-        .with("listen", &registry_at)
+        .with("listen", &reached.listening.registry)
+        .with("listen-here", &registry_at)
+        .with_tls(reached.tls.as_ref())
         .with("global", &global_at);
     let ingress = Flags::new()
         .with("data-dir", home.role_dir("ingress").display())
-        .with("listen", format_args!("http://{}", endpoints.ingress))
+        .with("listen", &reached.listening.ingress)
         .with("location", &location_at);
     let location = Flags::below("run")
         .with("name", &settings.location)
@@ -56,10 +73,18 @@ pub fn plan_roles(
         .with("global", &global_at);
     let location =
         location.with_some("coordinates", settings.coordinates).with_traits(&settings.traits);
-    let mut of_global = vec![("api", public.api), ("link", links.global)];
-    let mut of_registry = vec![("registry", public.registry)];
+    let mut of_global = vec![("api", public.api), ("api-here", links.api), ("link", links.global)];
+    let mut of_registry = vec![("registry", public.registry), ("registry-here", links.registry)];
     let mut of_location = vec![("link", links.location)];
     let mut of_ingress = vec![("ingress", public.ingress)];
+    let ingress = match public.ingress_tls {
+        Some(listener) => {
+            let ingress = ingress.with_ingress_tls(&settings.ingress_tls, &listener);
+            of_ingress.push(("ingress-tls", listener));
+            ingress
+        }
+        None => ingress,
+    };
     let (global, registry, ingress, location) = match public.locations {
         Some(Locations { global: own, registry: images, ingress: peers }) => {
             let global = global
@@ -110,14 +135,27 @@ pub fn plan_roles(
 }
 
 /// The flags of the control plane, which locations of this machine call at `link`.
-fn control_plane(settings: &Settings, home: &Home, endpoints: &Endpoints, link: &str) -> Flags {
+fn control_plane(
+    settings: &Settings,
+    home: &Home,
+    reached: &Reached,
+    (link, registry): (&str, &str),
+) -> Flags {
+    let Reached { listening, endpoints, tls } = reached;
+    let public = match tls {
+        Some(_) => format!("https://{}", endpoints.registry),
+        None => endpoints.registry.clone(),
+    };
     let flags = Flags::new()
         .with("data-dir", home.role_dir("global").display())
         .with("store", &settings.store)
-        .with("api-listen", &endpoints.api)
+        .with("api-listen", &listening.api)
+        .with("api-advertise", &endpoints.api)
+        .with_tls(tls.as_ref())
+        .with_some("api-ca", endpoints.ca.as_deref().map(Path::display))
         .with("link-listen", link)
-        .with("registry", format_args!("http://{}", endpoints.registry))
-        .with("registry-public", &endpoints.registry)
+        .with("registry", registry)
+        .with("registry-public", public)
         .with("ingress-public", &endpoints.ingress)
         .with("domain", &settings.domain)
         .with("api-rate", settings.api_rate)
@@ -214,6 +252,25 @@ impl Flags {
         }
     }
 
+    /// The same with the certificate for users, if there is one.
+    pub fn with_tls(self, tls: Option<&UsersTls>) -> Self {
+        match tls {
+            Some(tls) => {
+                self.with("tls-cert", tls.cert.display()).with("tls-key", tls.key.display())
+            }
+            None => self,
+        }
+    }
+
+    /// The same with where the ingress speaks TLS.
+    pub fn with_ingress_tls(self, tls: &IngressTls, listener: &Listener) -> Self {
+        let (Some(dir), Ok(endpoint)) = (&tls.dir, listener.endpoint()) else { return self };
+        let port = endpoint.authority().rsplit(':').next().unwrap_or_default().to_owned();
+        self.with("tls", dir.display())
+            .with("tls-listen", &endpoint)
+            .with_some("redirect", tls.redirects.then_some(port))
+    }
+
     /// The same with what is said of a location or a node.
     pub fn with_traits(self, traits: &Traits) -> Self {
         let flags = self.with_some("country", traits.country);
@@ -238,6 +295,7 @@ mod tests {
     use clap::Parser;
 
     use super::super::home::Contents;
+    use super::super::tls::{IngressTls, TlsSettings};
     use super::*;
     use crate::cli::Cli;
 
@@ -295,6 +353,12 @@ mod tests {
             metrics_listen: Some(free),
             nodes_listen: Some(free),
             locations_listen: Some(free),
+            tls: TlsSettings { self_signed: true, ..TlsSettings::default() },
+            ingress_tls: IngressTls {
+                dir: Some(dir.path().to_owned()),
+                listen: free,
+                redirects: true,
+            },
             cgroup_parent: Some("/test".to_owned()),
             store_tls: EtcdTlsFiles {
                 ca: Some("/ca".into()),
@@ -310,10 +374,13 @@ mod tests {
             ..Settings::defaults("n1".parse().unwrap())
         };
         let public = PublicSockets::bind(&settings).unwrap();
-        let endpoints = public.endpoints().unwrap();
+        let listening = public.listening().unwrap();
+        let tls = UsersTls::prepare(&settings, &home).unwrap();
+        let endpoints = listening.endpoints(tls.as_ref(), &home.links_dir());
+        let reached = Reached { listening, endpoints, tls };
         home.prepare_run_dir().unwrap();
         let links = LinkSockets::bind(&home.links_dir()).unwrap();
-        let waves = plan_roles(&settings, &home, &endpoints, (public, links));
+        let waves = plan_roles(&settings, &home, &reached, (public, links));
         let order: Vec<Vec<&str>> =
             waves.iter().map(|wave| wave.iter().map(|plan| plan.role).collect()).collect();
         assert_eq!(order[0], ["global", "registry"]);

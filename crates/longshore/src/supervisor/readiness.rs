@@ -8,6 +8,7 @@ use longshore_link::{CallError, Client, Endpoint};
 use tokio::time::{Instant, sleep};
 
 use super::child::Child;
+use super::sockets::API_SOCKET;
 use crate::context_file::Endpoints;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -16,9 +17,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Waits until the API, the registry and the ingress answer and a node has reported.
-pub async fn wait(endpoints: &Endpoints, token_file: &Path, roles: &[&Child]) {
+pub async fn wait((endpoints, links): (&Endpoints, &Path), token_file: &Path, roles: &[&Child]) {
     let mut complain_at = Instant::now() + PATIENCE;
-    while let Err(missing) = check(endpoints, token_file).await {
+    while let Err(missing) = check((endpoints, links), token_file).await {
         if Instant::now() > complain_at {
             complain_at = Instant::now() + PATIENCE;
             let dying: Vec<_> = roles.iter().filter(|role| role.n_deaths() > 1).collect();
@@ -43,12 +44,14 @@ pub async fn answers(api: &str) -> bool {
 }
 
 /// What is not there yet, in words.
-async fn check(endpoints: &Endpoints, token_file: &Path) -> Result<(), String> {
+async fn check((endpoints, links): (&Endpoints, &Path), token_file: &Path) -> Result<(), String> {
+    let here = |name: &str| Endpoint::Unix(links.join(name));
     let token = std::fs::read_to_string(token_file).map_err(|error| error.to_string())?;
-    let api = Client::new(endpoints.api.parse()?).with_token(token.trim());
+    let api = Client::new(here(API_SOCKET)).with_token(token.trim());
     let _: HealthView = api.get("/v1/health").await.map_err(|error| format!("the API: {error}"))?;
-    for (name, authority) in [("registry", &endpoints.registry), ("ingress", &endpoints.ingress)] {
-        let client = Client::new(Endpoint::Tcp(authority.clone()));
+    let ingress = Endpoint::Tcp(endpoints.ingress.clone());
+    for (name, endpoint) in [("registry", here("registry.sock")), ("ingress", ingress)] {
+        let client = Client::new(endpoint);
         match client.send(http::Method::GET, "/v2/", None::<&()>).await {
             // Who asks without a token, or for no app at all, is refused: an answer all the same.
             Ok(_) | Err(CallError::Refused(_) | CallError::Status { .. }) => {}

@@ -18,6 +18,7 @@ use longshore_types::{
 };
 use toml::Value;
 
+use super::tls::{IngressTls, TlsSettings};
 use crate::logging::LogFormat;
 use crate::store_tls;
 use keys::KEYS;
@@ -35,14 +36,18 @@ pub struct Settings {
     pub store: StoreChoice,
     /// The certificates for an etcd at https.
     pub store_tls: EtcdTlsFiles,
-    /// Where the API listens, a loopback address.
+    /// Where the API listens, a loopback address without TLS.
     pub api_listen: SocketAddr,
     /// How many requests to the API each token may send in a second.
     pub api_rate: NonZeroU32,
-    /// Where the registry listens, a loopback address.
+    /// Where the registry listens, likewise.
     pub registry_listen: SocketAddr,
+    /// How users of both are spoken to.
+    pub tls: TlsSettings,
     /// Where the ingress listens.
     pub ingress_listen: SocketAddr,
+    /// By what users are spoken to there by TLS, where they are.
+    pub ingress_tls: IngressTls,
     /// Where the first of the roles is asked for its metrics, the others on the ports that follow;
     /// nowhere when absent.
     pub metrics_listen: Option<SocketAddr>,
@@ -95,7 +100,9 @@ impl Settings {
             api_listen: loopback(4600),
             api_rate: DEFAULT_API_RATE,
             registry_listen: loopback(4601),
+            tls: TlsSettings::default(),
             ingress_listen: loopback(8080),
+            ingress_tls: IngressTls::default(),
             metrics_listen: Some(loopback(4610)),
             nodes_listen: None,
             nodes_advertise: None,
@@ -149,6 +156,20 @@ impl Settings {
         let (nodes, locations) = (settings.nodes_listen, settings.locations_listen);
         problems.extend(unreachable("nodes", nodes, settings.nodes_advertise.as_ref()));
         problems.extend(unreachable("locations", locations, settings.locations_advertise.as_ref()));
+        let listen =
+            [("api_listen", settings.api_listen), ("registry_listen", settings.registry_listen)];
+        let of_tls =
+            settings.tls.problems(listen).into_iter().chain(settings.ingress_tls.problem());
+        // Named as they were given.
+        problems.extend(of_tls.map(|problem| {
+            match flags.iter().any(|(name, _)| *name == problem.field) {
+                true => ManifestProblem {
+                    field: format!("--{}", problem.field.replace('_', "-")),
+                    ..problem
+                },
+                false => problem,
+            }
+        }));
         // What is wrong with the store is not wrong with its certificates too.
         if problems.iter().all(|problem| !problem.field.ends_with("store")) {
             let wrong = settings.store_tls.load(settings.store.etcd()).err();

@@ -10,6 +10,7 @@ use longshore_link::{Endpoint, ListenError, Listener};
 
 use super::preflight::Obstacle;
 use super::settings::Settings;
+use super::tls::UsersTls;
 use crate::context_file::{Endpoints, MetricsTarget};
 use crate::failure::{Failure, Kind, OrFail};
 
@@ -27,6 +28,8 @@ pub struct PublicSockets {
     pub registry: Listener,
     /// The ingress's.
     pub ingress: Listener,
+    /// The ingress's by TLS, where it speaks that.
+    pub ingress_tls: Option<Listener>,
     /// Those for the metrics of the roles.
     pub metrics: MetricsSockets,
     /// Those of machines that join as nodes, where they may.
@@ -109,6 +112,10 @@ const WITH_METRICS: [&str; 5] = ["global", "location", "node", "registry", "ingr
 /// The sockets on which the roles reach each other.
 #[derive(Debug)]
 pub struct LinkSockets {
+    /// The API's, for users of this machine.
+    pub api: Listener,
+    /// The registry's, for other roles.
+    pub registry: Listener,
     /// The global plane's.
     pub global: Listener,
     /// The location's.
@@ -122,19 +129,27 @@ impl PublicSockets {
     /// little: a role that was killed may not have let go of it yet.
     pub fn bind(settings: &Settings) -> Result<Self, Vec<Obstacle>> {
         let deadline = Instant::now() + RELEASE;
-        let bind = |key: &str, address: SocketAddr| loop {
-            match Listener::bind(key, &Endpoint::Tcp(address.to_string())) {
+        let bind_as = |key: &str, kind: fn(String) -> Endpoint, address: SocketAddr| loop {
+            match Listener::bind(key, &kind(address.to_string())) {
                 Err(ListenError::InUse { .. }) if Instant::now() < deadline => {
                     std::thread::sleep(LOOK_AGAIN);
                 }
                 bound => return bound.map_err(|error| obstacle(key, address, &error)),
             }
         };
-        let api = bind("api", settings.api_listen);
-        let registry = bind("registry", settings.registry_listen);
+        let bind = |key: &str, address| bind_as(key, Endpoint::Tcp, address);
+        let to_users = if settings.tls.is_spoken() { Endpoint::Tls } else { Endpoint::Tcp };
+        let api = bind_as("api", to_users, settings.api_listen);
+        let registry = bind_as("registry", to_users, settings.registry_listen);
         let ingress = bind("ingress", settings.ingress_listen);
         let mut metrics = MetricsSockets::new();
         let mut obstacles = Vec::new();
+        let secure = settings.ingress_tls.dir.as_ref().map(|_| settings.ingress_tls.listen);
+        let ingress_tls = secure.map(|address| bind_as("ingress-tls", Endpoint::Tls, address));
+        let ingress_tls = ingress_tls.transpose().unwrap_or_else(|obstacle| {
+            obstacles.push(obstacle);
+            None
+        });
         for (role, port) in WITH_METRICS.into_iter().zip(0..) {
             let Some(mut address) = settings.metrics_listen else { break };
             if address.port() > 0 {
@@ -160,7 +175,7 @@ impl PublicSockets {
             (Ok(api), Ok(registry), Ok(ingress), Ok(nodes), Ok(locations))
                 if obstacles.is_empty() =>
             {
-                Ok(Self { api, registry, ingress, metrics, nodes, locations })
+                Ok(Self { api, registry, ingress, ingress_tls, metrics, nodes, locations })
             }
             (api, registry, ingress, ..) => {
                 let errors = [api.err(), registry.err(), ingress.err()];
@@ -178,21 +193,55 @@ impl PublicSockets {
         self.metrics.iter().map(target).collect()
     }
 
-    /// Where they are reached, with the ports that the kernel chose.
-    pub fn endpoints(&self) -> Result<Endpoints, Failure> {
-        let authority = |socket: &Listener| {
-            let endpoint = socket.endpoint();
-            endpoint
-                .or_fail(Kind::Other, "cannot tell the address of a socket")
-                .map(|endpoint| reachable(endpoint.authority()))
+    /// Where they listen, with the ports that the kernel chose.
+    pub fn listening(&self) -> Result<Listening, Failure> {
+        let at = |socket: &Listener| {
+            socket.endpoint().or_fail(Kind::Other, "cannot tell the address of a socket")
         };
-        Ok(Endpoints {
-            api: format!("http://{}", authority(&self.api)?),
-            registry: authority(&self.registry)?,
-            ingress: authority(&self.ingress)?,
-        })
+        let (api, registry) = (at(&self.api)?, at(&self.registry)?);
+        Ok(Listening { api, registry, ingress: at(&self.ingress)? })
     }
 }
+
+/// Where the sockets that users reach listen.
+#[derive(Debug)]
+pub struct Listening {
+    /// The API's.
+    pub api: Endpoint,
+    /// The registry's.
+    pub registry: Endpoint,
+    /// The ingress's.
+    pub ingress: Endpoint,
+}
+
+impl Listening {
+    /// Where users reach them; by TLS at a host of its own.
+    pub fn endpoints(&self, tls: Option<&UsersTls>, links: &Path) -> Endpoints {
+        let ingress = reachable(self.ingress.authority());
+        let Some(tls) = tls else {
+            let (api, registry) = (&self.api, &self.registry);
+            return Endpoints::plain(
+                reachable(api.authority()),
+                reachable(registry.authority()),
+                ingress,
+            );
+        };
+        let at = |endpoint: &Endpoint| {
+            let port = endpoint.authority().rsplit(':').next().unwrap_or_default();
+            tls.authority(port)
+        };
+        Endpoints {
+            api: format!("https://{}", at(&self.api)),
+            registry: at(&self.registry),
+            ingress,
+            ca: tls.ca.clone(),
+            socket: Some(links.join(API_SOCKET)),
+        }
+    }
+}
+
+/// The name of the API's socket in the directory of links.
+pub const API_SOCKET: &str = "api.sock";
 
 impl LinkSockets {
     /// Binds them in `dir`.
@@ -201,7 +250,14 @@ impl LinkSockets {
             let path = dir.join(format!("{name}.sock"));
             Listener::bind(name, &Endpoint::Unix(path)).or_fail(Kind::Other, "cannot begin")
         };
-        Ok(Self { global: bind("global")?, location: bind("location")?, gate: bind("gate")? })
+        let (api, registry) = (bind("api")?, bind("registry")?);
+        Ok(Self {
+            api,
+            registry,
+            global: bind("global")?,
+            location: bind("location")?,
+            gate: bind("gate")?,
+        })
     }
 }
 
@@ -255,7 +311,8 @@ mod tests {
             obstacles[1].what,
             format!("{address}, for the ingress, is in use by another process")
         );
-        let endpoints = PublicSockets::bind(&settings(FREE)).unwrap().endpoints().unwrap();
+        let listening = PublicSockets::bind(&settings(FREE)).unwrap().listening().unwrap();
+        let endpoints = listening.endpoints(None, Path::new("/run"));
         assert!(!endpoints.api.ends_with(":0"), "the port was chosen: {endpoints:?}");
     }
 
@@ -291,8 +348,8 @@ mod tests {
             drop(taken);
         });
         let sockets = PublicSockets::bind(&settings(address, FREE)).unwrap();
-        let endpoints = sockets.endpoints().unwrap();
-        assert_eq!(endpoints.api, format!("http://{address}"));
+        let listening = sockets.listening().unwrap();
+        assert_eq!(listening.api, Endpoint::Tcp(address.to_string()));
     }
 
     #[test]

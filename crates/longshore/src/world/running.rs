@@ -187,11 +187,11 @@ impl World {
         let Machines { plan, subnet, .. } = &*self.machines;
         let control = plan.control();
         let Ports { api, registry } = self.ports;
-        Endpoints {
-            api: format!("http://127.0.0.1:{api}"),
-            registry: format!("127.0.0.1:{registry}"),
-            ingress: ingress_of(subnet.address(control)),
-        }
+        Endpoints::plain(
+            format!("127.0.0.1:{api}"),
+            format!("127.0.0.1:{registry}"),
+            ingress_of(subnet.address(control)),
+        )
     }
 
     /// The file that holds the token of the administrator.

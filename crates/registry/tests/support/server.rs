@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use longshore_registry::{Registry, RegistryOptions, TokenTable, router};
+use longshore_registry::{Registry, RegistryOptions, Scheme, TokenTable, router};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
@@ -68,7 +68,7 @@ pub async fn serve(options: RegistryOptions) -> Server {
     let registry = Registry::open(options).expect("the registry opens");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("a bound socket");
-    let app = router(Arc::new(registry));
+    let app = router(Arc::new(registry), Scheme::Http);
     let task = tokio::spawn(async move {
         axum::serve(listener, app).await.expect("serves for ever");
     });

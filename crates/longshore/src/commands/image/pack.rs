@@ -8,6 +8,7 @@ use longshore_types::ImageReference;
 use serde::Serialize;
 
 use super::push::{self, push_layout};
+use super::registry_of;
 use crate::connection::ConnectionOptions;
 use crate::failure::{Failure, Kind, OrFail};
 use crate::supervisor;
@@ -73,11 +74,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         None => None,
         Some(image) => {
             let connection = options.connection.connect()?;
-            let registry = match &image.registry {
-                Some(registry) => registry.clone(),
-                None => connection.registry().await?,
-            };
-            Some(push_layout(layout, &registry, &connection.token, &image).await?)
+            let registry = registry_of(&connection, Some(&image)).await?;
+            Some(push_layout(layout, &registry, &connection, &image).await?)
         }
     };
     let report = Report {

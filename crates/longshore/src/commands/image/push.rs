@@ -11,7 +11,7 @@ use longshore_types::{ByteCount, ImageReference, Repository};
 use serde::Serialize;
 
 use super::{client, failed, registry};
-use crate::connection::ConnectionOptions;
+use crate::connection::{Connection, ConnectionOptions, RegistryAddress};
 use crate::failure::{Failure, Kind};
 use crate::human;
 use crate::progress::Progress;
@@ -84,15 +84,15 @@ pub fn render(report: &Report) -> String {
     )
 }
 
-/// Pushes the layout in `path` to the registry at `authority`.
+/// Pushes the layout in `path` to a registry, with the token of a connection.
 pub async fn push_layout(
     path: &Path,
-    authority: &str,
-    token: &str,
+    registry: &RegistryAddress,
+    connection: &Connection,
     image: &ImageReference,
 ) -> Result<Report, Failure> {
     let source = Source { path, select: None, mount_from: None };
-    send(&client(authority, token)?, source, image.clone()).await
+    send(&client(registry, connection)?, source, image.clone()).await
 }
 
 /// What is pushed.

@@ -1,7 +1,7 @@
 //! This machine as a location: its scheduler, its ingress, and its first node.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use longshore_link::{Endpoint, Listener};
 use longshore_trust::{JoinRole, JoinToken};
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::super::child::RolePlan;
 use super::super::home::{Contents, Home};
 use super::super::plan::Flags;
+use super::super::tls::IngressTls;
 use super::{DRAIN, MachineOptions, Member};
 use crate::failure::{Failure, Kind, OrFail};
 use crate::said::SaidOptions;
@@ -62,6 +63,21 @@ pub struct LocationStartOptions {
     /// Where requests to apps come in
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     ingress_listen: SocketAddr,
+    /// Take them by TLS too: the directory of the certificates, pairs of NAME.pem and NAME.key or directories
+    /// with fullchain.pem and privkey.pem; each is shown to who asks for one of its names
+    #[arg(long, value_name = "DIR")]
+    ingress_tls: Option<PathBuf>,
+    /// Where those come in
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8443",
+        requires = "ingress_tls"
+    )]
+    ingress_tls_listen: SocketAddr,
+    /// Send who comes in the clear for a host with a certificate there
+    #[arg(long, requires = "ingress_tls")]
+    ingress_redirect: bool,
     #[command(flatten)]
     machine: MachineOptions,
 }
@@ -156,6 +172,7 @@ struct Sockets {
     nodes: Listener,
     peers: Listener,
     ingress: Listener,
+    ingress_tls: Option<Listener>,
     link: Listener,
     gate: Listener,
 }
@@ -165,11 +182,14 @@ impl Sockets {
         let bind = |name: &str, endpoint: Endpoint| {
             Listener::bind(name, &endpoint).or_fail(Kind::Other, "cannot begin")
         };
+        let secure = options.ingress_tls.as_ref().map(|_| options.ingress_tls_listen.to_string());
+        let secure = secure.map(|at| bind("ingress-tls", Endpoint::Tls(at))).transpose()?;
         let own = |name: &str| Endpoint::Unix(home.links_dir().join(name));
         Ok(Self {
             nodes: bind("nodes", Endpoint::Tls(options.nodes_listen.to_string()))?,
             peers: bind("peers", Endpoint::Tls(options.peers_listen.to_string()))?,
             ingress: bind("ingress", Endpoint::Tcp(options.ingress_listen.to_string()))?,
+            ingress_tls: secure,
             link: bind("location", own("location.sock"))?,
             gate: bind("gate", own("gate.sock"))?,
         })
@@ -182,7 +202,7 @@ fn plan(
     membership: &Membership,
     sockets: Sockets,
 ) -> Result<Vec<Vec<RolePlan>>, Failure> {
-    let Sockets { nodes, peers, ingress, link, gate } = sockets;
+    let Sockets { nodes, peers, ingress, ingress_tls, link, gate } = sockets;
     let at = |socket: &Listener| socket.endpoint().or_fail(Kind::Other, "cannot tell an address");
     let advertised = |given: &Option<String>, socket: &Listener| match given {
         Some(advertised) => Ok(advertised.clone()),
@@ -208,6 +228,20 @@ fn plan(
         .with("listen", at(&ingress)?)
         .with("peers-listen", at(&peers)?)
         .with("location", &link_at);
+    let mut of_ingress = vec![("ingress", ingress), ("peers", peers)];
+    let routing = match ingress_tls {
+        Some(listener) => {
+            let tls = IngressTls {
+                dir: options.ingress_tls.clone(),
+                listen: options.ingress_tls_listen,
+                redirects: options.ingress_redirect,
+            };
+            let routing = routing.with_ingress_tls(&tls, &listener);
+            of_ingress.push(("ingress-tls", listener));
+            routing
+        }
+        None => routing,
+    };
     let node = super::agent_flags(&options.machine, home, &membership.node)
         .with("gate-listen", at(&gate)?)
         .with("location", &link_at);
@@ -215,7 +249,7 @@ fn plan(
         vec![RolePlan { role, args: flags.into_args(), sockets, drain }]
     };
     Ok(vec![
-        role("ingress", routing, vec![("ingress", ingress), ("peers", peers)], DRAIN),
+        role("ingress", routing, of_ingress, DRAIN),
         role("location", location, vec![("link", link), ("nodes", nodes)], DRAIN),
         role("node", node, vec![("gate", gate)], super::node_drain(&options.machine)),
     ])

@@ -1,12 +1,12 @@
 //! The keys of the config file of `up`.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use longshore_global::StoreChoice;
-use longshore_types::{Coordinates, Country, Label};
+use longshore_types::{Coordinates, Country, HostName, Label};
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -73,9 +73,9 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "api_listen",
-        help: "Where the API listens: a loopback address and a port, 0 for any free one. It speaks plain\n\
-               HTTP, so no other address is allowed. Default \"127.0.0.1:4600\".",
-        set: |settings, value| put(&mut settings.api_listen, loopback(value)),
+        help: "Where the API listens: an address and a port, 0 for any free one. Without TLS (tls_cert,\n\
+               tls_self_signed) a loopback address and no other. Default \"127.0.0.1:4600\".",
+        set: |settings, value| put(&mut settings.api_listen, address(value)),
         show: |settings| quoted(settings.api_listen),
     },
     Key {
@@ -88,8 +88,44 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "registry_listen",
         help: "Where the registry listens, likewise. Default \"127.0.0.1:4601\".",
-        set: |settings, value| put(&mut settings.registry_listen, loopback(value)),
+        set: |settings, value| put(&mut settings.registry_listen, address(value)),
         show: |settings| quoted(settings.registry_listen),
+    },
+    Key {
+        name: "tls_cert",
+        help: "By which users of the API and the registry are spoken to with TLS: a file with the\n\
+               certificate and those between it and one that they trust, in PEM. It is read again when it\n\
+               changes; connections go on. Empty for no TLS. Default \"\".",
+        set: |settings, value| put(&mut settings.tls.cert, file(value)),
+        show: |settings| shown(settings.tls.cert.as_ref()),
+    },
+    Key {
+        name: "tls_key",
+        help: "A file with the key of that, in PEM, which nobody but its owner may read. Default \"\".",
+        set: |settings, value| put(&mut settings.tls.key, file(value)),
+        show: |settings| shown(settings.tls.key.as_ref()),
+    },
+    Key {
+        name: "tls_ca",
+        help: "A file with the certificates by which commands on this machine, and other control planes on\n\
+               the same store, believe that one; empty for those that the machine trusts. Default \"\".",
+        set: |settings, value| put(&mut settings.tls.ca, file(value)),
+        show: |settings| shown(settings.tls.ca.as_ref()),
+    },
+    Key {
+        name: "tls_self_signed",
+        help: "Whether TLS is spoken by a certificate that is made here, for trying: users trust it by the\n\
+               file tls-ca.pem of the data directory. Default false.",
+        set: |settings, value| put(&mut settings.tls.self_signed, truth(value)),
+        show: |settings| settings.tls.self_signed.to_string(),
+    },
+    Key {
+        name: "public_host",
+        help: "The name or address by which users reach the API and the registry with TLS; it stands in\n\
+               names of images. Empty for the address that the API listens on, if the certificate is for\n\
+               that, else for the first name in the certificate. Default \"\".",
+        set: |settings, value| put(&mut settings.tls.host, host(value)),
+        show: |settings| quoted(settings.tls.host.as_deref().unwrap_or_default()),
     },
     Key {
         name: "ingress_listen",
@@ -97,6 +133,27 @@ pub const KEYS: &[Key] = &[
                opens it to the network. Default \"127.0.0.1:8080\".",
         set: |settings, value| put(&mut settings.ingress_listen, address(value)),
         show: |settings| quoted(settings.ingress_listen),
+    },
+    Key {
+        name: "ingress_tls",
+        help: "By which requests to apps are also taken by TLS: a directory of certificates, pairs of NAME.pem\n\
+               and NAME.key or directories with fullchain.pem and privkey.pem, as certbot keeps them. Each\n\
+               is shown to who asks for one of the names that it is for, and read again when it changes.\n\
+               Empty for no TLS. Default \"\".",
+        set: |settings, value| put(&mut settings.ingress_tls.dir, file(value)),
+        show: |settings| shown(settings.ingress_tls.dir.as_ref()),
+    },
+    Key {
+        name: "ingress_tls_listen",
+        help: "Where those come in: an address and a port, 0 for any free one. Default \"127.0.0.1:8443\".",
+        set: |settings, value| put(&mut settings.ingress_tls.listen, address(value)),
+        show: |settings| quoted(settings.ingress_tls.listen),
+    },
+    Key {
+        name: "ingress_redirect",
+        help: "Whether who comes in the clear for a host with a certificate is sent there. Default false.",
+        set: |settings, value| put(&mut settings.ingress_tls.redirects, truth(value)),
+        show: |settings| settings.ingress_tls.redirects.to_string(),
     },
     Key {
         name: "metrics_listen",
@@ -361,13 +418,14 @@ fn metrics(value: &Value) -> Result<Option<SocketAddr>, &'static str> {
     }
 }
 
-fn loopback(value: &Value) -> Result<SocketAddr, &'static str> {
-    const ALLOWED: &str = "a loopback address and a port, such as 127.0.0.1:4600; it speaks plain HTTP, \
-                           and no other address is served until TLS is configured";
-    let address = address(value).map_err(|_| ALLOWED)?;
-    match address.ip().is_loopback() {
-        true => Ok(address),
-        false => Err(ALLOWED),
+fn host(value: &Value) -> Result<Option<String>, &'static str> {
+    const ALLOWED: &str = "a DNS name or an IP address, without a port, or empty";
+    let text = text(value).ok_or(ALLOWED)?;
+    let is_name = || text.parse::<HostName>().is_ok();
+    match text {
+        "" => Ok(None),
+        _ if text.parse::<IpAddr>().is_ok() || is_name() => Ok(Some(text.to_owned())),
+        _ => Err(ALLOWED),
     }
 }
 
