@@ -20,7 +20,8 @@ use std::collections::BTreeMap;
 use longshore_types::{
     AppName, Capacity, Coordinates, Cordon, Decision, Digest, Epoch, Generation, HostName,
     InstanceId, LocationEpoch, LocationName, NodeName, ProjectName, Release, ReleaseNumber,
-    Repository, RuntimeOffer, SecretName, SecretValue, SecretVersion, Timestamp, Traits,
+    Repository, RoomMaking, RuntimeOffer, SecretName, SecretValue, SecretVersion, Timestamp,
+    Traits, Yielding,
     token::Rights,
 };
 use schemars::JsonSchema;
@@ -54,6 +55,10 @@ pub struct Allotment {
     pub command: Option<Release>,
     /// The most that may ever run there, replacements and rollouts included.
     pub budget: u32,
+    /// For how many of those that should run others of lower priority may be made to leave, because no location
+    /// has room for them.
+    #[serde(default)]
+    pub make_room: u32,
     /// The host names that lead to the app.
     pub hosts: Vec<HostName>,
     /// Raised at each change of this allotment.
@@ -177,6 +182,12 @@ pub struct NodeSummary {
     pub capacity: Capacity,
     /// What its instances have been promised.
     pub promised: Capacity,
+    /// What of that those have that leave.
+    #[serde(default)]
+    pub leaving: Capacity,
+    /// What of the rest may be made to leave for what has a higher priority, the lowest first.
+    #[serde(default)]
+    pub yielding: Vec<Yielding>,
     /// The version of Longshore it runs.
     pub version: String,
     /// The capability table: a row for each runtime.
@@ -271,6 +282,9 @@ pub struct Shortfall {
     pub missing: u32,
     /// Why, with every node that was considered.
     pub decision: Decision,
+    /// Whether others leave for them.
+    #[serde(default)]
+    pub room: RoomMaking,
 }
 
 /// Asks the one above for values of secrets, of one project.

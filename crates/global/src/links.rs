@@ -132,6 +132,7 @@ fn allotment_set(catalog: &Catalog, location: &LocationName, domain: &str) -> Al
             canary,
             command,
             budget: record.budget,
+            make_room: record.make_room,
             hosts: views::hosts(&release.manifest, domain),
             generation: record.generation,
             decision: record.decision.clone(),

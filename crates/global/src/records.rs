@@ -105,6 +105,9 @@ pub struct AllotmentRecord {
     /// True when nothing of the release may run yet.
     #[serde(default)]
     pub held_back: bool,
+    /// For how many that have no room yet others may be made to leave.
+    #[serde(default)]
+    pub make_room: u32,
     /// The most that may run.
     pub budget: u32,
     /// The largest budget that the location may still go by.

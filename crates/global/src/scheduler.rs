@@ -9,6 +9,7 @@ mod log;
 mod summaries;
 mod wanted;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -128,7 +129,7 @@ async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalErr
     // What one app is given in this round is taken from what the others see.
     let mut locations = locations(&catalog, &reports);
     queue.begin_round(&locations, |key| catalog.apps.contains_key(key));
-    for (key, app) in &catalog.apps {
+    for (key, app) in in_order(&catalog) {
         let change = if app.record.removing {
             removal(&catalog, &reports, key)
         } else {
@@ -159,6 +160,16 @@ async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalErr
         wrote = true;
     }
     Ok(wrote)
+}
+
+/// The apps, first what matters most, of that what was deployed first.
+fn in_order(catalog: &Catalog) -> Vec<(&AppKey, &Stored<AppRecord>)> {
+    let mut apps: Vec<_> = catalog.apps.iter().collect();
+    apps.sort_by_cached_key(|(key, _)| {
+        let release = catalog.current_release(key);
+        release.map(|release| (Reverse(release.manifest.priority), release.created_at))
+    });
+    apps
 }
 
 /// Commits and waits until the catalog shows it; false when the disk has no room for it.
@@ -241,6 +252,7 @@ pub fn shares(
     if !is_current {
         // Locations may have what another release needs.
         wanted.refusals.clear();
+        wanted.may_make_room.clear();
     }
     plan_shares(now(), &wanted, &locations(catalog, reports))
 }
@@ -401,6 +413,7 @@ fn allotments(
             // One location does it for all.
             command: (command_at == Some(idx)).then_some(record.release),
             held_back: before_command && (record.beside.is_none() || record.count == 0),
+            make_room: share.make_room,
             budget: share.budget,
             budget_in_force: share.budget_in_force,
             generation: before.map_or(Default::default(), |before| before.generation),
@@ -421,6 +434,7 @@ fn allotments(
                 count: 0,
                 canary: None,
                 command: None,
+                make_room: 0,
                 budget: 0,
                 budget_in_force: in_force,
                 ..before.clone()
@@ -432,15 +446,16 @@ fn allotments(
     if change.transaction.is_some() || waiting.is_some() {
         log.note((at, &wanted), locations, &shared);
     }
+    let yields = release.manifest.yields();
     for (name, more) in taken {
         for location in locations.iter_mut().filter(|one| one.name == *name) {
-            (0..more).for_each(|_| location.take(&wanted.placement, wanted.each));
+            (0..more).for_each(|_| location.take(&wanted.placement, wanted.each, yields));
         }
     }
     if let (Some(queue), Some(waiting), None) = (queue, waiting, &change.transaction) {
         queue.block(key, *revision, (wanted, waiting));
     }
-    change.transaction
+    change.told(key)
 }
 
 /// The first of the changes that an app's allotments need, as many as one transaction takes. The rest comes
@@ -449,6 +464,8 @@ fn allotments(
 #[derive(Default)]
 struct Change {
     transaction: Option<Transaction>,
+    /// Where room is to be made, and why.
+    rooms: Vec<String>,
     n_puts: usize,
     n_bytes: usize,
 }
@@ -464,14 +481,25 @@ impl Change {
         before: Option<&AllotmentRecord>,
         mut record: AllotmentRecord,
     ) {
-        let full = self.n_puts == MOST_AT_ONCE || self.n_bytes >= Self::MOST_BYTES;
+        // One more tells of them.
+        let full = self.n_puts + 1 >= MOST_AT_ONCE || self.n_bytes >= Self::MOST_BYTES;
         if full || before == Some(&record) {
             return;
+        }
+        if record.make_room > before.map_or(0, |before| before.make_room) {
+            self.rooms.push(format!("{} at {location}: {}", key.1, record.decision.why));
         }
         record.generation = record.generation.next();
         let (key, value) = (allotment_key_text(location, key), encode(&record));
         self.n_puts += 1;
         self.n_bytes += value.len();
         self.transaction = Some(self.transaction.take().unwrap_or_default().put(key, value));
+    }
+
+    /// The transaction, with the event that tells for what others leave.
+    fn told(self, key: &AppKey) -> Option<Transaction> {
+        let rooms = self.rooms.join("; ");
+        let with = |change| with_event(change, &Who::PLATFORM, Some(&key.0), "preempt", rooms);
+        if self.rooms.is_empty() { self.transaction } else { self.transaction.map(with) }
     }
 }

@@ -6,20 +6,23 @@
 //!
 //! A location that an operator cordoned gets nothing new. One that is drained also loses what it has, as
 //! far as others are healthy elsewhere for it ([`drain`]); so does one that the app does not want any more,
-//! or not as much of ([`constraints`]). What no location takes waits, and is told of with every refusal.
+//! or not as much of ([`constraints`]). What no location takes waits, and is told of with every refusal, unless
+//! something that matters less can leave for it ([`room`]).
 
 mod constraints;
 mod drain;
+mod freed;
 mod lost;
 mod refused;
+mod room;
 mod supply;
 mod waiting;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{
     AppName, Candidate, Capacity, Coordinates, Cordon, Decision, Lack, LocationName, Placement,
-    ProjectName, Timestamp, Traits,
+    Priority, ProjectName, Timestamp, Traits,
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +31,7 @@ use crate::Pinned;
 pub(crate) use constraints::node_refusal;
 pub use constraints::{NodeKind, permits};
 pub use drain::{AppMove, preview_drain, staying};
+pub use freed::{Freed, ReportedNode, Without, kinds};
 pub use supply::{Blocked, Supplies, more_of_nodes, supplies};
 
 /// An app that should run.
@@ -49,6 +53,12 @@ pub struct WantedApp {
     pub tried: Option<Placement>,
     /// The locations that found no node for it, and lack the same still.
     pub refusals: BTreeMap<LocationName, (Lack, String)>,
+    /// Those of them where it was for want of room, and where nobody was looked for yet who could leave for it.
+    #[serde(default)]
+    pub may_make_room: BTreeSet<LocationName>,
+    /// How much it matters beside others.
+    #[serde(default)]
+    pub priority: Priority,
     /// Why it is not started elsewhere when a location is drained.
     pub pinned: Option<Pinned>,
     /// What it has been given so far.
@@ -73,6 +83,9 @@ pub struct Share {
     pub ready: u32,
     /// How many of those the location found no node for.
     pub refused: u32,
+    /// For how many of those that have no room yet others may be made to leave.
+    #[serde(default)]
+    pub make_room: u32,
     /// True when the location was not heard of for as long as the app waits before others take its place.
     pub lost: bool,
     /// The most that may run there.
@@ -97,6 +110,9 @@ pub struct LocationState {
     pub cordon: Option<Cordon>,
     /// What is free there, what is already on its way there deducted.
     pub free: Capacity,
+    /// What would be without what may be made to leave, the lowest priority first.
+    #[serde(default)]
+    pub without: Vec<Without>,
     /// Where on Earth it is, when that is known.
     pub coordinates: Option<Coordinates>,
     /// What its operator says of it.
@@ -109,16 +125,19 @@ pub struct LocationState {
 
 impl LocationState {
     /// Takes room for one more instance of an app that says this, from those of the nodes that may have it and
-    /// have most.
-    pub fn take(&mut self, placement: &Placement, each: Capacity) {
+    /// have most. With a priority it leaves when something higher needs its room.
+    pub fn take(&mut self, placement: &Placement, each: Capacity, yields: Option<Priority>) {
         self.free = self.free.minus(each);
+        let stays = |without: &&mut Without| yields.is_none_or(|own| without.up_to < own);
+        for without in self.without.iter_mut().filter(stays) {
+            without.free = without.free.minus(each);
+        }
         let fits = |kind: &&mut NodeKind| {
             kind.open && constraints::node_refusal(placement, &kind.traits).is_none()
         };
         let kind = self.kinds.iter_mut().filter(fits).max_by_key(|kind| kind.free.memory);
         if let Some(kind) = kind {
-            kind.free = kind.free.minus(each);
-            kind.largest = kind.largest.least(kind.free);
+            kind.take(each, yields);
         }
     }
 }
@@ -155,7 +174,7 @@ pub fn plan_shares(now: Timestamp, app: &WantedApp, locations: &[LocationState])
     take_away(&mut shares, &kept, settled.saturating_sub(app.count), locations);
     let mut waiting = None;
     for missing in (1..=app.count.saturating_sub(placed)).rev() {
-        if let Err(decision) = add_one(now, app, &mut shares, locations) {
+        if let Err(decision) = add_one_or_make_room(now, app, &mut shares, locations) {
             waiting = Some(Waiting { missing, decision });
             break;
         }
@@ -164,6 +183,9 @@ pub fn plan_shares(now: Timestamp, app: &WantedApp, locations: &[LocationState])
     refused::move_on(now, app, &mut shares, locations);
     drain::fill(now, app, &mut shares, locations);
     shares.retain(|share| share.count > 0);
+    for share in &mut shares {
+        share.make_room = share.make_room.min(share.count);
+    }
     keep_for_tried(now, app, &mut shares, locations);
     share_budgets(app, &mut shares);
     Shared { shares, waiting }
@@ -263,26 +285,39 @@ fn add_one(
     let (name, chosen) = (location.name.clone(), Some(best.name.clone()));
     let candidates = candidates.into_iter().map(|(candidate, _)| candidate);
     let decision = Decision { at: now, chosen, why, candidates: worth_keeping(candidates) };
-    match shares.iter().position(|share| share.location == name) {
-        Some(idx) => {
-            shares[idx].count += 1;
-            shares[idx].decision = decision;
-            Ok(idx)
-        }
-        None => {
-            shares.push(Share {
-                location: name,
-                count: 1,
-                ready: 0,
-                refused: 0,
-                lost: false,
-                budget: 0,
-                budget_in_force: 0,
-                decision,
-            });
-            Ok(shares.len() - 1)
-        }
+    Ok(give(shares, &name, decision))
+}
+
+/// The same, and where it is nowhere something that matters less leaves for it.
+fn add_one_or_make_room(
+    now: Timestamp,
+    app: &WantedApp,
+    shares: &mut Vec<Share>,
+    locations: &[LocationState],
+) -> Result<usize, Decision> {
+    let added = add_one(now, app, shares, locations);
+    added.or_else(|refused| room::make_room(now, app, shares, locations, refused))
+}
+
+/// Gives a location one more instance, and says which share that is.
+fn give(shares: &mut Vec<Share>, name: &LocationName, decision: Decision) -> usize {
+    if let Some(idx) = shares.iter().position(|share| share.location == *name) {
+        shares[idx].count += 1;
+        shares[idx].decision = decision;
+        return idx;
     }
+    shares.push(Share {
+        location: name.clone(),
+        count: 1,
+        ready: 0,
+        refused: 0,
+        make_room: 0,
+        lost: false,
+        budget: 0,
+        budget_in_force: 0,
+        decision,
+    });
+    shares.len() - 1
 }
 
 /// How many locations a decision names of those that would have done, and of those that would not.
@@ -306,6 +341,26 @@ const KM_PENALTY: i64 = 1 << 20;
 const SPREAD_PENALTY: i64 = 1 << 36;
 const LATE_PENALTY: i64 = 1 << 55;
 
+/// Why a location takes no instance of an app, whatever room it has; `known` is what it said last itself.
+fn against(
+    app: &WantedApp,
+    location: &LocationState,
+    shares: &[Share],
+    locations: &[LocationState],
+    known: Option<&constraints::Refusal>,
+) -> Option<constraints::Refusal> {
+    if let Some(cordon) = &location.cordon {
+        return Some((Lack::Cordon, cordon.refusal()));
+    }
+    if !location.reachable {
+        return Some((Lack::Report, "refused: it has not reported lately".to_owned()));
+    }
+    let against = constraints::forbidden(&app.placement, location)
+        .or_else(|| known.cloned())
+        .or_else(|| constraints::crowded(app, location, shares, locations));
+    against.map(|(lack, why)| (lack, format!("refused: {why}")))
+}
+
 /// Judges a location for one more instance of an app, of which `shares` is what each will have.
 fn judge(
     app: &WantedApp,
@@ -315,24 +370,12 @@ fn judge(
 ) -> Candidate {
     let name = location.name.to_string();
     let refused = |lack, why| Candidate { name: name.clone(), score: None, why, lack: Some(lack) };
-    if let Some(cordon) = &location.cordon {
-        return refused(Lack::Cordon, cordon.refusal());
+    let known = app.refusals.get(&location.name);
+    if let Some((lack, why)) = against(app, location, shares, locations, known) {
+        return refused(lack, why);
     }
-    if !location.reachable {
-        return refused(Lack::Report, "refused: it has not reported lately".to_owned());
-    }
-    let against = constraints::forbidden(&app.placement, location)
-        .or_else(|| app.refusals.get(&location.name).cloned())
-        .or_else(|| constraints::crowded(app, location, shares, locations));
-    if let Some((lack, why)) = against {
-        return refused(lack, format!("refused: {why}"));
-    }
-    let of = |shares: &[Share]| {
-        shares.iter().find(|share| share.location == location.name).map_or(0, |share| share.count)
-    };
-    let n_here = of(shares);
     let (mut free, largest) = constraints::free_for(&app.placement, location);
-    for _ in of(&app.shares)..n_here {
+    for _ in count_at(&app.shares, location)..count_at(shares, location) {
         free = free.minus(app.each);
     }
     if let (Some(lack), Some(why)) = (free.lack_for(app.each), free.lacks_for(app.each)) {
@@ -341,7 +384,24 @@ fn judge(
     if let (Some(lack), Some(why)) = (largest.lack_for(app.each), largest.lacks_for(app.each)) {
         return refused(lack, format!("refused: {why} on any one node"));
     }
-    let left = free.minus(app.each);
+    let (score, why) = score(app, location, shares, free.minus(app.each), locations);
+    Candidate { name, score: Some(score), why, lack: None }
+}
+
+/// How many instances a location has by these shares.
+fn count_at(shares: &[Share], location: &LocationState) -> u32 {
+    shares.iter().find(|share| share.location == location.name).map_or(0, |share| share.count)
+}
+
+/// How good a location is for one more instance, that leaves so much free there.
+fn score(
+    app: &WantedApp,
+    location: &LocationState,
+    shares: &[Share],
+    left: Capacity,
+    locations: &[LocationState],
+) -> (i64, String) {
+    let n_here = count_at(shares, location);
     // More memory than this makes no difference beside a kilometre.
     let free_mib = i64::try_from(left.memory.0 >> 20).unwrap_or(i64::MAX).min(KM_PENALTY - 1);
     let mut score = free_mib;
@@ -363,7 +423,7 @@ fn judge(
         score -= LATE_PENALTY;
         why.push_str(", by a report that is old");
     }
-    Candidate { name, score: Some(score), why, lack: None }
+    (score, why)
 }
 
 /// What locations may still be going by that have no share any more.

@@ -5,6 +5,9 @@
 //! instances more than wanted are started (when the budget allows), and old ones are drained once
 //! enough others are ready. Canaries of a release that is tried come on top of what should run.
 //!
+//! What matters more is placed first, and of that what was deployed first. Where the global scheduler found room
+//! nowhere for something, it lets a location make others leave that matter less ([`room`]).
+//!
 //! A node that an operator cordoned gets nothing new. One that is drained also loses what it has, each
 //! instance once another one elsewhere that takes its place is ready; what finds no other place stays.
 
@@ -12,14 +15,17 @@ mod choose;
 mod moves;
 mod preview;
 mod replace;
+mod room;
 
 pub use preview::{Move, preview_drain};
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{
     Ability, AppName, Capacity, Cordon, Decision, Digest, InstanceId, NodeName, Placement,
-    ProjectName, ReleaseNumber, Rollout, RuntimeName, RuntimeOffer, Timestamp, Traits,
+    Priority, ProjectName, ReleaseNumber, Rollout, RoomMaking, RuntimeName, RuntimeOffer,
+    Timestamp, Traits,
 };
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +61,9 @@ pub struct WantedApp {
     pub command: Option<Goal>,
     /// The most that may ever run.
     pub budget: u32,
+    /// For how many of those that should run and have no room others may be made to leave.
+    #[serde(default)]
+    pub make_room: u32,
     /// How a new release takes the place of the old one.
     pub rollout: Rollout,
 }
@@ -76,6 +85,12 @@ pub struct Goal {
     pub needs: Vec<Ability>,
     /// On which nodes they may be, and how many on one.
     pub placement: Placement,
+    /// How much they matter beside others.
+    #[serde(default)]
+    pub priority: Priority,
+    /// When the release was made.
+    #[serde(default)]
+    pub released_at: Timestamp,
 }
 
 /// An instance that was assigned to a node and is not gone yet.
@@ -101,6 +116,9 @@ pub struct PlacedInstance {
     pub replaces: Option<InstanceId>,
     /// Why it is not started elsewhere when its node is drained.
     pub pinned: Option<Pinned>,
+    /// Its priority, when it may be made to leave for what has a higher one.
+    #[serde(default)]
+    pub yields: Option<Priority>,
     /// When it was assigned.
     pub created_at: Timestamp,
 }
@@ -179,6 +197,9 @@ pub struct Shortfall {
     pub missing: u32,
     /// Why, with every node that was considered.
     pub decision: Decision,
+    /// Whether others leave for them.
+    #[serde(default)]
+    pub room: RoomMaking,
 }
 
 /// An instance that is still on a node that is drained.
@@ -212,29 +233,55 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     for instance in &snapshot.instances {
         by_app.entry((&instance.project, &instance.app)).or_default().push(instance);
     }
-    for wanted in &snapshot.wanted {
+    let mut in_order: Vec<&WantedApp> = snapshot.wanted.iter().collect();
+    in_order.sort_by_key(|wanted| (Reverse(wanted.main.priority), wanted.main.released_at));
+    let mut unwanted = by_app.clone();
+    for wanted in &in_order {
+        unwanted.remove(&(&wanted.project, &wanted.app));
+    }
+    let unwanted = unwanted.into_values().flatten();
+    let unwanted: Vec<_> = unwanted.filter(|one| one.standing != Standing::Leaving).collect();
+    unwanted.iter().for_each(|instance| room.leave(instance));
+    for wanted in in_order {
         let instances = by_app.remove(&(&wanted.project, &wanted.app)).unwrap_or_default();
-        let step = replace::step(wanted, &instances, &drained);
-        plan.actions.extend(step.drain);
-        plan.staying.extend(step.staying);
-        room.place((wanted, &wanted.main, false), step.start, &mut plan);
-        room.place_instead((wanted, &wanted.main), &step.moves, &mut plan);
-        if let Some(canary) = &wanted.canary {
-            room.place((wanted, canary, false), step.start_canaries, &mut plan);
-            room.place_instead((wanted, canary), &step.canary_moves, &mut plan);
-        }
-        if let Some(command) = wanted.command.as_ref().filter(|_| step.start_command) {
-            room.place((wanted, command, true), 1, &mut plan);
+        // What leaves for others is seen to leave by the next plan, which comes at once.
+        if !room.any_leaves_for_others(&instances) {
+            plan_app(wanted, &instances, &drained, &mut room, &mut plan);
         }
     }
-    // What is left belongs to apps that should not run here at all.
-    for instance in by_app.into_values().flatten() {
-        if instance.standing != Standing::Leaving {
-            let why = "the app was removed from here".to_owned();
-            plan.actions.push(Action::Drain { instance: instance.id.clone(), why });
-        }
+    for instance in unwanted {
+        let why = "the app was removed from here".to_owned();
+        plan.actions.push(Action::Drain { instance: instance.id.clone(), why });
     }
     plan
+}
+
+/// Plans the next steps of one app, of which these are the instances.
+fn plan_app<'a>(
+    wanted: &WantedApp,
+    instances: &[&'a PlacedInstance],
+    drained: &moves::Drained<'_>,
+    room: &mut choose::Room<'a>,
+    plan: &mut Plan,
+) {
+    let step = replace::step(wanted, instances, drained);
+    let leaves = |one: &PlacedInstance| {
+        step.drain
+            .iter()
+            .any(|it| matches!(it, Action::Drain { instance, .. } if *instance == one.id))
+    };
+    instances.iter().filter(|one| leaves(one)).for_each(|one| room.leave(one));
+    plan.actions.extend(step.drain);
+    plan.staying.extend(step.staying);
+    room.place((wanted, &wanted.main, false), (step.start, step.make_room), plan);
+    room.place_instead((wanted, &wanted.main), &step.moves, plan);
+    if let Some(canary) = &wanted.canary {
+        room.place((wanted, canary, false), (step.start_canaries, 0), plan);
+        room.place_instead((wanted, canary), &step.canary_moves, plan);
+    }
+    if let Some(command) = wanted.command.as_ref().filter(|_| step.start_command) {
+        room.place((wanted, command, true), (1, wanted.make_room), plan);
+    }
 }
 
 #[cfg(test)]

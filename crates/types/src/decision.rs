@@ -91,6 +91,11 @@ impl Lack {
         Self::Disk,
     ];
 
+    /// Whether it is room that lacks.
+    pub fn is_room(self) -> bool {
+        matches!(self, Self::Cpu | Self::Memory | Self::Disk)
+    }
+
     /// What would have to change.
     pub fn remedy(self) -> &'static str {
         match self {

@@ -21,6 +21,7 @@ pub mod lenient;
 pub mod manifest;
 mod nearest;
 pub mod placement;
+mod priority;
 mod replace_lost;
 pub mod rollout;
 pub mod runtime;
@@ -49,6 +50,7 @@ pub use manifest::{
 };
 pub use nearest::nearest;
 pub use placement::{Label, Near, PlaceMatch, Placement, Spread, Traits};
+pub use priority::{Priority, RoomMaking, Yielding};
 pub use replace_lost::ReplaceLost;
 pub use rollout::{Portion, Rollout};
 pub use runtime::{Ability, RuntimeName, RuntimeOffer};

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Ability, AppName, ByteCount, Capacity, Digest, Duration, EgressRule, HostName, ImageReference,
-    IngressRules, MilliCpu, Placement, Port, ProjectName, ReleaseNumber, ReplaceLost, Rollout,
-    RuntimeName, SecretName, SecretPlace, SecretVersion, Timestamp,
+    IngressRules, MilliCpu, Placement, Port, Priority, ProjectName, ReleaseNumber, ReplaceLost,
+    Rollout, RuntimeName, SecretName, SecretPlace, SecretVersion, Timestamp,
 };
 
 pub use parse::ManifestProblem;
@@ -76,6 +76,9 @@ pub struct Manifest {
     /// Where the instances may be, and where they would best be.
     #[serde(default, skip_serializing_if = "Placement::is_none")]
     pub placement: Placement,
+    /// How much it matters where there is not room for all.
+    #[serde(default)]
+    pub priority: Priority,
 }
 
 /// What connects a client with an instance that is made for it. Its program begins when the client is
@@ -99,6 +102,12 @@ impl Manifest {
     pub fn needed_abilities(&self) -> Vec<Ability> {
         let users = self.user_namespace.then_some(Ability::UserNamespace);
         Ability::ALWAYS.into_iter().chain(users).collect()
+    }
+
+    /// The priority below which an instance leaves for another; nothing for one that never does, because what
+    /// it was doing would have to be done again.
+    pub fn yields(&self) -> Option<Priority> {
+        (self.restart != RestartPolicy::Never).then_some(self.priority)
     }
 
     /// The manifest of the one instance that runs the release command: as any other, but that it gets

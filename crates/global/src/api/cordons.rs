@@ -255,6 +255,8 @@ mod tests {
             reported_at: now(),
             capacity: Default::default(),
             promised: Default::default(),
+            leaving: Default::default(),
+            yielding: Vec::new(),
             version: "1".to_owned(),
             runtimes: Vec::new(),
             traits: Default::default(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use longshore_api::links::{LocationReport, Shortfall};
 use longshore_planning::global::{NodeKind, more_of_nodes};
-use longshore_types::{Generation, Lack, NodeName, RuntimeOffer};
+use longshore_types::{Generation, Lack, NodeName, RoomMaking, RuntimeOffer};
 
 use crate::catalog::AppKey;
 use crate::scheduler::kinds;
@@ -28,6 +28,8 @@ pub struct Refusal {
     pub why: String,
     /// What its nodes lacked.
     lacks: BTreeSet<Lack>,
+    /// True when there is no room without all either that could be made to leave.
+    in_vain: bool,
     /// What they had then.
     had: Arc<Had>,
 }
@@ -62,12 +64,18 @@ impl Refusal {
         self.lacks.iter().find(is_other).or(self.lacks.first()).copied().unwrap_or(Lack::Unknown)
     }
 
+    /// Whether there might be room once others were made to leave.
+    pub fn may_make_room(&self) -> bool {
+        !self.in_vain && self.lacks.iter().any(|lack| lack.is_room())
+    }
+
     fn new(shortfall: &Shortfall, report: &LocationReport, had: &Arc<Had>) -> Self {
         let Shortfall { missing, decision, .. } = shortfall;
         Self {
             missing: *missing,
             acknowledged: report.acknowledged,
             why: decision.summary(),
+            in_vain: shortfall.room == RoomMaking::InVain,
             lacks: decision.candidates.iter().filter_map(|one| one.lack).collect(),
             had: Arc::clone(had),
         }
@@ -90,7 +98,9 @@ pub fn after(before: Option<&Refusals>, report: &LocationReport) -> Refusals {
     let mut after: Refusals = old
         .map(|(key, refusal)| (key.clone(), Refusal { missing: 0, ..refusal.clone() }))
         .collect();
-    for shortfall in &report.shortfalls {
+    // What has room that others still have to leave is not refused.
+    let refused = report.shortfalls.iter().filter(|one| one.room != RoomMaking::UnderWay);
+    for shortfall in refused {
         let key = (shortfall.project.clone(), shortfall.app.clone());
         after.insert(key, Refusal::new(shortfall, report, &now));
     }
@@ -122,7 +132,8 @@ mod tests {
             vec![Candidate { name: "n1".to_owned(), score: None, why, lack: Some(lack) }];
         let (at, why) = (Timestamp(1), "no node will do".to_owned());
         let decision = Decision { at, chosen: None, why, candidates };
-        Shortfall { project: Default::default(), app: "web".parse().unwrap(), missing: 2, decision }
+        let (project, app) = (Default::default(), "web".parse().unwrap());
+        Shortfall { project, app, missing: 2, decision, room: RoomMaking::None }
     }
 
     #[test]

@@ -78,13 +78,14 @@ mod tests {
         let memory = ByteCount::mib(free_mib);
         let free = Capacity { cpu: MilliCpu(1000), memory, disk: ByteCount::gib(1) };
         let traits = Default::default();
-        let kind = NodeKind { traits, open: true, n_nodes: 1, free, largest: free };
+        let kind = NodeKind { traits, open: true, n_nodes: 1, free, largest: free, freed: vec![] };
         LocationState {
             name: "ams".parse().unwrap(),
             reachable: true,
             late: false,
             cordon: None,
             free,
+            without: vec![],
             coordinates: None,
             traits: Default::default(),
             kinds: vec![kind],
@@ -104,6 +105,8 @@ mod tests {
             placement: Default::default(),
             tried: None,
             refusals: BTreeMap::new(),
+            may_make_room: Default::default(),
+            priority: Default::default(),
             pinned: None,
             shares: Vec::new(),
         }

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use longshore_api::links::{LocationReport, NodeSummary};
-use longshore_planning::global::{LocationState, NodeKind};
-use longshore_types::{AppName, Capacity, LocationName, ProjectName, Release};
+use longshore_planning::global::{self as planner, LocationState, NodeKind, ReportedNode, Without};
+use longshore_types::{AppName, Capacity, LocationName, Priority, ProjectName, Release};
 
 use crate::catalog::{AppKey, Catalog};
 use crate::records::AllotmentRecord;
@@ -46,17 +46,29 @@ fn state(catalog: &Catalog, received: &Received, given: &[Given<'_>]) -> Locatio
     let is_open = |node: &&NodeSummary| node.reachable && node.cordon.is_none();
     let offered = report.nodes.iter().filter(is_open);
     let offered = offered.fold(Capacity::default(), |sum, node| sum.plus(node.capacity));
-    let closed = report.nodes.iter().filter(|node| node.reachable && node.cordon.is_some());
-    let elsewhere = closed.fold(Capacity::default(), |sum, node| sum.plus(node.promised));
-    let allotted = given.iter().fold(Capacity::default(), |sum, given| {
-        sum.plus(given.release.manifest.resources.capacity().times(given.count))
-    });
+    // What never leaves for anything, and what does, by its priority.
+    let (mut fixed, mut by_priority) = (Capacity::default(), BTreeMap::new());
+    for Given { release, count, .. } in given {
+        let sum: &mut Capacity = match release.manifest.yields() {
+            Some(priority) => by_priority.entry(priority).or_default(),
+            None => &mut fixed,
+        };
+        *sum = sum.plus(release.manifest.resources.capacity().times(*count));
+    }
+    let free_without = |up_to: Option<Priority>| {
+        let stays = by_priority.iter().filter(|(own, _)| Some(**own) > up_to);
+        let allotted = stays.fold(fixed, |sum, (_, more)| sum.plus(*more));
+        offered.minus(allotted.minus(on_closed(report, up_to)))
+    };
+    let without = by_priority.keys();
+    let without = without.map(|up_to| Without { up_to: *up_to, free: free_without(Some(*up_to)) });
     let mut state = LocationState {
         name: report.location.clone(),
         reachable: received.reachable(),
         late: received.late(),
         cordon: catalog.cordon(&report.location).cloned(),
-        free: offered.minus(allotted.minus(elsewhere)),
+        free: free_without(None),
+        without: without.collect(),
         coordinates: report.coordinates,
         traits: report.traits.clone(),
         kinds: kinds(report),
@@ -67,7 +79,7 @@ fn state(catalog: &Catalog, received: &Received, given: &[Given<'_>]) -> Locatio
     for status in &report.instances {
         *shown.entry((&status.project, &status.app)).or_default() += 1;
     }
-    let free = state.free;
+    let (free, without) = (state.free, state.without.clone());
     for Given { key, release, count } in given {
         // Of whichever release: one takes the place of the other.
         let shown = shown.entry((&key.0, &key.1)).or_default();
@@ -75,33 +87,34 @@ fn state(catalog: &Catalog, received: &Received, given: &[Given<'_>]) -> Locatio
         *shown -= n_shown;
         let manifest = &release.manifest;
         for _ in n_shown..*count {
-            state.take(&manifest.placement, manifest.resources.capacity());
+            state.take(&manifest.placement, manifest.resources.capacity(), manifest.yields());
         }
     }
     // That what was allotted is not free at the location was counted before.
-    state.free = free;
+    (state.free, state.without) = (free, without);
     state
+}
+
+/// What is promised on nodes that take nothing new, without all up to a priority.
+fn on_closed(report: &LocationReport, up_to: Option<Priority>) -> Capacity {
+    let closed = report.nodes.iter().filter(|node| node.reachable && node.cordon.is_some());
+    closed.fold(Capacity::default(), |sum, node| {
+        let gone = node.yielding.iter().filter(|one| Some(one.priority) <= up_to);
+        let gone = gone.fold(Capacity::default(), |sum, one| sum.plus(one.promised));
+        sum.plus(node.promised.minus(gone))
+    })
 }
 
 /// The nodes of a location, those that are alike together, with what they say is free.
 pub fn kinds(report: &LocationReport) -> Vec<NodeKind> {
-    let mut kinds: Vec<NodeKind> = Vec::new();
-    for node in &report.nodes {
-        let (traits, open) = (&node.traits, node.reachable && node.cordon.is_none());
-        let free = node.capacity.minus(node.promised);
-        match kinds.iter_mut().find(|kind| kind.traits == *traits && kind.open == open) {
-            Some(kind) => {
-                kind.n_nodes += 1;
-                kind.free = kind.free.plus(free);
-                kind.largest = kind.largest.most(free);
-            }
-            None => {
-                let traits = traits.clone();
-                kinds.push(NodeKind { traits, open, n_nodes: 1, free, largest: free });
-            }
-        }
-    }
-    kinds
+    planner::kinds(report.nodes.iter().map(|node| ReportedNode {
+        traits: &node.traits,
+        open: node.reachable && node.cordon.is_none(),
+        capacity: node.capacity,
+        promised: node.promised,
+        leaving: node.leaving,
+        yielding: &node.yielding,
+    }))
 }
 
 #[cfg(test)]

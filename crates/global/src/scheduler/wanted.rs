@@ -1,6 +1,6 @@
 //! An app as the planner sees it: what should run of it, and what each location has of it by its own word.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use longshore_api::links::InstanceStatus;
@@ -88,6 +88,11 @@ pub(super) fn wanted_app(
         count: stored.record.count,
         ready: if counts { ready(location, stored) } else { 0 },
         refused: refused(reports, key, (location, stored)),
+        // To count is to look at every instance.
+        make_room: match stored.record.make_room {
+            0 => 0,
+            most => without_room(reports, key, (location, stored)).min(most),
+        },
         lost: lost(location),
         budget: stored.record.budget,
         budget_in_force: in_force(reports, location, key, stored),
@@ -102,6 +107,8 @@ pub(super) fn wanted_app(
         placement: manifest.placement.clone(),
         tried: None,
         refusals: refusals(catalog, reports, key),
+        may_make_room: may_make_room(reports, key),
+        priority: manifest.priority,
         pinned: pinned(reports, key, manifest),
         shares: so_far.collect(),
     }
@@ -121,10 +128,27 @@ fn refused(
         return 0;
     }
     // What a rollout has no room for beside what there is runs all the same, in its old release.
+    refusal.missing.min(without_room(reports, key, (location, stored)))
+}
+
+/// How many of those that should run at a location are not there.
+fn without_room(
+    reports: &ByLocation,
+    key: &AppKey,
+    (location, stored): (&LocationName, &Stored<AllotmentRecord>),
+) -> u32 {
     let stays = |status: &&InstanceStatus| !status.is_command && !status.draining;
-    let n_there = received.of_app(key).filter(stays).count();
-    let n_there = u32::try_from(n_there).unwrap_or(u32::MAX);
-    refusal.missing.min(stored.record.count.saturating_sub(n_there))
+    let there = reports.get(location).into_iter().flat_map(|received| received.of_app(key));
+    let n_there = u32::try_from(there.filter(stays).count()).unwrap_or(u32::MAX);
+    stored.record.count.saturating_sub(n_there)
+}
+
+/// Those that found none for want of room, and did not look for others yet that could leave.
+fn may_make_room(reports: &ByLocation, key: &AppKey) -> BTreeSet<LocationName> {
+    let each = reports.iter().filter_map(|(location, received)| {
+        received.refusals.get(key)?.may_make_room().then(|| location.clone())
+    });
+    each.collect()
 }
 
 /// The locations that found no node for an app since it last changed, and why.

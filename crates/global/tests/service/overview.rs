@@ -24,6 +24,8 @@ fn node(name: &str, reachable: bool) -> NodeSummary {
         reported_at: now(),
         capacity: gib(8),
         promised: gib(1),
+        leaving: Default::default(),
+        yielding: Vec::new(),
         version: "1".to_owned(),
         runtimes: Vec::new(),
         traits: Default::default(),
@@ -38,7 +40,8 @@ fn shortfall(project: &str) -> Shortfall {
     let decision =
         Decision { at: now(), chosen: None, why: "no room".to_owned(), candidates: Vec::new() };
     let app = "big".parse().unwrap();
-    Shortfall { project: project.parse().unwrap(), app, missing: 1, decision }
+    let project = project.parse().unwrap();
+    Shortfall { project, app, missing: 1, decision, room: Default::default() }
 }
 
 fn staying(project: &str) -> Staying {

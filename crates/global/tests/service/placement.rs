@@ -186,7 +186,8 @@ async fn what_a_location_refuses_goes_on_at_once_and_not_back() {
     let (project, app) = (Default::default(), "web".parse().unwrap());
     let mut refusing = report_in("ams", "NL", "disk=hdd", &set);
     refusing.instances.clear();
-    refusing.shortfalls = vec![Shortfall { project, app, missing: 1, decision }];
+    let room = Default::default();
+    refusing.shortfalls = vec![Shortfall { project, app, missing: 1, decision, room }];
     plane.send(&refusing).await;
     until(&mut nyc, |set| count(set) == 2).await;
     let emptied = until(&mut ams, |set| count(set) == 0).await;

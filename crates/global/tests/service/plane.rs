@@ -234,6 +234,8 @@ pub fn report_of(
         reported_at: now(),
         capacity,
         promised: Capacity::default(),
+        leaving: Default::default(),
+        yielding: Vec::new(),
         version: "1".to_owned(),
         runtimes,
         traits: Default::default(),

@@ -7,7 +7,7 @@ use longshore_api::links::{
     Assignment, Endpoint, InstanceStatus, LocationReport, NodeSummary, ObservedInstance, Route,
     RoutingTable,
 };
-use longshore_types::{Capacity, InstanceId, InstancePhase, NodeName, Traits};
+use longshore_types::{Capacity, InstanceId, InstancePhase, NodeName, Traits, Yielding};
 
 use super::{Moment, Published, State};
 use crate::records::InstanceRecord;
@@ -125,6 +125,7 @@ impl State {
             summary.lost = self.is_lost(node, moment);
             summary.promised = promised(node);
             summary.instances = n_instances(node);
+            (summary.leaving, summary.yielding) = self.leaving_and_yielding(node);
             summary.cordon = self.cordons.get(node).cloned();
             let drains = summary.cordon.as_ref().is_some_and(|cordon| cordon.drains);
             summary.drained = drains && summary.instances == 0;
@@ -150,6 +151,28 @@ impl State {
             location_epoch: self.life.epoch(),
             node_keys: None,
         }
+    }
+
+    /// What of a node is promised to those that leave, and to those that could be made to.
+    fn leaving_and_yielding(&self, node: &NodeName) -> (Capacity, Vec<Yielding>) {
+        let (mut leaving, mut by_priority) = (Capacity::default(), BTreeMap::new());
+        for record in self.instances.values().filter(|record| record.node == *node) {
+            let each = record.release.manifest.resources.capacity();
+            match (&record.draining, self.yields(record)) {
+                (Some(_), _) => leaving = leaving.plus(each),
+                (None, Some(priority)) => {
+                    let sum: &mut (u32, Capacity) = by_priority.entry(priority).or_default();
+                    *sum = (sum.0 + 1, sum.1.plus(each));
+                }
+                (None, None) => {}
+            }
+        }
+        let yielding = by_priority.into_iter().map(|(priority, (instances, promised))| Yielding {
+            priority,
+            instances,
+            promised,
+        });
+        (leaving, yielding.collect())
     }
 
     /// Nodes that have instances and were not heard of since this process began.
@@ -200,6 +223,8 @@ fn unknown(node: &NodeName) -> NodeSummary {
         reported_at: Default::default(),
         capacity: Capacity::default(),
         promised: Capacity::default(),
+        leaving: Capacity::default(),
+        yielding: Vec::new(),
         version: String::new(),
         runtimes: Vec::new(),
         traits: Traits::default(),

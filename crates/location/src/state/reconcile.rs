@@ -9,7 +9,7 @@ use longshore_planning::location::{
 };
 use longshore_planning::replay::Record;
 use longshore_types::{
-    AppName, Generation, InstanceId, InstancePhase, NodeName, ProjectName, Release,
+    AppName, Generation, InstanceId, InstancePhase, NodeName, Priority, ProjectName, Release,
 };
 
 use super::{ACK_WAIT, Changes, Moment, Published, State};
@@ -36,6 +36,7 @@ impl State {
             app: s.app,
             missing: s.missing,
             decision: s.decision,
+            room: s.room,
         };
         self.shortfalls = plan.shortfalls.into_iter().map(shortfall).collect();
         let staying = plan.staying.into_iter().filter_map(|staying| {
@@ -208,6 +209,7 @@ impl State {
             canary: allotment.canary.as_ref().map(|canary| goal(&canary.release, canary.count)),
             command: allotment.command.as_ref().map(|release| goal(release, 1)),
             budget: allotment.budget,
+            make_room: allotment.make_room,
             rollout: allotment.release.manifest.rollout,
         });
         let instances = self.instances.values().map(|record| PlacedInstance {
@@ -221,6 +223,7 @@ impl State {
             standing: self.standing(record, moment),
             replaces: record.replaces.clone(),
             pinned: self.pinned(record),
+            yields: self.yields(record),
             created_at: record.created_at,
         });
         // What a node has that has not said it cannot be planned with.
@@ -241,6 +244,11 @@ impl State {
             instances: instances.collect(),
             nodes: nodes.collect(),
         }
+    }
+
+    /// The priority of an instance that may be made to leave for what has a higher one.
+    pub(super) fn yields(&self, record: &InstanceRecord) -> Option<Priority> {
+        record.release.manifest.yields().filter(|_| self.pinned(record).is_none())
     }
 
     /// Why an instance is not started elsewhere.
@@ -276,5 +284,7 @@ fn goal(release: &Release, count: u32) -> Goal {
         runtime: release.manifest.runtime,
         needs: release.manifest.needed_abilities(),
         placement: release.manifest.placement.clone(),
+        priority: release.manifest.priority,
+        released_at: release.created_at,
     }
 }

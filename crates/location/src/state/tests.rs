@@ -30,10 +30,19 @@ fn set(generation: u64, release: u64) -> AllotmentSet {
         Decision { at: Timestamp(0), chosen: None, why: String::new(), candidates: vec![] };
     let hosts = vec!["web.localhost".parse().unwrap()];
     let generation = Generation(generation);
-    let (count, budget) = (2, 4);
+    let (count, budget, make_room) = (2, 4, 0);
     let (canary, command) = (None, None);
-    let allotment =
-        Allotment { release, count, canary, command, budget, hosts, generation, decision };
+    let allotment = Allotment {
+        release,
+        count,
+        canary,
+        command,
+        budget,
+        make_room,
+        hosts,
+        generation,
+        decision,
+    };
     AllotmentSet { generation, allotments: vec![allotment], ..AllotmentSet::default() }
 }
 

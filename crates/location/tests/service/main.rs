@@ -183,6 +183,7 @@ fn set(generation: u64, count: u32) -> Arc<AllotmentSet> {
         canary: None,
         command: None,
         budget: 4,
+        make_room: 0,
         hosts: vec!["web.localhost".parse().unwrap()],
         generation: Generation(generation),
         decision: Decision {

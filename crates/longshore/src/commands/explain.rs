@@ -154,8 +154,9 @@ mod tests {
         let of_location =
             decision("no node has room", refused("n1", Lack::Runtime, "no runsc: not found"));
         let app: longshore_types::AppName = "web".parse().unwrap();
-        let project = Default::default();
-        let shortfall = Shortfall { project, app: app.clone(), missing: 2, decision: of_location };
+        let (project, room) = Default::default();
+        let shortfall =
+            Shortfall { project, app: app.clone(), missing: 2, decision: of_location, room };
         let text = render_app(&AppExplanation {
             app,
             count: 8,

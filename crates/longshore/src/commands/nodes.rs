@@ -170,6 +170,8 @@ mod tests {
             reported_at: Timestamp(0),
             capacity,
             promised: Capacity::default(),
+            leaving: Default::default(),
+            yielding: Vec::new(),
             version: "0.1.0".to_owned(),
             runtimes: vec![
                 offer(RuntimeName::Runc, Some("/usr/sbin/runc"), None, &[]),

@@ -147,14 +147,15 @@ mod tests {
     fn location(name: &str, free_mib: u64) -> LocationState {
         let (memory, disk) = (ByteCount::mib(free_mib), ByteCount::gib(1));
         let free = Capacity { cpu: MilliCpu(1000), memory, disk };
-        let kind =
-            NodeKind { traits: Default::default(), open: true, n_nodes: 1, free, largest: free };
+        let (traits, freed) = (Default::default(), vec![]);
+        let kind = NodeKind { traits, open: true, n_nodes: 1, free, largest: free, freed };
         LocationState {
             name: name.parse().unwrap(),
             reachable: true,
             late: false,
             cordon: None,
             free,
+            without: vec![],
             coordinates: None,
             traits: Default::default(),
             kinds: vec![kind],
@@ -173,6 +174,8 @@ mod tests {
             placement: Default::default(),
             tried: None,
             refusals: Default::default(),
+            may_make_room: Default::default(),
+            priority: Default::default(),
             pinned: None,
             shares: Vec::new(),
         }

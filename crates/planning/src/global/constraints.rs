@@ -4,7 +4,7 @@ use longshore_types::jurisdiction::is_within;
 use longshore_types::{Capacity, Lack, LocationName, Near, Placement, Spread, Traits};
 use serde::{Deserialize, Serialize};
 
-use super::{LocationState, Share, WantedApp};
+use super::{Freed, LocationState, Share, WantedApp};
 
 /// Why a place does not take an instance, and what it lacks.
 pub(super) type Refusal = (Lack, String);
@@ -22,6 +22,9 @@ pub struct NodeKind {
     pub free: Capacity,
     /// The most that is free on one of them, each resource by itself.
     pub largest: Capacity,
+    /// What would be free without what leaves, and without what may be made to; the lowest priority first.
+    #[serde(default)]
+    pub freed: Vec<Freed>,
 }
 
 /// Whether an app that says this may have instances at a location at all.
@@ -83,8 +86,7 @@ pub(crate) fn node_refusal(placement: &Placement, traits: &Traits) -> Option<Ref
 
 /// What is free at a location for instances of an app: on all nodes together, and the most on one.
 pub(super) fn free_for(placement: &Placement, location: &LocationState) -> (Capacity, Capacity) {
-    let fits = |kind: &&NodeKind| kind.open && node_refusal(placement, &kind.traits).is_none();
-    let kinds = location.kinds.iter().filter(fits);
+    let kinds = location.open_to(placement);
     let (together, largest) = kinds.fold(Default::default(), |(sum, most), kind| {
         (Capacity::plus(sum, kind.free), kind.largest.most(most))
     });

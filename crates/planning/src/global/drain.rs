@@ -135,7 +135,7 @@ pub fn preview_drain(
         for state in &mut locations {
             let more = share(&after, &state.name).saturating_sub(share(&app.shares, &state.name));
             for _ in 0..more {
-                state.take(&app.placement, app.each);
+                state.take(&app.placement, app.each, Some(app.priority));
             }
             if more > 0 {
                 to.push((state.name.clone(), more));
@@ -176,7 +176,7 @@ fn in_the_end(
         for state in &mut locations {
             let more = share(&next, &state.name).saturating_sub(share(&app.shares, &state.name));
             for _ in 0..more {
-                state.take(&app.placement, app.each);
+                state.take(&app.placement, app.each, Some(app.priority));
             }
         }
         let is_last = next

@@ -6,7 +6,7 @@
 
 use longshore_types::Timestamp;
 
-use super::{LocationState, Share, WantedApp, add_one, in_force_elsewhere};
+use super::{LocationState, Share, WantedApp, add_one_or_make_room, in_force_elsewhere};
 
 /// How many of each share are lost, those left out that have to leave anyway.
 pub(super) fn of(shares: &[Share], leaving: &[u32]) -> Vec<u32> {
@@ -27,7 +27,7 @@ pub(super) fn replace(
     }
     let heard: u32 = shares.iter().filter(|share| !share.lost).map(|share| share.count).sum();
     for _ in 0..app.count.saturating_sub(heard).min(app.max.saturating_sub(held(app, shares))) {
-        let Ok(idx) = add_one(now, app, shares, locations) else { return };
+        let Ok(idx) = add_one_or_make_room(now, app, shares, locations) else { return };
         shares[idx].decision.why.push_str("; for a location that is not heard of");
     }
 }

@@ -2,7 +2,7 @@
 
 use longshore_types::Timestamp;
 
-use super::{LocationState, Share, WantedApp, add_one};
+use super::{LocationState, Share, WantedApp, add_one_or_make_room};
 
 /// Gives other locations what some refused, as far as they take it. The rest stays where it was given: nobody
 /// else would have it, and that location starts it as soon as it can.
@@ -18,9 +18,11 @@ pub(super) fn move_on(
     for idx in 0..shares.len() {
         for _ in 0..shares[idx].refused.min(shares[idx].count) {
             // It runs nowhere, so there is nothing to wait for before it leaves.
+            let before = (shares[idx].count, shares[idx].make_room);
             shares[idx].count -= 1;
-            if add_one(now, app, shares, locations).is_err() {
-                shares[idx].count += 1;
+            shares[idx].make_room = before.1.saturating_sub(1);
+            if add_one_or_make_room(now, app, shares, locations).is_err() {
+                (shares[idx].count, shares[idx].make_room) = before;
                 return;
             }
         }

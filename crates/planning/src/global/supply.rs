@@ -28,6 +28,10 @@ pub fn more_of_nodes(before: &[NodeKind], after: &[NodeKind]) -> BTreeSet<Lack> 
         }
         supply.extend(more_of(old.free, kind.free));
         supply.extend(more_of(old.largest, kind.largest));
+        for up_to in kind.freed.iter().map(|freed| freed.up_to) {
+            let ((old, old_largest), (new, new_largest)) = (old.freed(up_to), kind.freed(up_to));
+            supply.extend(more_of(old, new).chain(more_of(old_largest, new_largest)));
+        }
     }
     supply
 }
@@ -54,6 +58,9 @@ fn supply(before: Option<&LocationState>, after: &LocationState) -> BTreeSet<Lac
     let Some(before) = before else { return Lack::ALL.into_iter().collect() };
     let mut supply = more_of_nodes(&before.kinds, &after.kinds);
     supply.extend(more_of(before.free, after.free));
+    for up_to in after.without.iter().map(|without| Some(without.up_to)) {
+        supply.extend(more_of(before.free_without(up_to), after.free_without(up_to)));
+    }
     if after.reachable && !before.reachable {
         supply.insert(Lack::Report);
     }

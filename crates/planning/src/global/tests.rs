@@ -15,6 +15,7 @@ fn location(idx: usize, reachable: bool, free_mib: u64) -> LocationState {
         late: false,
         cordon: None,
         free,
+        without: vec![],
         coordinates: None,
         traits: Traits::default(),
         kinds: vec![NodeKind {
@@ -23,6 +24,7 @@ fn location(idx: usize, reachable: bool, free_mib: u64) -> LocationState {
             n_nodes: 1,
             free,
             largest: free,
+            freed: vec![],
         }],
         unheard: false,
     }
@@ -45,6 +47,8 @@ fn app(count: u32, max: u32, shares: Vec<Share>) -> WantedApp {
         placement,
         tried,
         refusals: BTreeMap::new(),
+        may_make_room: BTreeSet::new(),
+        priority: Priority::default(),
         pinned: None,
         shares,
     }
@@ -121,6 +125,7 @@ mod constrained;
 mod drained;
 mod lost;
 mod refused;
+mod room;
 
 /// For each location whether it is reachable and what is free; for each wish its count and what
 /// `max` allows beyond it.

@@ -17,9 +17,8 @@ pub(super) fn summary(app: &WantedApp, candidates: &[Candidate]) -> String {
         *lacks.entry(lack).or_default() += 1;
     }
     let placement = &app.placement;
-    let is_room = |lack: &Lack| matches!(lack, Lack::Cpu | Lack::Memory | Lack::Disk);
     // What would do but for its room is nearest to what is wanted, and tells the most.
-    if let Some(lack) = lacks.keys().copied().find(is_room) {
+    if let Some(lack) = lacks.keys().copied().find(|lack| lack.is_room()) {
         let where_it_may_be = match (placement.jurisdiction.is_empty(), placement.is_none()) {
             (false, _) => format!("location in {}", listed(&placement.jurisdiction)),
             (true, false) => "location that placement allows".to_owned(),

@@ -1,9 +1,10 @@
 //! Which node gets an instance.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{
-    Candidate, Capacity, Decision, InstanceId, Lack, NodeName, ReleaseNumber, Timestamp, runtime,
+    Candidate, Capacity, Decision, InstanceId, Lack, NodeName, ReleaseNumber, RoomMaking,
+    Timestamp, runtime,
 };
 
 use super::{
@@ -22,12 +23,19 @@ const SPREAD_PENALTY: i64 = 1 << 20;
 pub(super) struct Room<'a> {
     now: Timestamp,
     ids: Seeded,
-    nodes: Vec<NodeRoom<'a>>,
+    pub(super) nodes: Vec<NodeRoom<'a>>,
+    /// Those that leave for others by this plan.
+    pub(super) victims: BTreeSet<&'a InstanceId>,
 }
 
-struct NodeRoom<'a> {
-    node: &'a NodeState,
+pub(super) struct NodeRoom<'a> {
+    pub(super) node: &'a NodeState,
+    /// What is free now, and not kept for anything.
     free: Capacity,
+    /// What is promised to those that stay, and kept for others.
+    held: Capacity,
+    /// What may be made to leave.
+    pub(super) yielding: Vec<&'a PlacedInstance>,
     /// How many instances of each app are there and stay, by project and app.
     apps: BTreeMap<(String, String), u32>,
     /// The same of each release.
@@ -42,6 +50,8 @@ impl<'a> Room<'a> {
             .map(|node| NodeRoom {
                 node,
                 free: node.capacity,
+                held: Capacity::default(),
+                yielding: Vec::new(),
                 apps: BTreeMap::new(),
                 releases: BTreeMap::new(),
             })
@@ -52,32 +62,49 @@ impl<'a> Room<'a> {
             if let Some(room) = nodes.iter_mut().find(|room| room.node.name == instance.node) {
                 room.free = room.free.minus(instance.each);
                 if instance.standing != Standing::Leaving {
+                    room.held = room.held.plus(instance.each);
+                    room.yielding.extend(instance.yields.map(|_| instance));
                     let key = (instance.project.to_string(), instance.app.to_string());
                     *room.releases.entry((key.clone(), instance.release)).or_default() += 1;
                     *room.apps.entry(key).or_default() += 1;
                 }
             }
         }
-        Self { now: snapshot.now, ids: Seeded(snapshot.seed), nodes }
+        Self { now: snapshot.now, ids: Seeded(snapshot.seed), nodes, victims: BTreeSet::new() }
     }
 
-    /// Places `n_instances` of an app, or as many as fit.
+    /// Takes note that an instance is to leave.
+    pub(super) fn leave(&mut self, instance: &PlacedInstance) {
+        let found = self.nodes.binary_search_by(|room| room.node.name.cmp(&instance.node));
+        if let Ok(idx) = found {
+            self.nodes[idx].leaves(instance);
+        }
+    }
+
+    /// Whether one of these leaves for another app by this plan.
+    pub(super) fn any_leaves_for_others(&self, instances: &[&PlacedInstance]) -> bool {
+        instances.iter().any(|one| self.victims.contains(&one.id))
+    }
+
+    /// Places `n_instances` of an app, or as many as fit. For up to `make_room` of those that do not others leave.
     pub(super) fn place(
         &mut self,
         (wanted, goal, is_command): (&WantedApp, &Goal, bool),
-        n_instances: u32,
+        (n_instances, make_room): (u32, u32),
         plan: &mut Plan,
     ) {
         let app = (wanted.project.to_string(), wanted.app.to_string());
         for placed in 0..n_instances {
             let decision = self.decide(&app, goal);
             let Some(node) = self.take(&decision, &app, goal) else {
-                plan.shortfalls.push(Shortfall {
-                    project: wanted.project.clone(),
-                    app: wanted.app.clone(),
-                    missing: n_instances - placed,
-                    decision,
-                });
+                let missing = n_instances - placed;
+                let of_those = make_room.saturating_sub(placed).min(missing);
+                let n_waiting = self.wait_for_room((wanted, goal), of_those, &decision, plan);
+                let room = match n_waiting < of_those {
+                    true => RoomMaking::InVain,
+                    false => RoomMaking::None,
+                };
+                plan.shortfalls.extend(shortfall(wanted, (missing - n_waiting, room), decision));
                 return;
             };
             let instance = InstanceId::mint(&wanted.app, self.ids.next());
@@ -94,6 +121,29 @@ impl<'a> Room<'a> {
                 decision,
             });
         }
+    }
+
+    /// Finds room that others leave for so many instances, or as many as it can; how many those are.
+    fn wait_for_room(
+        &mut self,
+        (wanted, goal): (&WantedApp, &Goal),
+        n_instances: u32,
+        decision: &Decision,
+        plan: &mut Plan,
+    ) -> u32 {
+        let app = (wanted.project.to_string(), wanted.app.to_string());
+        let (mut n_waiting, mut why) = (0, String::new());
+        while n_waiting < n_instances {
+            let Some(made) = self.make_room(&app, goal) else { break };
+            if n_waiting == 0 {
+                why = made.waits_for();
+            }
+            plan.actions.extend(made.drain(wanted, goal));
+            n_waiting += 1;
+        }
+        let decision = Decision { why, ..decision.clone() };
+        plan.shortfalls.extend(shortfall(wanted, (n_waiting, RoomMaking::UnderWay), decision));
+        n_waiting
     }
 
     /// Places an instance for each of these, whose nodes are drained, or says why it stays.
@@ -161,6 +211,16 @@ impl<'a> Room<'a> {
     }
 }
 
+/// That so many found no place, if any.
+fn shortfall(
+    wanted: &WantedApp,
+    (missing, room): (u32, RoomMaking),
+    decision: Decision,
+) -> Option<Shortfall> {
+    let (project, app) = (wanted.project.clone(), wanted.app.clone());
+    (missing > 0).then_some(Shortfall { project, app, missing, decision, room })
+}
+
 /// Why nothing takes the place of what is on a node, with what the others lack.
 pub(super) fn no_place(decision: &Decision, node: &NodeName) -> String {
     let others = decision.candidates.iter().filter(|other| other.name != node.as_str());
@@ -174,12 +234,49 @@ pub(super) fn no_place(decision: &Decision, node: &NodeName) -> String {
 impl NodeRoom<'_> {
     fn take(&mut self, app: (String, String), goal: &Goal) {
         self.free = self.free.minus(goal.each);
+        self.held = self.held.plus(goal.each);
+        self.count(app, goal);
+    }
+
+    fn count(&mut self, app: (String, String), goal: &Goal) {
         *self.releases.entry((app.clone(), goal.release)).or_default() += 1;
         *self.apps.entry(app).or_default() += 1;
     }
 
+    /// What is free once all that leaves has left.
+    pub(super) fn soon(&self) -> Capacity {
+        self.node.capacity.minus(self.held)
+    }
+
+    /// What would be free then if these left too.
+    pub(super) fn soon_without(&self, gone: &[&PlacedInstance]) -> Capacity {
+        let held = gone.iter().fold(self.held, |held, one| held.minus(one.each));
+        self.node.capacity.minus(held)
+    }
+
+    /// Keeps room for an instance that is placed once others have left.
+    pub(super) fn keep_for(&mut self, app: &(String, String), goal: &Goal) {
+        self.held = self.held.plus(goal.each);
+        self.free = self.free.least(self.soon());
+        self.count(app.clone(), goal);
+    }
+
+    /// Takes note that an instance on it is to leave.
+    pub(super) fn leaves(&mut self, instance: &PlacedInstance) {
+        self.held = self.held.minus(instance.each);
+        self.yielding.retain(|other| other.id != instance.id);
+    }
+
     /// Why it takes no instance of a goal, and what it lacks.
     fn refusal(&self, app: &(String, String), goal: &Goal) -> Option<(Lack, String)> {
+        self.against(app, goal).or_else(|| {
+            let lack = self.free.lack_for(goal.each)?;
+            Some((lack, format!("refused: {}", self.free.lacks_for(goal.each)?)))
+        })
+    }
+
+    /// The same, whatever room there is.
+    pub(super) fn against(&self, app: &(String, String), goal: &Goal) -> Option<(Lack, String)> {
         if let Some(cordon) = &self.node.cordon {
             return Some((Lack::Cordon, cordon.refusal()));
         }
@@ -201,8 +298,7 @@ impl NodeRoom<'_> {
                 format!("it has {same_release} of {release}, and placement.max_per_node = {most}");
             return refused((Lack::Spread, why));
         }
-        let lack = self.free.lack_for(goal.each)?;
-        refused((lack, self.free.lacks_for(goal.each)?))
+        None
     }
 
     fn judge(&self, app: &(String, String), goal: &Goal) -> Candidate {

@@ -9,6 +9,8 @@ pub(super) struct Step<'a> {
     pub drain: Vec<Action>,
     /// How many instances of the main release to start.
     pub start: u32,
+    /// For how many of these others may be made to leave.
+    pub make_room: u32,
     /// How many canaries to start.
     pub start_canaries: u32,
     /// Whether to start the command of a release.
@@ -116,6 +118,8 @@ fn replace<'a>(
     }
 
     let live = current.places() + kept_old;
+    // For what should run, and never for what a rollout would have beside it.
+    let make_room = wanted.make_room.min(main.count.saturating_sub(live));
     let missing = main.count.saturating_sub(current.places());
     let surge = if kept_old > 0 { wanted.rollout.surge(main.count) } else { 0 };
     let room = main.count.saturating_add(surge).saturating_sub(live);
@@ -143,7 +147,8 @@ fn replace<'a>(
     let is_settled = missing == 0 && old.is_empty();
     let moves = current.moves((is_settled, surge, room), wanted.budget, &mut staying);
     let (start_canaries, canary_moves) = (0, Vec::new());
-    Step { drain, start, start_canaries, start_command: false, moves, canary_moves, staying }
+    let start_command = false;
+    Step { drain, start, make_room, start_canaries, start_command, moves, canary_moves, staying }
 }
 
 pub(super) fn drained(instance: &PlacedInstance, why: String) -> Action {

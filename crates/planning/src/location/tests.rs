@@ -18,6 +18,7 @@ fn wanted(release: u64, count: u32, budget: u32) -> WantedApp {
         canary: None,
         command: None,
         budget,
+        make_room: 0,
         rollout: Rollout::default(),
     }
 }
@@ -31,6 +32,8 @@ fn goal(release: u64, count: u32) -> Goal {
         runtime: RuntimeName::Embedded,
         needs: Ability::ALWAYS.to_vec(),
         placement: Placement::default(),
+        priority: Priority::default(),
+        released_at: Timestamp(0),
     }
 }
 
@@ -88,6 +91,8 @@ impl World {
                     replaces,
                     ..
                 } => {
+                    let goal = self.goal(app, *release);
+                    let (each, yields) = (goal.each, Some(goal.priority));
                     self.snapshot.instances.push(PlacedInstance {
                         id: instance.clone(),
                         project: project.clone(),
@@ -95,16 +100,26 @@ impl World {
                         release: *release,
                         is_command: *is_command,
                         node: node.clone(),
-                        each: EACH,
+                        each,
                         standing: Standing::NotReady,
                         replaces: replaces.clone(),
                         pinned: None,
+                        yields,
                         created_at: self.snapshot.now,
                     });
                 }
             }
         }
         plan
+    }
+
+    /// What is wanted of a release.
+    fn goal(&self, app: &AppName, release: ReleaseNumber) -> Goal {
+        let of_app = self.snapshot.wanted.iter().filter(|wanted| wanted.app == *app);
+        let mut goals = of_app.flat_map(|wanted| {
+            [Some(&wanted.main), wanted.canary.as_ref(), wanted.command.as_ref()]
+        });
+        goals.find_map(|goal| goal.filter(|goal| goal.release == release)).unwrap().clone()
     }
 
     fn set(&mut self, id: &InstanceId, standing: Standing) {
@@ -411,6 +426,7 @@ fn an_app_that_is_not_wanted_is_drained() {
 }
 
 mod drained;
+mod room;
 
 proptest! {
     /// Safety at every step: never over a node, never over the budget, never fewer ready than

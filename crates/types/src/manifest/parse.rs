@@ -16,7 +16,7 @@ use super::{
     RestartPolicy,
 };
 use crate::{
-    AppProtocol, ByteCount, Duration, IngressRules, MilliCpu, ParseError, Port, Rollout,
+    AppProtocol, ByteCount, Duration, IngressRules, MilliCpu, ParseError, Port, Priority, Rollout,
     RuntimeName, SecretName, SecretPlace,
 };
 use table::{Table, problem};
@@ -51,6 +51,7 @@ const TOP_KEYS: &[&str] = &[
     "count",
     "max",
     "replace_lost",
+    "priority",
     "port",
     "hosts",
     "restart",
@@ -85,6 +86,7 @@ impl Manifest {
         let count = top.number("count", 0, MAX_COUNT).unwrap_or(1);
         let max = top.number("max", 1, MAX_COUNT * 2);
         let replace_lost = top.text("replace_lost").unwrap_or_default();
+        let priority = priority_of(&mut top);
         let port = top.number("port", 1, 65535).and_then(port_of);
         let hosts = top.list("hosts");
         let attached = top.choice("attached", &ATTACHED_CHOICES);
@@ -144,6 +146,7 @@ impl Manifest {
                 attached,
                 replace_lost,
                 placement,
+                priority,
             }),
             _ => Err(problems),
         }
@@ -174,6 +177,12 @@ fn refuse_beside_attached(top: &mut Table<'_>) {
             top.refuse(key, value, &format!("{only} beside attached"));
         }
     }
+}
+
+fn priority_of(top: &mut Table<'_>) -> Priority {
+    let (least, most) = (Priority::LOWEST.into(), Priority::HIGHEST.into());
+    let number = top.number("priority", least, most).and_then(|number| u8::try_from(number).ok());
+    number.and_then(Priority::new).unwrap_or_default()
 }
 
 fn port_of(number: u32) -> Option<Port> {

@@ -67,6 +67,7 @@ fn nothing_is_replaced_beyond_what_max_leaves() {
         count,
         ready: count,
         refused: 0,
+        make_room: 0,
         lost: false,
         budget,
         budget_in_force: budget,

@@ -16,6 +16,25 @@ fn the_smallest_manifest_gets_the_defaults() {
     assert_eq!(manifest.runtime, RuntimeName::Embedded);
     assert_eq!(manifest.ingress, IngressRules::default());
     assert!(manifest.user_namespace);
+    assert_eq!(manifest.priority, Priority::default());
+}
+
+#[test]
+fn a_priority_is_on_the_scale_and_what_runs_once_never_yields() {
+    let read = |more: Value| {
+        let mut document = json!({"app": "web", "image": "web", "release": {"command": ["true"]}});
+        document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Manifest::from_document(&document)
+    };
+    let batch = read(json!({"priority": 20})).unwrap();
+    assert_eq!((u8::from(batch.priority), batch.yields()), (20, Priority::new(20)));
+    let command = batch.of_release_command().unwrap();
+    assert_eq!((u8::from(command.priority), command.yields()), (20, None));
+    assert_eq!(read(json!({"priority": 90, "restart": "never"})).unwrap().yields(), None);
+    for wrong in [json!(0), json!(101), json!("high"), json!(1.5)] {
+        let told = &read(json!({"priority": wrong})).unwrap_err()[0];
+        assert_eq!(told.to_string(), format!("priority = {wrong}: a whole number from 1 to 100"));
+    }
 }
 
 #[test]

@@ -1,0 +1,149 @@
+//! What would be free at a location if what matters less left.
+//!
+//! The global scheduler knows no nodes and no victims. Of each kind of node it knows what would be free without what
+//! has at most some priority: together, and the most on one. That tells where something would fit and what it
+//! would cost about; who leaves the location finds out.
+
+use std::collections::BTreeSet;
+
+use longshore_types::{Capacity, Placement, Priority, Traits, Yielding};
+use serde::{Deserialize, Serialize};
+
+use super::constraints::node_refusal;
+use super::{LocationState, NodeKind};
+
+/// What nodes that are alike would have free without some of what they have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freed {
+    /// Without all up to this priority that may be made to leave; with none, without what leaves already.
+    pub up_to: Option<Priority>,
+    /// How many instances of just this priority there are; nothing is said of what leaves already.
+    pub instances: u32,
+    /// What would be free on them together.
+    pub together: Capacity,
+    /// The most that would be free on one of them, each resource by itself.
+    pub largest: Capacity,
+}
+
+/// What would not be allotted at a location without some of the apps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Without {
+    /// Without all up to this priority that may be made to leave.
+    pub up_to: Priority,
+    /// What would be free.
+    pub free: Capacity,
+}
+
+/// A node as its location reports of it.
+#[derive(Debug, Clone, Copy)]
+pub struct ReportedNode<'a> {
+    /// What is said of it.
+    pub traits: &'a Traits,
+    /// Whether it takes something new.
+    pub open: bool,
+    /// What it has in all.
+    pub capacity: Capacity,
+    /// What its instances have been promised.
+    pub promised: Capacity,
+    /// What of that those have that leave.
+    pub leaving: Capacity,
+    /// What of the rest may be made to leave.
+    pub yielding: &'a [Yielding],
+}
+
+impl ReportedNode<'_> {
+    fn free(&self) -> Capacity {
+        self.capacity.minus(self.promised)
+    }
+
+    fn freed(&self, up_to: Option<Priority>) -> Capacity {
+        let gone = self.yielding.iter().filter(|one| Some(one.priority) <= up_to);
+        let gone = gone.fold(self.leaving, |sum, one| sum.plus(one.promised));
+        self.capacity.minus(self.promised.minus(gone))
+    }
+}
+
+/// The nodes of a location, those that are alike together.
+pub fn kinds<'a>(nodes: impl IntoIterator<Item = ReportedNode<'a>>) -> Vec<NodeKind> {
+    let mut alike: Vec<Vec<ReportedNode<'_>>> = Vec::new();
+    for node in nodes {
+        let key = (node.traits, node.open);
+        match alike.iter_mut().find(|kind| (kind[0].traits, kind[0].open) == key) {
+            Some(kind) => kind.push(node),
+            None => alike.push(vec![node]),
+        }
+    }
+    alike.iter().map(|nodes| kind(nodes)).collect()
+}
+
+fn kind(nodes: &[ReportedNode<'_>]) -> NodeKind {
+    let sum_and_most = |of: &dyn Fn(&ReportedNode<'_>) -> Capacity| {
+        nodes.iter().map(of).fold(Default::default(), |(sum, most), free| {
+            (Capacity::plus(sum, free), free.most(most))
+        })
+    };
+    let (free, largest) = sum_and_most(&|node| node.free());
+    let any_leaves = nodes.iter().any(|node| node.leaving != Capacity::default());
+    let yielding = || nodes.iter().flat_map(|node| node.yielding);
+    let mut levels: BTreeSet<_> = yielding().map(|one| Some(one.priority)).collect();
+    levels.extend(any_leaves.then_some(None));
+    let freed = levels.into_iter().map(|up_to| {
+        let (together, largest) = sum_and_most(&|node| node.freed(up_to));
+        let of_it = yielding().filter(|one| Some(one.priority) == up_to);
+        Freed { up_to, instances: of_it.map(|one| one.instances).sum(), together, largest }
+    });
+    NodeKind {
+        traits: nodes[0].traits.clone(),
+        open: nodes[0].open,
+        n_nodes: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
+        free,
+        largest,
+        freed: freed.collect(),
+    }
+}
+
+impl NodeKind {
+    /// What would be free without all up to a priority: together, and the most on one.
+    pub(super) fn freed(&self, up_to: Option<Priority>) -> (Capacity, Capacity) {
+        let found = self.freed.iter().rfind(|freed| freed.up_to <= up_to);
+        found.map_or((self.free, self.largest), |freed| (freed.together, freed.largest))
+    }
+
+    /// Takes room for something of this priority; of none when it never leaves for anything.
+    pub(super) fn take(&mut self, each: Capacity, yields: Option<Priority>) {
+        self.free = self.free.minus(each);
+        self.largest = self.largest.least(self.free);
+        let stays = |freed: &&mut Freed| yields.is_none() || freed.up_to < yields;
+        for freed in self.freed.iter_mut().filter(stays) {
+            freed.together = freed.together.minus(each);
+            freed.largest = freed.largest.least(freed.together);
+        }
+    }
+}
+
+impl LocationState {
+    /// What would not be allotted without all up to a priority.
+    pub(super) fn free_without(&self, up_to: Option<Priority>) -> Capacity {
+        let found = self.without.iter().rfind(|without| Some(without.up_to) <= up_to);
+        found.map_or(self.free, |without| without.free)
+    }
+
+    /// What would be free for instances of an app without all up to a priority: together, and the most on one node.
+    pub(super) fn freed_for(
+        &self,
+        placement: &Placement,
+        up_to: Option<Priority>,
+    ) -> (Capacity, Capacity) {
+        let kinds = self.open_to(placement).map(|kind| kind.freed(up_to));
+        let (together, largest) = kinds.fold(Default::default(), |(sum, most), (free, largest)| {
+            (Capacity::plus(sum, free), largest.most(most))
+        });
+        (self.free_without(up_to).least(together), largest)
+    }
+
+    /// Those of its nodes that an app may have something new on.
+    pub(super) fn open_to(&self, placement: &Placement) -> impl Iterator<Item = &NodeKind> {
+        let fits = |kind: &&NodeKind| kind.open && node_refusal(placement, &kind.traits).is_none();
+        self.kinds.iter().filter(fits)
+    }
+}
