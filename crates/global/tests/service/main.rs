@@ -14,6 +14,7 @@ mod once;
 mod overview;
 mod placement;
 mod plane;
+mod priorities;
 mod restored;
 mod rollouts;
 mod secrets;

@@ -97,7 +97,7 @@ async fn a_jurisdiction_is_kept_and_a_changed_one_moves_what_runs_with_its_relea
 }
 
 /// How many decisions of a log come out the same again, which are all.
-fn recomputed(log: &Path) -> usize {
+pub fn recomputed(log: &Path) -> usize {
     let text = std::fs::read_to_string(log).unwrap();
     let mut replay = Replay::default();
     let outcomes = text.lines().map(|line| replay.take(serde_json::from_str(line).unwrap()));
