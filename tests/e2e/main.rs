@@ -56,6 +56,8 @@ mod odd_images;
 #[cfg(test)]
 mod ports;
 #[cfg(test)]
+mod priorities;
+#[cfg(test)]
 mod programs;
 #[cfg(test)]
 mod recovery;
