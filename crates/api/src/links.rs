@@ -15,14 +15,13 @@ mod exec;
 mod node;
 mod routes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{
     AppName, Capacity, Coordinates, Cordon, Decision, Digest, Epoch, Generation, HostName,
-    InstanceId, LocationEpoch, LocationName, NodeName, ProjectName, Release, ReleaseNumber,
-    Repository, RoomMaking, RuntimeOffer, SecretName, SecretValue, SecretVersion, Timestamp,
-    Traits, Yielding,
-    token::Rights,
+    InstanceId, LocationEpoch, LocationName, NodeName, ProjectName, ReachAddress, Reached, Release,
+    ReleaseNumber, Repository, RoomMaking, RuntimeOffer, SecretName, SecretValue, SecretVersion,
+    Timestamp, Traits, Yielding, token::Rights,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -102,6 +101,9 @@ pub struct AllotmentSet {
     /// What operators wish of its nodes.
     #[serde(default)]
     pub cordons: BTreeMap<NodeName, Cordon>,
+    /// What its nodes are to try to reach, for all apps that may come.
+    #[serde(default)]
+    pub reach: BTreeSet<ReachAddress>,
     /// The strays that must not run there any more.
     #[serde(default)]
     pub let_go: Vec<AppRef>,
@@ -188,6 +190,9 @@ pub struct NodeSummary {
     /// What of the rest may be made to leave for what has a higher priority, the lowest first.
     #[serde(default)]
     pub yielding: Vec<Yielding>,
+    /// What its last tries to reach addresses came to.
+    #[serde(default)]
+    pub reached: Vec<Reached>,
     /// The version of Longshore it runs.
     pub version: String,
     /// The capability table: a row for each runtime.

@@ -4,7 +4,7 @@
 //! [`Catalog`] it publishes. Whoever wrote waits for the mirror to reach the revision of the write
 //! ([`Mirror::reached`]), so that it reads what it wrote.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use longshore_link::Service;
 use longshore_store::world::World;
 use longshore_store::{Event, KeyValue, Page, RecordError, Revision, Store};
 use longshore_types::{
-    AppName, Cordon, Epoch, LocationName, NodeName, ProjectName, Release, ReleaseNumber,
-    SecretName, SecretVersion,
+    AppName, Cordon, Epoch, LocationName, NodeName, ProjectName, ReachAddress, Release,
+    ReleaseNumber, SecretName, SecretVersion,
 };
 use tokio::sync::watch;
 
@@ -48,6 +48,8 @@ pub struct Catalog {
     pub apps: BTreeMap<AppKey, Stored<AppRecord>>,
     pub releases: BTreeMap<(ProjectName, AppName, ReleaseNumber), Arc<Release>>,
     pub releases_changed: Revision,
+    /// Those of them that name something that has to answer, which are few.
+    reaching: BTreeSet<(ProjectName, AppName, ReleaseNumber)>,
     pub allotments: BTreeMap<(LocationName, ProjectName, AppName), Stored<AllotmentRecord>>,
     /// The revision of the last change to any allotment of a location, or to what is wished of its
     /// nodes, since this process began, removals included.
@@ -80,6 +82,20 @@ impl Catalog {
         let from = (location.clone(), None);
         let of_location = self.cordons.range(from..).take_while(move |((of, _), _)| of == location);
         of_location.filter_map(|((_, node), stored)| Some((node.as_ref()?, &stored.record.0)))
+    }
+
+    /// What any app has to reach where it starts.
+    pub fn reach(&self) -> BTreeSet<ReachAddress> {
+        let is_wanted = |(project, app, number): &&(ProjectName, AppName, ReleaseNumber)| {
+            let stored = self.apps.get(&(project.clone(), app.clone()));
+            stored.map(|stored| &stored.record).is_some_and(|record| {
+                let wanted = [Some(record.release), record.beside];
+                !record.removing && wanted.contains(&Some(*number))
+            })
+        };
+        let releases =
+            self.reaching.iter().filter(is_wanted).filter_map(|key| self.releases.get(key));
+        releases.flat_map(|release| &release.manifest.placement.reach).cloned().collect()
     }
 
     /// The release that should run of an app.
@@ -146,6 +162,9 @@ impl Catalog {
             Some(Key::Release(project, app, number)) => {
                 let ReleaseRecord(release) = decode(stored)?;
                 self.releases_changed = revision;
+                if !release.manifest.placement.reach.is_empty() {
+                    self.reaching.insert((project.clone(), app.clone(), number));
+                }
                 self.releases.insert((project, app, number), Arc::new(release));
             }
             Some(Key::Allotment(location, project, app)) => {
@@ -190,7 +209,9 @@ impl Catalog {
             }
             Some(Key::Release(project, app, number)) => {
                 self.releases_changed = revision;
-                self.releases.remove(&(project, app, number));
+                let key = (project, app, number);
+                self.reaching.remove(&key);
+                self.releases.remove(&key);
             }
             Some(Key::Allotment(location, project, app)) => {
                 self.allotments_changed.insert(location.clone(), revision);

@@ -90,8 +90,9 @@ async fn allotments(
     let removed = removed(plane.catalog.subscribe(), location.clone());
     let sets = watch_lines(plane.catalog.subscribe()).filter_map(move |catalog| {
         let set = allotment_set(&catalog, &location, &plane.public.domain);
-        let news = (last != Some(set.generation)).then(|| set.clone());
-        last = Some(set.generation);
+        let now = Some((set.generation, set.reach.clone()));
+        let news = (last != now).then_some(set);
+        last = now;
         std::future::ready(news)
     });
     // One that is removed or recovered is told nothing more from that moment on.
@@ -150,6 +151,7 @@ fn allotment_set(catalog: &Catalog, location: &LocationName, domain: &str) -> Al
         generation: Generation(changed.0),
         allotments,
         cordons,
+        reach: catalog.reach(),
         let_go: let_go.collect(),
     }
 }

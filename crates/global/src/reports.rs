@@ -178,6 +178,7 @@ fn same_but_for_time(a: &LocationReport, b: &LocationReport) -> bool {
         report.round_trip_micros = Default::default();
         for node in &mut report.nodes {
             node.reported_at = Default::default();
+            node.reached.iter_mut().for_each(|one| one.at = Default::default());
         }
         report
     };

@@ -139,8 +139,8 @@ impl Keeper {
         }
         let moment = moment();
         let GenerationRecord { epoch, generation } = acknowledged;
-        let let_go = Vec::new();
-        let set = AllotmentSet { epoch, generation, allotments, cordons, let_go };
+        let stored = AllotmentSet::default();
+        let set = AllotmentSet { epoch, generation, allotments, cordons, ..stored };
         let mut state = State::new(name, set, instances, moment);
         state.traits = traits;
         state.live(life);
@@ -429,7 +429,7 @@ impl Keeper {
             changed
         });
         let (generation, location_epoch) = (self.generation, self.state.life.epoch());
-        let by_node = self.state.assignments();
+        let (by_node, reach) = (self.state.assignments(), self.state.reach());
         self.assignments.send_if_modified(|published| {
             let mut next = BTreeMap::clone(published);
             // Of a node that was removed and may join again, nothing is known.
@@ -442,16 +442,19 @@ impl Keeper {
                     false => (generation, assignments),
                 };
                 let known = next.get(&node).is_some_and(|set| {
-                    set.hand_over == hand_over && set.assignments == assignments
+                    set.hand_over == hand_over
+                        && set.assignments == assignments
+                        && set.reach == reach
                 });
                 if !known {
                     changed = true;
-                    let ingresses = Vec::new();
                     let set = AssignmentSet {
                         location_epoch,
                         generation,
                         assignments,
-                        ingresses,
+                        // Said as a node is told.
+                        ingresses: Vec::new(),
+                        reach: reach.clone(),
                         hand_over,
                     };
                     next.insert(node, Arc::new(set));
@@ -481,6 +484,9 @@ fn same_news(before: &LocationReport, after: &LocationReport) -> bool {
     before.at = after.at;
     for (node, newer) in before.nodes.iter_mut().zip(&after.nodes) {
         node.reported_at = newer.reported_at;
+        for (one, newer) in node.reached.iter_mut().zip(&newer.reached) {
+            one.at = newer.at;
+        }
     }
     before == *after
 }

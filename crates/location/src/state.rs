@@ -14,7 +14,8 @@ use longshore_api::links::{
 };
 use longshore_planning::replay::Record;
 use longshore_types::{
-    AppName, Cordon, Epoch, Generation, InstanceId, LocationName, NodeName, ProjectName, Traits,
+    AppName, Cordon, Epoch, Generation, InstanceId, LocationName, NodeName, ProjectName,
+    ReachAddress, Traits,
 };
 
 use crate::life::{Awaited, Life};
@@ -59,6 +60,8 @@ pub struct State {
     pub allotments: BTreeMap<(ProjectName, AppName), Allotment>,
     /// What operators wish of the nodes, as stored.
     pub cordons: BTreeMap<NodeName, Cordon>,
+    /// What nodes are to try to reach for apps that may come, as last heard.
+    pub reach: BTreeSet<ReachAddress>,
     /// Of which life of the global store the set is that is stored.
     pub epoch: Epoch,
     /// The generation of that set.
@@ -142,7 +145,7 @@ impl State {
     /// The state of a location that stored this.
     pub fn new(
         name: LocationName,
-        AllotmentSet { epoch, generation: acknowledged, allotments, cordons, .. }: AllotmentSet,
+        AllotmentSet { epoch, generation: acknowledged, allotments, cordons, reach, .. }: AllotmentSet,
         instances: impl IntoIterator<Item = InstanceRecord>,
         moment: Moment,
     ) -> Self {
@@ -154,6 +157,7 @@ impl State {
             began: moment.instant,
             allotments: allotments.into_iter().map(by_app).collect(),
             cordons,
+            reach,
             epoch,
             acknowledged,
             strays: BTreeSet::new(),

@@ -170,6 +170,7 @@ impl Agent {
             known.clone_from(&set.ingresses);
             differs
         });
+        self.node.reach.want(set.reach.clone());
         self.actors.retain(|_, running| !running.task.is_finished());
         let named: BTreeSet<_> = set.assignments.iter().map(|a| a.instance.clone()).collect();
         // What could not be taken over has an entry without an actor.

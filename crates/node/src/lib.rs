@@ -21,6 +21,7 @@ mod instance;
 mod joined;
 mod machine;
 mod metrics;
+mod reach;
 mod source;
 mod space;
 mod timeline;
@@ -173,6 +174,8 @@ struct Node {
     board: board::Board,
     /// The ingresses of the location to which a node of another machine keeps connections open.
     ingresses: tokio::sync::watch::Sender<Vec<String>>,
+    /// Which addresses answer from here.
+    reach: reach::Reach,
     metrics: metrics::Metrics,
     tracer: Tracer,
     /// Who may start a container now.
@@ -229,6 +232,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         layers,
         board: board::Board::default(),
         ingresses: tokio::sync::watch::Sender::default(),
+        reach: reach::Reach::default(),
         metrics: metrics::Metrics::default(),
         tracer: Tracer::start("node", env!("CARGO_PKG_VERSION"), &service),
         starts: Semaphore::new(STARTS_PER_CORE * machine::cores()?),
@@ -244,6 +248,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
     let identity = uplink::Identity { gate, capacity: offered, network, runtimes, traits };
     let reports = uplink::report(Arc::clone(&node), location.clone(), identity, agent.carried());
     service.spawn_until_shutdown("reports", reports);
+    service.spawn_until_shutdown("reach", reach::keep(Arc::clone(&node)));
     service.spawn_until_shutdown("disk", space::keep(Arc::clone(&node), capacity));
     service.spawn_until_shutdown("network", uplink::keep_network(Arc::clone(&node)));
     let router = gate::router(Arc::clone(&node));

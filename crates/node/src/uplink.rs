@@ -44,7 +44,7 @@ pub async fn report(
     mut carried: watch::Receiver<Carried>,
 ) {
     let path = format!("/link/nodes/{}/report", node.name);
-    let mut board = node.board.subscribe();
+    let (mut board, mut reached) = (node.board.subscribe(), node.reach.tries());
     let mut wait = RETRY.0;
     let mut pace = Pace::new(REST);
     loop {
@@ -66,6 +66,7 @@ pub async fn report(
             traits: identity.traits.clone(),
             location_epoch,
             handed_over,
+            reached: reached.borrow_and_update().clone(),
         };
         let outcome = location.call::<_, ()>(Method::POST, &path, Some(&report)).await;
         pace.worked_since(began);
@@ -75,6 +76,7 @@ pub async fn report(
                 tokio::select! {
                     // The senders live as long as the agent, so these errors cannot come.
                     _ = board.changed() => {}
+                    _ = reached.changed() => {}
                     _ = carried.changed() => {}
                     _ = identity.capacity.changed() => {}
                     () = tokio::time::sleep(HEARTBEAT) => {}

@@ -132,9 +132,7 @@ impl LocationState {
         for without in self.without.iter_mut().filter(stays) {
             without.free = without.free.minus(each);
         }
-        let fits = |kind: &&mut NodeKind| {
-            kind.open && constraints::node_refusal(placement, &kind.traits).is_none()
-        };
+        let fits = |kind: &&mut NodeKind| kind.is_open_to(placement);
         let kind = self.kinds.iter_mut().filter(fits).max_by_key(|kind| kind.free.memory);
         if let Some(kind) = kind {
             kind.take(each, yields);
@@ -356,6 +354,7 @@ fn against(
         return Some((Lack::Report, "refused: it has not reported lately".to_owned()));
     }
     let against = constraints::forbidden(&app.placement, location)
+        .or_else(|| constraints::out_of_reach(&app.placement, location))
         .or_else(|| known.cloned())
         .or_else(|| constraints::crowded(app, location, shares, locations));
     against.map(|(lack, why)| (lack, format!("refused: {why}")))

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{
     Ability, AppName, Capacity, Cordon, Decision, Digest, InstanceId, NodeName, Placement,
-    Priority, ProjectName, ReleaseNumber, Rollout, RoomMaking, RuntimeName, RuntimeOffer,
+    Priority, ProjectName, Reached, ReleaseNumber, Rollout, RoomMaking, RuntimeName, RuntimeOffer,
     Timestamp, Traits,
 };
 use serde::{Deserialize, Serialize};
@@ -153,6 +153,9 @@ pub struct NodeState {
     pub runtimes: Vec<RuntimeOffer>,
     /// What is said of it, and of its location.
     pub traits: Traits,
+    /// What its last tries to reach addresses came to.
+    #[serde(default)]
+    pub reached: Vec<Reached>,
 }
 
 /// One step towards what is wanted.

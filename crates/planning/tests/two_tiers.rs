@@ -87,6 +87,7 @@ impl Place {
             promised: self.promised(node, |_| true),
             leaving: self.promised(node, leaves),
             yielding,
+            reached: &[],
         }))
     }
 
@@ -191,6 +192,7 @@ impl Place {
             images: BTreeSet::new(),
             runtimes: Vec::new(),
             traits: Traits::default(),
+            reached: Vec::new(),
         });
         let (wanted, nodes) = (wanted.collect(), nodes.collect());
         let instances = self.instances.clone();

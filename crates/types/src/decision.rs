@@ -62,6 +62,8 @@ pub enum Lack {
     Label,
     /// A runtime, or something that it can do.
     Runtime,
+    /// A way to an address that has to answer.
+    Reach,
     /// That fewer of the app are there.
     Spread,
     /// Processor time.
@@ -77,7 +79,7 @@ pub enum Lack {
 
 impl Lack {
     /// All that this version knows.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Cordon,
         Self::Report,
         Self::Deny,
@@ -85,6 +87,7 @@ impl Lack {
         Self::Jurisdiction,
         Self::Label,
         Self::Runtime,
+        Self::Reach,
         Self::Spread,
         Self::Cpu,
         Self::Memory,
@@ -111,6 +114,9 @@ impl Lack {
             }
             Self::Runtime => {
                 "the runtime has to be installed there, or the manifest has to choose another"
+            }
+            Self::Reach => {
+                "the address has to answer there, or placement.reach of the manifest has to leave it out"
             }
             Self::Spread => "the manifest has to let more of the app into one place",
             Self::Cpu | Self::Memory | Self::Disk => {

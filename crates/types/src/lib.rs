@@ -22,6 +22,7 @@ pub mod manifest;
 mod nearest;
 pub mod placement;
 mod priority;
+mod reach;
 mod replace_lost;
 pub mod rollout;
 pub mod runtime;
@@ -51,6 +52,7 @@ pub use manifest::{
 pub use nearest::nearest;
 pub use placement::{Label, Near, PlaceMatch, Placement, Spread, Traits};
 pub use priority::{Priority, RoomMaking, Yielding};
+pub use reach::{ReachAddress, Reached, unreached};
 pub use replace_lost::ReplaceLost;
 pub use rollout::{Portion, Rollout};
 pub use runtime::{Ability, RuntimeName, RuntimeOffer};

@@ -10,7 +10,9 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Coordinates, Country, Jurisdiction, LocationName, ParseError, text_type};
+use crate::{
+    Coordinates, Country, Jurisdiction, LocationName, ParseError, ReachAddress, text_type,
+};
 
 /// Something that an operator says of a location or a node, `key=value`. A key may have several values.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -204,6 +206,9 @@ pub struct Placement {
     /// At how many locations they have to be at least.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_locations: Option<u32>,
+    /// Only where each of these takes connections, as far as what starts anew goes: what runs stays.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub reach: BTreeSet<ReachAddress>,
     /// The nearer to this the better.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub near: Option<Near>,

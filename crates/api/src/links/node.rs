@@ -1,10 +1,11 @@
 //! The link between a location and its nodes.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use longshore_types::{
     ByteCount, Capacity, Digest, ExitReason, Generation, IdRange, InstanceId, InstancePhase,
-    LocationEpoch, NodeName, Release, RuntimeOffer, Timestamp, Traits,
+    LocationEpoch, NodeName, ReachAddress, Reached, Release, RuntimeOffer, Timestamp, Traits,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,9 @@ pub struct AssignmentSet {
     /// over which requests for its instances come where its gate cannot be dialled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ingresses: Vec<String>,
+    /// What it is to try to reach.
+    #[serde(default)]
+    pub reach: BTreeSet<ReachAddress>,
     /// True when this says nothing of what the node should have, and asks for what it has: the location lost its
     /// store. Then the generation is 0, which no node goes back to.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -117,6 +121,9 @@ pub struct NodeReport {
     /// All of those, while a later life of the location asks for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handed_over: Option<HandedOver>,
+    /// What its last tries to reach addresses came to.
+    #[serde(default)]
+    pub reached: Vec<Reached>,
 }
 
 /// An instance as its node sees it.

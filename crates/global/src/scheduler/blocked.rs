@@ -78,7 +78,15 @@ mod tests {
         let memory = ByteCount::mib(free_mib);
         let free = Capacity { cpu: MilliCpu(1000), memory, disk: ByteCount::gib(1) };
         let traits = Default::default();
-        let kind = NodeKind { traits, open: true, n_nodes: 1, free, largest: free, freed: vec![] };
+        let kind = NodeKind {
+            traits,
+            open: true,
+            n_nodes: 1,
+            free,
+            largest: free,
+            freed: vec![],
+            reached: vec![],
+        };
         LocationState {
             name: "ams".parse().unwrap(),
             reachable: true,

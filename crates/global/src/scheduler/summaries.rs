@@ -114,6 +114,7 @@ pub fn kinds(report: &LocationReport) -> Vec<NodeKind> {
         promised: node.promised,
         leaving: node.leaving,
         yielding: &node.yielding,
+        reached: &node.reached,
     }))
 }
 

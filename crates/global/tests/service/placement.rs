@@ -6,7 +6,7 @@ use longshore_api::links::{AllotmentSet, LocationReport, Shortfall};
 use longshore_api::v1::AppExplanation;
 use longshore_link::{CallError, LineStream};
 use longshore_planning::replay::{Outcome, Replay};
-use longshore_types::{Candidate, Decision, Generation, Lack, ReleaseNumber, Traits};
+use longshore_types::{Candidate, Decision, Generation, Lack, Reached, ReleaseNumber, Traits};
 use serde_json::json;
 
 use crate::plane::*;
@@ -160,6 +160,40 @@ async fn a_location_that_nobody_knows_is_refused_with_the_nearest_name() {
     ];
     assert_eq!(told, expected);
     plane.deploy(placed(json!({"allow": ["ams"], "near": "ams"}))).await.unwrap();
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn what_has_to_answer_is_tried_everywhere_before_anything_starts_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    let [mut ams, mut nyc] = two_countries(&plane).await;
+    plane.deploy(placed(json!({"reach": ["db.example.com:5432"]}))).await.unwrap();
+    for sets in [&mut ams, &mut nyc] {
+        let set = until(sets, |set| !set.reach.is_empty()).await;
+        assert_eq!((count(&set), set.reach.len()), (0, 1));
+    }
+    let app = plane.app_when(|app| app.note.is_some()).await;
+    let untried = "ams: refused: nobody has tried db.example.com:5432 there yet";
+    assert!(app.note.as_ref().unwrap().contains(untried), "{:?}", app.note);
+    let tried = |location: &str, country: &str, set: &AllotmentSet, error: Option<&str>| {
+        let mut report = report_in(location, country, "disk=hdd", set);
+        report.nodes[0].reached = vec![Reached {
+            address: "db.example.com:5432".parse().unwrap(),
+            at: longshore_link::now(),
+            error: error.map(str::to_owned),
+        }];
+        report
+    };
+    let none = AllotmentSet::default();
+    plane.send(&tried("ams", "NL", &none, Some("connection refused"))).await;
+    plane.send(&tried("nyc", "US", &none, None)).await;
+    let set = until(&mut nyc, |set| count(set) == 2).await;
+    // Once it runs it stays, also where the address does not answer any more.
+    plane.send(&tried("nyc", "US", &set, Some("no answer within 3 s"))).await;
+    plane.app_when(|app| app.state == "running").await;
+    let again = plane.plan(placed(json!({"reach": ["db.example.com:5432"]}))).await.unwrap();
+    assert!(again.placement.iter().all(|one| one.location.as_str() == "nyc" && one.after == 2));
     plane.stop().await;
 }
 

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_api::links::{Allotment, AllotmentSet, AppRef, Intent};
 use longshore_types::{
-    AppName, Cordon, Epoch, Generation, NodeName, ProjectName, Release, ReleaseNumber,
+    AppName, Cordon, Epoch, Generation, NodeName, ProjectName, ReachAddress, Release, ReleaseNumber,
 };
 
 use super::State;
@@ -27,6 +27,7 @@ pub struct Adopted {
     pub strays: BTreeSet<AppRef>,
     /// What operators wish of the nodes.
     pub cordons: BTreeMap<NodeName, Cordon>,
+    reach: BTreeSet<ReachAddress>,
 }
 
 fn app_ref((project, app): &(ProjectName, AppName)) -> AppRef {
@@ -51,14 +52,16 @@ impl State {
             }
         }
         let (epoch, generation, cordons) = (set.epoch, set.generation, set.cordons.clone());
-        Adopted { epoch, generation, allotments, strays, cordons }
+        let reach = set.reach.clone();
+        Adopted { epoch, generation, allotments, strays, cordons, reach }
     }
 
     /// Takes over what was stored.
     pub fn take(&mut self, adopted: Adopted) {
-        let Adopted { epoch, generation, allotments, strays, cordons } = adopted;
+        let Adopted { epoch, generation, allotments, strays, cordons, reach } = adopted;
         (self.epoch, self.acknowledged) = (epoch, generation);
         (self.allotments, self.strays, self.cordons) = (allotments, strays, cordons);
+        self.reach = reach;
     }
 
     fn has_instances(&self, key: &(ProjectName, AppName)) -> bool {

@@ -7,7 +7,9 @@ use longshore_api::links::{
     Assignment, Endpoint, InstanceStatus, LocationReport, NodeSummary, ObservedInstance, Route,
     RoutingTable,
 };
-use longshore_types::{Capacity, InstanceId, InstancePhase, NodeName, Traits, Yielding};
+use longshore_types::{
+    Capacity, InstanceId, InstancePhase, NodeName, ReachAddress, Traits, Yielding,
+};
 
 use super::{Moment, Published, State};
 use crate::records::InstanceRecord;
@@ -30,6 +32,17 @@ impl State {
         let removed = self.cordons.iter().filter(|(_, cordon)| cordon.removed);
         by_node.extend(removed.map(|(node, _)| (node.clone(), Vec::new())));
         by_node
+    }
+
+    /// What the nodes are to try to reach: what the global plane says, and what has been given to the location, so
+    /// that it can start that anew while it is cut off.
+    pub fn reach(&self) -> BTreeSet<ReachAddress> {
+        let given = self.allotments.values().flat_map(|allotment| {
+            let canary = allotment.canary.as_ref().map(|canary| &canary.release);
+            [Some(&allotment.release), canary].into_iter().flatten()
+        });
+        let given = given.flat_map(|release| &release.manifest.placement.reach);
+        self.reach.iter().chain(given).cloned().collect()
     }
 
     /// Renews the routing table; true when it changed. Remembers from which revision on a draining
@@ -117,6 +130,7 @@ impl State {
             version: reported.report.version.clone(),
             runtimes: reported.report.runtimes.clone(),
             traits: self.traits.of_node(&reported.report.traits),
+            reached: reported.report.reached.clone(),
             ..unknown(&reported.report.node)
         }));
         for summary in &mut summaries {
@@ -225,6 +239,7 @@ fn unknown(node: &NodeName) -> NodeSummary {
         promised: Capacity::default(),
         leaving: Capacity::default(),
         yielding: Vec::new(),
+        reached: Vec::new(),
         version: String::new(),
         runtimes: Vec::new(),
         traits: Traits::default(),

@@ -236,6 +236,7 @@ impl State {
             images: reported.report.images.iter().copied().collect(),
             runtimes: reported.report.runtimes.clone(),
             traits: self.traits.of_node(&reported.report.traits),
+            reached: reported.report.reached.clone(),
         });
         Snapshot {
             now: moment.wall,

@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use longshore_api::links::{AppRef, Endpoint, Intent, NodeSummary, Reach};
 use longshore_types::{
     AppProtocol, ByteCount, Capacity, Decision, Digest, Epoch, InstancePhase, Manifest, MilliCpu,
-    Release, ReleaseNumber, Timestamp,
+    Priority, Reached, Release, ReleaseNumber, RestartPolicy, Timestamp, Yielding,
 };
 use serde_json::json;
 
@@ -137,6 +137,7 @@ impl World {
             traits: Default::default(),
             location_epoch: self.state.life.epoch(),
             handed_over: None,
+            reached: Vec::new(),
         };
         self.state.take_report(report, Reach::Here, self.moment());
     }
@@ -303,6 +304,58 @@ fn a_silent_node_gets_nothing_new_and_its_instances_are_lost_after_a_while() {
 }
 
 #[test]
+fn nodes_try_what_the_global_plane_says_and_what_was_given_also_after_a_restart() {
+    let reach = |text: &str| text.parse().unwrap();
+    let mut world = World::new();
+    let mut set = set(1, 1);
+    set.reach = [reach("queue:5672")].into();
+    set.allotments[0].release.manifest.placement.reach = [reach("db:5432")].into();
+    let adopted = world.state.adopted(&set);
+    world.state.take(adopted);
+    assert_eq!(world.state.reach(), [reach("db:5432"), reach("queue:5672")].into());
+    // What a node says of it goes up, and nothing starts before it answers.
+    world.report(|_| InstancePhase::Healthy);
+    world.reconcile();
+    assert_eq!((world.state.instances.len(), world.state.shortfalls[0].missing), (0, 2));
+    let reached = vec![Reached { address: reach("db:5432"), at: Timestamp(5), error: None }];
+    for node in world.state.nodes.values_mut() {
+        node.report.reached = reached.clone();
+    }
+    world.reconcile();
+    assert_eq!(world.state.instances.len(), 2);
+    assert_eq!(world.state.report(None, world.moment()).nodes[0].reached, reached);
+    let stored = AllotmentSet { allotments: set.allotments, ..AllotmentSet::default() };
+    let again = State::new(world.state.name.clone(), stored, vec![], world.moment());
+    assert_eq!(again.reach(), [reach("db:5432")].into());
+}
+
+#[test]
+fn a_report_tells_what_leaves_and_what_could_be_made_to() {
+    let mut world = World::running();
+    let each = manifest().resources.capacity();
+    let yielding = |instances| Yielding {
+        priority: Priority::default(),
+        instances,
+        promised: each.times(instances),
+    };
+    let node = |world: &World| world.state.report(None, world.moment()).nodes.remove(0);
+    let told = node(&world);
+    assert_eq!((told.leaving, told.yielding), (Capacity::default(), vec![yielding(2)]));
+    let first = world.state.instances.keys().next().unwrap().clone();
+    world.state.drain(&first, "makes room for shop (priority 80)", &mut Changes::default());
+    let told = node(&world);
+    assert_eq!((told.leaving, told.yielding), (each, vec![yielding(1)]));
+    let report = world.state.report(None, world.moment());
+    let notes = report.instances.iter().filter_map(|status| status.observed.note.as_deref());
+    assert_eq!(notes.collect::<Vec<_>>(), ["makes room for shop (priority 80)"]);
+    // What is attached to a client, or runs once, never leaves for anything.
+    for record in world.state.instances.values_mut() {
+        record.release.manifest.restart = RestartPolicy::Never;
+    }
+    assert!(node(&world).yielding.is_empty());
+}
+
+#[test]
 fn a_restarted_location_waits_for_its_nodes_before_it_settles() {
     let world = World::running();
     let stored: Vec<_> = world.state.instances.values().cloned().collect();
@@ -314,7 +367,7 @@ fn a_restarted_location_waits_for_its_nodes_before_it_settles() {
             generation: world.state.acknowledged,
             allotments: world.state.allotments.values().cloned().collect(),
             cordons: world.state.cordons.clone(),
-            let_go: Vec::new(),
+            ..AllotmentSet::default()
         },
         stored,
         again.moment(),

@@ -172,6 +172,7 @@ mod tests {
             promised: Capacity::default(),
             leaving: Default::default(),
             yielding: Vec::new(),
+            reached: Vec::new(),
             version: "0.1.0".to_owned(),
             runtimes: vec![
                 offer(RuntimeName::Runc, Some("/usr/sbin/runc"), None, &[]),

@@ -148,7 +148,15 @@ mod tests {
         let (memory, disk) = (ByteCount::mib(free_mib), ByteCount::gib(1));
         let free = Capacity { cpu: MilliCpu(1000), memory, disk };
         let (traits, freed) = (Default::default(), vec![]);
-        let kind = NodeKind { traits, open: true, n_nodes: 1, free, largest: free, freed };
+        let kind = NodeKind {
+            traits,
+            open: true,
+            n_nodes: 1,
+            free,
+            largest: free,
+            freed,
+            reached: vec![],
+        };
         LocationState {
             name: name.parse().unwrap(),
             reachable: true,

@@ -1,7 +1,9 @@
 //! Where the instances of an app may be, by what its manifest says.
 
 use longshore_types::jurisdiction::is_within;
-use longshore_types::{Capacity, Lack, LocationName, Near, Placement, Spread, Traits};
+use longshore_types::{
+    Capacity, Lack, LocationName, Near, Placement, Reached, Spread, Traits, unreached,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Freed, LocationState, Share, WantedApp};
@@ -14,6 +16,9 @@ pub(super) type Refusal = (Lack, String);
 pub struct NodeKind {
     /// What is said of them, their location's part included.
     pub traits: Traits,
+    /// What their last tries to reach addresses came to; when they were is of no account.
+    #[serde(default)]
+    pub reached: Vec<Reached>,
     /// Whether they take something new: they report, and nobody cordoned them.
     pub open: bool,
     /// How many.
@@ -82,6 +87,21 @@ pub(crate) fn node_refusal(placement: &Placement, traits: &Traits) -> Option<Ref
         false => format!("no label {missing}, but {}", listed(others)),
     };
     Some((Lack::Label, why))
+}
+
+/// What a location does not reach that has to answer where something starts: no node of it that would do for the
+/// rest reaches all.
+pub(super) fn out_of_reach(placement: &Placement, location: &LocationState) -> Option<Refusal> {
+    if placement.reach.is_empty() {
+        return None;
+    }
+    let open = location.kinds.iter().filter(|kind| kind.open);
+    let open = open.filter(|kind| node_refusal(placement, &kind.traits).is_none());
+    let mut why: Vec<_> = open.map(|kind| unreached(&placement.reach, &kind.reached)).collect();
+    // With no open node it is refused for that.
+    let first = why.pop()?;
+    let all = why.into_iter().try_fold(first?, |_, next| next)?;
+    Some((Lack::Reach, all))
 }
 
 /// What is free at a location for instances of an app: on all nodes together, and the most on one.

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use longshore_types::{Capacity, Placement, Priority, Traits, Yielding};
+use longshore_types::{
+    Capacity, Placement, Priority, Reached, Timestamp, Traits, Yielding, unreached,
+};
 use serde::{Deserialize, Serialize};
 
 use super::constraints::node_refusal;
@@ -49,6 +51,8 @@ pub struct ReportedNode<'a> {
     pub leaving: Capacity,
     /// What of the rest may be made to leave.
     pub yielding: &'a [Yielding],
+    /// What its last tries to reach addresses came to.
+    pub reached: &'a [Reached],
 }
 
 impl ReportedNode<'_> {
@@ -67,13 +71,20 @@ impl ReportedNode<'_> {
 pub fn kinds<'a>(nodes: impl IntoIterator<Item = ReportedNode<'a>>) -> Vec<NodeKind> {
     let mut alike: Vec<Vec<ReportedNode<'_>>> = Vec::new();
     for node in nodes {
-        let key = (node.traits, node.open);
-        match alike.iter_mut().find(|kind| (kind[0].traits, kind[0].open) == key) {
+        match alike.iter_mut().find(|kind| is_alike(&kind[0], &node)) {
             Some(kind) => kind.push(node),
             None => alike.push(vec![node]),
         }
     }
     alike.iter().map(|nodes| kind(nodes)).collect()
+}
+
+/// Whether what may be on one of them may be on the other.
+fn is_alike(one: &ReportedNode<'_>, other: &ReportedNode<'_>) -> bool {
+    let same = |(a, b): (&Reached, &Reached)| (&a.address, &a.error) == (&b.address, &b.error);
+    (one.traits, one.open) == (other.traits, other.open)
+        && one.reached.len() == other.reached.len()
+        && one.reached.iter().zip(other.reached).all(same)
 }
 
 fn kind(nodes: &[ReportedNode<'_>]) -> NodeKind {
@@ -94,6 +105,11 @@ fn kind(nodes: &[ReportedNode<'_>]) -> NodeKind {
     });
     NodeKind {
         traits: nodes[0].traits.clone(),
+        reached: nodes[0]
+            .reached
+            .iter()
+            .map(|one| Reached { at: Timestamp(0), ..one.clone() })
+            .collect(),
         open: nodes[0].open,
         n_nodes: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
         free,
@@ -103,6 +119,13 @@ fn kind(nodes: &[ReportedNode<'_>]) -> NodeKind {
 }
 
 impl NodeKind {
+    /// Whether an app may have something new on them.
+    pub(super) fn is_open_to(&self, placement: &Placement) -> bool {
+        self.open
+            && node_refusal(placement, &self.traits).is_none()
+            && unreached(&placement.reach, &self.reached).is_none()
+    }
+
     /// What would be free without all up to a priority: together, and the most on one.
     pub(super) fn freed(&self, up_to: Option<Priority>) -> (Capacity, Capacity) {
         let found = self.freed.iter().rfind(|freed| freed.up_to <= up_to);
@@ -143,7 +166,6 @@ impl LocationState {
 
     /// Those of its nodes that an app may have something new on.
     pub(super) fn open_to(&self, placement: &Placement) -> impl Iterator<Item = &NodeKind> {
-        let fits = |kind: &&NodeKind| kind.open && node_refusal(placement, &kind.traits).is_none();
-        self.kinds.iter().filter(fits)
+        self.kinds.iter().filter(|kind| kind.is_open_to(placement))
     }
 }

@@ -17,9 +17,13 @@ pub type Supplies = BTreeMap<LocationName, BTreeSet<Lack>>;
 pub fn more_of_nodes(before: &[NodeKind], after: &[NodeKind]) -> BTreeSet<Lack> {
     let mut supply = BTreeSet::new();
     for kind in after.iter().filter(|kind| kind.open) {
-        let same = before.iter().find(|old| old.open && old.traits == kind.traits);
+        let same = |old: &&NodeKind| {
+            old.open && (&old.traits, &old.reached) == (&kind.traits, &kind.reached)
+        };
+        let same = before.iter().find(same);
         let Some(old) = same else {
             supply.extend([Lack::Label, Lack::Jurisdiction, Lack::Runtime, Lack::Spread]);
+            supply.insert(Lack::Reach);
             supply.extend([Lack::Cordon, Lack::Report, Lack::Cpu, Lack::Memory, Lack::Disk]);
             continue;
         };

@@ -20,6 +20,7 @@ fn location(idx: usize, reachable: bool, free_mib: u64) -> LocationState {
         traits: Traits::default(),
         kinds: vec![NodeKind {
             traits: Traits::default(),
+            reached: vec![],
             open: true,
             n_nodes: 1,
             free,
@@ -124,6 +125,7 @@ fn a_lowered_budget_is_not_given_away_before_it_is_acknowledged() {
 mod constrained;
 mod drained;
 mod lost;
+mod reach;
 mod refused;
 mod room;
 

@@ -38,6 +38,9 @@ pub(super) fn summary(app: &WantedApp, candidates: &[Candidate]) -> String {
             Some(Lack::Label) => {
                 return format!("no location has nodes with {}", listed(&placement.labels));
             }
+            Some(Lack::Reach) => {
+                return format!("no location reaches all of {}", listed(&placement.reach));
+            }
             Some(Lack::Spread) => {
                 return "no location may have one more of this app".to_owned();
             }
@@ -69,6 +72,7 @@ fn name(lack: Lack) -> &'static str {
         Lack::Allow => "placement.allow",
         Lack::Jurisdiction => "placement.jurisdiction",
         Lack::Label => "placement.labels",
+        Lack::Reach => "placement.reach",
         Lack::Spread => "how the app is spread",
         Lack::Runtime => "its runtimes",
         Lack::Cpu | Lack::Memory | Lack::Disk | Lack::Unknown => "its room",

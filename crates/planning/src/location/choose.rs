@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{
     Candidate, Capacity, Decision, InstanceId, Lack, NodeName, ReleaseNumber, RoomMaking,
-    Timestamp, runtime,
+    Timestamp, runtime, unreached,
 };
 
 use super::{
@@ -286,6 +286,9 @@ impl NodeRoom<'_> {
         }
         if let Some(against) = node_refusal(&goal.placement, &self.node.traits) {
             return refused(against);
+        }
+        if let Some(why) = unreached(&goal.placement.reach, &self.node.reached) {
+            return refused((Lack::Reach, why));
         }
         if let Some(why) = runtime::refusal(&self.node.runtimes, goal.runtime, &goal.needs) {
             return refused((Lack::Runtime, why));

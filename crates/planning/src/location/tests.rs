@@ -54,6 +54,7 @@ fn node_with(name: &str, memory_for: u64, disk_for: u64) -> NodeState {
         images: BTreeSet::new(),
         runtimes: Vec::new(),
         traits: Traits::default(),
+        reached: Vec::new(),
     }
 }
 
@@ -423,6 +424,38 @@ fn an_app_that_is_not_wanted_is_drained() {
     world.snapshot.wanted.clear();
     world.settle();
     assert!(world.snapshot.instances.is_empty());
+}
+
+#[test]
+fn an_instance_starts_only_on_a_node_that_reaches_what_it_needs() {
+    let mut world = World::new(vec![node("n1", 9), node("n2", 1), node("n3", 9)]);
+    let tried = |error: Option<&str>| Reached {
+        address: "db:5432".parse().unwrap(),
+        at: Timestamp(7),
+        error: error.map(str::to_owned),
+    };
+    world.snapshot.nodes[0].reached = vec![tried(Some("connection refused"))];
+    world.snapshot.nodes[1].reached = vec![tried(None)];
+    let placement =
+        Placement { reach: ["db:5432".parse().unwrap()].into(), ..Placement::default() };
+    world.want(WantedApp { main: Goal { placement, ..goal(1, 2) }, ..wanted(1, 2, 4) });
+    let plan = world.apply();
+    assert_eq!(world.snapshot.instances[0].node.as_str(), "n2");
+    let told: Vec<_> = plan.shortfalls[0]
+        .decision
+        .candidates
+        .iter()
+        .map(|one| (one.lack, one.why.as_str()))
+        .collect();
+    assert_eq!(
+        told[0],
+        (Some(Lack::Reach), "refused: db:5432 does not answer there: connection refused")
+    );
+    assert_eq!(told[2], (Some(Lack::Reach), "refused: nobody has tried db:5432 there yet"));
+    // What runs where it does not answer any more stays.
+    world.settle();
+    world.snapshot.nodes[1].reached = vec![tried(Some("no answer"))];
+    assert!(world.apply().actions.is_empty());
 }
 
 mod drained;

@@ -110,7 +110,7 @@ impl Manifest {
         let mut egress = top.table("egress");
         egress.refuse_unknown(&["allow"]);
         let egress_allow = egress.list("allow");
-        let placement = placement::of(&mut top.table("placement"), count);
+        let placement = placement::of(&mut top.table("placement"), count, &egress_allow);
         if let Some(max) = max.filter(|max| *max < count) {
             problems.push(problem("max", &Value::from(max), &format!("at least count, {count}")));
         }

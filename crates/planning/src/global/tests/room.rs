@@ -29,6 +29,7 @@ fn full(idx: usize, nodes: &[(u64, &[u8])]) -> LocationState {
         promised: capacity(100 * all.len() as u64),
         leaving: capacity(100 * all.iter().filter(|number| **number == 0).count() as u64),
         yielding,
+        reached: &[],
     });
     let kinds = kinds(reported);
     let offered: u64 = nodes.iter().map(|(mib, _)| mib).sum();

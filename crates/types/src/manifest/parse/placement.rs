@@ -1,10 +1,12 @@
 //! The table `[placement]`.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::MAX_COUNT;
 use super::table::Table;
-use crate::{Placement, Spread};
+use crate::{EgressRule, Placement, ReachAddress, Spread};
 
 const KEYS: &[&str] = &[
     "allow",
@@ -14,11 +16,15 @@ const KEYS: &[&str] = &[
     "spread_locations",
     "max_per_node",
     "min_locations",
+    "reach",
     "near",
 ];
 
+/// The most addresses that an app may have to reach: each is tried on every node of the world.
+const MAX_REACH: usize = 8;
+
 /// What it says of an app of which `count` instances should run.
-pub(super) fn of(table: &mut Table<'_>, count: u32) -> Placement {
+pub(super) fn of(table: &mut Table<'_>, count: u32, egress: &[EgressRule]) -> Placement {
     table.refuse_unknown(KEYS);
     for key in ["allow", "jurisdiction"] {
         // It would say "nowhere", which nobody means.
@@ -40,8 +46,22 @@ pub(super) fn of(table: &mut Table<'_>, count: u32) -> Placement {
         spread_locations: spread(table, "spread_locations"),
         max_per_node: table.number("max_per_node", 1, MAX_COUNT),
         min_locations,
+        reach: reach(table, egress),
         near: table.text("near"),
     }
+}
+
+/// What has to answer, as far as instances may speak to it.
+fn reach(table: &mut Table<'_>, egress: &[EgressRule]) -> BTreeSet<ReachAddress> {
+    let all: Vec<ReachAddress> = table.list("reach");
+    if all.len() > MAX_REACH {
+        table.refuse("reach", &Value::from(all.len()), &format!("at most {MAX_REACH} addresses"));
+    }
+    for address in all.iter().filter(|address| address.is_closed_by(egress)) {
+        let allowed = "an address that egress.allow opens to the instances";
+        table.refuse("reach", &Value::from(address.to_string()), allowed);
+    }
+    all.into_iter().collect()
 }
 
 fn spread(table: &mut Table<'_>, key: &str) -> Option<Spread> {
@@ -69,13 +89,13 @@ mod tests {
         let document = json!({"app": "web", "image": "web", "count": 3, "placement": {
             "allow": ["ams", "tier=edge"], "deny": ["sin"], "jurisdiction": ["eu", "ch"],
             "labels": ["disk=nvme"], "spread_locations": 2, "max_per_node": 1,
-            "min_locations": 2, "near": "52.37, 4.90",
+            "min_locations": 2, "near": "52.37, 4.90", "reach": ["DB.example.com:5432"],
         }});
         let placement = Manifest::from_document(&document).unwrap().placement;
         let expected = json!({
             "allow": ["ams", "tier=edge"], "deny": ["sin"], "jurisdiction": ["CH", "eu"],
             "labels": ["disk=nvme"], "spread_locations": {"at_most": 2}, "max_per_node": 1,
-            "min_locations": 2, "near": "52.37,4.9",
+            "min_locations": 2, "near": "52.37,4.9", "reach": ["db.example.com:5432"],
         });
         assert_eq!(serde_json::to_value(&placement).unwrap(), expected);
         let none = Manifest::from_document(&json!({"app": "web", "image": "web", "placement": {}}));
@@ -87,7 +107,7 @@ mod tests {
         let document = json!({"app": "web", "image": "web", "count": 2, "placement": {
             "allow": [], "deny": ["Ams", "a=b=c"], "jurisdiction": ["uk", "eeu"], "labels": ["nvme"],
             "spread_locations": 0, "max_per_node": 0, "min_locations": 3, "near": "100,0",
-            "alow": ["ams"],
+            "alow": ["ams"], "reach": ["db", "10.0.0.5:5432"],
         }});
         let problems = Manifest::from_document(&document).unwrap_err();
         let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
@@ -103,10 +123,12 @@ mod tests {
             "placement.max_per_node = 0: a whole number from 1",
             "placement.min_locations = 3: at most count, 2",
             "placement.near = \"100,0\": the name of a location, or latitude",
+            "placement.reach[0] = \"db\": a host name or IPv4 address, ':' and a port",
+            "placement.reach = \"10.0.0.5:5432\": an address that egress.allow opens",
             "placement.alow = [\"ams\"]: unknown key; did you mean \"allow\"?",
         ] {
             assert!(told.iter().any(|line| line.starts_with(part)), "{part} missing in {told:#?}");
         }
-        assert_eq!(told.len(), 11, "{told:#?}");
+        assert_eq!(told.len(), 13, "{told:#?}");
     }
 }

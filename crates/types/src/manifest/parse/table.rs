@@ -180,6 +180,7 @@ from_text!(
     crate::Label: false,
     crate::PlaceMatch: false,
     crate::Near: false,
+    crate::ReachAddress: false,
     super::SignalName: false,
     ByteCount: true,
     MilliCpu: true,
