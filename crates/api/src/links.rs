@@ -10,6 +10,7 @@
 //! instead of two, HTTP/2 gives as well.
 
 mod archive;
+mod demand;
 mod elsewhere;
 mod exec;
 mod node;
@@ -27,6 +28,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use archive::{ArchiveRequest, TAR};
+pub use demand::{AppDemand, AppRequests, Counted};
 pub use elsewhere::{Elsewhere, ElsewhereChange, MeasuredWays, Peering, Places, ServedElsewhere};
 pub use exec::{
     AttachRequest, Channel, EXEC_PROTOCOL, ExecQueryProblem, ExecRequest, FromCommand,
@@ -139,6 +141,9 @@ pub struct LocationReport {
     /// in microseconds.
     #[serde(default)]
     pub round_trip_micros: BTreeMap<LocationName, u64>,
+    /// How many requests of users come in there, of the apps that have most.
+    #[serde(default)]
+    pub demand: Vec<AppDemand>,
     /// Where its HTTP interface for logs and exec is reached on this machine, as an endpoint of
     /// `longshore-link`. One of another machine opens connections over which it is called.
     #[serde(default)]

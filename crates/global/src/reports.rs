@@ -170,12 +170,13 @@ pub fn of_app<'a>(
     reports.values().flat_map(move |received| received.of_app(key))
 }
 
-/// Times that pass, and times that are measured all the time, are no news.
+/// Times that pass, and what is measured and counted all the time, is no news.
 fn same_but_for_time(a: &LocationReport, b: &LocationReport) -> bool {
     let timeless = |report: &LocationReport| {
         let mut report = report.clone();
         report.at = Default::default();
         report.round_trip_micros = Default::default();
+        report.demand = Vec::new();
         for node in &mut report.nodes {
             node.reported_at = Default::default();
             node.reached.iter_mut().for_each(|one| one.at = Default::default());

@@ -10,6 +10,7 @@
 //! - `upstream`: one endpoint as seen from here: requests in flight, idle connections, failures.
 //! - `gate`: how an instance is dialled, through its node. `elsewhere`: other locations, for requests for which there
 //!   is no instance here. `relay`: passing bytes between two others, of which one cannot be dialled.
+//! - `demand`: how many requests of users came in, as the location is told.
 //! - `proxy`: one request from its head to the last byte of its answer.
 //! - `server`: connections from users, in the clear and by TLS, their limits, shutdown. `secure`: what TLS takes.
 //! - `location_link` and `state_file`: where the table comes from and where it is kept.
@@ -22,6 +23,7 @@
 #![deny(missing_docs)]
 
 mod balance;
+mod demand;
 mod elsewhere;
 mod fault;
 mod gate;
@@ -190,6 +192,8 @@ async fn run_with(
     let redirect = secure.as_ref().and_then(Redirect::of);
     let own = (gate, own, redirect);
     let proxy = Proxy::new((router, Arc::clone(&others)), own, limits.clone(), metrics);
+    let telling = demand::tell(proxy.metrics().demand().clone(), location.clone());
+    service.spawn_until_shutdown("tell demand", telling);
     let probing = elsewhere::probe(Arc::clone(&proxy), others, location);
     service.spawn_until_shutdown("probe others", probing);
     if let Some(secure) = &secure {

@@ -20,6 +20,7 @@ use longshore_telemetry::metrics::{Registry, Unit, times};
 use longshore_telemetry::scrape::{Scrape, at_scrape};
 use longshore_trust::PublicCertificates;
 
+use crate::demand::Demand;
 use crate::elsewhere::Others;
 use crate::fault::Fault;
 use crate::router::Router;
@@ -34,6 +35,12 @@ pub(crate) struct AppLabels {
 impl AppLabels {
     pub fn new(project: &ProjectName, app: &AppName) -> Self {
         Self { project: project.to_string(), app: app.to_string() }
+    }
+
+    /// The names that they were made of.
+    pub fn names(&self) -> (ProjectName, AppName) {
+        let project = self.project.parse().expect("it was the name of a project");
+        (project, self.app.parse().expect("it was the name of an app"))
     }
 }
 
@@ -79,6 +86,8 @@ pub(crate) struct Metrics {
     sent: Family<AppLabels, Counter>,
     retries: Family<AppLabels, Counter>,
     ejections: Family<AppLabels, Counter>,
+    users: Family<AppLabels, Counter>,
+    demand: Demand,
     connections: Gauge,
     passed_on: Family<To, Counter>,
     taken_in: Family<From, Counter>,
@@ -98,6 +107,8 @@ impl Default for Metrics {
             sent: Family::default(),
             retries: Family::default(),
             ejections: Family::default(),
+            users: Family::default(),
+            demand: Demand::default(),
             connections: Gauge::default(),
             passed_on: Family::default(),
             taken_in: Family::default(),
@@ -150,6 +161,11 @@ impl Metrics {
             "ejections",
             "Times that an instance was left out because its requests failed",
             self.ejections.clone(),
+        );
+        registry.register(
+            "user_requests",
+            "Requests of users that came in here, wherever they were answered, if they were",
+            self.users.clone(),
         );
         registry.register(
             "connections",
@@ -210,7 +226,10 @@ impl Metrics {
             self.answers.get_or_create_owned(&labels)
         });
         let broken_off = Refused { project, app, reason: BROKEN_OFF };
+        let users = self.users.get_or_create_owned(labels);
+        self.demand.watch(labels, &users);
         AppMetrics {
+            users,
             answers,
             duration: self.durations.get_or_create_owned(labels),
             received: self.received.get_or_create_owned(labels),
@@ -231,9 +250,15 @@ impl Metrics {
             self.faults.remove(&Refused { project: project.clone(), app: app.clone(), reason });
         }
         self.durations.remove(labels);
-        for family in [&self.received, &self.sent, &self.retries, &self.ejections] {
+        for family in [&self.received, &self.sent, &self.retries, &self.ejections, &self.users] {
             family.remove(labels);
         }
+        self.demand.forget(labels);
+    }
+
+    /// What the location is told of the requests of users.
+    pub fn demand(&self) -> &Demand {
+        &self.demand
     }
 
     /// A location is none any more.
@@ -299,6 +324,8 @@ pub(crate) struct AppMetrics {
     pub sent: Counter,
     pub retries: Counter,
     pub ejections: Counter,
+    /// Requests that came from users.
+    pub users: Counter,
     /// An answer ended before its end.
     pub broken_off: Counter,
 }

@@ -158,6 +158,9 @@ impl Proxy {
             Err(fault) => fault,
         };
         let labels = target.ok().and_then(|target| self.labels(&target.host));
+        if let (None, Some(labels)) = (&from, &labels) {
+            self.metrics.of_app(labels).users.inc();
+        }
         self.metrics.note_fault(labels.as_ref(), &fault);
         tracing::debug!(code = fault.code(), request_id = ?id, "answered a request itself");
         let answer = match is_call {
@@ -219,6 +222,9 @@ impl Proxy {
 
         let metrics = &in_flight.app().metrics;
         metrics.note_answer(answer.status());
+        if from.is_none() {
+            metrics.users.inc();
+        }
         let stopwatch = Some(Stopwatch::start(began, metrics));
         let mut seat = Seat { in_flight, stopwatch, _permit: permit, _busy: busy };
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -9,9 +9,10 @@
 //! - `life`: which store is the location's, and what happens when it is lost.
 //! - `records`: what is stored. `secrets`: those of its instances. `uplink`: the link to the global plane.
 //! - `server`: what nodes, ingresses and the global plane call. `trust`: who may, over a network.
-//! - `elsewhere`: what other locations serve. `images`: those of nodes on other machines. `joined`: a location on another machine than the global
+//! - `demand`: how many requests come in here. `elsewhere`: what other locations serve. `images`: those of nodes on other machines. `joined`: a location on another machine than the global
 //!   plane's.
 
+mod demand;
 mod elsewhere;
 mod gates;
 mod images;
@@ -29,6 +30,7 @@ mod uplink;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use longshore_link::{
     Client, Endpoint, Endpoints, Followed, JoinError, Listener, Service, ServiceError,
@@ -38,6 +40,7 @@ use longshore_store::{Measured, OpenStoreError, RecordError, RedbStore, Store, S
 use longshore_types::{Coordinates, LocationName, NodeName, Traits};
 use tokio_util::sync::CancellationToken;
 
+use demand::Demand;
 use elsewhere::Others;
 use gates::Gates;
 use images::{Images, Registry};
@@ -187,6 +190,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     let secrets =
         Secrets::open(global.clone(), name.clone(), Arc::clone(&kept), &options.data_dir)?;
     let others = Arc::new(Others::open(Arc::clone(&kept)).await?);
+    let demand = Arc::new(Demand::since(Instant::now()));
     let trust =
         Trust::open(name.clone(), (global.clone(), bare), kept, &options.data_dir, joined).await?;
     let trust = Arc::new(trust);
@@ -208,6 +212,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         trust: Arc::clone(&trust),
         others: Arc::clone(&others),
         recovered,
+        demand: Arc::clone(&demand),
         location: options.name.clone(),
         coordinates: options.coordinates,
         joining: options.joining.as_ref().map(|options| options.joining.advertised.clone()),
@@ -227,6 +232,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         secrets,
         trust: Arc::clone(&trust),
         others,
+        demand,
         images,
         gates: Arc::clone(&gates),
         ingresses: ingress.into_iter().collect(),

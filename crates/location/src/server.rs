@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{DefaultBodyLimit, Path, Query, RawPathParams, RawQuery, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
@@ -11,8 +12,8 @@ use axum::{Extension, Router};
 use futures_util::stream::{self, StreamExt};
 use http::Method;
 use longshore_api::links::{
-    AssignmentSet, InstanceSecretsRequest, MeasuredWays, Move, NodeReport, RouteAck, RoutingTable,
-    SecretValues, StopInstance, TAR, UsageRequest,
+    AssignmentSet, Counted, InstanceSecretsRequest, MeasuredWays, Move, NodeReport, RouteAck,
+    RoutingTable, SecretValues, StopInstance, TAR, UsageRequest,
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{
@@ -24,6 +25,7 @@ use longshore_types::{InstanceId, LocationName, NodeName};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::demand::Demand;
 use crate::elsewhere::Others;
 use crate::gates::Gates;
 use crate::images::{Images, Wanted};
@@ -38,6 +40,7 @@ struct Server {
     secrets: Arc<Secrets>,
     trust: Arc<Trust>,
     others: Arc<Others>,
+    demand: Arc<Demand>,
     /// Absent where no node of another machine may join.
     images: Option<Images>,
     gates: Arc<Gates>,
@@ -54,6 +57,7 @@ pub struct Parts {
     pub secrets: Arc<Secrets>,
     pub trust: Arc<Trust>,
     pub others: Arc<Others>,
+    pub demand: Arc<Demand>,
     pub images: Option<Images>,
     pub gates: Arc<Gates>,
     /// Where nodes of other machines reach its ingresses.
@@ -63,14 +67,25 @@ pub struct Parts {
 
 /// Everything, each part for those alone whom it is for: who that is, is decided here and nowhere else.
 pub fn router(parts: Parts) -> Router {
-    let Parts { location, handle, secrets, trust, others, images, gates, ingresses, service } =
-        parts;
+    let Parts {
+        location,
+        handle,
+        secrets,
+        trust,
+        others,
+        demand,
+        images,
+        gates,
+        ingresses,
+        service,
+    } = parts;
     let server = Arc::new(Server {
         location,
         handle,
         secrets,
         trust,
         others,
+        demand,
         images,
         gates,
         ingresses,
@@ -90,6 +105,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/link/routes/ack", post(ack))
         .route("/link/elsewhere", get(elsewhere))
         .route("/link/elsewhere/measured", post(measured))
+        .route("/link/demand", post(demand_counted))
         .route("/link/ingress/certificate", post(name_ingress))
         .route(
             "/link/ingress/nodes/{node}/instances/{instance}/port-forward",
@@ -327,6 +343,11 @@ async fn elsewhere(State(server): Shared) -> Response {
 
 async fn measured(State(server): Shared, Body(ways): Body<MeasuredWays>) -> axum::Json<()> {
     server.others.measured(ways);
+    axum::Json(())
+}
+
+async fn demand_counted(State(server): Shared, Body(counted): Body<Counted>) -> axum::Json<()> {
+    server.demand.note(counted, Instant::now());
     axum::Json(())
 }
 

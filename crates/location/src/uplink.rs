@@ -15,6 +15,7 @@ use longshore_types::{Coordinates, Epoch, LocationName};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::demand::Demand;
 use crate::elsewhere::Others;
 use crate::keeper::{Event, Handle};
 use crate::secrets::Secrets;
@@ -89,6 +90,7 @@ pub struct Place {
     pub others: Arc<Others>,
     /// Told why, when the location was recovered since this process began.
     pub recovered: watch::Sender<Option<String>>,
+    pub demand: Arc<Demand>,
 }
 
 impl Place {
@@ -119,6 +121,7 @@ pub async fn report(global: Followed, place: Place, handle: Handle) {
                 report.peering = place.peering(relays);
                 report.round_trip_micros = round_trip_micros;
                 report.node_keys = Some(place.trust.node_keys());
+                report.demand = place.demand.per_hour(began);
                 global.call::<_, ()>(Method::POST, &path, Some(&report)).await
             }
             None => Ok(()),

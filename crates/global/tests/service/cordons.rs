@@ -57,6 +57,7 @@ impl Plane {
             joining: None,
             peering: None,
             round_trip_micros: Default::default(),
+            demand: vec![],
             strays: vec![],
             location_epoch: Default::default(),
             node_keys: None,

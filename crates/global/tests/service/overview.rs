@@ -70,6 +70,7 @@ async fn a_location_is_counted_and_shown_with_what_the_caller_may_know() {
         joining: None,
         peering: None,
         round_trip_micros: [("sin".parse().unwrap(), 160_000)].into(),
+        demand: vec![],
         gate: Some("unix:/nowhere".to_owned()),
         epoch: set.epoch,
         acknowledged: set.generation,

@@ -252,6 +252,7 @@ pub fn report_of(
         joining: Some("203.0.113.1:4602".to_owned()),
         peering: None,
         round_trip_micros: Default::default(),
+        demand: vec![],
         gate: Some("unix:/nowhere".to_owned()),
         epoch: Epoch(0),
         acknowledged,

@@ -152,6 +152,11 @@ async fn a_request_for_which_nobody_is_here_is_answered_by_another_location() {
     near.tell(&[&far], 1);
     near.answers((OK, "from afar")).await;
     assert!(near.metric("longshore_ingress_passed_on_total{to=\"far\"}").await >= 1.0);
+    // A user counts where he is.
+    for (site, wanted) in [(&near, true), (&far, false)] {
+        let counted = site.metric("longshore_ingress_user_requests_total{").await;
+        assert_eq!(counted > 0.0, wanted, "{counted}");
+    }
     assert!(far.metric("longshore_ingress_taken_in_total{from=\"near\"}").await >= 1.0);
     // The way is measured, by probes and not by what instances take.
     let measured = async {

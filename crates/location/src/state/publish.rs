@@ -153,6 +153,7 @@ impl State {
             joining: None,
             peering: None,
             round_trip_micros: Default::default(),
+            demand: Vec::new(),
             gate: gate.map(str::to_owned),
             epoch: self.epoch,
             acknowledged: self.acknowledged,

@@ -7,7 +7,8 @@ use axum::Router;
 use axum::routing::{get, post};
 use http::Method;
 use longshore_api::links::{
-    AppRef, Elsewhere, ElsewhereChange, LocationReport, MeasuredWays, Peering, Places,
+    AppRef, AppRequests, Counted, Elsewhere, ElsewhereChange, LocationReport, MeasuredWays,
+    Peering, Places,
 };
 use longshore_link::{Body, json_lines, now, watch_lines};
 use longshore_trust::{CertificateRequest, RootAuthority};
@@ -79,6 +80,15 @@ async fn ingresses_are_told_what_others_serve_also_after_a_start_without_the_glo
         is_reached && report.round_trip_micros == ways.round_trip_micros
     };
     world.reported(told).await;
+    // And how many requests came in there, for which app.
+    let AppRef { project, app: name } = app("one");
+    let counted = Counted { apps: vec![AppRequests { project, app: name, requests: 60 }] };
+    world.location.call::<_, ()>(Method::POST, "/link/demand", Some(&counted)).await.unwrap();
+    let is_it = |report: &LocationReport| {
+        let told = report.demand.iter().find(|one| one.app.as_str() == "one");
+        told.is_some_and(|one| one.requests_per_hour > 3000)
+    };
+    world.reported(is_it).await;
     world.stop().await;
 
     let world = World::start(dir.path()).await;
