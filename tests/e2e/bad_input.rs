@@ -147,6 +147,7 @@ const ROWS: &[Row] = &[
     ("registry --listen nonsense", USAGE, &["nonsense", "unix:/absolute/path"]),
     ("ingress --listen nonsense", USAGE, &["nonsense", "unix:/absolute/path"]),
     ("up --api-rate 0", INVALID, &["--api-rate", "1 to 1000000"]),
+    ("up --rebalance-after 0s", INVALID, &["--rebalance-after", "at least 1s"]),
     ("up --store etcd:2379", INVALID, &["--store", "http[s]://HOST:PORT"]),
     ("global --store http://a", USAGE, &["--store", "embedded, or the members"]),
     ("up --coordinates 91,0", INVALID, &["91,0", "latitude"]),

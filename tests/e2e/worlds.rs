@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use longshore_api::v1::InstanceView;
+use longshore_api::v1::{AppView, InstanceView};
 use longshore_e2e::eventually;
 use longshore_e2e::image;
 use longshore_e2e::world::World;
@@ -133,6 +133,37 @@ fn a_request_goes_to_the_nearest_place_that_can_answer_it() {
         Ok((answered && carried > 0.0).then_some(()))
     })
     .unwrap();
+    world.finish();
+}
+
+#[test]
+fn an_instance_follows_its_users_around_the_world_without_a_failed_request() {
+    let places = ["--places", "ams,nyc,sin", "--user-at", "ams"];
+    let world = World::start_with(&places, &[("LONGSHORE_REBALANCE_AFTER", "1s")]).unwrap();
+    push(&world, "one");
+    for place in ["nyc", "sin"] {
+        world.run(&["cordon", "--location", place]).ok();
+    }
+    let goal = json!({"placement": {"latency": "60ms"}});
+    world.deploy(&but(web("web", 1), &goal)).unwrap();
+    assert_eq!(at(&world.instances("web").unwrap()), BTreeSet::from(["ams"]));
+    for place in ["nyc", "sin"] {
+        world.run(&["uncordon", "--location", place]).ok();
+    }
+    eventually("it is answered in Singapore", || Ok(page(&world, "sin").ok())).unwrap();
+    eventually("it is where its users are", || {
+        assert_eq!(page(&world, "sin").unwrap(), "one", "each request is answered");
+        Ok((at(&world.instances("web")?) == BTreeSet::from(["sin"])).then_some(()))
+    })
+    .unwrap();
+    // And from afar, where nobody is now.
+    assert_eq!(page(&world, "ams").unwrap(), "one");
+    let told = world.run(&["explain", "web"]);
+    let words = ["within 60ms, and 95% should be", "because nearer to its users than one at ams: "];
+    assert!(words.iter().all(|words| told.stdout.contains(words)), "{told}");
+    let app: AppView = world.call("/v1/projects/default/apps/web").unwrap();
+    assert!(app.latency.unwrap().reached > Some(90));
+    assert!(world.run(&["events", "--json"]).stdout.contains("web from ams to sin: "));
     world.finish();
 }
 

@@ -38,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct World {
     dir: TempDir,
     arguments: Vec<String>,
+    /// What its processes find in their environment besides.
+    variables: Vec<(&'static str, &'static str)>,
     process: Option<Child>,
     /// Where its control plane is reached.
     remote: Remote,
@@ -51,6 +53,11 @@ pub struct World {
 impl World {
     /// Starts one with flags of `longshore world`, and waits until all of it is there.
     pub fn start(flags: &[&str]) -> Result<Self> {
+        Self::start_with(flags, &[])
+    }
+
+    /// The same with variables in the environment of all its processes.
+    pub fn start_with(flags: &[&str], variables: &[(&'static str, &'static str)]) -> Result<Self> {
         let builder = &mut tempfile::Builder::new();
         // Short, for sockets; the users of instances pass it.
         builder.prefix("lsw-").permissions(fs::Permissions::from_mode(0o711));
@@ -59,6 +66,7 @@ impl World {
         let mut world = Self {
             dir,
             arguments: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            variables: variables.to_vec(),
             process: None,
             remote: Remote::new("", ""),
             endpoints: Endpoints::default(),
@@ -126,7 +134,8 @@ impl World {
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", self.dir.path().join("home"))
-            .env("RUST_BACKTRACE", "1");
+            .env("RUST_BACKTRACE", "1")
+            .envs(self.variables.iter().copied());
         command
     }
 

@@ -53,8 +53,9 @@ use std::collections::BTreeMap;
 
 use longshore_types::{
     AppName, Capacity, Coordinates, Cordon, Decision, Digest, Duration, Generation, HostName,
-    InstanceId, InstancePhase, LocationName, Manifest, NodeName, ProjectName, ReleaseNumber,
-    Resources, SecretName, SecretValue, SecretVersion, Timestamp, Traits, token::Rights,
+    InstanceId, InstancePhase, LocationName, Manifest, NodeName, Percent, ProjectName,
+    ReleaseNumber, Resources, SecretName, SecretValue, SecretVersion, Timestamp, Traits,
+    token::Rights,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,9 @@ pub struct PlanView {
     /// What would find no place now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<WaitingView>,
+    /// How near it would be to its users, when it says how near it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<LatencyView>,
 }
 
 /// Instances that no location takes.
@@ -221,6 +225,9 @@ pub struct AppView {
     /// when there is none to go back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<ReleaseNumber>,
+    /// How near it is to its users, when it says how near it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<LatencyView>,
     /// Why it is not running yet, when something is known.
     pub note: Option<String>,
     /// Raised at each change of what should run.
@@ -234,6 +241,37 @@ impl AppView {
         let heard = self.count.saturating_sub(away);
         // With nobody heard of nothing is known.
         self.outdated == 0 && self.ready >= heard && (heard > 0 || self.count == 0)
+    }
+}
+
+/// How near an app is to its users, beside how near it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LatencyView {
+    /// The longest round trip that is near enough.
+    pub within: Duration,
+    /// How many users should have no longer one.
+    pub users: Percent,
+    /// Of a hundred users, how many have; absent while nobody knows where the users are.
+    pub reached: Option<u32>,
+}
+
+impl LatencyView {
+    /// The same in words: `62 % of its users are within 50ms, and 95% should be`.
+    pub fn text(&self) -> String {
+        let Self { within, users, reached } = self;
+        match reached {
+            Some(reached) => {
+                format!("{reached} % of its users are within {within}, and {users} should be")
+            }
+            None => format!(
+                "{users} of its users should be within {within}, and nobody knows yet where they are"
+            ),
+        }
+    }
+
+    /// True when it is known to be farther from them than it should be.
+    pub fn is_missed(&self) -> bool {
+        self.reached.is_some_and(|reached| reached * 10 < self.users.permille())
     }
 }
 
@@ -381,6 +419,9 @@ pub struct AppExplanation {
     /// Why something of it is still where it may not be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub staying: Option<String>,
+    /// How near it is to its users, when it says how near it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<LatencyView>,
 }
 
 /// What a location cannot carry out of an app.

@@ -111,6 +111,8 @@ pub struct Options {
     pub joining: Option<JoiningOptions>,
     /// How many requests to the API each token may send in a second; five times as many at once.
     pub api_rate: NonZeroU32,
+    /// How long it has to be better elsewhere for the users of an app before an instance moves there.
+    pub rebalance_after: longshore_types::Duration,
 }
 
 /// The registry as users see it.
@@ -439,7 +441,8 @@ async fn lead(
     // Nobody else sets it.
     let _ = leading.set(Arc::clone(&plane));
     let (rounds, data_dir) = (metrics.rounds.clone(), options.data_dir.clone());
-    service.spawn("scheduler", scheduler::run(Arc::clone(&plane), rounds, data_dir));
+    let scheduled = (data_dir, options.rebalance_after.0);
+    service.spawn("scheduler", scheduler::run(Arc::clone(&plane), rounds, scheduled));
     service.spawn_until_shutdown("elsewhere", elsewhere::keep(Arc::clone(&plane)));
     let link = links::router(Arc::clone(&plane));
     let api = metrics.api.clone().measure(api::router(plane));

@@ -14,14 +14,20 @@ use longshore_types::LocationName;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::histogram::Histogram;
 
-use crate::Plane;
 use crate::catalog::Catalog;
 use crate::reports::{ByLocation, Received};
+use crate::{Plane, scheduler};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
 struct InPhase {
     location: String,
     phase: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AppLabels {
+    project: String,
+    app: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -74,6 +80,7 @@ impl Metrics {
             let (catalog, reports) = look;
             tell_of_catalog(scrape, &catalog)?;
             tell_of_allotments(scrape, &catalog)?;
+            tell_of_goals(scrape, &catalog, &reports)?;
             tell_of_instances(scrape, &reports)?;
             tell_of_locations(scrape, &reports)
         });
@@ -108,6 +115,24 @@ fn tell_of_allotments(scrape: &mut Scrape<'_>, catalog: &Catalog) -> fmt::Result
     of("location_allotted_instances", help, |one| one.0)?;
     let help = "Instances that may ever run at the location";
     of("location_budget_instances", help, |one| one.1)
+}
+
+fn tell_of_goals(scrape: &mut Scrape<'_>, catalog: &Catalog, reports: &ByLocation) -> fmt::Result {
+    let views = catalog.apps.keys().filter_map(|key| {
+        let labels = AppLabels { project: key.0.to_string(), app: key.1.to_string() };
+        Some((labels, scheduler::latency(catalog, reports, key)?))
+    });
+    let views: Vec<_> = views.collect();
+    let goals = views
+        .iter()
+        .map(|(labels, view)| (labels.clone(), f64::from(view.users.permille()) / 1000.0));
+    let help = "The share of its users that an app should have within its round trip";
+    scrape.gauges("app_users_goal_ratio", help, goals)?;
+    let reached = views
+        .iter()
+        .filter_map(|(labels, view)| Some((labels.clone(), f64::from(view.reached?) / 100.0)));
+    let help = "The share that it has, where it is known who its users are";
+    scrape.gauges("app_users_reached_ratio", help, reached)
 }
 
 fn tell_of_instances(scrape: &mut Scrape<'_>, reports: &ByLocation) -> fmt::Result {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longshore_api::links::{InstanceStatus, LocationReport};
+use longshore_planning::global::{Demand, Ways};
 use longshore_types::{InstanceId, LocationName, ProjectName, Timestamp};
 use tokio::sync::watch;
 
@@ -33,6 +34,10 @@ pub struct Received {
     pub at_wall: Timestamp,
     /// What it found no node for, by app: in this report, or in an earlier one, and has no more of now.
     pub refusals: Arc<Refusals>,
+    /// How many requests an hour come in there, by app.
+    pub demand: Arc<BTreeMap<AppKey, u64>>,
+    /// The round trips to other locations, in whole milliseconds: less is noise.
+    pub round_trips: Arc<BTreeMap<LocationName, longshore_types::Duration>>,
 }
 
 impl Received {
@@ -123,7 +128,9 @@ impl Reports {
                 }
             };
             let (at, at_wall) = (Instant::now(), longshore_link::now());
-            let received = Received { report: Arc::new(report), at, at_wall, refusals };
+            let (demand, round_trips) = (Arc::new(demand(&report)), Arc::new(round_trips(&report)));
+            let report = Arc::new(report);
+            let received = Received { report, at, at_wall, refusals, demand, round_trips };
             let news = before.is_none_or(|before| {
                 !before.reachable() || !same_but_for_time(&before.report, &received.report)
             });
@@ -168,6 +175,33 @@ pub fn of_app<'a>(
     key: &'a AppKey,
 ) -> impl Iterator<Item = &'a InstanceStatus> {
     reports.values().flat_map(move |received| received.of_app(key))
+}
+
+fn demand(report: &LocationReport) -> BTreeMap<AppKey, u64> {
+    let each = report.demand.iter();
+    each.map(|one| ((one.project.clone(), one.app.clone()), one.requests_per_hour)).collect()
+}
+
+fn round_trips(report: &LocationReport) -> BTreeMap<LocationName, longshore_types::Duration> {
+    let whole = |micros: u64| longshore_types::Duration::from_millis(micros.div_ceil(1000));
+    report.round_trip_micros.iter().map(|(to, micros)| (to.clone(), whole(*micros))).collect()
+}
+
+/// Where the users of an app are, by what all locations say; of one that is not heard of, by what it said last.
+pub fn demand_of(reports: &ByLocation, key: &AppKey) -> Demand {
+    Demand::of(reports.iter().filter_map(|(name, received)| {
+        let requests = received.demand.get(key)?;
+        Some((name.clone(), *requests))
+    }))
+}
+
+/// How far the locations are from each other.
+pub fn ways(reports: &ByLocation) -> Ways<'_> {
+    Ways::of(
+        reports
+            .iter()
+            .map(|(name, received)| (name, received.report.coordinates, &*received.round_trips)),
+    )
 }
 
 /// Times that pass, and what is measured and counted all the time, is no news.

@@ -5,7 +5,9 @@
 
 mod blocked;
 mod forgetting;
+mod goals;
 mod log;
+mod moves;
 mod summaries;
 mod wanted;
 
@@ -37,7 +39,9 @@ use crate::waves::Releases;
 use crate::{GlobalError, Plane};
 use blocked::Queue;
 use forgetting::{forgetting, forgetting_secrets, removal};
+pub use goals::{latency, latency_with};
 use log::Log;
+use moves::Moves;
 pub use summaries::kinds;
 use summaries::locations;
 use wanted::{in_force, wanted_app, wanted_now};
@@ -55,12 +59,12 @@ const MOST_AT_ONCE: usize = MAX_OPERATIONS - 1;
 pub async fn run(
     plane: Arc<Plane>,
     rounds: Histogram,
-    data_dir: PathBuf,
+    (data_dir, rebalance_after): (PathBuf, Duration),
 ) -> Result<(), GlobalError> {
     let mut catalog = plane.catalog.subscribe();
     let mut reports = plane.reports.subscribe();
     let shutdown = plane.service.shutdown();
-    let mut judged = Judged::new(Log::open(&data_dir));
+    let mut judged = Judged::new(Log::open(&data_dir), rebalance_after);
     let mut swept: Option<Instant> = None;
     loop {
         if swept.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL) {
@@ -80,7 +84,9 @@ pub async fn run(
         if wrote && !shutdown.is_cancelled() {
             continue;
         }
-        let deadline = judged.rollouts.next_deadline(&plane.catalog()).unwrap_or(INTERVAL);
+        let rollouts = judged.rollouts.next_deadline(&plane.catalog());
+        let moves = judged.moves.next_deadline(Instant::now());
+        let deadline = rollouts.into_iter().chain(moves).min().unwrap_or(INTERVAL);
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             Ok(()) = catalog.changed() => {}
@@ -102,19 +108,21 @@ struct Judged {
     ended: Ended,
     strays: Strays,
     queue: Queue,
+    moves: Moves,
     log: Log,
 }
 
 impl Judged {
-    fn new(log: Log) -> Self {
+    fn new(log: Log, rebalance_after: Duration) -> Self {
         let (rollouts, ended, strays) = Default::default();
-        Self { rollouts, ended, strays, queue: Queue::default(), log }
+        let moves = Moves::new(rebalance_after);
+        Self { rollouts, ended, strays, queue: Queue::default(), moves, log }
     }
 }
 
 /// Brings every app's allotments in line, and judges its rollout; true when something was written.
 async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalError> {
-    let Judged { rollouts, ended, strays, queue, log } = judged;
+    let Judged { rollouts, ended, strays, queue, moves, log } = judged;
     let catalog = plane.catalog();
     let reports = plane.reports.now();
     rollouts.forget_gone(&catalog);
@@ -129,6 +137,7 @@ async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalErr
     // What one app is given in this round is taken from what the others see.
     let mut locations = locations(&catalog, &reports);
     queue.begin_round(&locations, |key| catalog.apps.contains_key(key));
+    moves.forget_gone(|key| catalog.apps.contains_key(key));
     for (key, app) in in_order(&catalog) {
         let change = if app.record.removing {
             removal(&catalog, &reports, key)
@@ -147,7 +156,7 @@ async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalErr
                 Some(with_event(change, &Who::PLATFORM, Some(&key.0), "rm", subject))
             };
             let queue = Some(&mut *queue).filter(|_| !wrote);
-            let kept = Kept { queue, log: &mut *log };
+            let kept = Kept { queue, moves: &mut *moves, log: &mut *log };
             let change = allotments((&catalog, &reports), key, &mut locations, kept);
             let change = change.or_else(verdict);
             change.or_else(over).or_else(|| forgetting(&catalog, &reports, key, &app.record))
@@ -369,6 +378,7 @@ fn tried(
 struct Kept<'a> {
     /// The apps that wait, in a round in which nothing was written so far.
     queue: Option<&'a mut Queue>,
+    moves: &'a mut Moves,
     log: &'a mut Log,
 }
 
@@ -377,12 +387,14 @@ fn allotments(
     (catalog, reports): (&Catalog, &ByLocation),
     key: &AppKey,
     locations: &mut [LocationState],
-    Kept { mut queue, log }: Kept<'_>,
+    Kept { mut queue, moves, log }: Kept<'_>,
 ) -> Option<Transaction> {
-    let Stored { record, revision } = catalog.apps.get(key)?;
+    let stored = catalog.apps.get(key)?;
+    let Stored { record, revision } = stored;
     let release = catalog.current_release(key)?;
     let held = held(catalog, key);
-    let wanted = wanted_now((catalog, reports), (key, &held), record)?;
+    let mut wanted = wanted_now((catalog, reports), (key, &held), record)?;
+    wanted.demand.moving = moves.of(key, stored, &wanted, locations);
     let releases = Releases::of(catalog, reports, (key, record, &held), |name| {
         may_be(release, name, locations)
     });
@@ -454,8 +466,9 @@ fn allotments(
     }
     if let (Some(queue), Some(waiting), None) = (queue, waiting, &change.transaction) {
         queue.block(key, *revision, (wanted, waiting));
+        return None;
     }
-    change.told(key)
+    change.told(key).map(|change| moves::with_told(change, &wanted, &shared))
 }
 
 /// The first of the changes that an app's allotments need, as many as one transaction takes. The rest comes

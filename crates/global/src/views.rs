@@ -186,6 +186,7 @@ fn app_of(
         state: state.to_owned(),
         canary,
         failed: wanted.failed,
+        latency: scheduler::latency(catalog, reports, key),
         note,
         generation: wanted.generation,
     })
@@ -296,7 +297,8 @@ pub fn explained(
     key: &AppKey,
     public: &PublicNames,
 ) -> Option<AppExplanation> {
-    let AppView { app, count, ready, note, .. } = self::app(catalog, reports, key, public)?;
+    let AppView { app, count, ready, note, latency, .. } =
+        self::app(catalog, reports, key, public)?;
     let Obstacles { waiting, staying } = scheduler::obstacles(catalog, reports, key);
     let waiting = waiting.map(|Waiting { missing, decision }| WaitingView { missing, decision });
     let shortfalls = shortfalls(reports, key).map(|(location, shortfall)| LocationShortfall {
@@ -313,7 +315,7 @@ pub fn explained(
         (None, None, Some(note)) => format!("{ready} of {count} run; {note}"),
         (None, None, None) => format!("{ready} of {count} run"),
     };
-    Some(AppExplanation { app, count, ready, summary, waiting, shortfalls, staying })
+    Some(AppExplanation { app, count, ready, summary, waiting, shortfalls, staying, latency })
 }
 
 fn count<T>(items: impl Iterator<Item = T>) -> u32 {

@@ -36,6 +36,7 @@ pub fn app(name: &str) -> AppView {
         state: "rolling".to_owned(),
         canary: None,
         failed: None,
+        latency: None,
         note: None,
         generation: Generation(1),
     }

@@ -8,21 +8,27 @@
 //! far as others are healthy elsewhere for it ([`drain`]); so does one that the app does not want any more,
 //! or not as much of ([`constraints`]). What no location takes waits, and is told of with every refusal, unless
 //! something that matters less can leave for it ([`room`]).
+//!
+//! Of the locations that will do, those near the users of an app are better ([`users`]), where it is known who they
+//! are; and an app that says how near it should be follows them ([`rebalance`]).
 
 mod constraints;
 mod drain;
 mod freed;
 mod lost;
+mod rebalance;
 mod refused;
 mod room;
 mod supply;
+mod users;
 mod waiting;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{
-    AppName, Candidate, Capacity, Coordinates, Cordon, Decision, Lack, LocationName, Placement,
-    Priority, ProjectName, Timestamp, Traits,
+    AppName, Candidate, Capacity, Coordinates, Cordon, Decision, Duration, Lack, LocationName,
+    Placement, Priority, ProjectName, Timestamp, Traits,
 };
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +38,10 @@ pub(crate) use constraints::node_refusal;
 pub use constraints::{NodeKind, permits};
 pub use drain::{AppMove, preview_drain, staying};
 pub use freed::{Freed, ReportedNode, Without, kinds};
+pub use rebalance::{Better, LEAST_GAIN, Moving, better};
 pub use supply::{Blocked, Supplies, more_of_nodes, supplies};
+use users::Nearness;
+pub use users::{Demand, Ways, reached};
 
 /// An app that should run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +70,9 @@ pub struct WantedApp {
     pub priority: Priority,
     /// Why it is not started elsewhere when a location is drained.
     pub pinned: Option<Pinned>,
+    /// Where its users are.
+    #[serde(default)]
+    pub demand: Demand,
     /// What it has been given so far.
     pub shares: Vec<Share>,
 }
@@ -121,6 +133,9 @@ pub struct LocationState {
     pub kinds: Vec<NodeKind>,
     /// True while it has not heard some of its nodes, so that what they are is not known.
     pub unheard: bool,
+    /// The round trips from there to other locations, as far as they were measured.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub round_trips: BTreeMap<LocationName, Duration>,
 }
 
 impl LocationState {
@@ -162,14 +177,16 @@ pub struct Waiting {
 /// is lost, more may be shared out than should run, and never more than `max`.
 pub fn plan_shares(now: Timestamp, app: &WantedApp, locations: &[LocationState]) -> Shared {
     let mut shares = app.shares.clone();
+    let app = &*rebalance::possible(app, locations);
     drain::empty(&mut shares, app, locations);
+    let app = &*rebalance::unless_done(app, &shares);
     let placed: u32 = shares.iter().map(|share| share.count).sum();
     let leaving = constraints::leaving(app, &shares, locations);
     // What is elsewhere for what still has to leave, or is lost, is no surplus.
     let lost = lost::of(&shares, &leaving);
     let kept: Vec<u32> = leaving.iter().zip(&lost).map(|(leaving, lost)| leaving + lost).collect();
     let settled = placed - kept.iter().sum::<u32>();
-    take_away(&mut shares, &kept, settled.saturating_sub(app.count), locations);
+    take_away(&mut shares, app, (&kept, settled.saturating_sub(app.count)), locations);
     let mut waiting = None;
     for missing in (1..=app.count.saturating_sub(placed)).rev() {
         if let Err(decision) = add_one_or_make_room(now, app, &mut shares, locations) {
@@ -179,6 +196,8 @@ pub fn plan_shares(now: Timestamp, app: &WantedApp, locations: &[LocationState])
     }
     lost::replace(now, app, &mut shares, locations);
     refused::move_on(now, app, &mut shares, locations);
+    rebalance::begin(now, app, &mut shares, locations);
+    let app = &*rebalance::if_begun(app, &shares, locations);
     drain::fill(now, app, &mut shares, locations);
     shares.retain(|share| share.count > 0);
     for share in &mut shares {
@@ -237,21 +256,29 @@ pub fn spread_canaries(running: &[u32], n_canaries: u32) -> Vec<u32> {
     spread
 }
 
-/// Takes instances away one by one, first where not all are healthy, then where most run, from unreachable
-/// locations last: those cannot be told. So many of each share as `kept` says are left alone.
-fn take_away(shares: &mut [Share], kept: &[u32], surplus: u32, locations: &[LocationState]) {
+/// Takes instances away one by one, first where not all are healthy, then where users miss it least, then where most
+/// run, from unreachable locations last: those cannot be told. How apps keep apart that say so comes before their
+/// users. So many of each share as `kept` says are left alone.
+fn take_away(
+    shares: &mut [Share],
+    app: &WantedApp,
+    (kept, surplus): (&[u32], u32),
+    locations: &[LocationState],
+) {
     let reachable = |name: &LocationName| {
         locations.iter().any(|location| location.name == *name && location.reachable)
     };
+    let keeps_apart = app.placement.spread_locations.is_some();
     for _ in 0..surplus {
-        let most =
-            shares.iter_mut().zip(kept).filter(|(share, kept)| share.count > **kept).max_by_key(
-                |(share, kept)| {
-                    let is_ill = share.count > share.ready;
-                    (reachable(&share.location), is_ill, share.count - **kept)
-                },
-            );
-        if let Some((share, _)) = most {
+        let losses = rebalance::losses(app, shares, locations);
+        let each = shares.iter_mut().zip(kept).zip(losses);
+        let open = each.filter(|((share, kept), _)| share.count > **kept);
+        let most = open.max_by_key(|((share, kept), loss)| {
+            let (is_ill, n_here) = (share.count > share.ready, share.count - **kept);
+            let crowd = if keeps_apart { n_here } else { 0 };
+            (reachable(&share.location), is_ill, crowd, Reverse(*loss), n_here)
+        });
+        if let Some(((share, _), _)) = most {
             share.count -= 1;
         }
     }
@@ -265,10 +292,10 @@ fn add_one(
     shares: &mut Vec<Share>,
     locations: &[LocationState],
 ) -> Result<usize, Decision> {
-    let mut candidates: Vec<(Candidate, &LocationState)> = locations
-        .iter()
-        .map(|location| (judge(app, location, shares, locations), location))
-        .collect();
+    let users = Nearness::of(app, shares, locations);
+    let among = (locations, users.as_ref());
+    let mut candidates: Vec<(Candidate, &LocationState)> =
+        locations.iter().map(|location| (judge(app, location, shares, among), location)).collect();
     candidates.sort_by(|(a, _), (b, _)| b.score.cmp(&a.score).then_with(|| a.name.cmp(&b.name)));
     let chosen = candidates.first().filter(|(best, _)| best.score.is_some());
     let Some((best, location)) = chosen else {
@@ -280,10 +307,11 @@ fn add_one(
         1 => "the only location".to_owned(),
         n_locations => format!("best of {n_locations} locations: {}", best.why),
     };
-    let (name, chosen) = (location.name.clone(), Some(best.name.clone()));
+    let chosen = Some(best.name.clone());
+    let name = &location.name;
     let candidates = candidates.into_iter().map(|(candidate, _)| candidate);
     let decision = Decision { at: now, chosen, why, candidates: worth_keeping(candidates) };
-    Ok(give(shares, &name, decision))
+    Ok(give(shares, name, decision))
 }
 
 /// The same, and where it is nowhere something that matters less leaves for it.
@@ -333,11 +361,11 @@ fn worth_keeping(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> 
     candidates.filter(is_kept).collect()
 }
 
-/// A kilometre weighs more than any memory, an instance of the same app more than any way, and an old report
-/// more than any number of instances.
+/// A kilometre, or a tenth of a millisecond to users, weighs more than any memory, a user within the goal more than any
+/// way, an instance of the same app more than all users, and an old report more than any number of instances.
 const KM_PENALTY: i64 = 1 << 20;
-const SPREAD_PENALTY: i64 = 1 << 36;
-const LATE_PENALTY: i64 = 1 << 55;
+const SPREAD_PENALTY: i64 = 1 << 46;
+const LATE_PENALTY: i64 = 1 << 61;
 
 /// Why a location takes no instance of an app, whatever room it has; `known` is what it said last itself.
 fn against(
@@ -360,12 +388,13 @@ fn against(
     against.map(|(lack, why)| (lack, format!("refused: {why}")))
 }
 
-/// Judges a location for one more instance of an app, of which `shares` is what each will have.
+/// Judges a location for one more instance of an app, of which `shares` is what each will have, among others and
+/// for its users, where these are known.
 fn judge(
     app: &WantedApp,
     location: &LocationState,
     shares: &[Share],
-    locations: &[LocationState],
+    (locations, users): (&[LocationState], Option<&Nearness<'_>>),
 ) -> Candidate {
     let name = location.name.to_string();
     let refused = |lack, why| Candidate { name: name.clone(), score: None, why, lack: Some(lack) };
@@ -413,6 +442,11 @@ fn score(
             Some(km) => format!(", {km} km from {near}"),
             None => format!(", nobody knows how far from {near}"),
         });
+    }
+    if let Some(users) = users {
+        let (worth, words) = users.judge(&location.name);
+        score += worth;
+        why.push_str(&words);
     }
     if app.placement.spread_locations.is_some() {
         score -= i64::from(n_here) * SPREAD_PENALTY;

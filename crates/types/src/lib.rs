@@ -17,6 +17,7 @@ pub mod image_reference;
 pub mod ingress;
 pub mod instance;
 pub mod jurisdiction;
+mod latency;
 pub mod lenient;
 pub mod manifest;
 mod nearest;
@@ -45,6 +46,7 @@ pub use image_reference::{ImageReference, Tag};
 pub use ingress::{AppProtocol, IngressRules};
 pub use instance::{ExitReason, InstancePhase};
 pub use jurisdiction::{Country, CountryGroup, Jurisdiction};
+pub use latency::{LatencyGoal, Percent};
 pub use manifest::{
     Attached, Health, HealthKind, Manifest, ManifestProblem, ProcessOverrides, Release,
     ReleaseCommand, Resources, RestartPolicy,

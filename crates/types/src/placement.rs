@@ -11,7 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Coordinates, Country, Jurisdiction, LocationName, ParseError, ReachAddress, text_type,
+    Coordinates, Country, Duration, Jurisdiction, LatencyGoal, LocationName, ParseError, Percent,
+    ReachAddress, text_type,
 };
 
 /// Something that an operator says of a location or a node, `key=value`. A key may have several values.
@@ -212,9 +213,21 @@ pub struct Placement {
     /// The nearer to this the better.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub near: Option<Near>,
+    /// The longest round trip that is near enough to users; no goal when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Duration>,
+    /// How many users should have an instance that near; 95% when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users: Option<Percent>,
 }
 
 impl Placement {
+    /// How near the users of the app it should be, if it says so.
+    pub fn goal(&self) -> Option<LatencyGoal> {
+        let users = self.users.unwrap_or(LatencyGoal::USERS);
+        self.latency.map(|within| LatencyGoal { within, users })
+    }
+
     /// True when nothing is said, as of most apps.
     pub fn is_none(&self) -> bool {
         *self == Self::default()

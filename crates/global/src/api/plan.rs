@@ -54,8 +54,11 @@ pub async fn show(
             (next_number(&catalog, &key), after.manifest.count, changes(&before, &after))
         }
     };
-    let (placement, waiting) = placement(&catalog, &plane.reports.now(), &key, (count, &manifest));
-    Ok(Json(PlanView { current: number, release, placement, waiting, changes }))
+    let reports = plane.reports.now();
+    let (placement, waiting) = placement(&catalog, &reports, &key, (count, &manifest));
+    let then = placement.iter().map(|one| (&one.location, one.after));
+    let latency = scheduler::latency_with(&reports, (&key, &manifest.placement), then);
+    Ok(Json(PlanView { current: number, release, placement, waiting, latency, changes }))
 }
 
 /// The manifest that says as little as one of this app can.

@@ -18,6 +18,7 @@ fn app(name: &str, ready: u32) -> AppView {
         state: "rolling".to_owned(),
         canary: None,
         failed: None,
+        latency: None,
         note: None,
         generation: Generation(1),
     }

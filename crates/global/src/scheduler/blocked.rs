@@ -46,7 +46,10 @@ impl Queue {
     /// Whether planning an app would change nothing.
     pub fn sleeps(&mut self, key: &AppKey, revision: Revision, wanted: &WantedApp) -> bool {
         let Some(entry) = self.waiting.get(key) else { return false };
-        let is_same = entry.revision == revision && entry.wanted == *wanted;
+        // Where users are makes room for nothing.
+        let demand = entry.wanted.demand.clone();
+        let is_same =
+            entry.revision == revision && entry.wanted == WantedApp { demand, ..wanted.clone() };
         let sleeps = is_same && !self.disturbed && !entry.blocked.is_woken(&self.supplies);
         if !sleeps {
             self.waiting.remove(key);
@@ -98,6 +101,7 @@ mod tests {
             traits: Default::default(),
             kinds: vec![kind],
             unheard: false,
+            round_trips: BTreeMap::new(),
         }
     }
 
@@ -116,6 +120,7 @@ mod tests {
             may_make_room: Default::default(),
             priority: Default::default(),
             pinned: None,
+            demand: Default::default(),
             shares: Vec::new(),
         }
     }

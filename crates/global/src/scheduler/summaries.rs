@@ -74,6 +74,7 @@ fn state(catalog: &Catalog, received: &Received, given: &[Given<'_>]) -> Locatio
         kinds: kinds(report),
         // One that its location knows by name alone.
         unheard: report.nodes.iter().any(|node| node.version.is_empty()),
+        round_trips: received.round_trips.as_ref().clone(),
     };
     let mut shown: BTreeMap<(&ProjectName, &AppName), u32> = BTreeMap::new();
     for status in &report.instances {
@@ -170,6 +171,8 @@ mod tests {
             report: report.into(),
             at: std::time::Instant::now(),
             refusals: Default::default(),
+            demand: Default::default(),
+            round_trips: Default::default(),
         };
         assert_eq!(received.report.acknowledged, Generation(7));
         let state = state(&Catalog::default(), &received, &given);

@@ -11,7 +11,7 @@ use longshore_types::{InstancePhase, Lack, LocationName, Manifest, Release, Rest
 use super::Held;
 use crate::catalog::{AppKey, Catalog, Stored};
 use crate::records::{AllotmentRecord, AppRecord, RolloutStage};
-use crate::reports::{ByLocation, Received, of_app};
+use crate::reports::{ByLocation, Received, demand_of, of_app};
 use crate::views;
 
 /// The budget by which a location may still go. Once it has acknowledged a lower one it starts nothing
@@ -110,6 +110,7 @@ pub(super) fn wanted_app(
         may_make_room: may_make_room(reports, key),
         priority: manifest.priority,
         pinned: pinned(reports, key, manifest),
+        demand: demand_of(reports, key),
         shares: so_far.collect(),
     }
 }

@@ -6,6 +6,7 @@
 mod access;
 mod budgets;
 mod cordons;
+mod demand;
 mod elsewhere;
 mod joining;
 mod leading;

@@ -90,6 +90,7 @@ impl Plane {
                 registry_advertised: "203.0.113.1:4605".to_owned(),
             }),
             api_rate,
+            rebalance_after: longshore_types::Duration::from_millis(1),
         };
         let listeners = Listeners {
             api,

@@ -41,12 +41,17 @@ pub fn render(apps: &[AppView]) -> String {
         if let Some(note) = &app.note {
             text.push_str(&format!("\n{}: {note}\n", app.app));
         }
+        if let Some(latency) = app.latency.as_ref().filter(|latency| latency.is_missed()) {
+            text.push_str(&format!("\n{}: {}\n", app.app, latency.text()));
+        }
     }
     text
 }
 
 #[cfg(test)]
 mod tests {
+    use longshore_api::v1::LatencyView;
+
     use super::*;
     use crate::test_views;
 
@@ -62,5 +67,20 @@ mod tests {
             "web  rolling  0/1      r1       default/web:1  http://web.localhost:8080"
         );
         assert_eq!(lines[4], format!("web: {}", "x".repeat(100)));
+    }
+
+    #[test]
+    fn a_goal_is_told_of_when_it_is_missed() {
+        let near = |reached| {
+            let latency = LatencyView {
+                within: longshore_types::Duration::from_millis(50),
+                users: longshore_types::LatencyGoal::USERS,
+                reached,
+            };
+            render(&[AppView { latency: Some(latency), ..test_views::app("web") }])
+        };
+        let told = "\nweb: 94 % of its users are within 50ms, and 95% should be\n";
+        assert!(near(Some(94)).ends_with(told));
+        assert_eq!(near(Some(95)), near(None));
     }
 }

@@ -60,7 +60,7 @@ pub enum Explained {
 
 /// How much of an app runs, in words.
 fn render_app(told: &AppExplanation) -> String {
-    let AppExplanation { app, summary, waiting, shortfalls, staying, .. } = told;
+    let AppExplanation { app, summary, waiting, shortfalls, staying, latency, .. } = told;
     let mut text = format!("{app}: {summary}\n");
     if let Some(WaitingView { missing, decision }) = waiting {
         text.push_str(&format!("{missing} at no location\n"));
@@ -72,6 +72,9 @@ fn render_app(told: &AppExplanation) -> String {
     }
     if let Some(staying) = staying {
         text.push_str(&format!("{staying}\n"));
+    }
+    if let Some(latency) = latency {
+        text.push_str(&format!("{}\n", latency.text()));
     }
     text
 }
@@ -132,6 +135,7 @@ pub fn push_decision(text: &mut String, decision: &Decision) {
 #[cfg(test)]
 mod tests {
     use longshore_api::links::{Shortfall, Stage};
+    use longshore_api::v1::LatencyView;
     use longshore_types::Timestamp;
 
     use super::*;
@@ -168,6 +172,11 @@ mod tests {
             }),
             shortfalls: vec![LocationShortfall { location: "here".parse().unwrap(), shortfall }],
             staying: Some("some of it is still where it may not be".to_owned()),
+            latency: Some(LatencyView {
+                within: longshore_types::Duration::from_millis(50),
+                users: longshore_types::LatencyGoal::USERS,
+                reached: Some(62),
+            }),
         });
         assert_eq!(
             text,
@@ -181,7 +190,8 @@ mod tests {
              \x20 refused  n1: refused: no runsc: not found\n\
              \x20          to change that: the runtime has to be installed there, or the manifest has to \
              choose another\n\
-             some of it is still where it may not be\n"
+             some of it is still where it may not be\n\
+             62 % of its users are within 50ms, and 95% should be\n"
         );
     }
 

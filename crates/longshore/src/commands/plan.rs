@@ -61,6 +61,9 @@ fn render(app: &str, plan: &PlanView) -> String {
         text.push_str(&format!("{missing} {waits}\n"));
         super::explain::push_decision(&mut text, decision);
     }
+    if let Some(latency) = &plan.latency {
+        text.push_str(&format!("there, {}\n", latency.text()));
+    }
     text
 }
 
@@ -99,6 +102,7 @@ mod tests {
             ],
             placement: vec![placement],
             waiting: None,
+            latency: None,
         };
         let expected = "web: r3 would take the place of r2\n  ~ count = 2 -> 1\n  \
                         + process.env.A = \"x\"\n  - process.user = \"1\"\n";

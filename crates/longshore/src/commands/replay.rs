@@ -168,6 +168,7 @@ mod tests {
             traits: Default::default(),
             kinds: vec![kind],
             unheard: false,
+            round_trips: Default::default(),
         }
     }
 
@@ -185,6 +186,7 @@ mod tests {
             may_make_room: Default::default(),
             priority: Default::default(),
             pinned: None,
+            demand: Default::default(),
             shares: Vec::new(),
         }
     }

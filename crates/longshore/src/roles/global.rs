@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use longshore_global::{JoiningOptions, PublicRegistry, StoreChoice};
 use longshore_link::{Endpoint, Listener};
-use longshore_types::HostName;
+use longshore_types::{Duration, HostName};
 
 use super::{MetricsOptions, Threads, TlsOptions, here, listener, users_listener};
 use crate::failure::{Failure, Kind, OrFail};
@@ -83,6 +83,10 @@ pub struct Options {
     /// How many requests to the API each token may send in a second; five times as many at once
     #[arg(long, value_name = "COUNT", default_value = "100")]
     api_rate: NonZeroU32,
+    /// How long it has to be better elsewhere for the users of an app with a latency goal before an instance
+    /// moves there
+    #[arg(long, value_name = "DURATION", default_value = "3m")]
+    rebalance_after: Duration,
     #[command(flatten)]
     metrics: MetricsOptions,
 }
@@ -132,6 +136,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
             root_file: options.root_file,
             joining,
             api_rate: options.api_rate,
+            rebalance_after: options.rebalance_after,
         };
         longshore_global::run(options, listeners, shutdown)
     })

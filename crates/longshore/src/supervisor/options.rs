@@ -44,6 +44,10 @@ pub struct UpOptions {
     /// How many requests to the API each token may send in a second [default: 100]
     #[arg(long, value_name = "COUNT")]
     api_rate: Option<String>,
+    /// How long it has to be better elsewhere for the users of an app with a latency goal before an instance
+    /// moves there [default: 3m]
+    #[arg(long, env = "LONGSHORE_REBALANCE_AFTER", value_name = "DURATION")]
+    rebalance_after: Option<String>,
     /// Where the registry listens, likewise [default: 127.0.0.1:4601]
     #[arg(long, value_name = "ADDRESS")]
     registry_listen: Option<String>,
@@ -196,6 +200,7 @@ impl UpOptions {
             store_key,
             api_listen,
             api_rate,
+            rebalance_after,
             registry_listen,
             tls_cert,
             tls_key,
@@ -241,6 +246,7 @@ impl UpOptions {
             ("store_key", store_key),
             ("api_listen", api_listen),
             ("api_rate", api_rate),
+            ("rebalance_after", rebalance_after),
             ("registry_listen", registry_listen),
             ("tls_cert", tls_cert),
             ("tls_key", tls_key),

@@ -159,6 +159,7 @@ fn control_plane(
         .with("ingress-public", &endpoints.ingress)
         .with("domain", &settings.domain)
         .with("api-rate", settings.api_rate)
+        .with("rebalance-after", settings.rebalance_after)
         .with("admin-token-file", home.admin_token_file().display())
         .with("system-token-file", home.system_token_file().display())
         .with("secret-keys-file", home.secret_keys_file().display())

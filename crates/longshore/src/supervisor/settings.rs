@@ -14,7 +14,8 @@ use longshore_global::StoreChoice;
 use longshore_runtime::RuntimePrograms;
 use longshore_store::EtcdTlsFiles;
 use longshore_types::{
-    Coordinates, HostName, IpNet, LocationName, ManifestProblem, NodeName, Traits, nearest,
+    Coordinates, Duration, HostName, IpNet, LocationName, ManifestProblem, NodeName, Traits,
+    nearest,
 };
 use toml::Value;
 
@@ -40,6 +41,8 @@ pub struct Settings {
     pub api_listen: SocketAddr,
     /// How many requests to the API each token may send in a second.
     pub api_rate: NonZeroU32,
+    /// How long it has to be better elsewhere for the users of an app before an instance moves there.
+    pub rebalance_after: Duration,
     /// Where the registry listens, likewise.
     pub registry_listen: SocketAddr,
     /// How users of both are spoken to.
@@ -99,6 +102,7 @@ impl Settings {
             store_tls: EtcdTlsFiles::default(),
             api_listen: loopback(4600),
             api_rate: DEFAULT_API_RATE,
+            rebalance_after: Duration::from_secs(180),
             registry_listen: loopback(4601),
             tls: TlsSettings::default(),
             ingress_listen: loopback(8080),

@@ -128,7 +128,7 @@ pub(super) fn km(
 }
 
 /// How many of each share have to leave, in the order of the shares: all where an operator or the app wants
-/// none, and what is too many in one place.
+/// none, what is too many in one place, and what moves to be nearer to users.
 pub(super) fn leaving(app: &WantedApp, shares: &[Share], locations: &[LocationState]) -> Vec<u32> {
     let at = |share: &Share| locations.iter().find(|location| location.name == share.location);
     let is_closed = |share: &Share| {
@@ -156,6 +156,11 @@ pub(super) fn leaving(app: &WantedApp, shares: &[Share], locations: &[LocationSt
         let kept = shares[idx].count.min(at_most).min(for_places);
         n_kept += kept;
         leaving[idx] = shares[idx].count - kept;
+    }
+    if let Some(moving) = &app.demand.moving
+        && let Some(idx) = shares.iter().position(|share| share.location == moving.from)
+    {
+        leaving[idx] = (leaving[idx] + 1).min(shares[idx].count);
     }
     leaving
 }

@@ -88,7 +88,7 @@ pub fn staying(
     }
     let is_drained = |other: &&LocationState| other.cordon.as_ref().is_some_and(|it| it.drains);
     let others = locations.iter().filter(|other| !is_drained(other));
-    let refusals = others.map(|other| judge(app, other, shares, locations));
+    let refusals = others.map(|other| judge(app, other, shares, (locations, None)));
     let refusals = refusals.filter(|other| other.score.is_none());
     let refusals: Vec<_> = refusals
         .take(super::KEPT_OF_EACH)

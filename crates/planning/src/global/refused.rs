@@ -1,10 +1,11 @@
 //! What a location was given and found no node for goes on to another at once.
 
-use longshore_types::Timestamp;
+use longshore_types::{LocationName, Timestamp};
 
 use super::{LocationState, Share, WantedApp, add_one_or_make_room};
 
-/// Gives other locations what some refused, as far as they take it. The rest stays where it was given: nobody
+/// Gives other locations what some refused, as far as they take it; but what was only to be nearer to users need not
+/// be anywhere, since the one that it was for goes on. The rest stays where it was given: nobody
 /// else would have it, and that location starts it as soon as it can.
 pub(super) fn move_on(
     now: Timestamp,
@@ -21,10 +22,17 @@ pub(super) fn move_on(
             let before = (shares[idx].count, shares[idx].make_room);
             shares[idx].count -= 1;
             shares[idx].make_room = before.1.saturating_sub(1);
+            if is_moving_there(app, &shares[idx].location) {
+                continue;
+            }
             if add_one_or_make_room(now, app, shares, locations).is_err() {
                 (shares[idx].count, shares[idx].make_room) = before;
                 return;
             }
         }
     }
+}
+
+fn is_moving_there(app: &WantedApp, location: &LocationName) -> bool {
+    app.demand.moving.as_ref().is_some_and(|moving| moving.to == *location)
 }

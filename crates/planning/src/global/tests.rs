@@ -28,6 +28,7 @@ fn location(idx: usize, reachable: bool, free_mib: u64) -> LocationState {
             freed: vec![],
         }],
         unheard: false,
+        round_trips: BTreeMap::new(),
     }
 }
 
@@ -51,6 +52,7 @@ fn app(count: u32, max: u32, shares: Vec<Share>) -> WantedApp {
         may_make_room: BTreeSet::new(),
         priority: Priority::default(),
         pinned: None,
+        demand: Demand::default(),
         shares,
     }
 }
@@ -123,6 +125,7 @@ fn a_lowered_budget_is_not_given_away_before_it_is_acknowledged() {
 }
 
 mod constrained;
+mod demanded;
 mod drained;
 mod lost;
 mod reach;

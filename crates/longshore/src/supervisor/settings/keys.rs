@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use longshore_global::StoreChoice;
-use longshore_types::{Coordinates, Country, HostName, Label};
+use longshore_types::{Coordinates, Country, Duration, HostName, Label};
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -84,6 +84,13 @@ pub const KEYS: &[Key] = &[
                many at once. Default 100.",
         set: |settings, value| put(&mut settings.api_rate, rate(value)),
         show: |settings| settings.api_rate.to_string(),
+    },
+    Key {
+        name: "rebalance_after",
+        help: "How long it has to be better elsewhere for the users of an app that has a latency goal before an\n\
+               instance moves there, at least 1s. Default \"3m\".",
+        set: |settings, value| put(&mut settings.rebalance_after, wait(value)),
+        show: |settings| quoted(settings.rebalance_after),
     },
     Key {
         name: "registry_listen",
@@ -446,6 +453,12 @@ fn rate(value: &Value) -> Result<NonZeroU32, &'static str> {
     };
     let rate = rate.and_then(NonZeroU32::new).filter(|rate| rate.get() <= 1_000_000);
     rate.ok_or("a whole number from 1 to 1000000")
+}
+
+fn wait(value: &Value) -> Result<Duration, &'static str> {
+    const ALLOWED: &str = "a whole number and s, m, h or d, at least 1s";
+    parsed::<Duration>(value, ALLOWED)
+        .and_then(|wait| if wait < Duration::from_secs(1) { Err(ALLOWED) } else { Ok(wait) })
 }
 
 fn cgroup(value: &Value) -> Result<Option<String>, &'static str> {

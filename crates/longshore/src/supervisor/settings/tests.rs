@@ -25,6 +25,7 @@ fn the_dump_reads_back_as_the_same_settings() {
                 country: Some(constant("AU")),
                 labels: [constant("tier=edge"), constant("disk=nvme")].into(),
             },
+            rebalance_after: constant("90s"),
             cpu_overcommit: 1.5,
             cgroup_parent: Some("/a/b".to_owned()),
             programs: RuntimePrograms { runsc: Some("/opt/runsc".into()), ..Default::default() },

@@ -318,7 +318,7 @@ proptest! {
             }
             let standing = drain::Standing::new(&wanted, &shares, &locations);
             if standing.held > 0 {
-                let open = |state: &LocationState| judge(&wanted, state, &shares, &locations).score;
+                let open = |state: &LocationState| judge(&wanted, state, &shares, (&locations, None)).score;
                 prop_assert!(locations.iter().all(|state| open(state).is_none()), "{shares:#?}");
             }
         }

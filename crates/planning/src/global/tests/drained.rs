@@ -2,16 +2,16 @@
 
 use super::*;
 
-fn cordon(drains: bool) -> Option<Cordon> {
+pub(super) fn cordon(drains: bool) -> Option<Cordon> {
     Some(Cordon { since: Timestamp(7000), by: None, drains, removed: false })
 }
 
-fn count_at(shares: &[Share], name: &str) -> u32 {
+pub(super) fn count_at(shares: &[Share], name: &str) -> u32 {
     shares.iter().filter(|share| share.location.as_str() == name).map(|share| share.count).sum()
 }
 
 /// What becomes of shares until the next plan: budgets are acknowledged, and what may run is healthy.
-fn carried_out(shares: Vec<Share>) -> Vec<Share> {
+pub(super) fn carried_out(shares: Vec<Share>) -> Vec<Share> {
     let carry = |share: Share| Share {
         budget_in_force: share.budget,
         ready: share.count.min(share.budget),

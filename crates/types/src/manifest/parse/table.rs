@@ -181,6 +181,7 @@ from_text!(
     crate::PlaceMatch: false,
     crate::Near: false,
     crate::ReachAddress: false,
+    crate::Percent: false,
     super::SignalName: false,
     ByteCount: true,
     MilliCpu: true,
