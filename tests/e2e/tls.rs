@@ -8,7 +8,7 @@ use longshore_e2e::certificates::Authority;
 use longshore_e2e::image::checked;
 use longshore_e2e::{Platform, UpOptions, eventually};
 
-use crate::scene::{busybox, host, web_file};
+use crate::scene::{busybox, web_file};
 
 /// What curl says of an address, believing `ca` alone: the body, or why there is none.
 fn curl(ca: &Path, arguments: &[&str]) -> Result<String> {
@@ -30,10 +30,10 @@ fn users_reach_everything_by_tls_with_their_own_clients() {
     let apps = dir.path().join("apps");
     std::fs::create_dir(&apps).unwrap();
     authority.issue(dir.path(), "api", "IP:127.0.0.1,DNS:longshore.test").unwrap();
-    authority.issue(&apps, "apps", "DNS:*.localhost").unwrap();
+    authority.issue(&apps, "apps", "DNS:*.apps.test").unwrap();
     let path = |name: &str| dir.path().join(name);
     let config = format!(
-        "tls_cert = {:?}\ntls_key = {:?}\ntls_ca = {:?}\ningress_tls = {apps:?}\n\
+        "domain = \"apps.test\"\ntls_cert = {:?}\ntls_key = {:?}\ntls_ca = {:?}\ningress_tls = {apps:?}\n\
          ingress_tls_listen = \"127.0.0.1:0\"\ningress_redirect = true\n",
         path("api.pem"),
         path("api.key"),
@@ -78,13 +78,13 @@ fn users_reach_everything_by_tls_with_their_own_clients() {
 
     // Its page, by the certificate for all hosts of apps.
     let tls_port = port_of_ingress(&platform).context(platform.log_tail()).unwrap();
-    let name = host("web");
+    let name = "web.apps.test";
     let resolve = format!("{name}:{tls_port}:127.0.0.1");
     let address = format!("https://{name}:{tls_port}/");
     let page = curl(&ca, &["--resolve", &resolve, &address]).unwrap();
     assert_eq!(page.trim(), "one");
     // Who comes in the clear is sent there.
-    assert_eq!(platform.get(&name, "/").unwrap().status, 308);
+    assert_eq!(platform.get(name, "/").unwrap().status, 308);
     let plain_port = platform.ingress_address().port();
     let plain = format!("{name}:{plain_port}:127.0.0.1");
     let address = format!("http://{name}:{plain_port}/");

@@ -51,36 +51,13 @@ pub struct UpOptions {
     /// Where the registry listens, likewise [default: 127.0.0.1:4601]
     #[arg(long, value_name = "ADDRESS")]
     registry_listen: Option<String>,
-    /// Speak TLS with users of the API and the registry: the certificate that they are shown, with those
-    /// between it and one that they trust, in PEM; read again when it changes
-    #[arg(long, value_name = "FILE")]
-    tls_cert: Option<String>,
-    /// The key of that, in PEM, in a file for its owner alone
-    #[arg(long, value_name = "FILE")]
-    tls_key: Option<String>,
-    /// The certificates by which commands here believe that one [default: whom this machine trusts]
-    #[arg(long, value_name = "FILE")]
-    tls_ca: Option<String>,
-    /// Speak TLS by a certificate that is made here, for trying: users trust it by DATA-DIR/tls-ca.pem
-    #[arg(long)]
-    tls_self_signed: bool,
-    /// The name or address by which users reach the API and the registry [default: the address that the API
-    /// listens on, or the first name in the certificate]
-    #[arg(long, value_name = "HOST")]
-    public_host: Option<String>,
+    #[command(flatten)]
+    users_tls: UsersTlsFlags,
     /// Where requests to apps come in [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     ingress_listen: Option<String>,
-    /// Take requests to apps by TLS too: the directory of the certificates, pairs of NAME.pem and NAME.key or
-    /// directories with fullchain.pem and privkey.pem; each is shown to who asks for one of its names
-    #[arg(long, value_name = "DIR")]
-    ingress_tls: Option<String>,
-    /// Where those come in [default: 127.0.0.1:8443]
-    #[arg(long, value_name = "ADDRESS")]
-    ingress_tls_listen: Option<String>,
-    /// Send who comes in the clear for a host with a certificate there
-    #[arg(long)]
-    ingress_redirect: bool,
+    #[command(flatten)]
+    ingress_tls: IngressTlsFlags,
     /// Where the first of the roles is asked for its metrics, the others on the next ports; empty for
     /// nowhere [default: 127.0.0.1:4610]
     #[arg(long, value_name = "ADDRESS")]
@@ -154,6 +131,69 @@ pub struct UpOptions {
     no_context: bool,
 }
 
+/// Those by which users of the API and the registry are spoken to with TLS.
+#[derive(Debug, Clone, clap::Args)]
+struct UsersTlsFlags {
+    /// Speak TLS with users of the API and the registry: the certificate that they are shown, with those
+    /// between it and one that they trust, in PEM; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// The key of that, in PEM, in a file for its owner alone
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
+    /// The certificates by which commands here believe that one [default: whom this machine trusts]
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<String>,
+    /// Speak TLS by a certificate that is made here, for trying: users trust it by DATA-DIR/tls-ca.pem
+    #[arg(long)]
+    tls_self_signed: bool,
+    /// The name or address by which users reach the API and the registry [default: the address that the API
+    /// listens on, or the first name in the certificate]
+    #[arg(long, value_name = "HOST")]
+    public_host: Option<String>,
+}
+
+impl UsersTlsFlags {
+    fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let Self { tls_cert, tls_key, tls_ca, tls_self_signed, public_host } = self.clone();
+        let flags = [
+            ("tls_cert", tls_cert),
+            ("tls_key", tls_key),
+            ("tls_ca", tls_ca),
+            ("tls_self_signed", tls_self_signed.then(|| "true".to_owned())),
+            ("public_host", public_host),
+        ];
+        flags.into_iter().filter_map(|(key, text)| Some((key, text?)))
+    }
+}
+
+/// Those by which users of apps are.
+#[derive(Debug, Clone, clap::Args)]
+struct IngressTlsFlags {
+    /// Take requests to apps by TLS too: the directory of the certificates, pairs of NAME.pem and NAME.key or
+    /// directories with fullchain.pem and privkey.pem; each is shown to who asks for one of its names
+    #[arg(long, value_name = "DIR")]
+    ingress_tls: Option<String>,
+    /// Where those come in [default: 127.0.0.1:8443]
+    #[arg(long, value_name = "ADDRESS")]
+    ingress_tls_listen: Option<String>,
+    /// Send who comes in the clear for a host with a certificate there
+    #[arg(long)]
+    ingress_redirect: bool,
+}
+
+impl IngressTlsFlags {
+    fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let Self { ingress_tls, ingress_tls_listen, ingress_redirect } = self.clone();
+        let flags = [
+            ("ingress_tls", ingress_tls),
+            ("ingress_tls_listen", ingress_tls_listen),
+            ("ingress_redirect", ingress_redirect.then(|| "true".to_owned())),
+        ];
+        flags.into_iter().filter_map(|(key, text)| Some((key, text?)))
+    }
+}
+
 /// Whether later commands may come to mean this platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContextUse {
@@ -202,15 +242,9 @@ impl UpOptions {
             api_rate,
             rebalance_after,
             registry_listen,
-            tls_cert,
-            tls_key,
-            tls_ca,
-            tls_self_signed,
-            public_host,
+            users_tls,
             ingress_listen,
             ingress_tls,
-            ingress_tls_listen,
-            ingress_redirect,
             metrics_listen,
             nodes_listen,
             nodes_advertise,
@@ -234,8 +268,6 @@ impl UpOptions {
             otlp_endpoint,
         } = self;
         let stop_instances = stop_instances.then(|| "true".to_owned());
-        let ingress_redirect = ingress_redirect.then(|| "true".to_owned());
-        let tls_self_signed = tls_self_signed.then(|| "true".to_owned());
         let label = (!label.is_empty()).then(|| label.join(","));
         let flags = [
             ("data_dir", data_dir),
@@ -248,15 +280,7 @@ impl UpOptions {
             ("api_rate", api_rate),
             ("rebalance_after", rebalance_after),
             ("registry_listen", registry_listen),
-            ("tls_cert", tls_cert),
-            ("tls_key", tls_key),
-            ("tls_ca", tls_ca),
-            ("tls_self_signed", &tls_self_signed),
-            ("public_host", public_host),
             ("ingress_listen", ingress_listen),
-            ("ingress_tls", ingress_tls),
-            ("ingress_tls_listen", ingress_tls_listen),
-            ("ingress_redirect", &ingress_redirect),
             ("metrics_listen", metrics_listen),
             ("nodes_listen", nodes_listen),
             ("nodes_advertise", nodes_advertise),
@@ -279,6 +303,7 @@ impl UpOptions {
             ("log_format", log_format),
             ("otlp_endpoint", otlp_endpoint),
         ];
-        flags.into_iter().filter_map(|(key, text)| Some((key, text.clone()?))).collect()
+        let given = flags.into_iter().filter_map(|(key, text)| Some((key, text.clone()?)));
+        given.chain(users_tls.given()).chain(ingress_tls.given()).collect()
     }
 }

@@ -53,9 +53,18 @@ pub struct PublicCertificates {
 /// Where one certificate is.
 type Pair = (PathBuf, PathBuf);
 
-/// By which a change of a pair is seen.
+/// By which a change of a file is seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp([Option<(u64, u64, i64, i64, u64)>; 2]);
+struct FileStamp {
+    device: u64,
+    inode: u64,
+    changed: (i64, i64),
+    size: u64,
+}
+
+/// The same of a pair; none of a file that is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp([Option<FileStamp>; 2]);
 
 #[derive(Debug, Default)]
 struct Shown {
@@ -195,8 +204,12 @@ impl Shown {
 
 impl Stamp {
     fn of((chain, key): &Pair) -> Self {
-        let stamp =
-            |file: Metadata| (file.dev(), file.ino(), file.mtime(), file.mtime_nsec(), file.size());
+        let stamp = |file: Metadata| FileStamp {
+            device: file.dev(),
+            inode: file.ino(),
+            changed: (file.mtime(), file.mtime_nsec()),
+            size: file.size(),
+        };
         Self([chain, key].map(|path| fs::metadata(path).ok().map(stamp)))
     }
 }
