@@ -36,7 +36,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["longshore-fuzz"],
     &["longshore"],
-    &["longshore-e2e"],
+    &["longshore-e2e", "longshore-simulation"],
     &["xtask"],
 ];
 

@@ -5,9 +5,10 @@
 //! started again gives every one its whole time anew.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use longshore_types::InstancePhase;
+use tokio::time::Instant;
 
 use crate::catalog::{AppKey, Catalog};
 use crate::records::AppRecord;

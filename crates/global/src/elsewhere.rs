@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -22,6 +22,7 @@ use longshore_api::links::{AppRef, ElsewhereChange, Peering, Places, ServedElsew
 use longshore_link::{Pace, json_lines, watch_lines};
 use longshore_types::jurisdiction::is_within;
 use longshore_types::{Coordinates, Country, HostName, Jurisdiction, LocationName};
+use tokio::time::Instant;
 
 use crate::catalog::{AppKey, Catalog};
 use crate::reports::{ByLocation, Received};

@@ -9,13 +9,14 @@ mod changes;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use longshore_api::v1::{ProjectChange, ProjectView};
 use longshore_link::{Pace, event_frame};
 use longshore_types::{AppName, ProjectName};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::{Plane, views};
 use changes::change_between;

@@ -12,6 +12,7 @@
 //! - `records`: what is stored, and under which keys.
 //! - `events`: what was changed by whom. `feeds`: what changes, for those who watch. `catalog`: the mirror of the store. `reports`: what locations say.
 //! - `leader`: which of several control planes plans. `front`: what the others answer.
+//! - `simulation`: all of it but its sockets, driven from outside.
 //! - `scheduler`: carries out `longshore_planning::global`; `rollouts`: `longshore_planning::rollout`. `strays`: what a restored store does not know.
 //!
 //! It must not know of nodes beyond what locations report, nor of containers.
@@ -34,6 +35,7 @@ mod records;
 mod reports;
 mod rollouts;
 mod scheduler;
+pub mod simulation;
 mod strays;
 mod tokens;
 mod traces;
@@ -365,8 +367,9 @@ async fn begin(
         service.spawn("api", served);
     };
     if options.store == StoreChoice::Embedded {
-        let Led { api, link } =
-            lead(&options, (store, None), (&metrics, &leading), trusted, service).await?;
+        let (images, of) = (images_of(&options)?, (&metrics, &*leading));
+        let plane = lead(&options, (store, None), of, (trusted, images), service).await?;
+        let Led { api, link } = routers(&metrics, plane);
         serve(api, link);
         return Ok(());
     }
@@ -387,8 +390,16 @@ async fn begin(
     tracing::info!("leads from now on");
     let led = Some((taken.condition(), own.passing_key));
     service.spawn("lead", taken.keep(Arc::clone(&store), service.shutdown()));
-    front.lead(lead(&options, (store, led), (&metrics, &leading), trusted, service).await?);
+    let (images, of) = (images_of(&options)?, (&metrics, &*leading));
+    let plane = lead(&options, (store, led), of, (trusted, images), service).await?;
+    front.lead(routers(&metrics, plane));
     Ok(())
+}
+
+/// What the one that leads answers.
+fn routers(metrics: &Metrics, plane: Arc<Plane>) -> Led {
+    let link = links::router(Arc::clone(&plane));
+    Led { api: metrics.api.clone().measure(api::router(plane)), link }
 }
 
 /// Starts what only the one that leads does. `shared` is what holds while it leads, and what the others
@@ -397,9 +408,9 @@ async fn lead(
     options: &Options,
     (store, shared): (Arc<dyn Store>, Option<(Compare, String)>),
     (metrics, leading): (&Metrics, &OnceLock<Arc<Plane>>),
-    trusted: Trusted,
+    (trusted, images): (Trusted, ImageResolver),
     service: &Service,
-) -> Result<Led, GlobalError> {
+) -> Result<Arc<Plane>, GlobalError> {
     if restore::is_half_restored(store.as_ref()).await.map_err(GlobalError::Store)? {
         return Err(GlobalError::HalfRestored);
     }
@@ -418,10 +429,7 @@ async fn lead(
         served: watch::Sender::default(),
         superseded: Mutex::default(),
         starts: Starts::new(Tracer::start("global", env!("CARGO_PKG_VERSION"), service)),
-        images: ImageResolver::new(
-            Client::new(options.registry.clone()).with_token(system_token),
-            options.registry_public.authority.clone(),
-        ),
+        images,
         keyring: Keyring::open(&options.secret_keys_file)?,
         root: trusted.root,
         reverses: Reverses::default(),
@@ -444,9 +452,14 @@ async fn lead(
     let scheduled = (data_dir, options.rebalance_after.0);
     service.spawn("scheduler", scheduler::run(Arc::clone(&plane), rounds, scheduled));
     service.spawn_until_shutdown("elsewhere", elsewhere::keep(Arc::clone(&plane)));
-    let link = links::router(Arc::clone(&plane));
-    let api = metrics.api.clone().measure(api::router(plane));
-    Ok(Led { api, link })
+    Ok(plane)
+}
+
+/// Says which digests images have, by the registry.
+fn images_of(options: &Options) -> Result<ImageResolver, GlobalError> {
+    let token = read_token(&options.system_token_file)?;
+    let registry = Client::new(options.registry.clone()).with_token(token);
+    Ok(ImageResolver::new(registry, options.registry_public.authority.clone()))
 }
 
 /// The root, and what is shown to locations of other machines.

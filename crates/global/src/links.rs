@@ -112,7 +112,7 @@ pub async fn removed(mut catalog: watch::Receiver<Arc<Catalog>>, location: Locat
     }
 }
 
-fn allotment_set(catalog: &Catalog, location: &LocationName, domain: &str) -> AllotmentSet {
+pub fn allotment_set(catalog: &Catalog, location: &LocationName, domain: &str) -> AllotmentSet {
     let of_location = catalog.allotments.iter().filter(|((of, _, _), _)| of == location);
     let allotments = of_location.filter_map(|((_, project, app), stored)| {
         let record = &stored.record;
@@ -203,15 +203,25 @@ async fn report(
     Extension(peer): Extension<Peer>,
     Body(report): Body<LocationReport>,
 ) -> Result<axum::Json<()>, Refusal> {
+    take_report(&plane, location, &peer, report).await.map(axum::Json)
+}
+
+/// Takes over what a location says.
+pub async fn take_report(
+    plane: &Plane,
+    location: LocationName,
+    peer: &Peer,
+    report: LocationReport,
+) -> Result<(), Refusal> {
     if report.location != location {
         let detail = format!("a report of {} came over the link of {location}", report.location);
         return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
     }
-    let report = of_this_life(&plane, report)?;
-    lives::follow(&plane, &peer, &report).await?;
+    let report = of_this_life(plane, report)?;
+    lives::follow(plane, peer, &report).await?;
     plane.starts.look(&report);
     plane.reports.receive(report);
-    Ok(axum::Json(()))
+    Ok(())
 }
 
 /// A report as it counts here: what a location acknowledged of an earlier life of the store says nothing of

@@ -5,12 +5,13 @@ mod refusals;
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use longshore_api::links::{InstanceStatus, LocationReport};
 use longshore_planning::global::{Demand, Ways};
 use longshore_types::{InstanceId, LocationName, ProjectName, Timestamp};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::catalog::AppKey;
 pub use refusals::Refusals;

@@ -5,7 +5,7 @@
 //! unhealthy, and stops nobody. While none is, the clock stands still.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use longshore_api::links::InstanceStatus;
 use longshore_planning::rollout::{CommandOutcome, RolloutState, Verdict, judge};
@@ -13,6 +13,7 @@ use longshore_planning::waves::{Standing, standing};
 use longshore_types::{
     ExitReason, Generation, InstancePhase, LocationName, Manifest, ReleaseNumber, RestartPolicy,
 };
+use tokio::time::Instant;
 
 use crate::catalog::{AppKey, Catalog};
 use crate::records::{AppRecord, RolloutStage};

@@ -15,7 +15,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use longshore_link::now;
 use longshore_planning::global::{
@@ -26,6 +26,7 @@ use longshore_store::{
 };
 use longshore_types::{LocationName, Manifest, Placement, Release, ReleaseNumber};
 use prometheus_client::metrics::histogram::Histogram;
+use tokio::time::Instant;
 
 use crate::api::idempotency;
 use crate::attached::Ended;

@@ -43,7 +43,7 @@ mod websocket;
 
 pub use chain::chain;
 pub use client::{CallError, Client, EventStream, LineStream};
-pub use clock::now;
+pub use clock::{now, simulate};
 pub use endpoint::{Endpoint, Endpoints};
 pub use followed::Followed;
 pub use guard::{MAX_OF_STRANGERS, not_for, only};
@@ -54,7 +54,7 @@ pub use passing::NotPassedOn;
 pub use public::{PublicTls, PublicTlsError};
 pub use refusal::{Body, Refusal};
 pub use reverse::{Reverse, Reverses, be_called, be_reached};
-pub use service::{Service, ServiceError};
+pub use service::{Service, ServiceError, Spawner};
 pub use sse::{EVENT_STREAM, ServerSentEvent, event_frame, event_stream, last_event, wants_events};
 pub use stream::{JSON_LINES, json_lines, relay, watch_lines};
 pub use tls::refuse_plain;

@@ -1,6 +1,8 @@
 //! Spacing out what is done again whenever something changed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// After work that took some time, a rest in proportion to that: the work as a whole takes a bounded
 /// share of the machine, whatever its size and however often there is cause for it, and what comes
@@ -30,7 +32,7 @@ impl Pace {
 
     /// Waits for the end of the rest. Cancel safe.
     pub async fn rest(&self) {
-        tokio::time::sleep_until(self.until.into()).await;
+        tokio::time::sleep_until(self.until).await;
     }
 }
 

@@ -1,12 +1,13 @@
 //! The tasks of a role, ended together.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +24,24 @@ pub struct ServiceError {
     pub message: String,
 }
 
+/// Runs the tasks of a role, where that is not to be the runtime: a simulation runs those of all its processes in
+/// an order that follows from its seed.
+#[derive(Clone)]
+pub struct Spawner(Arc<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>);
+
+impl Spawner {
+    /// One that hands each task to `run`.
+    pub fn new(run: impl Fn(BoxFuture<'static, ()>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(run))
+    }
+}
+
+impl fmt::Debug for Spawner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spawner").finish_non_exhaustive()
+    }
+}
+
 /// Owns the tasks of one role. When one fails or panics all are ended; nothing is left running
 /// unowned.
 #[derive(Debug, Clone)]
@@ -31,12 +50,21 @@ pub struct Service {
     shutdown: CancellationToken,
     failure: Arc<Mutex<Option<ServiceError>>>,
     drain: Duration,
+    spawner: Option<Spawner>,
 }
 
 impl Service {
     /// A service that ends its tasks when `shutdown` is cancelled.
     pub fn new(shutdown: CancellationToken) -> Self {
-        Self { tracker: TaskTracker::new(), shutdown, failure: Arc::default(), drain: DRAIN }
+        let (tracker, failure) = (TaskTracker::new(), Arc::default());
+        Self { tracker, shutdown, failure, drain: DRAIN, spawner: None }
+    }
+
+    /// The same with its tasks run by `spawner`.
+    #[must_use]
+    pub fn with_spawner(mut self, spawner: Spawner) -> Self {
+        self.spawner = Some(spawner);
+        self
     }
 
     /// The same with another time for its tasks to end in, where ending is work.
@@ -58,7 +86,7 @@ impl Service {
         future: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
         let service = self.clone();
-        self.tracker.spawn(async move {
+        self.start(async move {
             // A panic must end the service too: a role never limps on half dead.
             let outcome = AssertUnwindSafe(future).catch_unwind().await;
             let message = match outcome {
@@ -91,12 +119,20 @@ impl Service {
         future: impl Future<Output = ()> + Send + 'static,
     ) {
         let shutdown = self.shutdown();
-        self.tracker.spawn(async move {
+        self.start(async move {
             let future = AssertUnwindSafe(future).catch_unwind();
             if let Some(Err(_panic)) = shutdown.run_until_cancelled(future).await {
                 tracing::error!(task, "a request panicked");
             }
         });
+    }
+
+    fn start(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let tracked = self.tracker.track_future(task);
+        match &self.spawner {
+            Some(Spawner(run)) => run(tracked.boxed()),
+            None => drop(tokio::spawn(tracked)),
+        }
     }
 
     fn fail(&self, error: ServiceError) {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use longshore_api::links::{
     AllotmentSet, Assignment, AssignmentSet, LocationReport, Move, NodeReport, Reach, RouteAck,
@@ -18,6 +18,7 @@ use longshore_types::{
     Cordon, Generation, InstanceId, LocationName, NodeName, Release, Timestamp, Traits,
 };
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::LocationError;

@@ -9,6 +9,7 @@
 //! - `life`: which store is the location's, and what happens when it is lost.
 //! - `records`: what is stored. `secrets`: those of its instances. `uplink`: the link to the global plane.
 //! - `server`: what nodes, ingresses and the global plane call. `trust`: who may, over a network.
+//! - `simulation`: a location without sockets, driven from outside.
 //! - `demand`: how many requests come in here. `elsewhere`: what other locations serve. `images`: those of nodes on other machines. `joined`: a location on another machine than the global
 //!   plane's.
 
@@ -24,6 +25,7 @@ mod metrics;
 mod records;
 mod secrets;
 mod server;
+pub mod simulation;
 mod state;
 mod trust;
 mod uplink;

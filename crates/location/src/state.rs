@@ -6,7 +6,7 @@ mod publish;
 mod reconcile;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use longshore_api::links::{
     Allotment, AllotmentSet, AppRef, NodeReport, ObservedInstance, Reach, RouteAck, RoutingTable,
@@ -17,6 +17,7 @@ use longshore_types::{
     AppName, Cordon, Epoch, Generation, InstanceId, LocationName, NodeName, ProjectName,
     ReachAddress, Traits,
 };
+use tokio::time::Instant;
 
 use crate::life::{Awaited, Life};
 use crate::records::InstanceRecord;

@@ -2,7 +2,7 @@
 //! global plane is away the location works with what it has.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::{Extension, Router};
 use futures_util::StreamExt;
@@ -13,6 +13,7 @@ use longshore_link::{CallError, Followed, Pace};
 use longshore_trust::{Name, Peer};
 use longshore_types::{Coordinates, Epoch, LocationName};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::demand::Demand;
@@ -121,7 +122,7 @@ pub async fn report(global: Followed, place: Place, handle: Handle) {
                 report.peering = place.peering(relays);
                 report.round_trip_micros = round_trip_micros;
                 report.node_keys = Some(place.trust.node_keys());
-                report.demand = place.demand.per_hour(began);
+                report.demand = place.demand.per_hour(began.into_std());
                 global.call::<_, ()>(Method::POST, &path, Some(&report)).await
             }
             None => Ok(()),

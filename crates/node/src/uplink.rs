@@ -1,13 +1,14 @@
 //! The link to the location: reports up. (Assignments come down in `agent`, which acts on them.)
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::Method;
 use longshore_api::links::NodeReport;
 use longshore_link::{Client, Pace};
 use longshore_types::{Capacity, RuntimeOffer, Traits};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::Node;
 use crate::agent::Carried;

@@ -169,7 +169,7 @@ mod tests {
         let received = Received {
             at_wall: longshore_types::Timestamp(0),
             report: report.into(),
-            at: std::time::Instant::now(),
+            at: tokio::time::Instant::now(),
             refusals: Default::default(),
             demand: Default::default(),
             round_trips: Default::default(),

@@ -1,0 +1,69 @@
+//! A location without sockets: what the global plane and its nodes would send is handed over, and what they would
+//! be told is asked for.
+//!
+//! For simulations, which give it a store, run its tasks in an order of their own and decide what becomes of each
+//! message. Everything between is the keeper, as in [`crate::run`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use longshore_api::links::{AllotmentSet, AssignmentSet, LocationReport, NodeReport, Reach};
+use longshore_link::Service;
+use longshore_store::Store;
+use longshore_types::{InstanceId, LocationName, NodeName, Traits};
+use tokio::sync::{oneshot, watch};
+
+use crate::LocationError;
+use crate::keeper::{Event, Handle, Keeper};
+use crate::metrics::{Metrics, Watched};
+
+/// One that has begun.
+#[derive(Clone)]
+pub struct Simulated(Handle);
+
+impl Simulated {
+    /// A location with what is stored. Its log of decisions lies in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::run`].
+    pub async fn begin(
+        name: LocationName,
+        store: Arc<dyn Store>,
+        dir: &Path,
+        service: &Service,
+    ) -> Result<Self, LocationError> {
+        let watched = Watched::new(&Metrics::default(), dir, service);
+        let named = (name, Traits::default());
+        let restored = Keeper::restore(named, None, store, service.shutdown(), watched);
+        let (keeper, handle) = restored.await?;
+        service.spawn("keeper", keeper.run());
+        Ok(Self(handle))
+    }
+
+    /// Takes over what the global plane allots. What comes while too much waits is lost.
+    pub fn take_allotments(&self, set: AllotmentSet) {
+        let _ = self.0.events.try_send(Event::Allotments(set));
+    }
+
+    /// Takes over what a node says. What comes while too much waits is lost.
+    pub fn take_report(&self, report: NodeReport) {
+        let _ = self.0.events.try_send(Event::Report(report, Reach::Here));
+    }
+
+    /// Stops an instance for a user, who does not wait for the answer.
+    pub fn stop(&self, instance: InstanceId) {
+        let _ = self.0.events.try_send(Event::Stop(instance, oneshot::channel().0));
+    }
+
+    /// What each node is to be told.
+    pub fn assignments(&self) -> watch::Receiver<Arc<BTreeMap<NodeName, Arc<AssignmentSet>>>> {
+        self.0.assignments.clone()
+    }
+
+    /// What the global plane is to be told; nothing until the location has settled.
+    pub fn report(&self) -> watch::Receiver<Arc<Option<LocationReport>>> {
+        self.0.report.clone()
+    }
+}

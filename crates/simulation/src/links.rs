@@ -1,0 +1,296 @@
+//! Who tells whom what: the two ends of each link, as `longshore_api::links` has them. Down go whole states, again
+//! when the connection broke; up go reports, one at a time, when something changed and every few seconds.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use longshore_types::Generation;
+
+use crate::net::{Message, Party, Sent};
+use crate::world::{N_GLOBALS, World};
+
+/// A report goes out at least this often.
+const HEARTBEAT: u64 = 5_000;
+
+/// The connection by which a lower role is told what should be.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// With which life of the one above.
+    life: u64,
+    /// The newest state that was sent.
+    sent: Option<Generation>,
+    /// What was looked at last.
+    seen: u64,
+    /// Something was lost; that is noticed then, and it is opened anew.
+    broken_until: u64,
+}
+
+impl Watch {
+    /// Opens it anew, where it is broken or the other end is another one.
+    fn renew(&mut self, life: u64, now: u64) -> bool {
+        if self.broken_until > now {
+            return false;
+        }
+        if self.life != life || self.broken_until != 0 {
+            *self = Self { life, ..Self::default() };
+        }
+        true
+    }
+}
+
+/// The connection by which a lower role reports.
+#[derive(Debug, Default)]
+pub struct Uplink {
+    /// When the next report goes out at the latest.
+    next_at: u64,
+    /// Until when an answer is waited for.
+    waits_until: Option<u64>,
+    /// What changed since the last one.
+    news: bool,
+}
+
+impl Uplink {
+    /// Something changed.
+    pub fn tell(&mut self) {
+        self.news = true;
+    }
+
+    /// Whether a report is to go out now.
+    fn is_due(&mut self, now: u64) -> bool {
+        if self.waits_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        if self.waits_until.take().is_some() {
+            // It is tried again.
+            return true;
+        }
+        self.news || now >= self.next_at
+    }
+
+    fn sent(&mut self, now: u64, gives_up_after: u64) {
+        (self.news, self.next_at) = (false, now + HEARTBEAT);
+        self.waits_until = Some(now + gives_up_after);
+    }
+
+    /// An answer came.
+    fn answered(&mut self, was_taken: bool, now: u64) {
+        self.waits_until = if was_taken { None } else { Some(now + 200) };
+    }
+}
+
+/// What came of reports that were handed to control planes: from whom to whom, in which lives, and whether it
+/// was taken over.
+pub type Outbox = Arc<Mutex<Vec<(Party, Party, (u64, u64), bool)>>>;
+
+impl World {
+    fn life_of(&self, party: Party) -> u64 {
+        match party {
+            Party::Global(number) => self.globals[number].role.n_lives,
+            Party::Location(number) => self.locations[number].role.n_lives,
+            // The agent's death loses it what it was told last, and no connection of its location's.
+            Party::Node(_) => 0,
+        }
+    }
+
+    /// Until when somebody stands still.
+    fn frozen_until(&self, party: Party) -> Option<u64> {
+        match party {
+            Party::Global(number) => self.globals[number].role.frozen_until(self.now),
+            Party::Location(number) => self.locations[number].role.frozen_until(self.now),
+            Party::Node(_) => None,
+        }
+    }
+
+    fn send_message(&mut self, from: Party, to: Party, message: Message) -> bool {
+        let lives = (self.life_of(from), self.life_of(to));
+        self.net.send(Sent { from, to, lives, message }, self.now)
+    }
+
+    /// Hands over what arrives.
+    pub(crate) fn deliver(&mut self) {
+        while let Some(sent) = self.net.next(self.now) {
+            if let Some(until) = self.frozen_until(sent.to) {
+                // It waits in the socket of who stands still.
+                self.net.hold(sent, until);
+                continue;
+            }
+            // What was sent stays on its way when its sender dies, and ends with who it is for.
+            if sent.lives.1 == self.life_of(sent.to) {
+                self.hand_over(sent);
+            }
+        }
+        let done = std::mem::take(&mut *self.outbox.lock().unwrap_or_else(PoisonError::into_inner));
+        for (from, to, lives, was_taken) in done {
+            let message = Message::Answer(was_taken);
+            self.net.send(Sent { from, to, lives, message }, self.now);
+        }
+    }
+
+    fn hand_over(&mut self, Sent { from, to, lives, message }: Sent) {
+        match (to, message) {
+            (Party::Location(number), Message::Allotments(set)) => {
+                self.note(&format!("{to:?} is told {} of {from:?}", set.generation.0));
+                if let Some(location) = self.locations[number].role.handle() {
+                    location.take_allotments(set);
+                }
+            }
+            (Party::Location(number), Message::Answer(was_taken)) => {
+                let location = &mut self.locations[number];
+                location.uplink.answered(was_taken, self.now);
+                if !was_taken {
+                    location.target = (location.target + 1) % N_GLOBALS;
+                }
+            }
+            (Party::Location(number), Message::Observed(report)) => {
+                if let Some(location) = self.locations[number].role.handle() {
+                    location.take_report(*report);
+                    self.send_message(to, from, Message::Answer(true));
+                }
+            }
+            (Party::Node(number), Message::Answer(was_taken)) => {
+                self.nodes[number].uplink.answered(was_taken, self.now);
+            }
+            (Party::Node(number), Message::Assignments(set)) => {
+                let now = self.now;
+                let node = &mut self.nodes[number].node;
+                if now >= node.silent_until {
+                    node.take_over(set, now);
+                } else {
+                    self.nodes[number].watch.broken_until = now + 100;
+                }
+            }
+            (Party::Global(number), Message::Report(report)) => {
+                let Some(global) = self.globals[number].role.handle() else {
+                    self.send_message(to, from, Message::Answer(false));
+                    return;
+                };
+                let outbox = Arc::clone(&self.outbox);
+                let process = self.globals[number].role.process.as_ref();
+                process.expect("who has a handle runs").spawn(async move {
+                    let was_taken = global.take_report(*report).await.is_ok();
+                    let done = (to, from, (lives.1, lives.0), was_taken);
+                    outbox.lock().unwrap_or_else(PoisonError::into_inner).push(done);
+                });
+            }
+            (to, message) => unreachable!("nobody says {message:?} to {to:?}"),
+        }
+    }
+
+    /// Lets everyone say what there is to say.
+    pub(crate) fn speak(&mut self) {
+        for number in 0..self.locations.len() {
+            self.tell_location(number);
+            self.report_of_location(number);
+        }
+        for number in 0..self.nodes.len() {
+            self.tell_node(number);
+            self.report_of_node(number);
+        }
+    }
+
+    /// Whichever control plane a location follows tells it what it should have, while that one leads and is awake.
+    fn tell_location(&mut self, number: usize) {
+        let now = self.now;
+        let target = self.locations[number].target;
+        let Some(global) = self.globals[target].role.awake(now) else { return };
+        if self.locations[number].role.awake(now).is_none() {
+            return;
+        }
+        let life = (self.globals[target].role.n_lives << 32)
+            | (self.locations[number].role.n_lives << 8)
+            | target as u64;
+        let (from, to) = (Party::Global(target), Party::Location(number));
+        let location = &mut self.locations[number];
+        let revision = global.revision().0;
+        if !location.watch.renew(life, now) || location.watch.seen == revision {
+            return;
+        }
+        location.watch.seen = revision;
+        let set = global.allotments(&location.name);
+        if location.watch.sent == Some(set.generation) {
+            return;
+        }
+        location.watch.sent = Some(set.generation);
+        if !self.send_message(from, to, Message::Allotments(set)) {
+            let noticed = self.net.random_of(from, to).u64(100..15_000);
+            self.locations[number].watch.broken_until = now + noticed;
+        }
+    }
+
+    fn report_of_location(&mut self, number: usize) {
+        let now = self.now;
+        let location = &mut self.locations[number];
+        let Some(handle) = location.role.awake(now) else { return };
+        let life = location.role.n_lives;
+        if location.reports.as_ref().is_none_or(|(of, _)| *of != life) {
+            location.reports = Some((life, handle.report()));
+            location.uplink.tell();
+        }
+        let (_, reports) = location.reports.as_mut().expect("it was set above");
+        if reports.has_changed().unwrap_or(false) {
+            location.uplink.tell();
+        }
+        if !location.uplink.is_due(now) {
+            return;
+        }
+        let Some(mut report) = Option::clone(&reports.borrow_and_update()) else { return };
+        report.at = longshore_types::Timestamp(now.saturating_add_signed(location.role.ahead));
+        let (from, to) = (Party::Location(number), Party::Global(location.target));
+        let gives_up = self.net.random_of(from, to).u64(500..12_000);
+        self.locations[number].uplink.sent(now, gives_up);
+        let is_under_way = self.send_message(from, to, Message::Report(Box::new(report)));
+        if !is_under_way || self.net.random_of(from, to).u32(0..40) == 0 {
+            // A connection that leads nowhere is given up, and another control plane tried.
+            let location = &mut self.locations[number];
+            location.target = (location.target + 1) % N_GLOBALS;
+        }
+    }
+
+    fn tell_node(&mut self, number: usize) {
+        let now = self.now;
+        let home = self.nodes[number].node.location;
+        let Some(location) = self.locations[home].role.awake(now) else { return };
+        let life = self.locations[home].role.n_lives;
+        let node = &mut self.nodes[number];
+        if now < node.node.silent_until {
+            return;
+        }
+        let began = node.watch.life != life || node.watch.broken_until != 0;
+        if !node.watch.renew(life, now) {
+            return;
+        }
+        let assignments = location.assignments();
+        let told = assignments.borrow();
+        let Some(set) = told.get(&node.node.name) else { return };
+        if !began && node.watch.sent == Some(set.generation) {
+            return;
+        }
+        node.watch.sent = Some(set.generation);
+        let set = longshore_api::links::AssignmentSet::clone(set);
+        drop(told);
+        let (from, to) = (Party::Location(home), Party::Node(number));
+        if !self.send_message(from, to, Message::Assignments(set)) {
+            let noticed = self.net.random_of(from, to).u64(100..15_000);
+            self.nodes[number].watch.broken_until = now + noticed;
+        }
+    }
+
+    fn report_of_node(&mut self, number: usize) {
+        let now = self.now;
+        let one = &mut self.nodes[number];
+        one.node.go_on(now);
+        if now < one.node.silent_until {
+            return;
+        }
+        if one.node.has_news {
+            one.uplink.tell();
+        }
+        if !one.uplink.is_due(now) {
+            return;
+        }
+        let (from, to) = (Party::Node(number), Party::Location(one.node.location));
+        let report = one.node.report();
+        let gives_up = self.net.random_of(from, to).u64(500..12_000);
+        self.nodes[number].uplink.sent(now, gives_up);
+        self.send_message(from, to, Message::Observed(Box::new(report)));
+    }
+}
