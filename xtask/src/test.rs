@@ -23,7 +23,8 @@ use crate::vm;
 /// What to test.
 #[derive(Args)]
 pub struct Options {
-    /// Also what takes long: 200 kills and faults instead of 5, two minutes of fuzzing for each parser
+    /// Also what takes long: 200 kills and faults instead of 5, 2000 seeds of the simulation, two minutes of
+    /// fuzzing for each parser
     #[arg(long)]
     long: bool,
     /// Where the random choices of the fault tests begin; printed by every run
@@ -37,6 +38,9 @@ pub struct Options {
 /// How often the fault tests kill something.
 const N_KILLS: u32 = 5;
 const N_KILLS_LONG: u32 = 200;
+
+/// How many seeds of the simulation there are in a long run.
+const N_SEEDS_LONG: u32 = 2000;
 
 /// How long each target is fuzzed in a long run.
 const FUZZ_SECONDS_LONG: u32 = 120;
@@ -119,6 +123,7 @@ fn run_tests(options: &Options, counts: &mut Counts) -> Result<()> {
     command.env(newer_debian::VARIABLE, newer_debian::dir());
     if options.long {
         command.env("LONGSHORE_FUZZ_SECONDS", FUZZ_SECONDS_LONG.to_string());
+        command.env("LONGSHORE_SEEDS", N_SEEDS_LONG.to_string());
     }
     if let Some(seed) = options.seed {
         command.env("LONGSHORE_SEED", seed.to_string());

@@ -395,9 +395,14 @@ impl Backend for Memory {
 /// the way is cut.
 pub struct Way {
     store: Memory,
+    /// The control plane that this is the way of, and where it is told of what it may not write.
+    of: Option<(String, Strayed)>,
     random: Mutex<fastrand::Rng>,
     cut: watch::Receiver<bool>,
 }
+
+/// Plans that were written by who did not lead, a line each.
+pub type Strayed = Arc<Mutex<Vec<String>>>;
 
 /// How long a request waits for the way to be there again before it is given up.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
@@ -416,7 +421,38 @@ impl std::error::Error for CutOff {}
 impl Way {
     /// A way that is cut as long as `cut` says so.
     pub fn new(store: Memory, seed: u64, cut: watch::Receiver<bool>) -> Self {
-        Self { store, random: Mutex::new(fastrand::Rng::with_seed(seed)), cut }
+        Self { store, of: None, random: Mutex::new(fastrand::Rng::with_seed(seed)), cut }
+    }
+
+    /// The same for the control plane of this id. What it plans without the lead is told.
+    #[must_use]
+    pub fn of(mut self, id: String, strayed: Strayed) -> Self {
+        self.of = Some((id, strayed));
+        self
+    }
+
+    /// A transaction, with a look at who leads at that moment.
+    fn commit_now(
+        &self,
+        transaction: &CheckedTransaction,
+    ) -> Result<TransactionResult, StoreError> {
+        let plans = |operation: &Op| match operation {
+            Op::Put { key, .. } | Op::Delete { key } => key.starts_with("/allotments/"),
+            Op::DeletePrefix { .. } | Op::Get { .. } | Op::GetPrefix { .. } => false,
+        };
+        let plans = transaction.branch(true).iter().any(plans);
+        let result = self.store.change(|inner| inner.commit(transaction))?;
+        if let Some((id, strayed)) = self.of.as_ref().filter(|_| plans && result.succeeded) {
+            let leader = self.store.inner().keys.get("/leader").map(|found| found.value.clone());
+            let leader =
+                String::from_utf8_lossy(leader.as_deref().unwrap_or_default()).into_owned();
+            if !leader.contains(&format!("\"id\":\"{id}\"")) {
+                let line =
+                    format!("{id} wrote a plan at {}, while {leader:?} led", result.revision);
+                strayed.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            }
+        }
+        Ok(result)
     }
 
     async fn pass(&self) -> Result<(), StoreError> {
@@ -455,7 +491,7 @@ impl Backend for Way {
         &self,
         transaction: CheckedTransaction,
     ) -> Result<TransactionResult, StoreError> {
-        self.ask(Backend::commit(&self.store, transaction)).await
+        self.ask(async { self.commit_now(&transaction) }).await
     }
 
     async fn watch(&self, prefix: Prefix<'_>, from: Revision) -> Result<Watch, StoreError> {

@@ -2,7 +2,7 @@
 //! be so is looked at.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use longshore_api::links::LocationReport;
@@ -18,7 +18,7 @@ use crate::net::Net;
 use crate::node::Node;
 use crate::process;
 use crate::role::Role;
-use crate::store::{Memory, Way};
+use crate::store::{Memory, Strayed, Way};
 use crate::trace::Trace;
 use crate::users::Users;
 
@@ -87,6 +87,7 @@ pub struct World {
     pub(crate) outbox: Outbox,
     pub(crate) users: Users,
     checks: Checks,
+    strayed: Strayed,
     trace: Trace,
 }
 
@@ -171,6 +172,7 @@ impl World {
             outbox: Outbox::default(),
             users: Users::default(),
             checks: Checks::new(MAX),
+            strayed: Strayed::default(),
             trace: Trace::default(),
         }
     }
@@ -247,6 +249,9 @@ impl World {
         let globals = self.globals.iter_mut().filter_map(|one| one.role.process.as_mut());
         let locations = self.locations.iter_mut().filter_map(|one| one.role.process.as_mut());
         process::run(globals.chain(locations), self.now);
+        if let Some(line) = self.strayed.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Err(line);
+        }
         self.hear_answers();
         self.speak();
         for line in self.checks.read(&self.store)? {
@@ -272,6 +277,7 @@ impl World {
             let dir = dir.join(&id);
             let seed = self.seed ^ (global.role.n_lives << 8) ^ number as u64;
             let way = Way::new(self.store.clone(), seed, global.cut.subscribe());
+            let way = way.of(id.clone(), Arc::clone(&self.strayed));
             global.role.start(|service| async move {
                 std::fs::create_dir_all(&dir).expect("a directory can be made");
                 Global::begin(Arc::new(way), &id, &dir, &service).await
