@@ -6,6 +6,8 @@
 //! The seed decides all that is done and when (`LONGSHORE_SEED`; the same in every short run), and
 //! `LONGSHORE_KILLS` how often something is.
 
+mod etcd;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use longshore_api::v1::{AppView, InstanceView, ReleaseView};
 use longshore_e2e::process::{Process, signal};
+use longshore_e2e::small_disk::SmallDisk;
 use longshore_e2e::world::World;
 use longshore_e2e::{eventually, eventually_within, image};
 use longshore_types::InstancePhase;
@@ -59,7 +62,13 @@ enum Fault {
         a: &'static str,
         b: &'static str,
     },
+    /// The disk is full on which every machine keeps everything.
+    FullDisk,
 }
+
+/// The size of that disk, and what a full one still has, in MiB: no store writes any more, and little else can be.
+const DISK: u64 = 3072;
+const FULL: u64 = 4;
 
 /// One of the faults of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +112,7 @@ fn fault(random: &mut fastrand::Rng) -> Fault {
         let machine = if is_first { place.to_owned() } else { format!("{place}-2") };
         (machine, roles[random.usize(..roles.len())])
     };
-    match random.u32(..8) {
+    match random.u32(..9) {
         0..=2 => {
             let (machine, role) = victim(random);
             Fault::Kill { machine, role }
@@ -118,6 +127,7 @@ fn fault(random: &mut fastrand::Rng) -> Fault {
             Fault::CutPair { a, b }
         }
         6 => Fault::CutOff { place: place(random) },
+        7 => Fault::FullDisk,
         _ => {
             let (a, b) = pair(random);
             Fault::Slow { a, b }
@@ -126,7 +136,7 @@ fn fault(random: &mut fastrand::Rng) -> Fault {
 }
 
 /// Does a fault for as long as it lasts.
-fn inflict(world: &World, step: &Step) -> Result<()> {
+fn inflict(world: &World, disk: &SmallDisk, step: &Step) -> Result<()> {
     let lasts = Duration::from_millis(step.lasts);
     match &step.fault {
         Fault::Kill { machine, role } => running(world, machine, role)?.kill(),
@@ -136,6 +146,11 @@ fn inflict(world: &World, step: &Step) -> Result<()> {
             signal(process.pid, Signal::STOP)?;
             thread::sleep(lasts);
             signal(process.pid, Signal::CONT)
+        }
+        Fault::FullDisk => {
+            disk.leave(FULL)?;
+            thread::sleep(lasts);
+            disk.empty()
         }
         Fault::CutPair { a, b } => while_told(world, &["cut", a, b], lasts),
         Fault::CutOff { place } => while_told(world, &["cut", place], lasts),
@@ -242,7 +257,9 @@ fn a_world_is_whole_after_every_fault() {
     let seed = std::env::var("LONGSHORE_SEED").ok();
     let seed = seed.map_or(SEED, |text| text.parse().expect("LONGSHORE_SEED is a number"));
     println!("repeat with LONGSHORE_SEED={seed}");
-    let world = World::start(&["--places", "ams,nyc,sin", "--nodes", "2"]).unwrap();
+    let disk = SmallDisk::new(DISK).unwrap();
+    let flags = ["--places", "ams,nyc,sin", "--nodes", "2"];
+    let world = World::start_below(&disk.path(), &flags).unwrap();
     let layout = image::busybox(world.dir(), "image", "one").unwrap();
     world.push(&layout, "default/web:1").unwrap();
     let (next, acknowledged) = (AtomicU64::new(1), AtomicU64::new(0));
@@ -252,7 +269,7 @@ fn a_world_is_whole_after_every_fault() {
         let watching = scope.spawn(|| watch(&world, &is_over));
         let outcome = schedule(seed, n_kills()).iter().enumerate().try_for_each(|(round, step)| {
             println!("fault {}: {step:?}", round + 1);
-            one_round(&world, step, &next, &acknowledged)
+            one_round((&world, &disk), step, &next, &acknowledged)
                 .with_context(|| format!("fault {}, {step:?}", round + 1))
         });
         is_over.store(true, Ordering::Relaxed);
@@ -266,12 +283,17 @@ fn a_world_is_whole_after_every_fault() {
     world.finish();
 }
 
-fn one_round(world: &World, step: &Step, next: &AtomicU64, acknowledged: &AtomicU64) -> Result<()> {
+fn one_round(
+    (world, disk): (&World, &SmallDisk),
+    step: &Step,
+    next: &AtomicU64,
+    acknowledged: &AtomicU64,
+) -> Result<()> {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| deploy_on(world, next, acknowledged, &is_over));
         thread::sleep(Duration::from_millis(step.after));
-        let inflicted = inflict(world, step);
+        let inflicted = inflict(world, disk, step);
         is_over.store(true, Ordering::Relaxed);
         inflicted
     })?;

@@ -29,7 +29,7 @@ pub struct OnEtcd {
     pub platform: Platform,
     pub etcd: Vec<EtcdServer>,
     /// Longer there than what is in it.
-    _dir: TempDir,
+    pub dir: TempDir,
 }
 
 impl OnEtcd {
@@ -55,7 +55,7 @@ impl OnEtcd {
     fn on(etcd: Vec<EtcdServer>, dir: TempDir, more: &str) -> Self {
         let config = format!("store = \"{}/longshore\"\n{more}", EtcdServer::address(&etcd));
         let platform = with_web_on(&UpOptions { config, ..UpOptions::default() });
-        Self { platform, etcd, _dir: dir }
+        Self { platform, etcd, dir }
     }
 }
 

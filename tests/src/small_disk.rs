@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 use crate::image::checked;
@@ -57,12 +58,16 @@ impl SmallDisk {
         Ok(file.sync_all()?)
     }
 
-    /// Leaves so many MiB free.
+    /// Leaves so many MiB free, or less when others write meanwhile.
     pub fn leave(&self, mib: u64) -> Result<()> {
         let disk = rustix::fs::statvfs(self.path())?;
         let taken = (disk.f_bfree * disk.f_frsize).saturating_sub(mib << 20);
         let file = File::create(self.ballast())?;
-        Ok(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, taken)?)
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, taken) {
+            // It took all there was before that came to an end.
+            Ok(()) | Err(Errno::NOSPC) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Makes room again.

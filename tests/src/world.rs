@@ -53,15 +53,28 @@ pub struct World {
 impl World {
     /// Starts one with flags of `longshore world`, and waits until all of it is there.
     pub fn start(flags: &[&str]) -> Result<Self> {
-        Self::start_with(flags, &[])
+        Self::start_in(&std::env::temp_dir(), flags, &[])
     }
 
     /// The same with variables in the environment of all its processes.
     pub fn start_with(flags: &[&str], variables: &[(&'static str, &'static str)]) -> Result<Self> {
+        Self::start_in(&std::env::temp_dir(), flags, variables)
+    }
+
+    /// The same with all that it keeps below a directory, such as a disk that a test may fill.
+    pub fn start_below(parent: &Path, flags: &[&str]) -> Result<Self> {
+        Self::start_in(parent, flags, &[])
+    }
+
+    fn start_in(
+        parent: &Path,
+        flags: &[&str],
+        variables: &[(&'static str, &'static str)],
+    ) -> Result<Self> {
         let builder = &mut tempfile::Builder::new();
         // Short, for sockets; the users of instances pass it.
         builder.prefix("lsw-").permissions(fs::Permissions::from_mode(0o711));
-        let dir = builder.tempdir()?;
+        let dir = builder.tempdir_in(parent)?;
         fs::create_dir(dir.path().join("home"))?;
         let mut world = Self {
             dir,

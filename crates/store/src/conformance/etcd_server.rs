@@ -1,6 +1,6 @@
 //! A real etcd for tests: the `etcd` of the machine, on ports of its own.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use crate::etcd::EtcdAddress;
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
+/// How long it may take to tell who leads.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// One member of a cluster, or all of it. Dropping this kills it; its directory stays.
@@ -158,6 +160,33 @@ impl EtcdServer {
             std::thread::sleep(LOOK_EVERY);
         }
         Ok(())
+    }
+
+    /// Its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Whether it leads the others, by its own word.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer, or knows of no leader.
+    pub fn leads(&self) -> io::Result<bool> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.client_port))?;
+        stream.set_read_timeout(Some(ANSWERS_WITHIN))?;
+        stream.write_all(b"POST /v3/maintenance/status HTTP/1.0\r\ncontent-length: 2\r\n\r\n{}")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        // Each number is in quotes, and the one of the leader comes with no name but its own.
+        let number = |field: &str| {
+            let (_, rest) = answer.split_once(&format!("\"{field}\":\""))?;
+            Some(rest.split_once('"')?.0)
+        };
+        match (number("member_id"), number("leader")) {
+            (Some(own), Some(leader)) => Ok(own == leader),
+            _ => Err(io::Error::other(format!("etcd knows of no leader: {answer}"))),
+        }
     }
 
     /// Kills it, as a machine that loses its power would.
