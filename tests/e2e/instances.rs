@@ -1,6 +1,7 @@
 //! The life of an instance: its logs, its end and the reason, its limits and what it cannot do.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::scene::{but, host, page, script, web, with_web};
 #[test]
 fn logs_are_followed_while_they_are_written() {
     let platform = with_web();
-    let text = "echo first; echo wrong >&2; while sleep 0.1; do echo again; done";
+    let text = "echo first kept-$((6*7)); echo wrong >&2; while sleep 0.1; do echo again; done";
     platform.deploy(&script("talker", text)).unwrap();
     let mut command = platform.client(&["logs", "--follow", "talker"]);
     let mut follower = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -39,8 +40,35 @@ fn logs_are_followed_while_they_are_written() {
     let recent = platform.run(&["logs", "--since", "1s", "talker"]).ok();
     assert!(recent.contains("again") && !recent.contains("first"), "{recent}");
     let all = platform.run(&["logs", "--since", "1h", "talker"]).ok();
-    assert!(all.contains("first"), "{all}");
+    assert!(all.contains("first kept-42"), "{all}");
+    // Whoever passed it on kept none of it: a jurisdiction binds it with its instance.
+    let files = files_with(&platform.data_dir(), b"kept-42");
+    let shims = platform.data_dir().join("node/shims");
+    assert!(!files.is_empty() && files.iter().all(|file| file.starts_with(&shims)), "{files:?}");
     platform.finish();
+}
+
+/// The files below a directory that have these bytes in them.
+fn files_with(dir: &Path, bytes: &[u8]) -> Vec<PathBuf> {
+    // What was there a moment ago may be gone, and a socket cannot be read.
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let each = entries.flat_map(|entry| {
+        let (path, kind) = (entry.path(), entry.file_type().unwrap());
+        let has = |path: &PathBuf| {
+            // Larger are only the disks of instances, in which nothing of the platform is.
+            if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > 32 << 20) {
+                return false;
+            }
+            let content = std::fs::read(path).unwrap_or_default();
+            content.windows(bytes.len()).any(|window| window == bytes)
+        };
+        match (kind.is_dir(), kind.is_file()) {
+            (true, _) => files_with(&path, bytes),
+            (_, true) => Some(path).filter(has).into_iter().collect(),
+            _ => Vec::new(),
+        }
+    });
+    each.collect()
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Whether the addresses answer that apps have to reach from here.
 //!
-//! Tried from the machine's own network and not from an instance's, which may not exist yet: so an address that
-//! `[egress]` closes to an instance answers here all the same. The manifest is refused where that is known.
+//! Tried from the machine's own network and not from an instance's, which may not exist yet. So nobody may learn from
+//! a try what instances could not: what is the machine's own is never tried, and an address of a private network
+//! only when the manifest names it itself, which is refused unless `[egress]` opens it. A name may stand
+//! for public addresses alone. No byte is sent or read.
 
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,13 +76,43 @@ async fn try_all(addresses: BTreeSet<ReachAddress>) -> Vec<Reached> {
 }
 
 async fn try_one(address: ReachAddress) -> Reached {
-    let connect = TcpStream::connect((address.host(), address.port().get()));
-    let error = match tokio::time::timeout(PATIENCE, connect).await {
-        Ok(Ok(_)) => None,
-        Ok(Err(error)) => Some(error.to_string()),
+    let error = match tokio::time::timeout(PATIENCE, connect(&address)).await {
+        Ok(outcome) => outcome.err(),
         Err(_) => Some(format!("no answer within {} s", PATIENCE.as_secs())),
     };
     Reached { address, at: now(), error }
+}
+
+async fn connect(address: &ReachAddress) -> Result<(), String> {
+    let (host, port) = (address.host(), address.port().get());
+    let named = host.parse::<Ipv4Addr>().ok();
+    let found = tokio::net::lookup_host((host, port)).await.map_err(|error| error.to_string())?;
+    let mut last = "it has no IPv4 address".to_owned();
+    for found in found {
+        // Instances have no IPv6.
+        let SocketAddr::V4(found) = found else { continue };
+        if let Some(why) = closed(*found.ip(), named) {
+            return Err(why);
+        }
+        match TcpStream::connect(found).await {
+            Ok(_) => return Ok(()),
+            Err(error) => last = error.to_string(),
+        }
+    }
+    Err(last)
+}
+
+/// Why an address is not tried, which is what was `named` or what a name stands for.
+fn closed(address: Ipv4Addr, named: Option<Ipv4Addr>) -> Option<String> {
+    let [first, second, ..] = address.octets();
+    let is_shared = first == 100 && (64..128).contains(&second);
+    if address.is_loopback() || address.is_link_local() || address.is_unspecified() {
+        return Some(format!("{address} is of each machine by itself"));
+    }
+    let is_private = (address.is_private() || is_shared) && named != Some(address);
+    is_private.then(|| {
+        format!("it stands for {address}, of a private network, which has to be named itself")
+    })
 }
 
 #[cfg(test)]
@@ -88,14 +121,19 @@ mod tests {
 
     #[tokio::test]
     async fn what_answers_is_told_apart_from_what_does_not() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        // An address of this machine that is not its own alone, which a test needs no network for.
+        let Some(own) = own_address() else {
+            eprintln!("skipped: this machine has no address on a network");
+            return;
+        };
+        let listener = std::net::TcpListener::bind((own, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let closed = std::net::TcpListener::bind((own, 0)).unwrap();
         let closed_port = closed.local_addr().unwrap().port();
         drop(closed);
         let addresses = [
-            format!("127.0.0.1:{port}"),
-            format!("127.0.0.1:{closed_port}"),
+            format!("{own}:{port}"),
+            format!("{own}:{closed_port}"),
             "no-such-host.invalid:80".to_owned(),
         ];
         let wanted = addresses.iter().map(|text| text.parse().unwrap()).collect();
@@ -108,5 +146,32 @@ mod tests {
         assert!(error(&addresses[1]).unwrap().contains("refused"));
         assert!(error(&addresses[2]).is_some());
         assert_eq!(tries.len(), 3);
+    }
+
+    /// By which address this machine would speak to others; no packet is sent.
+    fn own_address() -> Option<Ipv4Addr> {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+        socket.connect("203.0.113.1:9").ok()?;
+        match socket.local_addr().ok()?.ip() {
+            std::net::IpAddr::V4(address) if !address.is_loopback() => Some(address),
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_learns_of_ports_that_instances_do_not_reach() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for host in ["127.0.0.1", "localhost", "0.0.0.0"] {
+            let tried = try_one(format!("{host}:{port}").parse().unwrap()).await;
+            assert!(tried.error.unwrap().contains("of each machine by itself"), "{host}");
+        }
+        let (private, shared) = (Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(100, 64, 0, 1));
+        for address in [private, shared] {
+            assert!(closed(address, None).is_some(), "a name stands for {address}");
+            assert_eq!(closed(address, Some(address)), None);
+        }
+        assert!(closed(Ipv4Addr::new(169, 254, 169, 254), None).is_some());
+        assert_eq!(closed(Ipv4Addr::new(203, 0, 113, 5), None), None);
     }
 }
