@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["longshore-planning"],
     &["longshore-api"],
     &["longshore-trust"],
-    &["longshore-link", "longshore-archive"],
+    &["longshore-link", "longshore-archive", "longshore-loop"],
     &["longshore-telemetry"],
     &[
         "longshore-client",

@@ -9,11 +9,11 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use linux_raw_sys::ioctl::FITRIM;
+use longshore_loop::{Access, attach};
 use longshore_types::ByteCount;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::loop_device::attach;
 use crate::{LayerError, ext4, failed};
 
 /// Nothing in a layer outlives its start, so nothing waits for the disk to be sure (`nobarrier`); the
@@ -26,8 +26,8 @@ const OPTIONS: &str = "nobarrier,noinit_itable";
 /// waits for no disk.
 pub(crate) fn mount(image: &Path, base: &Path, limit: ByteCount) -> Result<(), LayerError> {
     let file = create(image, limit).map_err(failed("making", image))?;
-    let device =
-        attach(&file).map_err(|source| LayerError::Attach { path: image.to_owned(), source })?;
+    let device = attach(&file, Access::ReadWrite, ext4::BLOCK)
+        .map_err(|source| LayerError::Attach { path: image.to_owned(), source })?;
     ext4::format(&device.file, limit, now()).map_err(failed("making a file system in", image))?;
     let options = CString::new(OPTIONS).expect("no zero byte");
     let flags = MountFlags::NODEV | MountFlags::NOSUID;

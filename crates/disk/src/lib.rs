@@ -25,7 +25,6 @@
 
 mod ext4;
 mod image;
-mod loop_device;
 mod quota;
 mod tree;
 
@@ -36,7 +35,7 @@ use std::path::{Path, PathBuf};
 
 use longshore_types::ByteCount;
 
-pub use loop_device::AttachError;
+pub use longshore_loop::AttachError;
 
 use quota::Quota;
 
@@ -119,7 +118,7 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LayerEr
 /// True when layers below `dir` can be limited, as far as that shows without trying. Nothing is
 /// changed, and who may not look is not refused.
 pub fn may_limit(dir: &Path) -> bool {
-    matches!(Quota::probe(dir), Ok(Some(_))) || loop_device::may_be_had()
+    matches!(Quota::probe(dir), Ok(Some(_))) || longshore_loop::may_be_had()
 }
 
 impl WritableLayers {

@@ -1,8 +1,13 @@
-//! Loop devices: files as block devices.
+//! Loop devices: files as block devices, for the writable layers of instances and for images where the
+//! kernel mounts no file as it is.
 //!
 //! A device is attached with `autoclear`: the kernel detaches it when the last user closes it, and
 //! that is the mount once it is there, else our descriptor, which closes with this process. So
 //! whatever is killed when, no device outlives its use.
+//!
+//! Test: by its users, `longshore-disk` and `longshore-image`, as root.
+
+#![deny(missing_docs)]
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,10 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use linux_raw_sys::loop_device::{
-    LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LOOP_CONFIGURE, LOOP_CTL_GET_FREE, loop_config,
+    LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY, LOOP_CONFIGURE, LOOP_CTL_GET_FREE,
+    loop_config,
 };
-
-use crate::ext4::BLOCK;
 
 const CONTROL: &str = "/dev/loop-control";
 /// How often another process may take the device that was free a moment ago. Each time one of them
@@ -52,7 +56,7 @@ pub enum AttachError {
 
 /// True when this machine has loop devices, as far as this process may see. Opening the file also
 /// loads the kernel's module where there is one.
-pub(crate) fn may_be_had() -> bool {
+pub fn may_be_had() -> bool {
     match open(Path::new(CONTROL)) {
         Ok(_) => true,
         Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
@@ -60,13 +64,25 @@ pub(crate) fn may_be_had() -> bool {
 }
 
 /// A device with an image, for as long as it is open somewhere.
-pub(crate) struct LoopDevice {
+#[derive(Debug)]
+pub struct LoopDevice {
+    /// The device.
     pub file: File,
+    /// Its name.
     pub path: PathBuf,
 }
 
-/// Makes `image` a block device.
-pub(crate) fn attach(image: &File) -> Result<LoopDevice, AttachError> {
+/// What may be done with a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// The image was opened for reading alone.
+    Read,
+    /// The image was opened for both.
+    ReadWrite,
+}
+
+/// Makes `image` a block device with blocks of `block_size` bytes.
+pub fn attach(image: &File, access: Access, block_size: u32) -> Result<LoopDevice, AttachError> {
     // Threads of this agent take turns, so that they do not race each other for the same number.
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -84,7 +100,7 @@ pub(crate) fn attach(image: &File) -> Result<LoopDevice, AttachError> {
             Ok(file) => file,
             Err(source) => return Err(AttachError::Open { path, source }),
         };
-        match configure(&file, image) {
+        match configure(&file, image, access, block_size) {
             Ok(()) => return Ok(LoopDevice { file, path }),
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy && tries < TRIES => {}
             Err(source) => return Err(AttachError::Configure { path, source }),
@@ -98,12 +114,15 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Direct I/O keeps the image's pages out of memory a second time, and is several times faster.
 /// Where the file system below has none, the kernel goes without.
-fn configure(device: &File, image: &File) -> io::Result<()> {
+fn configure(device: &File, image: &File, access: Access, block_size: u32) -> io::Result<()> {
     // SAFETY: an all-zero `loop_config` is valid: it holds numbers only.
     let mut config: loop_config = unsafe { std::mem::zeroed() };
     config.fd = image.as_raw_fd().cast_unsigned();
-    config.block_size = BLOCK;
+    config.block_size = block_size;
     config.info.lo_flags = LO_FLAGS_AUTOCLEAR as u32 | LO_FLAGS_DIRECT_IO as u32;
+    if access == Access::Read {
+        config.info.lo_flags |= LO_FLAGS_READ_ONLY as u32;
+    }
     // SAFETY: `config` is what the call expects and lives until it returns.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE.into(), &config) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
