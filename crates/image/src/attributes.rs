@@ -58,10 +58,10 @@ pub(crate) struct DirectoryAttributes {
 }
 
 impl DirectoryAttributes {
-    /// Whether a directory that no entry describes already looks like this. Its time is no reason
-    /// for one more layer.
+    /// Whether a directory that no entry describes already looks like this.
     fn are_implicit(&self) -> bool {
-        (self.mode, self.uid, self.gid) == (IMPLICIT_MODE, 0, 0) && self.xattrs.is_empty()
+        (self.mode, self.uid, self.gid, self.mtime) == (IMPLICIT_MODE, 0, 0, (0, 0))
+            && self.xattrs.is_empty()
     }
 }
 

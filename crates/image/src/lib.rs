@@ -1,16 +1,18 @@
 //! Images: from a registry to the root file system of an instance.
 //!
 //! ```text
-//! client --Source--> pull --bytes--> unpack (tar) --> store --lower directories--> mount
+//! client --Source--> pull --bytes--> unpack (tar) --data, index--> store --erofs--> mount
 //! pack --> push
 //! ```
 //!
 //! A [`store::ImageStore`] holds what a node has; [`store::ImageStore::pull`] brings an image from any
-//! [`source::Source`] into it, and [`mount::mount_rootfs`] stacks its layers under a writable
+//! [`source::Source`] into it, and [`Image::mount`] mounts it under a writable
 //! directory. The other way, `pack` makes an image of a program and `push` gives it to a registry.
 //!
-//! Layers are directories for overlayfs so far. What reads archives (`tar`) knows nothing of them, so
-//! that an index of a layer can be built from the same stream.
+//! A layer is one file with the contents of its files (`data`) and a tree of the rest (`index`); an
+//! image is a small EROFS file system (`erofs`), merged of such trees, that points into the data.
+//! Where the kernel mounts none ([`mount::KernelPath`]), the same reader of archives fills
+//! directories for overlayfs, and instances see the same tree.
 //!
 //! Whoever pushes an image chooses its every byte: [`limits`] bounds what it may ask for, `tar`
 //! refuses what two programs could read differently, `unpack` lets nothing out of a layer's
@@ -24,6 +26,8 @@ mod attributes;
 pub mod client;
 pub mod compression;
 pub mod config;
+mod erofs;
+mod index;
 pub mod limits;
 pub mod manifest;
 pub mod mount;

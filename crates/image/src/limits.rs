@@ -34,6 +34,10 @@ pub struct Limits {
     pub xattrs: usize,
     /// Names and values of the extended attributes of one entry together. Default 64 KiB.
     pub xattr_bytes: usize,
+    /// Names, link targets and extended attributes of one layer together, with 64 bytes for each name,
+    /// and the indexes of an image's layers together. They are held in memory while an image is made
+    /// of them. Default 256 MiB: some two million files.
+    pub index_bytes: ByteCount,
     /// Window of a zstd stream as a power of two. Default 27: 128 MiB.
     pub zstd_window_log: u32,
     /// A manifest or index. Default 4 MiB, as registries have it.
@@ -58,6 +62,7 @@ impl Default for Limits {
             depth: 128,
             xattrs: 64,
             xattr_bytes: 64 << 10,
+            index_bytes: ByteCount::mib(256),
             zstd_window_log: 27,
             manifest_bytes: ByteCount::mib(4),
             config_bytes: ByteCount::mib(4),

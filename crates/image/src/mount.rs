@@ -1,20 +1,28 @@
-//! Root file systems of instances: an image's layers below, a writable directory above.
+//! Root file systems of instances: an image below, a writable directory above.
+//!
+//! The image is one EROFS file system ([`ErofsImage`]), or the directories of its layers where the
+//! kernel has none; [`KernelPath`] says which, and is found out when a store is opened.
 //!
 //! Through the mount API of file descriptors where the kernel has its `lowerdir+` (6.7), else through
 //! mount(2), whose options must fit one page: there layers are named by the numbers of descriptors,
 //! which are short whatever the data directory is called, and hold no character that the option's
 //! syntax would take for its own. Never through mount(8).
 
+mod attached;
+mod erofs;
 mod id_map;
+mod kernel;
+mod table;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use longshore_types::IdRange;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -24,9 +32,14 @@ use rustix::mount::{
 };
 use rustix::thread::UnshareFlags;
 
+pub use erofs::ErofsImage;
 pub use id_map::IdMap;
+pub use kernel::KernelPath;
+pub(crate) use kernel::probe;
 
+use attached::Attached;
 use id_map::ShiftedLayers;
+use table::{read_mounts, top_mount_at};
 
 /// Lower directories that overlayfs stacks at most (`OVL_MAX_STACK`).
 pub const MAX_LAYERS: usize = 500;
@@ -69,6 +82,18 @@ pub enum MountRootfsError {
         /// Whose it should be.
         ids: IdRange,
     },
+    /// The kernel has no EROFS.
+    #[error("the kernel has no EROFS file system (modprobe erofs)")]
+    NoErofs,
+    /// A file of an image did not become a device.
+    #[error("making a device of {path:?}", path = .path.display())]
+    Loop {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: longshore_loop::AttachError,
+    },
     /// The kernel has no overlayfs.
     #[error("the kernel has no overlay file system (modprobe overlay)")]
     NoOverlay,
@@ -105,6 +130,39 @@ fn failed_io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Mou
     move |source| MountRootfsError::Io { action, path, source }
 }
 
+/// What of an image lies below the writable directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageTree {
+    /// Directories of layers, lowest first; none for an image without layers.
+    Directories(Vec<PathBuf>),
+    /// A file system.
+    Erofs(Arc<ErofsImage>),
+}
+
+/// Mounts an image at `target`, writable; [`mount_rootfs`] says the rest.
+pub(crate) fn mount_tree(
+    tree: &ImageTree,
+    base: &Path,
+    target: &Path,
+    ids: Option<IdMap<'_>>,
+) -> Result<(), MountRootfsError> {
+    let image = match tree {
+        ImageTree::Directories(layers) => return mount_rootfs(layers, base, target, ids),
+        ImageTree::Erofs(image) => image,
+    };
+    let Some(Above { upper, work }) = prepare(base, target)? else { return Ok(()) };
+    let view = image.view()?;
+    let root = rustix::fs::fstat(&view).map_err(failed("looking at", image.metadata()))?;
+    create_upper(&upper, (root.st_mode & 0o7777, root.st_uid, root.st_gid), ids)?;
+    if let Some(ids) = ids {
+        ids.shift(&view, image.metadata())?;
+    }
+    let mut attached = Attached::default();
+    let lower = attached.attach(&view, target.with_file_name("lower").join("0"))?.to_owned();
+    mount_overlay(&[lower], &upper, &work, target)?;
+    attached.detach()
+}
+
 /// Mounts the union of `layers` (lowest first, may be empty) at `target`, writable.
 ///
 /// What is written goes to `base/upper`; `base` must lie on one file system and be used for this
@@ -121,19 +179,10 @@ pub fn mount_rootfs(
     target: &Path,
     ids: Option<IdMap<'_>>,
 ) -> Result<(), MountRootfsError> {
-    let (upper, work, empty) = (base.join("upper"), base.join("work"), base.join("empty"));
-    for path in [base, &work, target] {
-        create_directory(path, 0o700)?;
-    }
-    if let Some(mounted) = top_mount_at(target)? {
-        return match mounted.is_overlay_over(&upper) {
-            true => Ok(()),
-            false => Err(MountRootfsError::Occupied(target.to_owned())),
-        };
-    }
-    create_upper(&upper, layers.last(), ids)?;
+    let Some(Above { upper, work }) = prepare(base, target)? else { return Ok(()) };
+    create_upper(&upper, root_attributes(layers.last())?, ids)?;
     // Overlayfs wants one lower directory at least.
-    let no_layers = [empty];
+    let no_layers = [base.join("empty")];
     let layers = match layers {
         [] => {
             create_directory(&no_layers[0], 0o755)?;
@@ -152,6 +201,25 @@ pub fn mount_rootfs(
             mount_overlay(&shifted.layers, &upper, &work, target)?;
             shifted.detach()
         }
+    }
+}
+
+/// The directories of an overlay that are written to.
+struct Above {
+    upper: PathBuf,
+    work: PathBuf,
+}
+
+/// Makes the directories that a mount needs, but for the upper one; `None` when it is there already.
+fn prepare(base: &Path, target: &Path) -> Result<Option<Above>, MountRootfsError> {
+    let above = Above { upper: base.join("upper"), work: base.join("work") };
+    for path in [base, &above.work, target] {
+        create_directory(path, 0o700)?;
+    }
+    match top_mount_at(target)? {
+        None => Ok(Some(above)),
+        Some(mounted) if mounted.is_overlay_over(&above.upper) => Ok(None),
+        Some(_) => Err(MountRootfsError::Occupied(target.to_owned())),
     }
 }
 
@@ -175,11 +243,18 @@ fn create_directory(path: &Path, mode: u32) -> Result<(), MountRootfsError> {
         .map_err(failed_io("creating", path))
 }
 
+/// Mode, owner and group of the root that the topmost layer gives an image.
+fn root_attributes(top: Option<&PathBuf>) -> Result<(u32, u32, u32), MountRootfsError> {
+    let Some(top) = top else { return Ok((0o755, 0, 0)) };
+    let metadata = top.metadata().map_err(failed_io("looking at", top))?;
+    Ok((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()))
+}
+
 /// The upper directory is the root that the container sees, so a new one gets the attributes of the
-/// topmost layer's root. Made under another name first: a crash must not leave one without them.
+/// image's root. Made under another name first: a crash must not leave one without them.
 fn create_upper(
     upper: &Path,
-    top: Option<&PathBuf>,
+    (mode, uid, gid): (u32, u32, u32),
     ids: Option<IdMap<'_>>,
 ) -> Result<(), MountRootfsError> {
     let ids = ids.map(|map| map.ids);
@@ -192,13 +267,6 @@ fn create_upper(
     }
     let new = upper.with_extension("new");
     create_directory(&new, 0o755)?;
-    let (mode, uid, gid) = match top {
-        None => (0o755, 0, 0),
-        Some(top) => {
-            let metadata = top.metadata().map_err(failed_io("looking at", top))?;
-            (metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
-        }
-    };
     // An owner that has no id inside would leave the instance without a root that it can use.
     let shift = |id: u32| ids.map_or(id, |ids| ids.on_machine(id).unwrap_or(ids.first()));
     let (uid, gid) = (shift(uid), shift(gid));
@@ -423,72 +491,4 @@ pub fn mounts_under(directory: &Path) -> Result<Vec<PathBuf>, UnmountError> {
     let mounts = read_mounts().map_err(failed)?;
     let points = mounts.into_iter().map(|mount| mount.point);
     Ok(points.filter(|point| point.starts_with(&directory)).collect())
-}
-
-struct MountInfo {
-    point: PathBuf,
-    kind: Vec<u8>,
-    options: Vec<u8>,
-}
-
-impl MountInfo {
-    /// A path that was given to the kernel as a descriptor is listed as that; who mounts at a target
-    /// of ours is us.
-    fn is_overlay_over(&self, upper: &Path) -> bool {
-        let wanted = [b"upperdir=", upper.as_os_str().as_bytes()].concat();
-        let is_ours = |option: &[u8]| match option.strip_prefix(b"upperdir=") {
-            Some(path) => {
-                option == wanted
-                    || path.starts_with(b"/proc/self/fd/")
-                    || path.iter().all(u8::is_ascii_digit)
-            }
-            None => false,
-        };
-        self.kind == b"overlay"
-            && self.options.split(|&byte| byte == b',').any(|option| is_ours(&unescape(option)))
-    }
-
-    /// A line of `/proc/self/mountinfo`: ids, root, point, options, optional fields, `-`, type,
-    /// source, super block options.
-    fn parse(line: &[u8]) -> Option<Self> {
-        let mut fields = line.split(|&byte| byte == b' ');
-        let point = fields.nth(4)?;
-        let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
-        let (kind, _source, options) = (fields.next()?, fields.next()?, fields.next()?);
-        Some(Self {
-            point: PathBuf::from(OsStr::from_bytes(&unescape(point))),
-            kind: kind.to_vec(),
-            options: options.to_vec(),
-        })
-    }
-}
-
-fn read_mounts() -> io::Result<Vec<MountInfo>> {
-    let text = std::fs::read("/proc/self/mountinfo")?;
-    Ok(text.split(|&byte| byte == b'\n').filter_map(MountInfo::parse).collect())
-}
-
-fn top_mount_at(target: &Path) -> Result<Option<MountInfo>, MountRootfsError> {
-    let real = target.canonicalize().map_err(failed_io("resolving", target))?;
-    let mounts = read_mounts().map_err(failed_io("listing mounts at", target))?;
-    Ok(mounts.into_iter().rev().find(|mount| mount.point == real))
-}
-
-/// The kernel writes blanks and the like as `\040`.
-fn unescape(text: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [first, tail @ ..] = rest {
-        match rest {
-            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..] => {
-                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
-                rest = tail;
-            }
-            _ => {
-                plain.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    plain
 }

@@ -8,12 +8,12 @@
 //!
 //! Dropping the future stops the pull: the threads see their queue closed and remove what they made.
 
+mod commit;
 mod fetch;
 mod layer;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::HashMap;
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,14 +23,14 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, TryStreamExt};
 use longshore_types::{ByteCount, Digest, Repository};
 
-use crate::attributes::{LayerView, lost_attributes, visible_layers, write_directories};
 use crate::config::{ConfigError, ConfigFile};
 use crate::limits::LimitExceeded;
 use crate::manifest::{Descriptor, Document, ManifestError};
 use crate::source::{Retry, Source, SourceError};
-use crate::store::{Image, ImageStore, Inner, Staging, StoreIoError, StoredImage};
-use crate::unpack::{LayerIdentity, LayerReport, UnpackError};
+use crate::store::{Image, ImageStore, StoreIoError};
+use crate::unpack::{LayerIdentity, UnpackError};
 
+use commit::{CommitError, commit};
 use fetch::Fetcher;
 use layer::{LayerOutcome, fetch_layer};
 
@@ -305,14 +305,15 @@ impl ImageStore {
 
     /// The report of a pull that had nothing to do.
     fn report_present(&self, digest: &Digest) -> Result<PullReport, StoreIoError> {
-        let diff_ids = self.inner.diff_ids(digest);
+        let (form, diff_ids) = self.inner.layers_of(digest);
         let mut report = PullReport {
             layers: diff_ids.len(),
             reused_layers: diff_ids.len(),
             ..PullReport::default()
         };
-        for diff_id in diff_ids.iter().filter(|diff_id| self.inner.has_layer(diff_id)) {
-            report.dropped_devices += self.inner.read_layer_report(diff_id)?.dropped_devices;
+        let is_here = |diff_id: &&Digest| self.inner.layer_path(form, diff_id).is_dir();
+        for diff_id in diff_ids.iter().filter(is_here) {
+            report.dropped_devices += self.inner.read_layer_report(form, diff_id)?.dropped_devices;
         }
         Ok(report)
     }
@@ -333,7 +334,10 @@ impl ImageStore {
             result
         })
         .await?
-        .map_err(|source| PullImageError::Store { digest, source })
+        .map_err(|error| match error {
+            CommitError::Store(source) => PullImageError::Store { digest, source },
+            CommitError::Limit(source) => PullImageError::Limit { digest, source },
+        })
     }
 }
 
@@ -388,43 +392,6 @@ async fn resolve(fetcher: &Fetcher<'_>, digest: &Digest) -> Result<Resolved, Pul
         layers: layers.iter().zip(&config.diff_ids).map(identity).collect(),
         config,
         config_text,
-    })
-}
-
-fn commit(
-    store: &Arc<Inner>,
-    digest: Digest,
-    resolved: Resolved,
-    reports: &HashMap<Digest, LayerReport>,
-) -> Result<(), StoreIoError> {
-    let visible_layers = visible_layers(&resolved.config.diff_ids, reports);
-    let views = visible_layers
-        .iter()
-        .map(|diff_id| {
-            let path = store.layer_path(diff_id).join("fs");
-            let root = std::fs::File::open(&path).map_err(StoreIoError::of("opening", &path))?;
-            Ok(LayerView {
-                root: root.into(),
-                implicit_directories: &reports[diff_id].implicit_directories,
-            })
-        })
-        .collect::<Result<Vec<_>, StoreIoError>>()?;
-    let target = store.attributes_path(&digest);
-    let lost = lost_attributes(&views).map_err(StoreIoError::of("merging layers for", &target))?;
-    if !lost.is_empty() {
-        let staging = Staging::new(store)?;
-        write_directories(staging.path(), &lost)
-            .map_err(StoreIoError::of("writing", staging.path()))?;
-        store.trash(&target)?; // Of an attempt that ended before its record was written.
-        staging.commit(&target)?;
-    }
-    store.commit_image(StoredImage {
-        digest,
-        manifest: resolved.manifest,
-        config: resolved.config,
-        config_text: resolved.config_text,
-        visible_layers,
-        has_attributes: !lost.is_empty(),
     })
 }
 

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! lock               held while a store is open: one process per directory
-//! layers/<DiffID>/   fs/ (a lower directory of overlayfs) and report.json
 //! images/<digest>.json
-//! attributes/<digest>/  directory attributes of an image that no single layer can hold
+//! indexed/<DiffID>/  data (the contents of a layer's files), index (the rest) and report.json
+//! metadata/<digest>  an image as EROFS, whose files lie in the data of its layers
+//! layers/<DiffID>/   the same layer for a kernel without EROFS: fs/, a lower directory of overlayfs
+//! attributes/<digest>/  directory attributes of such an image that no single layer can hold
 //! staging/ trash/    emptied when the store is opened
 //! ```
 //!
@@ -14,6 +16,7 @@
 //! Layers are named by the digest of their uncompressed archive and shared by all images.
 
 mod collect;
+mod form;
 mod open;
 mod record;
 mod staging;
@@ -31,10 +34,12 @@ use rustix::fd::OwnedFd;
 
 use crate::config::ImageConfig;
 use crate::limits::Limits;
+use crate::mount::{IdMap, ImageTree, KernelPath, MountRootfsError, mount_tree};
 
 pub use collect::{CollectError, Collected};
+pub(crate) use form::{DATA, Form, INDEX};
 pub use open::OpenStoreError;
-pub(crate) use record::{StoredImage, report_text};
+pub(crate) use record::{REPORT, StoredImage, report_text};
 pub(crate) use staging::Staging;
 
 /// The images of a node. Cheap to clone; all clones are one store.
@@ -52,13 +57,35 @@ pub struct Image {
     pub manifest: Digest,
     /// How it wants to be run.
     pub config: ImageConfig,
-    /// Lower directories for overlayfs, lowest first; empty for an image without layers.
-    pub layers: Vec<PathBuf>,
+    /// What is mounted of it.
+    pub tree: ImageTree,
+}
+
+impl Image {
+    /// Mounts it at `target`, writable.
+    ///
+    /// What is written goes to `base/upper`; `base` must lie on one file system and be used for this
+    /// mount only. `base` and `target` are made when they are not there; both belong in a directory that
+    /// only root may enter. Devices in the tree do nothing (`nodev`). When the same root file system is
+    /// mounted there already, nothing is done.
+    ///
+    /// With `ids` every file belongs to the id of the machine that its owner is in that range, on disk
+    /// too for what is written; a file of an id that has none there is nobody's and cannot be changed.
+    /// The image is mounted for a moment in a directory `lower` beside `target`.
+    pub fn mount(
+        &self,
+        base: &Path,
+        target: &Path,
+        ids: Option<IdMap<'_>>,
+    ) -> Result<(), MountRootfsError> {
+        mount_tree(&self.tree, base, target, ids)
+    }
 }
 
 pub(crate) struct Inner {
     root: PathBuf,
     pub limits: Limits,
+    kernel: KernelPath,
     state: Mutex<State>,
     flights: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     n_staged: AtomicU64,
@@ -68,9 +95,15 @@ pub(crate) struct Inner {
     _lock: OwnedFd,
 }
 
+/// An image, with what is held of it while it is mounted.
+struct Known {
+    stored: StoredImage,
+    tree: ImageTree,
+}
+
 #[derive(Default)]
 struct State {
-    images: BTreeMap<Digest, StoredImage>,
+    images: BTreeMap<Digest, Known>,
     /// Layers that pulls in progress need, with how many need each.
     pins: HashMap<Digest, usize>,
 }
@@ -79,15 +112,30 @@ impl ImageStore {
     /// The image with this digest, when it is here.
     pub fn image(&self, digest: &Digest) -> Option<Image> {
         let state = self.inner.state();
-        let stored = state.images.get(digest)?;
-        Some(self.inner.image(stored))
+        state.images.get(digest).map(Known::image)
+    }
+
+    /// How images get to the kernel here.
+    pub fn kernel_path(&self) -> KernelPath {
+        self.inner.kernel
     }
 
     /// Every image, by digest.
     pub fn list_images(&self) -> Vec<Image> {
         let state = self.inner.state();
-        let images = state.images.values();
-        images.map(|stored| self.inner.image(stored)).collect()
+        state.images.values().map(Known::image).collect()
+    }
+}
+
+impl Known {
+    fn image(&self) -> Image {
+        let Self { stored, tree } = self;
+        Image {
+            digest: stored.digest,
+            manifest: stored.manifest,
+            config: stored.config.run.clone(),
+            tree: tree.clone(),
+        }
     }
 }
 
@@ -97,28 +145,14 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn image(&self, stored: &StoredImage) -> Image {
-        let mut layers: Vec<PathBuf> = stored
-            .visible_layers
-            .iter()
-            .map(|diff_id| self.layer_path(diff_id).join("fs"))
-            .collect();
-        if stored.has_attributes {
-            layers.push(self.attributes_path(&stored.digest));
-        }
-        Image {
-            digest: stored.digest,
-            manifest: stored.manifest,
-            config: stored.config.run.clone(),
-            layers,
-        }
-    }
-
-    /// DiffIDs of an image's layers as its config has them; none when the image is not here.
-    pub fn diff_ids(&self, image: &Digest) -> Vec<Digest> {
+    /// DiffIDs of an image's layers as its config has them, and the form that they have; none when
+    /// the image is not here.
+    pub fn layers_of(&self, image: &Digest) -> (Form, Vec<Digest>) {
         let state = self.state();
-        let stored = state.images.get(image);
-        stored.map(|stored| stored.config.diff_ids.clone()).unwrap_or_default()
+        match state.images.get(image) {
+            Some(Known { stored, .. }) => (stored.form, stored.config.diff_ids.clone()),
+            None => (self.form(), Vec::new()),
+        }
     }
 
     /// The directory of the store.
@@ -130,21 +164,8 @@ impl Inner {
         self.root.join(name)
     }
 
-    pub fn layer_path(&self, diff_id: &Digest) -> PathBuf {
-        self.directory("layers").join(diff_id.hex())
-    }
-
-    pub fn attributes_path(&self, image: &Digest) -> PathBuf {
-        self.directory("attributes").join(image.hex())
-    }
-
     fn record_path(&self, image: &Digest) -> PathBuf {
         self.directory("images").join(format!("{}.json", image.hex()))
-    }
-
-    /// Whether a layer is whole and on the disk.
-    pub fn has_layer(&self, diff_id: &Digest) -> bool {
-        self.layer_path(diff_id).is_dir()
     }
 
     /// The lock that lets one pull at a time fetch what has this digest; the others wait and then find

@@ -1,29 +1,38 @@
-//! Turns the bytes of a layer into a directory that overlayfs can use as a lower one.
+//! Turns the bytes of a layer into a tree: [`index`] into rows and one file of contents, [`unpack`]
+//! into a directory that overlayfs can use as a lower one, for machines whose kernel mounts no
+//! EROFS.
 //!
 //! One pass, in one thread: blob digest, decompression, DiffID, tar, files. The caller gives a fresh
-//! directory that nobody else sees and throws it away when this fails, so nothing here cleans up.
-//! Success means that both digests matched; only then may the directory be given its final name.
+//! place that nobody else sees and throws it away when this fails, so nothing here cleans up.
+//! Success means that both digests matched; only then may the place be given its final name.
 
+mod data;
 mod entries;
 mod node;
+mod rows;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tree;
 
+use std::fs::File;
 use std::io::{self, BufRead};
 use std::os::fd::OwnedFd;
 
 use longshore_types::{ByteCount, Digest};
 
 use crate::compression::Decoder;
+use crate::index::LayerTree;
 use crate::limits::{LimitExceeded, Limits};
 use crate::source::Retry;
 use crate::tar::{TarError, TarReader};
 
-use entries::{Unpacker, is_allowed_xattr};
+pub(crate) use entries::is_allowed_xattr;
+use entries::{Destination, Unpacker};
+use rows::Rows;
 pub(crate) use stream::Abandoned;
 use stream::{BlobReader, PlainReader, classify};
+use tree::Tree;
 pub(crate) use tree::{IMPLICIT_MODE, OPAQUE_XATTR};
 
 /// What a layer must turn out to be.
@@ -52,8 +61,9 @@ pub struct LayerReport {
     pub dropped_xattrs: u64,
     /// Whether the layer hides everything below it. Overlayfs does not look for the mark on a root.
     pub hides_all: bool,
-    /// Directories that no entry describes, as paths; the root is the empty one. They have mode 0755
-    /// and belong to root, unless a lower layer of an image describes them.
+    /// Directories that no entry describes, as paths; the root is the empty one. They have mode
+    /// 0755 and belong to root, unless a lower layer of an image describes them. Of a layer that
+    /// was unpacked into a directory only: an index says so itself.
     pub implicit_directories: Vec<Vec<u8>>,
 }
 
@@ -209,12 +219,36 @@ pub fn unpack(
     root: OwnedFd,
     limits: &Limits,
 ) -> Result<LayerReport, UnpackError> {
+    let (mut report, implicit) = read_layer(blob, identity, Tree::new(root, limits), limits)?;
+    report.implicit_directories = implicit;
+    Ok(report)
+}
+
+/// Writes the contents of the layer's files into `data`, an empty file, and gives the rest as a tree.
+///
+/// On error `data` holds part of a layer and must be removed. Runs for as long as the bytes take:
+/// call it on a thread that may block.
+pub(crate) fn index(
+    blob: impl BufRead,
+    identity: &LayerIdentity,
+    data: File,
+    limits: &Limits,
+) -> Result<(LayerReport, LayerTree), UnpackError> {
+    read_layer(blob, identity, Ok(Rows::new(data, limits)), limits)
+}
+
+fn read_layer<D: Destination>(
+    blob: impl BufRead,
+    identity: &LayerIdentity,
+    destination: Result<D, UnpackError>,
+    limits: &Limits,
+) -> Result<(LayerReport, D::Finished), UnpackError> {
     let blob = BlobReader::new(blob, identity.size);
     let n_fetched = blob.counter();
     let decoder = Decoder::open(blob, limits).map_err(|error| classify(TarError::Read(error)))?;
     let mut plain = PlainReader::new(decoder, n_fetched, limits);
-    let outcome = Unpacker::new(root, limits)
-        .and_then(|unpacker| unpacker.run(TarReader::new(&mut plain, limits)));
+    let outcome =
+        destination.and_then(|tree| Unpacker::new(tree).run(TarReader::new(&mut plain, limits)));
     if let Err(UnpackError::Limit(_) | UnpackError::Write { .. } | UnpackError::Abandoned) = outcome
     {
         return outcome;
@@ -222,10 +256,10 @@ pub fn unpack(
     // Whatever else went wrong, when the bytes are not the ones that were asked for, that is why.
     let (decoder, diff_id, unpacked) = plain.finish();
     decoder.into_source().check(identity)?;
-    let mut report = outcome?;
+    let (mut report, finished) = outcome?;
     if diff_id != identity.diff_id {
         return Err(UnpackError::DiffId { expected: identity.diff_id, found: diff_id });
     }
     report.unpacked = unpacked;
-    Ok(report)
+    Ok((report, finished))
 }

@@ -200,6 +200,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
     let layers = WritableLayers::probe(disk.instances())?;
     tracing::info!(means = ?layers.means(), "what instances write is limited");
     let images = ImageStore::open(&options.data_dir.join("images"), Limits::default())?;
+    tracing::info!(kernel = %images.kernel_path(), "how images get to the kernel");
     let network = Network::open(NetworkConfig {
         agent: options.agent,
         run_dir: options.run_dir.join("network"),

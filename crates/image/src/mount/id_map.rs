@@ -1,23 +1,23 @@
 //! Layers as they look to the users of an instance: an id of a file is shifted into the range of the
 //! instance, so that a layer is stored once, whoever runs it.
 //!
-//! The kernel shifts ids for a mount, and overlayfs takes such mounts below it since 5.19. All layers
-//! lie in one directory, so one mount of that does for them all, whatever their number. Until 6.15
-//! overlayfs looks only at mounts that are attached somewhere, so this one is for a moment; overlayfs
-//! keeps its own copies. It is read-only: should a crash leave it there, nobody who tidies up can
-//! reach through it and take layers away. An upper directory may not be on such a mount (overlayfs
-//! goes read-only then), so there files are written with the shifted ids.
+//! The kernel shifts ids for a mount, and overlayfs takes such mounts below it since 5.19. All
+//! layers that are directories lie in one, so one mount of that does for them all, whatever their
+//! number; an image that is a file system of its own has a mount of its own. An upper directory may
+//! not be on such a mount (overlayfs goes read-only then), so there files are written with the
+//! shifted ids.
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use longshore_types::IdRange;
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::{MountRootfsError, create_directory, failed, failed_io, unmount_rootfs};
+use super::attached::Attached;
+use super::{MountRootfsError, failed, failed_io};
 
 /// Who the users of an image are on the machine.
 #[derive(Debug, Clone, Copy)]
@@ -28,11 +28,24 @@ pub struct IdMap<'a> {
     pub ids: IdRange,
 }
 
-/// The layers of an image, attached with shifted ids for as long as this lives.
+impl IdMap<'_> {
+    /// Opens the user namespace whose ids are meant.
+    fn open(&self) -> Result<OwnedFd, MountRootfsError> {
+        rustix::fs::open(self.users, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(failed("opening the user namespace", self.users))
+    }
+
+    /// Shifts the ids of a mount that is attached nowhere yet; `what` is mounted.
+    pub(super) fn shift(&self, view: &OwnedFd, what: &Path) -> Result<(), MountRootfsError> {
+        shift_ids(view, &self.open()?, what)
+    }
+}
+
+/// Directories of layers, attached with shifted ids for as long as this lives.
 pub(super) struct ShiftedLayers {
     /// Where each of them is now, in the same order.
     pub layers: Vec<PathBuf>,
-    points: Vec<PathBuf>,
+    attached: Attached,
 }
 
 impl ShiftedLayers {
@@ -42,61 +55,31 @@ impl ShiftedLayers {
         point: &Path,
         map: IdMap<'_>,
     ) -> Result<Self, MountRootfsError> {
-        let users = rustix::fs::open(map.users, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(failed("opening the user namespace", map.users))?;
-        let mut shifted = Self { layers: Vec::with_capacity(layers.len()), points: Vec::new() };
-        let mut parents: Vec<&Path> = Vec::new();
+        let users = map.open()?;
+        let mut shifted =
+            Self { layers: Vec::with_capacity(layers.len()), attached: Attached::default() };
+        let mut parents: Vec<(&Path, PathBuf)> = Vec::new();
         for layer in layers {
             let (parent, name) =
                 layer.parent().zip(layer.file_name()).unwrap_or((layer, "".as_ref()));
-            let idx = match parents.iter().position(|known| *known == parent) {
+            let idx = match parents.iter().position(|(known, _)| *known == parent) {
                 Some(idx) => idx,
                 None => {
-                    shifted.attach_one(parent, point.join(parents.len().to_string()), &users)?;
-                    parents.push(parent);
+                    let view = shifted_view(parent, &users)?;
+                    let point = point.join(parents.len().to_string());
+                    let point = shifted.attached.attach(&view, point)?;
+                    parents.push((parent, point.to_owned()));
                     parents.len() - 1
                 }
             };
-            shifted.layers.push(shifted.points[idx].join(name));
+            shifted.layers.push(parents[idx].1.join(name));
         }
         Ok(shifted)
     }
 
-    fn attach_one(
-        &mut self,
-        directory: &Path,
-        point: PathBuf,
-        users: &OwnedFd,
-    ) -> Result<(), MountRootfsError> {
-        create_directory(&point, 0o700)?;
-        // What a crash left.
-        unmount_rootfs(&point)
-            .map_err(|error| failed_io("freeing", &point)(io::Error::other(error)))?;
-        let view = shifted_view(directory, users)?;
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        move_mount(view.as_fd(), "", CWD, &point, flags)
-            .map_err(failed("attaching layers at", &point))?;
-        self.points.push(point);
-        Ok(())
-    }
-
     /// Takes them away again; what overlayfs has of them stays.
-    pub(super) fn detach(mut self) -> Result<(), MountRootfsError> {
-        for point in self.points.drain(..) {
-            unmount_rootfs(&point).map_err(|error| {
-                failed_io("detaching layers at", &point)(io::Error::other(error))
-            })?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for ShiftedLayers {
-    fn drop(&mut self) {
-        for point in &self.points {
-            // Something failed before and is being told; the next mount there tries again.
-            let _ = unmount_rootfs(point);
-        }
+    pub(super) fn detach(self) -> Result<(), MountRootfsError> {
+        self.attached.detach()
     }
 }
 
@@ -105,6 +88,11 @@ fn shifted_view(directory: &Path, users: &OwnedFd) -> Result<OwnedFd, MountRootf
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let view =
         open_tree(CWD, directory, flags).map_err(failed("cloning the mount of", directory))?;
+    shift_ids(&view, users, directory)?;
+    Ok(view)
+}
+
+fn shift_ids(view: &OwnedFd, users: &OwnedFd, what: &Path) -> Result<(), MountRootfsError> {
     let attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_IDMAP | libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV,
         attr_clr: 0,
@@ -123,13 +111,13 @@ fn shifted_view(directory: &Path, users: &OwnedFd) -> Result<OwnedFd, MountRootf
         )
     };
     if result == 0 {
-        return Ok(view);
+        return Ok(());
     }
     let source = io::Error::last_os_error();
     Err(match source.raw_os_error() {
         // The kernel says so of file systems that cannot, and of nothing else here.
-        Some(libc::EINVAL) => MountRootfsError::NoIdMaps { path: directory.to_owned() },
-        _ => failed_io("mapping the ids of", directory)(source),
+        Some(libc::EINVAL) => MountRootfsError::NoIdMaps { path: what.to_owned() },
+        _ => failed_io("mapping the ids of", what)(source),
     })
 }
 
@@ -138,10 +126,13 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
     use std::process::{Child, Command, Stdio};
+    use std::sync::Arc;
 
     use super::*;
     use crate::mount::tests::Scratch;
-    use crate::mount::{mount_by_options, mount_rootfs, mounts_under};
+    use crate::mount::{
+        ImageTree, KernelPath, mount_by_options, mount_rootfs, mount_tree, mounts_under,
+    };
 
     /// A process in a user namespace with the range.
     struct Users(Child);
@@ -219,6 +210,29 @@ mod tests {
         }
         assert_eq!(owner(&high.join("b")), (33, 34));
         assert_eq!(fs::read_to_string(high.join("b")).unwrap(), "b");
+    }
+
+    #[test]
+    fn an_image_that_is_a_file_system_has_the_ids_of_each_instance() {
+        for kernel in [KernelPath::Loop, crate::mount::tests::best()] {
+            let scratch = Scratch::new();
+            let image = crate::mount::kernel::write_probe_image(kernel, scratch.path()).unwrap();
+            let tree = ImageTree::Erofs(Arc::new(image));
+            for number in [5, 6] {
+                let ids = IdRange::new(FIRST + number * IdRange::LEN).unwrap();
+                let users = Users::new(ids);
+                let map = IdMap { users: &users.path(), ids };
+                let dir = scratch.path().join(number.to_string());
+                fs::create_dir(&dir).unwrap();
+                let (base, target) = (dir.join("base"), dir.join("rootfs"));
+                mount_tree(&tree, &base, &target, Some(map)).unwrap();
+                assert_eq!(owner(&target), (ids.first(), ids.first()));
+                assert_eq!(owner(&target.join("probe")), (ids.first(), ids.first()));
+                fs::write(target.join("probe"), "changed").unwrap();
+                assert_eq!(owner(&base.join("upper/probe")), (ids.first(), ids.first()));
+                assert_eq!(mounts_under(&dir).unwrap(), [target.canonicalize().unwrap()]);
+            }
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Real mounts; these tests need root and a kernel with overlayfs.
 
+use super::table::{MountInfo, unescape};
 use super::*;
 
 /// A directory whose mounts are gone when it is dropped, also after a failure.
@@ -47,6 +48,57 @@ impl Drop for Scratch {
             unmount_rootfs(point).unwrap();
         }
     }
+}
+
+/// The best way of this kernel.
+pub(crate) fn best() -> KernelPath {
+    let directory = tempfile::tempdir().unwrap();
+    probe(directory.path())
+}
+
+/// An image of one file.
+fn probe_image(kernel: KernelPath, dir: &Path) -> ErofsImage {
+    kernel::write_probe_image(kernel, dir).unwrap()
+}
+
+fn loop_devices_below(dir: &Path) -> usize {
+    let devices = std::fs::read_dir("/sys/block").unwrap();
+    let files = devices.filter_map(|device| {
+        std::fs::read_to_string(device.unwrap().path().join("loop/backing_file")).ok()
+    });
+    files.filter(|file| file.starts_with(dir.to_str().unwrap())).count()
+}
+
+#[test]
+fn instances_of_an_image_share_its_file_system_and_leave_nothing() {
+    for kernel in [KernelPath::Loop, best()] {
+        let scratch = Scratch::new();
+        let image = Arc::new(probe_image(kernel, scratch.path()));
+        let [one, two] = [image.view().unwrap(), image.view().unwrap()];
+        let device = |view: &OwnedFd| rustix::fs::fstat(view).unwrap().st_dev;
+        assert_eq!(device(&one), device(&two), "{kernel}");
+        let target = scratch.path().join("rootfs");
+        let tree = ImageTree::Erofs(Arc::clone(&image));
+        mount_tree(&tree, &scratch.base(), &target, None).unwrap();
+        mount_tree(&tree, &scratch.base(), &target, None).unwrap();
+        assert_eq!(mounts_under(scratch.path()).unwrap(), [target.canonicalize().unwrap()]);
+        drop((one, two, tree, image));
+        assert_eq!(scratch.read("probe"), "as it was written", "the instance goes on without us");
+        unmount_rootfs(&target).unwrap();
+        assert_eq!(loop_devices_below(scratch.path()), 0);
+    }
+}
+
+#[test]
+fn what_cannot_be_mounted_is_said_with_the_words_of_the_kernel() {
+    let scratch = Scratch::new();
+    let files = probe_image(KernelPath::Loop, scratch.path()).files();
+    std::fs::write(&files[0], [0; 4096]).unwrap();
+    let image = ErofsImage::new(KernelPath::Loop, files[0].clone(), files[1..].to_vec());
+    let error = image.view().unwrap_err();
+    assert!(matches!(error, MountRootfsError::Io { action: "mounting", .. }), "{error:?}");
+    drop(image);
+    assert_eq!(loop_devices_below(scratch.path()), 0);
 }
 
 #[test]

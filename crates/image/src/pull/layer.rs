@@ -10,9 +10,10 @@ use tokio::sync::mpsc;
 
 use super::fetch::Fetcher;
 use super::{Progress, PullEvent, PullImageError, blocking};
+use crate::index;
 use crate::source::SourceError;
-use crate::store::{Inner, Staging, StoreIoError, report_text};
-use crate::unpack::{Abandoned, LayerIdentity, LayerReport, UnpackError, unpack};
+use crate::store::{DATA, Form, INDEX, Inner, REPORT, Staging, StoreIoError, report_text};
+use crate::unpack::{self, Abandoned, LayerIdentity, LayerReport, UnpackError};
 
 /// Pieces of a blob between the task and the thread; a full queue makes the task wait, and by that
 /// the source. Pieces are what the network gives, mostly 8 to 64 KiB.
@@ -61,7 +62,7 @@ pub(super) async fn fetch_layer(
     let _alone = flight.lock().await;
     if store.has_layer(&diff_id) {
         progress(PullEvent::LayerReused { blob });
-        let report = store.read_layer_report(&diff_id).map_err(store_error)?;
+        let report = store.read_layer_report(store.form(), &diff_id).map_err(store_error)?;
         return Ok(LayerOutcome { diff_id, report, fetched: None });
     }
     let (sender, receiver) = mpsc::channel(QUEUE);
@@ -123,11 +124,27 @@ fn unpack_and_commit(
 ) -> Result<(LayerReport, Duration, Duration), WorkError> {
     let started = Instant::now();
     let staging = Staging::new(store).map_err(WorkError::Store)?;
-    let root = staging.create_directory("fs").map_err(WorkError::Store)?;
     let mut pieces = Pieces::new(receiver);
-    let report = unpack(&mut pieces, layer, root, &store.limits).map_err(WorkError::Unpack)?;
-    staging.write("report.json", &report_text(&report)).map_err(WorkError::Store)?;
-    staging.commit(&store.layer_path(&layer.diff_id)).map_err(WorkError::Store)?;
+    let target = store.layer_path(store.form(), &layer.diff_id);
+    let report = match store.form() {
+        Form::Directories => {
+            let root = staging.create_directory("fs").map_err(WorkError::Store)?;
+            let report = unpack::unpack(&mut pieces, layer, root, &store.limits)
+                .map_err(WorkError::Unpack)?;
+            staging.write(REPORT, &report_text(&report)).map_err(WorkError::Store)?;
+            staging.commit(&target).map_err(WorkError::Store)?;
+            report
+        }
+        Form::Erofs => {
+            let data = staging.create_file(DATA).map_err(WorkError::Store)?;
+            let (report, tree) = unpack::index(&mut pieces, layer, data, &store.limits)
+                .map_err(WorkError::Unpack)?;
+            staging.write(INDEX, &index::encode(&tree)).map_err(WorkError::Store)?;
+            staging.write(REPORT, &report_text(&report)).map_err(WorkError::Store)?;
+            staging.commit_synced(&target).map_err(WorkError::Store)?;
+            report
+        }
+    };
     let working = started.elapsed().saturating_sub(pieces.waited);
     Ok((report, pieces.waited, working))
 }

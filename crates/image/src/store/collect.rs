@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use longshore_types::Digest;
 
 use super::open::remove;
-use super::{ImageStore, Inner, State, StoreIoError, sync_directory};
+use super::{Form, ImageStore, Inner, State, StoreIoError, sync_directory};
 
 /// Why images or layers could not be removed.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,7 @@ impl ImageStore {
 impl Inner {
     /// Removes an image's record, then what belongs to it alone.
     fn forget(&self, state: &mut State, digest: &Digest) -> Result<bool, StoreIoError> {
-        let Some(image) = state.images.get(digest) else {
+        let Some(known) = state.images.get(digest) else {
             return Ok(false);
         };
         let path = self.record_path(digest);
@@ -69,35 +69,36 @@ impl Inner {
             result => result.map_err(StoreIoError::of("removing", &path))?,
         }
         sync_directory(&self.directory("images"))?;
-        if image.has_attributes {
-            self.trash(&self.attributes_path(digest))?;
+        if known.stored.has_files_of_its_own() {
+            self.trash(&self.image_path(known.stored.form, digest))?;
         }
         state.images.remove(digest);
         Ok(true)
     }
 
     fn trash_unused_layers(&self, state: &State) -> Result<Vec<Digest>, StoreIoError> {
-        let images = state.images.values();
-        let used: HashSet<Digest> = images
-            .flat_map(|image| image.visible_layers.iter().copied())
-            .chain(state.pins.keys().copied())
-            .collect();
-        let directory = self.directory("layers");
-        let mut trashed = Vec::new();
-        let listing =
-            std::fs::read_dir(&directory).map_err(StoreIoError::of("listing", &directory))?;
-        for entry in listing {
-            let path = entry.map_err(StoreIoError::of("listing", &directory))?.path();
-            let name = path.file_name().and_then(std::ffi::OsStr::to_str);
-            let diff_id = name.and_then(|name| Digest::from_hex(name).ok());
-            if diff_id.is_some_and(|diff_id| used.contains(&diff_id)) {
-                continue;
+        let mut trashed = BTreeSet::new();
+        for form in Form::ALL {
+            let images = state.images.values().filter(|known| known.stored.form == form);
+            let used: HashSet<Digest> = images
+                .flat_map(|known| known.stored.visible_layers.iter().copied())
+                .chain(state.pins.keys().copied())
+                .collect();
+            let directory = self.directory(form.layers());
+            let listing =
+                std::fs::read_dir(&directory).map_err(StoreIoError::of("listing", &directory))?;
+            for entry in listing {
+                let path = entry.map_err(StoreIoError::of("listing", &directory))?.path();
+                let name = path.file_name().and_then(std::ffi::OsStr::to_str);
+                let diff_id = name.and_then(|name| Digest::from_hex(name).ok());
+                if diff_id.is_some_and(|diff_id| used.contains(&diff_id)) {
+                    continue;
+                }
+                self.trash(&path)?;
+                trashed.extend(diff_id);
             }
-            self.trash(&path)?;
-            trashed.extend(diff_id);
         }
-        trashed.sort();
-        Ok(trashed)
+        Ok(trashed.into_iter().collect())
     }
 
     pub(crate) fn trash(&self, path: &Path) -> Result<(), StoreIoError> {

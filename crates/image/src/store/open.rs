@@ -12,8 +12,9 @@ use longshore_types::Digest;
 use rustix::fs::FlockOperation;
 
 use super::record::RecordError;
-use super::{ImageStore, Inner, State, StoreIoError, StoredImage};
+use super::{Form, ImageStore, Inner, Known, State, StoreIoError, StoredImage};
 use crate::limits::Limits;
+use crate::mount::{KernelPath, UnmountError, mounts_under, probe, unmount_rootfs};
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -24,15 +25,29 @@ pub enum OpenStoreError {
     /// The disk refused.
     #[error("preparing the image store")]
     Io(#[from] StoreIoError),
+    /// What a crash left mounted in it cannot be unmounted.
+    #[error("preparing the image store")]
+    Mounted(#[from] UnmountError),
 }
 
-const DIRECTORIES: [&str; 5] = ["layers", "images", "attributes", "staging", "trash"];
+const DIRECTORIES: [&str; 7] =
+    ["images", "indexed", "metadata", "layers", "attributes", "staging", "trash"];
 
 impl ImageStore {
-    /// Opens the store in `root`, made when it is not there, and removes what a crash left behind.
+    /// Opens the store in `root`, made when it is not there, removes what a crash left behind, and
+    /// finds out how images get to the kernel there.
     ///
     /// Only root may enter it: setuid files of images must not be reachable for users of the host.
     pub fn open(root: &Path, limits: Limits) -> Result<Self, OpenStoreError> {
+        Self::open_with(root, limits, None)
+    }
+
+    /// The same, with the way of images to the kernel said and not found out.
+    pub fn open_with(
+        root: &Path,
+        limits: Limits,
+        kernel: Option<KernelPath>,
+    ) -> Result<Self, OpenStoreError> {
         for path in [root.to_owned()].into_iter().chain(DIRECTORIES.map(|name| root.join(name))) {
             DirBuilder::new()
                 .recursive(true)
@@ -43,21 +58,33 @@ impl ImageStore {
         std::fs::set_permissions(root, PermissionsExt::from_mode(0o700))
             .map_err(StoreIoError::of("closing to others", root))?;
         let lock = lock(root)?;
-        empty(&root.join("staging"))?;
+        let staging = root.join("staging");
+        // Of a crash while it was found out how images get to the kernel.
+        for point in mounts_under(&staging)?.iter().rev() {
+            unmount_rootfs(point)?;
+        }
+        empty(&staging)?;
         empty(&root.join("trash"))?;
-        let images = read_images(root)?;
-        remove_orphaned_attributes(root, &images)?;
-        Ok(Self {
-            inner: Arc::new(Inner {
-                root: root.to_owned(),
-                limits,
-                state: Mutex::new(State { images, ..State::default() }),
-                flights: Mutex::default(),
-                n_staged: AtomicU64::new(0),
-                trash_lock: Mutex::default(),
-                _lock: lock.into(),
-            }),
-        })
+        let kernel = kernel.unwrap_or_else(|| probe(&staging));
+        let images = read_images(root, kernel)?;
+        remove_orphans(root, &images)?;
+        let inner = Inner {
+            root: root.to_owned(),
+            limits,
+            kernel,
+            state: Mutex::default(),
+            flights: Mutex::default(),
+            n_staged: AtomicU64::new(0),
+            trash_lock: Mutex::default(),
+            _lock: lock.into(),
+        };
+        let known = |stored: StoredImage| {
+            let tree = inner.tree(&stored);
+            (stored.digest, Known { stored, tree })
+        };
+        let images = images.into_values().map(known).collect();
+        *inner.state() = State { images, ..State::default() };
+        Ok(Self { inner: Arc::new(inner) })
     }
 }
 
@@ -97,13 +124,16 @@ pub(super) fn remove(path: &Path) -> Result<(), StoreIoError> {
 
 /// Reads the records of images. One that cannot be used is removed: the image is pulled again when
 /// it is needed, which repairs whatever was wrong.
-fn read_images(root: &Path) -> Result<BTreeMap<Digest, StoredImage>, StoreIoError> {
+fn read_images(
+    root: &Path,
+    kernel: KernelPath,
+) -> Result<BTreeMap<Digest, StoredImage>, StoreIoError> {
     let directory = root.join("images");
     let mut images = BTreeMap::new();
     let listing = std::fs::read_dir(&directory).map_err(StoreIoError::of("listing", &directory))?;
     for entry in listing {
         let path = entry.map_err(StoreIoError::of("listing", &directory))?.path();
-        match StoredImage::read(&path).and_then(|image| check_layers(root, image)) {
+        match StoredImage::read(&path).and_then(|image| check_files(root, kernel, image)) {
             Ok(image) => {
                 images.insert(image.digest, image);
             }
@@ -117,32 +147,45 @@ fn read_images(root: &Path) -> Result<BTreeMap<Digest, StoredImage>, StoreIoErro
     Ok(images)
 }
 
-fn check_layers(root: &Path, image: StoredImage) -> Result<StoredImage, RecordError> {
-    let layers = root.join("layers");
+fn check_files(
+    root: &Path,
+    kernel: KernelPath,
+    image: StoredImage,
+) -> Result<StoredImage, RecordError> {
+    // Directories are stacked by every kernel.
+    if image.form == Form::Erofs && Form::of(kernel) != Form::Erofs {
+        return Err(RecordError::Form);
+    }
+    let layers = root.join(image.form.layers());
     let is_missing = |diff_id: &&Digest| !layers.join(diff_id.hex()).is_dir();
-    if let Some(missing) = image.visible_layers.iter().find(is_missing) {
+    let mut needed = image.visible_layers.iter().chain(&image.devices);
+    if let Some(missing) = needed.find(is_missing) {
         return Err(RecordError::LayerMissing(*missing));
     }
-    if image.has_attributes && !root.join("attributes").join(image.digest.hex()).is_dir() {
-        return Err(RecordError::LayerMissing(image.digest));
+    let own = root.join(image.form.images()).join(image.digest.hex());
+    match image.has_files_of_its_own() && !own.exists() {
+        true => Err(RecordError::LayerMissing(image.digest)),
+        false => Ok(image),
     }
-    Ok(image)
 }
 
-/// The attributes of an image get their name just before its record does.
-fn remove_orphaned_attributes(
-    root: &Path,
-    images: &BTreeMap<Digest, StoredImage>,
-) -> Result<(), StoreIoError> {
-    let with_attributes = images.values().filter(|image| image.has_attributes);
-    let known: HashSet<String> = with_attributes.map(|image| image.digest.hex()).collect();
-    let directory = root.join("attributes");
-    let listing = std::fs::read_dir(&directory).map_err(StoreIoError::of("listing", &directory))?;
-    for entry in listing {
-        let path = entry.map_err(StoreIoError::of("listing", &directory))?.path();
-        let name = path.file_name().and_then(OsStr::to_str);
-        if !name.is_some_and(|name| known.contains(name)) {
-            remove(&path)?;
+/// What belongs to an image alone gets its name just before its record does.
+fn remove_orphans(root: &Path, images: &BTreeMap<Digest, StoredImage>) -> Result<(), StoreIoError> {
+    for form in Form::ALL {
+        let images = images.values();
+        let known: HashSet<String> = images
+            .filter(|image| image.form == form && image.has_files_of_its_own())
+            .map(|image| image.digest.hex())
+            .collect();
+        let directory = root.join(form.images());
+        let listing =
+            std::fs::read_dir(&directory).map_err(StoreIoError::of("listing", &directory))?;
+        for entry in listing {
+            let path = entry.map_err(StoreIoError::of("listing", &directory))?.path();
+            let name = path.file_name().and_then(OsStr::to_str);
+            if !name.is_some_and(|name| known.contains(name)) {
+                remove(&path)?;
+            }
         }
     }
     Ok(())

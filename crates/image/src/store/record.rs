@@ -9,12 +9,18 @@ use std::sync::Arc;
 use longshore_types::{ByteCount, Digest};
 use serde::{Deserialize, Serialize};
 
-use super::{Inner, Staging, StoreIoError, sync_directory};
+use super::{Form, Inner, Known, Staging, StoreIoError};
 use crate::config::ConfigFile;
 use crate::unpack::LayerReport;
 
 /// Raised when a file's meaning changes; a file with another number is from a newer release.
 const VERSION: u32 = 1;
+/// The version of a record of an image in EROFS, so that a release that knows directories alone
+/// finds it unusable and pulls the image again.
+const EROFS_VERSION: u32 = 2;
+
+/// In the directory of a layer, what was found in its archive.
+pub(crate) const REPORT: &str = "report.json";
 
 /// An image as the store knows it.
 #[derive(Debug, Clone)]
@@ -23,9 +29,13 @@ pub(crate) struct StoredImage {
     pub manifest: Digest,
     pub config: ConfigFile,
     pub config_text: String,
+    pub form: Form,
     /// DiffIDs of the layers that are mounted, lowest first: those below a layer that hides
     /// everything are left out.
     pub visible_layers: Vec<Digest>,
+    /// DiffIDs of the layers whose data the metadata file points into, in its order.
+    pub devices: Vec<Digest>,
+    /// Whether a directory of attributes belongs to it.
     pub has_attributes: bool,
 }
 
@@ -35,6 +45,8 @@ struct ImageRecord {
     digest: Digest,
     manifest: Digest,
     layers: Vec<Digest>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    devices: Vec<Digest>,
     attributes: bool,
     config: String,
 }
@@ -59,8 +71,10 @@ pub(crate) enum RecordError {
     Io(#[from] std::io::Error),
     #[error("it is not a record of ours")]
     Json(#[from] serde_json::Error),
-    #[error("it has the version {0}, this release knows {VERSION}")]
+    #[error("it has the version {0}, this release knows {VERSION} and {EROFS_VERSION}")]
     Version(u32),
+    #[error("this machine's kernel does not mount EROFS")]
+    Form,
     #[error("it has another image's name")]
     Name,
     #[error("its config")]
@@ -72,9 +86,11 @@ pub(crate) enum RecordError {
 impl StoredImage {
     pub fn read(path: &Path) -> Result<Self, RecordError> {
         let record: ImageRecord = serde_json::from_slice(&std::fs::read(path)?)?;
-        if record.version != VERSION {
-            return Err(RecordError::Version(record.version));
-        }
+        let form = match record.version {
+            VERSION => Form::Directories,
+            EROFS_VERSION => Form::Erofs,
+            other => return Err(RecordError::Version(other)),
+        };
         if path.file_stem() != Some(record.digest.hex().as_ref()) {
             return Err(RecordError::Name);
         }
@@ -83,17 +99,28 @@ impl StoredImage {
             manifest: record.manifest,
             config: ConfigFile::parse(record.config.as_bytes())?,
             config_text: record.config,
+            form,
             visible_layers: record.layers,
+            devices: record.devices,
             has_attributes: record.attributes,
         })
     }
 
+    /// Whether anything but its record and layers belongs to it.
+    pub fn has_files_of_its_own(&self) -> bool {
+        self.has_attributes || self.form == Form::Erofs
+    }
+
     fn to_record(&self) -> ImageRecord {
         ImageRecord {
-            version: VERSION,
+            version: match self.form {
+                Form::Directories => VERSION,
+                Form::Erofs => EROFS_VERSION,
+            },
             digest: self.digest,
             manifest: self.manifest,
             layers: self.visible_layers.clone(),
+            devices: self.devices.clone(),
             attributes: self.has_attributes,
             config: self.config_text.clone(),
         }
@@ -105,22 +132,25 @@ impl Inner {
     pub fn commit_image(self: &Arc<Self>, image: StoredImage) -> Result<(), StoreIoError> {
         let text = serde_json::to_vec(&image.to_record()).expect("a record has only JSON's types");
         let staging = Staging::new(self)?;
-        let staged = staging.write("record", &text)?;
-        let path = self.record_path(&image.digest);
-        std::fs::rename(&staged, &path).map_err(StoreIoError::of("renaming to", &path))?;
-        sync_directory(&self.directory("images"))?;
-        self.state().images.insert(image.digest, image);
+        staging.write("record", &text)?;
+        staging.rename_file("record", &self.record_path(&image.digest))?;
+        let known = Known { tree: self.tree(&image), stored: image };
+        self.state().images.insert(known.stored.digest, known);
         Ok(())
     }
 
-    pub fn read_layer_report(&self, diff_id: &Digest) -> Result<LayerReport, StoreIoError> {
-        let path = self.layer_path(diff_id).join("report.json");
+    pub fn read_layer_report(
+        &self,
+        form: Form,
+        diff_id: &Digest,
+    ) -> Result<LayerReport, StoreIoError> {
+        let path = self.layer_path(form, diff_id).join(REPORT);
         read_report(&path)
             .map_err(|error| StoreIoError::of("reading", &path)(std::io::Error::other(error)))
     }
 }
 
-/// The file `report.json` of a layer.
+/// The bytes of that file.
 pub(crate) fn report_text(report: &LayerReport) -> Vec<u8> {
     let LayerReport {
         entries,

@@ -35,16 +35,26 @@ impl Staging {
             .map_err(StoreIoError::of("creating", &path))
     }
 
+    /// Makes an empty file inside, to be read and written.
+    pub fn create_file(&self, name: &str) -> Result<File, StoreIoError> {
+        let path = self.path.join(name);
+        File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(StoreIoError::of("creating", &path))
+    }
+
     /// Writes a file inside.
-    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, StoreIoError> {
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StoreIoError> {
         let path = self.path.join(name);
         File::create(&path)
             .and_then(|mut file| {
                 file.write_all(bytes)?;
                 file.sync_all()
             })
-            .map_err(StoreIoError::of("writing", &path))?;
-        Ok(path)
+            .map_err(StoreIoError::of("writing", &path))
     }
 
     /// Puts everything inside on the disk and renames it to `target`. When `target` is there already
@@ -53,6 +63,24 @@ impl Staging {
         let directory = File::open(&self.path).map_err(StoreIoError::of("opening", &self.path))?;
         rustix::fs::syncfs(&directory)
             .map_err(|errno| StoreIoError::of("syncing", &self.path)(errno.into()))?;
+        self.rename(target)
+    }
+
+    /// The same for what was made with [`Staging::write`] and files that the caller has synced: it
+    /// waits for no other's writes.
+    pub fn commit_synced(self, target: &Path) -> Result<(), StoreIoError> {
+        sync_directory(&self.path)?;
+        self.rename(target)
+    }
+
+    /// Gives a file that was made inside, and synced, its name; one that is there already goes.
+    pub fn rename_file(&self, name: &str, target: &Path) -> Result<(), StoreIoError> {
+        std::fs::rename(self.path.join(name), target)
+            .map_err(StoreIoError::of("renaming to", target))?;
+        sync_directory(target.parent().expect("names of the store lie in its directories"))
+    }
+
+    fn rename(self, target: &Path) -> Result<(), StoreIoError> {
         match std::fs::rename(&self.path, target) {
             Err(_) if target.is_dir() => return Ok(()),
             result => result.map_err(StoreIoError::of("renaming to", target))?,

@@ -4,7 +4,7 @@ use super::*;
 use crate::pull::tests::{published, pull_from};
 
 fn open(root: &Path) -> Result<ImageStore, OpenStoreError> {
-    ImageStore::open(root, Limits::default())
+    ImageStore::open_with(root, Limits::default(), Some(KernelPath::Directories))
 }
 
 #[test]
@@ -25,12 +25,14 @@ fn leftovers_are_removed() {
     let root = tempfile::tempdir().unwrap();
     drop(open(root.path()).unwrap());
     let orphan = Digest::from_sha256([7; 32]).hex();
-    for path in ["staging/0/fs/etc", "trash/3/fs", &format!("attributes/{orphan}/tmp")] {
+    for path in ["staging/0/fs/etc", "trash/3/fs", &format!("attributes/{orphan}/tmp"), "metadata"]
+    {
         std::fs::create_dir_all(root.path().join(path)).unwrap();
     }
     std::fs::write(root.path().join("staging/1"), "").unwrap();
+    std::fs::write(root.path().join("metadata").join(&orphan), "").unwrap();
     drop(open(root.path()).unwrap());
-    for directory in ["staging", "trash", "attributes"] {
+    for directory in ["staging", "trash", "attributes", "metadata"] {
         assert_eq!(std::fs::read_dir(root.path().join(directory)).unwrap().count(), 0);
     }
 }
@@ -72,5 +74,22 @@ async fn unusable_records_are_dropped_and_the_image_comes_again() {
         assert_eq!(pull_from(&store, &source, &digest).await, image, "{n}");
         let names = std::fs::read_dir(root.path().join("images")).unwrap();
         assert_eq!(names.count(), 1, "{n}");
+    }
+}
+
+/// Whichever way it finds, an image gets to the kernel by it.
+#[tokio::test]
+async fn a_store_finds_out_how_images_get_to_the_kernel() {
+    let (source, digest) = published();
+    let scratch = crate::mount::tests::Scratch::new();
+    let store = ImageStore::open(&scratch.path().join("store"), Limits::default()).unwrap();
+    assert_ne!(store.kernel_path(), KernelPath::Directories, "this kernel should have EROFS");
+    let image = pull_from(&store, &source, &digest).await;
+    let target = scratch.path().join("rootfs");
+    image.mount(&scratch.path().join("base"), &target, None).unwrap();
+    assert_eq!(std::fs::read(target.join("etc/c")).unwrap(), [3; 300_000]);
+    for directory in ["staging", "layers", "attributes"] {
+        let listing = std::fs::read_dir(scratch.path().join("store").join(directory)).unwrap();
+        assert_eq!(listing.count(), 0, "{directory}");
     }
 }

@@ -1,42 +1,93 @@
-//! What each entry of a layer means for the tree.
+//! What each entry of a layer means for the tree, whichever way that is kept.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 
-use super::node::{Attributes, finish_file};
 use super::stream::classify;
-use super::tree::Tree;
 use super::{EntryProblem, LayerReport, UnpackError};
-use crate::limits::Limits;
 use crate::tar::{Entry, EntryKind, EntryPath, TarReader, Xattr};
 
 /// The prefix that makes a name a whiteout, by the OCI image specification.
 const WHITEOUT: &[u8] = b".wh.";
 
-pub(super) struct Unpacker {
-    tree: Tree,
+/// Owner, mode, xattrs and time, as they will be set; the xattrs are filtered.
+pub(super) struct Attributes<'a> {
+    pub uid: u32,
+    pub gid: u32,
+    pub mode: u32,
+    pub mtime: (i64, u32),
+    pub xattrs: Vec<&'a Xattr>,
+}
+
+/// A tree that entries are put into: a directory of the machine, or rows beside a file of contents.
+///
+/// Directories above an entry are made where they are missing, and links above it are followed inside
+/// of the tree; the last part of a path never is. What has the name of a new entry makes way for it.
+pub(super) trait Destination {
+    /// What it gives once everything is in it.
+    type Finished;
+
+    /// Makes a directory, or gives an existing one new attributes and keeps what is in it.
+    fn directory(
+        &mut self,
+        path: &EntryPath,
+        attributes: &Attributes<'_>,
+    ) -> Result<(), UnpackError>;
+
+    /// Makes a file of the contents that the archive has next.
+    fn file(
+        &mut self,
+        path: &EntryPath,
+        size: u64,
+        attributes: &Attributes<'_>,
+        contents: &mut TarReader<impl Read>,
+    ) -> Result<(), UnpackError>;
+
+    /// Makes a symbolic link.
+    fn symlink(
+        &mut self,
+        path: &EntryPath,
+        target: &[u8],
+        attributes: &Attributes<'_>,
+    ) -> Result<(), UnpackError>;
+
+    /// Gives an earlier file or symbolic link a second name.
+    fn hard_link(&mut self, path: &EntryPath, target: &EntryPath) -> Result<(), UnpackError>;
+
+    /// Hides `name` of lower layers. What this layer itself has of that name stays.
+    fn whiteout(&mut self, above: &[u8], name: &[u8]) -> Result<(), UnpackError>;
+
+    /// Hides everything that lower layers have in a directory.
+    fn opaque(&mut self, path: &[u8]) -> Result<(), UnpackError>;
+
+    /// Ends the work, once the whole archive is read.
+    fn finish(self) -> Result<Self::Finished, UnpackError>;
+}
+
+pub(super) struct Unpacker<D> {
+    tree: D,
     report: LayerReport,
     /// Paths of devices that were not made, as hashes: a hard link to one is dropped as well.
     dropped: HashSet<u64>,
     hash: RandomState,
 }
 
-impl Unpacker {
-    pub fn new(root: OwnedFd, limits: &Limits) -> Result<Self, UnpackError> {
-        Ok(Self {
-            tree: Tree::new(root, limits)?,
+impl<D: Destination> Unpacker<D> {
+    pub fn new(tree: D) -> Self {
+        Self {
+            tree,
             report: LayerReport::default(),
             dropped: HashSet::new(),
             hash: RandomState::new(),
-        })
+        }
     }
 
     /// Unpacks all entries and reads the stream to its end.
-    pub fn run(mut self, mut tar: TarReader<impl Read>) -> Result<LayerReport, UnpackError> {
+    pub fn run(
+        mut self,
+        mut tar: TarReader<impl Read>,
+    ) -> Result<(LayerReport, D::Finished), UnpackError> {
         while let Some(entry) = tar.next_entry().map_err(classify)? {
             self.report.entries += 1;
             if self.whiteout(&entry.path)? {
@@ -45,8 +96,7 @@ impl Unpacker {
             self.entry(&entry, &mut tar)?;
         }
         tar.finish().map_err(classify)?;
-        self.report.implicit_directories = self.tree.finish()?;
-        Ok(self.report)
+        Ok((self.report, self.tree.finish()?))
     }
 
     /// Acts on an entry whose name is a whiteout's; false when it is an ordinary one.
@@ -88,9 +138,7 @@ impl Unpacker {
             }
             EntryKind::File { size } => {
                 let attributes = self.attributes(entry, XattrsOf::FileOrDirectory);
-                let file = File::from(self.tree.file(path)?);
-                write_contents(&file, *size, path, tar)?;
-                finish_file(&file.into(), &attributes, path)
+                self.tree.file(path, *size, &attributes, tar)
             }
             EntryKind::Symlink { target } => {
                 let attributes = self.attributes(entry, XattrsOf::Symlink);
@@ -135,24 +183,6 @@ enum XattrsOf {
 
 /// Whether an image may set an xattr. `trusted.overlay.*` would let it forge whiteouts and redirects,
 /// `security.*` but capabilities belongs to the host's policy.
-pub(super) fn is_allowed_xattr(name: &[u8]) -> bool {
+pub(crate) fn is_allowed_xattr(name: &[u8]) -> bool {
     name == b"security.capability" || name.strip_prefix(b"user.").is_some_and(|n| !n.is_empty())
-}
-
-fn write_contents(
-    file: &File,
-    size: u64,
-    path: &EntryPath,
-    tar: &mut TarReader<impl Read>,
-) -> Result<(), UnpackError> {
-    let failed = |source| UnpackError::write("writing", path.as_bytes(), source);
-    let mut end = 0;
-    while let Some(chunk) = tar.next_chunk().map_err(classify)? {
-        file.write_all_at(chunk.bytes, chunk.offset).map_err(failed)?;
-        end = chunk.offset + chunk.bytes.len() as u64;
-    }
-    if end < size {
-        file.set_len(size).map_err(failed)?;
-    }
-    Ok(())
 }

@@ -1,22 +1,17 @@
 //! Single files and directories below a descriptor: what the tree does to each.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
+use super::entries::Attributes;
+use super::stream::classify;
 use super::{EntryProblem, UnpackError, is_allowed_xattr};
-use crate::tar::{EntryPath, Xattr};
-
-/// Owner, mode, xattrs and time, as they will be set; the xattrs are filtered.
-pub(super) struct Attributes<'a> {
-    pub uid: u32,
-    pub gid: u32,
-    pub mode: u32,
-    pub mtime: (i64, u32),
-    pub xattrs: Vec<&'a Xattr>,
-}
+use crate::tar::{EntryPath, TarReader, Xattr};
 
 /// Sets everything but the time of a directory, which is set last.
 pub(super) fn set_attributes(
@@ -56,6 +51,25 @@ fn xattr_refused(fd: &OwnedFd, path: &[u8], xattr: &Xattr, errno: Errno) -> Unpa
 
 /// A disk with fewer free blocks is full.
 const SPARE_BLOCKS: u64 = 16;
+
+/// Writes the contents that the archive has next.
+pub(super) fn write_contents(
+    file: &File,
+    size: u64,
+    path: &EntryPath,
+    tar: &mut TarReader<impl Read>,
+) -> Result<(), UnpackError> {
+    let failed = |source| UnpackError::write("writing", path.as_bytes(), source);
+    let mut end = 0;
+    while let Some(chunk) = tar.next_chunk().map_err(classify)? {
+        file.write_all_at(chunk.bytes, chunk.offset).map_err(failed)?;
+        end = chunk.offset + chunk.bytes.len() as u64;
+    }
+    if end < size {
+        file.set_len(size).map_err(failed)?;
+    }
+    Ok(())
+}
 
 /// Sets the attributes of a file whose contents are written.
 pub(super) fn finish_file(

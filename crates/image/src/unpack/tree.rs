@@ -11,21 +11,24 @@
 //! layers only, whatever their order among the layer's own entries.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
 
+use super::entries::{Attributes, Destination};
 use super::node::{
-    Attributes, children, clear_xattrs, failed, open_child, owner, remove_tree, set_attributes,
-    stat, timestamps,
+    children, clear_xattrs, failed, finish_file, open_child, owner, remove_tree, set_attributes,
+    stat, timestamps, write_contents,
 };
 use super::{EntryProblem, UnpackError};
+use crate::index::Origin;
 use crate::limits::{LimitExceeded, Limits};
-use crate::tar::EntryPath;
+use crate::tar::{EntryPath, TarReader};
 
 /// The xattr by which overlayfs knows a directory that hides what lies below it.
 pub(crate) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
@@ -70,14 +73,6 @@ struct Note {
     is_opaque: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    /// An entry describes it.
-    Entry,
-    /// It had to be there for an entry below it.
-    Implicit,
-}
-
 impl Tree {
     /// Takes an empty directory as the root.
     pub fn new(root: OwnedFd, limits: &Limits) -> Result<Self, UnpackError> {
@@ -97,131 +92,10 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Makes a directory, or gives an existing one new attributes and keeps what is in it.
-    pub fn directory(
-        &mut self,
-        path: &EntryPath,
-        attributes: &Attributes<'_>,
-    ) -> Result<(), UnpackError> {
-        let directory = match path.split() {
-            None => Rc::clone(&self.root),
-            Some((above, name)) => {
-                let parent = self.ensure_directory(above)?;
-                self.ensure_child(&parent, name, path.as_bytes(), Replace::Anything)?
-            }
-        };
-        let note = self.note_mut(directory.inode);
-        note.mtime = attributes.mtime;
-        if std::mem::replace(&mut note.origin, Origin::Entry) == Origin::Entry {
-            clear_xattrs(&directory.fd).map_err(failed("clearing xattrs of", path.as_bytes()))?;
-        }
-        set_attributes(&directory.fd, attributes, path)
-    }
-
-    /// Makes an empty file in place of whatever has its name.
-    pub fn file(&mut self, path: &EntryPath) -> Result<OwnedFd, UnpackError> {
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        self.put(path, "creating", |parent, name| {
-            rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)
-        })
-    }
-
-    /// Makes a symbolic link in place of whatever has its name.
-    pub fn symlink(
-        &mut self,
-        path: &EntryPath,
-        target: &[u8],
-        attributes: &Attributes<'_>,
-    ) -> Result<(), UnpackError> {
-        self.put(path, "making the symbolic link", |parent, name| {
-            rustix::fs::symlinkat(target, parent, name)?;
-            let (uid, gid) = owner(attributes);
-            rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
-            let times = timestamps(attributes.mtime);
-            rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
-        })
-    }
-
-    /// Gives an earlier file or symbolic link a second name.
-    pub fn hard_link(&mut self, path: &EntryPath, target: &EntryPath) -> Result<(), UnpackError> {
-        let refuse = |problem: fn(String) -> EntryProblem| {
-            UnpackError::entry(path, problem(target.printable()))
-        };
-        let missing = || refuse(|target| EntryProblem::LinkTargetMissing { target });
-        let wrong = || refuse(|target| EntryProblem::LinkTargetNotFile { target });
-        let (above, target_name) = target.split().ok_or_else(wrong)?;
-        let target_parent = self.open(above).map_err(|_| missing())?;
-        let target_stat = stat(&target_parent, target_name).map_err(|_| missing())?;
-        match FileType::from_raw_mode(target_stat.st_mode) {
-            FileType::RegularFile | FileType::Symlink => {}
-            FileType::CharacterDevice => return Err(missing()),
-            _ => return Err(wrong()),
-        }
-        let (above, name) =
-            path.split().ok_or_else(|| UnpackError::entry(path, EntryProblem::RootNotDirectory))?;
-        let parent = self.ensure_directory(above)?;
-        if stat(&parent.fd, name).is_ok_and(|there| there.st_ino == target_stat.st_ino) {
-            return Ok(());
-        }
-        match self.put(path, "linking", |parent, name| {
-            rustix::fs::linkat(&target_parent, target_name, parent, name, AtFlags::empty())
-        }) {
-            // The target lay in a directory that had to make way for the link.
-            Err(UnpackError::Write { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Err(missing())
-            }
-            result => result,
-        }
-    }
-
-    /// Hides `name` of lower layers. What this layer itself has of that name stays.
-    pub fn whiteout(&mut self, above: &[u8], name: &[u8]) -> Result<(), UnpackError> {
-        let parent = self.ensure_directory(above)?;
-        let key = self.whiteout_key(&parent, name);
-        self.whited_out.insert(key);
-        match stat(&parent.fd, name) {
-            Ok(there) if FileType::from_raw_mode(there.st_mode) == FileType::Directory => {
-                let directory = Directory {
-                    fd: open_child(&parent.fd, name).map_err(failed("opening", name))?,
-                    inode: there.st_ino,
-                };
-                self.make_opaque(&directory, name)
-            }
-            Ok(_) => Ok(()),
-            Err(Errno::NOENT) => rustix::fs::mknodat(
-                &parent.fd,
-                name,
-                FileType::CharacterDevice,
-                Mode::empty(),
-                rustix::fs::makedev(0, 0),
-            )
-            .map_err(failed("making the whiteout", name)),
-            Err(errno) => Err(failed("looking at", name)(errno)),
-        }
-    }
-
-    /// Hides everything that lower layers have in a directory.
-    pub fn opaque(&mut self, path: &[u8]) -> Result<(), UnpackError> {
-        let directory = self.ensure_directory(path)?;
-        self.make_opaque(&directory, path)
-    }
-
     fn make_opaque(&mut self, directory: &Directory, path: &[u8]) -> Result<(), UnpackError> {
         self.note_mut(directory.inode).is_opaque = true;
         rustix::fs::fsetxattr(&directory.fd, OPAQUE_XATTR, b"y", XattrFlags::empty())
             .map_err(failed("making opaque", path))
-    }
-
-    /// Sets the times of directories, which every change inside them moved, and gives the paths of
-    /// those that no entry describes.
-    ///
-    /// Below an opaque directory nothing is left to hide, and overlayfs, which merges nothing there,
-    /// would list whiteouts as names that cannot be opened: they go.
-    pub fn finish(self) -> Result<Vec<Vec<u8>>, UnpackError> {
-        let mut implicit = Implicit::default();
-        self.finish_directory(&self.root, &mut Vec::new(), Below::Layers, &mut implicit)?;
-        Ok(implicit.paths)
     }
 
     fn finish_directory(
@@ -413,6 +287,134 @@ impl Tree {
 
     fn note_mut(&mut self, inode: u64) -> &mut Note {
         self.notes.get_mut(&inode).expect("every directory of the tree was noted when it was made")
+    }
+}
+
+impl Destination for Tree {
+    /// The paths of directories that no entry describes.
+    type Finished = Vec<Vec<u8>>;
+
+    fn directory(
+        &mut self,
+        path: &EntryPath,
+        attributes: &Attributes<'_>,
+    ) -> Result<(), UnpackError> {
+        let directory = match path.split() {
+            None => Rc::clone(&self.root),
+            Some((above, name)) => {
+                let parent = self.ensure_directory(above)?;
+                self.ensure_child(&parent, name, path.as_bytes(), Replace::Anything)?
+            }
+        };
+        let note = self.note_mut(directory.inode);
+        note.mtime = attributes.mtime;
+        if std::mem::replace(&mut note.origin, Origin::Entry) == Origin::Entry {
+            clear_xattrs(&directory.fd).map_err(failed("clearing xattrs of", path.as_bytes()))?;
+        }
+        set_attributes(&directory.fd, attributes, path)
+    }
+
+    fn file(
+        &mut self,
+        path: &EntryPath,
+        size: u64,
+        attributes: &Attributes<'_>,
+        contents: &mut TarReader<impl Read>,
+    ) -> Result<(), UnpackError> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(self.put(path, "creating", |parent, name| {
+            rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)
+        })?);
+        write_contents(&file, size, path, contents)?;
+        finish_file(&file.into(), attributes, path)
+    }
+
+    fn symlink(
+        &mut self,
+        path: &EntryPath,
+        target: &[u8],
+        attributes: &Attributes<'_>,
+    ) -> Result<(), UnpackError> {
+        self.put(path, "making the symbolic link", |parent, name| {
+            rustix::fs::symlinkat(target, parent, name)?;
+            let (uid, gid) = owner(attributes);
+            rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+            let times = timestamps(attributes.mtime);
+            rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+        })
+    }
+
+    fn hard_link(&mut self, path: &EntryPath, target: &EntryPath) -> Result<(), UnpackError> {
+        let refuse = |problem: fn(String) -> EntryProblem| {
+            UnpackError::entry(path, problem(target.printable()))
+        };
+        let missing = || refuse(|target| EntryProblem::LinkTargetMissing { target });
+        let wrong = || refuse(|target| EntryProblem::LinkTargetNotFile { target });
+        let (above, target_name) = target.split().ok_or_else(wrong)?;
+        let target_parent = self.open(above).map_err(|_| missing())?;
+        let target_stat = stat(&target_parent, target_name).map_err(|_| missing())?;
+        match FileType::from_raw_mode(target_stat.st_mode) {
+            FileType::RegularFile | FileType::Symlink => {}
+            FileType::CharacterDevice => return Err(missing()),
+            _ => return Err(wrong()),
+        }
+        let (above, name) =
+            path.split().ok_or_else(|| UnpackError::entry(path, EntryProblem::RootNotDirectory))?;
+        let parent = self.ensure_directory(above)?;
+        if stat(&parent.fd, name).is_ok_and(|there| there.st_ino == target_stat.st_ino) {
+            return Ok(());
+        }
+        match self.put(path, "linking", |parent, name| {
+            rustix::fs::linkat(&target_parent, target_name, parent, name, AtFlags::empty())
+        }) {
+            // The target lay in a directory that had to make way for the link.
+            Err(UnpackError::Write { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Err(missing())
+            }
+            result => result,
+        }
+    }
+
+    fn whiteout(&mut self, above: &[u8], name: &[u8]) -> Result<(), UnpackError> {
+        let parent = self.ensure_directory(above)?;
+        let key = self.whiteout_key(&parent, name);
+        self.whited_out.insert(key);
+        match stat(&parent.fd, name) {
+            Ok(there) if FileType::from_raw_mode(there.st_mode) == FileType::Directory => {
+                let directory = Directory {
+                    fd: open_child(&parent.fd, name).map_err(failed("opening", name))?,
+                    inode: there.st_ino,
+                };
+                self.make_opaque(&directory, name)
+            }
+            Ok(_) => Ok(()),
+            Err(Errno::NOENT) => rustix::fs::mknodat(
+                &parent.fd,
+                name,
+                FileType::CharacterDevice,
+                Mode::empty(),
+                rustix::fs::makedev(0, 0),
+            )
+            .map_err(failed("making the whiteout", name)),
+            Err(errno) => Err(failed("looking at", name)(errno)),
+        }
+    }
+
+    fn opaque(&mut self, path: &[u8]) -> Result<(), UnpackError> {
+        let directory = self.ensure_directory(path)?;
+        self.make_opaque(&directory, path)
+    }
+
+    /// Sets the times of directories, which every change inside them moved, and gives the paths of
+    /// those that no entry describes.
+    ///
+    /// Below an opaque directory nothing is left to hide, and overlayfs, which merges nothing there,
+    /// would list whiteouts as names that cannot be opened: they go.
+    fn finish(self) -> Result<Self::Finished, UnpackError> {
+        let mut implicit = Implicit::default();
+        self.finish_directory(&self.root, &mut Vec::new(), Below::Layers, &mut implicit)?;
+        Ok(implicit.paths)
     }
 }
 

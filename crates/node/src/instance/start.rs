@@ -148,16 +148,14 @@ impl Actor {
         let users = attachment.users.clone();
         let view = self.node.disk.make_view(&instance, users.as_ref().map(|users| users.ids));
         let view = view.map_err(|error| chain(&error))?;
-        let (node, layers, rootfs) =
-            (Arc::clone(&self.node), image.layers.clone(), view.rootfs.clone());
+        let (node, image, rootfs) = (Arc::clone(&self.node), image.clone(), view.rootfs.clone());
         let limit = self.assignment.release.manifest.resources.disk;
         in_background(move || {
             let base = node.layers.make(&node.disk.instance(&instance), limit);
             let base = base.map_err(|error| chain(&error))?;
             let ids = users.as_ref();
             let ids = ids.map(|InstanceUsers { path, ids }| IdMap { users: path, ids: *ids });
-            longshore_image::mount::mount_rootfs(&layers, &base, &rootfs, ids)
-                .map_err(|error| chain(&error))
+            image.mount(&base, &rootfs, ids).map_err(|error| chain(&error))
         })
         .await?;
         self.write_etc(&view, attachment)?;

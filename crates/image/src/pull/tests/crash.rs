@@ -1,14 +1,20 @@
 //! A process that pulls is killed at many moments; what it leaves must be harmless.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
-use crate::unpack::tests::listing::list;
-
 use super::*;
+use crate::store::Form;
+use crate::unpack::tests::listing::{Node, list};
+use forms::Seen;
 
 /// Names the store's directory to the process that is to be killed.
 const STORE: &str = "LONGSHORE_TEST_KILLED_STORE";
+/// Is there when its layers are to be directories.
+const DIRECTORIES: &str = "LONGSHORE_TEST_KILLED_DIRECTORIES";
+/// Each form of layers; nothing has to be mounted for it to be written.
+const FORMS: [KernelPath; 2] = [KernelPath::Directories, KernelPath::Loop];
 
 fn parts() -> ImageParts {
     let layer = |n: u8| {
@@ -27,7 +33,8 @@ fn parts() -> ImageParts {
 #[tokio::test]
 async fn process_to_be_killed() {
     let Some(root) = std::env::var_os(STORE) else { return };
-    let store = open(Path::new(&root));
+    let store =
+        open_by(Path::new(&root), FORMS[usize::from(std::env::var_os(DIRECTORIES).is_none())]);
     let source = Arc::new(FakeSource::default());
     let digest = parts().publish(&source);
     let say = |event| {
@@ -38,8 +45,12 @@ async fn process_to_be_killed() {
     println!("event done");
 }
 
-fn start(root: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+fn start(root: &Path, kernel: KernelPath) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    if kernel == KernelPath::Directories {
+        command.env(DIRECTORIES, "");
+    }
+    command
         .args(["--exact", "pull::tests::crash::process_to_be_killed", "--nocapture"])
         .env(STORE, root)
         .stdout(Stdio::piped())
@@ -48,8 +59,8 @@ fn start(root: &Path) -> Child {
 }
 
 /// Runs the process until it has told so many steps, and kills it. False when it was done before.
-fn run_and_kill(root: &Path, n_events: usize) -> bool {
-    let mut child = start(root);
+fn run_and_kill(root: &Path, kernel: KernelPath, n_events: usize) -> bool {
+    let mut child = start(root, kernel);
     let output = BufReader::new(child.stdout.take().unwrap());
     let lines = output.lines().map_while(Result::ok);
     let told: Vec<String> = lines.filter(|line| line.contains("event ")).take(n_events).collect();
@@ -60,8 +71,8 @@ fn run_and_kill(root: &Path, n_events: usize) -> bool {
 }
 
 /// Runs the process and kills it a moment after it has told so many steps.
-fn run_and_kill_within(root: &Path, n_events: usize, moment: Duration) {
-    let mut child = start(root);
+fn run_and_kill_within(root: &Path, kernel: KernelPath, n_events: usize, moment: Duration) {
+    let mut child = start(root, kernel);
     let output = BufReader::new(child.stdout.take().unwrap());
     let lines = output.lines().map_while(Result::ok);
     // Keeps the pipe open: the process must die by the kill.
@@ -82,12 +93,37 @@ fn n_kills() -> usize {
 
 #[tokio::test]
 async fn random_kills_leave_whole_layers_or_none() {
+    for kernel in FORMS {
+        random_kills(kernel).await;
+    }
+}
+
+/// What a layer is on the disk, by its name there.
+fn layers_of(root: &Path, kernel: KernelPath) -> BTreeMap<String, BTreeMap<Vec<u8>, Node>> {
+    let form = Form::of(kernel);
+    let layers = entries(root, form.layers()).into_iter().map(|name| {
+        let path = root.join(form.layers()).join(&name);
+        let nodes = match form {
+            Form::Directories => list(&path.join("fs")),
+            Form::Erofs => {
+                let mut files = list(&path);
+                assert_eq!(files.len(), 4, "data, index and report in a directory");
+                files.values_mut().for_each(|file| file.mtime = (0, 0));
+                files
+            }
+        };
+        (name, nodes)
+    });
+    layers.collect()
+}
+
+async fn random_kills(kernel: KernelPath) {
     let source = Arc::new(FakeSource::default());
     let digest = parts().publish(&source);
-    let reference = tempfile::tempdir().unwrap();
-    let (whole, _) = pull(&open(reference.path()), &source, &digest).await.unwrap();
-    let trees: HashMap<_, _> =
-        whole.layers.iter().map(|path| (name_in_store(path), list(path))).collect();
+    let whole = tempfile::tempdir().unwrap();
+    let store = open_by(whole.path(), kernel);
+    let (image, _) = pull(&store, &source, &digest).await.unwrap();
+    let (trees, expected) = (layers_of(whole.path(), kernel), Seen::of(&image));
 
     let seed = std::env::var("LONGSHORE_SEED").map_or(1, |text| text.parse().unwrap());
     println!("LONGSHORE_SEED={seed}");
@@ -97,51 +133,52 @@ async fn random_kills_leave_whole_layers_or_none() {
     for n in 0..n_kills() {
         let moment = Duration::from_micros(random.u64(..3000));
         let n_events = 1 + random.usize(..250);
-        run_and_kill_within(root.path(), n_events, moment);
-        let store = open(root.path());
+        run_and_kill_within(root.path(), kernel, n_events, moment);
+        let store = open_by(root.path(), kernel);
         assert_no_leftovers(root.path());
-        for name in entries(root.path(), "layers") {
-            let tree = list(&root.path().join("layers").join(&name).join("fs"));
+        for (name, tree) in layers_of(root.path(), kernel) {
             assert_eq!(Some(&tree), trees.get(&name), "{n}: the layer {name} is not whole");
         }
         if let Some(image) = store.image(&digest) {
             n_found_whole += 1;
-            assert!(image.layers.iter().all(|path| list(path) == trees[&name_in_store(path)]));
+            assert_eq!(Seen::of(&image), expected, "{n}");
             // From the beginning.
             store.collect(&Default::default()).unwrap();
-            assert_eq!(entries(root.path(), "layers"), [""; 0]);
+            assert!(layers_of(root.path(), kernel).is_empty());
         }
     }
     println!("{n_found_whole} of {} kills came after the end", n_kills());
-    let store = open(root.path());
+    let store = open_by(root.path(), kernel);
     let (image, _) = pull(&store, &source, &digest).await.unwrap();
-    assert_eq!(image.layers.len(), whole.layers.len());
-    assert!(image.layers.iter().all(|path| list(path) == trees[&name_in_store(path)]));
+    assert_eq!((layers_of(root.path(), kernel), Seen::of(&image)), (trees, expected));
     assert_no_leftovers(root.path());
-}
-
-/// The name by which the store knows a layer, or the attributes of an image.
-fn name_in_store(path: &Path) -> String {
-    let named = if path.ends_with("fs") { path.parent().unwrap() } else { path };
-    named.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
 #[tokio::test]
 async fn killed_pulls_leave_nothing() {
+    for kernel in FORMS {
+        kill_pulls(kernel).await;
+    }
+}
+
+async fn kill_pulls(kernel: KernelPath) {
     let source = Arc::new(FakeSource::default());
     let digest = parts().publish(&source);
     let mut n_events = 1;
     let mut n_kills = 0;
     loop {
         let root = tempfile::tempdir().unwrap();
-        let was_killed = run_and_kill(root.path(), n_events);
-        let store = open(root.path());
+        let was_killed = run_and_kill(root.path(), kernel, n_events);
+        let store = open_by(root.path(), kernel);
         assert_no_leftovers(root.path());
         let (image, report) = pull(&store, &source, &digest).await.unwrap();
-        assert_eq!(image.layers.len(), 6, "five layers and the attributes of a directory");
+        if kernel == KernelPath::Directories {
+            assert_eq!(layers(&image).len(), 6, "five layers and the attributes of a directory");
+        }
         assert!(report.layers > report.reused_layers || store.image(&digest).is_some());
-        let files = crate::unpack::tests::listing::list(&image.layers[4]);
-        assert_eq!(files.len(), 1 + 1 + 1 + 20);
+        let files = Seen::of(&image).nodes;
+        assert_eq!(files.len(), 1 + 1 + 4 * (1 + 20));
+        assert_eq!(files[&b"implied"[..]].mode, 0o1777);
         assert!(files.values().all(|node| node.kind != '-' || node.size >= 20_000));
         assert_no_leftovers(root.path());
         if !was_killed {
