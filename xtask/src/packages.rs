@@ -20,6 +20,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("curl", "a user of TLS"),
     ("docker.io", "the client that most people push with; a peer that is measured"),
     ("e2fsprogs", "mkfs.ext4, for disks that fill up and those of the virtual machine; e2fsck"),
+    ("erofs-utils", "fsck.erofs, a second reader of images"),
     ("g++", "libFuzzer's runtime, for `cargo xtask fuzz`"),
     ("git", "the list of files to check"),
     ("iproute2", "looking at links and namespaces for leaks"),

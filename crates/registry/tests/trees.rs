@@ -25,7 +25,7 @@ use std::sync::Arc;
 use engines::{Docker, Podman, succeeds};
 use listing::{Node, Tree, list};
 use longshore_image::client::RegistryClient;
-use longshore_image::mount::{mount_rootfs, unmount_rootfs};
+use longshore_image::mount::{KernelPath, mount_rootfs, unmount_rootfs};
 use longshore_image::push::{PushTarget, push};
 use longshore_image::{ImageStore, Limits};
 use serde_json::{Value, json};
@@ -128,13 +128,36 @@ impl Scene {
         push(&self.client(), &layout, None, &target, &|_| ()).await.unwrap().digest
     }
 
-    /// Pulled into a store of ours and mounted as instances have it.
+    /// Pulled into a store of ours and mounted as instances have it, on every kernel.
     async fn ours(&self, digest: &longshore_types::Digest) -> Tree {
-        let store = ImageStore::open(&self.path("store"), Limits::default()).unwrap();
+        let [directories, mut erofs] = [
+            self.ours_by(digest, Some(KernelPath::Directories)).await,
+            // Whichever way of EROFS this kernel has.
+            self.ours_by(digest, None).await,
+        ];
+        // The root that is seen is made with the mount.
+        let time = directories[&b""[..]]["mtime"].clone();
+        erofs.get_mut(&b""[..]).unwrap().insert("mtime".to_owned(), time);
+        for (path, node) in &directories {
+            assert_eq!(erofs.get(path), Some(node), "{}", String::from_utf8_lossy(path));
+        }
+        assert_eq!(erofs.len(), directories.len());
+        erofs
+    }
+
+    async fn ours_by(&self, digest: &longshore_types::Digest, kernel: Option<KernelPath>) -> Tree {
+        let name = kernel.map_or_else(|| "best".to_owned(), |kernel| kernel.to_string());
+        let dir = self.path(&format!("ours of {name}"));
+        let store = ImageStore::open_with(&dir, Limits::default(), kernel).unwrap();
+        assert_eq!(store.kernel_path() == KernelPath::Directories, kernel.is_some());
         let repository = "team/tricky".parse().unwrap();
         let source = Arc::new(self.client());
         let (image, _) = store.pull(source, &repository, digest, &|_| ()).await.unwrap();
-        self.mounted(&image.layers, "ours")
+        let target = self.path(&format!("root of {name}"));
+        image.mount(&self.path(&format!("base of {name}")), &target, None).unwrap();
+        let tree = list(&target);
+        unmount_rootfs(&target).unwrap();
+        tree
     }
 
     /// The directories of the layers that docker makes, lowest first.

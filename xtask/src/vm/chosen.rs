@@ -32,7 +32,12 @@ pub const CHOSEN: &[Chosen] = &[
     Chosen { package: "runtime", beginnings: &[], place: Place::Root },
     Chosen {
         package: "image",
-        beginnings: &["mount::", "pull::tests::a_pulled_image", "unpack::tests::attributes"],
+        beginnings: &[
+            "mount::",
+            "pull::tests::a_pulled_image",
+            "pull::tests::forms::every_way",
+            "unpack::tests::attributes",
+        ],
         place: Place::Root,
     },
     Chosen {
