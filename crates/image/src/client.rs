@@ -19,6 +19,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use longshore_types::garbage::Garbage;
 use longshore_types::{Digest, Repository};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LINK, LOCATION, RANGE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
@@ -33,6 +34,9 @@ pub use upload::BlobSource;
 /// How long nothing may move before a request is given up.
 pub const STALL: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// Where a Longshore registry tells what nobody needs, and removes it.
+const GARBAGE: &str = "/v2/_longshore/garbage";
 
 /// The largest manifest that is read, in bytes.
 const MAX_MANIFEST: usize = 4 << 20;
@@ -304,6 +308,18 @@ impl RegistryClient {
         let url = self.path(&format!("/v2/{repository}/manifests/{reference}"));
         let request = self.request(Method::DELETE, url);
         self.send("delete the manifest", request).await.map(drop)
+    }
+
+    /// What nobody needs of what a Longshore registry has.
+    pub async fn garbage(&self) -> Result<Garbage, RegistryClientError> {
+        let request = self.request(Method::GET, self.path(GARBAGE));
+        json(self.send("look for what nobody needs", request).await?).await
+    }
+
+    /// Has a Longshore registry remove what nobody needs.
+    pub async fn remove_garbage(&self) -> Result<Garbage, RegistryClientError> {
+        let request = self.request(Method::POST, self.path(GARBAGE));
+        json(self.send("remove what nobody needs", request).await?).await
     }
 
     fn path(&self, path: &str) -> Url {

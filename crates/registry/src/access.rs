@@ -102,6 +102,14 @@ impl Access {
         }
     }
 
+    /// Refuses who may not do everything in every repository.
+    pub(crate) fn check_all(&self) -> Result<(), Refusal> {
+        match &self.scopes {
+            None if self.rights.admin => Ok(()),
+            _ => Err(Refusal::not_for_all()),
+        }
+    }
+
     /// The rights that decide which repositories a catalog may show.
     pub(crate) fn for_catalog(&self) -> Result<&Rights, Refusal> {
         match &self.scopes {

@@ -5,14 +5,14 @@
 //! decided by whoever wires the role. Who may do what is asked of an [`Authorizer`].
 //!
 //! The crate knows nothing of apps, nodes or images that run. What later work adds has its place:
-//! garbage collection beside `storage::links` (whose locks it needs), another blob store behind
-//! `storage`. Test: `cargo nextest run -p longshore-registry`; `tests/clients.rs` needs docker.io,
+//! another blob store behind `storage`. Test: `cargo nextest run -p longshore-registry`; `tests/clients.rs` needs docker.io,
 //! podman, buildah and skopeo, and crane and oras of a newer Debian (`cargo xtask packages`).
 
 #![deny(missing_docs)]
 
 mod access;
 mod blobs;
+mod garbage;
 mod listings;
 mod manifest;
 mod manifests;

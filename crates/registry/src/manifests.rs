@@ -107,6 +107,8 @@ fn find(
     let Some(digest) = digest else {
         return Ok(None);
     };
+    // Before it is looked for, so that what is found can be counted on.
+    storage.touch(repository, &digest);
     let manifest = storage.manifest(repository, &digest)?;
     Ok(manifest.map(|manifest| (digest, manifest)))
 }
@@ -150,6 +152,8 @@ fn keep(
     (manifest, bytes): (Manifest, Vec<u8>),
 ) -> Result<(), Refusal> {
     let _unchanged = storage.lock_repository(repository);
+    let named = manifest.blobs.iter().chain(&manifest.manifests).map(|named| &named.digest);
+    named.chain([digest]).for_each(|named| storage.touch(repository, named));
     for blob in &manifest.blobs {
         check(blob, "blob", storage.blob_size(repository, &blob.digest)?)?;
     }

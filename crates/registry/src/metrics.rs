@@ -44,6 +44,7 @@ fn kind(request: &Request) -> String {
         Ok(Route::Base) => "base",
         Ok(Route::Token) => "token",
         Ok(Route::Catalog) => "catalog",
+        Ok(Route::Garbage) => "garbage",
         Ok(Route::In(_, Target::Tags)) => "tags",
         Ok(Route::In(_, Target::Referrers(_))) => "referrers",
         Ok(Route::In(_, Target::Manifest(_))) => "manifest",

@@ -26,6 +26,11 @@ impl Pins {
         Self(table)
     }
 
+    /// The table as it is now.
+    pub(crate) fn table(&self) -> Arc<PinTable> {
+        Arc::clone(&self.0.borrow())
+    }
+
     /// Refuses the removal of a manifest or blob that something pinned is made of.
     pub(crate) fn check(
         &self,
@@ -33,7 +38,7 @@ impl Pins {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<(), Refusal> {
-        let table = Arc::clone(&self.0.borrow());
+        let table = self.table();
         let of_repository = table.iter().filter(|((name, _), _)| name == repository);
         for ((_, pinned), release) in of_repository {
             if is_made_of(storage, repository, *pinned, digest)? {

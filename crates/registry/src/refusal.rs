@@ -140,6 +140,12 @@ impl Refusal {
         )
     }
 
+    /// What is about all repositories, asked by who has some.
+    pub(crate) fn not_for_all() -> Self {
+        let message = "only a token of an administrator of the platform may do this";
+        Self::new(StatusCode::FORBIDDEN, Code::Denied, message)
+    }
+
     pub(crate) fn method(method: &Method, allowed: &'static str) -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,

@@ -7,16 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_types::ByteCount;
+use longshore_types::garbage::Garbage;
 use tokio::sync::watch;
 
 use crate::access::Authorizer;
 use crate::access::passing::PassingTokens;
+use crate::garbage::{self, Patience};
 use crate::pins::{PinTable, Pins};
 use crate::storage::{Storage, StorageError};
 use crate::uploads::Uploads;
 
 /// How often uploads that nobody continues are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
+/// How often what nobody needs is looked for.
+const COLLECT_INTERVAL: Duration = Duration::from_secs(3600);
 /// How often blobs that no manifest has asked for are brought to the disk.
 const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -29,6 +33,13 @@ pub struct RegistryOptions {
     pub authorizer: Arc<dyn Authorizer>,
     /// What must not be deleted. Default: nothing, for ever.
     pub pins: watch::Receiver<Arc<PinTable>>,
+    /// Whether `pins` is what the one who pins says now; while it is not, nothing is removed but what
+    /// users remove. Default: true.
+    pub is_told: watch::Receiver<bool>,
+    /// How long a blob or manifest is counted on that was pushed, mounted or asked for. Default: 1 h.
+    pub push_lease: Duration,
+    /// How long a manifest is kept that no tag and no release names. Default: 7 days.
+    pub keep_untagged: Duration,
     /// How long a client may send nothing in the middle of a body. Default: 30 s.
     pub body_stall: Duration,
     /// The largest blob that is taken. Default: 256 GiB.
@@ -46,6 +57,9 @@ impl RegistryOptions {
             root: root.into(),
             authorizer,
             pins: watch::channel(Arc::default()).1,
+            is_told: watch::channel(true).1,
+            push_lease: Duration::from_secs(3600),
+            keep_untagged: Duration::from_secs(7 * 24 * 3600),
             body_stall: Duration::from_secs(30),
             max_blob: ByteCount(256 << 30),
             upload_age: Duration::from_secs(24 * 3600),
@@ -88,6 +102,10 @@ pub struct Registry {
     pub(crate) authorizer: Arc<dyn Authorizer>,
     pub(crate) passing: PassingTokens,
     pub(crate) pins: Pins,
+    is_told: watch::Receiver<bool>,
+    patience: Patience,
+    /// One collection at a time.
+    collecting: tokio::sync::Mutex<()>,
     pub(crate) body_stall: Duration,
     pub(crate) max_blob: ByteCount,
     pub(crate) uploads: Uploads,
@@ -109,6 +127,9 @@ impl Registry {
             root,
             authorizer,
             pins,
+            is_told,
+            push_lease,
+            keep_untagged,
             body_stall,
             max_blob,
             upload_age,
@@ -127,6 +148,9 @@ impl Registry {
             authorizer,
             passing,
             pins: Pins::new(pins),
+            is_told,
+            patience: Patience { lease: push_lease, untagged: keep_untagged },
+            collecting: tokio::sync::Mutex::default(),
             body_stall,
             max_blob,
             uploads: Uploads::default(),
@@ -135,21 +159,45 @@ impl Registry {
         })
     }
 
-    /// Brings blobs to the disk that no manifest has asked for, each second, and drops uploads that
-    /// nobody continues, each hour; never ends. Run beside the server and dropped with it.
+    /// Brings blobs to the disk that no manifest has asked for, each second, and each hour drops uploads
+    /// that nobody continues and what nobody needs; never ends. Run beside the server and dropped with it.
     pub async fn maintain(&self) {
         let mut settle = tokio::time::interval(SETTLE_INTERVAL);
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        let mut collect = tokio::time::interval(COLLECT_INTERVAL);
         loop {
             let done = tokio::select! {
                 _ = settle.tick() => self.blocking(Storage::settle_all).await,
                 _ = sweep.tick() => self.sweep().await,
+                _ = collect.tick() => self.collect().await,
             };
             if let Err(error) = done {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::warn!(%error, cause, "cannot do maintenance; trying again later");
             }
         }
+    }
+
+    async fn collect(&self) -> Result<(), StorageError> {
+        let Garbage { manifests, blobs, bytes, .. } = self.garbage(true).await?.unwrap_or_default();
+        if manifests + blobs > 0 {
+            tracing::info!(manifests, blobs, %bytes, "removed what nobody needs");
+        }
+        let longest = self.patience.lease + self.upload_age;
+        self.blocking(move |storage| storage.forget_leases(longest)).await;
+        Ok(())
+    }
+
+    /// What nobody needs; gone afterwards when `removes`. `None` while it is not known what releases
+    /// need.
+    pub(crate) async fn garbage(&self, removes: bool) -> Result<Option<Garbage>, StorageError> {
+        let _alone = self.collecting.lock().await;
+        if !*self.is_told.borrow() {
+            return Ok(None);
+        }
+        let (pins, patience) = (self.pins.table(), self.patience);
+        let collect = move |storage: &Storage| garbage::collect(storage, &pins, patience, removes);
+        self.blocking(collect).await.map(Some)
     }
 
     async fn sweep(&self) -> Result<(), StorageError> {

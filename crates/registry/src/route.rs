@@ -20,6 +20,8 @@ pub(crate) enum Route {
     Catalog,
     /// `/token`
     Token,
+    /// `/v2/_longshore/garbage`
+    Garbage,
     /// `/v2/<name>/...`
     In(Repository, Target),
 }
@@ -51,6 +53,8 @@ impl Route {
         let rest = match rest {
             "" | "/" => return Ok(Self::Base),
             "/_catalog" => return Ok(Self::Catalog),
+            // The specification leaves names that begin so to extensions.
+            "/_longshore/garbage" => return Ok(Self::Garbage),
             rest => rest.strip_prefix('/').ok_or_else(no_such_endpoint)?,
         };
         let parts: Vec<&str> = rest.split('/').collect();
@@ -73,7 +77,7 @@ impl Route {
     /// The scopes that a request needs, when it makes sense and needs any.
     pub(crate) fn scopes(&self, method: &Method) -> Option<Scopes> {
         match self {
-            Self::Base | Self::Token => None,
+            Self::Base | Self::Token | Self::Garbage => None,
             Self::Catalog => Some(Scopes::of_catalog()),
             Self::In(repository, target) => {
                 target.action(method).ok().map(|action| Scopes::of(repository, action))
@@ -126,6 +130,8 @@ mod tests {
             ("/v2", Some(Route::Base)),
             ("/v2/", Some(Route::Base)),
             ("/v2/_catalog", Some(Route::Catalog)),
+            ("/v2/_longshore/garbage", Some(Route::Garbage)),
+            ("/v2/_longshore", None),
             ("/v2/a/tags/list", of("a", Tags)),
             ("/v2/a/b/c/manifests/1", of("a/b/c", Manifest("1".into()))),
             ("/v2/a/manifests/sha256%3Aab", of("a", Manifest("sha256:ab".into()))),

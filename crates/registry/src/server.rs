@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::access::{Access, passing};
 use crate::refusal::{Code, Refusal};
 use crate::route::{Route, Target};
-use crate::{Registry, blobs, listings, manifests, referrers, uploads};
+use crate::{Registry, blobs, garbage, listings, manifests, referrers, uploads};
 
 pub(crate) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -95,6 +95,10 @@ async fn answer(
         }
         Route::Catalog if parts.method == Method::GET => {
             return listings::catalog(registry, query(parts)?, access.for_catalog()?).await;
+        }
+        Route::Garbage => {
+            access.check_all()?;
+            return garbage::answer(registry, parts).await;
         }
         Route::Base | Route::Token => return Err(Refusal::method(&parts.method, "GET, HEAD")),
         Route::Catalog => return Err(Refusal::method(&parts.method, "GET")),

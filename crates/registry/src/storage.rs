@@ -29,7 +29,9 @@
 //!
 //! All functions here block; they are called through `Registry::blocking`.
 
+mod collect;
 mod durable;
+mod leases;
 mod links;
 mod pending;
 mod uploads;
@@ -45,7 +47,10 @@ use std::time::Duration;
 use longshore_types::{Digest, Repository};
 use rustix::fs::FlockOperation;
 
+use crate::manifest::ManifestError;
 use durable::During as _;
+pub(crate) use leases::Lease;
+use leases::Leases;
 pub(crate) use links::{Referrer, StoredManifest};
 use pending::Pending;
 pub(crate) use uploads::{UploadHash, UploadId};
@@ -64,6 +69,12 @@ impl StorageError {
     /// A complete blob could not be read.
     pub(crate) fn reading(digest: &Digest, source: io::Error) -> Self {
         Self { action: "read", path: digest.hex().into(), source }
+    }
+
+    /// A manifest that was kept is none any more.
+    pub(crate) fn unreadable(digest: &Digest, source: ManifestError) -> Self {
+        let source = io::Error::new(io::ErrorKind::InvalidData, source);
+        Self { action: "understand", path: digest.hex().into(), source }
     }
 
     /// True when the disk, or the quota on it, is full.
@@ -86,6 +97,7 @@ pub(crate) struct Storage {
     /// Serialise, per repository, checking what a manifest refers to with removing that.
     repositories: Stripes,
     pending: Pending,
+    leases: Leases,
     /// Held for the life of the process; the kernel gives it back however that ends.
     _lock: OwnedFd,
 }
@@ -104,6 +116,7 @@ impl Storage {
             digests: Stripes::default(),
             repositories: Stripes::default(),
             pending: Pending::default(),
+            leases: Leases::default(),
             _lock: lock.into(),
         };
         storage.empty_tmp()?;

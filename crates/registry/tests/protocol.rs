@@ -15,6 +15,8 @@ mod crash;
 mod disk;
 #[path = "protocol/full_disk.rs"]
 mod full_disk;
+#[path = "protocol/garbage.rs"]
+mod garbage;
 #[path = "protocol/hostile.rs"]
 mod hostile;
 #[path = "protocol/kills.rs"]

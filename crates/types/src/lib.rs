@@ -11,6 +11,7 @@ pub mod cordon;
 pub mod decision;
 pub mod digest;
 pub mod egress;
+pub mod garbage;
 pub mod id_range;
 pub mod ids;
 pub mod image_reference;

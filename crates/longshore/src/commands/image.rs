@@ -1,5 +1,6 @@
 //! `longshore image`
 
+mod gc;
 pub mod inspect;
 pub mod ls;
 pub mod pack;
@@ -30,6 +31,7 @@ enum Verb {
     Ls(ls::Options),
     Inspect(inspect::Options),
     Rm(rm::Options),
+    Gc(gc::Options),
 }
 
 /// Carries the verb out.
@@ -40,6 +42,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         Verb::Ls(options) => ls::run(options).await,
         Verb::Inspect(options) => inspect::run(options).await,
         Verb::Rm(options) => rm::run(options).await,
+        Verb::Gc(options) => gc::run(options).await,
     }
 }
 

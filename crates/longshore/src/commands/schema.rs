@@ -73,6 +73,7 @@ stated! {
     image::push::Report: "image push";
     Vec<image::ls::Row>: "image ls";
     image::inspect::Inspection: "image inspect";
+    longshore_types::garbage::Garbage: "image gc";
     SecretView: "secret set";
     Vec<SecretView>: "secret ls";
     SecretKeyView: "secret rotate-key";

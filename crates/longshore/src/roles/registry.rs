@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use longshore_link::{Endpoint, Endpoints, Followed, Listener, PublicTls, Service, ServiceError};
 use longshore_registry::{OpenRegistryError, Registry, RegistryOptions, Scheme};
+use longshore_types::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{MetricsOptions, Threads, TlsOptions, here, users_listener};
@@ -38,6 +39,9 @@ pub struct Options {
     /// Where locations of other machines have images, as https://HOST:PORT [default: nowhere]
     #[arg(long, value_name = "ENDPOINT")]
     locations_listen: Option<Endpoint>,
+    /// How long a manifest is kept that no tag and no release names
+    #[arg(long, value_name = "DURATION", default_value = "7d")]
+    keep_untagged: Duration,
     #[command(flatten)]
     metrics: MetricsOptions,
 }
@@ -86,8 +90,12 @@ async fn serve(
     let table = FollowedTable::open(options.data_dir.join("tokens.json"))?;
     let authorizer = Arc::new(table.tokens());
     let images = options.data_dir.join("images");
-    let pins = table.pins();
-    let registry = RegistryOptions { pins, ..RegistryOptions::new(images, authorizer) };
+    let registry = RegistryOptions {
+        pins: table.pins(),
+        is_told: table.is_told(),
+        keep_untagged: options.keep_untagged.0,
+        ..RegistryOptions::new(images, authorizer)
+    };
     let registry = Arc::new(Registry::open(registry)?);
 
     let service = Service::new(shutdown);

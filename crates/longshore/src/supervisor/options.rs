@@ -51,6 +51,9 @@ pub struct UpOptions {
     /// Where the registry listens, likewise [default: 127.0.0.1:4601]
     #[arg(long, value_name = "ADDRESS")]
     registry_listen: Option<String>,
+    /// How long the registry keeps a manifest that no tag and no release names [default: 7d]
+    #[arg(long, value_name = "DURATION")]
+    keep_untagged: Option<String>,
     #[command(flatten)]
     users_tls: UsersTlsFlags,
     /// Where requests to apps come in [default: 127.0.0.1:8080]
@@ -242,6 +245,7 @@ impl UpOptions {
             api_rate,
             rebalance_after,
             registry_listen,
+            keep_untagged,
             users_tls,
             ingress_listen,
             ingress_tls,
@@ -280,6 +284,7 @@ impl UpOptions {
             ("api_rate", api_rate),
             ("rebalance_after", rebalance_after),
             ("registry_listen", registry_listen),
+            ("keep_untagged", keep_untagged),
             ("ingress_listen", ingress_listen),
             ("metrics_listen", metrics_listen),
             ("nodes_listen", nodes_listen),

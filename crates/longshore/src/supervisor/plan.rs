@@ -60,7 +60,8 @@ pub fn plan_roles(
         .with("listen", &reached.listening.registry)
         .with("listen-here", &registry_at)
         .with_tls(reached.tls.as_ref())
-        .with("global", &global_at);
+        .with("global", &global_at)
+        .with("keep-untagged", settings.keep_untagged);
     let ingress = Flags::new()
         .with("data-dir", home.role_dir("ingress").display())
         .with("listen", &reached.listening.ingress)

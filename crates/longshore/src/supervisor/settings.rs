@@ -45,6 +45,8 @@ pub struct Settings {
     pub rebalance_after: Duration,
     /// Where the registry listens, likewise.
     pub registry_listen: SocketAddr,
+    /// How long the registry keeps a manifest that no tag and no release names.
+    pub keep_untagged: Duration,
     /// How users of both are spoken to.
     pub tls: TlsSettings,
     /// Where the ingress listens.
@@ -104,6 +106,7 @@ impl Settings {
             api_rate: DEFAULT_API_RATE,
             rebalance_after: Duration::from_secs(180),
             registry_listen: loopback(4601),
+            keep_untagged: Duration::from_secs(7 * 24 * 3600),
             tls: TlsSettings::default(),
             ingress_listen: loopback(8080),
             ingress_tls: IngressTls::default(),

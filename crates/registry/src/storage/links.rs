@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::durable::{self, During as _};
 use super::{Storage, StorageError};
 
-const BLOBS: &str = "_blobs";
-const MANIFESTS: &str = "_manifests";
-const TAGS: &str = "_tags";
+pub(super) const BLOBS: &str = "_blobs";
+pub(super) const MANIFESTS: &str = "_manifests";
+pub(super) const TAGS: &str = "_tags";
 const REFERRERS: &str = "_referrers";
 
 /// The version of [`ManifestLink`] that this code writes.
@@ -62,11 +62,11 @@ fn read_json<T: DeserializeOwned>(link: &Path) -> Result<Option<T>, StorageError
 }
 
 impl Storage {
-    fn repository_dir(&self, repository: &Repository) -> PathBuf {
+    pub(super) fn repository_dir(&self, repository: &Repository) -> PathBuf {
         self.root.join("repositories").join(repository.as_str())
     }
 
-    fn link(&self, repository: &Repository, kind: &str, name: &str) -> PathBuf {
+    pub(super) fn link(&self, repository: &Repository, kind: &str, name: &str) -> PathBuf {
         self.repository_dir(repository).join(kind).join(name)
     }
 
@@ -99,6 +99,7 @@ impl Storage {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Option<(File, u64)>, StorageError> {
+        self.leases.touch(repository, digest);
         if durable::size(&self.link(repository, BLOBS, &digest.hex()))?.is_none() {
             return Ok(None);
         }
@@ -122,6 +123,7 @@ impl Storage {
         to: &Repository,
         digest: &Digest,
     ) -> Result<bool, StorageError> {
+        self.leases.touch(to, digest);
         let _guard = self.digests.lock(digest);
         if self.blob_size(from, digest)?.is_none() {
             return Ok(false);
@@ -138,6 +140,7 @@ impl Storage {
         digest: &Digest,
         data: &Path,
     ) -> Result<(), StorageError> {
+        self.leases.touch(repository, digest);
         let _guard = self.digests.lock(digest);
         let link = self.new_link(repository, BLOBS, &digest.hex())?;
         // Bytes that are on the disk are not replaced by equal ones that may not be.
@@ -299,6 +302,15 @@ impl Storage {
         digest: &Digest,
     ) -> Result<bool, StorageError> {
         let _repository = self.lock_repository(repository);
+        self.remove_manifest(repository, digest)
+    }
+
+    /// The same, for who holds the lock of the repository.
+    pub(super) fn remove_manifest(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<bool, StorageError> {
         let subject = self.manifest_link(repository, digest)?.and_then(|link| link.subject);
         for tag in durable::list(&self.repository_dir(repository).join(TAGS))? {
             let path = self.link(repository, TAGS, &tag);
@@ -320,6 +332,7 @@ impl Storage {
         tag: &Tag,
         digest: &Digest,
     ) -> Result<(), StorageError> {
+        self.renew_tagged(repository, tag)?;
         let path = self.new_link(repository, TAGS, tag.as_str())?;
         durable::write(&self.tmp(), &path, digest.to_string().as_bytes())
     }
@@ -349,6 +362,7 @@ impl Storage {
         tag: &Tag,
     ) -> Result<bool, StorageError> {
         let _repository = self.lock_repository(repository);
+        self.renew_tagged(repository, tag)?;
         durable::remove(&self.link(repository, TAGS, tag.as_str()))
     }
 
@@ -375,7 +389,7 @@ impl Storage {
     }
 
     /// All repositories in which anything was ever kept, in order.
-    fn repositories(&self) -> Result<Vec<Repository>, StorageError> {
+    pub(crate) fn repositories(&self) -> Result<Vec<Repository>, StorageError> {
         let mut found = Vec::new();
         let mut unseen = durable::list(&self.root.join("repositories"))?;
         while let Some(name) = unseen.pop() {
@@ -392,7 +406,7 @@ impl Storage {
     }
 
     /// Removes a link, and the bytes when no other link needs them.
-    fn delete_link(
+    pub(super) fn delete_link(
         &self,
         repository: &Repository,
         kind: &str,

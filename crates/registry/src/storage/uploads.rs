@@ -182,12 +182,21 @@ impl Storage {
         remove_dir(&self.upload_dir(upload))
     }
 
+    /// The directories of all uploads, each with whose it is; of nobody when it is half made.
+    pub(super) fn uploads(&self) -> Result<Vec<(PathBuf, Vec<u8>)>, StorageError> {
+        let uploads = self.root.join("uploads");
+        let dirs = durable::list(&uploads)?.into_iter().map(|name| uploads.join(name));
+        dirs.map(|dir| {
+            let owner = durable::read(&dir.join(REPOSITORY))?;
+            Ok((dir, owner.unwrap_or_default()))
+        })
+        .collect()
+    }
+
     /// Removes uploads that got no byte for `age`, and those that a crash left half made.
     pub(crate) fn sweep_uploads(&self, age: Duration) -> Result<usize, StorageError> {
-        let uploads = self.root.join("uploads");
         let mut removed = 0;
-        for name in durable::list(&uploads)? {
-            let dir = uploads.join(name);
+        for (dir, _) in self.uploads()? {
             // One that is half made has no data file; then its directory tells the age.
             let idle = fs::metadata(dir.join(DATA))
                 .or_else(|_| fs::metadata(&dir))

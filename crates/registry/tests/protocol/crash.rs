@@ -3,10 +3,13 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use super::*;
 
 const ROOT: &str = "LONGSHORE_TEST_REGISTRY_ROOT";
+/// In milliseconds; with it, what nobody needs is kept no longer.
+const LEASE: &str = "LONGSHORE_TEST_REGISTRY_LEASE";
 
 /// Not a test by itself: what the tests below start as a process of its own.
 #[tokio::test]
@@ -14,7 +17,12 @@ async fn serves_when_started_as_a_child() {
     let Some(root) = std::env::var_os(ROOT) else {
         return;
     };
-    let server = serve(options(Path::new(&root))).await;
+    let mut options = options(Path::new(&root));
+    if let Some(lease) = std::env::var(LEASE).ok().and_then(|text| text.parse().ok()) {
+        options.push_lease = Duration::from_millis(lease);
+        options.keep_untagged = Duration::ZERO;
+    }
+    let server = serve(options).await;
     println!("\nlistening on {}", server.address);
     std::future::pending::<()>().await;
 }
@@ -27,9 +35,19 @@ pub struct Process {
 
 impl Process {
     pub fn start(root: &Path) -> Self {
+        Self::start_with(root, &[])
+    }
+
+    /// One that keeps what nobody needs for so long only.
+    pub fn start_impatient(root: &Path, lease: Duration) -> Self {
+        Self::start_with(root, &[(LEASE, lease.as_millis().to_string())])
+    }
+
+    fn start_with(root: &Path, environment: &[(&str, String)]) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "crash::serves_when_started_as_a_child", "--nocapture"])
             .env(ROOT, root)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -1,5 +1,5 @@
-//! Kill the registry at any moment while images are pushed and pulled: what was acknowledged is
-//! there, nothing is there by half, uploads go on, and nothing is left over.
+//! Kill the registry at any moment while images are pushed and pulled and what nobody needs is removed:
+//! what was acknowledged is there, nothing is there by half, uploads go on, and nothing is left over.
 //!
 //! `LONGSHORE_KILLS` says how often (5 unless told), `LONGSHORE_SEED` repeats the choices.
 
@@ -13,6 +13,10 @@ use tokio::sync::watch;
 
 use super::crash::Process;
 use super::*;
+
+/// How long what nobody needs is kept: about as long as a push takes here, so that some of them lose
+/// what they have sent, and are told so.
+const LEASE: Duration = Duration::from_millis(300);
 
 /// Between two looks.
 async fn pause() {
@@ -144,6 +148,13 @@ impl World {
         }
     }
 
+    async fn collect(self: Arc<Self>) {
+        while !self.stop.load(Ordering::Relaxed) {
+            self.send("POST", "/v2/_longshore/garbage", "", b"").await;
+            pause().await;
+        }
+    }
+
     /// Pulls an image; what comes must be right, though it need not come.
     async fn pull(&self, image: &Image) -> usize {
         let mut n_whole = 0;
@@ -172,7 +183,7 @@ async fn random_kills_while_images_are_pushed_and_pulled_lose_nothing() {
     println!("repeat with LONGSHORE_SEED={seed}");
     let mut random = Rng::with_seed(seed);
     let root = tempfile::tempdir().unwrap();
-    let mut process = Process::start(root.path());
+    let mut process = Process::start_impatient(root.path(), LEASE);
     let (sender, address) = watch::channel(process.address.clone());
     let world = Arc::new(World {
         http: http_client(),
@@ -183,6 +194,7 @@ async fn random_kills_while_images_are_pushed_and_pulled_lose_nothing() {
         stop: AtomicBool::new(false),
     });
     let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(world.clone().collect());
     for n in 0..4 {
         tasks.spawn(world.clone().push_images(random.fork(), n));
         tasks.spawn(world.clone().pull_images(random.fork()));
@@ -198,7 +210,7 @@ async fn random_kills_while_images_are_pushed_and_pulled_lose_nothing() {
             pause().await;
         }
         process.kill();
-        process = Process::start(root.path());
+        process = Process::start_impatient(root.path(), LEASE);
         sender.send_replace(process.address.clone());
     }
     world.stop.store(true, Ordering::Relaxed);
@@ -206,8 +218,14 @@ async fn random_kills_while_images_are_pushed_and_pulled_lose_nothing() {
         ended.unwrap();
     }
     process.kill();
-    let process = Process::start(root.path());
+    let process = Process::start_impatient(root.path(), Duration::ZERO);
     sender.send_replace(process.address.clone());
+    // Uploads that were broken off would keep what came before them.
+    for upload in std::fs::read_dir(root.path().join("uploads")).unwrap() {
+        std::fs::remove_dir_all(upload.unwrap().path()).unwrap();
+    }
+    let collected = world.send("POST", "/v2/_longshore/garbage", "", b"").await.unwrap();
+    println!("{}", collected.text());
     let pushed = std::mem::take(&mut *world.pushed.lock().unwrap());
     println!("{} images, {} uploads went on", pushed.len(), world.resumed.load(Ordering::Relaxed));
     assert!(!pushed.is_empty(), "nothing was pushed");
@@ -217,11 +235,12 @@ async fn random_kills_while_images_are_pushed_and_pulled_lose_nothing() {
         assert_eq!(world.pull(image).await, n_parts, "{}", image.path);
     }
     drop(process);
-    nothing_is_left_over(root.path());
+    nothing_is_left_over(root.path(), &pushed);
 }
 
-/// Every file of bytes is whole and belongs to a repository; nothing is on its way any more.
-fn nothing_is_left_over(root: &Path) {
+/// Every file of bytes is whole and part of an image that was acknowledged, or of one whose
+/// acknowledgement was lost; nothing is on its way any more.
+fn nothing_is_left_over(root: &Path, pushed: &[Image]) {
     let mut options = options(root);
     options.upload_age = Duration::ZERO;
     drop(longshore_registry::Registry::open(options).unwrap());
@@ -232,10 +251,21 @@ fn nothing_is_left_over(root: &Path) {
     let links: std::collections::HashSet<_> =
         files.iter().filter_map(|path| path.file_name()?.to_str()).collect();
     let bytes = walk(&root.join("blobs"));
+    let manifests = files.iter().filter(|path| path.to_string_lossy().contains("_manifests"));
+    let mut needed: std::collections::HashSet<String> =
+        pushed.iter().map(|image| server::hex(image.manifest.as_bytes())).collect();
+    for manifest in manifests.filter_map(|path| path.file_name()?.to_str()) {
+        let path = root.join("blobs/sha256").join(&manifest[..2]).join(manifest);
+        let document: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let layers = document["layers"].as_array().unwrap().iter().chain([&document["config"]]);
+        needed.extend(layers.map(|layer| layer["digest"].as_str().unwrap()[7..].to_owned()));
+        needed.insert(manifest.to_owned());
+    }
     for path in &bytes {
         let name = path.file_name().unwrap().to_str().unwrap();
         assert_eq!(server::hex(&std::fs::read(path).unwrap()), name, "half a blob");
         assert!(links.contains(name), "{name} belongs to nobody");
+        assert!(needed.contains(name), "nobody needs {name}");
     }
     println!("{} files of bytes", bytes.len());
 }

@@ -46,6 +46,8 @@ pub struct FollowedTable {
     epoch: Epoch,
     tokens: watch::Sender<Arc<BTreeMap<String, Rights>>>,
     pins: watch::Sender<Arc<PinTable>>,
+    /// Whether the table is the newest: the one who tells it would tell another.
+    is_told: watch::Sender<bool>,
 }
 
 impl FollowedTable {
@@ -66,6 +68,7 @@ impl FollowedTable {
             epoch: kept.epoch,
             tokens: watch::Sender::new(Arc::new(kept.tokens)),
             pins,
+            is_told: watch::Sender::new(false),
         })
     }
 
@@ -79,6 +82,11 @@ impl FollowedTable {
         self.pins.subscribe()
     }
 
+    /// Whether what must stay is known as it is now.
+    pub fn is_told(&self) -> watch::Receiver<bool> {
+        self.is_told.subscribe()
+    }
+
     /// Takes each table over that the global plane tells. Never ends.
     pub async fn follow(mut self, global: Followed) {
         loop {
@@ -87,6 +95,7 @@ impl FollowedTable {
                     if self.take_all(tables).await.is_break() {
                         global.pass_over();
                     }
+                    self.is_told.send_replace(false);
                 }
                 Err(error) => tracing::debug!("cannot follow the table: {}", chain(&error)),
             }
@@ -123,6 +132,7 @@ impl FollowedTable {
         self.epoch = table.epoch;
         self.tokens.send_replace(Arc::new(table.tokens));
         self.pins.send_replace(Arc::new(pin_table(table.pins)));
+        self.is_told.send_replace(true);
     }
 }
 
@@ -160,9 +170,11 @@ mod tests {
         let told = links::RegistryTable { epoch: Epoch(0), tokens: tokens_told, pins: vec![pin] };
         assert!(followed.take_all(stream::iter([Ok(told)])).await.is_continue());
         assert_eq!((tokens.authorize("t"), pins.borrow().len()), (Some(admin()), 1));
+        assert!(*followed.is_told().borrow());
 
         let mut again = FollowedTable::open(file.clone()).unwrap();
         assert_eq!(again.tokens().authorize("t"), Some(admin()));
+        assert!(!*again.is_told().borrow(), "it may have changed since");
         assert_eq!(again.pins().borrow().values().collect::<Vec<_>>(), ["web r1"]);
         let restored = links::RegistryTable { epoch: Epoch(7), ..Default::default() };
         assert!(again.take_all(stream::iter([Ok(restored)])).await.is_continue());

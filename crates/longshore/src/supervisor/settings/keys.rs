@@ -99,6 +99,13 @@ pub const KEYS: &[Key] = &[
         show: |settings| quoted(settings.registry_listen),
     },
     Key {
+        name: "keep_untagged",
+        help: "How long the registry keeps a manifest that no tag and no release names, and what it is made\n\
+               of: 500ms, 10s, 5m, 2h, 7d. Default \"7d\".",
+        set: |settings, value| put(&mut settings.keep_untagged, duration(value)),
+        show: |settings| quoted(settings.keep_untagged),
+    },
+    Key {
         name: "tls_cert",
         help: "By which users of the API and the registry are spoken to with TLS: a file with the\n\
                certificate and those between it and one that they trust, in PEM. It is read again when it\n\
@@ -444,6 +451,11 @@ fn factor(value: &Value) -> Result<f64, &'static str> {
         _ => text(value).and_then(|text| text.parse().ok()),
     };
     factor.filter(|factor| (1.0..=100.0).contains(factor)).ok_or("a number from 1 to 100")
+}
+
+fn duration(value: &Value) -> Result<Duration, &'static str> {
+    let duration = text(value).and_then(|text| text.parse().ok());
+    duration.ok_or("a whole number and ms, s, m, h or d")
 }
 
 fn rate(value: &Value) -> Result<NonZeroU32, &'static str> {

@@ -1,0 +1,86 @@
+//! `longshore image gc`
+
+use longshore_types::garbage::{Garbage, GarbageItem};
+
+use super::{failed, registry};
+use crate::connection::ConnectionOptions;
+use crate::failure::Failure;
+use crate::human;
+use crate::output::table_text;
+use crate::table::Table;
+
+/// Remove from the registry what nobody needs, now rather than within the hour
+///
+/// Manifests that no tag, no release and no index has named for a while (`up --keep-untagged`), what is
+/// about manifests that are gone, and blobs that no manifest of their repository names. What a push
+/// under way may count on stays.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Only show what would be removed, and why
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    connection: ConnectionOptions,
+}
+
+/// Removes it, or shows it.
+pub async fn run(options: Options) -> Result<(), Failure> {
+    let (connection, client) = registry(&options.connection, None).await?;
+    let garbage = match options.dry_run {
+        true => client.garbage().await,
+        false => client.remove_garbage().await,
+    };
+    let garbage = garbage.map_err(|error| failed("the registry", &error))?;
+    connection.output.data(&garbage, render)
+}
+
+fn render(garbage: &Garbage) -> String {
+    let mut table = Table::new(&["REPOSITORY", "WHAT", "SIZE", "WHY"]);
+    for GarbageItem { repository, digest, size, reason } in &garbage.items {
+        let kind = if reason.is_of_manifest() { "manifest" } else { "blob" };
+        table.row([
+            repository.to_string(),
+            format!("{kind} {}", &digest.hex()[..12]),
+            size.to_string(),
+            reason.as_str().to_owned(),
+        ]);
+    }
+    let Garbage { removed, manifests, blobs, bytes, items } = garbage;
+    let listed = if items.is_empty() { String::new() } else { table_text(&table) + "\n" };
+    let verb = if *removed { "removed" } else { "would remove" };
+    let (manifests, blobs) =
+        (human::count(*manifests as usize, "manifest"), human::count(*blobs as usize, "blob"));
+    format!("{listed}{verb} {manifests} and {blobs}, {bytes}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_types::garbage::GarbageReason;
+    use longshore_types::{ByteCount, Digest};
+
+    use super::*;
+
+    #[test]
+    fn what_would_go_is_told_with_its_reason() {
+        let item = |repository: &str, reason| GarbageItem {
+            repository: repository.parse().unwrap(),
+            digest: Digest::from_sha256([7; 32]),
+            size: ByteCount::mib(3),
+            reason,
+        };
+        let items = vec![
+            item("default/web", GarbageReason::Untagged),
+            item("team/a-rather-long/name", GarbageReason::Unreferenced),
+        ];
+        let garbage =
+            Garbage { removed: false, manifests: 1, blobs: 1, bytes: ByteCount::mib(6), items };
+        let text = render(&garbage);
+        assert!(text.contains("no tag, no release"), "{text}");
+        assert!(text.ends_with("\nwould remove 1 manifest and 1 blob, 6 MiB\n"), "{text}");
+        assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+        assert_eq!(
+            render(&Garbage { removed: true, ..Garbage::default() }),
+            "removed 0 manifests and 0 blobs, 0 B\n"
+        );
+    }
+}

@@ -1,0 +1,186 @@
+//! What nobody needs any more, found and removed while pushes and pulls go on.
+//!
+//! In each repository the tags, the manifests of releases (pins) and what was pushed or lost its tag
+//! not long ago are needed; so is what these lead to, and what is about something that is needed. A
+//! blob is needed by a manifest of its own repository, for only there can it be had.
+//!
+//! It is looked for without a lock, since reading all manifests takes long, and removed one by one. What
+//! happened in between is known by the leases (`storage::leases`): whoever pushes, asks for, mounts
+//! or names something renews its lease, and nothing goes whose lease holds. A manifest is kept under the
+//! lock under which blobs are removed, and renews the leases of all that it names, so an acknowledged
+//! manifest is always whole.
+//!
+//! Rejected: to refuse writes meanwhile, as docker-registry wants it, which ends every push of the
+//! world for minutes; counting references, which a crash makes wrong for ever.
+
+mod needed;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use longshore_types::garbage::{Garbage, GarbageItem, GarbageReason};
+use longshore_types::{ByteCount, Digest, Repository};
+
+use crate::Registry;
+use crate::manifest::Manifest;
+use crate::pins::PinTable;
+use crate::refusal::{Code, Refusal};
+use crate::server::json;
+use crate::storage::{Lease, Storage, StorageError};
+use needed::{Contents, Kept};
+
+/// The most that a report names; the rest is counted.
+const MAX_ITEMS: usize = 1000;
+
+/// For how long what nobody needs is kept, should somebody be about to need it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// Since somebody pushed, mounted or asked for it.
+    pub(crate) lease: Duration,
+    /// Since a manifest was pushed, or lost a tag.
+    pub(crate) untagged: Duration,
+}
+
+/// `GET` tells what would be removed, `POST` removes it.
+pub(crate) async fn answer(registry: &Arc<Registry>, parts: &Parts) -> Result<Response, Refusal> {
+    let removes = match parts.method {
+        Method::GET => false,
+        Method::POST => true,
+        _ => return Err(Refusal::method(&parts.method, "GET, POST")),
+    };
+    let garbage = registry.garbage(removes).await?.ok_or_else(|| {
+        let message = "the control plane is away, so what releases need is not known; nothing is \
+            removed until it is back";
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unknown, message)
+    })?;
+    Ok(json(&garbage))
+}
+
+/// Finds what nobody needs, and removes it when `removes`.
+pub(crate) fn collect(
+    storage: &Storage,
+    pins: &PinTable,
+    patience: Patience,
+    removes: bool,
+) -> Result<Garbage, StorageError> {
+    let mut found = Found::default();
+    let mut failed = None;
+    for repository in storage.repositories()? {
+        let pinned = pins.keys().filter(|(name, _)| *name == repository);
+        let pinned: BTreeSet<Digest> = pinned.map(|(_, digest)| *digest).collect();
+        let longer = storage.oldest_upload(&repository)?.unwrap_or_default();
+        let lease = Lease { length: patience.lease + longer, looked: Instant::now() };
+        let sweep = Sweep { storage, repository: &repository, lease, removes };
+        let swept = contents(storage, &repository).and_then(|contents| {
+            sweep.run(&contents, &contents.kept(&pinned, patience.untagged), &mut found)
+        });
+        // Nothing goes from where something cannot be read; from elsewhere it does.
+        if let Err(error) = swept {
+            failed.get_or_insert(error);
+        }
+    }
+    failed.map_or_else(|| Ok(found.report(removes)), Err)
+}
+
+/// What the repository has now.
+fn contents(storage: &Storage, repository: &Repository) -> Result<Contents, StorageError> {
+    let mut contents = Contents { tagged: storage.tagged(repository)?, ..Contents::default() };
+    // The blobs first: what is named by a manifest that comes now was touched since.
+    contents.blobs = storage.blobs(repository)?;
+    for digest in storage.manifests(repository)? {
+        let Some(age) = storage.manifest_age(repository, &digest)? else { continue };
+        let Some(stored) = storage.manifest(repository, &digest)? else { continue };
+        // It was read in the same way before it was kept.
+        let parsed = Manifest::parse(Some(&stored.media_type), &stored.bytes);
+        let manifest = parsed.map_err(|error| StorageError::unreadable(&digest, error))?;
+        let size = stored.bytes.len() as u64;
+        contents.manifests.insert(digest, needed::Kind { age, size, manifest });
+    }
+    Ok(contents)
+}
+
+/// The sweep of one repository.
+struct Sweep<'a> {
+    storage: &'a Storage,
+    repository: &'a Repository,
+    lease: Lease,
+    removes: bool,
+}
+
+impl Sweep<'_> {
+    fn run(&self, contents: &Contents, kept: &Kept, found: &mut Found) -> Result<(), StorageError> {
+        let mut named = BTreeSet::new();
+        for (digest, manifest) in &contents.manifests {
+            let reason = match kept.lacks(digest) {
+                Some(reason) if self.goes(digest, Storage::collect_manifest)? => reason,
+                // Kept, also by a lease: then with all that it is made of.
+                _ => {
+                    named.extend(manifest.manifest.blobs.iter().map(|blob| blob.digest));
+                    found.stays(digest);
+                    continue;
+                }
+            };
+            found.goes(self.repository, digest, manifest.size, reason);
+        }
+        for (digest, size) in &contents.blobs {
+            if !named.contains(digest) && self.goes(digest, Storage::collect_blob)? {
+                found.goes(self.repository, digest, *size, GarbageReason::Unreferenced);
+            } else {
+                found.stays(digest);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it goes, by its lease; it is gone then, unless this only looks.
+    fn goes(
+        &self,
+        digest: &Digest,
+        collect: fn(&Storage, &Repository, &Digest, Lease) -> Result<bool, StorageError>,
+    ) -> Result<bool, StorageError> {
+        if self.removes {
+            return collect(self.storage, self.repository, digest, self.lease);
+        }
+        Ok(!self.storage.is_leased(self.repository, digest, self.lease))
+    }
+}
+
+/// What was found in all repositories.
+#[derive(Default)]
+struct Found {
+    items: Vec<GarbageItem>,
+    manifests: u64,
+    blobs: u64,
+    /// The sizes of what goes, and what stays somewhere.
+    going: HashMap<Digest, u64>,
+    staying: BTreeSet<Digest>,
+}
+
+impl Found {
+    fn goes(&mut self, repository: &Repository, digest: &Digest, size: u64, reason: GarbageReason) {
+        match reason.is_of_manifest() {
+            true => self.manifests += 1,
+            false => self.blobs += 1,
+        }
+        self.going.insert(*digest, size);
+        if self.items.len() < MAX_ITEMS {
+            let (repository, digest) = (repository.clone(), *digest);
+            self.items.push(GarbageItem { repository, digest, size: ByteCount(size), reason });
+        }
+    }
+
+    fn stays(&mut self, digest: &Digest) {
+        self.staying.insert(*digest);
+    }
+
+    fn report(self, removed: bool) -> Garbage {
+        let Self { items, manifests, blobs, going, staying } = self;
+        let freed = going.iter().filter(|(digest, _)| !staying.contains(digest));
+        let bytes = ByteCount(freed.map(|(_, size)| size).sum());
+        Garbage { removed, manifests, blobs, bytes, items }
+    }
+}

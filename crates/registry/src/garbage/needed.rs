@@ -1,0 +1,151 @@
+//! What of a repository is needed; decided without a look at the disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use longshore_types::Digest;
+use longshore_types::garbage::GarbageReason;
+
+use crate::manifest::Manifest;
+
+/// What a repository has.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// The manifests that tags name.
+    pub(super) tagged: BTreeSet<Digest>,
+    pub(super) manifests: BTreeMap<Digest, Kind>,
+    /// The blobs and their sizes in bytes.
+    pub(super) blobs: BTreeMap<Digest, u64>,
+}
+
+/// A manifest of the repository.
+#[derive(Debug)]
+pub(super) struct Kind {
+    /// Since it was pushed, or lost a tag.
+    pub(super) age: Duration,
+    /// In bytes.
+    pub(super) size: u64,
+    pub(super) manifest: Manifest,
+}
+
+/// The manifests that are needed, and what those that are not are about.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    kept: BTreeSet<Digest>,
+    /// Those about something that is not kept.
+    about: BTreeSet<Digest>,
+}
+
+impl Kept {
+    /// Why a manifest is not needed, when it is not.
+    pub(super) fn lacks(&self, digest: &Digest) -> Option<GarbageReason> {
+        if self.kept.contains(digest) {
+            return None;
+        }
+        Some(match self.about.contains(digest) {
+            true => GarbageReason::SubjectGone,
+            false => GarbageReason::Untagged,
+        })
+    }
+}
+
+impl Contents {
+    /// What is needed: what is tagged, pinned or not older than `untagged`, what that leads to, and
+    /// what is about any of it.
+    pub(super) fn kept(&self, pinned: &BTreeSet<Digest>, untagged: Duration) -> Kept {
+        let mut about: BTreeMap<Digest, Vec<Digest>> = BTreeMap::new();
+        for (digest, kind) in &self.manifests {
+            if let Some(subject) = kind.manifest.subject {
+                about.entry(subject).or_default().push(*digest);
+            }
+        }
+        let is_root = |(digest, kind): &(&Digest, &Kind)| {
+            self.tagged.contains(*digest) || pinned.contains(*digest) || kind.age < untagged
+        };
+        let roots = self.manifests.iter().filter(is_root);
+        let mut to_follow: Vec<Digest> = roots.map(|(digest, _)| *digest).collect();
+        let mut kept = BTreeSet::new();
+        while let Some(digest) = to_follow.pop() {
+            // A pin may name what was never pushed here.
+            let Some(kind) = self.manifests.get(&digest) else { continue };
+            if kept.insert(digest) {
+                to_follow.extend(kind.manifest.manifests.iter().map(|child| child.digest));
+                to_follow.extend(about.get(&digest).into_iter().flatten());
+            }
+        }
+        let about = about.into_values().flatten().filter(|digest| !kept.contains(digest));
+        Kept { about: about.collect(), kept }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn digest(n: u8) -> Digest {
+        Digest::from_sha256([n; 32])
+    }
+
+    fn reference(n: u8) -> Value {
+        json!({"mediaType": "m", "digest": digest(n).to_string(), "size": 1})
+    }
+
+    fn kind(document: Value, age: Duration) -> Kind {
+        let bytes = document.to_string();
+        let manifest = Manifest::parse(None, bytes.as_bytes()).unwrap();
+        Kind { age, size: bytes.len() as u64, manifest }
+    }
+
+    fn image(subject: Option<u8>) -> Value {
+        json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": reference(100), "layers": [], "subject": subject.map(reference)})
+    }
+
+    fn index(children: &[u8]) -> Value {
+        let manifests: Vec<_> = children.iter().map(|child| reference(*child)).collect();
+        json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": manifests})
+    }
+
+    #[test]
+    fn what_leads_to_or_is_about_what_is_needed_is_needed() {
+        use GarbageReason::{SubjectGone, Untagged};
+        let old = |document| kind(document, 2 * DAY);
+        let manifests = [
+            (1, old(index(&[2, 3]))),
+            (2, old(image(None))),
+            (3, old(image(None))),
+            (4, old(image(Some(2)))),
+            (5, old(image(Some(4)))),
+            (6, old(image(None))),
+            (7, old(image(Some(6)))),
+            (8, kind(image(None), DAY / 2)),
+            (9, old(image(None))),
+            (10, old(image(Some(99)))),
+        ];
+        let contents = Contents {
+            tagged: [digest(1)].into(),
+            manifests: manifests.map(|(n, kind)| (digest(n), kind)).into(),
+            blobs: BTreeMap::new(),
+        };
+        let kept = contents.kept(&[digest(9), digest(77)].into(), DAY);
+        for (n, lacks) in [
+            (1, None),
+            (2, None),
+            (3, None),
+            (4, None),
+            (5, None),
+            (6, Some(Untagged)),
+            (7, Some(SubjectGone)),
+            (8, None),
+            (9, None),
+            (10, Some(SubjectGone)),
+        ] {
+            assert_eq!(kept.lacks(&digest(n)), lacks, "{n}");
+        }
+    }
+}

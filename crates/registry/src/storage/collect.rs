@@ -1,0 +1,148 @@
+//! What garbage collection asks of the disk, and how it removes something that nobody counts on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use longshore_types::{Digest, Repository, Tag};
+
+use super::durable::{self, During as _};
+use super::leases::Lease;
+use super::links::{BLOBS, MANIFESTS, TAGS};
+use super::{Storage, StorageError};
+
+impl Storage {
+    /// The repository's blobs and their sizes in bytes; without those whose bytes are gone.
+    pub(crate) fn blobs(
+        &self,
+        repository: &Repository,
+    ) -> Result<BTreeMap<Digest, u64>, StorageError> {
+        let mut blobs = BTreeMap::new();
+        for digest in self.digests_of(repository, BLOBS)? {
+            if let Some(size) = self.bytes_size(&digest)? {
+                blobs.insert(digest, size);
+            }
+        }
+        Ok(blobs)
+    }
+
+    /// The repository's manifests, in order.
+    pub(crate) fn manifests(&self, repository: &Repository) -> Result<Vec<Digest>, StorageError> {
+        self.digests_of(repository, MANIFESTS)
+    }
+
+    /// The manifests that the repository's tags name.
+    pub(crate) fn tagged(&self, repository: &Repository) -> Result<BTreeSet<Digest>, StorageError> {
+        let mut tagged = BTreeSet::new();
+        for name in durable::list(&self.repository_dir(repository).join(TAGS))? {
+            // One that was removed meanwhile names nothing.
+            let Ok(tag) = name.parse() else { continue };
+            tagged.extend(self.tag(repository, &tag)?);
+        }
+        Ok(tagged)
+    }
+
+    /// Since a manifest was pushed, or lost a tag, by the machine's clock; `None` when it is gone.
+    pub(crate) fn manifest_age(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<Duration>, StorageError> {
+        let link = self.link(repository, MANIFESTS, &digest.hex());
+        let changed = match fs::metadata(&link).and_then(|link| link.modified()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            changed => changed.during("read", &link)?,
+        };
+        // A clock that was put back makes things young, and nothing goes for that.
+        Ok(Some(SystemTime::now().duration_since(changed).unwrap_or_default()))
+    }
+
+    /// For how long the oldest upload to the repository has been going on.
+    pub(crate) fn oldest_upload(
+        &self,
+        repository: &Repository,
+    ) -> Result<Option<Duration>, StorageError> {
+        let mut oldest = None;
+        for (dir, owner) in self.uploads()? {
+            if owner != repository.as_str().as_bytes() {
+                continue;
+            }
+            // Nothing is made in its directory after it began.
+            let begun = fs::metadata(&dir).and_then(|dir| dir.modified());
+            let age = begun.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
+            oldest = oldest.max(age.ok());
+        }
+        Ok(oldest)
+    }
+
+    /// Whether anybody counts on a blob or manifest.
+    pub(crate) fn is_leased(&self, repository: &Repository, digest: &Digest, lease: Lease) -> bool {
+        self.leases.holds(repository, digest, lease)
+    }
+
+    /// Somebody counts on a blob or manifest of the repository from now on.
+    pub(crate) fn touch(&self, repository: &Repository, digest: &Digest) {
+        self.leases.touch(repository, digest);
+    }
+
+    /// Forgets when things were touched that nobody has touched for `longest`.
+    pub(crate) fn forget_leases(&self, longest: Duration) {
+        self.leases.forget(longest);
+    }
+
+    /// Removes a blob that nobody counts on; false when somebody does.
+    pub(crate) fn collect_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        lease: Lease,
+    ) -> Result<bool, StorageError> {
+        let _repository = self.lock_repository(repository);
+        let Some(_going) = self.leases.take(repository, digest, lease) else {
+            return Ok(false);
+        };
+        self.delete_link(repository, BLOBS, digest)
+    }
+
+    /// Removes a manifest that nobody counts on; false when somebody does.
+    pub(crate) fn collect_manifest(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        lease: Lease,
+    ) -> Result<bool, StorageError> {
+        let _repository = self.lock_repository(repository);
+        let Some(_going) = self.leases.take(repository, digest, lease) else {
+            return Ok(false);
+        };
+        self.remove_manifest(repository, digest)
+    }
+
+    /// What a tag names that is about to name something else, or to go, is from then on as if it were
+    /// pushed now.
+    pub(super) fn renew_tagged(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+    ) -> Result<(), StorageError> {
+        let digest = match self.tag(repository, tag) {
+            Ok(Some(digest)) => digest,
+            Ok(None) => return Ok(()),
+            // A new one mends it.
+            Err(error) => {
+                tracing::warn!(%repository, %tag, %error, "a tag names nothing");
+                return Ok(());
+            }
+        };
+        let link = self.link(repository, MANIFESTS, &digest.hex());
+        match fs::File::open(&link).and_then(|link| link.set_modified(SystemTime::now())) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            renewed => renewed.during("change", &link),
+        }
+    }
+
+    fn digests_of(&self, repository: &Repository, kind: &str) -> Result<Vec<Digest>, StorageError> {
+        let names = durable::list(&self.repository_dir(repository).join(kind))?;
+        Ok(names.iter().filter_map(|name| Digest::from_hex(name).ok()).collect())
+    }
+}

@@ -1,0 +1,179 @@
+//! What nobody needs goes, and never what somebody does or is about to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use longshore_registry::RegistryOptions;
+use longshore_types::garbage::{Garbage, GarbageReason};
+use tokio::sync::watch;
+
+use super::*;
+
+const GARBAGE: &str = "/v2/_longshore/garbage";
+
+/// A registry in which nothing is waited for, unless the test says so.
+fn impatient(root: &std::path::Path) -> RegistryOptions {
+    let (push_lease, keep_untagged) = (Duration::ZERO, Duration::ZERO);
+    RegistryOptions { push_lease, keep_untagged, ..options(root) }
+}
+
+async fn harness(change: impl FnOnce(&mut RegistryOptions)) -> Harness {
+    let root = tempfile::tempdir().unwrap();
+    let mut options = impatient(root.path());
+    change(&mut options);
+    Harness::around(serve(options).await, root)
+}
+
+impl Harness {
+    async fn garbage(&self, method: &str) -> Garbage {
+        let answer = self.send(method, GARBAGE, &[], "").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        serde_json::from_slice(&answer.body).unwrap()
+    }
+
+    async fn has(&self, path: &str) -> bool {
+        self.get(path).await.status == 200
+    }
+
+    async fn push_manifest(&self, path: &str, kind: &str, manifest: &Value) -> String {
+        let answer = self.send("PUT", path, &[("content-type", kind)], manifest.to_string()).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        digest(manifest.to_string().as_bytes())
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_needs_goes_and_nothing_else() {
+    let (pins, pinned) = watch::channel(Arc::default());
+    let registry = harness(|options| options.pins = pinned).await;
+    let tagged = registry.push_image("a/b", "one", b"tagged").await;
+    let released = registry.push_image("a/b", "two", b"released").await;
+    let replaced = registry.push_image("a/b", "two", b"replaced").await;
+    registry.push_image("a/b", "two", b"newest").await;
+    let about = json!({"schemaVersion": 2, "mediaType": IMAGE, "layers": [],
+        "config": descriptor(&digest(b"{}"), 2), "subject": descriptor(&replaced, 1)});
+    let path = format!("/v2/a/b/manifests/{}", digest(about.to_string().as_bytes()));
+    let about = registry.push_manifest(&path, IMAGE, &about).await;
+    let lone = registry.push_blob("a/b", b"nobody's").await;
+    registry.push_blob("a/other", b"tagged").await;
+    let pin = [(("a/b".parse().unwrap(), released.parse().unwrap()), "web r1".to_owned())];
+    pins.send_replace(Arc::new(BTreeMap::from(pin)));
+
+    let look = registry.garbage("GET").await;
+    let found: Vec<_> =
+        look.items.iter().map(|item| (item.digest.to_string(), item.reason)).collect();
+    let mut expected = vec![
+        (replaced.clone(), GarbageReason::Untagged),
+        (about.clone(), GarbageReason::SubjectGone),
+        (digest(b"replaced"), GarbageReason::Unreferenced),
+        (lone.clone(), GarbageReason::Unreferenced),
+        (digest(b"tagged"), GarbageReason::Unreferenced),
+    ];
+    let sorted = |mut all: Vec<(String, GarbageReason)>| {
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    };
+    expected = sorted(expected);
+    assert_eq!(sorted(found), expected);
+    assert_eq!((look.removed, look.manifests, look.blobs), (false, 2, 3));
+
+    let gone = registry.garbage("POST").await;
+    assert_eq!(Garbage { removed: false, ..gone.clone() }, look);
+    // The bytes that `a/other` had are still those of `a/b`.
+    let sizes = gone.items.iter().filter(|item| item.digest.to_string() != digest(b"tagged"));
+    assert_eq!(gone.bytes.0, sizes.map(|item| item.size.0).sum::<u64>());
+    for path in [
+        format!("manifests/{replaced}"),
+        format!("manifests/{about}"),
+        format!("blobs/{lone}"),
+        format!("blobs/{}", digest(b"replaced")),
+    ] {
+        assert!(!registry.has(&format!("/v2/a/b/{path}")).await, "{path}");
+    }
+    for path in [
+        format!("manifests/{tagged}"),
+        format!("manifests/{released}"),
+        "manifests/two".to_owned(),
+        format!("blobs/{}", digest(b"released")),
+        format!("blobs/{}", digest(b"newest")),
+        format!("blobs/{}", digest(b"tagged")),
+    ] {
+        assert!(registry.has(&format!("/v2/a/b/{path}")).await, "{path}");
+    }
+    assert_eq!(registry.garbage("POST").await, Garbage { removed: true, ..Garbage::default() });
+}
+
+/// The parts of an image whose manifest is yet to come.
+async fn half_pushed(registry: &Harness) -> Value {
+    let config = descriptor(&registry.push_blob("a/b", b"{}").await, 2);
+    let layer = descriptor(&registry.push_blob("a/b", b"layer").await, 5);
+    json!({"schemaVersion": 2, "mediaType": IMAGE, "config": config, "layers": [layer]})
+}
+
+#[tokio::test]
+async fn a_push_under_way_loses_nothing() {
+    let registry = harness(|options| options.push_lease = Duration::from_secs(3600)).await;
+    let image = half_pushed(&registry).await;
+    assert_eq!(registry.garbage("POST").await.blobs, 0);
+    // An index is pushed after its images, which no tag names.
+    let bytes = image.to_string();
+    let path = format!("/v2/a/b/manifests/{}", digest(bytes.as_bytes()));
+    let child = registry.push_manifest(&path, IMAGE, &image).await;
+    assert_eq!(registry.garbage("POST").await.manifests, 0);
+    let mut child = descriptor(&child, bytes.len());
+    child["mediaType"] = json!(IMAGE);
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [child]});
+    registry.push_manifest("/v2/a/b/manifests/index", INDEX, &index).await;
+}
+
+#[tokio::test]
+async fn what_an_upload_may_belong_to_stays_as_long_as_that_goes_on() {
+    let registry = harness(|_| ()).await;
+    let upload = registry.begin("a/b").await;
+    // Even after the lease of what was pushed meanwhile.
+    let image = half_pushed(&registry).await;
+    assert_eq!(registry.garbage("POST").await.blobs, 0);
+    registry.push_manifest("/v2/a/b/manifests/one", IMAGE, &image).await;
+    registry.push_blob("a/b", b"another").await;
+    registry.send("DELETE", &upload, &[], "").await;
+    assert_eq!(registry.garbage("POST").await.blobs, 1);
+}
+
+#[tokio::test]
+async fn what_lost_its_tag_is_kept_for_a_while() {
+    let registry = harness(|options| options.keep_untagged = Duration::from_secs(3600)).await;
+    let before = registry.push_image("a/b", "one", b"before").await;
+    registry.push_image("a/b", "one", b"after").await;
+    assert_eq!(registry.garbage("POST").await.manifests, 0);
+    assert!(registry.has(&format!("/v2/a/b/blobs/{}", digest(b"before"))).await);
+    // As if it were long ago.
+    let link = registry.root.path().join("repositories/a/b/_manifests").join(&before[7..]);
+    let link = std::fs::File::open(link).unwrap();
+    link.set_modified(std::time::SystemTime::now() - Duration::from_secs(7200)).unwrap();
+    assert_eq!(registry.garbage("POST").await.manifests, 1);
+    assert!(!registry.has(&format!("/v2/a/b/blobs/{}", digest(b"before"))).await);
+}
+
+#[tokio::test]
+async fn while_it_is_not_known_what_releases_need_nothing_goes() {
+    let (told, is_told) = watch::channel(false);
+    let registry = harness(|options| options.is_told = is_told).await;
+    registry.push_blob("a/b", b"nobody's").await;
+    let refused = registry.send("POST", GARBAGE, &[], "").await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(refused.text().contains("what releases need is not known"), "{}", refused.text());
+    told.send_replace(true);
+    assert_eq!(registry.garbage("POST").await.blobs, 1);
+}
+
+#[tokio::test]
+async fn only_an_administrator_may_do_it() {
+    let registry = harness(|_| ()).await;
+    for token in [server::READER, server::TEAM, server::NOBODY] {
+        for method in ["GET", "POST"] {
+            registry.send_as(token, method, GARBAGE, &[], "").await.assert_refused(403, "DENIED");
+        }
+    }
+    registry.send("DELETE", GARBAGE, &[], "").await.assert_refused(405, "UNSUPPORTED");
+}

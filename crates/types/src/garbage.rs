@@ -1,0 +1,62 @@
+//! What a registry holds that nobody needs.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{ByteCount, Digest, Repository};
+
+/// What was removed from a registry, or would be.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Garbage {
+    /// False when nothing was touched.
+    pub removed: bool,
+    /// How many manifests.
+    pub manifests: u64,
+    /// How many blobs.
+    pub blobs: u64,
+    /// How much room on the disk; what another repository also has takes none more.
+    pub bytes: ByteCount,
+    /// Which, in order of their repositories; of very many the first ones.
+    pub items: Vec<GarbageItem>,
+}
+
+/// One thing that nobody needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GarbageItem {
+    /// Where it lies.
+    pub repository: Repository,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size, in bytes.
+    pub size: ByteCount,
+    /// Why nobody needs it.
+    pub reason: GarbageReason,
+}
+
+/// Why nobody needs something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GarbageReason {
+    /// A manifest that no tag, no release and no index has named for long.
+    Untagged,
+    /// A manifest about another one that is not there.
+    SubjectGone,
+    /// A blob that no manifest of its repository names.
+    Unreferenced,
+}
+
+impl GarbageReason {
+    /// As a sentence about it goes on.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Untagged => "no tag, no release",
+            Self::SubjectGone => "what it is about is gone",
+            Self::Unreferenced => "no manifest names it",
+        }
+    }
+
+    /// True of a manifest.
+    pub fn is_of_manifest(self) -> bool {
+        self != Self::Unreferenced
+    }
+}
