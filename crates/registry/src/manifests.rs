@@ -152,8 +152,9 @@ fn keep(
     (manifest, bytes): (Manifest, Vec<u8>),
 ) -> Result<(), Refusal> {
     let _unchanged = storage.lock_repository(repository);
-    let named = manifest.blobs.iter().chain(&manifest.manifests).map(|named| &named.digest);
-    named.chain([digest]).for_each(|named| storage.touch(repository, named));
+    let named = manifest.blobs.iter().chain(&manifest.manifests).map(|named| named.digest);
+    let named: Vec<Digest> = named.chain([*digest]).collect();
+    named.iter().for_each(|named| storage.touch(repository, named));
     for blob in &manifest.blobs {
         check(blob, "blob", storage.blob_size(repository, &blob.digest)?)?;
     }
@@ -170,6 +171,8 @@ fn keep(
     if let Name::Tag(tag) = name {
         storage.put_tag(repository, tag, digest)?;
     }
+    // Once more: a look that began meanwhile may have seen the half of this, and must know.
+    named.iter().for_each(|named| storage.touch(repository, named));
     Ok(())
 }
 
