@@ -412,7 +412,7 @@ fn judge(
     if let (Some(lack), Some(why)) = (largest.lack_for(app.each), largest.lacks_for(app.each)) {
         return refused(lack, format!("refused: {why} on any one node"));
     }
-    let (score, why) = score(app, location, shares, free.minus(app.each), locations);
+    let (score, why) = score(app, location, shares, free.minus(app.each), (locations, users));
     Candidate { name, score: Some(score), why, lack: None }
 }
 
@@ -427,7 +427,7 @@ fn score(
     location: &LocationState,
     shares: &[Share],
     left: Capacity,
-    locations: &[LocationState],
+    (locations, users): (&[LocationState], Option<&Nearness<'_>>),
 ) -> (i64, String) {
     let n_here = count_at(shares, location);
     // More memory than this makes no difference beside a kilometre.

@@ -62,7 +62,7 @@ pub(super) fn make_room(
         }
     }
     let best = offers.into_iter().min_by_key(|(cost, location)| {
-        let (score, _) = score(app, location, shares, Capacity::default(), locations);
+        let (score, _) = score(app, location, shares, Capacity::default(), (locations, None));
         (*cost, Reverse(score), &location.name)
     });
     let Some((cost, location)) = best else { return Err(refused) };
