@@ -85,8 +85,6 @@ fn a_machine_takes_the_place_of_a_location_by_a_token_and_adopts_what_runs() {
     })
     .unwrap();
     eventually("all are as they were", || are_untouched(&platform, &before)).unwrap();
-    platform.run(&["scale", "web=4"]).ok();
-    platform.wait_until_settled("web").unwrap();
     platform.remove("web").unwrap();
     platform.finish();
     machine.finish();
