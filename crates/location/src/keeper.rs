@@ -46,7 +46,7 @@ pub enum Event {
     /// The global plane sent the allotments.
     Allotments(AllotmentSet),
     /// A node reported.
-    Report(NodeReport, Reach),
+    Report(Box<NodeReport>, Reach),
     /// An ingress routes by a table.
     Ack(RouteAck),
     /// A user wants an instance to be stopped; answered with whether there is one.
@@ -260,7 +260,7 @@ impl Keeper {
             Event::Report(report, reach) => {
                 let moment = moment();
                 self.state.take_handed_over(&report, &reach, moment, changes);
-                self.state.take_report(report, reach, moment);
+                self.state.take_report(*report, reach, moment);
             }
             Event::Ack(ack) => self.state.take_ack(ack),
             Event::Stop(instance, answer) => {

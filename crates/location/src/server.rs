@@ -275,7 +275,7 @@ async fn report(
         return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
     }
     let reach = server.gates.reported(&node, &report.gate)?;
-    tell(&server, Event::Report(report, reach)).await.map(axum::Json)
+    tell(&server, Event::Report(Box::new(report), reach)).await.map(axum::Json)
 }
 
 /// A node opens a connection to be called over.
