@@ -14,7 +14,7 @@ pub struct ImageResolver {
 }
 
 enum Registry {
-    Asked(Client),
+    Asked(Box<Client>),
     /// That of a simulation: it has every image, under a digest that follows from its name.
     Simulated,
 }
@@ -22,7 +22,7 @@ enum Registry {
 impl ImageResolver {
     /// A resolver that asks `registry`, which users call `public_name`.
     pub fn new(registry: Client, public_name: String) -> Self {
-        Self { registry: Registry::Asked(registry), public_name }
+        Self { registry: Registry::Asked(Box::new(registry)), public_name }
     }
 
     /// A resolver that asks nobody.
@@ -46,7 +46,7 @@ impl ImageResolver {
         let registry = match &self.registry {
             Registry::Asked(registry) => registry,
             Registry::Simulated => {
-                let digest = format!("sha256:{}", sha256(&image.to_string()));
+                let digest = format!("sha256:{}", sha256(image.to_string()));
                 return Ok(digest.parse().expect("a hash is a digest"));
             }
         };

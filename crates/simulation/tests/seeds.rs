@@ -7,7 +7,7 @@ use longshore_simulation::run;
 /// Where the seeds of a run begin.
 const FIRST: u64 = 1;
 /// How many there are in a short run.
-const FEW: u64 = 10;
+const FEW: u64 = 20;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
