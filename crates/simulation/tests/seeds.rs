@@ -38,7 +38,9 @@ fn whatever_goes_wrong_budgets_hold_and_what_should_be_comes_about() {
     let n_seeds = seeds.end - seeds.start;
     let n_acknowledged: u64 = seeds.map(check).sum();
     println!("{n_seeds} seeds, {n_acknowledged} changes acknowledged, {:?}", began.elapsed());
-    assert!(n_acknowledged > n_seeds, "hardly anything was ever done");
+    // In one alone there may be nobody who leads for most of the time.
+    let is_much = n_acknowledged > n_seeds || n_seeds == 1;
+    assert!(is_much, "hardly anything was ever done");
 }
 
 #[test]
