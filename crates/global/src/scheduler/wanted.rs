@@ -146,10 +146,11 @@ fn without_room(
 
 /// Those that found none for want of room, and did not look for others yet that could leave.
 fn may_make_room(reports: &ByLocation, key: &AppKey) -> BTreeSet<LocationName> {
-    let each = reports.iter().filter_map(|(location, received)| {
-        received.refusals.get(key)?.may_make_room().then(|| location.clone())
-    });
-    each.collect()
+    let may = |received: &Received| {
+        received.refusals.get(key).is_some_and(|refusal| refusal.may_make_room())
+    };
+    let each = reports.iter().filter(|(_, received)| may(received));
+    each.map(|(location, _)| location.clone()).collect()
 }
 
 /// The locations that found no node for an app since it last changed, and why.

@@ -7,8 +7,8 @@
 //!
 //! Each that leaves stands [`Priority::GAP`] below what it leaves for, so this comes to an end. Nobody leaves as long
 //! as a location has the room, or will have it once what leaves there anyway has left; nor for what comes beside
-//! the count of an app, nor for what moves without having to. A location that found nobody who could leave is not asked again
-//! until it has more.
+//! the count of an app, nor for what moves without having to. A location that found nobody who could leave is not
+//! asked again until it has more.
 //!
 //! Rejected: to let each location make room as it thinks best, which ends work in one place while another
 //! stands empty; to take the victim's allotment away, which would make the global scheduler choose victims that
