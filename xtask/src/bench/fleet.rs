@@ -204,6 +204,7 @@ impl Location {
             joining: None,
             peering: None,
             round_trip_micros: Default::default(),
+            demand: Vec::new(),
             gate: Some("unix:/nowhere".to_owned()),
             epoch: set.epoch,
             acknowledged: set.generation,
