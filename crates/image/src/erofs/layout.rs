@@ -111,7 +111,7 @@ fn place(position: u64, node: &Node<'_>, size: u64, shape: Shape) -> Place {
             (Payload::Chunk { blocks_log2 }, shape.n_bytes())
         }
         // What stands beside an inode may not reach over the end of a block, nor be a whole one.
-        _ if n_header + size % BLOCK <= BLOCK && size % BLOCK > 0 => {
+        _ if n_header + size % BLOCK <= BLOCK && !size.is_multiple_of(BLOCK) => {
             (Payload::Inline { first_block: 0 }, n_header + size % BLOCK)
         }
         _ => (Payload::Blocks { first_block: 0 }, shape.n_bytes()),

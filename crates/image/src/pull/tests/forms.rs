@@ -74,7 +74,11 @@ async fn pull_by(
             assert!(is_right, "{kernel}: {:?}", image.tree);
             Ok(Seen::of(&image))
         }
-        Err(error) => Err(super::hostile::chain(&error)),
+        Err(error) => {
+            // The thread of another layer may still be at work.
+            eventually(|| entries(root.path(), "staging").is_empty()).await;
+            Err(super::hostile::chain(&error))
+        }
     }
 }
 
@@ -219,9 +223,9 @@ fn archive(steps: &[Step]) -> Archive {
         Step::HardLink(path, target) => archive.hard_link(path, target),
         Step::Whiteout(path) => {
             let (above, name) = path.rsplit_once('/').unwrap_or((".", path));
-            archive.file(&format!("{above}/.wh.{name}"), b"")
+            archive.file(format!("{above}/.wh.{name}"), b"")
         }
-        Step::Opaque(path) => archive.file(&format!("{path}/.wh..wh..opq"), b""),
+        Step::Opaque(path) => archive.file(format!("{path}/.wh..wh..opq"), b""),
     })
 }
 
@@ -321,7 +325,7 @@ async fn more_names_than_memory_should_hold_are_refused() {
     let store = ImageStore::open_with(root.path(), limits, Some(KernelPath::Loop)).unwrap();
     let source = Arc::new(FakeSource::default());
     let layer = |n: u32| {
-        (0..n).fold(Archive::default(), |archive, m| archive.file(&format!("{n}-{m}"), b""))
+        (0..n).fold(Archive::default(), |archive, m| archive.file(format!("{n}-{m}"), b""))
     };
     for parts in [
         ImageParts::default().plain(layer(150)),
