@@ -267,7 +267,7 @@ impl Hall {
         self.connections.spawn(async move {
             match door.admit(stream, came).await {
                 Ok(Visitor::Ingress(guest)) => server.serve_guest(guest, place).await,
-                Ok(Visitor::Node(visit)) => server.serve_node(visit, place).await,
+                Ok(Visitor::Node(visit)) => server.serve_node(*visit, place).await,
                 Err(error) => {
                     server.proxy.metrics().note_guest_refused();
                     let error = &error as &dyn std::error::Error;

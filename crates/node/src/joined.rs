@@ -11,8 +11,8 @@ use axum::{Extension, Router};
 use futures_util::future::BoxFuture;
 use http::Method;
 use longshore_link::{
-    CallError, Client, Endpoint, JoinError, Tunnel, be_called, expired_config, joined_identity,
-    now, only,
+    CallError, Client, Endpoint, JoinError, Service, Tunnel, be_called, expired_config,
+    joined_identity, now, only,
 };
 use longshore_trust::{
     CertificateRequest, Credentials, JoinRequest, JoinToken, Name, Peer, Signed, client_config,
@@ -124,8 +124,21 @@ impl Joined {
         Ok(())
     }
 
+    /// Keeps connections open over which the gate is called, by the location and by its ingresses.
+    pub fn dial_out(
+        self: &Arc<Self>,
+        gate: &Router,
+        ingresses: watch::Receiver<Vec<String>>,
+        service: &Service,
+    ) {
+        let called = Arc::clone(self).be_called(gate.clone(), service.shutdown());
+        service.spawn("calls", called);
+        let reached = Arc::clone(self).be_reached(gate.clone(), ingresses, service.shutdown());
+        service.spawn("requests", reached);
+    }
+
     /// Keeps connections open over which the location calls the gate, wherever this machine is.
-    pub async fn be_called(
+    async fn be_called(
         self: Arc<Self>,
         gate: Router,
         shutdown: CancellationToken,
@@ -140,7 +153,7 @@ impl Joined {
 
     /// Keeps connections open to the ingresses of the location, over which requests for instances come where the gate
     /// cannot be dialled. Whether it can, the location finds out; one connection that nobody needs costs nothing.
-    pub async fn be_reached(
+    async fn be_reached(
         self: Arc<Self>,
         gate: Router,
         mut ingresses: watch::Receiver<Vec<String>>,

@@ -257,14 +257,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         None => service.spawn("gate", options.gate.serve(router, service.shutdown())),
         Some(joined) => {
             let router = joined.guard(router);
-            let called = Arc::clone(&joined).be_called(router.clone(), service.shutdown());
-            service.spawn("calls", called);
-            let reached = Arc::clone(&joined).be_reached(
-                router.clone(),
-                node.ingresses.subscribe(),
-                service.shutdown(),
-            );
-            service.spawn("requests", reached);
+            joined.dial_out(&router, node.ingresses.subscribe(), &service);
             let served = options.gate.serve_with(joined.credentials(), router, service.shutdown());
             service.spawn("gate", served);
             service.spawn_until_shutdown("certificate", joined.keep());

@@ -32,7 +32,7 @@ pub(crate) struct Door {
 /// Who was let in.
 pub(crate) enum Visitor {
     Ingress(Guest),
-    Node(Visit),
+    Node(Box<Visit>),
 }
 
 /// A node of this location, on another machine.
@@ -96,7 +96,7 @@ impl Door {
         }
         match self.gates.opened().recognize(&peer, &self.location) {
             Some((node, reverse)) if came == Came::Directly => {
-                Ok(Visitor::Node(Visit { stream, node, reverse }))
+                Ok(Visitor::Node(Box::new(Visit { stream, node, reverse })))
             }
             _ => Err(RefusedGuest::Unknown(peer)),
         }

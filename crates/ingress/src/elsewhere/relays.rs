@@ -28,7 +28,7 @@ const TICK: Duration = Duration::from_secs(1);
 const OPEN_WITHIN: Duration = Duration::from_secs(5);
 /// How long opening one may take.
 const DIAL_WITHIN: Duration = Duration::from_secs(3);
-/// For how long one that did not is no relay: it may be of a release that cannot be one.
+/// For how long one that never did is no relay: it may be of a release that cannot be one.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// A location that may be a relay of this one.
@@ -57,10 +57,18 @@ fn choose(mut candidates: Vec<Candidate>) -> Vec<LocationName> {
 struct Kept {
     way: Way,
     since: Instant,
-    /// The last connection could be opened.
-    is_open: Arc<AtomicBool>,
+    opened: Arc<Opened>,
     /// Closes those that nobody has taken.
     _end: DropGuard,
+}
+
+/// What came of opening connections.
+#[derive(Debug, Default)]
+struct Opened {
+    /// The last one could be.
+    last: AtomicBool,
+    /// One could be.
+    ever: AtomicBool,
 }
 
 /// Keeps connections open to relays, for ever; what comes over them is for `serve`.
@@ -80,7 +88,8 @@ pub(crate) async fn keep<S>(
         while tasks.try_join_next().is_some() {}
         refused.retain(|_, until| now < *until);
         for (name, relay) in &kept {
-            if !relay.is_open.load(Ordering::Acquire) && now > relay.since + OPEN_WITHIN {
+            let never = !relay.opened.ever.load(Ordering::Acquire);
+            if never && now > relay.since + OPEN_WITHIN {
                 refused.insert(name.clone(), now + REFUSED_FOR);
             }
         }
@@ -97,14 +106,14 @@ pub(crate) async fn keep<S>(
         kept.retain(|name, relay| chosen.contains(name) && way_of(name) == Some(&relay.way));
         for name in &chosen {
             let Some(way) = way_of(name).filter(|_| !kept.contains_key(name)) else { continue };
-            let (end, is_open) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
-            let open = opening(way.clone(), Arc::clone(&own), Arc::clone(&is_open));
+            let (end, opened) = (CancellationToken::new(), Arc::<Opened>::default());
+            let open = opening(way.clone(), Arc::clone(&own), Arc::clone(&opened));
             tasks.spawn(be_reached(open, serve.clone(), end.clone()));
             tracing::info!(location = %name, "keeping connections open to a relay");
             let (way, since, _end) = (way.clone(), now, end.drop_guard());
-            kept.insert(name.clone(), Kept { way, since, is_open, _end });
+            kept.insert(name.clone(), Kept { way, since, opened, _end });
         }
-        let open = kept.iter().filter(|(_, relay)| relay.is_open.load(Ordering::Acquire));
+        let open = kept.iter().filter(|(_, relay)| relay.opened.last.load(Ordering::Acquire));
         others.have_relays(open.map(|(name, _)| name.clone()).collect());
     }
 }
@@ -113,15 +122,16 @@ pub(crate) async fn keep<S>(
 fn opening(
     way: Way,
     own: Arc<Gates>,
-    is_open: Arc<AtomicBool>,
+    outcome: Arc<Opened>,
 ) -> impl Fn() -> futures_util::future::BoxFuture<'static, io::Result<Tunnel>> + Send + 'static {
     move || {
-        let (way, own, is_open) = (way.clone(), Arc::clone(&own), Arc::clone(&is_open));
+        let (way, own, outcome) = (way.clone(), Arc::clone(&own), Arc::clone(&outcome));
         Box::pin(async move {
             let opening = async { relay::opened(way.dial(&own).await?).await };
             let opened = tokio::time::timeout(DIAL_WITHIN, opening).await;
             let opened = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-            is_open.store(opened.is_ok(), Ordering::Release);
+            outcome.last.store(opened.is_ok(), Ordering::Release);
+            outcome.ever.fetch_or(opened.is_ok(), Ordering::AcqRel);
             opened
         })
     }
