@@ -86,7 +86,7 @@ pub async fn run(
             continue;
         }
         let rollouts = judged.rollouts.next_deadline(&plane.catalog());
-        let moves = judged.moves.next_deadline(Instant::now());
+        let moves = judged.moves.next_deadline(Instant::now().into_std());
         let deadline = rollouts.into_iter().chain(moves).min().unwrap_or(INTERVAL);
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),

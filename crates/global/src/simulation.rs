@@ -26,6 +26,8 @@ use crate::leader::{Lead, LeaderRecord};
 use crate::metrics::Metrics;
 use crate::{GlobalError, Options, Plane, StoreChoice, Trusted, lead, links, routers};
 
+/// As `up` has it.
+const REBALANCE_AFTER: longshore_types::Duration = longshore_types::Duration::from_secs(180);
 const TOKEN: &str = "admin-token";
 /// More than a simulated user ever asks.
 const API_RATE: u32 = 100_000;
@@ -137,7 +139,7 @@ fn options(dir: &Path) -> Result<Options, GlobalError> {
         api_advertise: nowhere(),
         link_advertise: nowhere(),
         registry: nowhere(),
-        registry_public: "registry.invalid".to_owned(),
+        registry_public: "registry.invalid".parse().expect("it is a name"),
         ingress_public: "ingress.invalid".to_owned(),
         domain: "localhost".to_owned(),
         admin_token_file,
@@ -145,6 +147,8 @@ fn options(dir: &Path) -> Result<Options, GlobalError> {
         secret_keys_file: dir.join("secret-keys.json"),
         root_file: dir.join("root.json"),
         joining: None,
+        api_ca: None,
+        rebalance_after: REBALANCE_AFTER,
         api_rate: API_RATE.try_into().expect("it is not zero"),
     })
 }

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_api::links::{
-    AllotmentSet, Assignment, AssignmentSet, LocationReport, Move, NodeReport, Reach, RouteAck,
-    RoutingTable,
+    AllotmentSet, AssignmentSet, LocationReport, Move, NodeReport, Reach, RouteAck, RoutingTable,
 };
 use longshore_link::{Endpoint, Pace, now};
 use longshore_store::{MAX_OPERATIONS, Page, Store, StoreError, Transaction};

@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::LocationError;
 use crate::keeper::{Event, Handle, Keeper};
+use crate::life::Life;
 use crate::metrics::{Metrics, Watched};
 
 /// One that has begun.
@@ -35,7 +36,7 @@ impl Simulated {
         service: &Service,
     ) -> Result<Self, LocationError> {
         let watched = Watched::new(&Metrics::default(), dir, service);
-        let named = (name, Traits::default());
+        let named = (name, Traits::default(), Life::default());
         let restored = Keeper::restore(named, None, store, service.shutdown(), watched);
         let (keeper, handle) = restored.await?;
         service.spawn("keeper", keeper.run());
@@ -49,7 +50,7 @@ impl Simulated {
 
     /// Takes over what a node says. What comes while too much waits is lost.
     pub fn take_report(&self, report: NodeReport) {
-        let _ = self.0.events.try_send(Event::Report(report, Reach::Here));
+        let _ = self.0.events.try_send(Event::Report(Box::new(report), Reach::Here));
     }
 
     /// Stops an instance for a user, who does not wait for the answer.
