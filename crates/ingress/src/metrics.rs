@@ -172,6 +172,18 @@ impl Metrics {
             "Connections of users that are open",
             self.connections.clone(),
         );
+        self.register_passing(registry);
+        registry.register(
+            "handshakes_failed",
+            "Connections of users for TLS that came to nothing, as for a name without a certificate",
+            self.handshakes_failed.clone(),
+        );
+        at_scrape(registry, move |scrape| tell_of_table(&router, scrape));
+        at_scrape(registry, move |scrape| tell_of_others(&others, scrape));
+    }
+
+    /// Those of what goes to other locations, and comes from them.
+    fn register_passing(&self, registry: &mut Registry) {
         registry.register(
             "passed_on",
             "Requests that an ingress of another location answered",
@@ -198,13 +210,6 @@ impl Metrics {
             Unit::Bytes,
             self.carried_bytes.clone(),
         );
-        registry.register(
-            "handshakes_failed",
-            "Connections of users for TLS that came to nothing, as for a name without a certificate",
-            self.handshakes_failed.clone(),
-        );
-        at_scrape(registry, move |scrape| tell_of_table(&router, scrape));
-        at_scrape(registry, move |scrape| tell_of_others(&others, scrape));
     }
 
     /// Tells of an app that there is not, so that the documentation can be held against the labels

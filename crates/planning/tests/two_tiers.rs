@@ -109,6 +109,7 @@ impl Place {
             cordon: None,
             free: free(None),
             without: without.collect(),
+            round_trips: BTreeMap::new(),
             coordinates: None,
             traits: Traits::default(),
             kinds: self.kinds(),
@@ -258,6 +259,7 @@ impl World {
             may_make_room: BTreeSet::new(),
             priority: app.priority,
             pinned: None,
+            demand: Default::default(),
             shares: app.shares.clone(),
         };
         for place in &self.places {

@@ -174,6 +174,9 @@ impl Node {
             network: String::new(),
             runtimes: Vec::new(),
             traits: Default::default(),
+            reached: Vec::new(),
+            location_epoch: Default::default(),
+            handed_over: None,
         }
     }
 }

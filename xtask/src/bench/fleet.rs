@@ -91,6 +91,8 @@ impl Fleet {
             .arg(at("system"))
             .arg("--secret-keys-file")
             .arg(at("keys.json"))
+            .arg("--root-file")
+            .arg(at("root.json"))
             .stdin(Stdio::null())
             .stderr(fs::File::create(at("global.log"))?)
             .spawn()
@@ -205,6 +207,8 @@ impl Location {
             peering: None,
             round_trip_micros: Default::default(),
             demand: Vec::new(),
+            location_epoch: Default::default(),
+            node_keys: None,
             gate: Some("unix:/nowhere".to_owned()),
             epoch: set.epoch,
             acknowledged: set.generation,
@@ -244,6 +248,9 @@ impl Location {
             instances: u32::try_from(share).unwrap_or(0),
             cordon: None,
             drained: false,
+            leaving: Capacity::default(),
+            yielding: Vec::new(),
+            reached: Vec::new(),
         }
     }
 

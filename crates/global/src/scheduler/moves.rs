@@ -165,8 +165,15 @@ mod tests {
     fn location(name: &str, away: u64) -> LocationState {
         let free =
             Capacity { cpu: MilliCpu(1000), memory: ByteCount::gib(1), disk: ByteCount::gib(1) };
-        let kind =
-            NodeKind { traits: Default::default(), open: true, n_nodes: 1, free, largest: free };
+        let kind = NodeKind {
+            traits: Default::default(),
+            reached: Vec::new(),
+            open: true,
+            n_nodes: 1,
+            free,
+            largest: free,
+            freed: Vec::new(),
+        };
         let other = if name == "ams" { "sin" } else { "ams" };
         let away = longshore_types::Duration::from_millis(away);
         LocationState {
@@ -175,6 +182,7 @@ mod tests {
             late: false,
             cordon: None,
             free,
+            without: Vec::new(),
             coordinates: None,
             traits: Default::default(),
             kinds: vec![kind],
@@ -197,6 +205,8 @@ mod tests {
             placement,
             tried: None,
             refusals: BTreeMap::new(),
+            may_make_room: Default::default(),
+            priority: Default::default(),
             pinned: None,
             demand: Demand::default(),
             shares: Vec::new(),

@@ -51,6 +51,7 @@ impl Here {
             location: longshore_link::Endpoint::Unix(dir.path().join("location.sock")),
             state_dir: dir.path().join("state"),
             metrics: None,
+            secure: None,
         };
         let end = CancellationToken::new();
         tokio::spawn(crate::run(options, end.clone()));

@@ -102,21 +102,11 @@ pub fn plan_roles(
         None => (global, registry, ingress, location),
     };
     let (ingress, location) = match public.nodes {
-        Some(Nodes { location: Outer { listener, listens, advertised }, ingress: door }) => {
-            of_location.push(("nodes", listener));
+        Some(nodes) => {
             let location = location
-                .with("nodes-listen", listens)
-                .with("nodes-advertise", advertised)
                 .with("registry", &registry_at)
                 .with("registry-token-file", home.system_token_file().display());
-            match door {
-                Some(Outer { listener, listens, advertised }) => {
-                    of_ingress.push(("peers", listener));
-                    let ingress = ingress.with("peers-listen", listens);
-                    (ingress, location.with("ingress-advertise", advertised))
-                }
-                None => (ingress, location),
-            }
+            for_nodes(nodes, (ingress, &mut of_ingress), (location, &mut of_location))
         }
         None => (ingress, location),
     };
@@ -133,6 +123,24 @@ pub fn plan_roles(
     ];
     waves.iter_mut().flatten().for_each(|plan| give_metrics(plan, &mut metrics));
     waves
+}
+
+/// The flags and sockets of the ingress and the location, with where nodes of other machines call.
+fn for_nodes(
+    Nodes { location: Outer { listener, listens, advertised }, ingress: door }: Nodes,
+    (ingress, of_ingress): (Flags, &mut Vec<(&'static str, Listener)>),
+    (location, of_location): (Flags, &mut Vec<(&'static str, Listener)>),
+) -> (Flags, Flags) {
+    of_location.push(("nodes", listener));
+    let location = location.with("nodes-listen", listens).with("nodes-advertise", advertised);
+    match door {
+        Some(Outer { listener, listens, advertised }) => {
+            of_ingress.push(("peers", listener));
+            let ingress = ingress.with("peers-listen", listens);
+            (ingress, location.with("ingress-advertise", advertised))
+        }
+        None => (ingress, location),
+    }
 }
 
 /// The flags of the control plane, which locations of this machine call at `link`.
@@ -319,10 +327,12 @@ mod tests {
                 ..Settings::defaults("n1".parse().unwrap())
             };
             let public = PublicSockets::bind(&settings).unwrap();
-            let endpoints = public.endpoints().unwrap();
+            let listening = public.listening().unwrap();
+            let endpoints = listening.endpoints(None, &home.links_dir());
+            let reached = Reached { listening, endpoints, tls: None };
             home.prepare_run_dir().unwrap();
             let links = LinkSockets::bind(&home.links_dir()).unwrap();
-            let waves = plan_roles(&settings, &home, &endpoints, (public, links));
+            let waves = plan_roles(&settings, &home, &reached, (public, links));
             let plans: Vec<_> = waves.into_iter().flatten().collect();
             let value = |role: &str, flag: &str| {
                 let plan = plans.iter().find(|plan| plan.role == role).unwrap();
