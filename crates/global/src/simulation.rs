@@ -139,7 +139,7 @@ fn options(dir: &Path) -> Result<Options, GlobalError> {
         api_advertise: nowhere(),
         link_advertise: nowhere(),
         registry: nowhere(),
-        registry_public: "registry.invalid".parse().expect("it is a name"),
+        registry_public: "registry.invalid:1".parse().expect("it is a name"),
         ingress_public: "ingress.invalid".to_owned(),
         domain: "localhost".to_owned(),
         admin_token_file,

@@ -118,13 +118,13 @@ async fn users_of_tls_are_served_and_their_instance_is_told() {
 async fn the_name_chooses_the_certificate_and_new_ones_are_found() {
     let instance = telling().await;
     let secure = Secure::start(&instance.endpoint, false).await;
-    for nobody in ["other.test", "127.0.0.1"] {
+    for nobody in ["web.apps.test", "127.0.0.1"] {
         secure.connect(nobody, &[]).await.unwrap_err();
     }
     let kept = secure.connect(HOST, &[]).await.unwrap();
-    certify(secure.dir.path(), "other", &["*.test"]);
+    certify(secure.dir.path(), "other", &["*.apps.test"]);
     let found = async {
-        while secure.connect("other.test", &[]).await.is_err() {
+        while secure.connect("web.apps.test", &[]).await.is_err() {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     };

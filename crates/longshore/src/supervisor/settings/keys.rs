@@ -181,8 +181,8 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "nodes_listen",
         help: "Where other machines join this location and call as its nodes, with certificates on both\n\
-               sides; on the next port, or on that for ingresses where locations_listen says one, they reach its\n\
-               ingress. An address and a port, such as \"0.0.0.0:4602\"; empty for nowhere. Default \"\".",
+               sides; on the next port, or on that for ingresses where locations_listen says one, they\n\
+               reach its ingress. An address and a port, such as \"0.0.0.0:4602\"; empty for nowhere. Default \"\".",
         set: |settings, value| put(&mut settings.nodes_listen, nodes(value)),
         show: |settings| quoted(settings.nodes_listen.map_or(String::new(), |at| at.to_string())),
     },
