@@ -85,7 +85,7 @@ const ROWS: &[Row] = &[
     ("token rm absent", NOT_FOUND, &["absent"]),
     ("apps --token lsh_wrong", DENIED, &["token"]),
     ("apps --api http://127.0.0.1:1", UNAVAILABLE, &["127.0.0.1:1"]),
-    ("apps --api https://example.com", INVALID, &["https://example.com"]),
+    ("apps --api https://:4600", INVALID, &["https://:4600"]),
     ("apps --everything", USAGE, &["--everything"]),
     ("doctor --run-dir", USAGE, &["--run-dir"]),
     ("demo --twice", USAGE, &["--twice"]),

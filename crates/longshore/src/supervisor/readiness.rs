@@ -49,14 +49,15 @@ async fn check((endpoints, links): (&Endpoints, &Path), token_file: &Path) -> Re
     let token = std::fs::read_to_string(token_file).map_err(|error| error.to_string())?;
     let api = Client::new(here(API_SOCKET)).with_token(token.trim());
     let _: HealthView = api.get("/v1/health").await.map_err(|error| format!("the API: {error}"))?;
-    let ingress = Endpoint::Tcp(endpoints.ingress.clone());
-    for (name, endpoint) in [("registry", here("registry.sock")), ("ingress", ingress)] {
-        let client = Client::new(endpoint);
-        match client.send(http::Method::GET, "/v2/", None::<&()>).await {
-            // Who asks without a token, or for no app at all, is refused: an answer all the same.
-            Ok(_) | Err(CallError::Refused(_) | CallError::Status { .. }) => {}
-            Err(error) => return Err(format!("the {name}: {error}")),
-        }
+    // It may not have been told yet who may do what: then it takes no push.
+    let registry = Client::new(here("registry.sock")).with_token(token.trim());
+    let answered = registry.send(http::Method::GET, "/v2/", None::<&()>).await;
+    answered.map_err(|error| format!("the registry: {error}"))?;
+    let ingress = Client::new(Endpoint::Tcp(endpoints.ingress.clone()));
+    match ingress.send(http::Method::GET, "/v2/", None::<&()>).await {
+        // Who asks for no app at all is refused: an answer all the same.
+        Ok(_) | Err(CallError::Refused(_) | CallError::Status { .. }) => {}
+        Err(error) => return Err(format!("the ingress: {error}")),
     }
     let locations: Vec<LocationView> =
         api.get("/v1/locations").await.map_err(|error| format!("the API: {error}"))?;
