@@ -98,7 +98,7 @@ const ROWS: &[Row] = &[
     ("world cut", USAGE, &["<A>"]),
     ("world status --data-dir nowhere", UNAVAILABLE, &["nowhere/control.sock", "longshore world"]),
     ("top absent", NOT_FOUND, &["absent"]),
-    ("locations --api nowhere", INVALID, &["nowhere", "http://127.0.0.1:4600"]),
+    ("locations --api no//where", INVALID, &["no//where", "http://127.0.0.1:4600"]),
     ("nodes --token-file /missing", DENIED, &["/missing"]),
     ("locations rm absent", NOT_FOUND, &["absent"]),
     ("join-token --location absent", NOT_FOUND, &["absent"]),

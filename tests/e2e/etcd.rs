@@ -30,8 +30,9 @@ fn scale(platform: &Platform, count: usize) {
     })
     .unwrap();
     eventually("the change is carried out", || {
-        let ready = platform.app("web")?.ready;
-        ensure!(ready as usize == count, "{ready} are ready");
+        // Also those that drain have ended.
+        let (ready, there) = (platform.app("web")?.ready, platform.instances("web")?.len());
+        ensure!(ready as usize == count && there == count, "{ready} are ready, {there} there");
         Ok(Some(()))
     })
     .unwrap();

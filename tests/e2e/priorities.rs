@@ -8,8 +8,8 @@ use crate::scene::{page, web, with_web};
 
 /// An app of which the machine has room for one instance.
 fn large(platform: &Platform, app: &str, priority: u8) -> Value {
-    let ams: LocationView = platform.call("GET", "/v1/locations/ams", None).unwrap();
-    let mib = (ams.capacity.memory.0 >> 20) * 6 / 10;
+    let here: LocationView = platform.call("GET", "/v1/locations/local", None).unwrap();
+    let mib = (here.capacity.memory.0 >> 20) * 6 / 10;
     let mut manifest = web(app, 1);
     manifest["priority"] = json!(priority);
     manifest["resources"]["memory"] = json!(format!("{mib}MiB"));

@@ -43,12 +43,18 @@ impl FromStr for Endpoint {
         };
         let authority = authority.trim_end_matches('/');
         match authority.rsplit_once(':') {
-            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+            Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok() => {
                 Ok(kind(authority.to_owned()))
             }
             _ => Err(refuse()),
         }
     }
+}
+
+/// Whether it may be a name or an address, without a user, a path or whatever else an address on the web may have.
+fn is_host(text: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || ".-_[]:%".contains(c);
+    !text.is_empty() && text.chars().all(is_part)
 }
 
 impl fmt::Display for Endpoint {
@@ -103,7 +109,16 @@ mod tests {
         for text in ["unix:/run/x.sock", "http://127.0.0.1:80", "http://[::1]:80", "https://a:1"] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
-        for bad in ["", "unix:relative", "http://host", "http://:80", "tcp:1", "http://a:99999"] {
+        for bad in [
+            "",
+            "unix:relative",
+            "http://host",
+            "http://:80",
+            "tcp:1",
+            "http://a:99999",
+            "https://a//b:1",
+            "http://me@a:1",
+        ] {
             assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
         }
     }

@@ -162,7 +162,12 @@ fn a_platform_on_three_members_of_etcd_is_whole_after_every_fault() {
                 }
                 most
             });
-            let inflicted = inflict(&platform, &mut etcd, fault);
+            let inflicted = inflict(&platform, &mut etcd, fault).and_then(|()| {
+                let before = acknowledged.load(Ordering::Relaxed);
+                eventually_within(PATIENCE, "a deploy is taken again", || {
+                    Ok((acknowledged.load(Ordering::Relaxed) > before).then_some(()))
+                })
+            });
             is_over.store(true, Ordering::Relaxed);
             inflicted.unwrap_or_else(|error| panic!("{fault:?}: {error:#}"));
             watching.join().unwrap()
@@ -171,7 +176,6 @@ fn a_platform_on_three_members_of_etcd_is_whole_after_every_fault() {
         let last = acknowledged.load(Ordering::Relaxed);
         whole(&platform, last).unwrap_or_else(|error| panic!("{fault:?}: {error:#}"));
     }
-    assert!(acknowledged.into_inner() > 0, "nothing was ever deployed");
     drop(second);
     platform.finish();
 }
