@@ -91,6 +91,10 @@ pub struct Canary {
 
 /// All allotments of a location. An app that is missing here must not run there any more, unless it is a
 /// stray: one that was missing first in another life of the global store, which may have forgotten it.
+///
+/// A location that asks for `changes` is told the whole once on each connection, and then what differs from the set
+/// before: with thousands of apps the whole at each change would cost the square of their number. Each change says
+/// what it builds on ([`Self::since`]), so one that was missed is noticed, and the whole asked for again.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AllotmentSet {
     /// Of which life of the global store it is; a location refuses an earlier one.
@@ -98,8 +102,14 @@ pub struct AllotmentSet {
     pub epoch: Epoch,
     /// Raised at each change of the set; a location refuses an older one of the same life.
     pub generation: Generation,
-    /// One per app.
+    /// The generation of the set of the same life that this is a change of; absent when it is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Generation>,
+    /// One per app; in a change those that are new or others than before.
     pub allotments: Vec<Allotment>,
+    /// In a change, the apps that must not run there any more. Some may never have been there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<AppRef>,
     /// What operators wish of its nodes.
     #[serde(default)]
     pub cordons: BTreeMap<NodeName, Cordon>,
@@ -109,6 +119,38 @@ pub struct AllotmentSet {
     /// The strays that must not run there any more.
     #[serde(default)]
     pub let_go: Vec<AppRef>,
+}
+
+impl AllotmentSet {
+    /// This set with a change of it, or both as they were when it is one of another.
+    pub fn changed(mut self, change: Self) -> Result<Self, Box<(Self, Self)>> {
+        if change.since != Some(self.generation) || change.epoch != self.epoch {
+            return Err(Box::new((self, change)));
+        }
+        let Self { epoch: _, generation, since: _, allotments, gone, cordons, reach, let_go } =
+            change;
+        let app = |allotment: &Allotment| AppRef {
+            project: allotment.project().clone(),
+            app: allotment.app().clone(),
+        };
+        let again: BTreeSet<_> = allotments.iter().map(app).collect();
+        let past: BTreeSet<_> = gone.iter().cloned().collect();
+        self.allotments.retain(|one| !again.contains(&app(one)) && !past.contains(&app(one)));
+        self.allotments.extend(allotments);
+        self.gone.retain(|one| !again.contains(one));
+        if self.since.is_some() {
+            self.gone.extend(gone);
+        }
+        Ok(Self { generation, cordons, reach, let_go, ..self })
+    }
+}
+
+/// How a location asks for its allotments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AllotmentsQuery {
+    /// Whether it understands changes.
+    #[serde(default)]
+    pub changes: bool,
 }
 
 /// An app and its owner.
@@ -349,4 +391,75 @@ pub struct Pin {
     pub digest: Digest,
     /// The newest release that needs it, as a message names it: `web r3`.
     pub release: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_types::{Manifest, Timestamp};
+
+    use super::*;
+
+    fn allotment(app: &str, count: u32) -> Allotment {
+        let document = serde_json::json!({"app": app, "image": "web:1"});
+        let release = Release {
+            number: ReleaseNumber(1),
+            manifest: Manifest::from_document(&document).unwrap(),
+            image_digest: Digest::from_sha256([7; 32]),
+            secrets: BTreeMap::new(),
+            created_at: Timestamp(1),
+        };
+        let decision =
+            Decision { at: Timestamp(1), chosen: None, why: String::new(), candidates: vec![] };
+        let (canary, command, hosts, generation) = Default::default();
+        let (budget, make_room) = (9, 0);
+        Allotment {
+            release,
+            count,
+            canary,
+            command,
+            budget,
+            make_room,
+            hosts,
+            generation,
+            decision,
+        }
+    }
+
+    fn set(
+        since: Option<u64>,
+        generation: u64,
+        apps: &[(&str, u32)],
+        gone: &[&str],
+    ) -> AllotmentSet {
+        AllotmentSet {
+            since: since.map(Generation),
+            generation: Generation(generation),
+            allotments: apps.iter().map(|(app, count)| allotment(app, *count)).collect(),
+            gone: gone
+                .iter()
+                .map(|app| AppRef { project: Default::default(), app: app.parse().unwrap() })
+                .collect(),
+            ..AllotmentSet::default()
+        }
+    }
+
+    fn counts(set: &AllotmentSet) -> BTreeMap<String, u32> {
+        set.allotments.iter().map(|one| (one.app().to_string(), one.count)).collect()
+    }
+
+    #[test]
+    fn changes_one_after_the_other_are_one_change() {
+        let whole = set(None, 1, &[("a", 1), ("b", 1)], &[]);
+        let first = set(Some(1), 2, &[("b", 2), ("c", 2)], &["a"]);
+        let second = set(Some(2), 3, &[("a", 3)], &["c", "never"]);
+        let both = first.clone().changed(second.clone()).unwrap();
+        assert_eq!((both.since, both.generation), (Some(Generation(1)), Generation(3)));
+        let at_once = whole.clone().changed(both).unwrap();
+        let in_turn = whole.clone().changed(first).unwrap().changed(second.clone()).unwrap();
+        assert_eq!(counts(&at_once), counts(&in_turn));
+        assert_eq!(counts(&at_once), [("a".to_owned(), 3), ("b".to_owned(), 2)].into());
+        assert!(at_once.gone.is_empty() && at_once.since.is_none());
+        let (kept, refused) = *whole.clone().changed(second.clone()).unwrap_err();
+        assert_eq!((kept, refused), (whole, second), "one in between is missing");
+    }
 }

@@ -3,15 +3,18 @@
 //! One task lists the store once and then follows its watch; everything else reads the
 //! [`Catalog`] it publishes. Whoever wrote waits for the mirror to reach the revision of the write
 //! ([`Mirror::reached`]), so that it reads what it wrote.
+//!
+//! What changed last is kept by revision, so that whoever looked before need not look at everything again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use longshore_api::Problem;
 use longshore_link::Service;
 use longshore_store::world::World;
-use longshore_store::{Event, KeyValue, Page, RecordError, Revision, Store};
+use longshore_store::{Event, KeyValue, Page, RecordError, Revision, Store, WatchBatch};
 use longshore_types::{
     AppName, Cordon, Epoch, LocationName, NodeName, ProjectName, ReachAddress, Release,
     ReleaseNumber, SecretName, SecretVersion,
@@ -24,7 +27,13 @@ use crate::records::{
     AllotmentRecord, AppRecord, CordonRecord, Key, LocationRecord, ReleaseRecord, SecretRecord,
     TokenRecord, decode,
 };
+use crate::shared_map::SharedMap;
 
+/// Of how many apps the last change is remembered.
+const TOUCHED: usize = 16_384;
+
+/// How many revisions are taken over before they are published.
+const MOST_AT_ONCE: usize = 256;
 /// How many letters of a name may be wrong for another one to be meant.
 const MOST_SLIPS: usize = 2;
 
@@ -45,21 +54,32 @@ pub struct Stored<T> {
 pub struct Catalog {
     /// Everything up to this revision is in here.
     pub revision: Revision,
-    pub apps: BTreeMap<AppKey, Stored<AppRecord>>,
-    pub releases: BTreeMap<(ProjectName, AppName, ReleaseNumber), Arc<Release>>,
+    pub apps: SharedMap<AppKey, Stored<AppRecord>>,
+    pub releases: SharedMap<(ProjectName, AppName, ReleaseNumber), Arc<Release>>,
     pub releases_changed: Revision,
     /// Those of them that name something that has to answer, which are few.
     reaching: BTreeSet<(ProjectName, AppName, ReleaseNumber)>,
-    pub allotments: BTreeMap<(LocationName, ProjectName, AppName), Stored<AllotmentRecord>>,
+    pub allotments: SharedMap<(LocationName, ProjectName, AppName), Stored<AllotmentRecord>>,
+    /// Which locations were given something of an app.
+    places: SharedMap<AppKey, Arc<BTreeSet<LocationName>>>,
+    /// The apps by the last change of their records, releases and allotments, the newest of them.
+    touched: SharedMap<(Revision, AppKey), ()>,
+    touched_at: SharedMap<AppKey, Revision>,
+    /// All that changed later is in there.
+    touched_since: Revision,
+    /// The last change of anything else that may concern every app.
+    pub rest_changed: Revision,
     /// The revision of the last change to any allotment of a location, or to what is wished of its
     /// nodes, since this process began, removals included.
-    allotments_changed: BTreeMap<LocationName, Revision>,
+    allotments_changed: SharedMap<LocationName, Revision>,
+    /// The newest of those.
+    any_changed: Revision,
     /// That of the whole when it was first read.
     began: Revision,
-    pub secrets: BTreeMap<(ProjectName, SecretName, SecretVersion), Stored<SecretRecord>>,
+    pub secrets: SharedMap<(ProjectName, SecretName, SecretVersion), Stored<SecretRecord>>,
     pub tokens: BTreeMap<AppName, TokenRecord>,
     pub tokens_changed: Revision,
-    pub locations: BTreeMap<LocationName, LocationRecord>,
+    pub locations: SharedMap<LocationName, LocationRecord>,
     /// What operators wish of locations, and of their nodes.
     pub cordons: BTreeMap<(LocationName, Option<NodeName>), Stored<CordonRecord>>,
     /// Which strays are to be let go of where, and since which revision.
@@ -137,9 +157,78 @@ impl Catalog {
 
     /// The releases of an app, oldest first.
     pub fn releases_of(&self, app: &AppKey) -> impl Iterator<Item = &Arc<Release>> {
-        let first = (app.0.clone(), app.1.clone(), ReleaseNumber(0));
-        let last = (app.0.clone(), app.1.clone(), ReleaseNumber(u64::MAX));
-        self.releases.range(first..=last).map(|(_, release)| release)
+        let of = |(project, name, _): &(ProjectName, AppName, ReleaseNumber)| {
+            (project, name).cmp(&(&app.0, &app.1))
+        };
+        let from = self.releases.iter_from(|key| of(key).is_lt());
+        from.take_while(move |(key, _)| of(key).is_eq()).map(|(_, release)| release)
+    }
+
+    /// What each location was given of an app.
+    pub fn held(
+        &self,
+        app: &AppKey,
+    ) -> impl Iterator<Item = (&LocationName, &Stored<AllotmentRecord>)> {
+        let key = |at: &LocationName| (at.clone(), app.0.clone(), app.1.clone());
+        let places = self.places.get(app).into_iter().flat_map(|places| &**places);
+        places.filter_map(move |at| Some((at, self.allotments.get(&key(at))?)))
+    }
+
+    /// What a location was given, by app.
+    pub fn allotted(
+        &self,
+        location: &LocationName,
+    ) -> impl Iterator<Item = (&ProjectName, &AppName, &Stored<AllotmentRecord>)> {
+        let from = self.allotments.iter_from(|(of, _, _)| of < location);
+        let of_location = from.take_while(move |((of, _, _), _)| of == location);
+        of_location.map(|((_, project, app), stored)| (project, app, stored))
+    }
+
+    /// The apps of which something changed after a revision; nothing where that is too long ago to be known.
+    pub fn touched_after(&self, revision: Revision) -> Option<impl Iterator<Item = &AppKey>> {
+        let from = || self.touched.iter_from(|(at, _)| *at <= revision).map(|((_, app), ())| app);
+        (revision >= self.touched_since).then(from)
+    }
+
+    /// Remembers that something of an app changed.
+    fn touch(&mut self, app: AppKey, revision: Revision) {
+        if let Some(before) = self.touched_at.get(&app).copied() {
+            self.touched.remove(&(before, app.clone()));
+        }
+        self.touched_at.insert(app.clone(), revision);
+        self.touched.insert((revision, app), ());
+        let oldest = self.touched.keys().next().cloned();
+        if self.touched.len() > TOUCHED
+            && let Some((at, app)) = oldest
+        {
+            self.touched_at.remove(&app);
+            self.touched.remove(&(at, app));
+            self.touched_since = self.touched_since.max(at);
+        }
+    }
+
+    fn changed(&mut self, location: &LocationName, revision: Revision) {
+        self.allotments_changed.insert(location.clone(), revision);
+        self.any_changed = revision;
+    }
+
+    /// Where an app was given something, after that of one location was changed.
+    fn place(&mut self, location: &LocationName, app: &AppKey) {
+        let key = (location.clone(), app.0.clone(), app.1.clone());
+        let is_there = self.allotments.contains_key(&key);
+        let known = self.places.get(app);
+        if known.is_some_and(|places| places.contains(location)) == is_there {
+            return;
+        }
+        let mut places = known.map_or_else(BTreeSet::new, |places| places.as_ref().clone());
+        match is_there {
+            true => places.insert(location.clone()),
+            false => places.remove(location),
+        };
+        match places.is_empty() {
+            true => _ = self.places.remove(app),
+            false => self.places.insert(app.clone(), Arc::new(places)),
+        }
     }
 
     /// The revision of the last change to any allotment of a location, as far as that is known: one that was
@@ -150,13 +239,14 @@ impl Catalog {
 
     /// The newest of those of all locations.
     pub fn any_changed_at(&self) -> Revision {
-        self.allotments_changed.values().copied().max().unwrap_or(self.began)
+        self.any_changed.max(self.began)
     }
 
     fn put(&mut self, stored: &KeyValue) -> Result<(), RecordError> {
         let revision = stored.mod_revision;
         match Key::parse(&stored.key) {
             Some(Key::App(project, app)) => {
+                self.touch((project.clone(), app.clone()), revision);
                 self.apps.insert((project, app), Stored { record: decode(stored)?, revision });
             }
             Some(Key::Release(project, app, number)) => {
@@ -165,12 +255,16 @@ impl Catalog {
                 if !release.manifest.placement.reach.is_empty() {
                     self.reaching.insert((project.clone(), app.clone(), number));
                 }
+                self.touch((project.clone(), app.clone()), revision);
                 self.releases.insert((project, app, number), Arc::new(release));
             }
             Some(Key::Allotment(location, project, app)) => {
-                self.allotments_changed.insert(location.clone(), revision);
+                self.changed(&location, revision);
+                let key = (project.clone(), app.clone());
                 let stored = Stored { record: decode(stored)?, revision };
-                self.allotments.insert((location, project, app), stored);
+                self.allotments.insert((location.clone(), project, app), stored);
+                self.place(&location, &key);
+                self.touch(key, revision);
             }
             Some(Key::Secret(project, name, version)) => {
                 let stored = Stored { record: decode(stored)?, revision };
@@ -181,17 +275,20 @@ impl Catalog {
                 self.tokens.insert(name, decode(stored)?);
             }
             Some(Key::Location(name)) => {
+                self.rest_changed = revision;
                 self.locations.insert(name, decode(stored)?);
             }
             Some(Key::Cordon(location, node)) => {
+                self.rest_changed = revision;
                 if node.is_some() {
-                    self.allotments_changed.insert(location.clone(), revision);
+                    self.changed(&location, revision);
                 }
                 let stored = Stored { record: decode(stored)?, revision };
                 self.cordons.insert((location, node), stored);
             }
             Some(Key::LetGo(location, project, app)) => {
-                self.allotments_changed.insert(location.clone(), revision);
+                self.rest_changed = revision;
+                self.changed(&location, revision);
                 self.let_go.insert((location, project, app), revision);
             }
             Some(Key::World) => self.epoch = Epoch(decode::<World>(stored)?.epoch),
@@ -205,17 +302,23 @@ impl Catalog {
     fn delete(&mut self, key: &str, revision: Revision) {
         match Key::parse(key) {
             Some(Key::App(project, app)) => {
-                self.apps.remove(&(project, app));
+                let key = (project, app);
+                self.apps.remove(&key);
+                self.touch(key, revision);
             }
             Some(Key::Release(project, app, number)) => {
                 self.releases_changed = revision;
+                self.touch((project.clone(), app.clone()), revision);
                 let key = (project, app, number);
                 self.reaching.remove(&key);
                 self.releases.remove(&key);
             }
             Some(Key::Allotment(location, project, app)) => {
-                self.allotments_changed.insert(location.clone(), revision);
-                self.allotments.remove(&(location, project, app));
+                self.changed(&location, revision);
+                let key = (project.clone(), app.clone());
+                self.allotments.remove(&(location.clone(), project, app));
+                self.place(&location, &key);
+                self.touch(key, revision);
             }
             Some(Key::Secret(project, name, version)) => {
                 self.secrets.remove(&(project, name, version));
@@ -225,22 +328,39 @@ impl Catalog {
                 self.tokens.remove(&name);
             }
             Some(Key::Location(name)) => {
+                self.rest_changed = revision;
                 self.locations.remove(&name);
             }
             Some(Key::Cordon(location, node)) => {
+                self.rest_changed = revision;
                 if node.is_some() {
-                    self.allotments_changed.insert(location.clone(), revision);
+                    self.changed(&location, revision);
                 }
                 self.cordons.remove(&(location, node));
             }
             Some(Key::LetGo(location, project, app)) => {
-                self.allotments_changed.insert(location.clone(), revision);
+                self.rest_changed = revision;
+                self.changed(&location, revision);
                 self.let_go.remove(&(location, project, app));
             }
             // A life of a store has no end that its control plane sees.
             Some(Key::World) => {}
             Some(Key::Event(..) | Key::Answer(..) | Key::JoinToken(_) | Key::Leader) | None => {}
         }
+    }
+
+    /// Takes over what one revision changed; gives the events among that.
+    fn apply<'a>(&mut self, batch: &'a WatchBatch) -> Result<Vec<&'a KeyValue>, RecordError> {
+        let mut events = Vec::new();
+        for event in &batch.events {
+            match event {
+                Event::Put(stored) if is_event(stored) => events.push(stored),
+                Event::Put(stored) => self.put(stored)?,
+                Event::Delete { key, .. } => self.delete(key, batch.revision),
+            }
+        }
+        self.revision = batch.revision;
+        Ok(events)
     }
 }
 
@@ -271,7 +391,10 @@ impl Mirror {
             catalog.put(stored)?;
         }
         catalog.began = listing.revision;
-        catalog.allotments_changed.clear();
+        catalog.allotments_changed = SharedMap::default();
+        catalog.any_changed = listing.revision;
+        // What was deleted before is told by nobody.
+        catalog.touched_since = listing.revision;
         told.begin(listing.revision);
         catalog.tokens_changed = listing.revision;
         catalog.releases_changed = listing.revision;
@@ -281,19 +404,22 @@ impl Mirror {
         let shutdown = service.shutdown();
         service.spawn("mirror", async move {
             while let Some(Some(batch)) = shutdown.run_until_cancelled(events.next()).await {
-                let batch = batch.map_err(GlobalError::Store)?;
                 let mut catalog = Catalog::clone(&sender.borrow());
-                let mut events = Vec::new();
-                for event in &batch.events {
-                    match event {
-                        Event::Put(stored) if is_event(stored) => events.push(stored),
-                        Event::Put(stored) => catalog.put(stored)?,
-                        Event::Delete { key, .. } => catalog.delete(key, batch.revision),
-                    }
+                // What came meanwhile is published together: each time, everyone looks.
+                let mut batches = vec![batch.map_err(GlobalError::Store)?];
+                while batches.len() < MOST_AT_ONCE
+                    && let Some(Some(batch)) = events.next().now_or_never()
+                {
+                    batches.push(batch.map_err(GlobalError::Store)?);
                 }
-                catalog.revision = batch.revision;
+                let mut news = Vec::new();
+                for batch in &batches {
+                    news.push((batch.revision, catalog.apply(batch)?));
+                }
                 sender.send_replace(Arc::new(catalog));
-                told.push(batch.revision, &events)?;
+                for (revision, events) in news {
+                    told.push(revision, &events)?;
+                }
             }
             Ok::<_, GlobalError>(())
         });

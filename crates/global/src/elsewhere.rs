@@ -206,8 +206,7 @@ pub async fn keep(plane: Arc<Plane>) {
     loop {
         pace.rest().await;
         let looked = Instant::now();
-        let (stored, reported) =
-            (catalog.borrow_and_update().clone(), reports.borrow_and_update().clone());
+        let (stored, reported) = (catalog.borrow_and_update().clone(), reports.borrow_and_update());
         let all_reported = stored.locations.keys().all(|name| reported.contains_key(name));
         let known = plane.served.borrow().clone();
         if known.is_some() || all_reported || began.elapsed() >= ALL_REPORT_WITHIN {

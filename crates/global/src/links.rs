@@ -3,25 +3,30 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
-use axum::extract::{DefaultBodyLimit, Path, RawPathParams, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, RawPathParams, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use futures_util::StreamExt;
 use longshore_api::links::{
-    Allotment, AllotmentSet, AppRef, Canary, LocationReport, Pin, RegistryTable, SecretValues,
-    SecretsRequest,
+    Allotment, AllotmentSet, AllotmentsQuery, AppRef, Canary, LocationReport, Pin, RegistryTable,
+    SecretValues, SecretsRequest,
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, MAX_OF_STRANGERS, Refusal, json_lines, only, watch_lines};
+use longshore_store::Revision;
 use longshore_trust::{Peer, RootAuthority};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights};
-use longshore_types::{Generation, LocationName, ProjectName, Release};
+use longshore_types::{Epoch, Generation, LocationName, ProjectName, ReachAddress, Release};
 use tokio::sync::watch;
 
-use crate::catalog::Catalog;
+use crate::catalog::{AppKey, Catalog};
+use crate::records::AllotmentRecord;
 use crate::{Plane, api, elsewhere, joining, lives, tokens, views};
+
+/// The longest report, in bytes: a location with a hundred thousand instances tells of all of them.
+const MOST_OF_A_REPORT: usize = 256 << 20;
 
 pub fn router(plane: Arc<Plane>) -> Router {
     let locations = Router::new()
@@ -47,7 +52,7 @@ pub fn router(plane: Arc<Plane>) -> Router {
         )
         .merge(locations)
         .merge(registry)
-        .layer(DefaultBodyLimit::max(64 << 20))
+        .layer(DefaultBodyLimit::max(MOST_OF_A_REPORT))
         .with_state(plane)
 }
 
@@ -80,23 +85,68 @@ async fn only_the_registry(
     only(peer == Peer::Local, peer, request, next).await
 }
 
-/// The allotments of a location, again at each change.
+/// The allotments of a location, again at each change: as a whole, or what differs, to who asks for that.
 async fn allotments(
     State(plane): State<Arc<Plane>>,
     Path(location): Path<LocationName>,
+    Query(AllotmentsQuery { changes }): Query<AllotmentsQuery>,
 ) -> Response {
-    let mut last = None;
+    let mut told: Option<Told> = None;
     let shutdown = plane.service.shutdown();
     let removed = removed(plane.catalog.subscribe(), location.clone());
     let sets = watch_lines(plane.catalog.subscribe()).filter_map(move |catalog| {
-        let set = allotment_set(&catalog, &location, &plane.public.domain);
-        let now = Some((set.generation, set.reach.clone()));
-        let news = (last != now).then_some(set);
-        last = now;
-        std::future::ready(news)
+        let now = Told {
+            epoch: catalog.epoch,
+            generation: catalog.changed_at(&location),
+            seen: catalog.revision,
+            reach: catalog.reach(),
+        };
+        let before = told.replace(now.clone());
+        // Most changes are of other locations.
+        let is_known =
+            |before: &Told| (before.generation, &before.reach) == (now.generation, &now.reach);
+        let is_news = !before.as_ref().is_some_and(is_known);
+        let domain = &plane.public.domain;
+        let set = || {
+            let before = before.filter(|before| changes && before.epoch == now.epoch);
+            let change = before.and_then(|before| change(&catalog, &location, domain, &before));
+            change.unwrap_or_else(|| allotment_set(&catalog, &location, domain))
+        };
+        std::future::ready(is_news.then(set))
     });
     // One that is removed or recovered is told nothing more from that moment on.
     json_lines(sets.take_until(removed), shutdown)
+}
+
+/// What a location was told.
+#[derive(Debug, Clone)]
+struct Told {
+    epoch: Epoch,
+    generation: Revision,
+    /// Up to where the catalog was looked at for that.
+    seen: Revision,
+    reach: BTreeSet<ReachAddress>,
+}
+
+/// What differs from what a location was told; nothing when that is too long ago to be known.
+fn change(
+    catalog: &Catalog,
+    location: &LocationName,
+    domain: &str,
+    before: &Told,
+) -> Option<AllotmentSet> {
+    let mut gone = Vec::new();
+    let mut allotments = Vec::new();
+    for key in catalog.touched_after(before.seen)? {
+        let at = (location.clone(), key.0.clone(), key.1.clone());
+        let stored = catalog.allotments.get(&at);
+        match stored.and_then(|stored| allotment(catalog, key, &stored.record, domain)) {
+            Some(allotment) => allotments.push(allotment),
+            None => gone.push(AppRef { project: key.0.clone(), app: key.1.clone() }),
+        }
+    }
+    let since = Some(Generation(before.generation.0));
+    Some(AllotmentSet { since, allotments, gone, ..without_apps(catalog, location) })
 }
 
 /// Waits until a location is not the one any more that it is now: it was removed, or another life of it began.
@@ -113,34 +163,44 @@ pub async fn removed(mut catalog: watch::Receiver<Arc<Catalog>>, location: Locat
 }
 
 pub fn allotment_set(catalog: &Catalog, location: &LocationName, domain: &str) -> AllotmentSet {
-    let of_location = catalog.allotments.iter().filter(|((of, _, _), _)| of == location);
-    let allotments = of_location.filter_map(|((_, project, app), stored)| {
-        let record = &stored.record;
-        let find = |number| catalog.releases.get(&(project.clone(), app.clone(), number));
-        let release = find(record.release)?;
-        let canary = record.canary.and_then(|canary| {
-            let release = find(canary.release)?.as_ref().clone();
-            Some(Canary { release, count: canary.count })
-        });
-        let command = record.command.and_then(|number| {
-            let release = find(number)?.as_ref();
-            let manifest = release.manifest.of_release_command()?;
-            Some(Release { manifest, ..release.clone() })
-        });
-        Some(Allotment {
-            release: release.as_ref().clone(),
-            count: if record.held_back { 0 } else { record.count },
-            canary,
-            command,
-            budget: record.budget,
-            make_room: record.make_room,
-            hosts: views::hosts(&release.manifest, domain),
-            generation: record.generation,
-            decision: record.decision.clone(),
-        })
+    let allotments = catalog.allotted(location).filter_map(|(project, app, stored)| {
+        allotment(catalog, &(project.clone(), app.clone()), &stored.record, domain)
     });
-    let allotments = allotments.collect();
-    let changed = catalog.changed_at(location);
+    AllotmentSet { allotments: allotments.collect(), ..without_apps(catalog, location) }
+}
+
+/// What a location was given of an app, as it is told.
+fn allotment(
+    catalog: &Catalog,
+    key: &AppKey,
+    record: &AllotmentRecord,
+    domain: &str,
+) -> Option<Allotment> {
+    let release = catalog.release(key, record.release)?;
+    let canary = record.canary.and_then(|canary| {
+        let release = catalog.release(key, canary.release)?.as_ref().clone();
+        Some(Canary { release, count: canary.count })
+    });
+    let command = record.command.and_then(|number| {
+        let release = catalog.release(key, number)?.as_ref();
+        let manifest = release.manifest.of_release_command()?;
+        Some(Release { manifest, ..release.clone() })
+    });
+    Some(Allotment {
+        release: release.as_ref().clone(),
+        count: if record.held_back { 0 } else { record.count },
+        canary,
+        command,
+        budget: record.budget,
+        make_room: record.make_room,
+        hosts: views::hosts(&release.manifest, domain),
+        generation: record.generation,
+        decision: record.decision.clone(),
+    })
+}
+
+/// What a location is told beside its allotments.
+fn without_apps(catalog: &Catalog, location: &LocationName) -> AllotmentSet {
     let cordons = catalog.node_cordons(location);
     let cordons = cordons.map(|(node, cordon)| (node.clone(), cordon.clone())).collect();
     let let_go = catalog.let_go.keys().filter(|(of, _, _)| of == location);
@@ -148,8 +208,10 @@ pub fn allotment_set(catalog: &Catalog, location: &LocationName, domain: &str) -
         let_go.map(|(_, project, app)| AppRef { project: project.clone(), app: app.clone() });
     AllotmentSet {
         epoch: catalog.epoch,
-        generation: Generation(changed.0),
-        allotments,
+        generation: Generation(catalog.changed_at(location).0),
+        since: None,
+        allotments: Vec::new(),
+        gone: Vec::new(),
         cordons,
         reach: catalog.reach(),
         let_go: let_go.collect(),
@@ -185,8 +247,7 @@ fn releases_at<'a>(
     catalog: &'a Catalog,
     location: &'a LocationName,
 ) -> impl Iterator<Item = &'a Release> {
-    let of_location = catalog.allotments.iter().filter(move |((of, _, _), _)| of == location);
-    of_location.flat_map(|((_, project, app), stored)| {
+    catalog.allotted(location).flat_map(|(project, app, stored)| {
         let record = &stored.record;
         let canary = record.canary.map(|canary| canary.release);
         let numbers = [Some(record.release), canary, record.command].into_iter().flatten();

@@ -2,14 +2,14 @@
 
 mod refusals;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use longshore_api::links::{InstanceStatus, LocationReport};
+use longshore_api::links::{InstanceStatus, LocationReport, NodeSummary, Shortfall};
 use longshore_planning::global::{Demand, Ways};
-use longshore_types::{InstanceId, LocationName, ProjectName, Timestamp};
+use longshore_types::{InstanceId, LocationName, ProjectName, Reached, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -39,16 +39,56 @@ pub struct Received {
     pub demand: Arc<BTreeMap<AppKey, u64>>,
     /// The round trips to other locations, in whole milliseconds: less is noise.
     pub round_trips: Arc<BTreeMap<LocationName, longshore_types::Duration>>,
+    /// Which of its instances are of which app.
+    by_app: Arc<BTreeMap<AppKey, Vec<usize>>>,
 }
 
 impl Received {
+    /// A report that comes now.
+    pub fn new(report: Arc<LocationReport>, refusals: Arc<Refusals>) -> Self {
+        let mut by_app: BTreeMap<AppKey, Vec<usize>> = BTreeMap::new();
+        for (idx, status) in report.instances.iter().enumerate() {
+            let key = (status.project.clone(), status.app.clone());
+            by_app.entry(key).or_default().push(idx);
+        }
+        let (at, at_wall) = (Instant::now(), longshore_link::now());
+        let (demand, round_trips) = (Arc::new(demand(&report)), Arc::new(round_trips(&report)));
+        Self { report, at, at_wall, refusals, demand, round_trips, by_app: Arc::new(by_app) }
+    }
+
     /// What it says of the instances of an app.
     pub fn of_app<'a>(
         &'a self,
-        (project, app): &'a AppKey,
+        key: &AppKey,
     ) -> impl Iterator<Item = &'a InstanceStatus> + use<'a> {
-        let all = self.report.instances.iter();
-        all.filter(move |status| status.project == *project && status.app == *app)
+        let found = self.by_app.get(key).into_iter().flatten();
+        found.filter_map(|idx| self.report.instances.get(*idx))
+    }
+
+    /// The apps of which this says anything else than the report before it.
+    fn news(&self, before: &Self) -> BTreeSet<AppKey> {
+        let mut news: BTreeSet<_> =
+            before.by_app.keys().chain(self.by_app.keys()).cloned().collect();
+        news.retain(|key| !self.of_app(key).eq(before.of_app(key)));
+        let is_known = |one: &&Shortfall| before.report.shortfalls.contains(one);
+        let told = self.report.shortfalls.iter().filter(|one| !is_known(one));
+        let is_over = |one: &&Shortfall| !self.report.shortfalls.contains(one);
+        let over = before.report.shortfalls.iter().filter(is_over);
+        news.extend(told.chain(over).map(|one| (one.project.clone(), one.app.clone())));
+        // A refusal ends with what its location lacked, also where nothing is said of the app any more.
+        if !Arc::ptr_eq(&before.refusals, &self.refusals) {
+            let (old, new) = (&before.refusals, &self.refusals);
+            let is_other = |key: &&AppKey| !refusals::are_same(old.get(*key), new.get(*key));
+            news.extend(old.keys().chain(new.keys()).filter(is_other).cloned());
+        }
+        news
+    }
+
+    /// The apps of which other users come than before. They are counted all the time, so that has nobody look by itself.
+    fn moved_users<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = AppKey> + 'a {
+        let (old, new) = (&before.demand, &self.demand);
+        let is_other = move |key: &&AppKey| old.get(*key) != new.get(*key);
+        old.keys().chain(new.keys()).filter(is_other).cloned()
     }
 
     /// True when a report is overdue.
@@ -101,15 +141,55 @@ impl DerefMut for ByLocation {
     }
 }
 
+/// What is new in reports since somebody last looked.
+#[derive(Debug, Clone, Default)]
+pub struct News {
+    /// The apps of which something else is said.
+    pub apps: BTreeSet<AppKey>,
+    /// Something else is said, which may concern apps of which nothing is.
+    pub any: bool,
+    /// That may concern every app.
+    pub rest: bool,
+}
+
+/// The reports, and what was new in them.
+#[derive(Debug, Default)]
+struct Kept {
+    by_location: Arc<ByLocation>,
+    /// For the one who takes it.
+    news: News,
+}
+
 /// Keeps the reports and tells of changes.
 #[derive(Debug)]
 pub struct Reports {
-    by_location: watch::Sender<Arc<ByLocation>>,
+    kept: watch::Sender<Kept>,
+}
+
+/// Tells of changes.
+#[derive(Debug)]
+pub struct Subscription(watch::Receiver<Kept>);
+
+impl Subscription {
+    /// Waits for news; fails when there will be none.
+    pub async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        self.0.changed().await
+    }
+
+    /// Takes what there is for seen.
+    pub fn mark_unchanged(&mut self) {
+        self.0.mark_unchanged();
+    }
+
+    /// The reports now, which are seen with that.
+    pub fn borrow_and_update(&mut self) -> Arc<ByLocation> {
+        Arc::clone(&self.0.borrow_and_update().by_location)
+    }
 }
 
 impl Default for Reports {
     fn default() -> Self {
-        Self { by_location: watch::channel(Arc::default()).0 }
+        Self { kept: watch::channel(Kept::default()).0 }
     }
 }
 
@@ -117,7 +197,7 @@ impl Reports {
     /// Takes a report over, in place of the location's last one. Subscribers are told only when
     /// it says something new.
     pub fn receive(&self, report: LocationReport) {
-        self.by_location.send_if_modified(|by_location| {
+        self.kept.send_if_modified(|Kept { by_location, news }| {
             let name = report.location.clone();
             let before = by_location.get(&name);
             let refusals = match before {
@@ -128,32 +208,53 @@ impl Reports {
                     Arc::new(refusals::after(before.map(|before| &*before.refusals), &report))
                 }
             };
-            let (at, at_wall) = (Instant::now(), longshore_link::now());
-            let (demand, round_trips) = (Arc::new(demand(&report)), Arc::new(round_trips(&report)));
-            let report = Arc::new(report);
-            let received = Received { report, at, at_wall, refusals, demand, round_trips };
-            let news = before.is_none_or(|before| {
-                !before.reachable() || !same_but_for_time(&before.report, &received.report)
+            let received = Received::new(Arc::new(report), refusals);
+            let of_apps = before.map(|before| received.news(before)).unwrap_or_default();
+            let rest = before.is_none_or(|before| {
+                !before.reachable() || rest_differs(&before.report, &received.report)
             });
+            let any = rest
+                || !of_apps.is_empty()
+                || before
+                    .is_some_and(|before| carried_out_differs(&before.report, &received.report));
+            let moved = before.map(|before| received.moved_users(before));
+            news.apps.extend(of_apps);
+            news.apps.extend(moved.into_iter().flatten());
+            news.any |= any;
+            news.rest |= rest;
             Arc::make_mut(by_location).insert(name, received);
-            news
+            any
         });
+    }
+
+    /// The reports, and what was new since this was last asked for.
+    pub fn take_news(&self) -> (Arc<ByLocation>, News) {
+        let mut taken = Default::default();
+        self.kept.send_if_modified(|Kept { by_location, news }| {
+            taken = (Arc::clone(by_location), std::mem::take(news));
+            false
+        });
+        taken
     }
 
     /// Forgets what a location said that was removed.
     pub fn forget(&self, location: &LocationName) {
-        self.by_location
-            .send_if_modified(|by_location| Arc::make_mut(by_location).remove(location).is_some());
+        self.kept.send_if_modified(|Kept { by_location, news }| {
+            let was_there = Arc::make_mut(by_location).remove(location).is_some();
+            news.any |= was_there;
+            news.rest |= was_there;
+            was_there
+        });
     }
 
     /// All reports now.
     pub fn now(&self) -> Arc<ByLocation> {
-        Arc::clone(&self.by_location.borrow())
+        Arc::clone(&self.kept.borrow().by_location)
     }
 
     /// Tells of changes.
-    pub fn subscribe(&self) -> watch::Receiver<Arc<ByLocation>> {
-        self.by_location.subscribe()
+    pub fn subscribe(&self) -> Subscription {
+        Subscription(self.kept.subscribe())
     }
 
     /// An instance of a project and the report that tells of it.
@@ -205,18 +306,74 @@ pub fn ways(reports: &ByLocation) -> Ways<'_> {
     )
 }
 
-/// Times that pass, and what is measured and counted all the time, is no news.
-fn same_but_for_time(a: &LocationReport, b: &LocationReport) -> bool {
-    let timeless = |report: &LocationReport| {
-        let mut report = report.clone();
-        report.at = Default::default();
-        report.round_trip_micros = Default::default();
-        report.demand = Vec::new();
-        for node in &mut report.nodes {
-            node.reported_at = Default::default();
-            node.reached.iter_mut().for_each(|one| one.at = Default::default());
-        }
-        report
-    };
-    timeless(a) == timeless(b)
+/// Whether a location is at another point with what it was given, or has more or less room.
+fn carried_out_differs(a: &LocationReport, b: &LocationReport) -> bool {
+    a.acknowledged != b.acknowledged
+        || a.staying != b.staying
+        || a.nodes.len() != b.nodes.len()
+        || a.nodes.iter().zip(&b.nodes).any(|(a, b)| room_differs(a, b))
 }
+
+fn room_differs(a: &NodeSummary, b: &NodeSummary) -> bool {
+    (a.capacity, a.promised, a.instances, a.drained)
+        != (b.capacity, b.promised, b.instances, b.drained)
+        || (a.leaving, &a.yielding) != (b.leaving, &b.yielding)
+}
+
+/// Whether what two reports say differs that is neither of an app nor follows from that. Times that pass, and times
+/// that are measured all the time, are no news.
+fn rest_differs(a: &LocationReport, b: &LocationReport) -> bool {
+    let LocationReport {
+        location,
+        coordinates,
+        traits,
+        joining,
+        peering,
+        round_trip_micros: _,
+        demand: _,
+        gate,
+        epoch,
+        acknowledged: _,
+        at: _,
+        nodes,
+        instances: _,
+        shortfalls: _,
+        staying: _,
+        strays,
+        location_epoch,
+        node_keys,
+    } = a;
+    (location, coordinates, traits, joining) != (&b.location, &b.coordinates, &b.traits, &b.joining)
+        || (peering, gate, epoch, strays) != (&b.peering, &b.gate, &b.epoch, &b.strays)
+        || (location_epoch, node_keys) != (&b.location_epoch, &b.node_keys)
+        || nodes.len() != b.nodes.len()
+        || nodes.iter().zip(&b.nodes).any(|(a, b)| node_differs(a, b))
+}
+
+fn node_differs(a: &NodeSummary, b: &NodeSummary) -> bool {
+    let NodeSummary {
+        node,
+        reachable,
+        reported_at: _,
+        capacity: _,
+        promised: _,
+        leaving: _,
+        yielding: _,
+        reached,
+        version,
+        runtimes,
+        traits,
+        lost,
+        instances: _,
+        cordon,
+        drained: _,
+    } = a;
+    // When an address was tried last is no news.
+    let outcome = |one: &Reached| (one.address.clone(), one.error.clone());
+    (node, reachable, version) != (&b.node, &b.reachable, &b.version)
+        || !reached.iter().map(outcome).eq(b.reached.iter().map(outcome))
+        || (runtimes, traits, lost, cordon) != (&b.runtimes, &b.traits, &b.lost, &b.cordon)
+}
+
+#[cfg(test)]
+mod tests;

@@ -228,6 +228,11 @@ impl Rollouts {
         left.min()
     }
 
+    /// The apps whose rollouts are not over.
+    pub fn under_way(&self) -> impl Iterator<Item = &AppKey> {
+        self.seen.keys()
+    }
+
     /// Forgets apps that are gone.
     pub fn forget_gone(&mut self, catalog: &Catalog) {
         self.seen.retain(|key, _| catalog.apps.contains_key(key));

@@ -1,9 +1,12 @@
 //! Carries out the plans of the global scheduler: from what is wanted and reported to allotments.
 //!
 //! A reconciler: it takes no orders, looks at the present state whenever something changed, and
-//! writes what differs, conditional on the app not having changed meanwhile.
+//! writes what differs, conditional on the app not having changed meanwhile. It looks at the apps that the change
+//! concerns ([`due`]), and every few seconds at all; what is to be written of several is written at once, so that
+//! they wait for the disk together.
 
 mod blocked;
+mod due;
 mod forgetting;
 mod goals;
 mod log;
@@ -17,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use longshore_link::now;
 use longshore_planning::global::{
     self as planner, LocationState, Share, Shared, Waiting, WantedApp, plan_shares, spread_canaries,
@@ -33,18 +37,19 @@ use crate::attached::Ended;
 use crate::catalog::{AppKey, Catalog, Stored};
 use crate::events::{self, Who, with_event};
 use crate::records::{AllotmentRecord, AppRecord, CanaryRecord, Key, RolloutStage, encode};
-use crate::reports::ByLocation;
+use crate::reports::{ByLocation, News};
 use crate::rollouts::Rollouts;
 use crate::strays::Strays;
 use crate::waves::Releases;
 use crate::{GlobalError, Plane};
 use blocked::Queue;
+use due::{Due, Seen};
 use forgetting::{forgetting, forgetting_secrets, removal};
 pub use goals::{latency, latency_with};
 use log::Log;
 use moves::Moves;
 pub use summaries::kinds;
-use summaries::locations;
+use summaries::{Summaries, locations};
 use wanted::{in_force, wanted_app, wanted_now};
 
 /// How often to look without a change: reachability fades without one.
@@ -53,6 +58,8 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 /// However near a deadline is.
 const LEAST_WAIT: Duration = Duration::from_millis(100);
+/// How many changes wait for the disk together.
+const COMMITS_AT_ONCE: usize = 256;
 /// How many records are written or deleted in one transaction, beside that of their app.
 const MOST_AT_ONCE: usize = MAX_OPERATIONS - 1;
 
@@ -92,7 +99,7 @@ pub async fn run(
             () = shutdown.cancelled() => return Ok(()),
             Ok(()) = catalog.changed() => {}
             Ok(()) = reports.changed() => {}
-            () = tokio::time::sleep(deadline.clamp(LEAST_WAIT, INTERVAL)) => {}
+            () = tokio::time::sleep(deadline.clamp(LEAST_WAIT, INTERVAL)) => judged.seen.forget(),
         }
     }
 }
@@ -110,95 +117,155 @@ struct Judged {
     strays: Strays,
     queue: Queue,
     moves: Moves,
+    summaries: Summaries,
+    seen: Seen,
     log: Log,
 }
 
 impl Judged {
     fn new(log: Log, rebalance_after: Duration) -> Self {
-        let (rollouts, ended, strays) = Default::default();
+        let (rollouts, ended, strays, queue) = Default::default();
+        let (summaries, seen) = Default::default();
         let moves = Moves::new(rebalance_after);
-        Self { rollouts, ended, strays, queue: Queue::default(), moves, log }
+        Self { rollouts, ended, strays, queue, moves, summaries, seen, log }
     }
-}
 
-/// Brings every app's allotments in line, and judges its rollout; true when something was written.
-async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalError> {
-    let Judged { rollouts, ended, strays, queue, moves, log } = judged;
-    let catalog = plane.catalog();
-    let reports = plane.reports.now();
-    rollouts.forget_gone(&catalog);
-    ended.forget_gone(&catalog);
-    let mut wrote = match forgetting_secrets(&catalog) {
-        Some(change) => commit(plane, change).await?,
-        None => false,
-    };
-    for change in strays.changes(&catalog, &reports, &plane.public) {
-        wrote |= commit(plane, change).await?;
-    }
-    // What one app is given in this round is taken from what the others see.
-    let mut locations = locations(&catalog, &reports);
-    queue.begin_round(&locations, |key| catalog.apps.contains_key(key));
-    moves.forget_gone(|key| catalog.apps.contains_key(key));
-    for (key, app) in in_order(&catalog) {
-        let change = if app.record.removing {
-            removal(&catalog, &reports, key)
-        } else {
-            let verdict = || {
-                let record = rollouts.next_record(key, &catalog, &reports, &plane.public)?;
-                tracing::info!(app = %key.1, ?record, "judged a rollout");
-                let (what, subject) = told(key, &app.record, &record);
-                let change = Transaction::new().put(app_key_text(key), encode(&record));
-                Some(with_event(change, &Who::PLATFORM, Some(&key.0), what, subject))
-            };
-            let over = || {
-                let record = ended.next_record(key, &catalog, &reports, Instant::now())?;
-                let change = Transaction::new().put(app_key_text(key), encode(&record));
-                let subject = format!("{}: it has ended, and so has its client", key.1);
-                Some(with_event(change, &Who::PLATFORM, Some(&key.0), "rm", subject))
-            };
-            let queue = Some(&mut *queue).filter(|_| !wrote);
-            let kept = Kept { queue, moves: &mut *moves, log: &mut *log };
-            let change = allotments((&catalog, &reports), key, &mut locations, kept);
-            let change = change.or_else(verdict);
-            change.or_else(over).or_else(|| forgetting(&catalog, &reports, key, &app.record))
-        };
-        let Some(change) = change else { continue };
-        let unchanged = Compare::mod_revision(app_key_text(key), Relation::Equal, app.revision);
-        if !commit(plane, change.when(unchanged)).await? {
-            return Ok(false);
+    /// The apps to look at, in the order in which they are planned, and what the locations have been given by now.
+    fn due(&mut self, catalog: &Catalog, (reports, news): (&ByLocation, News)) -> Vec<AppKey> {
+        let waiting = self.queue.waiting().chain(self.rollouts.under_way().filter(|_| news.any));
+        let waiting = waiting.chain(self.moves.due(Instant::now().into_std())).cloned().collect();
+        match self.seen.due(catalog, news, waiting) {
+            Due::All => {
+                self.summaries = Summaries::of(catalog, reports);
+                in_order(catalog, catalog.apps.keys())
+            }
+            Due::Some(keys) => {
+                for key in &keys {
+                    self.summaries.look(catalog, reports, key);
+                }
+                in_order(catalog, keys.iter().filter(|key| catalog.apps.contains_key(key)))
+            }
         }
-        wrote = true;
     }
-    Ok(wrote)
 }
 
-/// The apps, first what matters most, of that what was deployed first.
-fn in_order(catalog: &Catalog) -> Vec<(&AppKey, &Stored<AppRecord>)> {
-    let mut apps: Vec<_> = catalog.apps.iter().collect();
-    apps.sort_by_cached_key(|(key, _)| {
+/// Brings the allotments of apps in line, and judges their rollouts; true when something was written.
+async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalError> {
+    // What is new in the reports is in them, and what was written before that is in the catalog.
+    let (reports, news) = plane.reports.take_news();
+    let catalog = plane.catalog();
+    let keys = judged.due(&catalog, (&reports, news));
+    judged.rollouts.forget_gone(&catalog);
+    judged.ended.forget_gone(&catalog);
+    judged.moves.forget_gone(|key| catalog.apps.contains_key(key));
+    let mut changes: Vec<_> =
+        forgetting_secrets(&catalog).into_iter().filter(|_| judged.seen.is_whole()).collect();
+    changes.extend(judged.strays.changes(&catalog, &reports, &plane.public));
+    // What one app is given in this round is taken from what the others see.
+    let mut locations = judged.summaries.states(&catalog, &reports);
+    judged.queue.begin_round(&locations, |key| catalog.apps.contains_key(key));
+    for key in &keys {
+        let Some(app) = catalog.apps.get(key) else { continue };
+        let seen = (&*catalog, &*reports);
+        let given = (&mut *locations, changes.is_empty());
+        let change = change(seen, (key, app), given, (&mut *judged, plane));
+        judged.seen.look_again(key, awaits(&catalog, key, &app.record));
+        if let Some(change) = change {
+            let unchanged = Compare::mod_revision(app_key_text(key), Relation::Equal, app.revision);
+            changes.push(change.when(unchanged));
+        }
+    }
+    let written = commit(plane, changes).await?;
+    if written.refused {
+        // What was not written is not seen either.
+        judged.seen.forget();
+    }
+    Ok(written.any && !written.refused)
+}
+
+/// Apps, first what matters most, of that what was deployed first.
+fn in_order<'a>(catalog: &Catalog, keys: impl Iterator<Item = &'a AppKey>) -> Vec<AppKey> {
+    let mut keys: Vec<_> = keys.cloned().collect();
+    keys.sort_by_cached_key(|key| {
         let release = catalog.current_release(key);
         release.map(|release| (Reverse(release.manifest.priority), release.created_at))
     });
-    apps
+    keys
 }
 
-/// Commits and waits until the catalog shows it; false when the disk has no room for it.
-async fn commit(plane: &Plane, change: Transaction) -> Result<bool, GlobalError> {
-    let change = plane.lead.iter().cloned().fold(change, Transaction::when);
-    match plane.store.commit(change).await {
-        Ok(result) => {
-            if !result.succeeded {
-                still_leads(plane).await?;
-            }
-            plane.catalog.reached(result.revision).await;
-            Ok(true)
-        }
-        Err(error @ StoreError::DiskFull { .. }) => {
-            tracing::warn!("what was planned waits: {error}");
-            Ok(false)
-        }
-        Err(error) => Err(GlobalError::Store(error)),
+/// Whether what is to become of an app depends on what locations have carried out.
+fn awaits(catalog: &Catalog, key: &AppKey, record: &AppRecord) -> bool {
+    let is_lowered =
+        |stored: &Stored<AllotmentRecord>| stored.record.budget_in_force > stored.record.budget;
+    record.removing || catalog.held(key).any(|(_, stored)| is_lowered(stored))
+}
+
+/// The next change of an app, if one is needed. `locations` are as they will be with what others were given in this
+/// round; `is_first` says that none was.
+fn change(
+    (catalog, reports): (&Catalog, &ByLocation),
+    (key, app): (&AppKey, &Stored<AppRecord>),
+    (locations, is_first): (&mut [LocationState], bool),
+    (judged, plane): (&mut Judged, &Plane),
+) -> Option<Transaction> {
+    let Judged { rollouts, ended, queue, moves, log, .. } = judged;
+    if app.record.removing {
+        return removal(catalog, reports, key);
     }
+    let verdict = || {
+        let record = rollouts.next_record(key, catalog, reports, &plane.public)?;
+        tracing::info!(app = %key.1, ?record, "judged a rollout");
+        let (what, subject) = told(key, &app.record, &record);
+        let change = Transaction::new().put(app_key_text(key), encode(&record));
+        Some(with_event(change, &Who::PLATFORM, Some(&key.0), what, subject))
+    };
+    let over = || {
+        let record = ended.next_record(key, catalog, reports, Instant::now())?;
+        let change = Transaction::new().put(app_key_text(key), encode(&record));
+        let subject = format!("{}: it has ended, and so has its client", key.1);
+        Some(with_event(change, &Who::PLATFORM, Some(&key.0), "rm", subject))
+    };
+    let kept = Kept { queue: Some(queue).filter(|_| is_first), moves, log };
+    let change = allotments((catalog, reports), key, locations, kept);
+    let change = change.or_else(verdict);
+    change.or_else(over).or_else(|| forgetting(catalog, reports, key, &app.record))
+}
+
+/// What became of changes.
+struct Written {
+    /// Some were tried.
+    any: bool,
+    /// The disk had no room for some.
+    refused: bool,
+}
+
+/// Commits all at the same time, and waits until the catalog shows them.
+async fn commit(plane: &Plane, changes: Vec<Transaction>) -> Result<Written, GlobalError> {
+    let mut written = Written { any: !changes.is_empty(), refused: false };
+    let led = changes.into_iter().map(|change| {
+        plane.store.commit(plane.lead.iter().cloned().fold(change, Transaction::when))
+    });
+    let mut done = futures_util::stream::iter(led).buffer_unordered(COMMITS_AT_ONCE);
+    let mut newest = None;
+    while let Some(outcome) = done.next().await {
+        match outcome {
+            Ok(result) => {
+                if !result.succeeded {
+                    still_leads(plane).await?;
+                }
+                newest = newest.max(Some(result.revision));
+            }
+            Err(error @ StoreError::DiskFull { .. }) => {
+                tracing::warn!("what was planned waits: {error}");
+                written.refused = true;
+            }
+            Err(error) => return Err(GlobalError::Store(error)),
+        }
+    }
+    if let Some(revision) = newest {
+        plane.catalog.reached(revision).await;
+    }
+    Ok(written)
 }
 
 /// Fails when another control plane leads by now.
@@ -243,9 +310,7 @@ pub type Held<'a> = BTreeMap<&'a LocationName, &'a Stored<AllotmentRecord>>;
 
 /// What the locations were given of an app.
 pub fn held<'a>(catalog: &'a Catalog, key: &AppKey) -> Held<'a> {
-    let all = catalog.allotments.iter();
-    let of_app = all.filter(|((_, project, name), _)| (project, name) == (&key.0, &key.1));
-    of_app.map(|((location, _, _), stored)| (location, stored)).collect()
+    catalog.held(key).collect()
 }
 
 /// What a deploy would give each location, and what would find no place, when so many instances by this
@@ -302,8 +367,7 @@ pub fn obstacles(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Obsta
 
 /// The apps of which a location has something, as the planner sees them.
 fn apps_at(catalog: &Catalog, reports: &ByLocation, location: &LocationName) -> Vec<WantedApp> {
-    let keys = catalog.allotments.iter().filter(|((of, _, _), _)| of == location);
-    let wanted = keys.filter_map(|((_, project, app), _)| {
+    let wanted = catalog.allotted(location).filter_map(|(project, app, _)| {
         let key = (project.clone(), app.clone());
         let record = &catalog.apps.get(&key)?.record;
         let release = catalog.current_release(&key)?;

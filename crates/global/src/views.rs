@@ -13,7 +13,7 @@ use longshore_types::{
     ReleaseNumber,
 };
 
-use crate::catalog::{AppKey, Catalog};
+use crate::catalog::{AppKey, Catalog, Stored};
 use crate::records::{AppRecord, RolloutStage};
 use crate::reports::{ByLocation, Received};
 use crate::scheduler::Obstacles;
@@ -399,13 +399,10 @@ pub fn app_locations(
         instances: 0,
         ready: 0,
     };
-    for ((location, project, app), stored) in &catalog.allotments {
-        if (project, app) == (&key.0, &key.1) {
-            let record = &stored.record;
-            let count = if record.held_back { 0 } else { record.count };
-            let canaries = record.canary.map_or(0, |canary| canary.count);
-            by_location.entry(location).or_insert_with(|| view(location)).wanted = count + canaries;
-        }
+    for (location, Stored { record, .. }) in catalog.held(key) {
+        let count = if record.held_back { 0 } else { record.count };
+        let canaries = record.canary.map_or(0, |canary| canary.count);
+        by_location.entry(location).or_insert_with(|| view(location)).wanted = count + canaries;
     }
     for (location, received) in reports.iter() {
         for status in received.of_app(key) {

@@ -30,6 +30,11 @@ impl Pace {
         self.until = now + rest.min(Self::LONGEST);
     }
 
+    /// How much of the rest is left.
+    pub fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
     /// Waits for the end of the rest. Cancel safe.
     pub async fn rest(&self) {
         tokio::time::sleep_until(self.until).await;

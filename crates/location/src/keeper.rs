@@ -2,7 +2,8 @@
 //!
 //! Everything that happens comes as an [`Event`] through one queue. The keeper takes all that are
 //! waiting, reconciles once, stores what changed in one go, and only then publishes: nobody is
-//! ever told what a restart would forget.
+//! ever told what a restart would forget. A round costs what changed, not what there is; events gather while it
+//! waits for the disk.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use longshore_store::{MAX_OPERATIONS, Page, Store, StoreError, Transaction};
 use longshore_types::{
     Cordon, Generation, InstanceId, LocationName, NodeName, Release, Timestamp, Traits,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -31,9 +32,8 @@ use crate::state::{Adopted, Changes, Moment, State};
 
 /// How many events may wait. Senders wait when it is full: reports come again anyway.
 const QUEUE: usize = 256;
-/// Each round looks at all instances: between two there is a rest this many times as long as the
-/// first took, in which events gather.
-const REST: u32 = 1;
+/// A report looks at all instances: between two there is a rest this many times as long as the first took.
+const REPORT_REST: u32 = 4;
 /// How often to look without an event: nodes fall silent, drained instances wait.
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -44,8 +44,8 @@ const DISK_FULL_WAIT: Duration = Duration::from_secs(1);
 pub enum Event {
     /// The global plane sent the allotments.
     Allotments(AllotmentSet),
-    /// A node reported.
-    Report(Box<NodeReport>, Reach),
+    /// A node reported; answered once what it has taken over is stored.
+    Report(Box<NodeReport>, Reach, oneshot::Sender<bool>),
     /// An ingress routes by a table.
     Ack(RouteAck),
     /// A user wants an instance to be stopped; answered with whether there is one.
@@ -70,6 +70,8 @@ pub struct Handle {
     pub report: watch::Receiver<Arc<Option<LocationReport>>>,
     /// What operators wish of the nodes.
     pub cordons: watch::Receiver<Cordons>,
+    /// Told when a change of the allotments does not fit what there is.
+    pub missed: Arc<Notify>,
 }
 
 impl Handle {
@@ -100,6 +102,9 @@ pub struct Keeper {
     routes: watch::Sender<Arc<Option<RoutingTable>>>,
     report: watch::Sender<Arc<Option<LocationReport>>>,
     cordons: watch::Sender<Cordons>,
+    missed: Arc<Notify>,
+    /// Spaces out the reports, each of which tells of all instances.
+    reporting: Pace,
     /// The generation of the assignment sets: the store's revision, which never goes back.
     generation: Generation,
     /// Ends a wait for room on the disk.
@@ -154,7 +159,9 @@ impl Keeper {
         let (report, report_seen) = watch::channel(Arc::default());
         let (cordons, cordons_seen) = watch::channel(Arc::default());
         let generation = Generation(listing.revision.0);
+        let missed = Arc::new(Notify::new());
         let handle = Handle {
+            missed: Arc::clone(&missed),
             events: events_sender,
             assignments: assignments_seen,
             routes: routes_seen,
@@ -170,6 +177,8 @@ impl Keeper {
             routes,
             report,
             cordons,
+            missed,
+            reporting: Pace::new(REPORT_REST),
             generation,
             shutdown,
             watched,
@@ -182,17 +191,15 @@ impl Keeper {
     pub async fn run(mut self) -> Result<(), LocationError> {
         let shutdown = self.shutdown.clone();
         let mut batch = Vec::new();
-        let mut pace = Pace::new(REST);
         loop {
-            pace.rest().await;
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                _ = tokio::time::timeout(INTERVAL, self.events.recv_many(&mut batch, QUEUE)) => {}
+                _ = tokio::time::timeout(self.wait(), self.events.recv_many(&mut batch, QUEUE)) => {}
             }
             let began = Instant::now();
             let mut changes = Changes::default();
             let mut answers = Vec::new();
-            for event in batch.drain(..) {
+            for event in joined(batch.drain(..)) {
                 self.take(event, &mut changes, &mut answers).await?;
             }
             if self.state.life.awaited().is_some() && self.state.settled(moment()) {
@@ -224,7 +231,14 @@ impl Keeper {
                 let _ = answer.send(found);
             }
             self.watched.rounds.observe(began.elapsed().as_secs_f64());
-            pace.worked_since(began);
+        }
+    }
+
+    /// How long to wait for an event: a report may be due before one comes.
+    fn wait(&self) -> Duration {
+        match self.reporting.left() {
+            Duration::ZERO => INTERVAL,
+            left => left.min(INTERVAL),
         }
     }
 
@@ -240,6 +254,7 @@ impl Keeper {
         answers: &mut Vec<(oneshot::Sender<bool>, bool)>,
     ) -> Result<(), LocationError> {
         match event {
+            Event::Allotments(set) if set.since.is_some() => self.take_change(set).await?,
             Event::Allotments(set) if !self.state.accepts(&set) => {
                 let (epoch, generation) = (self.state.epoch, self.state.acknowledged);
                 tracing::warn!(
@@ -247,19 +262,12 @@ impl Keeper {
                     "refusing an older set of allotments"
                 );
             }
-            Event::Allotments(set) => {
-                let adopted = self.state.adopted(&set);
-                if set.epoch > self.state.epoch {
-                    let (epoch, strays) = (set.epoch, &adopted.strays);
-                    tracing::warn!(%epoch, ?strays, "the global store was restored or moved");
-                }
-                self.save_allotments(&set, &adopted).await?;
-                self.state.take(adopted);
-            }
-            Event::Report(report, reach) => {
+            Event::Allotments(set) => self.take_whole(set).await?,
+            Event::Report(report, reach, answer) => {
                 let moment = moment();
                 self.state.take_handed_over(&report, &reach, moment, changes);
-                self.state.take_report(*report, reach, moment);
+                self.state.take_report(*report, reach, changes, moment);
+                answers.push((answer, true));
             }
             Event::Ack(ack) => self.state.take_ack(ack),
             Event::Stop(instance, answer) => {
@@ -283,6 +291,55 @@ impl Keeper {
         let late: Vec<_> = late.map(|node| node.report.node.to_string()).collect();
         let (epoch, instances) = (self.state.life.epoch(), self.state.instances.len());
         tracing::info!(%epoch, instances, ?late, "recovered from what nodes had");
+        Ok(())
+    }
+
+    async fn take_whole(&mut self, set: AllotmentSet) -> Result<(), LocationError> {
+        let adopted = self.state.adopted(&set);
+        if set.epoch > self.state.epoch {
+            let (epoch, strays) = (set.epoch, &adopted.strays);
+            tracing::warn!(%epoch, ?strays, "the global store was restored or moved");
+        }
+        self.save_allotments(&set, &adopted).await?;
+        self.state.take(adopted);
+        Ok(())
+    }
+
+    /// Takes over what differs from the set before; when that is not the one that there is, the whole is asked for.
+    async fn take_change(&mut self, change: AllotmentSet) -> Result<(), LocationError> {
+        if !self.state.continues(&change) {
+            let (generation, since) = (self.state.acknowledged, change.since);
+            tracing::warn!(%generation, ?since, "asking for all allotments: a change is not one of these");
+            self.missed.notify_one();
+            return Ok(());
+        }
+        if !self.state.strays.is_empty() {
+            let whole = self.state.whole(change);
+            return self.take_whole(whole).await;
+        }
+        let mut writes = Vec::new();
+        for allotment in &change.allotments {
+            let record = longshore_store::record::encode(&AllotmentRecord(allotment.clone()))?;
+            writes.push((allotment_key(allotment), Some(record)));
+        }
+        for app in &change.gone {
+            let gone = self.state.allotments.get(&(app.project.clone(), app.app.clone()));
+            writes.extend(gone.map(|allotment| (allotment_key(allotment), None)));
+        }
+        if change.cordons != self.state.cordons {
+            let record = CordonsRecord(change.cordons.clone());
+            writes.push((CORDONS.to_owned(), Some(longshore_store::record::encode(&record)?)));
+        }
+        let generation = GenerationRecord { epoch: change.epoch, generation: change.generation };
+        let generation = longshore_store::record::encode(&generation)?;
+        match writes.is_empty() {
+            true => self.save_generation(generation).await?,
+            false => {
+                writes.push((ALLOTMENTS_GENERATION.to_owned(), Some(generation)));
+                self.write(writes).await?;
+            }
+        }
+        self.state.take_change(change);
         Ok(())
     }
 
@@ -412,12 +469,18 @@ impl Keeper {
         if changed || self.routes.borrow().is_none() {
             self.routes.send_replace(Arc::new(Some(self.state.table.clone())));
         }
+        // What is not told now is told when the rest is over.
+        if self.reporting.left() > Duration::ZERO {
+            return;
+        }
+        let began = Instant::now();
         let report = self.state.report(self.gate.as_deref(), moment);
         self.report.send_if_modified(|published| {
             let news = published.as_ref().as_ref().is_none_or(|before| !same_news(before, &report));
             *published = Arc::new(Some(report));
             news
         });
+        self.reporting.worked_since(began);
     }
 
     fn publish_assignments(&mut self) {
@@ -429,43 +492,72 @@ impl Keeper {
             changed
         });
         let (generation, location_epoch) = (self.generation, self.state.life.epoch());
-        let (by_node, reach) = (self.state.assignments(), self.state.reach());
+        let changed = self.state.instances.take_changed_nodes();
+        let state = &self.state;
+        let (told, reach) = (state.told_nodes(), state.reach());
+        let owes = |node: &NodeName| state.nodes.get(node).is_some_and(|reported| reported.owes);
         self.assignments.send_if_modified(|published| {
+            let is_due = |node: &&&NodeName| {
+                let is_same =
+                    |set: &AssignmentSet| set.hand_over == owes(node) && set.reach == reach;
+                changed.contains(**node) || !published.get(**node).is_some_and(|set| is_same(set))
+            };
+            let due: Vec<_> = told.iter().filter(is_due).collect();
+            let is_gone = published.len()
+                + due.iter().filter(|node| !published.contains_key(**node)).count()
+                > told.len();
+            if due.is_empty() && !is_gone {
+                return false;
+            }
             let mut next = BTreeMap::clone(published);
             // Of a node that was removed and may join again, nothing is known.
-            next.retain(|node, _| by_node.contains_key(node));
-            let mut changed = next.len() != published.len();
-            for (node, assignments) in by_node {
-                let hand_over = self.state.nodes.get(&node).is_some_and(|reported| reported.owes);
+            next.retain(|node, _| told.contains(node));
+            for node in due {
+                let hand_over = owes(node);
                 let (generation, assignments) = match hand_over {
                     true => (Generation(0), Vec::new()),
-                    false => (generation, assignments),
+                    false => (generation, state.assignments(node)),
                 };
-                let known = next.get(&node).is_some_and(|set| {
-                    set.hand_over == hand_over
-                        && set.assignments == assignments
-                        && set.reach == reach
-                });
-                if !known {
-                    changed = true;
-                    let set = AssignmentSet {
-                        location_epoch,
-                        generation,
-                        assignments,
-                        // Said as a node is told.
-                        ingresses: Vec::new(),
-                        reach: reach.clone(),
-                        hand_over,
-                    };
-                    next.insert(node, Arc::new(set));
-                }
+                let set = AssignmentSet {
+                    location_epoch,
+                    generation,
+                    assignments,
+                    // Said as a node is told.
+                    ingresses: Vec::new(),
+                    reach: reach.clone(),
+                    hand_over,
+                };
+                next.insert((**node).clone(), Arc::new(set));
             }
-            if changed {
-                *published = Arc::new(next);
-            }
-            changed
+            *published = Arc::new(next);
+            true
         });
     }
+}
+
+/// The events with changes of the allotments made one that follow each other.
+fn joined(events: impl Iterator<Item = Event>) -> Vec<Event> {
+    let mut all: Vec<Event> = Vec::new();
+    let mut last: Option<AllotmentSet> = None;
+    for event in events {
+        match (event, last.take()) {
+            (Event::Allotments(set), None) => last = Some(set),
+            (Event::Allotments(set), Some(before)) => match before.changed(set) {
+                Ok(both) => last = Some(both),
+                Err(both) => {
+                    let (before, set) = *both;
+                    all.push(Event::Allotments(before));
+                    last = Some(set);
+                }
+            },
+            (other, before) => {
+                last = before;
+                all.push(other);
+            }
+        }
+    }
+    all.extend(last.map(Event::Allotments));
+    all
 }
 
 /// Two locations that are told of an app in the same millisecond, in stores that have seen as many changes,

@@ -48,6 +48,10 @@ pub struct InstanceRecord {
     /// Shows to a later life of this location that it was given to its node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<String>,
+    /// The newest generation that its node said it has: from then on it is known here that the order arrived,
+    /// also after a restart.
+    #[serde(default)]
+    pub confirmed: Option<Generation>,
 }
 
 impl Record for InstanceRecord {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use http::Method;
-use longshore_api::links::{AllotmentSet, SecretValues, SecretsRequest};
+use longshore_api::links::{AllotmentSet, AppRef, SecretValues, SecretsRequest};
 use longshore_link::{CallError, Followed};
 use longshore_secrets::{Keyring, KeyringError, Sealed};
 use longshore_store::{MAX_OPERATIONS, Page, Record, Store, StoreError, Transaction};
@@ -55,6 +55,38 @@ pub struct Secrets {
 
 fn key(project: &ProjectName, name: &SecretName, version: SecretVersion) -> String {
     format!("{SECRETS}{project}/{name}/{}", version.0)
+}
+
+/// The releases with secrets that are allotted, by app.
+#[derive(Debug, Default)]
+pub struct Needing(BTreeMap<AppRef, Vec<Release>>);
+
+impl Needing {
+    /// Takes over a set, or a change; true when there may be something to do.
+    pub fn take(&mut self, set: &AllotmentSet) -> bool {
+        let is_whole = set.since.is_none();
+        if is_whole {
+            self.0.clear();
+        }
+        let mut any = is_whole;
+        for app in &set.gone {
+            any |= self.0.remove(app).is_some();
+        }
+        for allotment in &set.allotments {
+            let (project, app) = (allotment.project().clone(), allotment.app().clone());
+            let canary = allotment.canary.as_ref().map(|canary| &canary.release);
+            let releases = [Some(&allotment.release), canary, allotment.command.as_ref()];
+            let releases = releases.into_iter().flatten();
+            let with_secrets: Vec<_> =
+                releases.filter(|release| !release.secrets.is_empty()).cloned().collect();
+            let app = AppRef { project, app };
+            any |= match with_secrets.is_empty() {
+                true => self.0.remove(&app).is_some(),
+                false => self.0.insert(app, with_secrets.clone()) != Some(with_secrets),
+            };
+        }
+        any
+    }
 }
 
 impl Secrets {
@@ -123,25 +155,18 @@ impl Secrets {
         Ok(values)
     }
 
-    /// Fetches what allotments will need, so that no start has to wait for it. `running` are the
-    /// releases of the instances that there are.
-    pub async fn prepare(&self, set: &AllotmentSet, running: &[Release]) {
-        let releases: Vec<&Release> = set
-            .allotments
-            .iter()
-            .flat_map(|allotment| {
-                let canary = allotment.canary.as_ref().map(|canary| &canary.release);
-                [Some(&allotment.release), canary, allotment.command.as_ref()]
-            })
-            .flatten()
-            .collect();
+    /// Fetches what allotments will need, so that no start has to wait for it, and forgets what nothing needs
+    /// that is in `needing`. `running` gives the releases of the instances that there are.
+    pub async fn prepare(&self, needing: &Needing, running: impl FnOnce() -> Vec<Release>) {
+        let releases: Vec<&Release> = needing.0.values().flatten().collect();
         for release in &releases {
             if let Err(error) = self.of(release).await {
                 let app = &release.manifest.app;
                 tracing::warn!(%app, error = &error as &dyn std::error::Error, "secrets are late");
             }
         }
-        let all = releases.into_iter().chain(running);
+        let running = running();
+        let all = releases.into_iter().chain(&running);
         let needed = all.flat_map(|release| {
             let versions = release.secrets.iter();
             versions.map(|(name, version)| key(&release.manifest.project, name, *version))

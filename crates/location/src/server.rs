@@ -261,8 +261,11 @@ async fn assignments(State(server): Shared, Path(node): Path<NodeName>) -> Respo
 }
 
 async fn tell(server: &Server, event: Event) -> Result<(), Refusal> {
-    let ending = |_| Problem::new(ProblemCode::Unavailable, "the location is shutting down");
-    Ok(server.handle.events.send(event).await.map_err(ending)?)
+    Ok(server.handle.events.send(event).await.map_err(|_| ending())?)
+}
+
+fn ending() -> Problem {
+    Problem::new(ProblemCode::Unavailable, "the location is shutting down")
 }
 
 async fn report(
@@ -275,7 +278,10 @@ async fn report(
         return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
     }
     let reach = server.gates.reported(&node, &report.gate)?;
-    tell(&server, Event::Report(Box::new(report), reach)).await.map(axum::Json)
+    let (sender, stored) = oneshot::channel();
+    tell(&server, Event::Report(Box::new(report), reach, sender)).await?;
+    stored.await.map_err(|_| ending())?;
+    Ok(axum::Json(()))
 }
 
 /// A node opens a connection to be called over.
@@ -364,9 +370,7 @@ async fn stop(
     match answer.await {
         Ok(true) => Ok(axum::Json(())),
         Ok(false) => Err(Problem::not_found("instance", &order.instance).into()),
-        Err(_) => {
-            Err(Problem::new(ProblemCode::Unavailable, "the location is shutting down").into())
-        }
+        Err(_) => Err(ending().into()),
     }
 }
 
@@ -380,9 +384,7 @@ async fn preview_drain(
     match answer.await {
         Ok(Some(moves)) => Ok(axum::Json(moves)),
         Ok(None) => Err(Problem::not_found("node", &node).into()),
-        Err(_) => {
-            Err(Problem::new(ProblemCode::Unavailable, "the location is shutting down").into())
-        }
+        Err(_) => Err(ending().into()),
     }
 }
 

@@ -50,7 +50,8 @@ impl Simulated {
 
     /// Takes over what a node says. What comes while too much waits is lost.
     pub fn take_report(&self, report: NodeReport) {
-        let _ = self.0.events.try_send(Event::Report(Box::new(report), Reach::Here));
+        let answer = oneshot::channel().0;
+        let _ = self.0.events.try_send(Event::Report(Box::new(report), Reach::Here, answer));
     }
 
     /// Stops an instance for a user, who does not wait for the answer.

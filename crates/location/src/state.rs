@@ -1,7 +1,9 @@
 //! The state of a location and its transitions. No I/O: time is given, effects are returned.
 
 mod adopt;
+mod due;
 mod hand_over;
+mod instances;
 mod publish;
 mod reconcile;
 
@@ -22,6 +24,8 @@ use tokio::time::Instant;
 use crate::life::{Awaited, Life};
 use crate::records::InstanceRecord;
 pub use adopt::Adopted;
+use due::Due;
+use instances::{AppKey, Instances, app_key};
 
 /// A node that did not report for this long gets nothing new. Nodes report at least every five
 /// seconds, so three reports in a row must be lost.
@@ -70,7 +74,9 @@ pub struct State {
     /// Those of the apps that a restored global store does not allot here, and did not say to let go.
     pub strays: BTreeSet<AppRef>,
     /// The instances, as stored.
-    pub instances: BTreeMap<InstanceId, InstanceRecord>,
+    pub instances: Instances,
+    /// What the next plan has to look at.
+    due: Due,
     /// The last report of each node.
     pub nodes: BTreeMap<NodeName, ReportedNode>,
     /// What found no place in the last plan.
@@ -162,7 +168,8 @@ impl State {
             epoch,
             acknowledged,
             strays: BTreeSet::new(),
-            instances: instances.into_iter().map(|i| (i.instance.clone(), i)).collect(),
+            instances: instances.into_iter().collect(),
+            due: Due::default(),
             nodes: BTreeMap::new(),
             shortfalls: Vec::new(),
             staying: Vec::new(),
@@ -181,12 +188,33 @@ impl State {
         (set.epoch, set.generation) >= (self.epoch, self.acknowledged)
     }
 
-    /// Takes over what a node says; of one that was removed, nothing.
-    pub fn take_report(&mut self, report: NodeReport, reach: Reach, moment: Moment) {
+    /// Takes over what a node says; of one that was removed, nothing. What it says for the first time that it
+    /// was given is to be stored.
+    pub fn take_report(
+        &mut self,
+        report: NodeReport,
+        reach: Reach,
+        changes: &mut Changes,
+        moment: Moment,
+    ) {
         if self.is_removed(&report.node) {
             return;
         }
-        let observed = report.instances.iter().map(|o| (o.instance.clone(), o.clone())).collect();
+        let before = self.nodes.get(&report.node).map(|reported| &reported.observed);
+        let observed: BTreeMap<_, _> =
+            report.instances.iter().map(|o| (o.instance.clone(), o.clone())).collect();
+        for (instance, now) in &observed {
+            if self.instances.confirm(&report.node, instance, now.generation) {
+                changes.put.insert(instance.clone());
+            }
+            let was = before.and_then(|before| before.get(instance));
+            if was.is_none_or(|was| (was.phase, was.generation) != (now.phase, now.generation)) {
+                self.due.extend(self.instances.get(instance).map(app_key));
+            }
+        }
+        let gone = before.into_iter().flatten().filter(|(was, _)| !observed.contains_key(*was));
+        let gone = gone.filter_map(|(instance, _)| self.instances.get(instance).map(app_key));
+        self.due.extend(gone);
         let (at, at_wall, owes) = (moment.instant, moment.wall, self.owes(&report));
         let reported = ReportedNode { at, at_wall, observed, reach, owes, report };
         self.nodes.insert(reported.report.node.clone(), reported);
@@ -227,7 +255,7 @@ impl State {
         let waited = moment.instant.saturating_duration_since(self.began);
         let Some(Awaited { nodes, all_known }) = self.life.awaited() else {
             return waited >= SETTLE
-                || self.instances.values().all(|record| self.nodes.contains_key(&record.node));
+                || self.instances.nodes().all(|node| self.nodes.contains_key(node));
         };
         let all_came = *all_known && nodes.iter().all(|node| self.has_handed_over(node));
         self.acknowledged > Generation(0) && (all_came || waited >= RECOVER)

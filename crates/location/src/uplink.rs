@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::demand::Demand;
 use crate::elsewhere::Others;
 use crate::keeper::{Event, Handle};
-use crate::secrets::Secrets;
+use crate::secrets::{Needing, Secrets};
 use crate::trust::Trust;
 
 /// A report goes out at least this often.
@@ -37,7 +37,7 @@ pub async fn receive(
     handle: Handle,
     secrets: Arc<Secrets>,
 ) {
-    let path = format!("/link/locations/{location}/allotments");
+    let path = format!("/link/locations/{location}/allotments?changes=true");
     let (mut wait, mut passed_over) = (RETRY.0, Epoch::default());
     loop {
         let (here, told) = ((&handle, &*secrets), (&mut wait, &mut passed_over));
@@ -57,7 +57,14 @@ async fn receive_until_broken(
     (wait, passed_over): (&mut Duration, &mut Epoch),
 ) -> Result<(), CallError> {
     let mut sets = global.watch::<AllotmentSet>(path).await?;
-    while let Some(set) = sets.next().await {
+    let mut needing = Needing::default();
+    loop {
+        let set = tokio::select! {
+            set = sets.next() => set,
+            // The next connection begins with the whole.
+            () = handle.missed.notified() => return Ok(()),
+        };
+        let Some(set) = set else { return Ok(()) };
         *wait = RETRY.0;
         let set = set?;
         let known = handle.report.borrow().as_ref().as_ref().map(|report| report.epoch);
@@ -71,12 +78,13 @@ async fn receive_until_broken(
             let (endpoint, detail) = (global.endpoint(), "an earlier life of the store");
             return Err(CallError::Malformed { endpoint, detail: detail.to_owned() });
         }
-        secrets.prepare(&set, &handle.releases_with_secrets()).await;
+        if needing.take(&set) {
+            secrets.prepare(&needing, || handle.releases_with_secrets()).await;
+        }
         if handle.events.send(Event::Allotments(set)).await.is_err() {
             return Ok(()); // The keeper ended, and the service with it.
         }
     }
-    Ok(())
 }
 
 /// What the location says of itself in every report.

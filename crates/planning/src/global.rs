@@ -346,12 +346,12 @@ fn give(shares: &mut Vec<Share>, name: &LocationName, decision: Decision) -> usi
     shares.len() - 1
 }
 
-/// How many locations a decision names of those that would have done, and of those that would not.
+/// How many locations or nodes a decision names of those that would have done, and of those that would not.
 const KEPT_OF_EACH: usize = 8;
 
 /// The best of each kind: with hundreds of locations a decision that named all would be longer than
 /// everything else that is kept of an app.
-fn worth_keeping(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> {
+pub(crate) fn worth_keeping(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> {
     let (mut n_good, mut n_refused) = (0, 0);
     let is_kept = |candidate: &Candidate| {
         let seen = if candidate.score.is_some() { &mut n_good } else { &mut n_refused };

@@ -31,7 +31,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Pinned;
 
-/// Everything a location's plan depends on.
+/// Everything a location's plan depends on. It may be one of some apps: then it has all of these, and what the
+/// instances of others hold of each node. Where others may be made to leave for one of them it is one of all: who
+/// leaves is found among all, and what is kept for it is kept from all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The clock value.
@@ -147,6 +149,9 @@ pub struct NodeState {
     pub cordon: Option<Cordon>,
     /// What it offers in all.
     pub capacity: Capacity,
+    /// What instances of it hold that are left out of the snapshot.
+    #[serde(default)]
+    pub others: Capacity,
     /// The images that are complete on it.
     pub images: BTreeSet<Digest>,
     /// What makes containers there, and what each can do.

@@ -4,7 +4,7 @@
 //! global planner stands behind those of them that changed since the last one; [`Recorder`] and [`Replay`] keep
 //! them. A file begins with all of them, so that it is understood by itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{LocationName, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,8 @@ impl Recorder {
         let all = self.said.is_empty();
         let differs = |state: &&global::LocationState| self.said.get(&state.name) != Some(*state);
         let changed: Vec<_> = states.iter().filter(differs).cloned().collect();
-        let is_gone = |name: &&LocationName| states.iter().all(|state| state.name != **name);
+        let names: BTreeSet<_> = states.iter().map(|state| &state.name).collect();
+        let is_gone = |name: &&LocationName| !names.contains(name);
         let gone: Vec<_> = self.said.keys().filter(is_gone).cloned().collect();
         for name in &gone {
             self.said.remove(name);

@@ -190,6 +190,7 @@ impl Place {
             reachable: true,
             cordon: None,
             capacity: *capacity,
+            others: Capacity::default(),
             images: BTreeSet::new(),
             runtimes: Vec::new(),
             traits: Traits::default(),

@@ -257,6 +257,9 @@ pub(super) fn refuse_what_cannot_be(
 /// A host name leads to one app.
 fn refuse_taken_hosts(catalog: &Catalog, key: &AppKey, manifest: &Manifest) -> Result<(), Refusal> {
     let mut taken = Vec::new();
+    if manifest.hosts.is_empty() {
+        return Ok(());
+    }
     for other in catalog.apps.keys().filter(|other| *other != key) {
         let Some(release) = catalog.current_release(other) else { continue };
         for (idx, host) in manifest.hosts.iter().enumerate() {

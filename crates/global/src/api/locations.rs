@@ -9,7 +9,7 @@ use longshore_api::v1::{AppLocationView, LocationView};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::Refusal;
 use longshore_store::{MAX_OPERATIONS, Transaction};
-use longshore_types::{LocationName, ProjectName};
+use longshore_types::{AppName, LocationName, ProjectName};
 use serde::Deserialize;
 
 use super::access::Caller;
@@ -101,12 +101,10 @@ pub async fn remove(
 
 /// The keys of what a location was given.
 fn allotments_of(catalog: &Catalog, location: &LocationName) -> Vec<String> {
-    let of_location = catalog.allotments.keys().filter(|(of, _, _)| of == location);
-    of_location
-        .map(|(of, project, app)| {
-            Key::Allotment(of.clone(), project.clone(), app.clone()).to_string()
-        })
-        .collect()
+    let key = |project: &ProjectName, app: &AppName| {
+        Key::Allotment(location.clone(), project.clone(), app.clone()).to_string()
+    };
+    catalog.allotted(location).map(|(project, app, _)| key(project, app)).collect()
 }
 
 /// What stands in the way of forgetting a location.

@@ -91,6 +91,14 @@ impl Refusal {
     }
 }
 
+/// Whether two refusals say the same to a planner.
+pub fn are_same(one: Option<&Refusal>, other: Option<&Refusal>) -> bool {
+    let said = |refusal: &Refusal| {
+        (refusal.missing, refusal.why.clone(), refusal.lacks.clone(), refusal.in_vain)
+    };
+    one.map(said) == other.map(said)
+}
+
 /// The refusals after a report, with those before it.
 pub fn after(before: Option<&Refusals>, report: &LocationReport) -> Refusals {
     let now = Arc::new(Had::of(report));

@@ -43,6 +43,11 @@ impl Queue {
         self.waiting.retain(|key, _| exists(key));
     }
 
+    /// Those that wait.
+    pub fn waiting(&self) -> impl Iterator<Item = &AppKey> {
+        self.waiting.keys()
+    }
+
     /// Whether planning an app would change nothing.
     pub fn sleeps(&mut self, key: &AppKey, revision: Revision, wanted: &WantedApp) -> bool {
         let Some(entry) = self.waiting.get(key) else { return false };

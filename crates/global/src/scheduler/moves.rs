@@ -71,6 +71,18 @@ impl Moves {
         Some((first + self.wait).saturating_duration_since(now))
     }
 
+    /// The apps that move, or may begin to.
+    pub fn due(&self, now: Instant) -> impl Iterator<Item = &AppKey> {
+        let is_due = move |known: &Known| match known {
+            Known::Watched { since, .. } => {
+                since.is_some_and(|since| now.saturating_duration_since(since) >= self.wait)
+            }
+            Known::Moving { .. } => true,
+            Known::Rests { .. } => false,
+        };
+        self.apps.iter().filter(move |(_, known)| is_due(known)).map(|(key, _)| key)
+    }
+
     /// What of an app moves now: nothing while a release is on its way.
     pub fn of(
         &mut self,

@@ -4,60 +4,140 @@
 //! counts from the moment at which it did. What a location was given and does not show yet is deducted from
 //! those of its nodes that could take it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use longshore_api::links::{LocationReport, NodeSummary};
 use longshore_planning::global::{self as planner, LocationState, NodeKind, ReportedNode, Without};
-use longshore_types::{AppName, Capacity, LocationName, Priority, ProjectName, Release};
+use longshore_types::{Capacity, LocationName, Priority, Release};
 
 use crate::catalog::{AppKey, Catalog};
 use crate::records::AllotmentRecord;
 use crate::reports::{ByLocation, Received};
 
-/// What a location was given of a release.
-struct Given<'a> {
-    key: AppKey,
-    release: &'a Release,
-    count: u32,
+/// What was allotted to the locations, and what of it they do not show yet: kept from one look to the next, so that
+/// only what changed has to be looked at again.
+#[derive(Debug, Default)]
+pub struct Summaries {
+    by_location: BTreeMap<LocationName, Given>,
+    /// What each app adds to what was allotted where.
+    of_app: BTreeMap<AppKey, Vec<(LocationName, Part)>>,
 }
 
-/// The locations with what is free there: what their open nodes offer less all that was allotted but for
-/// what is on others, which also counts what a location has not reported yet.
-pub fn locations(catalog: &Catalog, reports: &ByLocation) -> Vec<LocationState> {
-    let mut given: BTreeMap<&LocationName, Vec<Given<'_>>> = BTreeMap::new();
-    for ((location, project, app), stored) in &catalog.allotments {
-        let AllotmentRecord { release, count, canary, .. } = &stored.record;
-        let canary = canary.map(|canary| (canary.release, canary.count));
-        let key = (project.clone(), app.clone());
-        for (number, count) in [(*release, *count)].into_iter().chain(canary) {
-            let Some(release) = catalog.release(&key, number) else { continue };
-            given.entry(location).or_default().push(Given { key: key.clone(), release, count });
+/// What of an app is of one release somewhere: with a priority, when it leaves for what has a higher one.
+type Part = (Option<Priority>, Capacity);
+
+/// What a location was given.
+#[derive(Debug, Default)]
+struct Given {
+    /// Of what never leaves for anything.
+    fixed: Capacity,
+    /// Of what does, in how many parts.
+    by_priority: BTreeMap<Priority, (u32, Capacity)>,
+    /// How many instances of which releases it does not show, by app.
+    unseen: BTreeMap<AppKey, Vec<(Arc<Release>, u32)>>,
+}
+
+impl Given {
+    fn add(&mut self, (yields, capacity): Part) {
+        let Some(priority) = yields else {
+            self.fixed = self.fixed.plus(capacity);
+            return;
+        };
+        let (n_parts, sum) = self.by_priority.entry(priority).or_default();
+        (*n_parts, *sum) = (*n_parts + 1, sum.plus(capacity));
+    }
+
+    fn take_away(&mut self, (yields, capacity): Part) {
+        let Some(priority) = yields else {
+            self.fixed = self.fixed.minus(capacity);
+            return;
+        };
+        let Some((n_parts, sum)) = self.by_priority.get_mut(&priority) else { return };
+        (*n_parts, *sum) = (n_parts.saturating_sub(1), sum.minus(capacity));
+        if *n_parts == 0 {
+            self.by_priority.remove(&priority);
         }
     }
-    let states = reports.values().map(|received| {
-        let name = &received.report.location;
-        state(catalog, received, given.get(name).map_or(&[], Vec::as_slice))
-    });
-    states.collect()
 }
 
-fn state(catalog: &Catalog, received: &Received, given: &[Given<'_>]) -> LocationState {
+impl Summaries {
+    /// Those of everything.
+    pub fn of(catalog: &Catalog, reports: &ByLocation) -> Self {
+        let mut summaries = Self::default();
+        let apps: BTreeSet<_> =
+            catalog.allotments.keys().map(|(_, project, app)| (project, app)).collect();
+        for (project, app) in apps {
+            summaries.look(catalog, reports, &(project.clone(), app.clone()));
+        }
+        summaries
+    }
+
+    /// Looks at an app again.
+    pub fn look(&mut self, catalog: &Catalog, reports: &ByLocation, key: &AppKey) {
+        for (location, part) in self.of_app.remove(key).unwrap_or_default() {
+            if let Some(given) = self.by_location.get_mut(&location) {
+                given.take_away(part);
+                given.unseen.remove(key);
+            }
+        }
+        let mut parts = Vec::new();
+        for (location, stored) in catalog.held(key) {
+            let AllotmentRecord { release, count, canary, .. } = &stored.record;
+            let canary = canary.map(|canary| (canary.release, canary.count));
+            // Of whichever release: one takes the place of the other.
+            let mut shown =
+                reports.get(location).map_or(0, |received| received.of_app(key).count());
+            let given = self.by_location.entry(location.clone()).or_default();
+            let mut unseen = Vec::new();
+            for (number, count) in [(*release, *count)].into_iter().chain(canary) {
+                let Some(release) = catalog.release(key, number) else { continue };
+                let manifest = &release.manifest;
+                let part = (manifest.yields(), manifest.resources.capacity().times(count));
+                given.add(part);
+                parts.push((location.clone(), part));
+                let n_shown = shown.min(count as usize);
+                shown -= n_shown;
+                let n_unseen = count - u32::try_from(n_shown).unwrap_or(count);
+                if n_unseen > 0 {
+                    unseen.push((Arc::clone(release), n_unseen));
+                }
+            }
+            if !unseen.is_empty() {
+                given.unseen.insert(key.clone(), unseen);
+            }
+        }
+        if !parts.is_empty() {
+            self.of_app.insert(key.clone(), parts);
+        }
+    }
+
+    /// The locations with what is free there: what their open nodes offer less all that was allotted but for
+    /// what is on others, which also counts what a location has not reported yet.
+    pub fn states(&self, catalog: &Catalog, reports: &ByLocation) -> Vec<LocationState> {
+        let nothing = Given::default();
+        let states = reports.iter().map(|(name, received)| {
+            state(catalog, received, self.by_location.get(name).unwrap_or(&nothing))
+        });
+        states.collect()
+    }
+}
+
+/// The locations, from everything.
+pub fn locations(catalog: &Catalog, reports: &ByLocation) -> Vec<LocationState> {
+    Summaries::of(catalog, reports).states(catalog, reports)
+}
+
+fn state(catalog: &Catalog, received: &Received, given: &Given) -> LocationState {
     let report: &LocationReport = &received.report;
     let is_open = |node: &&NodeSummary| node.reachable && node.cordon.is_none();
     let offered = report.nodes.iter().filter(is_open);
     let offered = offered.fold(Capacity::default(), |sum, node| sum.plus(node.capacity));
     // What never leaves for anything, and what does, by its priority.
-    let (mut fixed, mut by_priority) = (Capacity::default(), BTreeMap::new());
-    for Given { release, count, .. } in given {
-        let sum: &mut Capacity = match release.manifest.yields() {
-            Some(priority) => by_priority.entry(priority).or_default(),
-            None => &mut fixed,
-        };
-        *sum = sum.plus(release.manifest.resources.capacity().times(*count));
-    }
+    let Given { fixed, by_priority, unseen } = given;
     let free_without = |up_to: Option<Priority>| {
         let stays = by_priority.iter().filter(|(own, _)| Some(**own) > up_to);
-        let allotted = stays.fold(fixed, |sum, (_, more)| sum.plus(*more));
+        let allotted = stays.fold(*fixed, |sum, (_, (_, more))| sum.plus(*more));
         offered.minus(allotted.minus(on_closed(report, up_to)))
     };
     let without = by_priority.keys();
@@ -76,18 +156,10 @@ fn state(catalog: &Catalog, received: &Received, given: &[Given<'_>]) -> Locatio
         unheard: report.nodes.iter().any(|node| node.version.is_empty()),
         round_trips: received.round_trips.as_ref().clone(),
     };
-    let mut shown: BTreeMap<(&ProjectName, &AppName), u32> = BTreeMap::new();
-    for status in &report.instances {
-        *shown.entry((&status.project, &status.app)).or_default() += 1;
-    }
     let (free, without) = (state.free, state.without.clone());
-    for Given { key, release, count } in given {
-        // Of whichever release: one takes the place of the other.
-        let shown = shown.entry((&key.0, &key.1)).or_default();
-        let n_shown = (*shown).min(*count);
-        *shown -= n_shown;
+    for (release, n_unseen) in unseen.values().flatten() {
         let manifest = &release.manifest;
-        for _ in n_shown..*count {
+        for _ in 0..*n_unseen {
             state.take(&manifest.placement, manifest.resources.capacity(), manifest.yields());
         }
     }
@@ -165,15 +237,11 @@ mod tests {
             created_at: Default::default(),
         };
         let key: AppKey = (Default::default(), "web".parse().unwrap());
-        let given = [Given { key, release: &release, count: 3 }];
-        let received = Received {
-            at_wall: longshore_types::Timestamp(0),
-            report: report.into(),
-            at: tokio::time::Instant::now(),
-            refusals: Default::default(),
-            demand: Default::default(),
-            round_trips: Default::default(),
-        };
+        let mut given = Given::default();
+        let capacity = release.manifest.resources.capacity().times(3);
+        given.add((release.manifest.yields(), capacity));
+        given.unseen.insert(key, vec![(Arc::new(release), 3)]);
+        let received = Received::new(report.into(), Default::default());
         assert_eq!(received.report.acknowledged, Generation(7));
         let state = state(&Catalog::default(), &received, &given);
         let gib = |capacity: Capacity| capacity.memory.0 >> 30;
@@ -185,5 +253,20 @@ mod tests {
             .collect();
         // Only the one could have them.
         assert_eq!(kinds, [(1, 1, 1), (2, 7, 6)]);
+    }
+
+    #[test]
+    fn what_was_given_and_is_taken_away_leaves_nothing() {
+        let of = |n: u64| Capacity { memory: ByteCount::gib(n), ..Capacity::default() };
+        let low = Some(Priority::default());
+        let mut given = Given::default();
+        for part in [(None, of(3)), (low, of(1)), (low, of(2))] {
+            given.add(part);
+        }
+        given.take_away((low, of(1)));
+        assert_eq!(given.by_priority[&Priority::default()], (1, of(2)));
+        given.take_away((low, of(2)));
+        given.take_away((None, of(3)));
+        assert!(given.by_priority.is_empty() && given.fixed == Capacity::default());
     }
 }

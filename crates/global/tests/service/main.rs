@@ -5,6 +5,7 @@
 
 mod access;
 mod budgets;
+mod changes;
 mod cordons;
 mod demand;
 mod elsewhere;

@@ -62,11 +62,51 @@ impl State {
         (self.epoch, self.acknowledged) = (epoch, generation);
         (self.allotments, self.strays, self.cordons) = (allotments, strays, cordons);
         self.reach = reach;
+        self.due.all();
+    }
+
+    /// Whether a change builds on what there is.
+    pub fn continues(&self, change: &AllotmentSet) -> bool {
+        (change.epoch, change.since) == (self.epoch, Some(self.acknowledged))
+    }
+
+    /// The whole set that there would be with a change.
+    pub fn whole(&self, change: AllotmentSet) -> AllotmentSet {
+        // Strays are in no set.
+        let is_allotted = |key: &&(ProjectName, AppName)| !self.strays.contains(&app_ref(key));
+        let allotted = self.allotments.iter().filter(|(key, _)| is_allotted(key));
+        let set = AllotmentSet {
+            epoch: self.epoch,
+            generation: self.acknowledged,
+            allotments: allotted.map(|(_, allotment)| allotment.clone()).collect(),
+            ..AllotmentSet::default()
+        };
+        // It was looked at before whether it is one of this.
+        set.changed(change).unwrap_or_else(|both| both.0)
+    }
+
+    /// Takes over a change that was stored, where nothing is a stray.
+    pub fn take_change(&mut self, change: AllotmentSet) {
+        let AllotmentSet { generation, allotments, gone, cordons, reach, .. } = change;
+        (self.acknowledged, self.reach) = (generation, reach);
+        for AppRef { project, app } in gone {
+            let key = (project, app);
+            self.allotments.remove(&key);
+            self.due.extend([key]);
+        }
+        for allotment in allotments {
+            let key = (allotment.project().clone(), allotment.app().clone());
+            self.allotments.insert(key.clone(), allotment);
+            self.due.extend([key]);
+        }
+        if self.cordons != cordons {
+            self.cordons = cordons;
+            self.due.all();
+        }
     }
 
     fn has_instances(&self, key: &(ProjectName, AppName)) -> bool {
-        let mut all = self.instances.values();
-        all.any(|record| app_of(record) == (&key.0, &key.1) && record.intent != Intent::Stop)
+        self.instances.of_app(key).any(|record| record.intent != Intent::Stop)
     }
 
     /// Why an instance is there, where nobody else would say so.

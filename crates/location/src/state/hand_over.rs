@@ -19,8 +19,12 @@ impl State {
         self.table.location_epoch = life.epoch();
         self.life = life;
         let Some(seal) = &self.life.seal else { return };
-        for record in self.instances.values_mut().filter(|record| record.seal.is_none()) {
-            record.seal = Some(seal.mark(&sealed(&self.name, record)));
+        let bare = self.instances.values().filter(|record| record.seal.is_none());
+        let bare: Vec<_> = bare.map(|record| record.instance.clone()).collect();
+        for instance in bare {
+            self.instances.change(&instance, |record| {
+                record.seal = Some(seal.mark(&sealed(&self.name, record)));
+            });
         }
     }
 
@@ -68,7 +72,7 @@ impl State {
             }
             let record = self.with_seal(record);
             changes.put.insert(record.instance.clone());
-            self.instances.insert(record.instance.clone(), record);
+            self.instances.insert(record);
         }
     }
 
@@ -112,6 +116,7 @@ fn record_of(assignment: &Assignment, node: &NodeName, moment: Moment) -> Instan
         created_at: origin.created_at,
         replaces: origin.replaces,
         seal: origin.seal,
+        confirmed: None,
     }
 }
 

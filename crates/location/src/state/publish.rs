@@ -15,23 +15,26 @@ use super::{Moment, Published, State};
 use crate::records::InstanceRecord;
 
 impl State {
-    /// What each node is told.
-    pub fn assignments(&self) -> BTreeMap<NodeName, Vec<Assignment>> {
-        let mut by_node: BTreeMap<_, Vec<_>> =
-            self.nodes.keys().map(|node| (node.clone(), Vec::new())).collect();
-        for record in self.instances.values() {
-            by_node.entry(record.node.clone()).or_default().push(Assignment {
-                instance: record.instance.clone(),
-                release: record.release.clone(),
-                intent: record.intent,
-                generation: record.generation,
-                origin: record.origin(),
-            });
-        }
-        // A node that was removed and comes back is told that it has nothing, and ends what it has.
+    /// The nodes that are told what they should do. One that was removed and comes back is told that it has
+    /// nothing, and ends what it has.
+    pub fn told_nodes(&self) -> BTreeSet<&NodeName> {
         let removed = self.cordons.iter().filter(|(_, cordon)| cordon.removed);
-        by_node.extend(removed.map(|(node, _)| (node.clone(), Vec::new())));
-        by_node
+        let removed = removed.map(|(node, _)| node);
+        self.nodes.keys().chain(self.instances.nodes()).chain(removed).collect()
+    }
+
+    /// What a node is told.
+    pub fn assignments(&self, node: &NodeName) -> Vec<Assignment> {
+        let is_removed = self.is_removed(node);
+        let records = self.instances.on_node(node).filter(|_| !is_removed);
+        let assignment = |record: &InstanceRecord| Assignment {
+            instance: record.instance.clone(),
+            release: record.release.clone(),
+            intent: record.intent,
+            generation: record.generation,
+            origin: record.origin(),
+        };
+        records.map(assignment).collect()
     }
 
     /// What the nodes are to try to reach: what the global plane says, and what has been given to the location, so
@@ -60,8 +63,7 @@ impl State {
             self.note_included(&before, moment);
         }
         let table = Published { revision: self.table.revision, at: moment.instant };
-        let draining = self.instances.values().filter(|record| record.draining.is_some());
-        for record in draining {
+        for record in self.instances.draining() {
             self.excluded.entry(record.instance.clone()).or_insert(table);
         }
         changed
@@ -84,11 +86,10 @@ impl State {
 
     fn route(&self, allotment: &longshore_api::links::Allotment) -> Option<Route> {
         allotment.release.manifest.port?;
-        let endpoints = self.instances.values().filter_map(|record| {
+        let key = (allotment.project().clone(), allotment.app().clone());
+        let endpoints = self.instances.of_app(&key).filter_map(|record| {
             let manifest = &record.release.manifest;
-            let is_apps =
-                manifest.project == *allotment.project() && manifest.app == *allotment.app();
-            if !is_apps || record.draining.is_some() {
+            if record.draining.is_some() {
                 return None;
             }
             let observed = self.observed(record)?;
@@ -113,15 +114,8 @@ impl State {
 
     /// What the global plane is told.
     pub fn report(&self, gate: Option<&str>, moment: Moment) -> LocationReport {
-        let promised = |node: &NodeName| {
-            let on_node = self.instances.values().filter(|record| record.node == *node);
-            on_node.fold(Capacity::default(), |sum, record| {
-                sum.plus(record.release.manifest.resources.capacity())
-            })
-        };
         let n_instances = |node: &NodeName| {
-            let on_node = self.instances.values().filter(|record| record.node == *node);
-            u32::try_from(on_node.count()).unwrap_or(u32::MAX)
+            u32::try_from(self.instances.on_node(node).count()).unwrap_or(u32::MAX)
         };
         let mut summaries = self.unheard_nodes();
         summaries.extend(self.nodes.values().map(|reported| NodeSummary {
@@ -137,7 +131,7 @@ impl State {
             let node = &summary.node;
             summary.reachable = self.reachable(node, moment);
             summary.lost = self.is_lost(node, moment);
-            summary.promised = promised(node);
+            summary.promised = self.instances.promised(node);
             summary.instances = n_instances(node);
             (summary.leaving, summary.yielding) = self.leaving_and_yielding(node);
             summary.cordon = self.cordons.get(node).cloned();
@@ -171,7 +165,7 @@ impl State {
     /// What of a node is promised to those that leave, and to those that could be made to.
     fn leaving_and_yielding(&self, node: &NodeName) -> (Capacity, Vec<Yielding>) {
         let (mut leaving, mut by_priority) = (Capacity::default(), BTreeMap::new());
-        for record in self.instances.values().filter(|record| record.node == *node) {
+        for record in self.instances.on_node(node) {
             let each = record.release.manifest.resources.capacity();
             match (&record.draining, self.yields(record)) {
                 (Some(_), _) => leaving = leaving.plus(each),
@@ -192,15 +186,13 @@ impl State {
 
     /// Nodes that have instances and were not heard of since this process began.
     fn unheard_nodes(&self) -> Vec<NodeSummary> {
-        let mut unheard: BTreeMap<&NodeName, NodeSummary> = BTreeMap::new();
-        for record in self.instances.values() {
-            if !self.nodes.contains_key(&record.node) {
-                let summary = unheard.entry(&record.node).or_insert_with(|| unknown(&record.node));
-                // It was there when it was given the last of them.
-                summary.reported_at = summary.reported_at.max(record.created_at);
-            }
-        }
-        unheard.into_values().collect()
+        let unheard = self.instances.nodes().filter(|node| !self.nodes.contains_key(*node));
+        let summary = |node: &NodeName| {
+            // It was there when it was given the last of them.
+            let given = self.instances.on_node(node).map(|record| record.created_at).max();
+            NodeSummary { reported_at: given.unwrap_or_default(), ..unknown(node) }
+        };
+        unheard.map(summary).collect()
     }
 
     fn status(&self, record: &InstanceRecord, moment: Moment) -> InstanceStatus {
@@ -208,6 +200,12 @@ impl State {
         let mut observed = self.observed(record).cloned().unwrap_or_else(pending);
         if observed.note.is_none() {
             observed.note = record.draining.clone().or_else(|| self.stray_note(record));
+        }
+        if observed.note.is_none()
+            && record.confirmed.is_some()
+            && !self.nodes.contains_key(&record.node)
+        {
+            observed.note = Some("its node took it over and has not reported since".to_owned());
         }
         if observed.note.is_none()
             && let Some(staying) = self.staying.iter().find(|s| s.instance == record.instance)

@@ -1,6 +1,6 @@
 //! From what is to what is wanted: plans carried out in memory, draining instances moved along.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_api::links::{Intent, Move, Shortfall, Staying};
 use longshore_planning::Pinned;
@@ -9,7 +9,8 @@ use longshore_planning::location::{
 };
 use longshore_planning::replay::Record;
 use longshore_types::{
-    AppName, Generation, InstanceId, InstancePhase, NodeName, Priority, ProjectName, Release,
+    AppName, Capacity, Generation, InstanceId, InstancePhase, NodeName, Priority, ProjectName,
+    Release,
 };
 
 use super::{ACK_WAIT, Changes, Moment, Published, State};
@@ -22,7 +23,11 @@ impl State {
         self.forget_gone(&mut changes);
         self.forget_removed(&mut changes);
         self.stop_drained(&mut changes, moment);
-        let snapshot = self.snapshot(seed, moment);
+        let due = self.take_due(moment);
+        if due.as_ref().is_some_and(BTreeSet::is_empty) {
+            return changes;
+        }
+        let snapshot = self.snapshot(seed, due.as_ref(), moment);
         let plan = planner::plan(&snapshot);
         self.decided = self.decides(&plan).then(|| Record::Location {
             snapshot: Box::new(snapshot),
@@ -38,7 +43,13 @@ impl State {
             decision: s.decision,
             room: s.room,
         };
-        self.shortfalls = plan.shortfalls.into_iter().map(shortfall).collect();
+        // Of the others nothing new was found.
+        let stays = |project: &ProjectName, app: &AppName| {
+            due.as_ref().is_some_and(|due| !due.contains(&(project.clone(), app.clone())))
+        };
+        self.shortfalls.retain(|one| stays(&one.project, &one.app));
+        self.shortfalls.extend(plan.shortfalls.into_iter().map(shortfall));
+        self.shortfalls.sort_by(|a, b| (&a.project, &a.app).cmp(&(&b.project, &b.app)));
         let staying = plan.staying.into_iter().filter_map(|staying| {
             let record = self.instances.get(&staying.instance)?;
             Some(Staying {
@@ -50,7 +61,9 @@ impl State {
                 under_way: staying.under_way,
             })
         });
-        self.staying = staying.collect();
+        let staying: Vec<_> = staying.collect();
+        self.staying.retain(|one| stays(&one.project, &one.app));
+        self.staying.extend(staying);
         changes
     }
 
@@ -67,11 +80,10 @@ impl State {
 
     /// What draining a node would do; nothing when there is no such node.
     pub fn preview_drain(&self, node: &NodeName, moment: Moment) -> Option<Vec<Move>> {
-        let has_instances = self.instances.values().any(|record| record.node == *node);
-        if !self.nodes.contains_key(node) && !has_instances {
+        if !self.nodes.contains_key(node) && !self.instances.is_any_on(node) {
             return None;
         }
-        let moves = planner::preview_drain(&self.snapshot(0, moment), node);
+        let moves = planner::preview_drain(&self.snapshot(0, None, moment), node);
         let moves = moves.into_iter().map(|planner::Move { instance, project, app, to, why }| {
             Move { instance, project, app, to, why }
         });
@@ -81,14 +93,10 @@ impl State {
     /// Forgets nodes that an operator removed, and what they had: what still runs there ends when such
     /// a node asks what it should do.
     fn forget_removed(&mut self, changes: &mut Changes) {
-        let removed: BTreeSet<_> = self
-            .cordons
-            .iter()
-            .filter(|(_, cordon)| cordon.removed)
-            .map(|(node, _)| node)
-            .collect();
+        let removed = self.cordons.iter().filter(|(_, cordon)| cordon.removed);
+        let removed: BTreeSet<_> = removed.map(|(node, _)| node).collect();
         self.nodes.retain(|node, _| !removed.contains(node));
-        let gone = self.instances.values().filter(|record| removed.contains(&record.node));
+        let gone = removed.into_iter().flat_map(|node| self.instances.on_node(node));
         let gone: Vec<InstanceId> = gone.map(|record| record.instance.clone()).collect();
         for instance in gone {
             self.forget(instance, changes);
@@ -108,9 +116,9 @@ impl State {
         why: &str,
         changes: &mut Changes,
     ) -> bool {
-        let Some(record) = self.instances.get_mut(instance) else { return false };
+        let Some(record) = self.instances.get(instance) else { return false };
         if record.draining.is_none() {
-            record.draining = Some(why.to_owned());
+            self.instances.change(instance, |record| record.draining = Some(why.to_owned()));
             changes.put.insert(instance.clone());
         }
         true
@@ -120,7 +128,7 @@ impl State {
     fn forget_gone(&mut self, changes: &mut Changes) {
         let gone: Vec<_> = self
             .instances
-            .values()
+            .draining()
             .filter(|record| record.intent == Intent::Stop)
             .filter(|record| {
                 self.observed(record).is_some_and(|observed| {
@@ -151,11 +159,13 @@ impl State {
             };
             goes && table.is_some_and(is_free)
         };
-        let drained = self.instances.values().filter(is_out).map(|record| record.instance.clone());
+        let drained =
+            self.instances.draining().filter(is_out).map(|record| record.instance.clone());
         for instance in drained.collect::<Vec<_>>() {
-            let Some(record) = self.instances.get_mut(&instance) else { continue };
-            record.intent = Intent::Stop;
-            record.generation = record.generation.next();
+            self.instances.change(&instance, |record| {
+                record.intent = Intent::Stop;
+                record.generation = record.generation.next();
+            });
             changes.put.insert(instance);
         }
     }
@@ -193,16 +203,31 @@ impl State {
                     created_at: moment.wall,
                     replaces,
                     seal: None,
+                    confirmed: None,
                 };
                 let record = self.with_seal(record);
-                self.instances.insert(instance.clone(), record);
+                self.instances.insert(record);
                 changes.put.insert(instance);
             }
         }
     }
 
-    fn snapshot(&self, seed: u64, moment: Moment) -> Snapshot {
-        let wanted = self.allotments.values().map(|allotment| WantedApp {
+    /// What a plan of these apps depends on, or one of all.
+    fn snapshot(
+        &self,
+        seed: u64,
+        due: Option<&BTreeSet<(ProjectName, AppName)>>,
+        moment: Moment,
+    ) -> Snapshot {
+        let allotments: Vec<_> = match due {
+            None => self.allotments.values().collect(),
+            Some(due) => due.iter().filter_map(|key| self.allotments.get(key)).collect(),
+        };
+        let records: Vec<_> = match due {
+            None => self.instances.values().collect(),
+            Some(due) => due.iter().flat_map(|key| self.instances.of_app(key)).collect(),
+        };
+        let wanted = allotments.into_iter().map(|allotment| WantedApp {
             project: allotment.project().clone(),
             app: allotment.app().clone(),
             main: goal(&allotment.release, allotment.count),
@@ -212,7 +237,35 @@ impl State {
             make_room: allotment.make_room,
             rollout: allotment.release.manifest.rollout,
         });
-        let instances = self.instances.values().map(|record| PlacedInstance {
+        let instances: Vec<_> = records.iter().map(|record| self.placed(record, moment)).collect();
+        let mut listed: BTreeMap<&NodeName, Capacity> = BTreeMap::new();
+        for instance in &instances {
+            let sum = listed.entry(&instance.node).or_default();
+            *sum = sum.plus(instance.each);
+        }
+        let listed = |node: &NodeName| listed.get(node).copied().unwrap_or_default();
+        // What a node has that has not said it cannot be planned with.
+        let known = self.nodes.values().filter(|reported| !reported.owes);
+        let nodes = known.map(|reported| NodeState {
+            name: reported.report.node.clone(),
+            reachable: self.reachable(&reported.report.node, moment),
+            cordon: self.cordons.get(&reported.report.node).cloned(),
+            capacity: reported.report.capacity,
+            others: self
+                .instances
+                .promised(&reported.report.node)
+                .minus(listed(&reported.report.node)),
+            images: reported.report.images.iter().copied().collect(),
+            runtimes: reported.report.runtimes.clone(),
+            traits: self.traits.of_node(&reported.report.traits),
+            reached: reported.report.reached.clone(),
+        });
+        let nodes = nodes.collect();
+        Snapshot { now: moment.wall, seed, wanted: wanted.collect(), instances, nodes }
+    }
+
+    fn placed(&self, record: &InstanceRecord, moment: Moment) -> PlacedInstance {
+        PlacedInstance {
             id: record.instance.clone(),
             project: record.release.manifest.project.clone(),
             app: record.release.manifest.app.clone(),
@@ -225,25 +278,6 @@ impl State {
             pinned: self.pinned(record),
             yields: self.yields(record),
             created_at: record.created_at,
-        });
-        // What a node has that has not said it cannot be planned with.
-        let known = self.nodes.values().filter(|reported| !reported.owes);
-        let nodes = known.map(|reported| NodeState {
-            name: reported.report.node.clone(),
-            reachable: self.reachable(&reported.report.node, moment),
-            cordon: self.cordons.get(&reported.report.node).cloned(),
-            capacity: reported.report.capacity,
-            images: reported.report.images.iter().copied().collect(),
-            runtimes: reported.report.runtimes.clone(),
-            traits: self.traits.of_node(&reported.report.traits),
-            reached: reported.report.reached.clone(),
-        });
-        Snapshot {
-            now: moment.wall,
-            seed,
-            wanted: wanted.collect(),
-            instances: instances.collect(),
-            nodes: nodes.collect(),
         }
     }
 

@@ -139,7 +139,8 @@ impl World {
             handed_over: None,
             reached: Vec::new(),
         };
-        self.state.take_report(report, Reach::Here, self.moment());
+        let (mut changes, moment) = (Changes::default(), self.moment());
+        self.state.take_report(report, Reach::Here, &mut changes, moment);
     }
 
     fn obey(&mut self) {
@@ -349,8 +350,10 @@ fn a_report_tells_what_leaves_and_what_could_be_made_to() {
     let notes = report.instances.iter().filter_map(|status| status.observed.note.as_deref());
     assert_eq!(notes.collect::<Vec<_>>(), ["makes room for shop (priority 80)"]);
     // What is attached to a client, or runs once, never leaves for anything.
-    for record in world.state.instances.values_mut() {
-        record.release.manifest.restart = RestartPolicy::Never;
+    for instance in world.state.instances.keys().cloned().collect::<Vec<_>>() {
+        world.state.instances.change(&instance, |record| {
+            record.release.manifest.restart = RestartPolicy::Never;
+        });
     }
     assert!(node(&world).yielding.is_empty());
 }

@@ -245,6 +245,40 @@ async fn allotments_become_assignments_routes_and_reports_and_outlive_a_restart(
 }
 
 #[tokio::test]
+async fn a_change_is_taken_over_and_one_that_does_not_fit_has_the_whole_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::start(dir.path()).await;
+    world.node_says(&[]).await;
+    world.allot.send_replace(set(5, 1));
+    let mut sets = world.watch::<AssignmentSet>("/link/nodes/n1/assignments").await;
+    until(&mut sets, |set| set.assignments.len() == 1).await;
+    let set_of = |since: Option<u64>, generation, count| {
+        // The same release all the time.
+        let mut set = AllotmentSet::clone(&set(generation, 1));
+        set.allotments[0].count = count;
+        Arc::new(AllotmentSet { since: since.map(Generation), ..set })
+    };
+    world.allot.send_replace(set_of(Some(5), 6, 2));
+    let assigned = until(&mut sets, |set| set.assignments.len() == 2).await;
+    // What a node takes over is stored when it is answered.
+    world.node_says(&assigned.assignments).await;
+    world.reported(|report| report.acknowledged == Generation(6)).await;
+    world.allot.send_replace(set_of(Some(7), 8, 4));
+    // A new connection begins with the whole, as a control plane does it.
+    world.allot.send_replace(set_of(None, 9, 3));
+    let more = until(&mut sets, |set| set.assignments.len() > 2).await;
+    assert_eq!(more.assignments.len(), 3, "what was missed is not guessed");
+    world.stop().await;
+
+    let mut world = World::start(dir.path()).await;
+    world.node_says(&more.assignments).await;
+    world
+        .reported(|report| report.acknowledged == Generation(9) && report.instances.len() == 3)
+        .await;
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_node_that_was_removed_is_refused_and_told_to_end_what_it_has() {
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::start(dir.path()).await;

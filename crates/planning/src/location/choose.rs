@@ -11,7 +11,7 @@ use super::{
     Action, Goal, NodeState, PlacedInstance, Plan, Shortfall, Snapshot, Standing, Staying,
     WantedApp,
 };
-use crate::global::node_refusal;
+use crate::global::{node_refusal, worth_keeping};
 use crate::seeded::Seeded;
 
 /// A node that has the image saves a pull; worth as much as this much free memory, in MiB.
@@ -49,8 +49,8 @@ impl<'a> Room<'a> {
             .iter()
             .map(|node| NodeRoom {
                 node,
-                free: node.capacity,
-                held: Capacity::default(),
+                free: node.capacity.minus(node.others),
+                held: node.others,
                 yielding: Vec::new(),
                 apps: BTreeMap::new(),
                 releases: BTreeMap::new(),
@@ -207,6 +207,9 @@ impl<'a> Room<'a> {
             (None, _) => nowhere(&candidates, goal),
         };
         let chosen = best.map(|best| best.name.clone());
+        if chosen.is_some() {
+            candidates = worth_keeping(candidates.into_iter());
+        }
         Decision { at: self.now, chosen, why, candidates }
     }
 }

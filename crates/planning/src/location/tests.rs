@@ -51,6 +51,7 @@ fn node_with(name: &str, memory_for: u64, disk_for: u64) -> NodeState {
         reachable: true,
         cordon: None,
         capacity,
+        others: Capacity::default(),
         images: BTreeSet::new(),
         runtimes: Vec::new(),
         traits: Traits::default(),
@@ -517,5 +518,31 @@ proptest! {
                 prop_assert_eq!(world.snapshot.instances.len(), count as usize + canaries);
             }
         }
+    }
+
+    /// A plan of the apps that something has to happen to is the plan of all.
+    #[test]
+    fn a_plan_of_some_apps_is_that_of_all_where_the_others_are_as_they_should_be(
+        (before, after, other) in (0..6_u32, 0..6_u32, 0..6_u32),
+        is_new_release in any::<bool>(),
+    ) {
+        let app = |name: &str, release, count| {
+            WantedApp { app: name.parse().unwrap(), ..wanted(release, count, count + 2) }
+        };
+        let mut world = World::new(vec![node("n1", 9), node("n2", 14)]);
+        world.snapshot.wanted = vec![app("other", 1, other), app("web", 1, before)];
+        world.settle();
+        let release = 1 + u64::from(is_new_release);
+        world.snapshot.wanted[1] = app("web", release, after);
+        let mut some = world.snapshot.clone();
+        some.wanted.remove(0);
+        let (listed, left_out): (Vec<_>, Vec<_>) =
+            some.instances.into_iter().partition(|instance| instance.app.as_str() == "web");
+        for node in &mut some.nodes {
+            let there = left_out.iter().filter(|instance| instance.node == node.name);
+            node.others = there.fold(Capacity::default(), |sum, one| sum.plus(one.each));
+        }
+        some.instances = listed;
+        prop_assert_eq!(plan(&some), plan(&world.snapshot));
     }
 }

@@ -1,0 +1,79 @@
+use longshore_types::{Capacity, Generation, MilliCpu};
+use serde_json::json;
+
+use super::*;
+
+fn report(change: impl FnOnce(&mut serde_json::Value)) -> LocationReport {
+    let status = |instance: &str, app: &str| {
+        json!({
+            "project": "default", "app": app, "release": 1, "node": "n1", "draining": false,
+            "created_at": 1, "decision": {"at": 1, "chosen": null, "why": "", "candidates": []},
+            "observed": {
+                "instance": instance, "generation": 1, "phase": "pending", "note": null, "address": null,
+                "restarts": 0, "last_exit": null, "started_at": null, "ready_at": null, "path": null,
+                "stages": [],
+            },
+        })
+    };
+    let mut document = json!({
+        "location": "ams", "gate": null, "acknowledged": 7, "at": 1, "shortfalls": [],
+        "instances": [status("web-00000001", "web"), status("api-00000001", "api")],
+        "nodes": [{
+            "node": "n1", "reachable": true, "reported_at": 1, "version": "1",
+            "capacity": Capacity::default(), "promised": Capacity::default(),
+        }],
+    });
+    change(&mut document);
+    serde_json::from_value(document).unwrap()
+}
+
+fn web() -> AppKey {
+    (Default::default(), "web".parse().unwrap())
+}
+
+/// What is new in a report that differs from the one before it in this.
+fn news(change: impl FnOnce(&mut serde_json::Value)) -> News {
+    let reports = Reports::default();
+    reports.receive(report(|_| {}));
+    assert!(reports.take_news().1.rest, "of a new location all is news");
+    reports.receive(report(change));
+    reports.take_news().1
+}
+
+#[test]
+fn news_is_of_the_apps_that_it_is_of() {
+    let same = news(|_| {});
+    assert!(!same.any && !same.rest && same.apps.is_empty());
+    let passing = news(|report| {
+        report["at"] = json!(9);
+        report["nodes"][0]["reported_at"] = json!(9);
+    });
+    assert!(!passing.any, "times that pass are no news");
+    let healthy = news(|report| report["instances"][0]["observed"]["phase"] = json!("healthy"));
+    assert!(healthy.any && !healthy.rest && healthy.apps == [web()].into());
+    let gone = news(|report| _ = report["instances"].as_array_mut().unwrap().remove(0));
+    assert!(gone.any && !gone.rest && gone.apps == [web()].into());
+    let heard = news(|report| report["acknowledged"] = json!(Generation(8)));
+    assert!(heard.any && !heard.rest && heard.apps.is_empty());
+    let silent = news(|report| report["nodes"][0]["reachable"] = json!(false));
+    assert!(silent.any && silent.rest);
+    let grown = Capacity { cpu: MilliCpu(1), ..Capacity::default() };
+    let larger = news(|report| report["nodes"][0]["capacity"] = json!(grown));
+    assert!(larger.any && !larger.rest, "only what waits for room is concerned");
+    let decision = json!({"at": 1, "chosen": null, "why": "", "candidates": []});
+    let shortfall = json!({"project": "default", "app": "web", "missing": 1, "decision": decision});
+    let refused = news(|report| report["shortfalls"] = json!([shortfall]));
+    assert!(refused.any && !refused.rest && refused.apps == [web()].into());
+}
+
+#[test]
+fn news_waits_for_who_takes_it() {
+    let reports = Reports::default();
+    reports.receive(report(|_| {}));
+    reports.take_news();
+    reports.receive(report(|report| report["instances"][0]["draining"] = json!(true)));
+    reports.receive(report(|report| report["instances"][1]["draining"] = json!(true)));
+    let (_, news) = reports.take_news();
+    assert_eq!(news.apps.len(), 2);
+    assert!(reports.take_news().1.apps.is_empty());
+}

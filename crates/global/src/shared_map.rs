@@ -1,0 +1,323 @@
+//! An ordered map whose copies share what they have in common.
+//!
+//! The catalog is published anew at each change, and readers keep theirs for as long as they like. With a map of
+//! the standard library each change copies everything, so a world of a hundred thousand apps would be copied for
+//! every deploy. Here a copy costs nothing and a change as many nodes as the tree is high: it is a balanced tree
+//! (AVL) whose nodes are counted, and one that somebody else reads is copied before it is changed.
+//! Rejected: a lock around one map, which every reader would hold up; a crate for it, of which those that are
+//! kept up have a licence that we do not link.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::Arc;
+
+type Link<K, V> = Option<Arc<Node<K, V>>>;
+
+/// A map in the order of its keys.
+pub struct SharedMap<K, V> {
+    root: Link<K, V>,
+    len: usize,
+}
+
+struct Node<K, V> {
+    entry: Arc<(K, V)>,
+    height: u8,
+    left: Link<K, V>,
+    right: Link<K, V>,
+}
+
+impl<K, V> Clone for SharedMap<K, V> {
+    fn clone(&self) -> Self {
+        Self { root: self.root.clone(), len: self.len }
+    }
+}
+
+impl<K, V> Clone for Node<K, V> {
+    fn clone(&self) -> Self {
+        let (entry, left, right) = (Arc::clone(&self.entry), self.left.clone(), self.right.clone());
+        Self { entry, height: self.height, left, right }
+    }
+}
+
+impl<K, V> Default for SharedMap<K, V> {
+    fn default() -> Self {
+        Self { root: None, len: 0 }
+    }
+}
+
+impl<K: fmt::Debug + Ord, V: fmt::Debug> fmt::Debug for SharedMap<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self).finish()
+    }
+}
+
+impl<K: Ord, V> SharedMap<K, V> {
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &K) -> Option<&V> {
+        let mut next = self.root.as_deref();
+        while let Some(node) = next {
+            next = match key.cmp(&node.entry.0) {
+                Ordering::Less => node.left.as_deref(),
+                Ordering::Greater => node.right.as_deref(),
+                Ordering::Equal => return Some(&node.entry.1),
+            };
+        }
+        None
+    }
+
+    /// Whether there is such a key.
+    pub fn contains_key(&self, key: &K) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// Puts a value in the place of the one that a key has, if it has one.
+    pub fn insert(&mut self, key: K, value: V) {
+        if insert(&mut self.root, Arc::new((key, value))) {
+            self.len += 1;
+        }
+    }
+
+    /// Takes a key away; false when there was none.
+    pub fn remove(&mut self, key: &K) -> bool {
+        // What is not there must not copy the way to it.
+        let is_there = self.contains_key(key);
+        if is_there {
+            remove(&mut self.root, key);
+            self.len -= 1;
+        }
+        is_there
+    }
+
+    /// All entries.
+    pub fn iter(&self) -> Iter<'_, K, V> {
+        self.iter_from(|_| false)
+    }
+
+    /// The entries from the first on that is not before, by an order that agrees with that of the keys.
+    pub fn iter_from(&self, is_before: impl Fn(&K) -> bool) -> Iter<'_, K, V> {
+        let (mut ahead, mut next) = (Vec::new(), self.root.as_deref());
+        while let Some(node) = next {
+            next = match is_before(&node.entry.0) {
+                true => node.right.as_deref(),
+                false => {
+                    ahead.push(node);
+                    node.left.as_deref()
+                }
+            };
+        }
+        Iter { ahead }
+    }
+
+    /// All keys.
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
+        self.iter().map(|(key, _)| key)
+    }
+
+    /// All values.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        self.iter().map(|(_, value)| value)
+    }
+}
+
+/// Entries in their order.
+pub struct Iter<'a, K, V> {
+    /// Those nodes whose left sides are done, the next one last.
+    ahead: Vec<&'a Node<K, V>>,
+}
+
+impl<'a, K, V> Iterator for Iter<'a, K, V> {
+    type Item = (&'a K, &'a V);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let node = self.ahead.pop()?;
+        let mut next = node.right.as_deref();
+        while let Some(node) = next {
+            self.ahead.push(node);
+            next = node.left.as_deref();
+        }
+        Some((&node.entry.0, &node.entry.1))
+    }
+}
+
+impl<'a, K: Ord, V> IntoIterator for &'a SharedMap<K, V> {
+    type Item = (&'a K, &'a V);
+    type IntoIter = Iter<'a, K, V>;
+
+    fn into_iter(self) -> Iter<'a, K, V> {
+        self.iter()
+    }
+}
+
+fn height<K, V>(link: &Link<K, V>) -> u8 {
+    link.as_ref().map_or(0, |node| node.height)
+}
+
+/// True when the key is new.
+fn insert<K: Ord, V>(link: &mut Link<K, V>, entry: Arc<(K, V)>) -> bool {
+    let Some(shared) = link else {
+        *link = Some(Arc::new(Node { entry, height: 1, left: None, right: None }));
+        return true;
+    };
+    let node = Arc::make_mut(shared);
+    let is_new = match entry.0.cmp(&node.entry.0) {
+        Ordering::Less => insert(&mut node.left, entry),
+        Ordering::Greater => insert(&mut node.right, entry),
+        Ordering::Equal => {
+            node.entry = entry;
+            false
+        }
+    };
+    if is_new {
+        balance(shared);
+    }
+    is_new
+}
+
+/// Takes away a key that is there.
+fn remove<K: Ord, V>(link: &mut Link<K, V>, key: &K) {
+    let Some(shared) = link else { return };
+    let node = Arc::make_mut(shared);
+    match key.cmp(&node.entry.0) {
+        Ordering::Less => remove(&mut node.left, key),
+        Ordering::Greater => remove(&mut node.right, key),
+        Ordering::Equal => match (node.left.take(), node.right.take()) {
+            (None, other) | (other, None) => {
+                *link = other;
+                return;
+            }
+            (left, mut right) => {
+                if let Some(entry) = take_first(&mut right) {
+                    node.entry = entry;
+                }
+                (node.left, node.right) = (left, right);
+            }
+        },
+    }
+    balance(shared);
+}
+
+/// Takes the first entry out of a tree.
+fn take_first<K, V>(link: &mut Link<K, V>) -> Option<Arc<(K, V)>> {
+    let shared = link.as_mut()?;
+    let node = Arc::make_mut(shared);
+    if node.left.is_none() {
+        let (entry, right) = (Arc::clone(&node.entry), node.right.take());
+        *link = right;
+        return Some(entry);
+    }
+    let first = take_first(&mut node.left);
+    balance(shared);
+    first
+}
+
+/// Makes the two sides of a node differ by one at most, where they differ by two.
+fn balance<K, V>(shared: &mut Arc<Node<K, V>>) {
+    let node = Arc::make_mut(shared);
+    let (left, right) = (height(&node.left), height(&node.right));
+    if left > right + 1 {
+        if let Some(child) = node.left.as_mut()
+            && height(&child.left) < height(&child.right)
+        {
+            rotate_left(child);
+        }
+        rotate_right(shared);
+    } else if right > left + 1 {
+        if let Some(child) = node.right.as_mut()
+            && height(&child.right) < height(&child.left)
+        {
+            rotate_right(child);
+        }
+        rotate_left(shared);
+    } else {
+        node.height = 1 + left.max(right);
+    }
+}
+
+/// The right child takes the place of its parent.
+fn rotate_left<K, V>(shared: &mut Arc<Node<K, V>>) {
+    let Some(mut risen) = Arc::make_mut(shared).right.take() else { return };
+    std::mem::swap(shared, &mut risen);
+    let mut sunk = risen;
+    let top = Arc::make_mut(shared);
+    let low = Arc::make_mut(&mut sunk);
+    low.right = top.left.take();
+    low.height = 1 + height(&low.left).max(height(&low.right));
+    top.height = 1 + low.height.max(height(&top.right));
+    top.left = Some(sunk);
+}
+
+/// The left child takes the place of its parent.
+fn rotate_right<K, V>(shared: &mut Arc<Node<K, V>>) {
+    let Some(mut risen) = Arc::make_mut(shared).left.take() else { return };
+    std::mem::swap(shared, &mut risen);
+    let mut sunk = risen;
+    let top = Arc::make_mut(shared);
+    let low = Arc::make_mut(&mut sunk);
+    low.left = top.right.take();
+    low.height = 1 + height(&low.left).max(height(&low.right));
+    top.height = 1 + low.height.max(height(&top.left));
+    top.right = Some(sunk);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(link: &Link<u8, u32>) -> u8 {
+        let Some(node) = link else { return 0 };
+        let (left, right) = (check(&node.left), check(&node.right));
+        assert!(left.abs_diff(right) <= 1, "it is balanced");
+        assert_eq!(node.height, 1 + left.max(right));
+        node.height
+    }
+
+    fn entries(map: &SharedMap<u8, u32>) -> Vec<(u8, u32)> {
+        map.iter().map(|(key, value)| (*key, *value)).collect()
+    }
+
+    proptest! {
+        /// It is a map like any other, and no copy sees what is done to another.
+        #[test]
+        fn it_is_a_map_and_a_copy_is_its_own(
+            steps in prop::collection::vec((any::<bool>(), any::<u8>(), any::<u32>()), 0..300),
+            from in any::<u8>(),
+        ) {
+            let (mut map, mut model) = (SharedMap::default(), BTreeMap::new());
+            let mut copies = Vec::new();
+            for (puts, key, value) in steps {
+                copies.push((map.clone(), model.clone()));
+                if puts {
+                    map.insert(key, value);
+                    model.insert(key, value);
+                } else {
+                    prop_assert_eq!(map.remove(&key), model.remove(&key).is_some());
+                }
+                check(&map.root);
+                prop_assert_eq!(map.get(&key), model.get(&key));
+            }
+            copies.push((map, model));
+            for (map, model) in &copies {
+                prop_assert_eq!(map.len(), model.len());
+                let all: Vec<_> = model.iter().map(|(key, value)| (*key, *value)).collect();
+                prop_assert_eq!(entries(map), all);
+                let tail: Vec<_> = map.iter_from(|key| *key < from).map(|(key, _)| *key).collect();
+                let expected: Vec<_> = model.range(from..).map(|(key, _)| *key).collect();
+                prop_assert_eq!(tail, expected);
+            }
+        }
+    }
+}

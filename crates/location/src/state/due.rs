@@ -1,0 +1,102 @@
+//! Which apps the next plan looks at.
+//!
+//! A plan of one app depends on its own instances, on what operators wish, and on what the others leave of each node.
+//! So only apps are looked at of which something changed, and those of which something found no place or has to leave
+//! a node; and all of them when nodes come, go, fall silent, or are others than before, and now and then.
+//!
+//! Who is to leave for an app that may have others leave is found among all instances, and the room that they leave is
+//! kept from what matters less. So as long as such an app has to be looked at, all are. One that found no place has to
+//! in each round.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use longshore_types::{Cordon, NodeName, ReachAddress, RuntimeOffer, Traits};
+use tokio::time::Instant;
+
+use super::{AppKey, Moment, State};
+
+/// How often all apps are looked at.
+const WHOLE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What has to be looked at.
+#[derive(Debug, Default)]
+pub struct Due {
+    apps: BTreeSet<AppKey>,
+    /// When all were looked at last; nothing when they have to be now.
+    whole_at: Option<Instant>,
+    /// The nodes as they were then.
+    nodes: Vec<Known>,
+}
+
+/// What a plan knows of a node beside what it has room for.
+#[derive(Debug, PartialEq, Eq)]
+struct Known {
+    node: NodeName,
+    reachable: bool,
+    lost: bool,
+    cordon: Option<Cordon>,
+    /// What it has is not known yet.
+    owes: bool,
+    runtimes: Vec<RuntimeOffer>,
+    traits: Traits,
+    /// What its last tries to reach addresses came to, whenever that was.
+    reached: Vec<(ReachAddress, Option<String>)>,
+}
+
+impl Due {
+    /// Something of these apps changed.
+    pub fn extend(&mut self, apps: impl IntoIterator<Item = AppKey>) {
+        self.apps.extend(apps);
+    }
+
+    /// All have to be looked at.
+    pub fn all(&mut self) {
+        self.whole_at = None;
+    }
+}
+
+impl State {
+    /// The apps to look at now; nothing when all are.
+    pub(super) fn take_due(&mut self, moment: Moment) -> Option<BTreeSet<AppKey>> {
+        let mut apps = std::mem::take(&mut self.due.apps);
+        apps.extend(self.instances.take_changed_apps());
+        let is_old = |at: Instant| moment.instant.saturating_duration_since(at) >= WHOLE_INTERVAL;
+        let nodes = self.known_nodes(moment);
+        let waiting = self.shortfalls.iter().map(|one| (one.project.clone(), one.app.clone()));
+        apps.extend(waiting);
+        apps.extend(self.staying.iter().map(|one| (one.project.clone(), one.app.clone())));
+        let makes_room = |key: &AppKey| {
+            self.allotments.get(key).is_some_and(|allotment| allotment.make_room > 0)
+        };
+        let is_whole = self.due.whole_at.is_none_or(is_old)
+            || nodes != self.due.nodes
+            || apps.iter().any(makes_room);
+        if is_whole {
+            self.due.whole_at = Some(moment.instant);
+            self.due.nodes = nodes;
+            return None;
+        }
+        Some(apps)
+    }
+
+    fn known_nodes(&self, moment: Moment) -> Vec<Known> {
+        let names: BTreeSet<_> = self.nodes.keys().chain(self.instances.nodes()).collect();
+        let known = names.into_iter().map(|node| {
+            let reported = self.nodes.get(node);
+            let report = reported.map(|reported| &reported.report);
+            let reached = report.into_iter().flat_map(|report| &report.reached);
+            Known {
+                node: node.clone(),
+                reachable: self.reachable(node, moment),
+                lost: self.is_lost(node, moment),
+                cordon: self.cordons.get(node).cloned(),
+                owes: reported.is_some_and(|reported| reported.owes),
+                reached: reached.map(|one| (one.address.clone(), one.error.clone())).collect(),
+                runtimes: report.map(|report| report.runtimes.clone()).unwrap_or_default(),
+                traits: report.map(|report| report.traits.clone()).unwrap_or_default(),
+            }
+        });
+        known.collect()
+    }
+}
