@@ -11,10 +11,12 @@ mod figures;
 mod first_answer;
 mod fleet;
 mod laboratory;
+mod plane;
 mod registry;
 mod rollout;
 mod start;
 mod wire;
+mod world;
 
 use std::collections::BTreeMap;
 
@@ -42,6 +44,11 @@ pub enum Bench {
     Rollout(rollout::Options),
     /// What the wire of `longshore world` carries
     Wire(wire::Options),
+    /// How many placements a second are on disk, and 351 locations with one control plane or two
+    World(world::Options),
+    /// The nodes of `bench world`
+    #[command(hide = true)]
+    WorldAgents(world::agents::Options),
 }
 
 /// Measures it.
@@ -54,6 +61,8 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Dashboard(options) => dashboard::run(options),
         Bench::Rollout(options) => rollout::run(options),
         Bench::Wire(options) => wire::run(options),
+        Bench::World(options) => world::run(options),
+        Bench::WorldAgents(options) => world::agents::run(options),
     }
 }
 

@@ -18,7 +18,8 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, tcp};
 
-use super::fleet::{ADMIN_TOKEN, Fleet, sites};
+use super::fleet::{Fleet, sites};
+use super::plane::ADMIN_TOKEN;
 use super::{print_machine, print_result};
 use crate::command::{cargo, run as run_command};
 use crate::packages;
@@ -51,7 +52,7 @@ pub fn run(options: &Options) -> Result<()> {
     let n_visits = if options.quick { 1 } else { 5 };
     let fleet = Fleet::start(&sites()?)?;
     fleet.deploy(N_APPS, N_INSTANCES)?;
-    let proxy = fleet.runtime.block_on(Proxy::start(fleet.api))?;
+    let proxy = fleet.runtime.block_on(Proxy::start(fleet.planes[0].api))?;
     let mut first = Vec::new();
     let mut mobile = Vec::new();
     for _ in 0..n_visits {

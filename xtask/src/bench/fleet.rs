@@ -4,44 +4,45 @@
 //! allotments, and reports what they ask for as healthy, again every few seconds. So what is measured of the
 //! API is measured with the state, and the traffic beside it, of a platform of that size.
 
-use std::fs;
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use axum::Router;
 use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::{
     Allotment, AllotmentSet, InstanceStatus, LocationReport, NodeSummary, ObservedInstance,
 };
 use longshore_api::v1::{AppView, DeployRequest};
-use longshore_e2e::{eventually, platform};
-use longshore_link::{CallError, Client, Endpoint, Listener, now};
+use longshore_e2e::eventually;
+use longshore_link::{CallError, Client, Endpoints, Followed, now};
 use longshore_types::{
     ByteCount, Capacity, Coordinates, Decision, InstancePhase, LocationName, MilliCpu, Timestamp,
 };
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+use super::plane::{Plane, registry};
+
 /// How often a location reports without news.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
-/// What any image is here.
-const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 /// How many nodes a location has, and what each offers.
 const N_NODES: usize = 3;
 const NODE: Capacity =
     Capacity { cpu: MilliCpu(64_000), memory: ByteCount::gib(256), disk: ByteCount::gib(2048) };
-/// The token that has every right.
-pub const ADMIN_TOKEN: &str = "lsh_bench_admin";
 
 /// A place in the world.
 #[derive(Debug, Clone)]
 pub struct Site {
-    name: LocationName,
+    /// Its name as a location.
+    pub name: LocationName,
     coordinates: Coordinates,
 }
 
@@ -55,60 +56,117 @@ pub fn sites() -> Result<Vec<Site>> {
     rows.map(site).collect()
 }
 
-/// The control plane and its locations; all end when this is dropped.
+/// What goes over the links of the locations, bodies alone.
+#[derive(Debug, Default)]
+struct Traffic {
+    up: AtomicU64,
+    down: AtomicU64,
+}
+
+/// An app that is looked for in what locations are told, and those that were told of it.
+#[derive(Debug, Default)]
+struct Expected {
+    app: String,
+    told: BTreeSet<usize>,
+}
+
+/// What the locations have in common.
+#[derive(Debug, Default)]
+struct Shared {
+    traffic: Traffic,
+    expected: Mutex<Expected>,
+}
+
+/// Control planes and their locations; all end when this is dropped.
 pub struct Fleet {
-    /// Where the API is.
-    pub api: SocketAddr,
-    global: Child,
-    shutdown: CancellationToken,
+    /// The control planes.
+    pub planes: Vec<Plane>,
     /// Where the locations run.
     pub runtime: Runtime,
+    shared: Arc<Shared>,
+    joined: BTreeMap<LocationName, CancellationToken>,
+    shutdown: CancellationToken,
     _dir: TempDir,
 }
 
 impl Fleet {
     /// Starts a control plane with these locations.
     pub fn start(sites: &[Site]) -> Result<Self> {
+        let mut fleet = Self::on(&["embedded"])?;
+        fleet.join(sites)?;
+        Ok(fleet)
+    }
+
+    /// Starts a control plane on each of these stores, and no location.
+    pub fn on(stores: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("lsf-").tempdir()?;
-        let at = |name: &str| dir.path().join(name);
-        fs::write(at("admin"), ADMIN_TOKEN)?;
-        fs::write(at("system"), "lsh_bench_system")?;
-        let runtime = Runtime::new()?;
-        let shutdown = CancellationToken::new();
-        let registry = Listener::bind("registry", &Endpoint::Tcp("127.0.0.1:0".into()))?;
-        let registry_at = registry.endpoint()?;
-        let any = Router::new().fallback(|| async { [("docker-content-digest", DIGEST)] });
-        runtime.spawn(registry.serve(any, shutdown.clone()));
-        let api = free_address()?;
-        let link = Endpoint::Unix(at("link.sock"));
-        let global = Command::new(platform::binary()?)
-            .args(["global", "--data-dir"])
-            .arg(at("data"))
-            .args(["--api-listen", &format!("http://{api}"), "--link-listen", &link.to_string()])
-            .args(["--registry", &registry_at.to_string(), "--admin-token-file"])
-            .arg(at("admin"))
-            .arg("--system-token-file")
-            .arg(at("system"))
-            .arg("--secret-keys-file")
-            .arg(at("keys.json"))
-            .arg("--root-file")
-            .arg(at("root.json"))
-            .stdin(Stdio::null())
-            .stderr(fs::File::create(at("global.log"))?)
-            .spawn()
-            .context("cannot start the global role; was it built?")?;
-        let fleet = Self { api, global, shutdown, runtime, _dir: dir };
-        let user = fleet.client();
-        eventually("the API answers", || {
-            let asked = user.get::<serde_json::Value>("/v1/health");
-            Ok(fleet.runtime.block_on(asked).ok().map(drop))
-        })?;
+        let (runtime, shutdown) = (Runtime::new()?, CancellationToken::new());
+        let images = registry(&runtime, shutdown.clone())?;
+        let start = |(number, store): (usize, &&str)| {
+            let dir: &Path = &dir.path().join(number.to_string());
+            Plane::start(dir, store, &images, &runtime)
+        };
+        let planes = stores.iter().enumerate().map(start).collect::<Result<_>>()?;
+        let (shared, joined) = Default::default();
+        Ok(Self { planes, runtime, shared, joined, shutdown, _dir: dir })
+    }
+
+    /// Has locations join.
+    pub fn join(&mut self, sites: &[Site]) -> Result<()> {
+        let mut links = self.planes.iter().map(|plane| plane.link.clone());
+        let first = links.next().context("a fleet without a control plane")?;
+        let global = Endpoints { first, rest: links.collect() };
         for (idx, site) in sites.iter().enumerate() {
             let Site { name, coordinates } = site.clone();
-            let location = Location { idx, name, coordinates, link: Client::new(link.clone()) };
-            fleet.runtime.spawn(fleet.shutdown.clone().run_until_cancelled_owned(location.run()));
+            let ends = self.shutdown.child_token();
+            self.joined.insert(name.clone(), ends.clone());
+            let (link, shared) = (Followed::new(global.clone()), Arc::clone(&self.shared));
+            let location = Location { idx, name, coordinates, link, shared };
+            self.runtime.spawn(ends.run_until_cancelled_owned(location.run()));
         }
-        Ok(fleet)
+        Ok(())
+    }
+
+    /// Waits until every location that joined has reported lately, to whoever leads.
+    pub fn wait_until_heard(&self) -> Result<()> {
+        eventually("every location is heard of", || {
+            let n_heard = self.heard()?.values().filter(|heard| **heard).count();
+            Ok((n_heard == self.joined.len()).then_some(()))
+        })
+    }
+
+    /// Whether each location is heard of.
+    pub fn heard(&self) -> Result<BTreeMap<String, bool>> {
+        let locations: Vec<serde_json::Value> = self.get("/v1/locations?nodes=false")?;
+        let heard = locations.iter().map(|location| {
+            let name = location["name"].as_str().unwrap_or_default().to_owned();
+            (name, location["reachable"] == true)
+        });
+        Ok(heard.collect())
+    }
+
+    /// A location is not heard of from now on.
+    pub fn lose(&self, location: &LocationName) {
+        if let Some(ends) = self.joined.get(location) {
+            ends.cancel();
+        }
+    }
+
+    /// Looks for an app in what locations are told from now on.
+    pub fn expect(&self, app: &str) {
+        let mut expected = self.shared.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        *expected = Expected { app: app.to_owned(), told: BTreeSet::new() };
+    }
+
+    /// How many locations were told of that app.
+    pub fn n_told(&self) -> usize {
+        self.shared.expected.lock().unwrap_or_else(PoisonError::into_inner).told.len()
+    }
+
+    /// How many bytes the locations have sent and received so far.
+    pub fn traffic(&self) -> (u64, u64) {
+        let Traffic { up, down } = &self.shared.traffic;
+        (up.load(Ordering::Relaxed), down.load(Ordering::Relaxed))
     }
 
     /// Deploys so many apps with so many instances in all, and waits until all are healthy.
@@ -132,23 +190,25 @@ impl Fleet {
         })
     }
 
-    /// A client with every right.
+    /// A client with every right of the first control plane that runs.
     pub fn client(&self) -> Client {
-        Client::new(Endpoint::Tcp(self.api.to_string())).with_token(ADMIN_TOKEN)
+        self.planes[0].client()
     }
 
-    /// The process id of the control plane.
+    /// What the API answers there.
+    pub fn get<T: DeserializeOwned + Send>(&self, path: &str) -> Result<T> {
+        Ok(self.runtime.block_on(self.client().get(path))?)
+    }
+
+    /// The process id of that.
     pub fn pid(&self) -> Result<i32> {
-        Ok(i32::try_from(self.global.id())?)
+        self.planes[0].role.pid()
     }
 }
 
 impl Drop for Fleet {
     fn drop(&mut self) {
         self.shutdown.cancel();
-        // It may have ended by itself, which is said where it was missed.
-        let _ = self.global.kill();
-        let _ = self.global.wait();
     }
 }
 
@@ -160,8 +220,9 @@ pub fn manifest(name: &str, count: u32) -> serde_json::Value {
     })
 }
 
-fn free_address() -> Result<SocketAddr> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+/// How many bytes a message has.
+fn size(message: &impl Serialize) -> u64 {
+    serde_json::to_vec(message).map_or(0, |bytes| bytes.len() as u64)
 }
 
 /// One of the locations.
@@ -169,15 +230,16 @@ struct Location {
     idx: usize,
     name: LocationName,
     coordinates: Coordinates,
-    link: Client,
+    link: Followed,
+    shared: Arc<Shared>,
 }
 
 impl Location {
     /// Reports until it is dropped; a control plane that is away is tried again.
     async fn run(self) {
-        let mut set = AllotmentSet::default();
         loop {
-            let path = format!("/link/locations/{}/allotments", self.name);
+            let mut set = AllotmentSet::default();
+            let path = format!("/link/locations/{}/allotments?changes=true", self.name);
             let sets = self.link.watch::<AllotmentSet>(&path).await;
             if let Ok(mut sets) = sets {
                 loop {
@@ -185,7 +247,17 @@ impl Location {
                     let _ = self.report(&set).await;
                     tokio::select! {
                         next = sets.next() => match next {
-                            Some(Ok(next)) => set = next,
+                            Some(Ok(next)) => {
+                                self.note(&next);
+                                set = match next.since {
+                                    None => next,
+                                    // The first is whole, and each of the others follows the one before.
+                                    Some(_) => match set.changed(next) {
+                                        Ok(set) => set,
+                                        Err(_) => break,
+                                    },
+                                };
+                            }
                             Some(Err(_)) | None => break,
                         },
                         () = tokio::time::sleep(REPORT_INTERVAL) => {}
@@ -220,7 +292,19 @@ impl Location {
             strays: Vec::new(),
         };
         let path = format!("/link/locations/{}/report", self.name);
+        self.shared.traffic.up.fetch_add(size(&report), Ordering::Relaxed);
         self.link.call(Method::POST, &path, Some(&report)).await
+    }
+
+    /// Counts what it was told.
+    fn note(&self, set: &AllotmentSet) {
+        self.shared.traffic.down.fetch_add(size(set), Ordering::Relaxed);
+        let mut expected = self.shared.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it =
+            |allotment: &Allotment| allotment.app().as_str() == expected.app && allotment.count > 0;
+        if set.allotments.iter().any(is_it) {
+            expected.told.insert(self.idx);
+        }
     }
 
     fn node_name(&self, number: usize) -> longshore_types::NodeName {

@@ -23,6 +23,8 @@ pub struct EtcdServer {
     /// `NAME=URL` of every member.
     cluster: String,
     tls: Option<ServerTls>,
+    /// Whether it waits for the disk.
+    syncs: bool,
     child: Option<Child>,
 }
 
@@ -84,6 +86,7 @@ impl EtcdServer {
                 peer_port: free_port()?,
                 cluster: String::new(),
                 tls: tls.cloned(),
+                syncs: false,
                 child: None,
             });
         }
@@ -128,8 +131,10 @@ impl EtcdServer {
             etcd.arg("--client-cert-auth").arg("--trusted-ca-file").arg(ca);
             etcd.arg("--cert-file").arg(cert).arg("--key-file").arg(key);
         }
-        // What is tested is not the disk.
-        etcd.arg("--unsafe-no-fsync");
+        if !self.syncs {
+            // What is tested is not the disk.
+            etcd.arg("--unsafe-no-fsync");
+        }
         etcd.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         etcd.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         let spawned = etcd.spawn().map_err(|error| match error.kind() {
@@ -140,6 +145,11 @@ impl EtcdServer {
         });
         self.child = Some(spawned?);
         Ok(())
+    }
+
+    /// From its next start on it waits for the disk, for those who measure that.
+    pub fn sync(&mut self) {
+        self.syncs = true;
     }
 
     /// Waits until it takes connections.
