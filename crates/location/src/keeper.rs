@@ -5,7 +5,7 @@
 //! ever told what a restart would forget. A round costs what changed, not what there is; events gather while it
 //! waits for the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ const DISK_FULL_WAIT: Duration = Duration::from_secs(1);
 pub enum Event {
     /// The global plane sent the allotments.
     Allotments(AllotmentSet),
-    /// A node reported; answered once what it has taken over is stored.
+    /// A node reported; answered with whether what it has taken over is stored.
     Report(Box<NodeReport>, Reach, oneshot::Sender<bool>),
     /// An ingress routes by a table.
     Ack(RouteAck),
@@ -53,6 +53,15 @@ pub enum Event {
     /// Somebody wants to know what draining a node would do; answered with nothing when there is no
     /// such node.
     PreviewDrain(NodeName, oneshot::Sender<Option<Vec<Move>>>),
+}
+
+/// Who waits for what, until a round is over.
+#[derive(Default)]
+struct Answers {
+    /// For whether there is such an instance.
+    found: Vec<(oneshot::Sender<bool>, bool)>,
+    /// For whether what a node took over is stored.
+    stored: Vec<oneshot::Sender<bool>>,
 }
 
 /// What operators wish of each node.
@@ -198,10 +207,11 @@ impl Keeper {
             }
             let began = Instant::now();
             let mut changes = Changes::default();
-            let mut answers = Vec::new();
+            let mut answers = Answers::default();
             for event in joined(batch.drain(..)) {
                 self.take(event, &mut changes, &mut answers).await?;
             }
+            let mut confirmed = std::mem::take(&mut changes.confirmed);
             if self.state.life.awaited().is_some() && self.state.settled(moment()) {
                 self.end_wait(&mut changes).await?;
             }
@@ -218,6 +228,8 @@ impl Keeper {
                     break;
                 }
                 let written = changes.put.clone();
+                // What has to be written anyway takes them along.
+                changes.put.append(&mut confirmed);
                 self.save(std::mem::take(&mut changes)).await?;
                 self.publish(moment);
                 let written = written.iter().filter_map(|id| self.state.instances.get(id));
@@ -225,10 +237,14 @@ impl Keeper {
                 self.watched.note_scheduled(new);
             }
             self.save(changes).await?;
+            let is_kept = self.save_confirmed(confirmed).await?;
             self.publish(moment());
-            for (answer, found) in answers {
-                // Whoever asked may have gone away; what was asked is done all the same.
+            // Whoever asked may have gone away; what was asked is done all the same.
+            for (answer, found) in answers.found {
                 let _ = answer.send(found);
+            }
+            for answer in answers.stored {
+                let _ = answer.send(is_kept);
             }
             self.watched.rounds.observe(began.elapsed().as_secs_f64());
         }
@@ -251,7 +267,7 @@ impl Keeper {
         &mut self,
         event: Event,
         changes: &mut Changes,
-        answers: &mut Vec<(oneshot::Sender<bool>, bool)>,
+        answers: &mut Answers,
     ) -> Result<(), LocationError> {
         match event {
             Event::Allotments(set) if set.since.is_some() => self.take_change(set).await?,
@@ -267,12 +283,12 @@ impl Keeper {
                 let moment = moment();
                 self.state.take_handed_over(&report, &reach, moment, changes);
                 self.state.take_report(*report, reach, changes, moment);
-                answers.push((answer, true));
+                answers.stored.push(answer);
             }
             Event::Ack(ack) => self.state.take_ack(ack),
             Event::Stop(instance, answer) => {
                 let found = self.state.drain(&instance, "stopped by a user", changes);
-                answers.push((answer, found));
+                answers.found.push((answer, found));
             }
             Event::PreviewDrain(node, answer) => {
                 // Whoever asked may have gone away.
@@ -412,29 +428,33 @@ impl Keeper {
         self.write(writes).await
     }
 
-    /// Writes in as few transactions as the limits of the store allow. What comes later in the
-    /// list is never stored without what comes before.
-    async fn write(
+    /// Stores that nodes took instances over; false when the disk has no room for that. Nobody waits for room, since
+    /// they run it all the same: it is noted when they say so again.
+    async fn save_confirmed(
         &mut self,
-        writes: Vec<(String, Option<bytes::Bytes>)>,
-    ) -> Result<(), LocationError> {
-        const SAFE_BYTES: usize = 1 << 20;
-        let mut transaction = Transaction::new();
-        let (mut n_writes, mut n_bytes) = (0, 0);
-        for (key, value) in writes {
-            let size = key.len() + value.as_ref().map_or(0, |value| value.len());
-            if n_writes == MAX_OPERATIONS || (n_writes > 0 && n_bytes + size > SAFE_BYTES) {
-                self.commit(std::mem::take(&mut transaction)).await?;
-                (n_writes, n_bytes) = (0, 0);
-            }
-            transaction = match value {
-                Some(value) => transaction.put(key, value),
-                None => transaction.delete(key),
-            };
-            n_writes += 1;
-            n_bytes += size;
+        confirmed: BTreeSet<InstanceId>,
+    ) -> Result<bool, LocationError> {
+        let mut writes = Vec::new();
+        for record in confirmed.iter().filter_map(|id| self.state.instances.get(id)) {
+            let value = longshore_store::record::encode(record)?;
+            writes.push((instance_key(&record.instance), Some(value)));
         }
-        if n_writes > 0 {
+        for transaction in transactions(writes) {
+            match self.store.commit(transaction).await {
+                Ok(result) => self.generation = Generation(result.revision.0),
+                Err(StoreError::DiskFull { .. }) => {
+                    confirmed.iter().for_each(|id| self.state.instances.unconfirm(id));
+                    return Ok(false);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes; what comes later in the list is never stored without what comes before.
+    async fn write(&mut self, writes: Vec<Write>) -> Result<(), LocationError> {
+        for transaction in transactions(writes) {
             self.commit(transaction).await?;
         }
         Ok(())
@@ -533,6 +553,34 @@ impl Keeper {
             true
         });
     }
+}
+
+/// A key and its value from now on, if it is to have one.
+type Write = (String, Option<bytes::Bytes>);
+
+/// As few transactions as the limits of the store allow, in the order of the writes.
+fn transactions(writes: Vec<Write>) -> Vec<Transaction> {
+    const SAFE_BYTES: usize = 1 << 20;
+    let mut all = Vec::new();
+    let mut transaction = Transaction::new();
+    let (mut n_writes, mut n_bytes) = (0, 0);
+    for (key, value) in writes {
+        let size = key.len() + value.as_ref().map_or(0, |value| value.len());
+        if n_writes == MAX_OPERATIONS || (n_writes > 0 && n_bytes + size > SAFE_BYTES) {
+            all.push(std::mem::take(&mut transaction));
+            (n_writes, n_bytes) = (0, 0);
+        }
+        transaction = match value {
+            Some(value) => transaction.put(key, value),
+            None => transaction.delete(key),
+        };
+        n_writes += 1;
+        n_bytes += size;
+    }
+    if n_writes > 0 {
+        all.push(transaction);
+    }
+    all
 }
 
 /// The events with changes of the allotments made one that follow each other.

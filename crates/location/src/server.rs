@@ -280,8 +280,14 @@ async fn report(
     let reach = server.gates.reported(&node, &report.gate)?;
     let (sender, stored) = oneshot::channel();
     tell(&server, Event::Report(Box::new(report), reach, sender)).await?;
-    stored.await.map_err(|_| ending())?;
-    Ok(axum::Json(()))
+    match stored.await {
+        Ok(true) => Ok(axum::Json(())),
+        Ok(false) => {
+            let detail = "the location has no room to keep what this node took over";
+            Err(Problem::new(ProblemCode::Unavailable, detail).into())
+        }
+        Err(_) => Err(ending().into()),
+    }
 }
 
 /// A node opens a connection to be called over.

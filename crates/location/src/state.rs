@@ -139,10 +139,12 @@ pub struct Changes {
     pub put: BTreeSet<InstanceId>,
     /// Instances that are gone.
     pub delete: BTreeSet<InstanceId>,
+    /// Instances that their nodes took over, which holds also where that cannot be stored.
+    pub confirmed: BTreeSet<InstanceId>,
 }
 
 impl Changes {
-    /// True when there is nothing to store.
+    /// True when there is nothing that has to be stored.
     pub fn is_empty(&self) -> bool {
         self.put.is_empty() && self.delete.is_empty()
     }
@@ -205,7 +207,7 @@ impl State {
             report.instances.iter().map(|o| (o.instance.clone(), o.clone())).collect();
         for (instance, now) in &observed {
             if self.instances.confirm(&report.node, instance, now.generation) {
-                changes.put.insert(instance.clone());
+                changes.confirmed.insert(instance.clone());
             }
             let was = before.and_then(|before| before.get(instance));
             if was.is_none_or(|was| (was.phase, was.generation) != (now.phase, now.generation)) {

@@ -99,6 +99,13 @@ impl Instances {
         is_news
     }
 
+    /// Forgets what its node said it has, so that it is news the next time.
+    pub fn unconfirm(&mut self, instance: &InstanceId) {
+        if let Some(record) = self.by_id.get_mut(instance) {
+            record.confirmed = None;
+        }
+    }
+
     fn note(&mut self, record: &InstanceRecord) {
         self.changed_nodes.insert(record.node.clone());
         self.changed_apps.insert(app_key(record));

@@ -113,7 +113,12 @@ impl World {
         }
     }
 
-    fn report_of(&mut self, node: &str, phase: impl Fn(&InstanceRecord) -> InstancePhase) {
+    /// Gives what it says for the first time that it was given.
+    fn report_of(
+        &mut self,
+        node: &str,
+        phase: impl Fn(&InstanceRecord) -> InstancePhase,
+    ) -> BTreeSet<InstanceId> {
         let has = |record: &&InstanceRecord| record.node.as_str() == node;
         let observe = |record: &InstanceRecord| ObservedInstance {
             phase: phase(record),
@@ -141,6 +146,7 @@ impl World {
         };
         let (mut changes, moment) = (Changes::default(), self.moment());
         self.state.take_report(report, Reach::Here, &mut changes, moment);
+        changes.confirmed
     }
 
     fn obey(&mut self) {
@@ -356,6 +362,20 @@ fn a_report_tells_what_leaves_and_what_could_be_made_to() {
         });
     }
     assert!(node(&world).yielding.is_empty());
+}
+
+#[test]
+fn what_a_node_took_over_is_to_be_stored_once() {
+    let mut world = World::new();
+    world.obey();
+    world.take(&set(1, 1));
+    world.reconcile();
+    let pending = |_: &InstanceRecord| InstancePhase::Pending;
+    assert_eq!(world.report_of("n1", pending).len(), 2);
+    assert!(world.report_of("n1", pending).is_empty());
+    let first = world.state.instances.keys().next().unwrap().clone();
+    world.state.instances.unconfirm(&first);
+    assert_eq!(world.report_of("n1", pending), [first].into(), "it could not be stored");
 }
 
 #[test]
