@@ -16,7 +16,7 @@ use http::Method;
 use longshore_api::links::{
     Allotment, AllotmentSet, InstanceStatus, LocationReport, NodeSummary, ObservedInstance,
 };
-use longshore_api::v1::{AppView, DeployRequest};
+use longshore_api::v1::{AppView, DeployRequest, LocationView};
 use longshore_e2e::eventually;
 use longshore_link::{CallError, Client, Endpoints, Followed, now};
 use longshore_types::{
@@ -136,12 +136,9 @@ impl Fleet {
     }
 
     /// Whether each location is heard of.
-    pub fn heard(&self) -> Result<BTreeMap<String, bool>> {
-        let locations: Vec<serde_json::Value> = self.get("/v1/locations?nodes=false")?;
-        let heard = locations.iter().map(|location| {
-            let name = location["name"].as_str().unwrap_or_default().to_owned();
-            (name, location["reachable"] == true)
-        });
+    pub fn heard(&self) -> Result<BTreeMap<LocationName, bool>> {
+        let locations: Vec<LocationView> = self.get("/v1/locations?nodes=false")?;
+        let heard = locations.into_iter().map(|view| (view.location, view.reachable));
         Ok(heard.collect())
     }
 

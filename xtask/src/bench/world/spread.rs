@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use http::Method;
-use longshore_api::v1::DeployRequest;
+use longshore_api::v1::{DeployRequest, InstanceView};
 use longshore_e2e::eventually;
 use serde_json::{Value, json};
 
@@ -60,13 +60,12 @@ fn lose_one(fleet: &Fleet) -> Result<(Duration, Duration)> {
     let mut lonely = manifest("lonely", 1);
     lonely["replace_lost"] = json!("1s");
     deploy(fleet, "lonely", lonely)?;
-    let has_it = |instances: &[Value]| instances.first()?["location"].as_str().map(str::to_owned);
     let name = eventually("it runs somewhere", || {
-        let all: Vec<Value> = fleet.get("/v1/projects/default/instances?app=lonely")?;
-        Ok(has_it(&all))
+        let all: Vec<InstanceView> = fleet.get("/v1/projects/default/instances?app=lonely")?;
+        Ok(all.into_iter().next().map(|instance| instance.location))
     })?;
     fleet.expect("lonely");
-    fleet.lose(&name.parse()?);
+    fleet.lose(&name);
     let began = Instant::now();
     let noticed = until(began, || Ok(fleet.heard()?.get(&name) == Some(&false)))?;
     let replaced = until(began, || Ok(fleet.n_told() > 0))?;
