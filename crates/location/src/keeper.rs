@@ -112,6 +112,8 @@ pub struct Keeper {
     report: watch::Sender<Arc<Option<LocationReport>>>,
     cordons: watch::Sender<Cordons>,
     missed: Arc<Notify>,
+    /// What was taken over and is stored with what follows from it, before anyone is told of either.
+    taken: Vec<Write>,
     /// Spaces out the reports, each of which tells of all instances.
     reporting: Pace,
     /// The generation of the assignment sets: the store's revision, which never goes back.
@@ -187,6 +189,7 @@ impl Keeper {
             report,
             cordons,
             missed,
+            taken: Vec::new(),
             reporting: Pace::new(REPORT_REST),
             generation,
             shutdown,
@@ -311,6 +314,8 @@ impl Keeper {
     }
 
     async fn take_whole(&mut self, set: AllotmentSet) -> Result<(), LocationError> {
+        let before = std::mem::take(&mut self.taken);
+        self.write(before).await?;
         let adopted = self.state.adopted(&set);
         if set.epoch > self.state.epoch {
             let (epoch, strays) = (set.epoch, &adopted.strays);
@@ -348,11 +353,12 @@ impl Keeper {
         }
         let generation = GenerationRecord { epoch: change.epoch, generation: change.generation };
         let generation = longshore_store::record::encode(&generation)?;
-        match writes.is_empty() {
+        // A generation is never stored without what it is that of.
+        match writes.is_empty() && self.taken.is_empty() {
             true => self.save_generation(generation).await?,
             false => {
                 writes.push((ALLOTMENTS_GENERATION.to_owned(), Some(generation)));
-                self.write(writes).await?;
+                self.taken.extend(writes);
             }
         }
         self.state.take_change(change);
@@ -417,7 +423,7 @@ impl Keeper {
     }
 
     async fn save(&mut self, changes: Changes) -> Result<(), LocationError> {
-        let mut writes = Vec::new();
+        let mut writes = std::mem::take(&mut self.taken);
         for instance in changes.put.difference(&changes.delete) {
             if let Some(record) = self.state.instances.get(instance) {
                 let value = longshore_store::record::encode(record)?;
