@@ -95,24 +95,8 @@ async fn allotments(
     let shutdown = plane.service.shutdown();
     let removed = removed(plane.catalog.subscribe(), location.clone());
     let sets = watch_lines(plane.catalog.subscribe()).filter_map(move |catalog| {
-        let now = Told {
-            epoch: catalog.epoch,
-            generation: catalog.changed_at(&location),
-            seen: catalog.revision,
-            reach: catalog.reach(),
-        };
-        let before = told.replace(now.clone());
-        // Most changes are of other locations.
-        let is_known =
-            |before: &Told| (before.generation, &before.reach) == (now.generation, &now.reach);
-        let is_news = !before.as_ref().is_some_and(is_known);
         let domain = &plane.public.domain;
-        let set = || {
-            let before = before.filter(|before| changes && before.epoch == now.epoch);
-            let change = before.and_then(|before| change(&catalog, &location, domain, &before));
-            change.unwrap_or_else(|| allotment_set(&catalog, &location, domain))
-        };
-        std::future::ready(is_news.then(set))
+        std::future::ready(next_set(&catalog, (&location, domain), &mut told, changes))
     });
     // One that is removed or recovered is told nothing more from that moment on.
     json_lines(sets.take_until(removed), shutdown)
@@ -120,12 +104,37 @@ async fn allotments(
 
 /// What a location was told.
 #[derive(Debug, Clone)]
-struct Told {
+pub struct Told {
     epoch: Epoch,
     generation: Revision,
     /// Up to where the catalog was looked at for that.
     seen: Revision,
     reach: BTreeSet<ReachAddress>,
+}
+
+/// What a location is to be told after what it was, if anything: the whole, or what differs, where it takes changes.
+pub fn next_set(
+    catalog: &Catalog,
+    (location, domain): (&LocationName, &str),
+    told: &mut Option<Told>,
+    changes: bool,
+) -> Option<AllotmentSet> {
+    let now = Told {
+        epoch: catalog.epoch,
+        generation: catalog.changed_at(location),
+        seen: catalog.revision,
+        reach: catalog.reach(),
+    };
+    let before = told.replace(now.clone());
+    // Most changes are of other locations.
+    let is_known =
+        |before: &Told| (before.generation, &before.reach) == (now.generation, &now.reach);
+    if before.as_ref().is_some_and(is_known) {
+        return None;
+    }
+    let before = before.filter(|before| changes && before.epoch == now.epoch);
+    let change = before.and_then(|before| change(catalog, location, domain, &before));
+    Some(change.unwrap_or_else(|| allotment_set(catalog, location, domain)))
 }
 
 /// What differs from what a location was told; nothing when that is too long ago to be known.
@@ -162,7 +171,7 @@ pub async fn removed(mut catalog: watch::Receiver<Arc<Catalog>>, location: Locat
     }
 }
 
-pub fn allotment_set(catalog: &Catalog, location: &LocationName, domain: &str) -> AllotmentSet {
+fn allotment_set(catalog: &Catalog, location: &LocationName, domain: &str) -> AllotmentSet {
     let allotments = catalog.allotted(location).filter_map(|(project, app, stored)| {
         allotment(catalog, &(project.clone(), app.clone()), &stored.record, domain)
     });

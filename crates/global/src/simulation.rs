@@ -34,6 +34,10 @@ const API_RATE: u32 = 100_000;
 /// The largest answer that is read.
 const MAX_ANSWER: usize = 16 << 20;
 
+/// What a location was told over a connection.
+#[derive(Debug, Clone, Default)]
+pub struct Told(Option<links::Told>);
+
 /// One that leads.
 #[derive(Clone)]
 pub struct Simulated {
@@ -80,9 +84,10 @@ impl Simulated {
         self.plane.catalog().revision
     }
 
-    /// What a location is to be told now.
-    pub fn allotments(&self, location: &LocationName) -> AllotmentSet {
-        links::allotment_set(&self.plane.catalog(), location, &self.plane.public.domain)
+    /// What a location is to be told now after what it was told over the same connection, if anything.
+    pub fn allotments(&self, location: &LocationName, told: &mut Told) -> Option<AllotmentSet> {
+        let to = (location, &*self.plane.public.domain);
+        links::next_set(&self.plane.catalog(), to, &mut told.0, true)
     }
 
     /// Takes over what a location of its machine says.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use longshore_api::links::{AllotmentSet, AssignmentSet, LocationReport, NodeReport, Reach};
 use longshore_link::Service;
 use longshore_store::Store;
@@ -46,6 +47,11 @@ impl Simulated {
     /// Takes over what the global plane allots. What comes while too much waits is lost.
     pub fn take_allotments(&self, set: AllotmentSet) {
         let _ = self.0.events.try_send(Event::Allotments(set));
+    }
+
+    /// Whether something that it was told builds on what it does not have, so that it asks for the whole.
+    pub fn asks_for_whole(&self) -> bool {
+        self.0.missed.notified().now_or_never().is_some()
     }
 
     /// Takes over what a node says. What comes while too much waits is lost.

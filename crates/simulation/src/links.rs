@@ -1,8 +1,10 @@
 //! Who tells whom what: the two ends of each link, as `longshore_api::links` has them. Down go whole states, again
-//! when the connection broke; up go reports, one at a time, when something changed and every few seconds.
+//! when the connection broke, and to locations what differs from them; up go reports, one at a time, when something
+//! changed and every few seconds.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use longshore_global::simulation::Told;
 use longshore_types::Generation;
 
 use crate::net::{Message, Party, Sent};
@@ -18,6 +20,8 @@ pub struct Watch {
     life: u64,
     /// The newest state that was sent.
     sent: Option<Generation>,
+    /// What a location was told over it, of which it is told changes.
+    told: Told,
     /// What was looked at last.
     seen: u64,
     /// Something was lost; that is noticed then, and it is opened anew.
@@ -192,8 +196,11 @@ impl World {
         let now = self.now;
         let target = self.locations[number].target;
         let Some(global) = self.globals[target].role.awake(now) else { return };
-        if self.locations[number].role.awake(now).is_none() {
-            return;
+        let Some(handle) = self.locations[number].role.awake(now) else { return };
+        if handle.asks_for_whole() {
+            // It opens the connection anew.
+            let watch = &mut self.locations[number].watch;
+            watch.broken_until = watch.broken_until.max(now + 20);
         }
         let life = (self.globals[target].role.n_lives << 32)
             | (self.locations[number].role.n_lives << 8)
@@ -205,11 +212,9 @@ impl World {
             return;
         }
         location.watch.seen = revision;
-        let set = global.allotments(&location.name);
-        if location.watch.sent == Some(set.generation) {
+        let Some(set) = global.allotments(&location.name, &mut location.watch.told) else {
             return;
-        }
-        location.watch.sent = Some(set.generation);
+        };
         if !self.send_message(from, to, Message::Allotments(set)) {
             let noticed = self.net.random_of(from, to).u64(100..15_000);
             self.locations[number].watch.broken_until = now + noticed;

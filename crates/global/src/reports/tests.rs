@@ -60,6 +60,14 @@ fn news_is_of_the_apps_that_it_is_of() {
     let grown = Capacity { cpu: MilliCpu(1), ..Capacity::default() };
     let larger = news(|report| report["nodes"][0]["capacity"] = json!(grown));
     assert!(larger.any && !larger.rest, "only what waits for room is concerned");
+    let leaving = news(|report| report["nodes"][0]["leaving"] = json!(grown));
+    assert!(leaving.any && !leaving.rest, "so is what waits for others to leave");
+    let tried = |error: Option<&str>| json!([{"address": "db:5432", "at": 1, "error": error}]);
+    let unreached = news(|report| report["nodes"][0]["reached"] = tried(Some("refused")));
+    assert!(unreached.any && unreached.rest);
+    let users = json!([{"project": "default", "app": "web", "requests_per_hour": 9}]);
+    let moved = news(|report| report["demand"] = users);
+    assert!(!moved.any && moved.apps == [web()].into(), "users move all the time");
     let decision = json!({"at": 1, "chosen": null, "why": "", "candidates": []});
     let shortfall = json!({"project": "default", "app": "web", "missing": 1, "decision": decision});
     let refused = news(|report| report["shortfalls"] = json!([shortfall]));

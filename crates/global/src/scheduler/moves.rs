@@ -279,5 +279,7 @@ mod tests {
         assert_eq!([0, 200, 400].map(&mut n_moving), [0, MOST_AT_ONCE, MOST_AT_ONCE]);
         moves.forget_gone(|(_, app)| app.as_str() != "app-0");
         assert_eq!(moves.apps.len(), MOST_AT_ONCE + 2);
+        assert_eq!(moves.due(began + Duration::from_secs(400)).count(), MOST_AT_ONCE + 2);
+        assert_eq!(moves.due(began).count(), MOST_AT_ONCE - 1, "the others wait");
     }
 }

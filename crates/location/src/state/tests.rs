@@ -364,6 +364,71 @@ fn a_report_tells_what_leaves_and_what_could_be_made_to() {
     assert!(node(&world).yielding.is_empty());
 }
 
+/// The same set with one allotment, of an app with this priority and memory.
+fn set_of(set: AllotmentSet, app: &str, (priority, gib): (u32, u64)) -> AllotmentSet {
+    let mut set = set;
+    let document = json!({
+        "app": app, "image": "default/web:1", "priority": priority,
+        "resources": {"memory": format!("{gib}GiB"), "cpu": 0.1, "disk": "4MiB"},
+    });
+    set.allotments[0].release.manifest = Manifest::from_document(&document).unwrap();
+    set
+}
+
+#[test]
+fn who_leaves_for_what_a_change_brings_is_found_among_all() {
+    let mut world = World::new();
+    world.obey();
+    world.take(&set_of(set(1, 1), "web", (10, 3)));
+    while !world.reconcile().is_empty() {
+        world.obey();
+    }
+    assert_eq!(world.state.instances.len(), 2);
+    let mut change = set_of(set(2, 1), "shop", (90, 4));
+    change.since = Some(Generation(1));
+    (change.allotments[0].count, change.allotments[0].make_room) = (1, 1);
+    assert!(world.state.continues(&change));
+    world.state.take_change(change);
+    assert!(!world.reconcile().is_empty());
+    let leaving = |world: &World| {
+        let each = world.state.instances.draining();
+        each.filter_map(|record| record.draining.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(leaving(&world), ["makes room for shop (priority 90)"]);
+    // As long as it waits nobody more leaves, and what matters less gets nothing of its room.
+    for _ in 0..40 {
+        world.reconcile();
+        world.wait(500);
+        world.obey();
+        assert!(leaving(&world).len() <= 1);
+    }
+    let of = |app: &str| {
+        let key = (Default::default(), app.parse().unwrap());
+        world.state.instances.of_app(&key).count()
+    };
+    assert_eq!((of("shop"), of("web")), (1, 1));
+}
+
+#[test]
+fn what_a_change_leaves_out_stays_a_stray() {
+    let mut world = World::running();
+    let restored = |generation, since| AllotmentSet {
+        epoch: Epoch(1),
+        generation: Generation(generation),
+        since,
+        ..AllotmentSet::default()
+    };
+    world.take(&restored(1, None));
+    assert_eq!(world.state.strays.len(), 1);
+    let allotments = set_of(set(2, 1), "api", (50, 1)).allotments;
+    let change = AllotmentSet { allotments, ..restored(2, Some(Generation(1))) };
+    assert!(world.state.continues(&change));
+    let whole = world.state.whole(change);
+    let adopted = world.state.adopted(&whole);
+    world.state.take(adopted);
+    assert_eq!((world.state.strays.len(), world.state.allotments.len()), (1, 2));
+}
+
 #[test]
 fn what_a_node_took_over_is_to_be_stored_once() {
     let mut world = World::new();
