@@ -38,12 +38,13 @@ fn a_location_whose_store_is_deleted_while_it_serves_goes_on_from_what_its_nodes
     let (old, new) = (platform.dir().join("old.redb"), platform.dir().join("new.redb"));
 
     let users = traffic(&platform, "web");
+    users.goes_on().unwrap();
     // Until it dies it goes on writing there.
     fs::rename(&store, &old).unwrap();
     platform.role("location").unwrap().kill().unwrap();
     wait_for_log(&platform, "recovered from what nodes had", 1);
     eventually("all are as they were", || are_untouched(&platform, &before)).unwrap();
-    assert!(users.answered() > 0);
+    users.goes_on().unwrap();
     let failed = users.stop();
     assert!(failed.is_empty(), "{failed:?}");
 

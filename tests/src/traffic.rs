@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use anyhow::Result;
+
+use crate::eventually;
 use crate::http::Request;
 
 /// Between two requests of one client; light enough for two cores that also do the work.
@@ -47,6 +50,14 @@ impl Traffic {
     /// How many requests were answered with 200 so far.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Waits until a request is answered that began after this call, so that what comes next is met by requests,
+    /// or what came before was.
+    pub fn goes_on(&self) -> Result<()> {
+        // One may be under way.
+        let enough = self.answered() + 2;
+        eventually("requests are answered", || Ok((self.answered() >= enough).then_some(())))
     }
 
     /// Ends it and gives what failed.
