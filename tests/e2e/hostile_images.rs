@@ -185,13 +185,13 @@ fn lookups(outside: &str) -> Vec<Case> {
     for (kind, target) in links(outside) {
         let mut at = case(
             format!("workdir-{kind}"),
-            Entries::default().symlink("work", &target),
+            Entries::default().symlink("linked", &target),
             match kind {
-                "proc" => Refused(&["\"/work/made\"", "below what the kernel shows"]),
+                "proc" => Refused(&["\"/linked/made\"", "below what the kernel shows"]),
                 _ => Runs(&["the end"]),
             },
         );
-        at.config["WorkingDir"] = "/work/made".into();
+        at.config["WorkingDir"] = "/linked/made".into();
         cases.push(at);
     }
     for (kind, target) in links(&format!("{outside}/passwd")) {

@@ -51,7 +51,7 @@ pub use joined::join;
 use keeper::{Handle, Keeper};
 use metrics::{Metrics, Told, Watched};
 use secrets::Secrets;
-use server::Parts;
+use server::Server;
 pub use trust::Joining;
 use trust::Trust;
 
@@ -228,7 +228,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     let forget = Arc::clone(&trust).forget_removed(handle.cordons.clone());
     service.spawn_until_shutdown("removals", forget);
     let gates = Arc::new(Gates::new(Arc::clone(&trust), service.clone()));
-    let router = server::router(Parts {
+    let router = server::router(Server {
         location: options.name.clone(),
         handle,
         secrets,

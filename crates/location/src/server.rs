@@ -33,31 +33,15 @@ use crate::keeper::{Event, Handle};
 use crate::secrets::{Secrets, SecretsError};
 use crate::trust::{NodeRecord, Trust};
 
-/// What the handlers share.
-struct Server {
-    location: LocationName,
-    handle: Handle,
-    secrets: Arc<Secrets>,
-    trust: Arc<Trust>,
-    others: Arc<Others>,
-    demand: Arc<Demand>,
-    /// Absent where no node of another machine may join.
-    images: Option<Images>,
-    gates: Arc<Gates>,
-    ingresses: Vec<String>,
-    service: Service,
-}
-
-type Shared = State<Arc<Server>>;
-
-/// What a location answers with.
-pub struct Parts {
+/// What a location answers with; the handlers share it.
+pub struct Server {
     pub location: LocationName,
     pub handle: Handle,
     pub secrets: Arc<Secrets>,
     pub trust: Arc<Trust>,
     pub others: Arc<Others>,
     pub demand: Arc<Demand>,
+    /// Absent where no node of another machine may join.
     pub images: Option<Images>,
     pub gates: Arc<Gates>,
     /// Where nodes of other machines reach its ingresses.
@@ -65,32 +49,11 @@ pub struct Parts {
     pub service: Service,
 }
 
+type Shared = State<Arc<Server>>;
+
 /// Everything, each part for those alone whom it is for: who that is, is decided here and nowhere else.
-pub fn router(parts: Parts) -> Router {
-    let Parts {
-        location,
-        handle,
-        secrets,
-        trust,
-        others,
-        demand,
-        images,
-        gates,
-        ingresses,
-        service,
-    } = parts;
-    let server = Arc::new(Server {
-        location,
-        handle,
-        secrets,
-        trust,
-        others,
-        demand,
-        images,
-        gates,
-        ingresses,
-        service,
-    });
+pub fn router(server: Server) -> Router {
+    let server = Arc::new(server);
     let nodes = Router::new()
         .route("/link/nodes/{node}/assignments", get(assignments))
         .route("/link/nodes/{node}/report", post(report))

@@ -185,23 +185,39 @@ impl fmt::Display for ReleaseNumber {
     }
 }
 
-/// The age of an intent: a receiver refuses one older than what it has.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Default,
-    Serialize,
-    Deserialize,
-    JsonSchema,
-)]
-#[serde(transparent)]
-pub struct Generation(pub u64);
+/// A number that only grows, shown as it is.
+macro_rules! counter {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(
+            Debug,
+            Clone,
+            Copy,
+            PartialEq,
+            Eq,
+            PartialOrd,
+            Ord,
+            Hash,
+            Default,
+            Serialize,
+            Deserialize,
+            JsonSchema,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+    };
+}
+
+counter! {
+    /// The age of an intent: a receiver refuses one older than what it has.
+    Generation
+}
 
 impl Generation {
     /// The generation after this one.
@@ -210,55 +226,17 @@ impl Generation {
     }
 }
 
-impl fmt::Display for Generation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
+counter! {
+    /// Which life of the global store an intent is of: each restore and migration of it raises this, and what
+    /// is of an earlier one is older whatever its [`Generation`].
+    Epoch
 }
 
-/// Which life of the global store an intent is of: each restore and migration of it raises this, and what
-/// is of an earlier one is older whatever its [`Generation`].
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Default,
-    Serialize,
-    Deserialize,
-    JsonSchema,
-)]
-#[serde(transparent)]
-pub struct Epoch(pub u64);
-
-impl fmt::Display for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
+counter! {
+    /// Which life of a location an intent is of: each time that its store is lost and made anew this is raised, and
+    /// what is of an earlier one is older whatever its [`Generation`]. The first is 0.
+    LocationEpoch
 }
-
-/// Which life of a location an intent is of: each time that its store is lost and made anew this is raised, and
-/// what is of an earlier one is older whatever its [`Generation`]. The first is 0.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Default,
-    Serialize,
-    Deserialize,
-    JsonSchema,
-)]
-#[serde(transparent)]
-pub struct LocationEpoch(pub u64);
 
 impl LocationEpoch {
     /// The first of all lives.
@@ -267,12 +245,6 @@ impl LocationEpoch {
     /// The life after this one.
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
-    }
-}
-
-impl fmt::Display for LocationEpoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
     }
 }
 

@@ -97,11 +97,7 @@ impl Storage {
         digest: &Digest,
         lease: Lease,
     ) -> Result<bool, StorageError> {
-        let _repository = self.lock_repository(repository);
-        let Some(_going) = self.leases.take(repository, digest, lease) else {
-            return Ok(false);
-        };
-        self.delete_link(repository, BLOBS, digest)
+        self.collect(repository, digest, lease, || self.delete_link(repository, BLOBS, digest))
     }
 
     /// Removes a manifest that nobody counts on; false when somebody does.
@@ -111,11 +107,22 @@ impl Storage {
         digest: &Digest,
         lease: Lease,
     ) -> Result<bool, StorageError> {
+        self.collect(repository, digest, lease, || self.remove_manifest(repository, digest))
+    }
+
+    /// Does so under the lock of the repository, while nobody learns anything of it.
+    fn collect(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        lease: Lease,
+        remove: impl FnOnce() -> Result<bool, StorageError>,
+    ) -> Result<bool, StorageError> {
         let _repository = self.lock_repository(repository);
         let Some(_going) = self.leases.take(repository, digest, lease) else {
             return Ok(false);
         };
-        self.remove_manifest(repository, digest)
+        remove()
     }
 
     /// What a tag names that is about to name something else, or to go, is from then on as if it were
