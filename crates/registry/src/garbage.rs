@@ -72,11 +72,15 @@ pub(crate) fn collect(
     for repository in storage.repositories()? {
         let pinned = pins.keys().filter(|(name, _)| *name == repository);
         let pinned: BTreeSet<Digest> = pinned.map(|(_, digest)| *digest).collect();
-        let longer = storage.oldest_upload(&repository)?.unwrap_or_default();
+        let longer = storage.oldest_upload(Some(&repository))?.unwrap_or_default();
         let lease = Lease { length: patience.lease + longer, looked: Instant::now() };
         let sweep = Sweep { storage, repository: &repository, lease, removes };
         let swept = contents(storage, &repository).and_then(|contents| {
-            sweep.run(&contents, &contents.kept(&pinned, patience.untagged), &mut found)
+            // What somebody counts on stays with all that it leads to.
+            let leased = contents.manifests.keys();
+            let leased = leased.filter(|digest| storage.is_leased(&repository, digest, lease));
+            let roots = pinned.iter().chain(leased).copied().collect();
+            sweep.run(&contents, &contents.kept(&roots, patience.untagged), &mut found)
         });
         // Nothing goes from where something cannot be read; from elsewhere it does.
         if let Err(error) = swept {
@@ -114,12 +118,18 @@ struct Sweep<'a> {
 impl Sweep<'_> {
     fn run(&self, contents: &Contents, kept: &Kept, found: &mut Found) -> Result<(), StorageError> {
         let mut named = BTreeSet::new();
-        for (digest, manifest) in &contents.manifests {
-            let reason = match kept.lacks(digest) {
+        // What leads to others comes before them: somebody may count on it only since the look.
+        let (indexes, images): (Vec<_>, Vec<_>) =
+            contents.manifests.iter().partition(|(_, kind)| !kind.manifest.manifests.is_empty());
+        for (digest, manifest) in indexes.into_iter().chain(images) {
+            let lacks = kept.lacks(digest).filter(|_| !named.contains(digest));
+            let reason = match lacks {
                 Some(reason) if self.goes(digest, Storage::collect_manifest)? => reason,
                 // Kept, also by a lease: then with all that it is made of.
                 _ => {
-                    named.extend(manifest.manifest.blobs.iter().map(|blob| blob.digest));
+                    let made_of = &manifest.manifest;
+                    let parts = made_of.blobs.iter().chain(&made_of.manifests);
+                    named.extend(parts.map(|part| part.digest));
                     found.stays(digest);
                     continue;
                 }

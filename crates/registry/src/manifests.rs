@@ -107,7 +107,10 @@ fn find(
     let Some(digest) = digest else {
         return Ok(None);
     };
-    // Before it is looked for, so that what is found can be counted on.
+    // What is not there is not remembered; what is found after the touch can be counted on.
+    if storage.manifest_size(repository, &digest)?.is_none() {
+        return Ok(None);
+    }
     storage.touch(repository, &digest);
     let manifest = storage.manifest(repository, &digest)?;
     Ok(manifest.map(|manifest| (digest, manifest)))

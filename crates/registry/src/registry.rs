@@ -113,6 +113,21 @@ pub struct Registry {
     storage: Arc<Storage>,
 }
 
+/// Does something again and again; what failed is tried again the next time.
+async fn every<F: Future<Output = Result<(), StorageError>>>(
+    interval: Duration,
+    mut work: impl FnMut() -> F,
+) {
+    let mut ticks = tokio::time::interval(interval);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = work().await {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(%error, cause, "cannot do maintenance; trying again later");
+        }
+    }
+}
+
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registry").field("storage", &self.storage).finish_non_exhaustive()
@@ -162,29 +177,27 @@ impl Registry {
     /// Brings blobs to the disk that no manifest has asked for, each second, and each hour drops uploads
     /// that nobody continues and what nobody needs; never ends. Run beside the server and dropped with it.
     pub async fn maintain(&self) {
-        let mut settle = tokio::time::interval(SETTLE_INTERVAL);
-        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
-        let mut collect = tokio::time::interval(COLLECT_INTERVAL);
-        loop {
-            let done = tokio::select! {
-                _ = settle.tick() => self.blocking(Storage::settle_all).await,
-                _ = sweep.tick() => self.sweep().await,
-                _ = collect.tick() => self.collect().await,
-            };
-            if let Err(error) = done {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(%error, cause, "cannot do maintenance; trying again later");
-            }
-        }
+        // Beside each other: blobs do not wait for what takes long.
+        tokio::join!(
+            every(SETTLE_INTERVAL, || self.blocking(Storage::settle_all)),
+            every(SWEEP_INTERVAL, || self.sweep()),
+            every(COLLECT_INTERVAL, || self.collect()),
+        );
     }
 
     async fn collect(&self) -> Result<(), StorageError> {
+        let (lease, age) = (self.patience.lease, self.upload_age);
+        let forgotten = self.blocking(move |storage| {
+            // A lease is longer by as much as an upload has been going on.
+            let longest = storage.oldest_upload(None)?.unwrap_or_default().max(age);
+            storage.forget_leases(lease + longest);
+            Ok::<_, StorageError>(())
+        });
+        forgotten.await?;
         let Garbage { manifests, blobs, bytes, .. } = self.garbage(true).await?.unwrap_or_default();
         if manifests + blobs > 0 {
             tracing::info!(manifests, blobs, %bytes, "removed what nobody needs");
         }
-        let longest = self.patience.lease + self.upload_age;
-        self.blocking(move |storage| storage.forget_leases(longest)).await;
         Ok(())
     }
 

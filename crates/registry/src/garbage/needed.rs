@@ -50,9 +50,9 @@ impl Kept {
 }
 
 impl Contents {
-    /// What is needed: what is tagged, pinned or not older than `untagged`, what that leads to, and
+    /// What is needed: what is tagged, one of `roots` or not older than `untagged`, what that leads to, and
     /// what is about any of it.
-    pub(super) fn kept(&self, pinned: &BTreeSet<Digest>, untagged: Duration) -> Kept {
+    pub(super) fn kept(&self, roots: &BTreeSet<Digest>, untagged: Duration) -> Kept {
         let mut about: BTreeMap<Digest, Vec<Digest>> = BTreeMap::new();
         for (digest, kind) in &self.manifests {
             if let Some(subject) = kind.manifest.subject {
@@ -60,10 +60,10 @@ impl Contents {
             }
         }
         let is_root = |(digest, kind): &(&Digest, &Kind)| {
-            self.tagged.contains(*digest) || pinned.contains(*digest) || kind.age < untagged
+            self.tagged.contains(*digest) || roots.contains(*digest) || kind.age < untagged
         };
-        let roots = self.manifests.iter().filter(is_root);
-        let mut to_follow: Vec<Digest> = roots.map(|(digest, _)| *digest).collect();
+        let needed = self.manifests.iter().filter(is_root);
+        let mut to_follow: Vec<Digest> = needed.map(|(digest, _)| *digest).collect();
         let mut kept = BTreeSet::new();
         while let Some(digest) = to_follow.pop() {
             // A pin may name what was never pushed here.

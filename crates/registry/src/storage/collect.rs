@@ -57,14 +57,14 @@ impl Storage {
         Ok(Some(SystemTime::now().duration_since(changed).unwrap_or_default()))
     }
 
-    /// For how long the oldest upload to the repository has been going on.
+    /// For how long the oldest upload to the repository, or of all, has been going on.
     pub(crate) fn oldest_upload(
         &self,
-        repository: &Repository,
+        repository: Option<&Repository>,
     ) -> Result<Option<Duration>, StorageError> {
         let mut oldest = None;
         for (dir, owner) in self.uploads()? {
-            if owner != repository.as_str().as_bytes() {
+            if repository.is_some_and(|repository| owner != repository.as_str().as_bytes()) {
                 continue;
             }
             // Nothing is made in its directory after it began.

@@ -99,8 +99,14 @@ impl Storage {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Option<(File, u64)>, StorageError> {
+        let link = self.link(repository, BLOBS, &digest.hex());
+        // What is not there is not remembered: anybody can ask for anything.
+        if durable::size(&link)?.is_none() {
+            return Ok(None);
+        }
+        // It may be going at this moment; what is found after this can be counted on.
         self.leases.touch(repository, digest);
-        if durable::size(&self.link(repository, BLOBS, &digest.hex()))?.is_none() {
+        if durable::size(&link)?.is_none() {
             return Ok(None);
         }
         for path in self.bytes_paths(digest) {
@@ -302,22 +308,22 @@ impl Storage {
         digest: &Digest,
     ) -> Result<bool, StorageError> {
         let _repository = self.lock_repository(repository);
-        self.remove_manifest(repository, digest)
-    }
-
-    /// The same, for who holds the lock of the repository.
-    pub(super) fn remove_manifest(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-    ) -> Result<bool, StorageError> {
-        let subject = self.manifest_link(repository, digest)?.and_then(|link| link.subject);
         for tag in durable::list(&self.repository_dir(repository).join(TAGS))? {
             let path = self.link(repository, TAGS, &tag);
             if durable::read(&path)?.is_some_and(|text| text == digest.to_string().into_bytes()) {
                 durable::remove(&path)?;
             }
         }
+        self.remove_manifest(repository, digest)
+    }
+
+    /// The same, for who holds the lock of the repository and knows that no tag names it.
+    pub(super) fn remove_manifest(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<bool, StorageError> {
+        let subject = self.manifest_link(repository, digest)?.and_then(|link| link.subject);
         let existed = self.delete_link(repository, MANIFESTS, digest)?;
         if let Some(subject) = subject {
             durable::remove(&self.link(repository, &referrers_of(&subject), &digest.hex()))?;

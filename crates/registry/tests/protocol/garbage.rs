@@ -128,6 +128,27 @@ async fn a_push_under_way_loses_nothing() {
 }
 
 #[tokio::test]
+async fn what_somebody_counts_on_stays_with_all_that_it_leads_to() {
+    let lease = Duration::from_secs(1);
+    let registry = harness(|options| options.push_lease = lease).await;
+    let image = half_pushed(&registry).await;
+    let bytes = image.to_string();
+    let path = format!("/v2/a/b/manifests/{}", digest(bytes.as_bytes()));
+    let mut child = descriptor(&registry.push_manifest(&path, IMAGE, &image).await, bytes.len());
+    child["mediaType"] = json!(IMAGE);
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [child]});
+    let at = format!("/v2/a/b/manifests/{}", digest(index.to_string().as_bytes()));
+    registry.push_manifest(&at, INDEX, &index).await;
+    tokio::time::sleep(lease).await;
+    // Nobody asked for what it leads to, and who was told that it is there may want that too.
+    assert!(registry.has(&at).await);
+    assert_eq!(registry.garbage("POST").await.manifests, 0);
+    tokio::time::sleep(lease).await;
+    assert_eq!(registry.garbage("POST").await.manifests, 2);
+    assert!(!registry.has(&path).await);
+}
+
+#[tokio::test]
 async fn what_an_upload_may_belong_to_stays_as_long_as_that_goes_on() {
     let registry = harness(|_| ()).await;
     let upload = registry.begin("a/b").await;
