@@ -252,11 +252,17 @@ fn mark_of(world: &World, app: &AppView) -> Result<u64> {
     Ok(release.manifest.process.env.get("MARK").context("no mark")?.parse()?)
 }
 
-#[test]
-fn a_world_is_whole_after_every_fault() {
+/// Where the random choices begin; printed, so that they can be repeated.
+fn seed() -> u64 {
     let seed = std::env::var("LONGSHORE_SEED").ok();
     let seed = seed.map_or(SEED, |text| text.parse().expect("LONGSHORE_SEED is a number"));
     println!("repeat with LONGSHORE_SEED={seed}");
+    seed
+}
+
+#[test]
+fn a_world_is_whole_after_every_fault() {
+    let seed = seed();
     let disk = SmallDisk::new(DISK).unwrap();
     let flags = ["--places", "ams,nyc,sin", "--nodes", "2"];
     let world = World::start_below(&disk.path(), &flags).unwrap();

@@ -69,6 +69,12 @@ pub struct Allotment {
 }
 
 impl Allotment {
+    /// All releases of which something may run.
+    pub fn releases(&self) -> impl Iterator<Item = &Release> {
+        let canary = self.canary.as_ref().map(|canary| &canary.release);
+        [Some(&self.release), canary, self.command.as_ref()].into_iter().flatten()
+    }
+
     /// The owner of the app.
     pub fn project(&self) -> &ProjectName {
         &self.release.manifest.project
@@ -133,11 +139,11 @@ impl AllotmentSet {
             project: allotment.project().clone(),
             app: allotment.app().clone(),
         };
-        let again: BTreeSet<_> = allotments.iter().map(app).collect();
-        let past: BTreeSet<_> = gone.iter().cloned().collect();
-        self.allotments.retain(|one| !again.contains(&app(one)) && !past.contains(&app(one)));
+        let past: BTreeSet<_> = allotments.iter().map(app).chain(gone.iter().cloned()).collect();
+        self.allotments.retain(|one| !past.contains(&app(one)));
         self.allotments.extend(allotments);
-        self.gone.retain(|one| !again.contains(one));
+        // What is gone again is added again.
+        self.gone.retain(|one| !past.contains(one));
         if self.since.is_some() {
             self.gone.extend(gone);
         }

@@ -59,6 +59,8 @@ pub struct Catalog {
     pub releases_changed: Revision,
     /// Those of them that name something that has to answer, which are few.
     reaching: BTreeSet<(ProjectName, AppName, ReleaseNumber)>,
+    /// What any app has to reach where it starts; found once for all locations that are told.
+    pub reach: Arc<BTreeSet<ReachAddress>>,
     pub allotments: SharedMap<(LocationName, ProjectName, AppName), Stored<AllotmentRecord>>,
     /// Which locations were given something of an app.
     places: SharedMap<AppKey, Arc<BTreeSet<LocationName>>>,
@@ -104,8 +106,7 @@ impl Catalog {
         of_location.filter_map(|((_, node), stored)| Some((node.as_ref()?, &stored.record.0)))
     }
 
-    /// What any app has to reach where it starts.
-    pub fn reach(&self) -> BTreeSet<ReachAddress> {
+    fn find_reach(&self) -> BTreeSet<ReachAddress> {
         let is_wanted = |(project, app, number): &&(ProjectName, AppName, ReleaseNumber)| {
             let stored = self.apps.get(&(project.clone(), app.clone()));
             stored.map(|stored| &stored.record).is_some_and(|record| {
@@ -391,6 +392,7 @@ impl Mirror {
             catalog.put(stored)?;
         }
         catalog.began = listing.revision;
+        catalog.reach = Arc::new(catalog.find_reach());
         catalog.allotments_changed = SharedMap::default();
         catalog.any_changed = listing.revision;
         // What was deleted before is told by nobody.
@@ -416,6 +418,7 @@ impl Mirror {
                 for batch in &batches {
                     news.push((batch.revision, catalog.apply(batch)?));
                 }
+                catalog.reach = Arc::new(catalog.find_reach());
                 sender.send_replace(Arc::new(catalog));
                 for (revision, events) in news {
                     told.push(revision, &events)?;

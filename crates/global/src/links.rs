@@ -109,7 +109,7 @@ pub struct Told {
     generation: Revision,
     /// Up to where the catalog was looked at for that.
     seen: Revision,
-    reach: BTreeSet<ReachAddress>,
+    reach: Arc<BTreeSet<ReachAddress>>,
 }
 
 /// What a location is to be told after what it was, if anything: the whole, or what differs, where it takes changes.
@@ -123,7 +123,7 @@ pub fn next_set(
         epoch: catalog.epoch,
         generation: catalog.changed_at(location),
         seen: catalog.revision,
-        reach: catalog.reach(),
+        reach: Arc::clone(&catalog.reach),
     };
     let before = told.replace(now.clone());
     // Most changes are of other locations.
@@ -222,7 +222,7 @@ fn without_apps(catalog: &Catalog, location: &LocationName) -> AllotmentSet {
         allotments: Vec::new(),
         gone: Vec::new(),
         cordons,
-        reach: catalog.reach(),
+        reach: BTreeSet::clone(&catalog.reach),
         let_go: let_go.collect(),
     }
 }

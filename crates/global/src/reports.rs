@@ -67,9 +67,9 @@ impl Received {
 
     /// The apps of which this says anything else than the report before it.
     fn news(&self, before: &Self) -> BTreeSet<AppKey> {
-        let mut news: BTreeSet<_> =
-            before.by_app.keys().chain(self.by_app.keys()).cloned().collect();
-        news.retain(|key| !self.of_app(key).eq(before.of_app(key)));
+        let is_other = |key: &&AppKey| !self.of_app(key).eq(before.of_app(key));
+        let all = before.by_app.keys().chain(self.by_app.keys());
+        let mut news: BTreeSet<_> = all.filter(is_other).cloned().collect();
         let is_known = |one: &&Shortfall| before.report.shortfalls.contains(one);
         let told = self.report.shortfalls.iter().filter(|one| !is_known(one));
         let is_over = |one: &&Shortfall| !self.report.shortfalls.contains(one);

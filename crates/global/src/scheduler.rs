@@ -93,7 +93,7 @@ pub async fn run(
             continue;
         }
         let rollouts = judged.rollouts.next_deadline(&plane.catalog());
-        let moves = judged.moves.next_deadline(Instant::now().into_std());
+        let moves = judged.moves.next_deadline(Instant::now());
         let deadline = rollouts.into_iter().chain(moves).min().unwrap_or(INTERVAL);
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -133,7 +133,7 @@ impl Judged {
     /// The apps to look at, in the order in which they are planned, and what the locations have been given by now.
     fn due(&mut self, catalog: &Catalog, (reports, news): (&ByLocation, News)) -> Vec<AppKey> {
         let waiting = self.queue.waiting().chain(self.rollouts.under_way().filter(|_| news.any));
-        let waiting = waiting.chain(self.moves.due(Instant::now().into_std())).cloned().collect();
+        let waiting = waiting.chain(self.moves.due(Instant::now())).cloned().collect();
         match self.seen.due(catalog, news, waiting) {
             Due::All => {
                 self.summaries = Summaries::of(catalog, reports);

@@ -81,7 +81,10 @@ pub fn app(
     key: &AppKey,
     public: &PublicNames,
 ) -> Option<AppView> {
-    let statuses: Vec<_> = statuses(reports, &key.0).filter(|(_, s)| s.app == key.1).collect();
+    let statuses: Vec<_> = reports
+        .iter()
+        .flat_map(|(location, received)| received.of_app(key).map(move |one| (location, one)))
+        .collect();
     app_of(catalog, reports, (key, &statuses, &unheard(catalog, reports)), public)
 }
 

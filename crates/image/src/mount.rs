@@ -475,6 +475,11 @@ pub fn unmount_rootfs(target: &Path) -> Result<(), UnmountError> {
     }
 }
 
+/// Unmounts all that is mounted at or below `directory`, what was mounted last first.
+pub fn unmount_under(directory: &Path) -> Result<(), UnmountError> {
+    mounts_under(directory)?.iter().rev().try_for_each(|point| unmount_rootfs(point))
+}
+
 /// Mount points at or below `directory` in this mount namespace, in the kernel's order.
 pub fn mounts_under(directory: &Path) -> Result<Vec<PathBuf>, UnmountError> {
     let failed = |source| UnmountError {

@@ -53,8 +53,10 @@ impl Demand {
         let news = apps.iter_mut().filter_map(|(labels, Told { counter, told })| {
             let now = counter.get();
             let requests = now.saturating_sub(std::mem::replace(told, now));
-            let (project, app) = labels.names();
-            (requests > 0).then_some(AppRequests { project, app, requests })
+            (requests > 0).then(|| {
+                let (project, app) = labels.names();
+                AppRequests { project, app, requests }
+            })
         });
         Counted { apps: news.collect() }
     }

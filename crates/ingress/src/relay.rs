@@ -25,9 +25,8 @@ use http_body_util::{Empty, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use longshore_link::{Reverse, Tunnel};
+use longshore_link::{Reverse, Tunnel, pass_on_noting};
 use longshore_types::{LocationName, NodeName};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -52,8 +51,6 @@ const TUNNEL: &str = "tcp";
 const TAKE_WITHIN: Duration = Duration::from_secs(1);
 /// An ingress that ends breaks off what was silent for so long: over HTTP/2 there are pings while there are requests.
 const QUIET: Duration = Duration::from_millis(1_500).saturating_add(PING_INTERVAL);
-/// What is moved in one go.
-const PASSED_AT_ONCE: usize = 32 << 10;
 
 /// Asks for a connection to a location, over a connection to the ingress of another one.
 pub(crate) async fn carried(relay: Box<dyn Stream>, to: &LocationName) -> io::Result<Tunnel> {
@@ -214,7 +211,7 @@ impl Relay {
             let _place = place;
             let Ok(near) = hyper::upgrade::on(request).await else { return };
             tokio::select! {
-                () = pass_on(TokioIo::new(near), far, &moved) => {}
+                () = pass_on_noting(TokioIo::new(near), far, |length| moved.note(length)) => {}
                 () = others.left(&names[0], keys[0]) => {}
                 () = others.left(&names[1], keys[1]) => {}
                 () = quiet => {}
@@ -282,26 +279,4 @@ fn quiet_at_the_end(
             tokio::time::sleep(QUIET).await;
         }
     }
-}
-
-/// Moves bytes both ways until both sides have ended.
-async fn pass_on(near: Tunnel, far: Tunnel, moved: &Moved) {
-    let ((near_reads, near_writes), (far_reads, far_writes)) = (split(near), split(far));
-    tokio::join!(pass(near_reads, far_writes, moved), pass(far_reads, near_writes, moved));
-}
-
-async fn pass(mut from: ReadHalf<Tunnel>, mut to: WriteHalf<Tunnel>, moved: &Moved) {
-    let mut buffer = vec![0; PASSED_AT_ONCE];
-    while let Ok(length) = from.read(&mut buffer).await {
-        if length == 0 || to.write_all(&buffer[..length]).await.is_err() {
-            break;
-        }
-        // What is above may hold it back until it has more.
-        if to.flush().await.is_err() {
-            break;
-        }
-        moved.note(length);
-    }
-    // It may be gone already.
-    let _ = to.shutdown().await;
 }

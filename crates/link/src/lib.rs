@@ -59,5 +59,5 @@ pub use sse::{EVENT_STREAM, ServerSentEvent, event_frame, event_stream, last_eve
 pub use stream::{JSON_LINES, json_lines, relay, watch_lines};
 pub use tls::refuse_plain;
 pub use transfer::{ByteStream, relay_whole, whole_or_broken};
-pub use upgrade::{Tunnel, Upgrade, WebSocketUpgrade, pass_on};
+pub use upgrade::{Tunnel, Upgrade, WebSocketUpgrade, pass_on, pass_on_noting};
 pub use websocket::{WebSocket, WebSocketError, WebSocketReceiver, WebSocketSender};

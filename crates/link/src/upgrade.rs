@@ -265,18 +265,39 @@ impl Client {
 /// Moves bytes both ways until both sides have ended. A side that takes no more does not end the way
 /// back: its last words may still be on it.
 pub async fn pass_on(near: impl AsyncRead + AsyncWrite, far: impl AsyncRead + AsyncWrite) {
+    pass_on_noting(near, far, |_| ()).await;
+}
+
+/// The same, and says each time how many bytes went on.
+pub async fn pass_on_noting(
+    near: impl AsyncRead + AsyncWrite,
+    far: impl AsyncRead + AsyncWrite,
+    note: impl Fn(usize),
+) {
     let ((mut near_reads, mut near_writes), (mut far_reads, mut far_writes)) =
         (tokio::io::split(near), tokio::io::split(far));
-    tokio::join!(pass(&mut near_reads, &mut far_writes), pass(&mut far_reads, &mut near_writes));
+    tokio::join!(
+        pass(&mut near_reads, &mut far_writes, &note),
+        pass(&mut far_reads, &mut near_writes, &note)
+    );
 }
 
 /// Moves bytes one way until either side has ended, and tells the other.
-async fn pass(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) {
+async fn pass(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    note: &impl Fn(usize),
+) {
     let mut buffer = vec![0; PASSED_AT_ONCE];
     while let Ok(length) = from.read(&mut buffer).await {
         if length == 0 || to.write_all(&buffer[..length]).await.is_err() {
             break;
         }
+        // What is above, such as TLS, may hold back the end of it until it has more.
+        if to.flush().await.is_err() {
+            break;
+        }
+        note(length);
     }
     // It may be gone already.
     let _ = to.shutdown().await;

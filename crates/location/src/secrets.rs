@@ -74,9 +74,7 @@ impl Needing {
         }
         for allotment in &set.allotments {
             let (project, app) = (allotment.project().clone(), allotment.app().clone());
-            let canary = allotment.canary.as_ref().map(|canary| &canary.release);
-            let releases = [Some(&allotment.release), canary, allotment.command.as_ref()];
-            let releases = releases.into_iter().flatten();
+            let releases = allotment.releases();
             let with_secrets: Vec<_> =
                 releases.filter(|release| !release.secrets.is_empty()).cloned().collect();
             let app = AppRef { project, app };

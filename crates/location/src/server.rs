@@ -1,6 +1,5 @@
 //! What nodes, ingresses and the global plane call.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,7 +30,7 @@ use crate::gates::Gates;
 use crate::images::{Images, Wanted};
 use crate::keeper::{Event, Handle};
 use crate::secrets::{Secrets, SecretsError};
-use crate::trust::{NodeRecord, Trust};
+use crate::trust::Trust;
 
 /// What a location answers with; the handlers share it.
 pub struct Server {
@@ -204,15 +203,18 @@ async fn blob(
 }
 
 async fn assignments(State(server): Shared, Path(node): Path<NodeName>) -> Response {
-    let mut last = None;
+    let mut last: Option<Arc<AssignmentSet>> = None;
     let told = node.clone();
     // One of this machine is dialled.
     let ingresses = server.trust.joined(&node).map(|_| server.ingresses.clone());
     let ingresses = ingresses.unwrap_or_default();
     let sets = watch_lines(server.handle.assignments.clone()).filter_map(move |by_node| {
         // A node that is not known yet is told nothing: an empty set would end its instances.
-        let set = by_node.get(&told).filter(|set| last != Some(set.generation)).cloned();
-        last = set.as_ref().map(|set| set.generation).or(last);
+        // One is put in another's place when anything in it differs, which its generation need not.
+        let is_told =
+            |set: &&Arc<AssignmentSet>| last.as_ref().is_some_and(|last| Arc::ptr_eq(last, set));
+        let set = by_node.get(&told).filter(|set| !is_told(set)).cloned();
+        last = set.clone().or_else(|| last.take());
         std::future::ready(set.map(|set| AssignmentSet {
             ingresses: ingresses.clone(),
             ..AssignmentSet::clone(&set)
@@ -285,31 +287,33 @@ async fn instance_secrets(
 /// The table, and the nodes that may open connections to whoever routes by it.
 async fn routes(State(server): Shared) -> Response {
     let (tables, joined) = (server.handle.routes.clone(), server.trust.watch_joined());
-    let tables =
-        stream::unfold((tables, joined, None), |(mut tables, mut joined, last)| async move {
-            loop {
-                let table = tables.borrow_and_update().as_ref().clone();
-                let keys = |joined: &BTreeMap<NodeName, NodeRecord>| {
-                    joined
-                        .iter()
-                        .map(|(node, known)| (node.clone(), known.key.to_string()))
-                        .collect()
-                };
-                let nodes = keys(&joined.borrow_and_update());
-                let table = table.map(|table| RoutingTable { nodes, ..table });
-                if table.is_some() && table != last {
-                    return Some((table.clone(), (tables, joined, table)));
+    let shutdown = server.service.shutdown();
+    let state = (server, tables, joined, None);
+    let tables = stream::unfold(state, |(server, mut tables, mut joined, mut last)| async move {
+        loop {
+            // Before they are read: what changes after that is seen again.
+            joined.mark_unchanged();
+            let nodes = server.trust.node_keys();
+            let table = Arc::clone(&tables.borrow_and_update());
+            // A table is another one when its revision is.
+            if let Some(table) = table.as_ref() {
+                let now = Some((table.revision, nodes));
+                if now != last {
+                    let nodes = now.iter().flat_map(|(_, nodes)| nodes.clone()).collect();
+                    last = now;
+                    let told = RoutingTable { nodes, ..table.clone() };
+                    return Some((told, (server, tables, joined, last)));
                 }
-                let changed = tokio::select! {
-                    changed = tables.changed() => changed,
-                    changed = joined.changed() => changed,
-                };
-                // An error means that the location ends.
-                changed.ok()?;
             }
-        });
-    let tables = tables.filter_map(std::future::ready);
-    json_lines(tables, server.service.shutdown())
+            let changed = tokio::select! {
+                changed = tables.changed() => changed,
+                changed = joined.changed() => changed,
+            };
+            // An error means that the location ends.
+            changed.ok()?;
+        }
+    });
+    json_lines(tables, shutdown)
 }
 
 async fn elsewhere(State(server): Shared) -> Response {

@@ -12,26 +12,10 @@
 
 use std::fmt::Write;
 
-use longshore_types::EgressRule;
+use longshore_types::{EgressRule, IpNet};
 
 use crate::AgentId;
 use crate::layout::{Layout, Slot, link_prefix};
-
-/// What is not the public internet. The documentation networks (192.0.2.0/24 and the like) are not
-/// listed: nothing that needs protection lives there, and labs use them to stand for the internet.
-const NOT_PUBLIC: [&str; 11] = [
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.168.0.0/16",
-    "198.18.0.0/15",
-    "224.0.0.0/4",
-    "240.0.0.0/4",
-];
 
 /// The name of the agent's table, of family `inet`.
 pub(crate) fn table_name(agent: AgentId) -> String {
@@ -48,7 +32,7 @@ pub(crate) fn replace_table<'a>(
     let links = format!("\"{}*\"", link_prefix(agent));
     let subnet = layout.subnet;
     let gateway = layout.gateway();
-    let not_public = NOT_PUBLIC.join(", ");
+    let not_public = IpNet::NOT_PUBLIC.map(|net| net.to_string()).join(", ");
     let mut script = format!(
         r#"add table inet {table}
 delete table inet {table}

@@ -12,7 +12,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use longshore_api::links::Assignment;
-use longshore_image::mount::UnmountError;
+use longshore_image::mount::unmount_under;
 use longshore_types::{
     ExitReason, Generation, IdRange, InstanceId, LocationEpoch, SecretName, SecretValue,
 };
@@ -164,14 +164,8 @@ impl Disk {
     /// Removes what an instance saw, with what is mounted there.
     pub fn remove_view(&self, instance: &InstanceId) -> Result<(), NodeError> {
         let dir = self.mounts.join(instance.as_str());
-        let unmount = || {
-            for point in longshore_image::mount::mounts_under(&dir)?.iter().rev() {
-                longshore_image::mount::unmount_rootfs(point)?;
-            }
-            Ok(())
-        };
-        let unmounted = unmount();
-        unmounted.map_err(|error: UnmountError| failed("empty", &dir, io::Error::other(error)))?;
+        let unmounted = unmount_under(&dir);
+        unmounted.map_err(|error| failed("empty", &dir, io::Error::other(error)))?;
         remove_dir(&dir)
     }
 

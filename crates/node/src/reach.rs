@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 use longshore_link::now;
-use longshore_types::{ReachAddress, Reached};
+use longshore_types::{IpNet, ReachAddress, Reached};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -104,12 +104,10 @@ async fn connect(address: &ReachAddress) -> Result<(), String> {
 
 /// Why an address is not tried, which is what was `named` or what a name stands for.
 fn closed(address: Ipv4Addr, named: Option<Ipv4Addr>) -> Option<String> {
-    let [first, second, ..] = address.octets();
-    let is_shared = first == 100 && (64..128).contains(&second);
     if address.is_loopback() || address.is_link_local() || address.is_unspecified() {
         return Some(format!("{address} is of each machine by itself"));
     }
-    let is_private = (address.is_private() || is_shared) && named != Some(address);
+    let is_private = !IpNet::is_public(address) && named != Some(address);
     is_private.then(|| {
         format!("it stands for {address}, of a private network, which has to be named itself")
     })
@@ -167,7 +165,8 @@ mod tests {
             assert!(tried.error.unwrap().contains("of each machine by itself"), "{host}");
         }
         let (private, shared) = (Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(100, 64, 0, 1));
-        for address in [private, shared] {
+        let test = Ipv4Addr::new(198, 18, 0, 5);
+        for address in [private, shared, test] {
             assert!(closed(address, None).is_some(), "a name stands for {address}");
             assert_eq!(closed(address, Some(address)), None);
         }

@@ -403,7 +403,7 @@ fn judge(
         return refused(lack, why);
     }
     let (mut free, largest) = constraints::free_for(&app.placement, location);
-    for _ in count_at(&app.shares, location)..count_at(shares, location) {
+    for _ in count_at(&app.shares, &location.name)..count_at(shares, &location.name) {
         free = free.minus(app.each);
     }
     if let (Some(lack), Some(why)) = (free.lack_for(app.each), free.lacks_for(app.each)) {
@@ -417,8 +417,8 @@ fn judge(
 }
 
 /// How many instances a location has by these shares.
-fn count_at(shares: &[Share], location: &LocationState) -> u32 {
-    shares.iter().find(|share| share.location == location.name).map_or(0, |share| share.count)
+pub fn count_at(shares: &[Share], name: &LocationName) -> u32 {
+    shares.iter().filter(|share| share.location == *name).map(|share| share.count).sum()
 }
 
 /// How good a location is for one more instance, that leaves so much free there.
@@ -429,7 +429,7 @@ fn score(
     left: Capacity,
     (locations, users): (&[LocationState], Option<&Nearness<'_>>),
 ) -> (i64, String) {
-    let n_here = count_at(shares, location);
+    let n_here = count_at(shares, &location.name);
     // More memory than this makes no difference beside a kilometre.
     let free_mib = i64::try_from(left.memory.0 >> 20).unwrap_or(i64::MAX).min(KM_PENALTY - 1);
     let mut score = free_mib;

@@ -5,6 +5,8 @@ use std::fmt;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
+use crate::Fingerprint;
+
 /// Marks texts so that nobody without the same secret can mark another.
 #[derive(Clone)]
 pub struct Seal(Hmac<Sha256>);
@@ -25,18 +27,15 @@ impl Seal {
     /// The mark of a text, in hexadecimal digits.
     pub fn mark(&self, text: &str) -> String {
         let mark = self.0.clone().chain_update(text).finalize().into_bytes();
-        mark.iter().map(|byte| format!("{byte:02x}")).collect()
+        Fingerprint(mark.into()).to_string()
     }
 
     /// Whether a mark is the one of a text.
     pub fn is_mark(&self, text: &str, mark: &str) -> bool {
-        let digits = mark.as_bytes().chunks(2).map(|two| {
-            let two = std::str::from_utf8(two).ok().filter(|two| two.len() == 2)?;
-            u8::from_str_radix(two, 16).ok()
-        });
-        let bytes: Option<Vec<u8>> = digits.collect();
         // In a time that says nothing of where two marks differ.
-        bytes.is_some_and(|bytes| self.0.clone().chain_update(text).verify_slice(&bytes).is_ok())
+        let is_it =
+            |mark: Fingerprint| self.0.clone().chain_update(text).verify_slice(&mark.0).is_ok();
+        mark.parse().is_ok_and(is_it)
     }
 }
 

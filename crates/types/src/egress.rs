@@ -14,6 +14,31 @@ pub struct IpNet {
 }
 
 impl IpNet {
+    /// What is not the public internet. The documentation networks (192.0.2.0/24 and the like) are not
+    /// listed: nothing that needs protection lives there, and labs use them to stand for the internet.
+    pub const NOT_PUBLIC: [Self; 11] = [
+        Self::of([0, 0, 0, 0], 8),
+        Self::of([10, 0, 0, 0], 8),
+        Self::of([100, 64, 0, 0], 10),
+        Self::of([127, 0, 0, 0], 8),
+        Self::of([169, 254, 0, 0], 16),
+        Self::of([172, 16, 0, 0], 12),
+        Self::of([192, 0, 0, 0], 24),
+        Self::of([192, 168, 0, 0], 16),
+        Self::of([198, 18, 0, 0], 15),
+        Self::of([224, 0, 0, 0], 4),
+        Self::of([240, 0, 0, 0], 4),
+    ];
+
+    const fn of([a, b, c, d]: [u8; 4], prefix_len: u8) -> Self {
+        Self { address: Ipv4Addr::new(a, b, c, d), prefix_len }
+    }
+
+    /// Whether an address is of the public internet.
+    pub fn is_public(address: Ipv4Addr) -> bool {
+        Self::NOT_PUBLIC.iter().all(|net| !net.contains(address))
+    }
+
     /// The network `address/prefix_len`, unless the prefix is over 32 or host bits are set.
     pub fn new(address: Ipv4Addr, prefix_len: u8) -> Option<Self> {
         let net = Self { address, prefix_len };

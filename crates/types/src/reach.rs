@@ -7,7 +7,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{EgressRule, ParseError, Port, Protocol, Timestamp, text_type};
+use crate::{EgressRule, IpNet, ParseError, Port, Protocol, Timestamp, text_type};
 
 /// An address that takes TCP connections: `db.example.com:5432`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,14 +35,11 @@ impl ReachAddress {
     /// them opens. What a name stands for nobody knows before it is asked for.
     pub fn is_closed_by(&self, egress: &[EgressRule]) -> bool {
         let Ok(address) = self.host.parse::<Ipv4Addr>() else { return false };
-        let [first, second, ..] = address.octets();
-        let is_shared = first == 100 && (64..128).contains(&second);
-        let is_local = address.is_private() || address.is_link_local() || address.is_loopback();
         let opens = |rule: &EgressRule| {
             let port = rule.port.is_none_or(|port| port == (self.port, Protocol::Tcp));
             rule.network.contains(address) && port
         };
-        (is_local || is_shared) && !egress.iter().any(opens)
+        !IpNet::is_public(address) && !egress.iter().any(opens)
     }
 }
 
@@ -139,6 +136,8 @@ mod tests {
             ("10.0.0.5:5432", "10.0.0.0/8:5432/tcp", false),
             ("10.0.0.5:5432", "10.0.0.0/8:5432/udp", true),
             ("100.64.0.1:1", "10.0.0.0/8", true),
+            ("198.18.0.5:80", "", true),
+            ("240.0.0.1:80", "", true),
             ("127.0.0.1:1", "", true),
             ("203.0.113.5:443", "", false),
             ("db.internal:5432", "", false),

@@ -18,7 +18,7 @@ use longshore_types::InstancePhase;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{PATIENCE, SEED};
+use super::{PATIENCE, seed};
 use crate::control_plane::ControlPlane;
 use crate::faults::n_kills;
 use crate::scene::{OnEtcd, but, web};
@@ -139,9 +139,7 @@ fn whole(platform: &Platform, acknowledged: u64) -> Result<()> {
 
 #[test]
 fn a_platform_on_three_members_of_etcd_is_whole_after_every_fault() {
-    let seed = std::env::var("LONGSHORE_SEED").ok();
-    let seed = seed.map_or(SEED, |text| text.parse().expect("LONGSHORE_SEED is a number"));
-    println!("repeat with LONGSHORE_SEED={seed}");
+    let seed = seed();
     let OnEtcd { platform, mut etcd, dir: _dir } = OnEtcd::start(3);
     let store = format!("{}/longshore", EtcdServer::address(&etcd));
     let link = platform.dir().join("second.sock");

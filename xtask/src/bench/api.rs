@@ -21,6 +21,7 @@ use longshore_link::{Client, Endpoint, Listener};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::figures::percentile;
 use super::fleet::{Fleet, sites};
 use super::{print_machine, print_result};
 use crate::command::{cargo, run as run_command};
@@ -185,12 +186,4 @@ fn p50(times: &[f64]) -> f64 {
 
 fn p99(times: &[f64]) -> f64 {
     percentile(times, 99)
-}
-
-/// The smallest value that so many of a hundred do not exceed.
-fn percentile(times: &[f64], part: usize) -> f64 {
-    let mut sorted = times.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let idx = (sorted.len() * part).div_ceil(100).saturating_sub(1);
-    sorted.get(idx).copied().unwrap_or(f64::NAN)
 }

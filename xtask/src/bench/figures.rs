@@ -51,6 +51,14 @@ impl Shuffler {
     }
 }
 
+/// The smallest value that so many of a hundred do not exceed.
+pub fn percentile(times: &[f64], part: usize) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let idx = (sorted.len() * part).div_ceil(100).saturating_sub(1);
+    sorted.get(idx).copied().unwrap_or(f64::NAN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,16 +6,12 @@
 //! cordon, what nodes offer) has all looked at, and so has time that passes: in any case every few seconds.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use longshore_store::Revision;
 use tokio::time::Instant;
 
 use crate::catalog::{AppKey, Catalog};
 use crate::reports::News;
-
-/// How often every app is looked at: reachability fades without a change.
-const WHOLE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The apps to look at.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,7 +55,7 @@ impl Seen {
 
     /// What a round has to look at, given what is new in the reports, and what waits for anything.
     pub fn due(&mut self, catalog: &Catalog, news: News, waiting: BTreeSet<AppKey>) -> Due {
-        let before = self.last.filter(|(_, at)| !news.rest && at.elapsed() < WHOLE_INTERVAL);
+        let before = self.last.filter(|(_, at)| !news.rest && at.elapsed() < super::INTERVAL);
         let before = before.filter(|(revision, _)| catalog.rest_changed <= *revision);
         let touched = before.and_then(|(revision, _)| catalog.touched_after(revision));
         let whole_at = before.map_or_else(Instant::now, |(_, at)| at);

@@ -9,11 +9,13 @@
 //! or undoes (`longshore_planning::global`).
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use longshore_planning::global::{Better, LocationState, Moving, Shared, WantedApp, better};
+use longshore_planning::global::{
+    Better, LocationState, Moving, Shared, WantedApp, better, count_at,
+};
 use longshore_store::{Revision, Transaction};
-use longshore_types::LocationName;
+use tokio::time::Instant;
 
 use crate::catalog::{AppKey, Stored};
 use crate::events::{Who, with_event};
@@ -45,11 +47,6 @@ enum Known {
     Rests { until: Instant },
 }
 
-fn count_at(app: &WantedApp, name: &LocationName) -> u32 {
-    let there = app.shares.iter().filter(|share| share.location == *name);
-    there.map(|share| share.count).sum()
-}
-
 impl Moves {
     /// Nothing moves, and nothing will before this time.
     pub fn new(wait: Duration) -> Self {
@@ -64,11 +61,18 @@ impl Moves {
     /// When something may have been waited for long enough.
     pub fn next_deadline(&self, now: Instant) -> Option<Duration> {
         let waiting = self.apps.values().filter_map(|known| match known {
-            Known::Watched { since, .. } => *since,
-            Known::Moving { .. } | Known::Rests { .. } => None,
+            // Before it may be looked at again it would not be.
+            Known::Watched { since: Some(since), looked } => {
+                Some((*since + self.wait).max(*looked + self.every()))
+            }
+            Known::Watched { since: None, .. } | Known::Moving { .. } | Known::Rests { .. } => None,
         });
-        let first = waiting.min()?;
-        Some((first + self.wait).saturating_duration_since(now))
+        Some(waiting.min()?.saturating_duration_since(now))
+    }
+
+    /// How often an app is looked at at most.
+    fn every(&self) -> Duration {
+        LOOK_EVERY.min(self.wait / LOOKS)
     }
 
     /// The apps that move, or may begin to.
@@ -111,10 +115,10 @@ impl Moves {
             return None;
         }
         let mut since_when = None;
-        let every = LOOK_EVERY.min(self.wait / LOOKS);
+        let every = self.every();
         match self.apps.get(key) {
             Some(Known::Moving { moving, began, revision: of, n_from }) => {
-                let is_over = *of != revision || count_at(wanted, &moving.from) < *n_from;
+                let is_over = *of != revision || count_at(&wanted.shares, &moving.from) < *n_from;
                 let is_late = now.saturating_duration_since(*began) >= WITHIN;
                 if !is_over && !is_late && !wanted.refusals.contains_key(&moving.to) {
                     return Some(moving.clone());
@@ -145,7 +149,7 @@ impl Moves {
             Some(Better { moving, before, after }) => {
                 let (from, to) = (&moving.from, &moving.to);
                 tracing::info!(app = %key.1, %from, %to, before, after, "moves to be nearer to users");
-                let n_from = count_at(wanted, from);
+                let n_from = count_at(&wanted.shares, from);
                 Known::Moving { moving: moving.clone(), began: now, revision, n_from }
             }
         };
@@ -158,7 +162,7 @@ impl Moves {
 pub fn with_told(change: Transaction, wanted: &WantedApp, shared: &Shared) -> Transaction {
     let Some(Moving { from, to }) = &wanted.demand.moving else { return change };
     let begun = shared.shares.iter().find(|share| share.location == *to);
-    let Some(share) = begun.filter(|share| share.count > count_at(wanted, to)) else {
+    let Some(share) = begun.filter(|share| share.count > count_at(&wanted.shares, to)) else {
         return change;
     };
     let subject = format!("{} from {from} to {to}: {}", wanted.app, share.decision.why);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use longshore_archive::tar::Xattr;
 
-use super::{ErofsImage, ImageTree, MountRootfsError, mount_tree, mounts_under, unmount_rootfs};
+use super::{ErofsImage, ImageTree, MountRootfsError, mount_tree, unmount_under};
 use crate::erofs::{self, BLOCK};
 use crate::index::Attributes;
 
@@ -62,15 +62,14 @@ pub(crate) fn probe(directory: &Path) -> KernelPath {
 
 /// Mounts an image of one file as an instance has it, and reads the file with its attributes.
 fn try_path(kernel: KernelPath, directory: &Path) -> Result<(), MountRootfsError> {
-    let tried = try_in(kernel, directory);
-    for point in mounts_under(directory).unwrap_or_default().iter().rev() {
-        if let Err(error) = unmount_rootfs(point) {
-            let error: &dyn std::error::Error = &error;
-            tracing::warn!(error, "cannot unmount what was tried");
-        }
+    let dir = &directory.join("probe");
+    fs::create_dir(dir).map_err(super::failed_io("making", dir))?;
+    let tried = try_in(kernel, dir);
+    if let Err(error) = unmount_under(dir) {
+        let error: &dyn std::error::Error = &error;
+        tracing::warn!(error, "cannot unmount what was tried");
     }
-    let emptied = fs::remove_dir_all(directory).and_then(|()| fs::create_dir(directory));
-    emptied.map_err(super::failed_io("emptying", directory))?;
+    fs::remove_dir_all(dir).map_err(super::failed_io("removing", dir))?;
     tried
 }
 

@@ -44,9 +44,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        for point in mounts_under(self.path()).unwrap().iter().rev() {
-            unmount_rootfs(point).unwrap();
-        }
+        unmount_under(self.path()).unwrap();
     }
 }
 

@@ -14,7 +14,7 @@ use rustix::fs::FlockOperation;
 use super::record::RecordError;
 use super::{Form, ImageStore, Inner, Known, State, StoreIoError, StoredImage};
 use crate::limits::Limits;
-use crate::mount::{KernelPath, UnmountError, mounts_under, probe, unmount_rootfs};
+use crate::mount::{KernelPath, UnmountError, probe, unmount_under};
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -60,9 +60,7 @@ impl ImageStore {
         let lock = lock(root)?;
         let staging = root.join("staging");
         // Of a crash while it was found out how images get to the kernel.
-        for point in mounts_under(&staging)?.iter().rev() {
-            unmount_rootfs(point)?;
-        }
+        unmount_under(&staging)?;
         empty(&staging)?;
         empty(&root.join("trash"))?;
         let kernel = kernel.unwrap_or_else(|| probe(&staging));

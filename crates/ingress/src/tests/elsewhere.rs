@@ -120,13 +120,13 @@ impl Site {
         in_time(wanted.1, asking).await;
     }
 
-    /// The value of a metric, 0 when it is not told.
+    /// What is counted by the metrics that begin so, over all apps; 0 when none is told.
     pub async fn metric(&self, name: &str) -> f64 {
         let client = Client::new(metrics_at(self.dir.path()));
         let answer = client.send(http::Method::GET, "/metrics", None::<&()>).await.unwrap();
         let text = text(answer).await;
-        let line = text.lines().find(|line| line.starts_with(name));
-        line.and_then(|line| line.rsplit(' ').next()).map_or(0.0, |value| value.parse().unwrap())
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 }
 

@@ -14,6 +14,7 @@ use longshore_types::{
 };
 
 use super::State;
+use super::instances::app_key;
 use crate::records::InstanceRecord;
 
 /// What a location has been given once it took a set over.
@@ -111,8 +112,7 @@ impl State {
 
     /// Why an instance is there, where nobody else would say so.
     pub(super) fn stray_note(&self, record: &InstanceRecord) -> Option<String> {
-        let (project, app) = app_of(record);
-        let app = AppRef { project: project.clone(), app: app.clone() };
+        let app = app_ref(&app_key(record));
         self.strays.contains(&app).then(|| {
             format!(
                 "the control plane was restored and does not place {} here: a deploy takes it over, \
@@ -125,9 +125,8 @@ impl State {
     /// The release that an instance is of, for those who know releases by their numbers. A restored store
     /// may give a number again; an instance of what had it before is of none that is known.
     pub(super) fn release_of(&self, record: &InstanceRecord) -> ReleaseNumber {
-        let (project, app) = app_of(record);
         let own = &record.release;
-        let allotment = self.allotments.get(&(project.clone(), app.clone()));
+        let allotment = self.allotments.get(&app_key(record));
         let is_other = |known: &Release| known.number == own.number && !is_same(known, own);
         let is_foreign = allotment.is_some_and(|allotment| {
             let canary = allotment.canary.as_ref().map(|canary| &canary.release);
@@ -139,11 +138,6 @@ impl State {
         });
         if is_foreign { ReleaseNumber(0) } else { own.number }
     }
-}
-
-fn app_of(record: &InstanceRecord) -> (&ProjectName, &AppName) {
-    let manifest = &record.release.manifest;
-    (&manifest.project, &manifest.app)
 }
 
 /// Whether two releases are the same thing, whenever they were made.

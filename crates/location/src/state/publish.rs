@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use longshore_api::links::{
-    Assignment, Endpoint, InstanceStatus, LocationReport, NodeSummary, ObservedInstance, Route,
-    RoutingTable,
+    Allotment, Assignment, Endpoint, InstanceStatus, LocationReport, NodeSummary, ObservedInstance,
+    Route, RoutingTable,
 };
 use longshore_types::{
     Capacity, InstanceId, InstancePhase, NodeName, ReachAddress, Traits, Yielding,
@@ -40,10 +40,7 @@ impl State {
     /// What the nodes are to try to reach: what the global plane says, and what has been given to the location, so
     /// that it can start that anew while it is cut off.
     pub fn reach(&self) -> BTreeSet<ReachAddress> {
-        let given = self.allotments.values().flat_map(|allotment| {
-            let canary = allotment.canary.as_ref().map(|canary| &canary.release);
-            [Some(&allotment.release), canary].into_iter().flatten()
-        });
+        let given = self.allotments.values().flat_map(Allotment::releases);
         let given = given.flat_map(|release| &release.manifest.placement.reach);
         self.reach.iter().chain(given).cloned().collect()
     }

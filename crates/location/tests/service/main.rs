@@ -7,7 +7,7 @@ mod elsewhere;
 mod joining;
 mod lives;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
@@ -275,6 +275,24 @@ async fn a_change_is_taken_over_and_one_that_does_not_fit_has_the_whole_asked_fo
     world
         .reported(|report| report.acknowledged == Generation(9) && report.instances.len() == 3)
         .await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_hears_what_it_is_to_reach_also_when_nothing_else_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::start(dir.path()).await;
+    world.node_says(&[]).await;
+    world.allot.send_replace(set(5, 1));
+    let mut sets = world.watch::<AssignmentSet>("/link/nodes/n1/assignments").await;
+    let assigned = until(&mut sets, |set| set.assignments.len() == 1).await;
+    world.node_says(&assigned.assignments).await;
+    world.reported(|report| report.acknowledged == Generation(5)).await;
+    // As after a restart, when the set that is known comes once more, with what is stored nowhere here.
+    let reach = BTreeSet::from(["db.example.com:5432".parse().unwrap()]);
+    let again = AllotmentSet { reach: reach.clone(), ..AllotmentSet::clone(&set(5, 1)) };
+    world.allot.send_replace(Arc::new(again));
+    until(&mut sets, |set| set.reach == reach && set.assignments.len() == 1).await;
     world.stop().await;
 }
 

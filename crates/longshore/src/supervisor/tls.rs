@@ -197,6 +197,8 @@ pub struct UsersTls {
     pub ca: Option<PathBuf>,
     /// What users call the platform.
     host: String,
+    /// What a certificate that is made here is for.
+    names: Vec<String>,
     /// Whether the certificate was made here.
     pub made: bool,
 }
@@ -210,9 +212,10 @@ impl UsersTls {
         if *self_signed {
             let host = settings.tls.host(settings.api_listen, None).map_err(refused)?;
             let ((cert, key), ca) = (home.tls_made_files(), Some(home.tls_ca_file()));
-            let tls = Self { cert, key, ca, host, made: true };
+            let names = names(&host, settings);
+            let tls = Self { cert, key, ca, host, names, made: true };
             let doing = "cannot make a certificate for users";
-            let fingerprint = tls.make(settings, home).or_fail(Kind::Other, doing)?;
+            let fingerprint = tls.make(home).or_fail(Kind::Other, doing)?;
             tracing::info!(
                 "TLS by a certificate that is made here; users trust it by {} (SHA-256 {fingerprint})",
                 home.tls_ca_file().display()
@@ -226,7 +229,7 @@ impl UsersTls {
             Failure::new(Kind::Invalid, all.join("; "))
         })?;
         let host = settings.tls.host(settings.api_listen, certificate.as_ref()).map_err(refused)?;
-        Ok(Some(Self { cert, key, ca: ca.clone(), host, made: false }))
+        Ok(Some(Self { cert, key, ca: ca.clone(), host, names: Vec::new(), made: false }))
     }
 
     /// The host with a port.
@@ -239,12 +242,7 @@ impl UsersTls {
 
     /// Makes a certificate, unless there is one for all names that is good for long; the fingerprint of what
     /// users trust.
-    fn make(&self, settings: &Settings, home: &Home) -> io::Result<String> {
-        let names = names(&self.host, settings);
-        self.make_for(&names, home)
-    }
-
-    fn make_for(&self, names: &[String], home: &Home) -> io::Result<String> {
+    fn make(&self, home: &Home) -> io::Result<String> {
         let authority = UserAuthority::open(&home.tls_authority_file(), now());
         let authority = authority.map_err(|error| io::Error::other(chain(&error)))?;
         let fingerprint = authority.fingerprint().to_string();
@@ -254,12 +252,12 @@ impl UsersTls {
         fs::set_permissions(&ca, fs::Permissions::from_mode(0o644))?;
         if let Ok(present) = PublicCertificate::read(&self.cert, &self.key) {
             let left = present.expires_at().0.saturating_sub(now().0);
-            let is_for_all = names.iter().all(|name| present.covers(name));
+            let is_for_all = self.names.iter().all(|name| present.covers(name));
             if is_for_all && u128::from(left) > RENEW.as_millis() {
                 return Ok(fingerprint);
             }
         }
-        let made = authority.issue(names, now());
+        let made = authority.issue(&self.names, now());
         let (chain_of, key) = made.map_err(|error| io::Error::other(chain(&error)))?;
         // Who reads them in between finds that they do not belong together, and looks again.
         state_file::replace(&self.key, key.as_bytes())?;
@@ -280,18 +278,11 @@ fn names(host: &str, settings: &Settings) -> Vec<String> {
     names
 }
 
-/// Makes the certificate anew before it ends. Never ends.
+/// Makes the certificate anew before it ends, or when it is no more. Never ends.
 pub async fn keep_made(tls: &UsersTls, home: &Home) {
     loop {
         tokio::time::sleep(LOOK).await;
-        let present = PublicCertificate::read(&tls.cert, &tls.key);
-        let renewed = match present {
-            Ok(present) => tls.make_for(present.names(), home),
-            Err(problems) => Err(io::Error::other(
-                problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
-            )),
-        };
-        if let Err(error) = renewed {
+        if let Err(error) = tls.make(home) {
             tracing::error!(%error, "cannot make the certificate for users anew");
         }
     }

@@ -9,7 +9,7 @@
 use longshore_types::{AppName, Cordon, LocationName, ProjectName, Timestamp};
 
 use super::constraints::leaving;
-use super::{LocationState, Share, WantedApp, add_one, judge, plan_shares};
+use super::{LocationState, Share, WantedApp, add_one, count_at, judge, plan_shares};
 
 /// How many instances have to leave, how many stay, and how many of those are healthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,12 +128,13 @@ pub fn preview_drain(
     for location in locations.iter_mut().filter(|location| location.name == *name) {
         location.cordon = Some(Cordon { since: now, by: None, drains: true, removed: false });
     }
-    let here = apps.iter().filter(|app| share(&app.shares, name) > 0);
+    let here = apps.iter().filter(|app| count_at(&app.shares, name) > 0);
     here.map(|app| {
         let (after, why) = in_the_end(now, app, &locations);
         let mut to = Vec::new();
         for state in &mut locations {
-            let more = share(&after, &state.name).saturating_sub(share(&app.shares, &state.name));
+            let more =
+                count_at(&after, &state.name).saturating_sub(count_at(&app.shares, &state.name));
             for _ in 0..more {
                 state.take(&app.placement, app.each, Some(app.priority));
             }
@@ -141,21 +142,16 @@ pub fn preview_drain(
                 to.push((state.name.clone(), more));
             }
         }
-        let n_left = share(&after, name);
+        let n_left = count_at(&after, name);
         AppMove {
             project: app.project.clone(),
             app: app.app.clone(),
-            count: share(&app.shares, name),
+            count: count_at(&app.shares, name),
             to,
             stays: why.filter(|_| n_left > 0).map(|why| (n_left, why)),
         }
     })
     .collect()
-}
-
-fn share(shares: &[Share], name: &LocationName) -> u32 {
-    let of_location = shares.iter().filter(|share| share.location == *name);
-    of_location.map(|share| share.count).sum()
 }
 
 /// Where the steps for an app lead, and why something stays after the last.
@@ -174,7 +170,8 @@ fn in_the_end(
         let next = plan_shares(now, &app, &locations).shares;
         // Free is what the shares so far leave.
         for state in &mut locations {
-            let more = share(&next, &state.name).saturating_sub(share(&app.shares, &state.name));
+            let more =
+                count_at(&next, &state.name).saturating_sub(count_at(&app.shares, &state.name));
             for _ in 0..more {
                 state.take(&app.placement, app.each, Some(app.priority));
             }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::drain::Standing;
 use super::users::Nearness;
-use super::{LocationState, Share, WantedApp, constraints, give, judge};
+use super::{LocationState, Share, WantedApp, constraints, count_at, give, judge};
 
 /// Of a thousand users, how many have to gain by a move.
 pub const LEAST_GAIN: u32 = 50;
@@ -107,10 +107,6 @@ fn without_one(shares: &[Share], name: &LocationName) -> Vec<Share> {
         ..share.clone()
     };
     shares.iter().map(less).collect()
-}
-
-fn count_at(shares: &[Share], name: &LocationName) -> u32 {
-    shares.iter().filter(|share| share.location == *name).map(|share| share.count).sum()
 }
 
 /// Whether a location takes an instance from another. It has none yet, or nobody would gain by it: so as many

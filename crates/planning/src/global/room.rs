@@ -100,7 +100,7 @@ fn offer(
     if !is_asked || against(app, location, shares, locations, None).is_some() {
         return Offer::Nothing;
     }
-    let (before, now) = (count_at(&app.shares, location), count_at(shares, location));
+    let (before, now) = (count_at(&app.shares, &location.name), count_at(shares, &location.name));
     // What it was given before counts as taken, also what it had no room for.
     let (more, fewer) = (now.saturating_sub(before), before.saturating_sub(now));
     let fits = |up_to| {

@@ -141,8 +141,10 @@ impl<'a> Room<'a> {
             plan.actions.extend(made.drain(wanted, goal));
             n_waiting += 1;
         }
-        let decision = Decision { why, ..decision.clone() };
-        plan.shortfalls.extend(shortfall(wanted, (n_waiting, RoomMaking::UnderWay), decision));
+        if n_waiting > 0 {
+            let decision = Decision { why, ..decision.clone() };
+            plan.shortfalls.extend(shortfall(wanted, (n_waiting, RoomMaking::UnderWay), decision));
+        }
         n_waiting
     }
 

@@ -207,7 +207,8 @@ impl Stamp {
         let stamp = |file: Metadata| FileStamp {
             device: file.dev(),
             inode: file.ino(),
-            changed: (file.mtime(), file.mtime_nsec()),
+            // Also of its rights: a key that others might read is one of use once they may not.
+            changed: (file.ctime(), file.ctime_nsec()),
             size: file.size(),
         };
         Self([chain, key].map(|path| fs::metadata(path).ok().map(stamp)))

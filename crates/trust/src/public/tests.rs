@@ -208,6 +208,19 @@ fn of_a_directory_each_host_gets_its_own() {
 }
 
 #[test]
+fn a_key_that_others_might_read_is_of_use_once_they_may_not() {
+    let files = Files::new();
+    files.write("one", &["one.example.com"]);
+    fs::set_permissions(files.path("one.key"), Permissions::from_mode(0o640)).unwrap();
+    let directory = PublicFiles::Directory(files.dir.path().to_owned());
+    let certificates = PublicCertificates::open(directory).unwrap();
+    assert!(matches!(certificates.refresh()[..], [CertificateNews::Unusable(_)]));
+    assert!(certificates.refresh().is_empty());
+    fs::set_permissions(files.path("one.key"), Permissions::from_mode(0o600)).unwrap();
+    assert!(matches!(certificates.refresh()[..], [CertificateNews::Shown(_)]));
+}
+
+#[test]
 fn who_is_signed_by_others_or_has_expired_is_not_believed() {
     let (files, others) = (Files::new(), Files::new());
     files.write("a", &["a.example.com"]);

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::disks::Disk;
 use super::{Figures, figure};
+use crate::bench::figures::percentile;
 use crate::bench::plane::{Plane, Role, registry};
 
 /// How many clients each wait for a placement before they ask for the next.
@@ -315,12 +316,4 @@ async fn for_each(
         page = listing.next_page(PAGE);
     }
     Ok(())
-}
-
-/// The smallest value that so many of a hundred do not exceed.
-fn percentile(times: &[f64], part: usize) -> f64 {
-    let mut sorted = times.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let idx = (sorted.len() * part).div_ceil(100).saturating_sub(1);
-    sorted.get(idx).copied().unwrap_or(f64::NAN)
 }

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use longshore_api::Problem;
 use longshore_link::{Endpoint, Listener};
 use longshore_trust::{JoinRole, JoinToken};
-use longshore_types::{Coordinates, LocationName, NodeName};
+use longshore_types::{Coordinates, LocationName, ManifestProblem, NodeName};
 use serde::{Deserialize, Serialize};
 
 use super::super::child::RolePlan;
@@ -118,6 +119,10 @@ impl Member for Location<'_> {
 
     fn roles(self, home: &Home) -> Result<(Vec<Vec<RolePlan>>, String), Failure> {
         // Before a token is used for nothing.
+        if let Some(problem) = self.options.tls().problem() {
+            let field = format!("--{}", problem.field.replace('_', "-"));
+            return Err(Problem::invalid(vec![ManifestProblem { field, ..problem }]).into());
+        }
         let sockets = Sockets::bind(self.options, home)?;
         if let Some((token, node)) = self.joins {
             join_as(home, token, super::named(node))?;
@@ -196,6 +201,13 @@ impl Sockets {
     }
 }
 
+impl LocationStartOptions {
+    fn tls(&self) -> IngressTls {
+        let (dir, listen) = (self.ingress_tls.clone(), self.ingress_tls_listen);
+        IngressTls { dir, listen, redirects: self.ingress_redirect }
+    }
+}
+
 fn plan(
     options: &LocationStartOptions,
     home: &Home,
@@ -231,12 +243,7 @@ fn plan(
     let mut of_ingress = vec![("ingress", ingress), ("peers", peers)];
     let routing = match ingress_tls {
         Some(listener) => {
-            let tls = IngressTls {
-                dir: options.ingress_tls.clone(),
-                listen: options.ingress_tls_listen,
-                redirects: options.ingress_redirect,
-            };
-            let routing = routing.with_ingress_tls(&tls, &listener);
+            let routing = routing.with_ingress_tls(&options.tls(), &listener);
             of_ingress.push(("ingress-tls", listener));
             routing
         }

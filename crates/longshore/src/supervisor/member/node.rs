@@ -121,12 +121,9 @@ fn join_as(home: &Home, token: JoinToken, node: NodeName) -> Result<(), Failure>
 
 /// An address as it was given, when it can be one.
 fn location_at(text: &str) -> Result<String, Failure> {
-    let is_host = |host: &str| {
-        !host.is_empty() && host.chars().all(|one| one.is_ascii_graphic() && one != '/')
-    };
     let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port != 0);
-    let is_both = text.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && is_port(port));
-    if is_both {
+    let has_port = text.rsplit_once(':').is_some_and(|(_, port)| is_port(port));
+    if has_port && format!("https://{text}").parse::<Endpoint>().is_ok() {
         return Ok(text.to_owned());
     }
     Err(Failure::new(Kind::Usage, format!("--location-at {text} is not allowed"))

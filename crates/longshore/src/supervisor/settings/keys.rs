@@ -454,8 +454,7 @@ fn factor(value: &Value) -> Result<f64, &'static str> {
 }
 
 fn duration(value: &Value) -> Result<Duration, &'static str> {
-    let duration = text(value).and_then(|text| text.parse().ok());
-    duration.ok_or("a whole number and ms, s, m, h or d")
+    parsed(value, "a whole number and ms, s, m, h or d")
 }
 
 fn rate(value: &Value) -> Result<NonZeroU32, &'static str> {
