@@ -14,9 +14,11 @@ mod demand;
 mod elsewhere;
 mod exec;
 mod node;
+mod report;
 mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use longshore_types::{
     AppName, Capacity, Coordinates, Cordon, Decision, Digest, Epoch, Generation, HostName,
@@ -39,13 +41,14 @@ pub use node::{
     Stage, StartPath,
 };
 pub use node::{InstanceUsage, LogStream, UsageRequest};
+pub use report::{ReportChanges, ReportTaken};
 pub use routes::{Endpoint, Reach, Route, RouteAck, RoutingTable};
 
 /// What the global scheduler gives a location for one app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allotment {
     /// The release that should run; instances of other releases are replaced by it step by step.
-    pub release: Release,
+    pub release: Arc<Release>,
     /// How many instances should run.
     pub count: u32,
     /// What is tried beside it.
@@ -53,7 +56,7 @@ pub struct Allotment {
     pub canary: Option<Canary>,
     /// What is run once beside it: the release with the manifest of its command.
     #[serde(default)]
-    pub command: Option<Release>,
+    pub command: Option<Arc<Release>>,
     /// The most that may ever run there, replacements and rollouts included.
     pub budget: u32,
     /// For how many of those that should run others of lower priority may be made to leave, because no location
@@ -70,7 +73,7 @@ pub struct Allotment {
 
 impl Allotment {
     /// All releases of which something may run.
-    pub fn releases(&self) -> impl Iterator<Item = &Release> {
+    pub fn releases(&self) -> impl Iterator<Item = &Arc<Release>> {
         let canary = self.canary.as_ref().map(|canary| &canary.release);
         [Some(&self.release), canary, self.command.as_ref()].into_iter().flatten()
     }
@@ -90,7 +93,7 @@ impl Allotment {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Canary {
     /// The release that is tried.
-    pub release: Release,
+    pub release: Arc<Release>,
     /// How many instances.
     pub count: u32,
 }
@@ -169,10 +172,20 @@ pub struct AppRef {
 }
 
 /// What a location reports to the global plane.
+///
+/// A global plane that answers by [`ReportTaken`] is told the whole once, and then of the instances only those that
+/// differ from the report before: with thousands of instances all of them at each change would cost the square of
+/// their number. Each change says what it builds on ([`Self::since`]); where that is not known, the whole is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocationReport {
     /// The location.
     pub location: LocationName,
+    /// Which report it is, of all that its location makes; 0 from one that reports the whole each time.
+    #[serde(default)]
+    pub number: u64,
+    /// The number of the report that this is a change of; absent when it is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
     /// Where on Earth it is, when its operator said so.
     #[serde(default)]
     pub coordinates: Option<Coordinates>,
@@ -205,8 +218,11 @@ pub struct LocationReport {
     pub at: Timestamp,
     /// Its nodes.
     pub nodes: Vec<NodeSummary>,
-    /// Its instances.
-    pub instances: Vec<InstanceStatus>,
+    /// Its instances; in a change those that are new or others than before.
+    pub instances: Vec<Arc<InstanceStatus>>,
+    /// In a change, the instances that are gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<InstanceId>,
     /// What it cannot carry out.
     pub shortfalls: Vec<Shortfall>,
     /// What has not left nodes that are drained.
@@ -419,7 +435,7 @@ mod tests {
         let (canary, command, hosts, generation) = Default::default();
         let (budget, make_room) = (9, 0);
         Allotment {
-            release,
+            release: Arc::new(release),
             count,
             canary,
             command,

@@ -79,7 +79,7 @@ impl Served {
             if places.get(name).is_none_or(|place| !place.peering.is_reachable()) {
                 continue;
             }
-            for status in &received.report.instances {
+            for status in received.instances() {
                 if !views::is_ready(status) || status.is_command {
                     continue;
                 }

@@ -11,7 +11,7 @@ use axum::{Extension, Router};
 use futures_util::StreamExt;
 use longshore_api::links::{
     Allotment, AllotmentSet, AllotmentsQuery, AppRef, Canary, LocationReport, Pin, RegistryTable,
-    SecretValues, SecretsRequest,
+    ReportTaken, SecretValues, SecretsRequest,
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, MAX_OF_STRANGERS, Refusal, json_lines, only, watch_lines};
@@ -187,16 +187,16 @@ fn allotment(
 ) -> Option<Allotment> {
     let release = catalog.release(key, record.release)?;
     let canary = record.canary.and_then(|canary| {
-        let release = catalog.release(key, canary.release)?.as_ref().clone();
+        let release = Arc::clone(catalog.release(key, canary.release)?);
         Some(Canary { release, count: canary.count })
     });
     let command = record.command.and_then(|number| {
         let release = catalog.release(key, number)?.as_ref();
         let manifest = release.manifest.of_release_command()?;
-        Some(Release { manifest, ..release.clone() })
+        Some(Arc::new(Release { manifest, ..release.clone() }))
     });
     Some(Allotment {
-        release: release.as_ref().clone(),
+        release: Arc::clone(release),
         count: if record.held_back { 0 } else { record.count },
         canary,
         command,
@@ -272,17 +272,17 @@ async fn report(
     Path(location): Path<LocationName>,
     Extension(peer): Extension<Peer>,
     Body(report): Body<LocationReport>,
-) -> Result<axum::Json<()>, Refusal> {
+) -> Result<axum::Json<Option<ReportTaken>>, Refusal> {
     take_report(&plane, location, &peer, report).await.map(axum::Json)
 }
 
-/// Takes over what a location says.
+/// Takes over what a location says. One that knows of no answer is given none.
 pub async fn take_report(
     plane: &Plane,
     location: LocationName,
     peer: &Peer,
     report: LocationReport,
-) -> Result<(), Refusal> {
+) -> Result<Option<ReportTaken>, Refusal> {
     if report.location != location {
         let detail = format!("a report of {} came over the link of {location}", report.location);
         return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
@@ -290,8 +290,9 @@ pub async fn take_report(
     let report = of_this_life(plane, report)?;
     lives::follow(plane, peer, &report).await?;
     plane.starts.look(&report);
-    plane.reports.receive(report);
-    Ok(())
+    let number = report.number;
+    let is_known = plane.reports.receive(report);
+    Ok((number > 0).then(|| ReportTaken { number: is_known.then_some(number) }))
 }
 
 /// A report as it counts here: what a location acknowledged of an earlier life of the store says nothing of

@@ -138,7 +138,7 @@ fn tell_of_goals(scrape: &mut Scrape<'_>, catalog: &Catalog, reports: &ByLocatio
 fn tell_of_instances(scrape: &mut Scrape<'_>, reports: &ByLocation) -> fmt::Result {
     let mut phases = BTreeMap::<InPhase, u32>::new();
     for (location, received) in reports.iter() {
-        for one in &received.report.instances {
+        for one in received.instances() {
             let (location, phase) = (location.to_string(), one.observed.phase.as_str());
             *phases.entry(InPhase { location, phase }).or_default() += 1;
         }

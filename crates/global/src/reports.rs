@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::catalog::AppKey;
+use crate::shared_map::SharedMap;
 pub use refusals::Refusals;
 
 /// A location that did not report for this long counts as unreachable. Locations report at least
@@ -27,8 +28,12 @@ const LATE_AFTER: Duration = Duration::from_secs(8);
 /// The last report of a location.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// What it said.
+    /// What it said, but for its instances.
     pub report: Arc<LocationReport>,
+    /// Those.
+    instances: SharedMap<InstanceId, Arc<InstanceStatus>>,
+    /// Those of each app.
+    by_app: SharedMap<AppKey, BTreeMap<InstanceId, Arc<InstanceStatus>>>,
     /// When it came, by this process's monotonic clock.
     pub at: Instant,
     /// The same, for people.
@@ -39,21 +44,78 @@ pub struct Received {
     pub demand: Arc<BTreeMap<AppKey, u64>>,
     /// The round trips to other locations, in whole milliseconds: less is noise.
     pub round_trips: Arc<BTreeMap<LocationName, longshore_types::Duration>>,
-    /// Which of its instances are of which app.
-    by_app: Arc<BTreeMap<AppKey, Vec<usize>>>,
 }
 
 impl Received {
-    /// A report that comes now.
-    pub fn new(report: Arc<LocationReport>, refusals: Arc<Refusals>) -> Self {
-        let mut by_app: BTreeMap<AppKey, Vec<usize>> = BTreeMap::new();
-        for (idx, status) in report.instances.iter().enumerate() {
-            let key = (status.project.clone(), status.app.clone());
-            by_app.entry(key).or_default().push(idx);
-        }
+    /// A report that comes now, a whole one or a change of the one before.
+    pub fn new(
+        mut report: LocationReport,
+        refusals: Arc<Refusals>,
+        before: Option<&Self>,
+    ) -> (Self, BTreeSet<AppKey>) {
+        let (instances, gone) =
+            (std::mem::take(&mut report.instances), std::mem::take(&mut report.gone));
         let (at, at_wall) = (Instant::now(), longshore_link::now());
         let (demand, round_trips) = (Arc::new(demand(&report)), Arc::new(round_trips(&report)));
-        Self { report, at, at_wall, refusals, demand, round_trips, by_app: Arc::new(by_app) }
+        let (all, by_app) = before.map_or_else(Default::default, |before| {
+            (before.instances.clone(), before.by_app.clone())
+        });
+        let is_whole = report.since.is_none();
+        let report = Arc::new(report);
+        let mut received =
+            Self { report, instances: all, by_app, at, at_wall, refusals, demand, round_trips };
+        let mut touched = BTreeSet::new();
+        if is_whole {
+            let there: BTreeSet<_> = instances.iter().map(|one| &one.observed.instance).collect();
+            let known = received.instances.keys();
+            let gone: Vec<_> = known.filter(|known| !there.contains(known)).cloned().collect();
+            gone.iter().for_each(|instance| touched.extend(received.remove(instance)));
+        }
+        gone.iter().for_each(|instance| touched.extend(received.remove(instance)));
+        for status in instances {
+            touched.extend(received.put(status));
+        }
+        (received, touched)
+    }
+
+    /// Takes over what is said of an instance; the app of which that is news.
+    fn put(&mut self, status: Arc<InstanceStatus>) -> Option<AppKey> {
+        let instance = status.observed.instance.clone();
+        if self.instances.get(&instance) == Some(&status) {
+            return None;
+        }
+        // It could be said to be of another app than before.
+        self.remove(&instance);
+        let key = (status.project.clone(), status.app.clone());
+        let mut of_app = self.by_app.get(&key).cloned().unwrap_or_default();
+        of_app.insert(instance.clone(), Arc::clone(&status));
+        self.by_app.insert(key.clone(), of_app);
+        self.instances.insert(instance, status);
+        Some(key)
+    }
+
+    /// Forgets an instance; its app, if there was one.
+    fn remove(&mut self, instance: &InstanceId) -> Option<AppKey> {
+        let status = Arc::clone(self.instances.get(instance)?);
+        self.instances.remove(instance);
+        let key = (status.project.clone(), status.app.clone());
+        let mut of_app = self.by_app.get(&key).cloned().unwrap_or_default();
+        of_app.remove(instance);
+        match of_app.is_empty() {
+            true => _ = self.by_app.remove(&key),
+            false => self.by_app.insert(key.clone(), of_app),
+        }
+        Some(key)
+    }
+
+    /// What it says of its instances.
+    pub fn instances(&self) -> impl Iterator<Item = &InstanceStatus> {
+        self.instances.values().map(|status| &**status)
+    }
+
+    /// How many there are.
+    pub fn n_instances(&self) -> usize {
+        self.instances.len()
     }
 
     /// What it says of the instances of an app.
@@ -61,15 +123,12 @@ impl Received {
         &'a self,
         key: &AppKey,
     ) -> impl Iterator<Item = &'a InstanceStatus> + use<'a> {
-        let found = self.by_app.get(key).into_iter().flatten();
-        found.filter_map(|idx| self.report.instances.get(*idx))
+        self.by_app.get(key).into_iter().flat_map(|of_app| of_app.values()).map(|status| &**status)
     }
 
-    /// The apps of which this says anything else than the report before it.
+    /// The apps of which this says anything else than the report before it, beside what it says of their instances.
     fn news(&self, before: &Self) -> BTreeSet<AppKey> {
-        let is_other = |key: &&AppKey| !self.of_app(key).eq(before.of_app(key));
-        let all = before.by_app.keys().chain(self.by_app.keys());
-        let mut news: BTreeSet<_> = all.filter(is_other).cloned().collect();
+        let mut news = BTreeSet::new();
         let is_known = |one: &&Shortfall| before.report.shortfalls.contains(one);
         let told = self.report.shortfalls.iter().filter(|one| !is_known(one));
         let is_over = |one: &&Shortfall| !self.report.shortfalls.contains(one);
@@ -194,12 +253,18 @@ impl Default for Reports {
 }
 
 impl Reports {
-    /// Takes a report over, in place of the location's last one. Subscribers are told only when
-    /// it says something new.
-    pub fn receive(&self, report: LocationReport) {
+    /// Takes a report over, in place of the location's last one; false when it is a change of another one than that.
+    /// Subscribers are told only when it says something new.
+    pub fn receive(&self, report: LocationReport) -> bool {
+        let mut is_known = true;
         self.kept.send_if_modified(|Kept { by_location, news }| {
             let name = report.location.clone();
             let before = by_location.get(&name);
+            let builds_on = |since| before.is_some_and(|before| before.report.number == since);
+            is_known = report.since.is_none_or(builds_on);
+            if !is_known {
+                return false;
+            }
             let refusals = match before {
                 Some(before) if before.refusals.is_empty() && report.shortfalls.is_empty() => {
                     Arc::clone(&before.refusals)
@@ -208,8 +273,12 @@ impl Reports {
                     Arc::new(refusals::after(before.map(|before| &*before.refusals), &report))
                 }
             };
-            let received = Received::new(Arc::new(report), refusals);
-            let of_apps = before.map(|before| received.news(before)).unwrap_or_default();
+            let (received, mut of_apps) = Received::new(report, refusals, before);
+            match before {
+                Some(before) => of_apps.extend(received.news(before)),
+                // All of it is, which is said below.
+                None => of_apps.clear(),
+            }
             let rest = before.is_none_or(|before| {
                 !before.reachable() || rest_differs(&before.report, &received.report)
             });
@@ -225,6 +294,7 @@ impl Reports {
             Arc::make_mut(by_location).insert(name, received);
             any
         });
+        is_known
     }
 
     /// The reports, and what was new since this was last asked for.
@@ -264,9 +334,8 @@ impl Reports {
         id: &InstanceId,
     ) -> Option<(Received, InstanceStatus)> {
         self.now().values().find_map(|received| {
-            let is_it = |s: &&InstanceStatus| s.project == *project && s.observed.instance == *id;
-            let status = received.report.instances.iter().find(is_it)?;
-            Some((received.clone(), status.clone()))
+            let status = received.instances.get(id).filter(|status| status.project == *project)?;
+            Some((received.clone(), InstanceStatus::clone(status)))
         })
     }
 }
@@ -325,6 +394,9 @@ fn room_differs(a: &NodeSummary, b: &NodeSummary) -> bool {
 fn rest_differs(a: &LocationReport, b: &LocationReport) -> bool {
     let LocationReport {
         location,
+        number: _,
+        since: _,
+        gone: _,
         coordinates,
         traits,
         joining,

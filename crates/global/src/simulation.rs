@@ -13,7 +13,7 @@ use axum::body::{Body, to_bytes};
 use futures_util::future::BoxFuture;
 use http::{Method, Request, header};
 use longshore_api::Problem;
-use longshore_api::links::{AllotmentSet, LocationReport};
+use longshore_api::links::{AllotmentSet, LocationReport, ReportTaken};
 use longshore_link::{Endpoint, Service};
 use longshore_store::{Revision, Store};
 use longshore_trust::Peer;
@@ -95,7 +95,10 @@ impl Simulated {
     /// # Errors
     ///
     /// When it is refused.
-    pub async fn take_report(&self, report: LocationReport) -> Result<(), Problem> {
+    pub async fn take_report(
+        &self,
+        report: LocationReport,
+    ) -> Result<Option<ReportTaken>, Problem> {
         let location = report.location.clone();
         let taken = links::take_report(&self.plane, location, &Peer::Local, report).await;
         taken.map_err(|refusal| refusal.0)

@@ -1,7 +1,7 @@
 //! The span of each start as a whole, told once a location reports how it ended.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use longshore_api::links::{InstanceStatus, LocationReport};
@@ -29,10 +29,15 @@ impl Starts {
         if !self.tracer.is_on() {
             return;
         }
-        let over = |one: &&InstanceStatus| over(one, report).is_some_and(|at| at >= self.since);
+        let over =
+            |one: &&Arc<InstanceStatus>| over(one, report).is_some_and(|at| at >= self.since);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let there: HashSet<_> = report.instances.iter().map(|one| &one.observed.instance).collect();
-        told.retain(|(at, instance)| *at != report.location || there.contains(instance));
+        let stays = |instance: &InstanceId| match report.since {
+            None => there.contains(instance),
+            Some(_) => !report.gone.contains(instance),
+        };
+        told.retain(|(at, instance)| *at != report.location || stays(instance));
         for one in report.instances.iter().filter(over) {
             if told.insert((report.location.clone(), one.observed.instance.clone())) {
                 self.tracer.tell(span(one, report));

@@ -57,9 +57,8 @@ pub fn statuses<'a>(
     project: &'a ProjectName,
 ) -> impl Iterator<Item = (&'a LocationName, &'a InstanceStatus)> {
     reports.values().flat_map(move |received| {
-        let report = &received.report;
-        let of_project = report.instances.iter().filter(move |s| s.project == *project);
-        of_project.map(|status| (&report.location, status))
+        let of_project = received.instances().filter(move |s| s.project == *project);
+        of_project.map(|status| (&received.report.location, status))
     })
 }
 
@@ -358,7 +357,7 @@ pub fn location(
     };
     let cordon = catalog.cordon(&report.location).cloned();
     let staying = scheduler::staying_at(catalog, reports, &report.location);
-    let is_empty = staying.is_empty() && report.instances.is_empty();
+    let is_empty = staying.is_empty() && received.n_instances() == 0;
     let staying_apps = staying.into_iter().filter(|((project, _), ..)| may_look_at(project)).map(
         |((project, app), count, (under_way, why))| StayingApp {
             project,
@@ -378,8 +377,8 @@ pub fn location(
         n_reachable: count(nodes.iter().filter(|node| node.reachable)),
         capacity: sum(|node| node.capacity),
         promised: sum(|node| node.promised),
-        instances: count(report.instances.iter()),
-        ready: count(report.instances.iter().filter(|status| is_ready(status))),
+        instances: count(received.instances()),
+        ready: count(received.instances().filter(|status| is_ready(status))),
         shortfalls: shown.cloned().collect(),
         drained: is_empty && cordon.as_ref().is_some_and(|cordon| cordon.drains),
         cordon,

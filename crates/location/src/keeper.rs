@@ -32,7 +32,7 @@ use crate::state::{Adopted, Changes, Moment, State};
 
 /// How many events may wait. Senders wait when it is full: reports come again anyway.
 const QUEUE: usize = 256;
-/// A report looks at all instances: between two there is a rest this many times as long as the first took.
+/// A report lists all instances: between two there is a rest this many times as long as the first took.
 const REPORT_REST: u32 = 4;
 /// How often to look without an event: nodes fall silent, drained instances wait.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -85,19 +85,19 @@ pub struct Handle {
 
 impl Handle {
     /// What an instance of a node runs.
-    pub fn release_of(&self, node: &NodeName, instance: &InstanceId) -> Option<Release> {
+    pub fn release_of(&self, node: &NodeName, instance: &InstanceId) -> Option<Arc<Release>> {
         let by_node = self.assignments.borrow();
         let assignments = &by_node.get(node)?.assignments;
         let found = assignments.iter().find(|assignment| assignment.instance == *instance)?;
-        Some(found.release.clone())
+        Some(Arc::clone(&found.release))
     }
 
     /// The releases with secrets of which there are instances.
-    pub fn releases_with_secrets(&self) -> Vec<Release> {
+    pub fn releases_with_secrets(&self) -> Vec<Arc<Release>> {
         let by_node = self.assignments.borrow();
         let all = by_node.values().flat_map(|set| &set.assignments);
         let with_secrets = all.filter(|assignment| !assignment.release.secrets.is_empty());
-        with_secrets.map(|assignment| assignment.release.clone()).collect()
+        with_secrets.map(|assignment| Arc::clone(&assignment.release)).collect()
     }
 }
 

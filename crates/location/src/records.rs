@@ -1,6 +1,7 @@
 //! What a location stores.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use longshore_api::links::{Allotment, AppRef, Intent};
 use longshore_store::Record;
@@ -26,7 +27,7 @@ pub struct InstanceRecord {
     /// Its id.
     pub instance: InstanceId,
     /// What it runs.
-    pub release: Release,
+    pub release: Arc<Release>,
     /// True when it runs the command of the release; then `release` has that command's manifest.
     #[serde(default)]
     pub is_command: bool,

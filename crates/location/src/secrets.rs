@@ -59,7 +59,7 @@ fn key(project: &ProjectName, name: &SecretName, version: SecretVersion) -> Stri
 
 /// The releases with secrets that are allotted, by app.
 #[derive(Debug, Default)]
-pub struct Needing(BTreeMap<AppRef, Vec<Release>>);
+pub struct Needing(BTreeMap<AppRef, Vec<Arc<Release>>>);
 
 impl Needing {
     /// Takes over a set, or a change; true when there may be something to do.
@@ -155,8 +155,8 @@ impl Secrets {
 
     /// Fetches what allotments will need, so that no start has to wait for it, and forgets what nothing needs
     /// that is in `needing`. `running` gives the releases of the instances that there are.
-    pub async fn prepare(&self, needing: &Needing, running: impl FnOnce() -> Vec<Release>) {
-        let releases: Vec<&Release> = needing.0.values().flatten().collect();
+    pub async fn prepare(&self, needing: &Needing, running: impl FnOnce() -> Vec<Arc<Release>>) {
+        let releases: Vec<&Arc<Release>> = needing.0.values().flatten().collect();
         for release in &releases {
             if let Err(error) = self.of(release).await {
                 let app = &release.manifest.app;

@@ -2,22 +2,23 @@
 
 mod adopt;
 mod due;
+mod given;
 mod hand_over;
 mod instances;
 mod publish;
 mod reconcile;
+mod statuses;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use longshore_api::links::{
-    Allotment, AllotmentSet, AppRef, NodeReport, ObservedInstance, Reach, RouteAck, RoutingTable,
-    Shortfall, Staying,
+    AllotmentSet, AppRef, NodeReport, ObservedInstance, Reach, RouteAck, RoutingTable, Shortfall,
+    Staying,
 };
 use longshore_planning::replay::Record;
 use longshore_types::{
-    AppName, Cordon, Epoch, Generation, InstanceId, LocationName, NodeName, ProjectName,
-    ReachAddress, Traits,
+    Cordon, Epoch, Generation, InstanceId, LocationName, NodeName, ReachAddress, Traits,
 };
 use tokio::time::Instant;
 
@@ -25,7 +26,10 @@ use crate::life::{Awaited, Life};
 use crate::records::InstanceRecord;
 pub use adopt::Adopted;
 use due::Due;
+use given::Given;
 use instances::{AppKey, Instances, app_key};
+use publish::Routes;
+use statuses::Statuses;
 
 /// A node that did not report for this long gets nothing new. Nodes report at least every five
 /// seconds, so three reports in a row must be lost.
@@ -62,7 +66,7 @@ pub struct State {
     /// When this process began: silence before that is not a node's fault.
     pub began: Instant,
     /// The allotments by app, as stored.
-    pub allotments: BTreeMap<(ProjectName, AppName), Allotment>,
+    pub allotments: Given,
     /// What operators wish of the nodes, as stored.
     pub cordons: BTreeMap<NodeName, Cordon>,
     /// What nodes are to try to reach for apps that may come, as last heard.
@@ -77,6 +81,10 @@ pub struct State {
     pub instances: Instances,
     /// What the next plan has to look at.
     due: Due,
+    /// What the global plane is told of them.
+    statuses: Statuses,
+    /// What ingresses are told.
+    routes: Routes,
     /// The last report of each node.
     pub nodes: BTreeMap<NodeName, ReportedNode>,
     /// What found no place in the last plan.
@@ -158,13 +166,12 @@ impl State {
         instances: impl IntoIterator<Item = InstanceRecord>,
         moment: Moment,
     ) -> Self {
-        let by_app = |a: Allotment| ((a.project().clone(), a.app().clone()), a);
         Self {
             name,
             traits: Traits::default(),
             life: Life::default(),
             began: moment.instant,
-            allotments: allotments.into_iter().map(by_app).collect(),
+            allotments: allotments.into_iter().collect(),
             cordons,
             reach,
             epoch,
@@ -172,6 +179,8 @@ impl State {
             strays: BTreeSet::new(),
             instances: instances.into_iter().collect(),
             due: Due::default(),
+            statuses: Statuses::default(),
+            routes: Routes::default(),
             nodes: BTreeMap::new(),
             shortfalls: Vec::new(),
             staying: Vec::new(),
@@ -210,12 +219,27 @@ impl State {
                 changes.confirmed.insert(instance.clone());
             }
             let was = before.and_then(|before| before.get(instance));
+            if was != Some(now) {
+                self.statuses.stale([instance]);
+                self.routes.stale(self.instances.get(instance).map(app_key));
+            }
             if was.is_none_or(|was| (was.phase, was.generation) != (now.phase, now.generation)) {
                 self.due.extend(self.instances.get(instance).map(app_key));
             }
         }
         let gone = before.into_iter().flatten().filter(|(was, _)| !observed.contains_key(*was));
-        let gone = gone.filter_map(|(instance, _)| self.instances.get(instance).map(app_key));
+        let gone: Vec<_> = gone.map(|(instance, _)| instance).collect();
+        self.statuses.stale(gone.iter().copied());
+        let same_way = self.nodes.get(&report.node).is_some_and(|known| known.reach == reach);
+        if !same_way {
+            let here: Vec<_> = self.instances.on_node(&report.node).collect();
+            self.statuses.stale(here.iter().map(|record| &record.instance));
+            self.routes.stale(here.into_iter().map(app_key));
+        }
+        let gone =
+            gone.into_iter().filter_map(|instance| self.instances.get(instance).map(app_key));
+        let gone: Vec<_> = gone.collect();
+        self.routes.stale(gone.iter().cloned());
         self.due.extend(gone);
         let (at, at_wall, owes) = (moment.instant, moment.wall, self.owes(&report));
         let reported = ReportedNode { at, at_wall, observed, reach, owes, report };

@@ -8,7 +8,7 @@ use axum::{Extension, Router};
 use futures_util::StreamExt;
 use http::Method;
 use longshore_api::ProblemCode;
-use longshore_api::links::{AllotmentSet, MeasuredWays, Peering};
+use longshore_api::links::{AllotmentSet, MeasuredWays, Peering, ReportChanges, ReportTaken};
 use longshore_link::{CallError, Followed, Pace};
 use longshore_trust::{Name, Peer};
 use longshore_types::{Coordinates, Epoch, LocationName};
@@ -24,7 +24,7 @@ use crate::trust::Trust;
 
 /// A report goes out at least this often.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// A report holds all instances: between two there is a rest this many times as long as the first
+/// A report may hold all instances: between two there is a rest this many times as long as the first
 /// took.
 const REST: u32 = 4;
 /// The first and the longest wait before trying again.
@@ -116,6 +116,7 @@ pub async fn report(global: Followed, place: Place, handle: Handle) {
     let mut reports = handle.report;
     let mut wait = RETRY.0;
     let mut pace = Pace::new(REST);
+    let mut changes = ReportChanges::new(longshore_link::now());
     loop {
         pace.rest().await;
         let began = Instant::now();
@@ -131,13 +132,16 @@ pub async fn report(global: Followed, place: Place, handle: Handle) {
                 report.round_trip_micros = round_trip_micros;
                 report.node_keys = Some(place.trust.node_keys());
                 report.demand = place.demand.per_hour(began.into_std());
-                global.call::<_, ()>(Method::POST, &path, Some(&report)).await
+                let report = changes.of(report);
+                let answer = global.call(Method::POST, &path, Some(&report)).await;
+                answer.map(|answer: Option<ReportTaken>| changes.taken(answer))
             }
-            None => Ok(()),
+            None => Ok(true),
         };
         pace.worked_since(began);
         match outcome {
-            Ok(()) => {
+            Ok(false) => tracing::debug!("the global plane asks for a whole report"),
+            Ok(true) => {
                 wait = RETRY.0;
                 // An error means that the keeper ended, and the service with it.
                 let _ = tokio::time::timeout(HEARTBEAT, reports.changed()).await;

@@ -281,6 +281,7 @@ mod tests {
     use longshore_api::links::Intent;
     use longshore_types::{Manifest, Release, ReleaseNumber, Timestamp};
     use std::os::unix::fs::MetadataExt as _;
+    use std::sync::Arc;
 
     use super::*;
 
@@ -288,13 +289,13 @@ mod tests {
         let manifest = serde_json::json!({"app": "web", "image": "web"});
         Assignment {
             instance: id.parse().unwrap(),
-            release: Release {
+            release: Arc::new(Release {
                 secrets: Default::default(),
                 number: ReleaseNumber(1),
                 manifest: Manifest::from_document(&manifest).unwrap(),
                 image_digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),
                 created_at: Timestamp(0),
-            },
+            }),
             intent: Intent::Run,
             generation: Generation(1),
             origin: Default::default(),

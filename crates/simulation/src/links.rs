@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use longshore_api::links::{ReportChanges, ReportTaken};
 use longshore_global::simulation::Told;
 use longshore_types::Generation;
 
@@ -81,9 +82,11 @@ impl Uplink {
     }
 }
 
-/// What came of reports that were handed to control planes: from whom to whom, in which lives, and whether it
-/// was taken over.
-pub type Outbox = Arc<Mutex<Vec<(Party, Party, (u64, u64), bool)>>>;
+/// What came of a report that was handed to a control plane; none when it was refused.
+pub type Taken = Option<Option<ReportTaken>>;
+
+/// The same of several: from whom to whom, and in which lives.
+pub type Outbox = Arc<Mutex<Vec<(Party, Party, (u64, u64), Taken)>>>;
 
 impl World {
     fn life_of(&self, party: Party) -> u64 {
@@ -123,8 +126,8 @@ impl World {
             }
         }
         let done = std::mem::take(&mut *self.outbox.lock().unwrap_or_else(PoisonError::into_inner));
-        for (from, to, lives, was_taken) in done {
-            let message = Message::Answer(was_taken);
+        for (from, to, lives, outcome) in done {
+            let message = Message::Taken(outcome);
             self.net.send(Sent { from, to, lives, message }, self.now);
         }
     }
@@ -137,11 +140,16 @@ impl World {
                     location.take_allotments(set);
                 }
             }
-            (Party::Location(number), Message::Answer(was_taken)) => {
+            (Party::Location(number), Message::Taken(taken)) => {
                 let location = &mut self.locations[number];
-                location.uplink.answered(was_taken, self.now);
-                if !was_taken {
+                location.uplink.answered(taken.is_some(), self.now);
+                if taken.is_none() {
                     location.target = (location.target + 1) % N_GLOBALS;
+                }
+                if let Some((_, _, changes)) = &mut location.reports
+                    && !changes.taken(taken.flatten())
+                {
+                    location.uplink.tell();
                 }
             }
             (Party::Location(number), Message::Observed(report)) => {
@@ -164,14 +172,14 @@ impl World {
             }
             (Party::Global(number), Message::Report(report)) => {
                 let Some(global) = self.globals[number].role.handle() else {
-                    self.send_message(to, from, Message::Answer(false));
+                    self.send_message(to, from, Message::Taken(None));
                     return;
                 };
                 let outbox = Arc::clone(&self.outbox);
                 let process = self.globals[number].role.process.as_ref();
                 process.expect("who has a handle runs").spawn(async move {
-                    let was_taken = global.take_report(*report).await.is_ok();
-                    let done = (to, from, (lives.1, lives.0), was_taken);
+                    let outcome = global.take_report(*report).await.ok();
+                    let done = (to, from, (lives.1, lives.0), outcome);
                     outbox.lock().unwrap_or_else(PoisonError::into_inner).push(done);
                 });
             }
@@ -226,11 +234,12 @@ impl World {
         let location = &mut self.locations[number];
         let Some(handle) = location.role.awake(now) else { return };
         let life = location.role.n_lives;
-        if location.reports.as_ref().is_none_or(|(of, _)| *of != life) {
-            location.reports = Some((life, handle.report()));
+        let wall = longshore_types::Timestamp(now.saturating_add_signed(location.role.ahead));
+        if location.reports.as_ref().is_none_or(|(of, ..)| *of != life) {
+            location.reports = Some((life, handle.report(), ReportChanges::new(wall)));
             location.uplink.tell();
         }
-        let (_, reports) = location.reports.as_mut().expect("it was set above");
+        let (_, reports, changes) = location.reports.as_mut().expect("it was set above");
         if reports.has_changed().unwrap_or(false) {
             location.uplink.tell();
         }
@@ -238,7 +247,8 @@ impl World {
             return;
         }
         let Some(mut report) = Option::clone(&reports.borrow_and_update()) else { return };
-        report.at = longshore_types::Timestamp(now.saturating_add_signed(location.role.ahead));
+        report.at = wall;
+        let report = changes.of(report);
         let (from, to) = (Party::Location(number), Party::Global(location.target));
         let gives_up = self.net.random_of(from, to).u64(500..12_000);
         self.locations[number].uplink.sent(now, gives_up);

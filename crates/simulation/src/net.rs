@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use longshore_api::links::{AllotmentSet, AssignmentSet, LocationReport, NodeReport};
+use longshore_api::links::{AllotmentSet, AssignmentSet, LocationReport, NodeReport, ReportTaken};
 
 /// Who speaks, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,12 +23,14 @@ pub enum Message {
     Allotments(AllotmentSet),
     /// What a location observes.
     Report(Box<LocationReport>),
-    /// Whether a control plane took that over.
-    Answer(bool),
+    /// What a control plane knows by that; none when it did not take it over.
+    Taken(Option<Option<ReportTaken>>),
     /// What a node is assigned.
     Assignments(AssignmentSet),
     /// What a node observes.
     Observed(Box<NodeReport>),
+    /// Whether its location took that over.
+    Answer(bool),
 }
 
 /// A message under way.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use longshore_api::links::LocationReport;
+use longshore_api::links::{LocationReport, ReportChanges};
 use longshore_global::simulation::Simulated as Global;
 use longshore_location::simulation::Simulated as Location;
 use longshore_types::LocationName;
@@ -62,8 +62,8 @@ pub(crate) struct LocationRole {
     pub target: usize,
     pub watch: Watch,
     pub uplink: Uplink,
-    /// What it would say, of which of its lives.
-    pub reports: Option<(u64, Reports)>,
+    /// What it would say, of which of its lives, and what of that is known.
+    pub reports: Option<(u64, Reports, ReportChanges)>,
 }
 
 /// A node and its connections.

@@ -15,6 +15,7 @@ use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::{
     Allotment, AllotmentSet, InstanceStatus, LocationReport, NodeSummary, ObservedInstance,
+    ReportChanges,
 };
 use longshore_api::v1::{AppView, DeployRequest, LocationView};
 use longshore_e2e::eventually;
@@ -234,6 +235,7 @@ struct Location {
 impl Location {
     /// Reports until it is dropped; a control plane that is away is tried again.
     async fn run(self) {
+        let mut changes = ReportChanges::new(now());
         loop {
             let mut set = AllotmentSet::default();
             let path = format!("/link/locations/{}/allotments?changes=true", self.name);
@@ -241,7 +243,7 @@ impl Location {
             if let Ok(mut sets) = sets {
                 loop {
                     // What could not be reported is reported the next time.
-                    let _ = self.report(&set).await;
+                    let _ = self.report(&set, &mut changes).await;
                     tokio::select! {
                         next = sets.next() => match next {
                             Some(Ok(next)) => {
@@ -265,11 +267,19 @@ impl Location {
         }
     }
 
-    async fn report(&self, set: &AllotmentSet) -> Result<(), CallError> {
+    async fn report(
+        &self,
+        set: &AllotmentSet,
+        changes: &mut ReportChanges,
+    ) -> Result<(), CallError> {
         let instances = set.allotments.iter().flat_map(|allotment| self.instances(allotment));
-        let instances: Vec<_> = instances.collect();
+        let mut instances: Vec<_> = instances.map(Arc::new).collect();
+        instances.sort_by(|a, b| a.observed.instance.cmp(&b.observed.instance));
         let report = LocationReport {
             location: self.name.clone(),
+            number: 0,
+            since: None,
+            gone: Vec::new(),
             coordinates: Some(self.coordinates),
             traits: Default::default(),
             joining: None,
@@ -289,8 +299,11 @@ impl Location {
             strays: Vec::new(),
         };
         let path = format!("/link/locations/{}/report", self.name);
+        let report = changes.of(report);
         self.shared.traffic.up.fetch_add(size(&report), Ordering::Relaxed);
-        self.link.call(Method::POST, &path, Some(&report)).await
+        let answer = self.link.call(Method::POST, &path, Some(&report)).await;
+        changes.taken(answer?);
+        Ok(())
     }
 
     /// Counts what it was told.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use longshore_types::{
     ByteCount, Capacity, Digest, ExitReason, Generation, IdRange, InstanceId, InstancePhase,
@@ -16,7 +17,7 @@ pub struct Assignment {
     /// The instance.
     pub instance: InstanceId,
     /// What it runs.
-    pub release: Release,
+    pub release: Arc<Release>,
     /// Whether it should run or end.
     pub intent: Intent,
     /// Raised at each change of this assignment.

@@ -117,7 +117,7 @@ fn why_not_removed(
         return Some("it is of the machine of the control plane".to_owned());
     }
     let received = received.filter(|received| received.reachable())?;
-    let count = received.report.instances.len();
+    let count = received.n_instances();
     let name = &received.report.location;
     (has_allotments || count > 0).then(|| {
         format!(

@@ -69,7 +69,7 @@ pub async fn list(
 fn questions(plane: &Plane, wanted: impl Fn(&InstanceStatus) -> bool) -> Vec<Question> {
     let mut by_node: BTreeMap<(LocationName, NodeName), Question> = BTreeMap::new();
     for received in plane.reports.now().values() {
-        for status in received.report.instances.iter().filter(|status| wanted(status)) {
+        for status in received.instances().filter(|status| wanted(status)) {
             let key = (received.report.location.clone(), status.node.clone());
             let question = by_node.entry(key).or_insert_with(|| Question {
                 received: received.clone(),

@@ -85,3 +85,79 @@ fn news_waits_for_who_takes_it() {
     assert_eq!(news.apps.len(), 2);
     assert!(reports.take_news().1.apps.is_empty());
 }
+
+/// What is known of each instance, by id: its app and its restarts.
+fn known(reports: &Reports) -> Vec<(String, String, u32)> {
+    let now = reports.now();
+    let received = now.values().next().unwrap();
+    let one = |status: &InstanceStatus| {
+        let observed = &status.observed;
+        (observed.instance.to_string(), status.app.to_string(), observed.restarts)
+    };
+    let all: Vec<_> = received.instances().map(one).collect();
+    let mut by_app: Vec<_> =
+        received.by_app.keys().flat_map(|key| received.of_app(key).map(one)).collect();
+    by_app.sort();
+    assert_eq!(all, by_app, "what is found by app is what there is");
+    all
+}
+
+fn numbered(
+    number: u64,
+    since: Option<u64>,
+    change: impl FnOnce(&mut serde_json::Value),
+) -> LocationReport {
+    LocationReport { number, since, ..report(change) }
+}
+
+#[test]
+fn a_change_is_put_into_the_report_that_it_is_of_and_is_news_of_what_it_changes() {
+    let reports = Reports::default();
+    assert!(reports.receive(numbered(5, None, |_| {})));
+    reports.take_news();
+    let change = |report: &mut serde_json::Value| {
+        let all = report["instances"].as_array_mut().unwrap();
+        all.truncate(1);
+        all[0]["observed"]["restarts"] = json!(2);
+        report["gone"] = json!(["api-00000001"]);
+    };
+    assert!(reports.receive(numbered(6, Some(5), change)));
+    let (_, news) = reports.take_news();
+    let api: AppKey = (Default::default(), "api".parse().unwrap());
+    assert_eq!(news.apps, [web(), api].into());
+    let web = ("web-00000001".to_owned(), "web".to_owned(), 2);
+    assert_eq!(known(&reports), std::slice::from_ref(&web));
+    // What says nothing new is none.
+    let nothing = |report: &mut serde_json::Value| report["instances"] = json!([]);
+    assert!(reports.receive(numbered(7, Some(6), nothing)));
+    assert!(!reports.take_news().1.any);
+    // An instance is in one app alone, whatever its location says.
+    let other = |report: &mut serde_json::Value| {
+        report["instances"].as_array_mut().unwrap().truncate(1);
+        report["instances"][0]["app"] = json!("liar");
+    };
+    assert!(reports.receive(numbered(8, Some(7), other)));
+    assert_eq!(known(&reports), [(web.0, "liar".to_owned(), 0)]);
+    // A whole one says all that there is.
+    assert!(reports.receive(numbered(9, None, |report| {
+        report["instances"].as_array_mut().unwrap().remove(0);
+    })));
+    assert_eq!(known(&reports), [("api-00000001".to_owned(), "api".to_owned(), 0)]);
+}
+
+#[test]
+fn a_change_of_another_report_changes_nothing_and_is_said_to_be_one() {
+    let reports = Reports::default();
+    assert!(!reports.receive(numbered(2, Some(1), |_| {})), "of a location that nobody knows");
+    assert!(reports.now().is_empty());
+    assert!(reports.receive(numbered(5, None, |_| {})));
+    reports.take_news();
+    let empty = |report: &mut serde_json::Value| report["instances"] = json!([]);
+    for since in [4, 6] {
+        let change = |report: &mut serde_json::Value| report["gone"] = json!(["web-00000001"]);
+        assert!(!reports.receive(numbered(7, Some(since), change)), "{since}");
+    }
+    assert!(!reports.take_news().1.any);
+    assert_eq!(known(&reports).len(), 2);
+    assert!(reports.receive(numbered(6, Some(5), empty)), "what is of it is taken still");
+}

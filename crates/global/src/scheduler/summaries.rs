@@ -241,7 +241,7 @@ mod tests {
         let capacity = release.manifest.resources.capacity().times(3);
         given.add((release.manifest.yields(), capacity));
         given.unseen.insert(key, vec![(Arc::new(release), 3)]);
-        let received = Received::new(report.into(), Default::default());
+        let received = Received::new(report, Default::default(), None).0;
         assert_eq!(received.report.acknowledged, Generation(7));
         let state = state(&Catalog::default(), &received, &given);
         let gib = |capacity: Capacity| capacity.memory.0 >> 30;

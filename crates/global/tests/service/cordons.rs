@@ -43,6 +43,9 @@ impl Plane {
         let mut node = view.nodes[0].clone();
         (node.lost, node.drained, node.instances, node.cordon) = (lost, drained, instances, None);
         let report = LocationReport {
+            number: 0,
+            since: None,
+            gone: Vec::new(),
             location: view.location,
             coordinates: None,
             traits: Default::default(),

@@ -65,22 +65,22 @@ async fn a_location_is_told_where_apps_are_ready_that_were_given_there() {
     let set = until(&mut plane.allotments().await, |set| set.allotments.len() == 1).await;
     let ready = healthy(&set.allotments[0], "web-aaaaaaaa");
     // One that was never given the app says that it has it.
-    plane.send(&LocationReport { instances: vec![ready.clone()], ..reached("liar") }).await;
+    plane.send(&LocationReport { instances: vec![ready.clone().into()], ..reached("liar") }).await;
     let (mut liar, mut ams) = (Told::by(&plane, "liar").await, Told::by(&plane, "ams").await);
     ams.until("who the other is", |known| known.peers.contains_key(&name("liar"))).await;
     liar.until("who the other is", |known| known.peers.contains_key(&name("ams"))).await;
     assert!(!is_served(&liar.known), "no instance is ready");
 
-    plane.send(&LocationReport { instances: vec![ready.clone()], ..reached("ams") }).await;
+    plane.send(&LocationReport { instances: vec![ready.clone().into()], ..reached("ams") }).await;
     liar.until("that the app is served", is_served).await;
     let places = &liar.known.apps[&web_app()];
     assert_eq!((&places.at, places.hosts[0].as_str()), (&vec![name("ams")], "web.localhost"));
     assert_eq!(liar.known.peers[&name("ams")].address.as_deref(), Some("ams.test:4606"));
     // Where it is not ready any more, nothing goes.
     let draining = longshore_api::links::InstanceStatus { draining: true, ..ready.clone() };
-    plane.send(&LocationReport { instances: vec![draining], ..reached("ams") }).await;
+    plane.send(&LocationReport { instances: vec![draining.into()], ..reached("ams") }).await;
     liar.until("that it is not any more", |known| !is_served(known)).await;
-    plane.send(&LocationReport { instances: vec![ready], ..reached("ams") }).await;
+    plane.send(&LocationReport { instances: vec![ready.into()], ..reached("ams") }).await;
     liar.until("that it is again", is_served).await;
     // Neither of itself, nor of what the other has not.
     assert!(!liar.known.peers.contains_key(&name("liar")));

@@ -1,7 +1,7 @@
 //! What gives an overview without every instance: counts by location and by app.
 
 use longshore_api::ProblemCode;
-use longshore_api::links::{LocationReport, NodeSummary, Shortfall, Staying};
+use longshore_api::links::{LocationReport, NodeSummary, ReportTaken, Shortfall, Staying};
 use longshore_api::v1::{AppLocationView, CallerView, LocationView};
 use longshore_link::{CallError, now};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights, Role};
@@ -64,6 +64,9 @@ async fn a_location_is_counted_and_shown_with_what_the_caller_may_know() {
     let mut starting = healthy(allotment, "web-00000002");
     starting.observed.phase = InstancePhase::Starting;
     let report = LocationReport {
+        number: 0,
+        since: None,
+        gone: Vec::new(),
         location: "ams".parse().unwrap(),
         coordinates: "52.37,4.9".parse().ok(),
         traits: Default::default(),
@@ -76,7 +79,7 @@ async fn a_location_is_counted_and_shown_with_what_the_caller_may_know() {
         acknowledged: set.generation,
         at: now(),
         nodes: vec![node("n1", true), node("n2", false)],
-        instances: vec![healthy(allotment, "web-00000001"), starting],
+        instances: vec![healthy(allotment, "web-00000001").into(), starting.into()],
         shortfalls: vec![shortfall("default"), shortfall("other")],
         staying: vec![staying("default"), staying("other")],
         strays: vec![],
@@ -167,5 +170,45 @@ async fn answers_are_compressed_and_streams_are_not() {
     assert!(!is_packed("/v1/projects/default/watch", "").await);
     let events = "accept: text/event-stream\r\n";
     assert!(!is_packed("/v1/projects/default/watch", events).await);
+    plane.stop().await;
+}
+
+/// What a location whose reports have numbers is answered.
+async fn report_of_number(
+    plane: &Plane,
+    number: u64,
+    since: Option<u64>,
+    report: LocationReport,
+) -> Option<ReportTaken> {
+    let report = LocationReport { number, since, ..report };
+    let path = format!("/link/locations/{}/report", report.location);
+    plane.link.call(http::Method::POST, &path, Some(&report)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_location_says_all_of_its_instances_once_and_then_those_that_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plane, set) = Plane::start_with_web(dir.path()).await;
+    let ids = ["web-00000001", "web-00000002"];
+    let says = |ids: &[&str]| {
+        let instances = ids.iter().map(|id| healthy(&set.allotments[0], id)).collect();
+        report_of("ams", set.generation, instances, vec![])
+    };
+    let taken = |number| Some(ReportTaken { number });
+    assert_eq!(report_of_number(&plane, 0, None, says(&ids)).await, None, "as it always was");
+    assert_eq!(report_of_number(&plane, 7, None, says(&ids)).await, taken(Some(7)));
+    plane.app_when(|app| app.ready == 2).await;
+    let gone = LocationReport { gone: vec![ids[0].parse().unwrap()], ..says(&[]) };
+    assert_eq!(report_of_number(&plane, 9, Some(8), gone.clone()).await, taken(None));
+    assert_eq!(plane.app().await.ready, 2, "it is of what nobody knows");
+    assert_eq!(report_of_number(&plane, 9, Some(7), gone).await, taken(Some(9)));
+    plane.app_when(|app| app.ready == 1).await;
+    let more = says(&ids[..1]);
+    assert_eq!(report_of_number(&plane, 10, Some(9), more).await, taken(Some(10)));
+    plane.app_when(|app| app.ready == 2).await;
+    plane.stop().await;
+    // Another process knows nothing of it.
+    let plane = Plane::start(dir.path()).await;
+    assert_eq!(report_of_number(&plane, 11, Some(10), says(&[])).await, taken(None));
     plane.stop().await;
 }

@@ -247,6 +247,9 @@ pub fn report_of(
         drained: false,
     };
     LocationReport {
+        number: 0,
+        since: None,
+        gone: Vec::new(),
         location: location.parse().unwrap(),
         coordinates: Some("52.37,4.9".parse().unwrap()),
         traits: Default::default(),
@@ -259,7 +262,7 @@ pub fn report_of(
         acknowledged,
         at: now(),
         nodes: vec![node],
-        instances,
+        instances: instances.into_iter().map(Into::into).collect(),
         shortfalls: vec![],
         staying: vec![],
         strays: vec![],

@@ -82,7 +82,7 @@ async fn what_fits_nowhere_is_given_to_where_others_leave_for_it_and_everybody_i
     deploy(&plane, "shop", 40).await;
     let set = until(&mut sets, |set| asks(set, "shop") == Some((1, 1))).await;
     let mut report = running(&set, "batch");
-    report.instances[0].draining = true;
+    std::sync::Arc::make_mut(&mut report.instances[0]).draining = true;
     let node = &mut report.nodes[0];
     (node.leaving, node.yielding) = (node.promised, vec![]);
     report.shortfalls = vec![short("shop", RoomMaking::UnderWay), short("batch", RoomMaking::None)];

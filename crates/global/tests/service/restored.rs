@@ -1,6 +1,7 @@
 //! A store that was restored from a backup, and locations that saw what came after that.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
@@ -44,10 +45,10 @@ async fn sets_of(plane: &Plane, location: &str) -> LineStream<AllotmentSet> {
 }
 
 /// Two instances of an app.
-fn two_of(set: &AllotmentSet, app: &str) -> Vec<InstanceStatus> {
+fn two_of(set: &AllotmentSet, app: &str) -> Vec<Arc<InstanceStatus>> {
     let allotment = set.allotments.iter().find(|allotment| allotment.app().as_str() == app);
     let allotment = allotment.unwrap();
-    ["00000001", "00000002"].map(|id| healthy(allotment, &format!("{app}-{id}"))).into()
+    ["00000001", "00000002"].map(|id| Arc::new(healthy(allotment, &format!("{app}-{id}")))).into()
 }
 
 #[tokio::test]

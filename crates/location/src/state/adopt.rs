@@ -7,6 +7,7 @@
 //! it write that into its store, which would bring back what was removed on purpose.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use longshore_api::links::{Allotment, AllotmentSet, AppRef, Intent};
 use longshore_types::{
@@ -42,7 +43,7 @@ impl State {
         let by_app = |a: &Allotment| ((a.project().clone(), a.app().clone()), a.clone());
         let mut allotments: BTreeMap<_, _> = set.allotments.iter().map(by_app).collect();
         let mut strays = BTreeSet::new();
-        for (key, own) in &self.allotments {
+        for (key, own) in self.allotments.iter() {
             let app = app_ref(key);
             if allotments.contains_key(key) || set.let_go.contains(&app) {
                 continue;
@@ -61,9 +62,12 @@ impl State {
     pub fn take(&mut self, adopted: Adopted) {
         let Adopted { epoch, generation, allotments, strays, cordons, reach } = adopted;
         (self.epoch, self.acknowledged) = (epoch, generation);
-        (self.allotments, self.strays, self.cordons) = (allotments, strays, cordons);
+        self.allotments = allotments.into_values().collect();
+        (self.strays, self.cordons) = (strays, cordons);
         self.reach = reach;
         self.due.all();
+        self.statuses.all();
+        self.routes.all();
     }
 
     /// Whether a change builds on what there is.
@@ -93,11 +97,15 @@ impl State {
         for AppRef { project, app } in gone {
             let key = (project, app);
             self.allotments.remove(&key);
+            self.routes.stale([key.clone()]);
             self.due.extend([key]);
         }
         for allotment in allotments {
             let key = (allotment.project().clone(), allotment.app().clone());
-            self.allotments.insert(key.clone(), allotment);
+            self.allotments.insert(allotment);
+            let of_app = self.instances.of_app(&key).map(|record| &record.instance);
+            self.statuses.stale(of_app);
+            self.routes.stale([key.clone()]);
             self.due.extend([key]);
         }
         if self.cordons != cordons {
@@ -127,7 +135,9 @@ impl State {
     pub(super) fn release_of(&self, record: &InstanceRecord) -> ReleaseNumber {
         let own = &record.release;
         let allotment = self.allotments.get(&app_key(record));
-        let is_other = |known: &Release| known.number == own.number && !is_same(known, own);
+        let is_other = |known: &Arc<Release>| {
+            known.number == own.number && !Arc::ptr_eq(known, own) && !is_same(known, own)
+        };
         let is_foreign = allotment.is_some_and(|allotment| {
             let canary = allotment.canary.as_ref().map(|canary| &canary.release);
             let command = allotment.command.as_ref();

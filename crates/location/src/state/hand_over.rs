@@ -124,7 +124,7 @@ fn record_of(assignment: &Assignment, node: &NodeName, moment: Moment) -> Instan
 /// it as the one before, whatever a manifest has by then.
 fn sealed(location: &longshore_types::LocationName, record: &InstanceRecord) -> String {
     let InstanceRecord { instance, release, is_command, node, .. } = record;
-    let Release { number, manifest, image_digest, secrets, .. } = release;
+    let Release { number, manifest, image_digest, secrets, .. } = &**release;
     let place: (_, _, &InstanceId) = (location, node, instance);
     let what = (&manifest.project, &manifest.app, number, is_command);
     let image = (manifest.image.repository.to_string(), image_digest);

@@ -24,6 +24,10 @@ pub struct Instances {
     changed_nodes: BTreeSet<NodeName>,
     /// The same of apps.
     changed_apps: BTreeSet<AppKey>,
+    /// The instances themselves.
+    changed: BTreeSet<InstanceId>,
+    /// The apps again, for the routes.
+    unrouted: BTreeSet<AppKey>,
 }
 
 /// What is on a node.
@@ -79,7 +83,9 @@ impl Instances {
         }
         let (node, app) = (record.node.clone(), app_key(record));
         self.changed_nodes.insert(node);
+        self.unrouted.insert(app.clone());
         self.changed_apps.insert(app);
+        self.changed.insert(instance.clone());
         true
     }
 
@@ -109,6 +115,8 @@ impl Instances {
     fn note(&mut self, record: &InstanceRecord) {
         self.changed_nodes.insert(record.node.clone());
         self.changed_apps.insert(app_key(record));
+        self.unrouted.insert(app_key(record));
+        self.changed.insert(record.instance.clone());
     }
 
     fn unlist(&mut self, record: &InstanceRecord) {
@@ -169,6 +177,16 @@ impl Instances {
     /// The nodes of which something changed since this was last asked for.
     pub fn take_changed_nodes(&mut self) -> BTreeSet<NodeName> {
         std::mem::take(&mut self.changed_nodes)
+    }
+
+    /// The apps whose routes may be others since this was last asked for.
+    pub fn take_unrouted(&mut self) -> BTreeSet<AppKey> {
+        std::mem::take(&mut self.unrouted)
+    }
+
+    /// The instances that changed since this was last asked for.
+    pub fn take_changed(&mut self) -> BTreeSet<InstanceId> {
+        std::mem::take(&mut self.changed)
     }
 
     /// The same of apps.

@@ -2,17 +2,43 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use longshore_api::links::{
-    Allotment, Assignment, Endpoint, InstanceStatus, LocationReport, NodeSummary, ObservedInstance,
-    Route, RoutingTable,
+    Assignment, Endpoint, InstanceStatus, LocationReport, NodeSummary, ObservedInstance, Route,
+    RoutingTable,
 };
 use longshore_types::{
     Capacity, InstanceId, InstancePhase, NodeName, ReachAddress, Traits, Yielding,
 };
+use tokio::time::Instant;
 
-use super::{Moment, Published, State};
+use super::{AppKey, Moment, Published, State};
 use crate::records::InstanceRecord;
+
+/// How often all routes are made anew, should something have been overlooked.
+const WHOLE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The routes of the table that was made last, and of which apps they may be out of date.
+#[derive(Debug, Default)]
+pub struct Routes {
+    by_app: BTreeMap<AppKey, Route>,
+    stale: BTreeSet<AppKey>,
+    /// When all were made; nothing when they have to be now.
+    whole_at: Option<Instant>,
+}
+
+impl Routes {
+    /// Something of these apps may have changed.
+    pub fn stale(&mut self, apps: impl IntoIterator<Item = AppKey>) {
+        self.stale.extend(apps);
+    }
+
+    /// Something of any may have.
+    pub fn all(&mut self) {
+        self.whole_at = None;
+    }
+}
 
 impl State {
     /// The nodes that are told what they should do. One that was removed and comes back is told that it has
@@ -40,17 +66,15 @@ impl State {
     /// What the nodes are to try to reach: what the global plane says, and what has been given to the location, so
     /// that it can start that anew while it is cut off.
     pub fn reach(&self) -> BTreeSet<ReachAddress> {
-        let given = self.allotments.values().flat_map(Allotment::releases);
-        let given = given.flat_map(|release| &release.manifest.placement.reach);
-        self.reach.iter().chain(given).cloned().collect()
+        self.reach.iter().chain(self.allotments.reach()).cloned().collect()
     }
 
     /// Renews the routing table; true when it changed. Remembers from which revision on a draining
     /// instance is out of it and a healthy one is in it.
     pub fn renew_table(&mut self, moment: Moment) -> bool {
-        let routes: Vec<Route> = self.allotments.values().filter_map(|a| self.route(a)).collect();
-        let changed = routes != self.table.routes;
+        let changed = self.renew_routes(moment);
         if changed {
+            let routes = self.routes.by_app.values().cloned().collect();
             let (location_epoch, revision) = (self.life.epoch(), self.table.revision + 1);
             // The nodes are added when it is told.
             let table =
@@ -66,6 +90,31 @@ impl State {
         changed
     }
 
+    /// Makes the routes anew of the apps of which something may have changed; true when one did.
+    fn renew_routes(&mut self, moment: Moment) -> bool {
+        let mut routes = std::mem::take(&mut self.routes);
+        let mut stale = std::mem::take(&mut routes.stale);
+        stale.append(&mut self.instances.take_unrouted());
+        let is_old = |at| moment.instant.saturating_duration_since(at) >= WHOLE_INTERVAL;
+        if routes.whole_at.is_none_or(is_old) {
+            routes.whole_at = Some(moment.instant);
+            stale.extend(self.allotments.keys().chain(routes.by_app.keys()).cloned());
+        }
+        let mut changed = false;
+        for key in stale {
+            match self.allotments.get(&key).and_then(|allotment| self.route(allotment)) {
+                Some(route) if routes.by_app.get(&key) == Some(&route) => {}
+                Some(route) => {
+                    routes.by_app.insert(key, route);
+                    changed = true;
+                }
+                None => changed |= routes.by_app.remove(&key).is_some(),
+            }
+        }
+        self.routes = routes;
+        changed
+    }
+
     fn note_included(&mut self, before: &RoutingTable, moment: Moment) {
         // An app is routed before it has instances. So the first table has some only where a
         // location was started again, and its ingresses went on routing to those.
@@ -77,11 +126,12 @@ impl State {
         self.included.retain(|instance, _| now.contains(instance));
         let table = Published { revision: self.table.revision, at: moment.instant };
         for instance in now.difference(&known) {
+            self.statuses.stale([*instance]);
             self.included.insert((*instance).clone(), table);
         }
     }
 
-    fn route(&self, allotment: &longshore_api::links::Allotment) -> Option<Route> {
+    pub(super) fn route(&self, allotment: &longshore_api::links::Allotment) -> Option<Route> {
         allotment.release.manifest.port?;
         let key = (allotment.project().clone(), allotment.app().clone());
         let endpoints = self.instances.of_app(&key).filter_map(|record| {
@@ -110,7 +160,8 @@ impl State {
     }
 
     /// What the global plane is told.
-    pub fn report(&self, gate: Option<&str>, moment: Moment) -> LocationReport {
+    pub fn report(&mut self, gate: Option<&str>, moment: Moment) -> LocationReport {
+        let instances = self.statuses(moment);
         let n_instances = |node: &NodeName| {
             u32::try_from(self.instances.on_node(node).count()).unwrap_or(u32::MAX)
         };
@@ -139,6 +190,9 @@ impl State {
         LocationReport {
             location: self.name.clone(),
             // The uplink knows these.
+            number: 0,
+            since: None,
+            gone: Vec::new(),
             coordinates: None,
             traits: self.traits.clone(),
             joining: None,
@@ -150,7 +204,7 @@ impl State {
             acknowledged: self.acknowledged,
             at: moment.wall,
             nodes: summaries,
-            instances: self.instances.values().map(|record| self.status(record, moment)).collect(),
+            instances,
             shortfalls: self.shortfalls.clone(),
             staying: self.staying.clone(),
             strays: self.strays.iter().cloned().collect(),
@@ -192,7 +246,7 @@ impl State {
         unheard.map(summary).collect()
     }
 
-    fn status(&self, record: &InstanceRecord, moment: Moment) -> InstanceStatus {
+    pub(super) fn status(&self, record: &InstanceRecord, moment: Moment) -> InstanceStatus {
         let pending = || ObservedInstance::pending(record.instance.clone(), record.generation);
         let mut observed = self.observed(record).cloned().unwrap_or_else(pending);
         if observed.note.is_none() {

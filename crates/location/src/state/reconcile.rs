@@ -62,6 +62,8 @@ impl State {
             })
         });
         let staying: Vec<_> = staying.collect();
+        let either = self.staying.iter().chain(&staying).map(|staying| &staying.instance);
+        self.statuses.stale(either);
         self.staying.retain(|one| stays(&one.project, &one.app));
         self.staying.extend(staying);
         changes

@@ -1,6 +1,7 @@
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-use longshore_api::links::{AppRef, Endpoint, Intent, NodeSummary, Reach};
+use longshore_api::links::{Allotment, AppRef, Endpoint, Intent, NodeSummary, Reach};
 use longshore_types::{
     AppProtocol, ByteCount, Capacity, Decision, Digest, Epoch, InstancePhase, Manifest, MilliCpu,
     Priority, Reached, Release, ReleaseNumber, RestartPolicy, Timestamp, Yielding,
@@ -33,7 +34,7 @@ fn set(generation: u64, release: u64) -> AllotmentSet {
     let (count, budget, make_room) = (2, 4, 0);
     let (canary, command) = (None, None);
     let allotment = Allotment {
-        release,
+        release: Arc::new(release),
         count,
         canary,
         command,
@@ -89,10 +90,10 @@ impl World {
     }
 
     /// The instances with the releases that others know them by.
-    fn releases(&self) -> BTreeMap<InstanceId, u64> {
+    fn releases(&mut self) -> BTreeMap<InstanceId, u64> {
         let report = self.state.report(Some("unix:/x"), self.moment());
         let each = report.instances.into_iter();
-        each.map(|status| (status.observed.instance, status.release.0)).collect()
+        each.map(|status| (status.observed.instance.clone(), status.release.0)).collect()
     }
 
     fn wait(&mut self, millis: u64) {
@@ -103,7 +104,24 @@ impl World {
         self.seed += 1;
         let changes = self.state.reconcile(self.seed, self.moment());
         self.state.renew_table(self.moment());
+        self.check_told();
         changes
+    }
+
+    /// What is made anew only where something changed is what it would be if all of it were.
+    fn check_told(&mut self) {
+        let moment = self.moment();
+        let told = self.state.report(None, moment).instances;
+        let state = &self.state;
+        let anew: Vec<_> =
+            state.instances.values().map(|record| state.status(record, moment)).collect();
+        assert!(told.iter().map(|told| &**told).eq(&anew), "{told:#?}, not {anew:#?}");
+        let routes: Vec<_> =
+            state.allotments.values().filter_map(|allotment| state.route(allotment)).collect();
+        assert_eq!(state.table.routes, routes);
+        let releases = state.allotments.values().flat_map(Allotment::releases);
+        let reach: BTreeSet<_> = releases.flat_map(|one| &one.manifest.placement.reach).collect();
+        assert!(state.allotments.reach().eq(reach));
     }
 
     /// Each node reports every instance it was told of, in the phase that `phase` gives.
@@ -172,7 +190,7 @@ impl World {
         world
     }
 
-    fn awaiting_an_ingress(&self) -> usize {
+    fn awaiting_an_ingress(&mut self) -> usize {
         let report = self.state.report(Some("unix:/x"), self.moment());
         report.instances.iter().filter(|status| status.awaits_ingress).count()
     }
@@ -316,7 +334,8 @@ fn nodes_try_what_the_global_plane_says_and_what_was_given_also_after_a_restart(
     let mut world = World::new();
     let mut set = set(1, 1);
     set.reach = [reach("queue:5672")].into();
-    set.allotments[0].release.manifest.placement.reach = [reach("db:5432")].into();
+    Arc::make_mut(&mut set.allotments[0].release).manifest.placement.reach =
+        [reach("db:5432")].into();
     let adopted = world.state.adopted(&set);
     world.state.take(adopted);
     assert_eq!(world.state.reach(), [reach("db:5432"), reach("queue:5672")].into());
@@ -345,12 +364,12 @@ fn a_report_tells_what_leaves_and_what_could_be_made_to() {
         instances,
         promised: each.times(instances),
     };
-    let node = |world: &World| world.state.report(None, world.moment()).nodes.remove(0);
-    let told = node(&world);
+    let node = |world: &mut World| world.state.report(None, world.moment()).nodes.remove(0);
+    let told = node(&mut world);
     assert_eq!((told.leaving, told.yielding), (Capacity::default(), vec![yielding(2)]));
     let first = world.state.instances.keys().next().unwrap().clone();
     world.state.drain(&first, "makes room for shop (priority 80)", &mut Changes::default());
-    let told = node(&world);
+    let told = node(&mut world);
     assert_eq!((told.leaving, told.yielding), (each, vec![yielding(1)]));
     let report = world.state.report(None, world.moment());
     let notes = report.instances.iter().filter_map(|status| status.observed.note.as_deref());
@@ -358,10 +377,10 @@ fn a_report_tells_what_leaves_and_what_could_be_made_to() {
     // What is attached to a client, or runs once, never leaves for anything.
     for instance in world.state.instances.keys().cloned().collect::<Vec<_>>() {
         world.state.instances.change(&instance, |record| {
-            record.release.manifest.restart = RestartPolicy::Never;
+            Arc::make_mut(&mut record.release).manifest.restart = RestartPolicy::Never;
         });
     }
-    assert!(node(&world).yielding.is_empty());
+    assert!(node(&mut world).yielding.is_empty());
 }
 
 /// The same set with one allotment, of an app with this priority and memory.
@@ -371,7 +390,8 @@ fn set_of(set: AllotmentSet, app: &str, (priority, gib): (u32, u64)) -> Allotmen
         "app": app, "image": "default/web:1", "priority": priority,
         "resources": {"memory": format!("{gib}GiB"), "cpu": 0.1, "disk": "4MiB"},
     });
-    set.allotments[0].release.manifest = Manifest::from_document(&document).unwrap();
+    Arc::make_mut(&mut set.allotments[0].release).manifest =
+        Manifest::from_document(&document).unwrap();
     set
 }
 
@@ -544,7 +564,7 @@ fn a_stray_that_is_deployed_again_is_taken_over_without_a_touch_when_it_is_the_s
         let empty = of_life(7, AllotmentSet { generation: Generation(3), ..Default::default() });
         world.take(&empty);
         let mut again = of_life(7, set(4, release));
-        again.allotments[0].release.created_at = Timestamp(99);
+        Arc::make_mut(&mut again.allotments[0].release).created_at = Timestamp(99);
         world.take(&again);
         assert!(world.state.strays.is_empty());
         world.settle();
@@ -558,7 +578,7 @@ fn a_number_that_is_given_again_to_another_release_is_not_mistaken() {
     let mut world = World::running();
     let before = world.releases();
     let mut other = of_life(7, set(3, 1));
-    other.allotments[0].release.image_digest = Digest::from_sha256([2; 32]);
+    Arc::make_mut(&mut other.allotments[0].release).image_digest = Digest::from_sha256([2; 32]);
     world.take(&other);
     assert!(world.releases().values().all(|number| *number == 0), "it is of none that is known");
     world.settle();

@@ -299,7 +299,8 @@ async fn a_node_has_the_images_of_its_assignments_and_no_others() {
     // Once an instance of it is assigned to the node.
     says(&node, "n2", "https://192.0.2.1:1").await.unwrap();
     let mut wanted = set(5, 1);
-    Arc::make_mut(&mut wanted).allotments[0].release.image_digest = image;
+    let allotment = &mut Arc::make_mut(&mut wanted).allotments[0];
+    Arc::make_mut(&mut allotment.release).image_digest = image;
     scene.world.allot.send_replace(wanted);
     let mut sets = node.watch::<AssignmentSet>("/link/nodes/n2/assignments").await.unwrap();
     until(&mut sets, |set| set.assignments.len() == 1).await;

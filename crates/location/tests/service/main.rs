@@ -179,7 +179,7 @@ fn set(generation: u64, count: u32) -> Arc<AllotmentSet> {
         created_at: Timestamp(0),
     };
     let allotment = Allotment {
-        release,
+        release: release.into(),
         count,
         canary: None,
         command: None,

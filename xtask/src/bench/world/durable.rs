@@ -260,10 +260,13 @@ fn manifest(name: &str) -> serde_json::Value {
 fn start_etcd(disk: &Disk) -> Result<EtcdServer> {
     let mut members = EtcdServer::cluster(&disk.path(), 1)?;
     let mut etcd = members.pop().context("a cluster without a member")?;
+    // One that is killed before it has founded its cluster does not get over it.
+    let leads = |etcd: &EtcdServer| Ok(etcd.leads().unwrap_or(false).then_some(()));
+    eventually("the etcd leads", || leads(&etcd))?;
     etcd.kill();
     etcd.sync();
     etcd.start()?;
-    etcd.wait_until_it_listens()?;
+    eventually("the etcd leads again", || leads(&etcd))?;
     Ok(etcd)
 }
 

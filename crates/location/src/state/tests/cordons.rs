@@ -18,7 +18,7 @@ impl World {
         records.filter(|record| record.node.as_str() == node).count()
     }
 
-    fn summary(&self, node: &str) -> Option<NodeSummary> {
+    fn summary(&mut self, node: &str) -> Option<NodeSummary> {
         let report = self.state.report(Some("unix:/x"), self.moment());
         report.nodes.into_iter().find(|summary| summary.node.as_str() == node)
     }

@@ -160,12 +160,17 @@ fn a_node_of_another_machine_hands_over_what_it_was_given_and_nothing_else() {
     assert_eq!(count(with(&|one| one.origin.seal = None)), 0);
     assert_eq!(count(with(&|one| one.instance = "web-00000000".parse().unwrap())), 0);
     assert_eq!(count(with(&|one| one.origin.is_command = true)), 0);
-    assert_eq!(count(with(&|one| one.release.number = ReleaseNumber(2))), 0);
-    assert_eq!(count(with(&|one| one.release.image_digest = Digest::from_sha256([2; 32]))), 0);
+    assert_eq!(count(with(&|one| Arc::make_mut(&mut one.release).number = ReleaseNumber(2))), 0);
+    assert_eq!(
+        count(with(
+            &|one| Arc::make_mut(&mut one.release).image_digest = Digest::from_sha256([2; 32])
+        )),
+        0
+    );
     let secret = || ("key".parse().unwrap(), longshore_types::SecretVersion(1));
-    assert_eq!(count(with(&|one| one.release.secrets.extend([secret()]))), 0);
+    assert_eq!(count(with(&|one| Arc::make_mut(&mut one.release).secrets.extend([secret()]))), 0);
     // How a manifest is written may change with a release of Longshore.
-    assert_eq!(count(with(&|one| one.release.manifest.count = 9)), 1);
+    assert_eq!(count(with(&|one| Arc::make_mut(&mut one.release).manifest.count = 9)), 1);
 }
 
 #[test]
