@@ -1,83 +1,11 @@
 //! An operator empties a node under requests, closes it, opens it again and takes it away.
 
-use std::fs::{self, OpenOptions};
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
-
 use longshore_api::v1::LocationView;
-use longshore_e2e::leaks::{self, Marks};
-use longshore_e2e::process::signal;
 use longshore_e2e::{Platform, UpOptions, eventually};
-use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::scene::{page, traffic, web, with_web_on};
-
-/// A second agent on the same machine, at the same location, with directories of its own.
-struct SecondNode {
-    agent: String,
-    dir: PathBuf,
-    child: Child,
-}
-
-impl SecondNode {
-    fn start(platform: &Platform) -> Self {
-        let dir = platform.dir().join("n2");
-        let agent = format!("{:06x}", std::process::id() & 0xff_ffff);
-        fs::create_dir_all(dir.join("run")).unwrap();
-        // Where the location listens, by its own command line.
-        let arguments = platform.role("location").unwrap().arguments;
-        let listen = arguments.iter().position(|one| one == "--listen").unwrap();
-        let registry = format!("http://{}", platform.endpoints().registry);
-        let token = platform.data_dir().join("secrets/system-token");
-        let mut command = platform.command(&["node", "agent", "--name", "n2", "--agent", &agent]);
-        command.arg("--data-dir").arg(dir.join("data")).arg("--run-dir").arg(dir.join("run"));
-        command.arg("--gate-listen").arg(format!("unix:{}", dir.join("gate.sock").display()));
-        command.arg("--location").arg(&arguments[listen + 1]);
-        command.args(["--registry", &registry, "--instance-pool", "100.64.0.0/10"]);
-        command.arg("--registry-token-file").arg(token);
-        let log = OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        Self { agent, dir, child: command.spawn().unwrap() }
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
-    }
-
-    /// Ends it with what it has.
-    fn end(&mut self) {
-        let _ = fs::write(self.dir.join("run/stop-instances"), "");
-        let _ = signal(self.child.id().cast_signed(), Signal::TERM);
-        if eventually("the second agent ends", || Ok(self.child.try_wait()?)).is_err() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
-
-    /// Ends it and checks that nothing is left of it.
-    fn finish(mut self) {
-        self.end();
-        let marks = Marks { dir: self.dir.display().to_string(), agent: Some(self.agent.clone()) };
-        eventually("nothing is left of the second agent", || {
-            let leaks = leaks::find(&marks);
-            anyhow::ensure!(leaks.is_empty(), "left behind:\n{}\n{}", leaks.join("\n"), self.log());
-            Ok(Some(()))
-        })
-        .unwrap();
-    }
-}
-
-impl Drop for SecondNode {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the second agent wrote:\n{}", self.log());
-        }
-        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
-            self.end();
-        }
-    }
-}
+use crate::second_node::SecondNode;
 
 /// The nodes on which instances of the app are, each as often as it has some.
 fn nodes_of(platform: &Platform) -> Vec<String> {
@@ -105,7 +33,7 @@ fn a_node_is_drained_without_a_failed_request_and_then_removed() {
     assert_eq!(nodes_of(&platform), ["n1", "n1"]);
     platform.run(&["uncordon", "n1"]).ok();
 
-    let second = SecondNode::start(&platform);
+    let second = SecondNode::start(&platform, &[]);
     both_are_there(&platform);
     let preview: Value = platform.run(&["drain", "n1", "--dry-run", "--json"]).json();
     let moves = preview["moves"].as_array().unwrap();

@@ -32,6 +32,8 @@ mod faults;
 #[cfg(test)]
 mod full_disk;
 #[cfg(test)]
+mod gpus;
+#[cfg(test)]
 mod half_rolled;
 #[cfg(test)]
 mod hostile_images;
@@ -69,6 +71,8 @@ mod running;
 mod runtimes;
 #[cfg(test)]
 mod scene;
+#[cfg(test)]
+mod second_node;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]

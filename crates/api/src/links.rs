@@ -22,9 +22,9 @@ use std::sync::Arc;
 
 use longshore_types::{
     AppName, Capacity, Coordinates, Cordon, Decision, Digest, Epoch, Generation, HostName,
-    InstanceId, LocationEpoch, LocationName, NodeName, ProjectName, ReachAddress, Reached, Release,
-    ReleaseNumber, Repository, RoomMaking, RuntimeOffer, SecretName, SecretValue, SecretVersion,
-    Timestamp, Traits, Yielding, token::Rights,
+    InstanceId, LocationEpoch, LocationName, NodeGpu, NodeName, ProjectName, ReachAddress, Reached,
+    Release, ReleaseNumber, Repository, RoomMaking, RuntimeOffer, SecretName, SecretValue,
+    SecretVersion, Timestamp, Traits, Yielding, token::Rights,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -259,6 +259,9 @@ pub struct NodeSummary {
     /// What of the rest may be made to leave for what has a higher priority, the lowest first.
     #[serde(default)]
     pub yielding: Vec<Yielding>,
+    /// Its GPUs, and what of each is promised.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<NodeGpu>,
     /// What its last tries to reach addresses came to.
     #[serde(default)]
     pub reached: Vec<Reached>,

@@ -386,7 +386,7 @@ fn carried_out_differs(a: &LocationReport, b: &LocationReport) -> bool {
 fn room_differs(a: &NodeSummary, b: &NodeSummary) -> bool {
     (a.capacity, a.promised, a.instances, a.drained)
         != (b.capacity, b.promised, b.instances, b.drained)
-        || (a.leaving, &a.yielding) != (b.leaving, &b.yielding)
+        || (a.leaving, &a.yielding, &a.gpus) != (b.leaving, &b.yielding, &b.gpus)
 }
 
 /// Whether what two reports say differs that is neither of an app nor follows from that. Times that pass, and times
@@ -431,6 +431,7 @@ fn node_differs(a: &NodeSummary, b: &NodeSummary) -> bool {
         promised: _,
         leaving: _,
         yielding: _,
+        gpus: _,
         reached,
         version,
         runtimes,

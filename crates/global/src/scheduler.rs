@@ -526,7 +526,8 @@ fn allotments(
     let yields = release.manifest.yields();
     for (name, more) in taken {
         for location in locations.iter_mut().filter(|one| one.name == *name) {
-            (0..more).for_each(|_| location.take(&wanted.placement, wanted.each, yields));
+            let each = (wanted.each, wanted.gpus.as_ref());
+            (0..more).for_each(|_| location.take(&wanted.placement, each, yields));
         }
     }
     if let (Some(queue), Some(waiting), None) = (queue, waiting, &change.transaction) {

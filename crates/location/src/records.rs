@@ -6,7 +6,7 @@ use std::sync::Arc;
 use longshore_api::links::{Allotment, AppRef, Intent};
 use longshore_store::Record;
 use longshore_types::{
-    Cordon, Decision, Epoch, Generation, InstanceId, NodeName, Release, Timestamp,
+    Cordon, Decision, Epoch, Generation, GpuShares, InstanceId, NodeName, Release, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,9 @@ pub struct InstanceRecord {
     pub is_command: bool,
     /// Its node.
     pub node: NodeName,
+    /// What it holds of which GPUs there.
+    #[serde(default, skip_serializing_if = "GpuShares::is_empty")]
+    pub gpus: GpuShares,
     /// Why this node.
     pub decision: Decision,
     /// What its node is told.

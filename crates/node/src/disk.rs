@@ -298,6 +298,7 @@ mod tests {
             }),
             intent: Intent::Run,
             generation: Generation(1),
+            gpus: Default::default(),
             origin: Default::default(),
         }
     }

@@ -39,7 +39,7 @@ use longshore_link::{Client, Endpoint, JoinError, Listener, Service, ServiceErro
 use longshore_network::{AgentId, Network, NetworkConfig, OpenNetworkError};
 use longshore_runtime::{AdoptError, RuntimeProblem, RuntimePrograms, Shims, ShimsConfig, probe};
 use longshore_telemetry::traces::Tracer;
-use longshore_types::{IpNet, NodeName, Traits};
+use longshore_types::{Gpu, IpNet, NodeName, Traits};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -81,6 +81,8 @@ pub struct Options {
     pub cpu_overcommit: f64,
     /// What is said of it: its country, its labels.
     pub traits: Traits,
+    /// The GPUs that its operator declares.
+    pub gpus: Vec<Gpu>,
     /// Where the programs of the runtimes are.
     pub programs: RuntimePrograms,
     /// Where its metrics are asked for, if anywhere.
@@ -245,8 +247,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
     let capacity = machine::capacity(options.cpu_overcommit, space::offered(&node)?)?;
     let (capacity, offered) = tokio::sync::watch::channel(capacity);
     metrics::serve(&node, options.metrics, offered.clone(), &service);
-    let (network, traits) = (network_name, options.traits);
-    let identity = uplink::Identity { gate, capacity: offered, network, runtimes, traits };
+    let (network, traits, gpus) = (network_name, options.traits, options.gpus);
+    let identity = uplink::Identity { gate, capacity: offered, gpus, network, runtimes, traits };
     let reports = uplink::report(Arc::clone(&node), location.clone(), identity, agent.carried());
     service.spawn_until_shutdown("reports", reports);
     service.spawn_until_shutdown("reach", reach::keep(Arc::clone(&node)));

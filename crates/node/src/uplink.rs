@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Method;
 use longshore_api::links::NodeReport;
 use longshore_link::{Client, Pace};
-use longshore_types::{Capacity, RuntimeOffer, Traits};
+use longshore_types::{Capacity, Gpu, RuntimeOffer, Traits};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -29,6 +29,8 @@ pub struct Identity {
     pub gate: String,
     /// What the machine offers; its disk fills and empties.
     pub capacity: watch::Receiver<Capacity>,
+    /// The GPUs that it has.
+    pub gpus: Vec<Gpu>,
     /// Names the kernel and network namespace.
     pub network: String,
     /// What makes containers there.
@@ -59,6 +61,7 @@ pub async fn report(
             gate: identity.gate.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             capacity: *identity.capacity.borrow_and_update(),
+            gpus: identity.gpus.clone(),
             acknowledged,
             images: node.images.list_images().iter().map(|image| image.digest).collect(),
             instances,

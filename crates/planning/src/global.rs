@@ -15,6 +15,7 @@
 mod constraints;
 mod drain;
 mod freed;
+mod gpus;
 mod lost;
 mod rebalance;
 mod refused;
@@ -27,8 +28,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{
-    AppName, Candidate, Capacity, Coordinates, Cordon, Decision, Duration, Lack, LocationName,
-    Placement, Priority, ProjectName, Timestamp, Traits,
+    AppName, Candidate, Capacity, Coordinates, Cordon, Decision, Duration, GpuNeed, Lack,
+    LocationName, Placement, Priority, ProjectName, Timestamp, Traits,
 };
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,7 @@ pub(crate) use constraints::node_refusal;
 pub use constraints::{NodeKind, permits};
 pub use drain::{AppMove, preview_drain, staying};
 pub use freed::{Freed, ReportedNode, Without, kinds};
+pub use gpus::{GpuCount, GpuNodes, GpuSummary};
 pub use rebalance::{Better, LEAST_GAIN, Moving, better};
 pub use supply::{Blocked, Supplies, more_of_nodes, supplies};
 use users::Nearness;
@@ -56,6 +58,9 @@ pub struct WantedApp {
     pub max: u32,
     /// What one instance needs.
     pub each: Capacity,
+    /// And what of GPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<GpuNeed>,
     /// Where its instances may be.
     pub placement: Placement,
     /// Where those of a release may be that is tried beside it, when there is one.
@@ -141,16 +146,23 @@ pub struct LocationState {
 impl LocationState {
     /// Takes room for one more instance of an app that says this, from those of the nodes that may have it and
     /// have most. With a priority it leaves when something higher needs its room.
-    pub fn take(&mut self, placement: &Placement, each: Capacity, yields: Option<Priority>) {
+    pub fn take(
+        &mut self,
+        placement: &Placement,
+        (each, gpus): (Capacity, Option<&GpuNeed>),
+        yields: Option<Priority>,
+    ) {
         self.free = self.free.minus(each);
         let stays = |without: &&mut Without| yields.is_none_or(|own| without.up_to < own);
         for without in self.without.iter_mut().filter(stays) {
             without.free = without.free.minus(each);
         }
         let fits = |kind: &&mut NodeKind| kind.is_open_to(placement);
-        let kind = self.kinds.iter_mut().filter(fits).max_by_key(|kind| kind.free.memory);
+        let has_gpus = |kind: &NodeKind| gpus.is_none_or(|need| kind.gpus.room_for(need, 1) > 0);
+        let kinds = self.kinds.iter_mut().filter(fits);
+        let kind = kinds.max_by_key(|kind| (has_gpus(kind), kind.free.memory));
         if let Some(kind) = kind {
-            kind.take(each, yields);
+            kind.take((each, gpus), yields);
         }
     }
 }
@@ -402,8 +414,15 @@ fn judge(
     if let Some((lack, why)) = against(app, location, shares, locations, known) {
         return refused(lack, why);
     }
+    let (before, now) = (count_at(&app.shares, &location.name), count_at(shares, &location.name));
+    let n_given = now.saturating_sub(before);
+    // Of what lacks the scarcest is told.
+    if let Some(need) = app.gpus.as_ref().filter(|_| !location.has_gpus_for(app, n_given + 1)) {
+        let lack = location.gpu_lack(&app.placement, need, n_given);
+        return refused(Lack::Gpu, format!("refused: {lack}"));
+    }
     let (mut free, largest) = constraints::free_for(&app.placement, location);
-    for _ in count_at(&app.shares, &location.name)..count_at(shares, &location.name) {
+    for _ in 0..n_given {
         free = free.minus(app.each);
     }
     if let (Some(lack), Some(why)) = (free.lack_for(app.each), free.lacks_for(app.each)) {
@@ -434,6 +453,9 @@ fn score(
     let free_mib = i64::try_from(left.memory.0 >> 20).unwrap_or(i64::MAX).min(KM_PENALTY - 1);
     let mut score = free_mib;
     let mut why = format!("{} of memory and {} of disk stay free", left.memory, left.disk);
+    if let Some(need) = &app.gpus {
+        why.push_str(&format!(", it has {need} free"));
+    }
     if let Some(near) = &app.placement.near {
         let km = constraints::km(&app.placement, location, locations);
         // What is somewhere unknown comes after the antipodes.

@@ -1,6 +1,7 @@
 //! The pure deciders: a snapshot, a clock value and a seed in; a plan with reasons out.
 //!
 //! - [`global`]: which locations run how many instances of an app.
+//! - [`gpus`]: which GPUs of a node an instance gets.
 //! - [`location`]: which node runs an instance, and which instance of an old release goes next.
 //! - [`replay`]: what planners were given and what they made of it, as it is logged.
 //! - [`restart`]: when an instance that ended is started again.
@@ -14,6 +15,7 @@
 #![deny(missing_docs)]
 
 pub mod global;
+pub mod gpus;
 pub mod location;
 mod pinned;
 pub mod replay;

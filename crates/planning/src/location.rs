@@ -23,9 +23,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{
-    Ability, AppName, Capacity, Cordon, Decision, Digest, InstanceId, NodeName, Placement,
-    Priority, ProjectName, Reached, ReleaseNumber, Rollout, RoomMaking, RuntimeName, RuntimeOffer,
-    Timestamp, Traits,
+    Ability, AppName, Capacity, Cordon, Decision, Digest, Gpu, GpuNeed, GpuShares, InstanceId,
+    NodeName, Placement, Priority, ProjectName, Reached, ReleaseNumber, Rollout, RoomMaking,
+    RuntimeName, RuntimeOffer, Timestamp, Traits,
 };
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +81,9 @@ pub struct Goal {
     pub count: u32,
     /// What one instance needs.
     pub each: Capacity,
+    /// And what of GPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<GpuNeed>,
     /// What makes its containers.
     pub runtime: RuntimeName,
     /// What that must be able to do.
@@ -112,6 +115,9 @@ pub struct PlacedInstance {
     pub node: NodeName,
     /// What it was promised.
     pub each: Capacity,
+    /// And of which GPUs.
+    #[serde(default, skip_serializing_if = "GpuShares::is_empty")]
+    pub gpus: GpuShares,
     /// How far it is.
     pub standing: Standing,
     /// The instance on a drained node whose place it takes.
@@ -152,6 +158,12 @@ pub struct NodeState {
     /// What instances of it hold that are left out of the snapshot.
     #[serde(default)]
     pub others: Capacity,
+    /// Its GPUs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<Gpu>,
+    /// What those that are left out hold of them.
+    #[serde(default, skip_serializing_if = "GpuShares::is_empty")]
+    pub others_gpus: GpuShares,
     /// The images that are complete on it.
     pub images: BTreeSet<Digest>,
     /// What makes containers there, and what each can do.
@@ -180,6 +192,9 @@ pub enum Action {
         is_command: bool,
         /// The node.
         node: NodeName,
+        /// What it gets of which GPUs there.
+        #[serde(default, skip_serializing_if = "GpuShares::is_empty")]
+        gpus: GpuShares,
         /// The instance on a drained node whose place it takes.
         replaces: Option<InstanceId>,
         /// Why this node.

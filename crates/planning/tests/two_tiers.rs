@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use longshore_planning::global::{
     self, LocationState, NodeKind, ReportedNode, Share, Without, kinds, more_of_nodes, plan_shares,
 };
+use longshore_planning::gpus::{choose, free_gpus};
 use longshore_planning::location::{self, Action, Goal, PlacedInstance, Snapshot, Standing};
 use longshore_types::{
-    ByteCount, Capacity, Digest, InstanceId, Lack, LocationName, MilliCpu, NodeName, Priority,
-    ReleaseNumber, RoomMaking, Timestamp, Traits, Yielding,
+    ByteCount, Capacity, Digest, Gpu, GpuNeed, GpuShares, InstanceId, Lack, LocationName, MilliCpu,
+    NodeGpu, NodeName, Priority, ReleaseNumber, RoomMaking, Timestamp, Traits, Yielding,
 };
 use proptest::prelude::*;
 
@@ -23,6 +24,7 @@ struct App {
     priority: Priority,
     count: u32,
     each: Capacity,
+    gpus: Option<GpuNeed>,
     shares: Vec<Share>,
 }
 
@@ -36,7 +38,7 @@ struct Refusal {
 
 struct Place {
     name: LocationName,
-    nodes: Vec<(NodeName, Capacity)>,
+    nodes: Vec<(NodeName, Capacity, Vec<Gpu>)>,
     instances: Vec<PlacedInstance>,
     refusals: BTreeMap<String, Refusal>,
 }
@@ -53,11 +55,25 @@ fn memory(units: u64) -> Capacity {
     Capacity { memory: ByteCount::mib(100 * units), ..Capacity::default() }
 }
 
+fn gpu(gib: u64) -> Gpu {
+    // Two models, so that not each will do.
+    let model = if gib.is_multiple_of(2) { "even" } else { "odd" };
+    Gpu { model: model.parse().unwrap(), memory: ByteCount::gib(gib) }
+}
+
+fn need(count: u32, gib: u64, models: &[&str]) -> GpuNeed {
+    let memory = (gib > 0).then(|| ByteCount::gib(gib));
+    GpuNeed { count, memory, models: models.iter().map(|model| model.parse().unwrap()).collect() }
+}
+
 impl Place {
-    fn new(idx: usize, nodes: &[u64]) -> Self {
+    fn new(idx: usize, nodes: &[(u64, Vec<u64>)]) -> Self {
         let rich =
             |units| Capacity { cpu: MilliCpu(1000), disk: ByteCount::gib(1), ..memory(units) };
-        let named = |(n, units): (usize, &u64)| (format!("n{n}").parse().unwrap(), rich(*units));
+        let named = |(n, (units, gpus)): (usize, &(u64, Vec<u64>))| {
+            let gpus = gpus.iter().map(|gib| gpu(*gib));
+            (format!("n{n}").parse().unwrap(), rich(*units), gpus.collect())
+        };
         Self {
             name: format!("loc{idx}").parse().unwrap(),
             nodes: nodes.iter().enumerate().map(named).collect(),
@@ -71,28 +87,56 @@ impl Place {
         on_node.fold(Capacity::default(), |sum, one| sum.plus(one.each))
     }
 
+    fn gpus(&self, node: &NodeName, counts: impl Fn(&PlacedInstance) -> bool) -> GpuShares {
+        let on_node = self.instances.iter().filter(|one| one.node == *node && counts(one));
+        on_node.fold(GpuShares::default(), |sum, one| sum.plus(&one.gpus))
+    }
+
+    fn reported_gpus(&self, node: &NodeName, gpus: &[Gpu]) -> Vec<NodeGpu> {
+        let leaves = |one: &PlacedInstance| one.standing == Standing::Leaving;
+        let (all, leaving) = (self.gpus(node, |_| true), self.gpus(node, leaves));
+        let each = (0..).zip(gpus).map(|(index, gpu)| NodeGpu {
+            model: gpu.model.clone(),
+            memory: gpu.memory,
+            promised: all.of(index),
+            leaving: leaving.of(index),
+        });
+        each.collect()
+    }
+
     fn kinds(&self) -> Vec<NodeKind> {
         let leaves = |one: &PlacedInstance| one.standing == Standing::Leaving;
         let yielding = |node: &NodeName| -> Vec<Yielding> {
             let staying = self.instances.iter().filter(|one| one.node == *node && !leaves(one));
-            let each = staying.map(|one| (one.yields.unwrap(), one.each));
-            each.map(|(priority, promised)| Yielding { priority, instances: 1, promised }).collect()
+            let each = staying.map(|one| Yielding {
+                priority: one.yields.unwrap(),
+                instances: 1,
+                promised: one.each,
+                gpus: one.gpus.clone(),
+            });
+            each.collect()
         };
-        let yielding: Vec<_> = self.nodes.iter().map(|(node, _)| yielding(node)).collect();
+        let yielding = |(node, _, gpus): &(NodeName, Capacity, Vec<Gpu>)| {
+            (yielding(node), self.reported_gpus(node, gpus))
+        };
+        let yielding: Vec<_> = self.nodes.iter().map(yielding).collect();
         let traits = Traits::default();
-        kinds(self.nodes.iter().zip(&yielding).map(|((node, capacity), yielding)| ReportedNode {
+        let nodes = self.nodes.iter().zip(&yielding);
+        kinds(nodes.map(|((node, capacity, _), (yielding, gpus))| ReportedNode {
             traits: &traits,
             open: true,
             capacity: *capacity,
             promised: self.promised(node, |_| true),
             leaving: self.promised(node, leaves),
             yielding,
+            gpus,
             reached: &[],
         }))
     }
 
     fn state(&self, apps: &[App]) -> LocationState {
-        let offered = self.nodes.iter().fold(Capacity::default(), |sum, (_, own)| sum.plus(*own));
+        let offered =
+            self.nodes.iter().fold(Capacity::default(), |sum, (_, own, _)| sum.plus(*own));
         let free = |up_to: Option<Priority>| {
             let staying = apps.iter().filter(|app| Some(app.priority) > up_to);
             let allotted = staying.flat_map(|app| app.shares.iter().map(move |share| (app, share)));
@@ -145,14 +189,24 @@ impl Place {
                         left.push((one.yields.unwrap(), by.unwrap().priority));
                     }
                 }
-                Action::Place { instance, app, node, .. } => {
+                Action::Place { instance, app, node, gpus, .. } => {
                     let of = apps.iter().find(|of| of.name == app.as_str()).unwrap();
-                    self.instances.push(placed(instance, of, node.clone(), snapshot.now));
+                    let placed = placed(instance, of, (node.clone(), gpus), snapshot.now);
+                    self.instances.push(placed);
                 }
             }
         }
-        for (node, capacity) in &self.nodes {
+        for (node, capacity, gpus) in &self.nodes {
             assert!(capacity.holds(self.promised(node, |_| true)), "{} {node}", self.name);
+            let held = self.gpus(node, |_| true);
+            for (index, gpu) in (0..).zip(gpus) {
+                assert!(held.of(index) <= gpu.memory, "GPU {index} of {} {node}", self.name);
+            }
+        }
+        for one in &self.instances {
+            let need = apps.iter().find(|app| app.name == one.app.as_str()).unwrap();
+            let count = need.gpus.as_ref().map_or(0, |need| need.count);
+            assert_eq!(one.gpus.len(), count as usize, "{}", one.id);
         }
         let had = self.kinds();
         let holds =
@@ -185,12 +239,14 @@ impl Place {
                 rollout: Default::default(),
             })
         });
-        let nodes = self.nodes.iter().map(|(name, capacity)| location::NodeState {
+        let nodes = self.nodes.iter().map(|(name, capacity, gpus)| location::NodeState {
             name: name.clone(),
             reachable: true,
             cordon: None,
             capacity: *capacity,
             others: Capacity::default(),
+            gpus: gpus.clone(),
+            others_gpus: GpuShares::default(),
             images: BTreeSet::new(),
             runtimes: Vec::new(),
             traits: Traits::default(),
@@ -208,6 +264,7 @@ fn goal(app: &App, count: u32) -> Goal {
         image: Digest::from_sha256([7; 32]),
         count,
         each: app.each,
+        gpus: app.gpus.clone(),
         runtime: Default::default(),
         needs: Vec::new(),
         placement: Default::default(),
@@ -216,7 +273,12 @@ fn goal(app: &App, count: u32) -> Goal {
     }
 }
 
-fn placed(id: &InstanceId, app: &App, node: NodeName, now: Timestamp) -> PlacedInstance {
+fn placed(
+    id: &InstanceId,
+    app: &App,
+    (node, gpus): (NodeName, &GpuShares),
+    now: Timestamp,
+) -> PlacedInstance {
     PlacedInstance {
         id: id.clone(),
         project: Default::default(),
@@ -225,6 +287,7 @@ fn placed(id: &InstanceId, app: &App, node: NodeName, now: Timestamp) -> PlacedI
         is_command: false,
         node,
         each: app.each,
+        gpus: gpus.clone(),
         standing: Standing::NotReady,
         replaces: None,
         pinned: None,
@@ -235,14 +298,30 @@ fn placed(id: &InstanceId, app: &App, node: NodeName, now: Timestamp) -> PlacedI
 
 impl World {
     fn new(places: &[Vec<u64>]) -> Self {
+        let without = |nodes: &Vec<u64>| nodes.iter().map(|units| (*units, Vec::new())).collect();
+        Self::with_gpus(&places.iter().map(without).collect::<Vec<_>>())
+    }
+
+    /// Of each node how much memory it has, and the GiB of each of its GPUs.
+    fn with_gpus(places: &[Vec<(u64, Vec<u64>)>]) -> Self {
         let places = places.iter().enumerate().map(|(idx, nodes)| Place::new(idx, nodes));
         Self { now: 1, apps: Vec::new(), places: places.collect(), left: Vec::new() }
     }
 
-    fn want(&mut self, name: &str, number: u8, (count, units): (u32, u64)) {
+    fn want(&mut self, name: &str, number: u8, of: (u32, u64)) {
+        self.want_with(name, number, of, None);
+    }
+
+    fn want_with(
+        &mut self,
+        name: &str,
+        number: u8,
+        (count, units): (u32, u64),
+        gpus: Option<GpuNeed>,
+    ) {
         let priority = Priority::new(number).unwrap();
         let (name, each, shares) = (name.to_owned(), memory(units), Vec::new());
-        self.apps.push(App { name, priority, count, each, shares });
+        self.apps.push(App { name, priority, count, each, gpus, shares });
         self.apps.sort_by_key(|app| std::cmp::Reverse(app.priority));
     }
 
@@ -254,6 +333,7 @@ impl World {
             count: app.count,
             max: 2 * app.count.max(1),
             each: app.each,
+            gpus: app.gpus.clone(),
             placement: Default::default(),
             tried: None,
             refusals: BTreeMap::new(),
@@ -295,7 +375,8 @@ impl World {
                     shares.iter().find(|share| share.location == state.name).map_or(0, |s| s.count)
                 };
                 for _ in count(&wanted.shares)..count(&shares) {
-                    state.take(&wanted.placement, wanted.each, Some(wanted.priority));
+                    let each = (wanted.each, wanted.gpus.as_ref());
+                    state.take(&wanted.placement, each, Some(wanted.priority));
                 }
             }
             let given = |shares: &[Share]| {
@@ -369,34 +450,59 @@ fn what_was_on_a_lost_machine_takes_the_room_of_what_matters_least() {
     assert_eq!((world.running("web"), world.running("batch")), (2, 0));
 }
 
+#[test]
+fn gpus_are_shared_out_and_what_waits_for_them_starts_when_they_are_freed() {
+    let mut world = World::with_gpus(&[vec![(9, vec![]), (9, vec![8])], vec![(9, vec![8, 8])]]);
+    world.want_with("whole", 50, (2, 1), Some(need(1, 0, &[])));
+    world.want_with("half", 50, (1, 1), Some(need(1, 4, &[])));
+    world.want_with("other", 50, (1, 1), Some(need(1, 1, &["odd"])));
+    world.settle();
+    let running = |world: &World| ["whole", "half", "other"].map(|app| world.running(app));
+    assert_eq!(running(&world), [2, 1, 0]);
+    world.want_with("pair", 50, (1, 1), Some(need(2, 4, &["even"])));
+    world.settle();
+    assert_eq!((running(&world), world.running("pair")), ([2, 1, 0], 0));
+    world.apps.iter_mut().find(|app| app.name == "whole").unwrap().count = 0;
+    world.settle();
+    assert_eq!((running(&world), world.running("pair")), ([0, 1, 0], 1));
+}
+
+fn needs() -> impl Strategy<Value = Option<GpuNeed>> {
+    let models = prop::sample::subsequence(vec!["even", "odd"], 0..=2);
+    let need = (1..3_u32, 0..4_u64, models).prop_map(|(n, gib, models)| need(n, gib, &models));
+    prop::option::of(need)
+}
+
 proptest! {
     /// Whatever comes and goes: nothing is promised twice, who leaves stands a gap lower, their number is bounded,
     /// it comes to an end, and then the first that waits could be nowhere.
     #[test]
     fn both_tiers_together_are_safe_come_to_an_end_and_leave_out_nothing_that_matters_more(
-        places in prop::collection::vec(prop::collection::vec(1..6_u64, 1..3), 1..4),
+        places in prop::collection::vec(
+            prop::collection::vec((1..6_u64, prop::collection::vec(1..5_u64, 0..3)), 1..3), 1..4),
         waves in prop::collection::vec(
             (
-                prop::collection::vec((1..=100_u8, 0..4_u32, 1..4_u64), 1..4),
+                prop::collection::vec((1..=100_u8, 0..4_u32, 1..4_u64, needs()), 1..4),
                 any::<prop::sample::Index>(),
             ),
             1..4,
         ),
     ) {
-        let mut world = World::new(&places);
+        let mut world = World::with_gpus(&places);
         for (wave, (apps, gone)) in waves.iter().enumerate() {
-            for (idx, (number, count, units)) in apps.iter().enumerate() {
-                world.want(&format!("a{wave}-{idx}"), *number, (*count, *units));
+            for (idx, (number, count, units, need)) in apps.iter().enumerate() {
+                let name = format!("a{wave}-{idx}");
+                world.want_with(&name, *number, (*count, *units), need.clone());
             }
             let n_before: usize = world.places.iter().map(|place| place.instances.len()).sum();
-            let n_new: u32 = apps.iter().map(|(_, count, _)| count).sum();
+            let n_new: u32 = apps.iter().map(|(_, count, ..)| count).sum();
             world.left.clear();
             world.settle();
             for (victim, by) in &world.left {
                 prop_assert!(Some(*victim) <= by.displaces(), "{victim} left for {by}");
             }
-            // Each may push away what stands a gap lower, of a third of its size, and so on.
-            let most = (n_before + n_new as usize) * 10 * 3;
+            // Each may push away what stands a gap lower, of a third of its size or an eighth of its GPUs, and so on.
+            let most = (n_before + n_new as usize) * 10 * 8;
             prop_assert!(world.left.len() <= most, "{} left", world.left.len());
             let waits = world.apps.iter().find(|app| world.running(&app.name) < app.count);
             if let Some(app) = waits {
@@ -408,9 +514,11 @@ proptest! {
                     other.name == app.name || given.all(|share| share.count <= place.running(&other.name))
                 });
                 for place in world.places.iter().filter(all_run) {
-                    for (node, capacity) in &place.nodes {
+                    for (node, capacity, gpus) in &place.nodes {
                         let free = capacity.minus(place.promised(node, stays));
-                        let fits = free.holds(app.each);
+                        let gpus = free_gpus(gpus, &place.gpus(node, stays));
+                        let gpus = app.gpus.as_ref().is_none_or(|need| choose(need, &gpus).is_some());
+                        let fits = free.holds(app.each) && gpus;
                         prop_assert!(!fits, "{} fits on {} {node}", app.name, place.name);
                     }
                 }

@@ -174,6 +174,7 @@ impl Node {
             network: String::new(),
             runtimes: Vec::new(),
             traits: Default::default(),
+            gpus: Vec::new(),
             reached: Vec::new(),
             location_epoch: Default::default(),
             handed_over: None,

@@ -72,6 +72,8 @@ pub enum Lack {
     Memory,
     /// Room on its disk.
     Disk,
+    /// GPUs, or memory of them.
+    Gpu,
     /// Something that this version does not know.
     #[serde(other)]
     Unknown,
@@ -79,7 +81,7 @@ pub enum Lack {
 
 impl Lack {
     /// All that this version knows.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Cordon,
         Self::Report,
         Self::Deny,
@@ -92,11 +94,12 @@ impl Lack {
         Self::Cpu,
         Self::Memory,
         Self::Disk,
+        Self::Gpu,
     ];
 
     /// Whether it is room that lacks.
     pub fn is_room(self) -> bool {
-        matches!(self, Self::Cpu | Self::Memory | Self::Disk)
+        matches!(self, Self::Cpu | Self::Memory | Self::Disk | Self::Gpu)
     }
 
     /// What would have to change.
@@ -121,6 +124,9 @@ impl Lack {
             Self::Spread => "the manifest has to let more of the app into one place",
             Self::Cpu | Self::Memory | Self::Disk => {
                 "something has to leave it, a machine has to join, or resources has to ask for less"
+            }
+            Self::Gpu => {
+                "something has to leave its GPUs, a machine with such a one has to join, or resources.gpu has to ask for less"
             }
             Self::Unknown => "",
         }

@@ -12,6 +12,7 @@ pub mod decision;
 pub mod digest;
 pub mod egress;
 pub mod garbage;
+pub mod gpu;
 pub mod id_range;
 pub mod ids;
 pub mod image_reference;
@@ -38,6 +39,7 @@ pub use cordon::Cordon;
 pub use decision::{Candidate, Decision, Lack};
 pub use digest::Digest;
 pub use egress::{EgressRule, IpNet, Protocol};
+pub use gpu::{DeclaredGpus, Gpu, GpuModel, GpuNeed, GpuShare, GpuShares, NodeGpu};
 pub use id_range::IdRange;
 pub use ids::{
     AppName, Epoch, Generation, HostName, InstanceId, LocationEpoch, LocationName, NodeName,

@@ -13,9 +13,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Ability, AppName, ByteCount, Capacity, Digest, Duration, EgressRule, HostName, ImageReference,
-    IngressRules, MilliCpu, Placement, Port, Priority, ProjectName, ReleaseNumber, ReplaceLost,
-    Rollout, RuntimeName, SecretName, SecretPlace, SecretVersion, Timestamp,
+    Ability, AppName, ByteCount, Capacity, Digest, Duration, EgressRule, GpuNeed, HostName,
+    ImageReference, IngressRules, MilliCpu, Placement, Port, Priority, ProjectName, ReleaseNumber,
+    ReplaceLost, Rollout, RuntimeName, SecretName, SecretPlace, SecretVersion, Timestamp,
 };
 
 pub use parse::ManifestProblem;
@@ -166,6 +166,9 @@ pub struct Resources {
     /// Open files of each process; see [`Resources::open_file_limits`] for the default.
     #[serde(default)]
     pub open_files: Option<u32>,
+    /// What it needs of GPUs, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuNeed>,
 }
 
 impl Resources {
@@ -197,6 +200,7 @@ impl Default for Resources {
             pids: 512,
             disk: Self::default_disk(),
             open_files: None,
+            gpu: None,
         }
     }
 }

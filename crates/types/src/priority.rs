@@ -11,7 +11,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::{Capacity, ParseError};
+use crate::{Capacity, GpuShares, ParseError};
 
 /// How much an app matters beside others: from 1 to 100, the higher the more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -74,7 +74,7 @@ impl JsonSchema for Priority {
 }
 
 /// Instances of one priority that may be made to leave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Yielding {
     /// Their priority.
     pub priority: Priority,
@@ -82,6 +82,9 @@ pub struct Yielding {
     pub instances: u32,
     /// What they were promised.
     pub promised: Capacity,
+    /// And of which GPUs.
+    #[serde(default, skip_serializing_if = "GpuShares::is_empty")]
+    pub gpus: GpuShares,
 }
 
 /// Whether others leave for something that has no place.

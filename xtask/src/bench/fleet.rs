@@ -344,6 +344,7 @@ impl Location {
             drained: false,
             leaving: Capacity::default(),
             yielding: Vec::new(),
+            gpus: Vec::new(),
             reached: Vec::new(),
         }
     }

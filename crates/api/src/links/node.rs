@@ -5,8 +5,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use longshore_types::{
-    ByteCount, Capacity, Digest, ExitReason, Generation, IdRange, InstanceId, InstancePhase,
-    LocationEpoch, NodeName, ReachAddress, Reached, Release, RuntimeOffer, Timestamp, Traits,
+    ByteCount, Capacity, Digest, ExitReason, Generation, Gpu, GpuShares, IdRange, InstanceId,
+    InstancePhase, LocationEpoch, NodeName, ReachAddress, Reached, Release, RuntimeOffer,
+    Timestamp, Traits,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,9 @@ pub struct Assignment {
     pub intent: Intent,
     /// Raised at each change of this assignment.
     pub generation: Generation,
+    /// What it holds of which GPUs of the node.
+    #[serde(default, skip_serializing_if = "GpuShares::is_empty")]
+    pub gpus: GpuShares,
     /// What the location would have to know again if it lost its store.
     #[serde(default)]
     pub origin: Origin,
@@ -100,6 +104,9 @@ pub struct NodeReport {
     pub version: String,
     /// What it offers to instances in all.
     pub capacity: Capacity,
+    /// Its GPUs, by which each has its index.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<Gpu>,
     /// The generation of the assignments it carries out; absent until it has heard from its
     /// location since it started.
     pub acknowledged: Option<Generation>,

@@ -257,6 +257,7 @@ mod tests {
             promised: Default::default(),
             leaving: Default::default(),
             yielding: Vec::new(),
+            gpus: Vec::new(),
             reached: Vec::new(),
             version: "1".to_owned(),
             runtimes: Vec::new(),

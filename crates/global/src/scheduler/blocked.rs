@@ -92,6 +92,7 @@ mod tests {
             n_nodes: 1,
             free,
             largest: free,
+            gpus: Default::default(),
             freed: vec![],
             reached: vec![],
         };
@@ -119,6 +120,7 @@ mod tests {
             count: 1,
             max: 2,
             each,
+            gpus: None,
             placement: Default::default(),
             tried: None,
             refusals: BTreeMap::new(),

@@ -188,6 +188,7 @@ mod tests {
             n_nodes: 1,
             free,
             largest: free,
+            gpus: Default::default(),
             freed: Vec::new(),
         };
         let other = if name == "ams" { "sin" } else { "ams" };
@@ -218,6 +219,7 @@ mod tests {
             count: 1,
             max: 2,
             each,
+            gpus: None,
             placement,
             tried: None,
             refusals: BTreeMap::new(),

@@ -160,7 +160,8 @@ fn state(catalog: &Catalog, received: &Received, given: &Given) -> LocationState
     for (release, n_unseen) in unseen.values().flatten() {
         let manifest = &release.manifest;
         for _ in 0..*n_unseen {
-            state.take(&manifest.placement, manifest.resources.capacity(), manifest.yields());
+            let each = (manifest.resources.capacity(), manifest.resources.gpu.as_ref());
+            state.take(&manifest.placement, each, manifest.yields());
         }
     }
     // That what was allotted is not free at the location was counted before.
@@ -187,6 +188,7 @@ pub fn kinds(report: &LocationReport) -> Vec<NodeKind> {
         promised: node.promised,
         leaving: node.leaving,
         yielding: &node.yielding,
+        gpus: &node.gpus,
         reached: &node.reached,
     }))
 }

@@ -104,6 +104,7 @@ pub(super) fn wanted_app(
         count,
         max: manifest.max_for(count),
         each: manifest.resources.capacity(),
+        gpus: manifest.resources.gpu.clone(),
         placement: manifest.placement.clone(),
         tried: None,
         refusals: refusals(catalog, reports, key),

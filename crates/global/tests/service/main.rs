@@ -9,6 +9,7 @@ mod changes;
 mod cordons;
 mod demand;
 mod elsewhere;
+mod gpus;
 mod joining;
 mod leading;
 mod lives;

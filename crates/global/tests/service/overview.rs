@@ -26,6 +26,7 @@ fn node(name: &str, reachable: bool) -> NodeSummary {
         promised: gib(1),
         leaving: Default::default(),
         yielding: Vec::new(),
+        gpus: Vec::new(),
         reached: Vec::new(),
         version: "1".to_owned(),
         runtimes: Vec::new(),

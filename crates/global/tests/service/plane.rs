@@ -237,6 +237,7 @@ pub fn report_of(
         promised: Capacity::default(),
         leaving: Default::default(),
         yielding: Vec::new(),
+        gpus: Vec::new(),
         reached: Vec::new(),
         version: "1".to_owned(),
         runtimes,

@@ -34,8 +34,12 @@ fn running(set: &AllotmentSet, running: &str) -> LocationReport {
     let manifest = &of.release.manifest;
     let promised = manifest.resources.capacity();
     report.nodes[0].promised = promised;
-    report.nodes[0].yielding =
-        vec![Yielding { priority: manifest.priority, instances: 1, promised }];
+    report.nodes[0].yielding = vec![Yielding {
+        priority: manifest.priority,
+        instances: 1,
+        promised,
+        gpus: Default::default(),
+    }];
     report
 }
 

@@ -100,7 +100,7 @@ impl InstanceRecord {
 }
 
 fn record_of(assignment: &Assignment, node: &NodeName, moment: Moment) -> InstanceRecord {
-    let Assignment { instance, release, intent, generation, origin } = assignment.clone();
+    let Assignment { instance, release, intent, generation, gpus, origin } = assignment.clone();
     let stopped = "it was being stopped when the location lost its store";
     let why = format!("{node} had it when the location lost its store, and handed it over");
     let (at, chosen) = (moment.wall, Some(node.to_string()));
@@ -109,6 +109,7 @@ fn record_of(assignment: &Assignment, node: &NodeName, moment: Moment) -> Instan
         release,
         is_command: origin.is_command,
         node: node.clone(),
+        gpus,
         decision: Decision { at, chosen, why, candidates: Vec::new() },
         intent,
         generation,

@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 
-use longshore_types::{AppName, Capacity, Generation, InstanceId, NodeName, ProjectName};
+use longshore_types::{
+    AppName, Capacity, Generation, GpuShares, InstanceId, NodeName, ProjectName,
+};
 
 use crate::records::InstanceRecord;
 
@@ -36,6 +38,8 @@ struct OnNode {
     instances: BTreeSet<InstanceId>,
     /// What they were promised together.
     promised: Capacity,
+    /// And of which GPUs.
+    gpus: GpuShares,
 }
 
 /// The app of an instance.
@@ -56,6 +60,7 @@ impl Instances {
         self.by_app.entry(app_key(record)).or_default().insert(instance.clone());
         let on_node = self.by_node.entry(record.node.clone()).or_default();
         on_node.promised = on_node.promised.plus(record.release.manifest.resources.capacity());
+        on_node.gpus = on_node.gpus.plus(&record.gpus);
         on_node.instances.insert(instance.clone());
         if record.draining.is_some() {
             self.draining.insert(instance);
@@ -130,6 +135,7 @@ impl Instances {
         if let Some(on_node) = self.by_node.get_mut(&record.node) {
             on_node.instances.remove(instance);
             on_node.promised = on_node.promised.minus(record.release.manifest.resources.capacity());
+            on_node.gpus = on_node.gpus.minus(&record.gpus);
             if on_node.instances.is_empty() {
                 self.by_node.remove(&record.node);
             }
@@ -157,6 +163,11 @@ impl Instances {
     /// What those of a node were promised together.
     pub fn promised(&self, node: &NodeName) -> Capacity {
         self.by_node.get(node).map_or_else(Capacity::default, |on_node| on_node.promised)
+    }
+
+    /// What of which GPUs of a node, if any has something there.
+    pub fn gpus_promised(&self, node: &NodeName) -> Option<&GpuShares> {
+        self.by_node.get(node).map(|on_node| &on_node.gpus)
     }
 
     /// The nodes that have any.

@@ -9,7 +9,8 @@ use longshore_api::links::{
     RoutingTable,
 };
 use longshore_types::{
-    Capacity, InstanceId, InstancePhase, NodeName, ReachAddress, Traits, Yielding,
+    ByteCount, Capacity, Gpu, GpuShares, InstanceId, InstancePhase, NodeGpu, NodeName,
+    ReachAddress, Traits, Yielding,
 };
 use tokio::time::Instant;
 
@@ -58,6 +59,7 @@ impl State {
             release: record.release.clone(),
             intent: record.intent,
             generation: record.generation,
+            gpus: record.gpus.clone(),
             origin: record.origin(),
         };
         records.map(assignment).collect()
@@ -181,7 +183,9 @@ impl State {
             summary.lost = self.is_lost(node, moment);
             summary.promised = self.instances.promised(node);
             summary.instances = n_instances(node);
-            (summary.leaving, summary.yielding) = self.leaving_and_yielding(node);
+            let (leaving, gpus_leaving, yielding) = self.leaving_and_yielding(node);
+            (summary.leaving, summary.yielding) = (leaving, yielding);
+            summary.gpus = self.gpus_of(node, &gpus_leaving);
             summary.cordon = self.cordons.get(node).cloned();
             let drains = summary.cordon.as_ref().is_some_and(|cordon| cordon.drains);
             summary.drained = drains && summary.instances == 0;
@@ -214,25 +218,41 @@ impl State {
     }
 
     /// What of a node is promised to those that leave, and to those that could be made to.
-    fn leaving_and_yielding(&self, node: &NodeName) -> (Capacity, Vec<Yielding>) {
-        let (mut leaving, mut by_priority) = (Capacity::default(), BTreeMap::new());
+    fn leaving_and_yielding(&self, node: &NodeName) -> (Capacity, GpuShares, Vec<Yielding>) {
+        let (mut leaving, mut gpus_leaving) = (Capacity::default(), GpuShares::default());
+        let mut by_priority = BTreeMap::new();
         for record in self.instances.on_node(node) {
             let each = record.release.manifest.resources.capacity();
             match (&record.draining, self.yields(record)) {
-                (Some(_), _) => leaving = leaving.plus(each),
+                (Some(_), _) => {
+                    leaving = leaving.plus(each);
+                    gpus_leaving = gpus_leaving.plus(&record.gpus);
+                }
                 (None, Some(priority)) => {
-                    let sum: &mut (u32, Capacity) = by_priority.entry(priority).or_default();
-                    *sum = (sum.0 + 1, sum.1.plus(each));
+                    let sum: &mut (u32, Capacity, GpuShares) =
+                        by_priority.entry(priority).or_default();
+                    *sum = (sum.0 + 1, sum.1.plus(each), sum.2.plus(&record.gpus));
                 }
                 (None, None) => {}
             }
         }
-        let yielding = by_priority.into_iter().map(|(priority, (instances, promised))| Yielding {
-            priority,
-            instances,
-            promised,
+        let yielding = by_priority.into_iter().map(|(priority, (instances, promised, gpus))| {
+            Yielding { priority, instances, promised, gpus }
         });
-        (leaving, yielding.collect())
+        (leaving, gpus_leaving, yielding.collect())
+    }
+
+    /// The GPUs that a node says it has, with what of each is promised.
+    fn gpus_of(&self, node: &NodeName, leaving: &GpuShares) -> Vec<NodeGpu> {
+        let said = self.nodes.get(node).map(|reported| reported.report.gpus.as_slice());
+        let promised = self.instances.gpus_promised(node);
+        let gpu = |(index, gpu): (u32, &Gpu)| NodeGpu {
+            model: gpu.model.clone(),
+            memory: gpu.memory,
+            promised: promised.map_or(ByteCount(0), |promised| promised.of(index)),
+            leaving: leaving.of(index),
+        };
+        (0..).zip(said.unwrap_or_default()).map(gpu).collect()
     }
 
     /// Nodes that have instances and were not heard of since this process began.
@@ -289,6 +309,7 @@ fn unknown(node: &NodeName) -> NodeSummary {
         promised: Capacity::default(),
         leaving: Capacity::default(),
         yielding: Vec::new(),
+        gpus: Vec::new(),
         reached: Vec::new(),
         version: String::new(),
         runtimes: Vec::new(),

@@ -9,8 +9,8 @@ use longshore_planning::location::{
 };
 use longshore_planning::replay::Record;
 use longshore_types::{
-    AppName, Capacity, Generation, InstanceId, InstancePhase, NodeName, Priority, ProjectName,
-    Release,
+    AppName, Capacity, Generation, GpuShares, InstanceId, InstancePhase, NodeName, Priority,
+    ProjectName, Release,
 };
 
 use super::{ACK_WAIT, Changes, Moment, Published, State};
@@ -184,6 +184,7 @@ impl State {
                 release,
                 is_command,
                 node,
+                gpus,
                 replaces,
                 decision,
             } => {
@@ -198,6 +199,7 @@ impl State {
                     release: release.unwrap_or(&allotment.release).clone(),
                     is_command,
                     node,
+                    gpus,
                     decision,
                     intent: Intent::Run,
                     generation: Generation(1),
@@ -240,23 +242,27 @@ impl State {
             rollout: allotment.release.manifest.rollout,
         });
         let instances: Vec<_> = records.iter().map(|record| self.placed(record, moment)).collect();
-        let mut listed: BTreeMap<&NodeName, Capacity> = BTreeMap::new();
+        let mut listed: BTreeMap<&NodeName, (Capacity, GpuShares)> = BTreeMap::new();
         for instance in &instances {
-            let sum = listed.entry(&instance.node).or_default();
-            *sum = sum.plus(instance.each);
+            let (sum, gpus) = listed.entry(&instance.node).or_default();
+            (*sum, *gpus) = (sum.plus(instance.each), gpus.plus(&instance.gpus));
         }
-        let listed = |node: &NodeName| listed.get(node).copied().unwrap_or_default();
+        let others = |node: &NodeName| {
+            let (listed, listed_gpus) = listed.get(node).cloned().unwrap_or_default();
+            let gpus = self.instances.gpus_promised(node).map(|all| all.minus(&listed_gpus));
+            (self.instances.promised(node).minus(listed), gpus.unwrap_or_default())
+        };
         // What a node has that has not said it cannot be planned with.
         let known = self.nodes.values().filter(|reported| !reported.owes);
-        let nodes = known.map(|reported| NodeState {
+        let known = known.map(|reported| (reported, others(&reported.report.node)));
+        let nodes = known.map(|(reported, (others, others_gpus))| NodeState {
             name: reported.report.node.clone(),
             reachable: self.reachable(&reported.report.node, moment),
             cordon: self.cordons.get(&reported.report.node).cloned(),
             capacity: reported.report.capacity,
-            others: self
-                .instances
-                .promised(&reported.report.node)
-                .minus(listed(&reported.report.node)),
+            others,
+            gpus: reported.report.gpus.clone(),
+            others_gpus,
             images: reported.report.images.iter().copied().collect(),
             runtimes: reported.report.runtimes.clone(),
             traits: self.traits.of_node(&reported.report.traits),
@@ -275,6 +281,7 @@ impl State {
             is_command: record.is_command,
             node: record.node.clone(),
             each: record.release.manifest.resources.capacity(),
+            gpus: record.gpus.clone(),
             standing: self.standing(record, moment),
             replaces: record.replaces.clone(),
             pinned: self.pinned(record),
@@ -318,6 +325,7 @@ fn goal(release: &Release, count: u32) -> Goal {
         image: release.image_digest,
         count,
         each: release.manifest.resources.capacity(),
+        gpus: release.manifest.resources.gpu.clone(),
         runtime: release.manifest.runtime,
         needs: release.manifest.needed_abilities(),
         placement: release.manifest.placement.clone(),

@@ -3,8 +3,9 @@ use std::sync::Arc;
 
 use longshore_api::links::{Allotment, AppRef, Endpoint, Intent, NodeSummary, Reach};
 use longshore_types::{
-    AppProtocol, ByteCount, Capacity, Decision, Digest, Epoch, InstancePhase, Manifest, MilliCpu,
-    Priority, Reached, Release, ReleaseNumber, RestartPolicy, Timestamp, Yielding,
+    AppProtocol, ByteCount, Capacity, Decision, Digest, Epoch, Gpu, GpuNeed, InstancePhase,
+    Manifest, MilliCpu, Priority, Reached, Release, ReleaseNumber, RestartPolicy, Timestamp,
+    Yielding,
 };
 use serde_json::json;
 
@@ -160,6 +161,7 @@ impl World {
             traits: Default::default(),
             location_epoch: self.state.life.epoch(),
             handed_over: None,
+            gpus: Vec::new(),
             reached: Vec::new(),
         };
         let (mut changes, moment) = (Changes::default(), self.moment());
@@ -363,6 +365,7 @@ fn a_report_tells_what_leaves_and_what_could_be_made_to() {
         priority: Priority::default(),
         instances,
         promised: each.times(instances),
+        gpus: Default::default(),
     };
     let node = |world: &mut World| world.state.report(None, world.moment()).nodes.remove(0);
     let told = node(&mut world);
@@ -585,4 +588,38 @@ fn a_number_that_is_given_again_to_another_release_is_not_mistaken() {
     let after = world.releases();
     assert!(after.keys().all(|id| !before.contains_key(id)), "{before:?} {after:?}");
     assert!(after.len() == 2 && after.values().all(|number| *number == 1));
+}
+
+#[test]
+fn what_is_given_of_gpus_is_promised_and_told_to_the_node_and_to_the_world() {
+    let mut world = World::new();
+    world.report(|_| InstancePhase::Healthy);
+    let n1: NodeName = "n1".parse().unwrap();
+    let gpu = Gpu { model: "l4".parse().unwrap(), memory: ByteCount::gib(24) };
+    world.state.nodes.get_mut(&n1).unwrap().report.gpus = vec![gpu.clone(), gpu];
+    let mut set = set(1, 1);
+    let need = GpuNeed { count: 1, memory: Some(ByteCount::gib(16)), models: Default::default() };
+    set.allotments[0].release.manifest.resources.gpu = Some(need);
+    world.take(&set);
+    world.reconcile();
+    let told = world.state.assignments(&n1);
+    let given: Vec<_> = told.iter().map(|one| one.gpus.clone()).collect();
+    let shares: BTreeSet<_> = given.iter().map(ToString::to_string).collect();
+    assert_eq!(shares, ["0", "1"].map(str::to_owned).into());
+    let records = world.state.instances.values().map(|record| record.gpus.clone());
+    assert_eq!(records.collect::<Vec<_>>(), given);
+    let node = |world: &World| world.state.report(None, world.moment()).nodes.remove(0);
+    let promised = |node: &NodeSummary| node.gpus.iter().map(|gpu| gpu.promised.0 >> 30).collect();
+    let all: Vec<u64> = promised(&node(&world));
+    assert_eq!(all, [16, 16]);
+    assert_eq!(node(&world).yielding[0].gpus, given[0].plus(&given[1]));
+
+    let first = world.state.instances.keys().next().unwrap().clone();
+    world.state.drain(&first, "makes room for shop (priority 80)", &mut Changes::default());
+    let index = given[0].iter().next().unwrap().index as usize;
+    let leaving = node(&world);
+    assert_eq!(leaving.gpus[index].leaving, ByteCount::gib(16));
+    assert_eq!(leaving.yielding[0].gpus, given[1]);
+    world.state.instances.remove(&first);
+    assert_eq!(node(&world).gpus[index].promised, ByteCount(0));
 }

@@ -153,6 +153,7 @@ fn report(node: &str, gate: &str, assignments: &[Assignment]) -> NodeReport {
         traits: Default::default(),
         location_epoch: Default::default(),
         handed_over: None,
+        gpus: Vec::new(),
         reached: Vec::new(),
     }
 }

@@ -2,7 +2,7 @@
 
 use longshore_api::links::NodeSummary;
 use longshore_api::v1::LocationView;
-use longshore_types::{LocationName, NodeName, Timestamp, Traits};
+use longshore_types::{LocationName, NodeGpu, NodeName, Timestamp, Traits};
 use serde::Serialize;
 
 use super::place::{self, of_one};
@@ -93,7 +93,7 @@ fn render(rows: &[Row], now: Timestamp) -> String {
         ]);
     }
     let mut text = table_text(&table);
-    for more in [render_traits(rows), render_runtimes(rows)] {
+    for more in [render_traits(rows), render_gpus(rows), render_runtimes(rows)] {
         if !more.is_empty() {
             text.push('\n');
             text.push_str(&more);
@@ -114,6 +114,33 @@ fn render_traits(rows: &[Row]) -> String {
     }
     let says = |Row { node, .. }: &Row| node.traits != Traits::default();
     if rows.iter().any(says) { table_text(&table) } else { String::new() }
+}
+
+/// The GPUs of each node, those that are alike in a line; nothing where none has any.
+fn render_gpus(rows: &[Row]) -> String {
+    let mut table = Table::new(&["NODE", "GPU", "MODEL", "MEMORY"]);
+    let mut any = false;
+    for Row { node, .. } in rows {
+        let mut alike: Vec<(usize, Vec<usize>)> = Vec::new();
+        for (idx, gpu) in node.gpus.iter().enumerate() {
+            match alike.iter_mut().find(|(first, _)| node.gpus[*first] == *gpu) {
+                Some((_, others)) => others.push(idx),
+                None => alike.push((idx, vec![idx])),
+            }
+        }
+        for (first, all) in alike {
+            any = true;
+            let NodeGpu { model, memory, promised, .. } = &node.gpus[first];
+            let indices: Vec<_> = all.iter().map(ToString::to_string).collect();
+            table.row([
+                node.node.to_string(),
+                indices.join(","),
+                model.to_string(),
+                format!("{promised} of {memory}"),
+            ]);
+        }
+    }
+    if any { table_text(&table) } else { String::new() }
 }
 
 /// The capability table: what makes containers on each node, and what that cannot do. The reasons are
@@ -161,6 +188,12 @@ mod tests {
                 lacks: lacks.iter().map(why).collect::<BTreeMap<_, _>>(),
             }
         };
+        let gpu = |promised| NodeGpu {
+            model: "h100".parse().unwrap(),
+            memory: ByteCount::gib(80),
+            promised: ByteCount::gib(promised),
+            leaving: ByteCount(0),
+        };
         let missing = "not found in /usr/bin:/bin: install it, or set runsc";
         let capacity =
             Capacity { cpu: MilliCpu(1000), memory: ByteCount::gib(1), disk: ByteCount::gib(1) };
@@ -172,6 +205,7 @@ mod tests {
             promised: Capacity::default(),
             leaving: Default::default(),
             yielding: Vec::new(),
+            gpus: [0, 20, 0].map(gpu).into(),
             reached: Vec::new(),
             version: "0.1.0".to_owned(),
             runtimes: vec![
@@ -194,6 +228,8 @@ mod tests {
         assert!(text.contains("n1    NL       disk=nvme\n"), "{text}");
         let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap();
         assert_eq!(line("n1    runc"), "n1    runc     1.1.5    /usr/sbin/runc  nothing");
+        assert_eq!(line("n1    0,2"), "n1    0,2  h100   0 B of 80 GiB");
+        assert_eq!(line("n1    1"), "n1    1    h100   20 GiB of 80 GiB");
         assert!(line("n1    crun").ends_with(" gpu"), "{text}");
         assert!(line("n1    runsc").contains("everything: not found in"), "{text}");
         let json = serde_json::to_value(&node).unwrap();

@@ -154,6 +154,7 @@ mod tests {
             n_nodes: 1,
             free,
             largest: free,
+            gpus: Default::default(),
             freed,
             reached: vec![],
         };
@@ -180,6 +181,7 @@ mod tests {
             count,
             max: 2 * count,
             each: Capacity { cpu: MilliCpu(1), memory, disk: ByteCount::mib(1) },
+            gpus: None,
             placement: Default::default(),
             tried: None,
             refusals: Default::default(),

@@ -195,6 +195,7 @@ mod tests {
             pids: 32_768,
             disk: ByteCount::gib(900),
             open_files: None,
+            gpu: None,
         };
         let usage = wide.usage.as_mut().unwrap();
         usage.memory = ByteCount::gib(400);

@@ -6,7 +6,7 @@ use longshore_link::Endpoint;
 use longshore_network::AgentId;
 use longshore_node::Membership;
 use longshore_runtime::RuntimePrograms;
-use longshore_types::{IpNet, NodeName};
+use longshore_types::{DeclaredGpus, IpNet, NodeName};
 
 use super::{MetricsOptions, Threads, listener};
 use crate::failure::{Failure, Kind, OrFail};
@@ -69,6 +69,9 @@ struct AgentOptions {
     /// How many times over the processor time of the machine is promised
     #[arg(long, value_name = "FACTOR", default_value_t = 4.0)]
     cpu_overcommit: f64,
+    /// GPUs that the machine has, for apps that need some, such as h100:80GiB:4; may be given several times
+    #[arg(long = "gpu", value_name = "MODEL:MEMORY[:COUNT]")]
+    gpus: Vec<DeclaredGpus>,
     #[command(flatten)]
     said: SaidOptions,
     /// The cgroup below which the agent makes its own [default: the root]
@@ -125,6 +128,7 @@ fn run_agent(options: AgentOptions) -> Result<(), Failure> {
             instance_pool: options.instance_pool,
             cpu_overcommit: options.cpu_overcommit,
             traits: options.said.traits(),
+            gpus: DeclaredGpus::each(&options.gpus),
             programs: RuntimePrograms {
                 runc: options.runc,
                 crun: options.crun,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use longshore_link::{CallError, Endpoint, JoinError, chain};
 use longshore_trust::{Identity, JoinRole, JoinToken};
-use longshore_types::{IpNet, NodeName};
+use longshore_types::{DeclaredGpus, IpNet, NodeName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -51,6 +51,9 @@ struct MachineOptions {
     /// How many times over the processor time of the machine is promised
     #[arg(long, value_name = "FACTOR", default_value = "4")]
     cpu_overcommit: String,
+    /// GPUs that this machine has, for apps that need some, such as h100:80GiB:4; may be given several times
+    #[arg(long = "gpu", value_name = "MODEL:MEMORY[:COUNT]")]
+    gpus: Vec<DeclaredGpus>,
     /// The cgroup below which instances get theirs
     #[arg(long, value_name = "PATH")]
     cgroup_parent: Option<String>,
@@ -200,7 +203,8 @@ fn agent_flags(machine: &MachineOptions, home: &Home, node: &NodeName) -> Flags 
         .with("data-dir", home.role_dir("node").display())
         .with("run-dir", home.run_dir().display())
         .with("instance-pool", machine.instance_pool)
-        .with("cpu-overcommit", &machine.cpu_overcommit);
+        .with("cpu-overcommit", &machine.cpu_overcommit)
+        .with_each("gpu", &machine.gpus);
     let given = given.into_iter().filter_map(|(name, value)| Some((name, value?)));
     given.fold(flags, |flags, (name, value)| flags.with(name, value))
 }

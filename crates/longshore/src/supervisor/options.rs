@@ -104,6 +104,9 @@ pub struct UpOptions {
     /// How many times over processor time is promised [default: 4]
     #[arg(long, value_name = "FACTOR")]
     cpu_overcommit: Option<String>,
+    /// GPUs that this machine has, for apps that need some, such as h100:80GiB:4; may be given several times
+    #[arg(long, value_name = "MODEL:MEMORY[:COUNT]")]
+    gpu: Vec<String>,
     /// The cgroup below which instances get theirs
     #[arg(long, value_name = "PATH")]
     cgroup_parent: Option<String>,
@@ -262,6 +265,7 @@ impl UpOptions {
             node,
             instance_pool,
             cpu_overcommit,
+            gpu,
             cgroup_parent,
             runc,
             crun,
@@ -272,7 +276,6 @@ impl UpOptions {
             otlp_endpoint,
         } = self;
         let stop_instances = stop_instances.then(|| "true".to_owned());
-        let label = (!label.is_empty()).then(|| label.join(","));
         let flags = [
             ("data_dir", data_dir),
             ("run_dir", run_dir),
@@ -295,10 +298,11 @@ impl UpOptions {
             ("location", location),
             ("coordinates", coordinates),
             ("country", country),
-            ("label", &label),
+            ("label", &listed(label)),
             ("node", node),
             ("instance_pool", instance_pool),
             ("cpu_overcommit", cpu_overcommit),
+            ("gpu", &listed(gpu)),
             ("cgroup_parent", cgroup_parent),
             ("runc", runc),
             ("crun", crun),
@@ -311,4 +315,9 @@ impl UpOptions {
         let given = flags.into_iter().filter_map(|(key, text)| Some((key, text.clone()?)));
         given.chain(users_tls.given()).chain(ingress_tls.given()).collect()
     }
+}
+
+/// What was given several times, as one text.
+fn listed(all: &[String]) -> Option<String> {
+    (!all.is_empty()).then(|| all.join(","))
 }

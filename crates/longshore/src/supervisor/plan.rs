@@ -192,7 +192,8 @@ fn agent(
         .with("registry", registry)
         .with("registry-token-file", home.system_token_file().display())
         .with("instance-pool", settings.instance_pool)
-        .with("cpu-overcommit", settings.cpu_overcommit);
+        .with("cpu-overcommit", settings.cpu_overcommit)
+        .with_each("gpu", &settings.gpus);
     let node = match &settings.cgroup_parent {
         Some(parent) => node.with("cgroup-parent", parent),
         None => node,
@@ -260,6 +261,11 @@ impl Flags {
             Some(value) => self.with(name, value),
             None => self,
         }
+    }
+
+    /// The same with one for each value.
+    pub fn with_each(self, name: &str, values: &[impl std::fmt::Display]) -> Self {
+        values.iter().fold(self, |flags, value| flags.with(name, value))
     }
 
     /// The same with the certificate for users, if there is one.
@@ -382,6 +388,7 @@ mod tests {
                 country: "AU".parse().ok(),
                 labels: ["tier=edge".parse().unwrap(), "disk=nvme".parse().unwrap()].into(),
             },
+            gpus: ["h100:80GiB:2", "l4:24GiB"].map(|gpu| gpu.parse().unwrap()).into(),
             programs: RuntimePrograms { runsc: Some("/opt/runsc".into()), ..Default::default() },
             ..Settings::defaults("n1".parse().unwrap())
         };

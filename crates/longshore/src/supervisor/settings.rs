@@ -14,8 +14,8 @@ use longshore_global::StoreChoice;
 use longshore_runtime::RuntimePrograms;
 use longshore_store::EtcdTlsFiles;
 use longshore_types::{
-    Coordinates, Duration, HostName, IpNet, LocationName, ManifestProblem, NodeName, Traits,
-    nearest,
+    Coordinates, DeclaredGpus, Duration, HostName, IpNet, LocationName, ManifestProblem, NodeName,
+    Traits, nearest,
 };
 use toml::Value;
 
@@ -79,6 +79,8 @@ pub struct Settings {
     pub instance_pool: IpNet,
     /// How many times over the processor time of the machine is promised.
     pub cpu_overcommit: f64,
+    /// The GPUs that the machine has.
+    pub gpus: Vec<DeclaredGpus>,
     /// The cgroup below which the instances have theirs; the node's own when absent.
     pub cgroup_parent: Option<String>,
     /// Where the programs of the runtimes are, those that are not in the usual places.
@@ -122,6 +124,7 @@ impl Settings {
             node,
             instance_pool: constant(longshore_network::NetworkConfig::DEFAULT_POOL),
             cpu_overcommit: 4.0,
+            gpus: Vec::new(),
             cgroup_parent: None,
             programs: RuntimePrograms::default(),
             stop_instances: false,

@@ -15,7 +15,7 @@ use longshore_runtime::{
     AwaitedClient, ContainerSpec, LogPolicy, ReadOnlyFile, Running, SignalNumber, UserNamespace,
 };
 use longshore_types::{
-    ByteCount, Duration as Span, InstanceId, InstancePhase, Manifest, Resources,
+    ByteCount, Duration as Span, GpuShares, InstanceId, InstancePhase, Manifest, Resources,
 };
 use tokio::time::Instant;
 
@@ -202,7 +202,12 @@ impl Actor {
         Ok(ContainerSpec {
             id: instance.clone(),
             args: arguments(manifest, config)?,
-            env: environment(manifest, config, attachment.address, instance),
+            env: environment(
+                manifest,
+                config,
+                attachment.address,
+                (instance, &self.assignment.gpus),
+            ),
             secret_env: shown.env,
             cwd: workdir(manifest, config),
             user,
@@ -288,7 +293,7 @@ fn environment(
     manifest: &Manifest,
     config: &ImageConfig,
     address: Ipv4Addr,
-    instance: &InstanceId,
+    (instance, gpus): (&InstanceId, &GpuShares),
 ) -> BTreeMap<String, String> {
     const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let own = |name: &str, value: &str| (name.to_owned(), value.to_owned());
@@ -299,8 +304,11 @@ fn environment(
         own("LONGSHORE_INSTANCE", instance.as_str()),
         own("LONGSHORE_ADDRESS", &address.to_string()),
     ];
+    // By the vendor's name for it, which its libraries and container hooks go by.
+    let gpus = (!gpus.is_empty()).then(|| own("NVIDIA_VISIBLE_DEVICES", &gpus.to_string()));
     let users = manifest.process.env.iter().map(|(name, value)| own(name, value));
-    before.into_iter().chain(config.env.iter().cloned()).chain(users).chain(told).collect()
+    let image = config.env.iter().cloned();
+    before.into_iter().chain(image).chain(users).chain(told).chain(gpus).collect()
 }
 
 fn workdir(manifest: &Manifest, config: &ImageConfig) -> String {
@@ -309,6 +317,7 @@ fn workdir(manifest: &Manifest, config: &ImageConfig) -> String {
 
 #[cfg(test)]
 mod tests {
+    use longshore_types::GpuShare;
     use serde_json::json;
 
     use super::*;
@@ -347,9 +356,17 @@ mod tests {
     #[test]
     fn the_user_overrides_the_image_and_the_platform_tells_who_it_is() {
         let id = "web-01234567".parse().unwrap();
-        let env = environment(&manifest(json!({})), &image(), Ipv4Addr::LOCALHOST, &id);
+        let with = |gpus: &[u32]| {
+            let share = |index: &u32| GpuShare { index: *index, memory: ByteCount::gib(1) };
+            let gpus = gpus.iter().map(share).collect();
+            environment(&manifest(json!({})), &image(), Ipv4Addr::LOCALHOST, (&id, &gpus))
+        };
+        let env = with(&[]);
         assert_eq!((env["A"].as_str(), env["PATH"].as_str()), ("user", "/x"));
         assert_eq!(env["LONGSHORE_INSTANCE"], "web-01234567");
+        assert!(!env.contains_key("NVIDIA_VISIBLE_DEVICES"));
+        let env = with(&[2, 0]);
+        assert_eq!(env["NVIDIA_VISIBLE_DEVICES"], "0,2");
         assert_eq!(workdir(&manifest(json!({})), &image()), "/srv");
         assert_eq!(workdir(&manifest(json!({"workdir": "/w"})), &image()), "/w");
     }

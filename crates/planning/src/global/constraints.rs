@@ -6,7 +6,7 @@ use longshore_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Freed, LocationState, Share, WantedApp};
+use super::{Freed, GpuSummary, LocationState, Share, WantedApp};
 
 /// Why a place does not take an instance, and what it lacks.
 pub(super) type Refusal = (Lack, String);
@@ -27,6 +27,9 @@ pub struct NodeKind {
     pub free: Capacity,
     /// The most that is free on one of them, each resource by itself.
     pub largest: Capacity,
+    /// What is free of their GPUs.
+    #[serde(default, skip_serializing_if = "GpuSummary::is_empty")]
+    pub gpus: GpuSummary,
     /// What would be free without what leaves, and without what may be made to; the lowest priority first.
     #[serde(default)]
     pub freed: Vec<Freed>,

@@ -136,7 +136,7 @@ pub fn preview_drain(
             let more =
                 count_at(&after, &state.name).saturating_sub(count_at(&app.shares, &state.name));
             for _ in 0..more {
-                state.take(&app.placement, app.each, Some(app.priority));
+                state.take(&app.placement, (app.each, app.gpus.as_ref()), Some(app.priority));
             }
             if more > 0 {
                 to.push((state.name.clone(), more));
@@ -173,7 +173,7 @@ fn in_the_end(
             let more =
                 count_at(&next, &state.name).saturating_sub(count_at(&app.shares, &state.name));
             for _ in 0..more {
-                state.take(&app.placement, app.each, Some(app.priority));
+                state.take(&app.placement, (app.each, app.gpus.as_ref()), Some(app.priority));
             }
         }
         let is_last = next

@@ -7,12 +7,14 @@
 use std::collections::BTreeSet;
 
 use longshore_types::{
-    Capacity, Placement, Priority, Reached, Timestamp, Traits, Yielding, unreached,
+    ByteCount, Capacity, GpuNeed, NodeGpu, Placement, Priority, Reached, Timestamp, Traits,
+    Yielding, unreached,
 };
 use serde::{Deserialize, Serialize};
 
 use super::constraints::node_refusal;
-use super::{LocationState, NodeKind};
+use super::{GpuSummary, LocationState, NodeKind};
+use crate::gpus::{FreeGpu, freed_gpus};
 
 /// What nodes that are alike would have free without some of what they have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +27,9 @@ pub struct Freed {
     pub together: Capacity,
     /// The most that would be free on one of them, each resource by itself.
     pub largest: Capacity,
+    /// What would be free of their GPUs.
+    #[serde(default, skip_serializing_if = "GpuSummary::is_empty")]
+    pub gpus: GpuSummary,
 }
 
 /// What would not be allotted at a location without some of the apps.
@@ -51,6 +56,8 @@ pub struct ReportedNode<'a> {
     pub leaving: Capacity,
     /// What of the rest may be made to leave.
     pub yielding: &'a [Yielding],
+    /// Its GPUs.
+    pub gpus: &'a [NodeGpu],
     /// What its last tries to reach addresses came to.
     pub reached: &'a [Reached],
 }
@@ -64,6 +71,18 @@ impl ReportedNode<'_> {
         let gone = self.yielding.iter().filter(|one| Some(one.priority) <= up_to);
         let gone = gone.fold(self.leaving, |sum, one| sum.plus(one.promised));
         self.capacity.minus(self.promised.minus(gone))
+    }
+
+    fn free_gpus(&self) -> Vec<FreeGpu> {
+        freed_gpus(self.gpus, |_, _| ByteCount(0))
+    }
+
+    fn gpus_freed(&self, up_to: Option<Priority>) -> Vec<FreeGpu> {
+        let yielding = || self.yielding.iter().filter(|one| Some(one.priority) <= up_to);
+        freed_gpus(self.gpus, |index, gpu| {
+            let gone = yielding().map(|one| one.gpus.of(index).0);
+            ByteCount(gone.fold(gpu.leaving.0, u64::saturating_add))
+        })
     }
 }
 
@@ -101,7 +120,8 @@ fn kind(nodes: &[ReportedNode<'_>]) -> NodeKind {
     let freed = levels.into_iter().map(|up_to| {
         let (together, largest) = sum_and_most(&|node| node.freed(up_to));
         let of_it = yielding().filter(|one| Some(one.priority) == up_to);
-        Freed { up_to, instances: of_it.map(|one| one.instances).sum(), together, largest }
+        let gpus = GpuSummary::of(nodes.iter().map(|node| node.gpus_freed(up_to)));
+        Freed { up_to, instances: of_it.map(|one| one.instances).sum(), together, largest, gpus }
     });
     NodeKind {
         traits: nodes[0].traits.clone(),
@@ -114,6 +134,7 @@ fn kind(nodes: &[ReportedNode<'_>]) -> NodeKind {
         n_nodes: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
         free,
         largest,
+        gpus: GpuSummary::of(nodes.iter().map(ReportedNode::free_gpus)),
         freed: freed.collect(),
     }
 }
@@ -132,14 +153,31 @@ impl NodeKind {
         found.map_or((self.free, self.largest), |freed| (freed.together, freed.largest))
     }
 
+    /// What would be free of their GPUs without all up to a priority.
+    pub(super) fn freed_gpus(&self, up_to: Option<Priority>) -> &GpuSummary {
+        let found = self.freed.iter().rfind(|freed| freed.up_to <= up_to);
+        found.map_or(&self.gpus, |freed| &freed.gpus)
+    }
+
     /// Takes room for something of this priority; of none when it never leaves for anything.
-    pub(super) fn take(&mut self, each: Capacity, yields: Option<Priority>) {
+    pub(super) fn take(
+        &mut self,
+        (each, gpus): (Capacity, Option<&GpuNeed>),
+        yields: Option<Priority>,
+    ) {
+        let of_gpus = |summary: &mut GpuSummary| {
+            if let Some(need) = gpus {
+                summary.take(need);
+            }
+        };
+        of_gpus(&mut self.gpus);
         self.free = self.free.minus(each);
         self.largest = self.largest.least(self.free);
         let stays = |freed: &&mut Freed| yields.is_none() || freed.up_to < yields;
         for freed in self.freed.iter_mut().filter(stays) {
             freed.together = freed.together.minus(each);
             freed.largest = freed.largest.least(freed.together);
+            of_gpus(&mut freed.gpus);
         }
     }
 }

@@ -106,7 +106,11 @@ fn offer(
     let fits = |up_to| {
         let (free, largest) = location.freed_for(&app.placement, up_to);
         let free = free.plus(app.each.times(fewer)).minus(app.each.times(more));
-        free.holds(app.each) && largest.holds(app.each)
+        // The nodes are known to have what was given before, and not what they refused.
+        let n_more = (more + 1).saturating_sub(fewer);
+        free.holds(app.each)
+            && largest.holds(app.each)
+            && location.would_have_gpus_for(app, up_to, n_more)
     };
     if fits(None) {
         // One that was asked already and found no node sees more than what it reports.

@@ -24,17 +24,27 @@ pub fn more_of_nodes(before: &[NodeKind], after: &[NodeKind]) -> BTreeSet<Lack> 
         let Some(old) = same else {
             supply.extend([Lack::Label, Lack::Jurisdiction, Lack::Runtime, Lack::Spread]);
             supply.insert(Lack::Reach);
-            supply.extend([Lack::Cordon, Lack::Report, Lack::Cpu, Lack::Memory, Lack::Disk]);
+            supply.extend([
+                Lack::Cordon,
+                Lack::Report,
+                Lack::Cpu,
+                Lack::Memory,
+                Lack::Disk,
+                Lack::Gpu,
+            ]);
             continue;
         };
         if kind.n_nodes > old.n_nodes {
-            supply.extend([Lack::Runtime, Lack::Spread, Lack::Cordon, Lack::Report]);
+            supply.extend([Lack::Runtime, Lack::Spread, Lack::Cordon, Lack::Report, Lack::Gpu]);
         }
         supply.extend(more_of(old.free, kind.free));
         supply.extend(more_of(old.largest, kind.largest));
+        supply.extend(kind.gpus.is_more_than(&old.gpus).then_some(Lack::Gpu));
+        let is_more_of_gpus = |up_to| kind.freed_gpus(up_to).is_more_than(old.freed_gpus(up_to));
         for up_to in kind.freed.iter().map(|freed| freed.up_to) {
             let ((old, old_largest), (new, new_largest)) = (old.freed(up_to), kind.freed(up_to));
             supply.extend(more_of(old, new).chain(more_of(old_largest, new_largest)));
+            supply.extend(is_more_of_gpus(up_to).then_some(Lack::Gpu));
         }
     }
     supply

@@ -25,6 +25,7 @@ fn location(idx: usize, reachable: bool, free_mib: u64) -> LocationState {
             n_nodes: 1,
             free,
             largest: free,
+            gpus: GpuSummary::default(),
             freed: vec![],
         }],
         unheard: false,
@@ -46,6 +47,7 @@ fn app(count: u32, max: u32, shares: Vec<Share>) -> WantedApp {
         count,
         max,
         each,
+        gpus: None,
         placement,
         tried,
         refusals: BTreeMap::new(),
@@ -127,6 +129,7 @@ fn a_lowered_budget_is_not_given_away_before_it_is_acknowledged() {
 mod constrained;
 mod demanded;
 mod drained;
+mod gpus;
 mod lost;
 mod reach;
 mod refused;

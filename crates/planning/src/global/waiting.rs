@@ -59,6 +59,7 @@ fn amount(app: &WantedApp, lack: Lack) -> String {
     match lack {
         Lack::Cpu => format!("{} of cpu", app.each.cpu),
         Lack::Disk => format!("{} of disk", app.each.disk),
+        Lack::Gpu => app.gpus.as_ref().map_or("a GPU".to_owned(), ToString::to_string),
         _ => format!("{} of memory", app.each.memory),
     }
 }
@@ -75,6 +76,6 @@ fn name(lack: Lack) -> &'static str {
         Lack::Reach => "placement.reach",
         Lack::Spread => "how the app is spread",
         Lack::Runtime => "its runtimes",
-        Lack::Cpu | Lack::Memory | Lack::Disk | Lack::Unknown => "its room",
+        Lack::Cpu | Lack::Memory | Lack::Disk | Lack::Gpu | Lack::Unknown => "its room",
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{
-    Candidate, Capacity, Decision, InstanceId, Lack, NodeName, ReleaseNumber, RoomMaking,
-    Timestamp, runtime, unreached,
+    Candidate, Capacity, Decision, GpuShares, InstanceId, Lack, NodeName, ReleaseNumber,
+    RoomMaking, Timestamp, runtime, unreached,
 };
 
 use super::{
@@ -12,12 +12,17 @@ use super::{
     WantedApp,
 };
 use crate::global::{node_refusal, worth_keeping};
+use crate::gpus::{FreeGpu, choose, free_gpus, lack};
 use crate::seeded::Seeded;
 
 /// A node that has the image saves a pull; worth as much as this much free memory, in MiB.
 const IMAGE_BONUS: i64 = 4096;
+/// More free memory than this, in MiB, makes no difference.
+const MOST_MEMORY: i64 = 1 << 20;
+/// What needs no GPU leaves those nodes free that have some, whatever memory these have.
+const GPU_PENALTY: i64 = 1 << 21;
 /// Each instance of the same app on a node makes it this much worse, so that apps spread first.
-const SPREAD_PENALTY: i64 = 1 << 20;
+const SPREAD_PENALTY: i64 = 1 << 22;
 
 /// What is left on each node while a plan is made.
 pub(super) struct Room<'a> {
@@ -34,6 +39,10 @@ pub(super) struct NodeRoom<'a> {
     free: Capacity,
     /// What is promised to those that stay, and kept for others.
     held: Capacity,
+    /// What is held of its GPUs now.
+    gpus_taken: GpuShares,
+    /// What is promised of them to those that stay, and kept for others.
+    gpus_held: GpuShares,
     /// What may be made to leave.
     pub(super) yielding: Vec<&'a PlacedInstance>,
     /// How many instances of each app are there and stay, by project and app.
@@ -51,6 +60,8 @@ impl<'a> Room<'a> {
                 node,
                 free: node.capacity.minus(node.others),
                 held: node.others,
+                gpus_taken: node.others_gpus.clone(),
+                gpus_held: node.others_gpus.clone(),
                 yielding: Vec::new(),
                 apps: BTreeMap::new(),
                 releases: BTreeMap::new(),
@@ -61,8 +72,10 @@ impl<'a> Room<'a> {
         for instance in &snapshot.instances {
             if let Some(room) = nodes.iter_mut().find(|room| room.node.name == instance.node) {
                 room.free = room.free.minus(instance.each);
+                room.gpus_taken = room.gpus_taken.plus(&instance.gpus);
                 if instance.standing != Standing::Leaving {
                     room.held = room.held.plus(instance.each);
+                    room.gpus_held = room.gpus_held.plus(&instance.gpus);
                     room.yielding.extend(instance.yields.map(|_| instance));
                     let key = (instance.project.to_string(), instance.app.to_string());
                     *room.releases.entry((key.clone(), instance.release)).or_default() += 1;
@@ -96,7 +109,7 @@ impl<'a> Room<'a> {
         let app = (wanted.project.to_string(), wanted.app.to_string());
         for placed in 0..n_instances {
             let decision = self.decide(&app, goal);
-            let Some(node) = self.take(&decision, &app, goal) else {
+            let Some((node, gpus)) = self.take(&decision, &app, goal) else {
                 let missing = n_instances - placed;
                 let of_those = make_room.saturating_sub(placed).min(missing);
                 let n_waiting = self.wait_for_room((wanted, goal), of_those, &decision, plan);
@@ -117,6 +130,7 @@ impl<'a> Room<'a> {
                 release,
                 is_command,
                 node,
+                gpus,
                 replaces: None,
                 decision,
             });
@@ -158,7 +172,7 @@ impl<'a> Room<'a> {
         let app = (wanted.project.to_string(), wanted.app.to_string());
         for old in moved {
             let mut decision = self.decide(&app, goal);
-            let Some(node) = self.take(&decision, &app, goal) else {
+            let Some((node, gpus)) = self.take(&decision, &app, goal) else {
                 let why = no_place(&decision, &old.node);
                 plan.staying.push(Staying { instance: old.id.clone(), why, under_way: false });
                 continue;
@@ -177,6 +191,7 @@ impl<'a> Room<'a> {
                 release: goal.release,
                 is_command: false,
                 node,
+                gpus,
                 replaces: Some(old.id.clone()),
                 decision,
             });
@@ -189,12 +204,12 @@ impl<'a> Room<'a> {
         decision: &Decision,
         app: &(String, String),
         goal: &Goal,
-    ) -> Option<NodeName> {
+    ) -> Option<(NodeName, GpuShares)> {
         let chosen = decision.chosen.as_deref();
         let found = self.nodes.iter_mut().find(|room| Some(room.node.name.as_str()) == chosen);
         found.map(|room| {
-            room.take(app.clone(), goal);
-            room.node.name.clone()
+            let gpus = room.take(app.clone(), goal);
+            (room.node.name.clone(), gpus)
         })
     }
 
@@ -237,10 +252,26 @@ pub(super) fn no_place(decision: &Decision, node: &NodeName) -> String {
 }
 
 impl NodeRoom<'_> {
-    fn take(&mut self, app: (String, String), goal: &Goal) {
+    fn take(&mut self, app: (String, String), goal: &Goal) -> GpuShares {
         self.free = self.free.minus(goal.each);
         self.held = self.held.plus(goal.each);
+        let gpus = self.gpus_for(goal, &self.gpus_taken).unwrap_or_default();
+        self.gpus_taken = self.gpus_taken.plus(&gpus);
+        self.gpus_held = self.gpus_held.plus(&gpus);
         self.count(app, goal);
+        gpus
+    }
+
+    /// What an instance would get of its GPUs while so much of them is held; nothing where they do not suffice.
+    fn gpus_for(&self, goal: &Goal, held: &GpuShares) -> Option<GpuShares> {
+        match &goal.gpus {
+            None => Some(GpuShares::default()),
+            Some(need) => choose(need, &self.free_gpus(held)),
+        }
+    }
+
+    fn free_gpus(&self, held: &GpuShares) -> Vec<FreeGpu> {
+        free_gpus(&self.node.gpus, held)
     }
 
     fn count(&mut self, app: (String, String), goal: &Goal) {
@@ -253,31 +284,45 @@ impl NodeRoom<'_> {
         self.node.capacity.minus(self.held)
     }
 
-    /// What would be free then if these left too.
-    pub(super) fn soon_without(&self, gone: &[&PlacedInstance]) -> Capacity {
+    /// Whether an instance would have room then if these left too.
+    pub(super) fn soon_holds(&self, goal: &Goal, gone: &[&PlacedInstance]) -> bool {
         let held = gone.iter().fold(self.held, |held, one| held.minus(one.each));
-        self.node.capacity.minus(held)
+        let gpus = || gone.iter().fold(self.gpus_held.clone(), |held, one| held.minus(&one.gpus));
+        self.node.capacity.minus(held).holds(goal.each) && self.gpus_for(goal, &gpus()).is_some()
     }
 
     /// Keeps room for an instance that is placed once others have left.
     pub(super) fn keep_for(&mut self, app: &(String, String), goal: &Goal) {
         self.held = self.held.plus(goal.each);
         self.free = self.free.least(self.soon());
+        let gpus = self.gpus_for(goal, &self.gpus_held).unwrap_or_default();
+        self.gpus_held = self.gpus_held.plus(&gpus);
+        self.gpus_taken = self.gpus_taken.most(&self.gpus_held);
         self.count(app.clone(), goal);
     }
 
     /// Takes note that an instance on it is to leave.
     pub(super) fn leaves(&mut self, instance: &PlacedInstance) {
         self.held = self.held.minus(instance.each);
+        self.gpus_held = self.gpus_held.minus(&instance.gpus);
         self.yielding.retain(|other| other.id != instance.id);
     }
 
     /// Why it takes no instance of a goal, and what it lacks.
     fn refusal(&self, app: &(String, String), goal: &Goal) -> Option<(Lack, String)> {
-        self.against(app, goal).or_else(|| {
+        self.against(app, goal).or_else(|| self.lack_of_gpus(goal)).or_else(|| {
             let lack = self.free.lack_for(goal.each)?;
             Some((lack, format!("refused: {}", self.free.lacks_for(goal.each)?)))
         })
+    }
+
+    /// What its GPUs lack. Of all that may lack these are the scarcest, and told first.
+    fn lack_of_gpus(&self, goal: &Goal) -> Option<(Lack, String)> {
+        let need = goal.gpus.as_ref()?;
+        let free = self.free_gpus(&self.gpus_taken);
+        let lacks = choose(need, &free).is_none();
+        lacks
+            .then(|| (Lack::Gpu, format!("refused: {}", lack(need, [free.as_slice()].into_iter()))))
     }
 
     /// The same, whatever room there is.
@@ -319,13 +364,32 @@ impl NodeRoom<'_> {
         let left = self.free.minus(goal.each);
         let free_mib = i64::try_from(left.memory.0 >> 20).unwrap_or(i64::MAX / 2);
         let bonus = if has_image { IMAGE_BONUS } else { 0 };
-        let score = free_mib.min(SPREAD_PENALTY) + bonus - i64::from(same_app) * SPREAD_PENALTY;
+        let (gpus, needless) = self.told_of_gpus(goal);
+        let score = free_mib.min(MOST_MEMORY) + bonus
+            - if needless { GPU_PENALTY } else { 0 }
+            - i64::from(same_app) * SPREAD_PENALTY;
         let image = if has_image { "has the image" } else { "must pull the image" };
         let why = format!(
-            "{} of memory and {} of disk stay free, {image}, {same_app} of this app there",
+            "{gpus}{} of memory and {} of disk stay free, {image}, {same_app} of this app there",
             left.memory, left.disk
         );
         Candidate { name, score: Some(score), why, lack: None }
+    }
+
+    /// Which of its GPUs an instance would get, and whether it has some that are of no use to it.
+    fn told_of_gpus(&self, goal: &Goal) -> (String, bool) {
+        if goal.gpus.is_none() {
+            let needless = !self.node.gpus.is_empty();
+            let told = if needless { "its GPUs are better left free, " } else { "" };
+            return (told.to_owned(), needless);
+        }
+        let shares = self.gpus_for(goal, &self.gpus_taken).unwrap_or_default();
+        let free = self.free_gpus(&self.gpus_taken.plus(&shares));
+        let each = shares.iter().filter_map(|share| {
+            let gpu = free.get(share.index as usize)?;
+            Some(format!("{} of {} stay free on GPU {}, ", gpu.free, gpu.model, share.index))
+        });
+        (each.collect(), false)
     }
 }
 
@@ -341,6 +405,10 @@ fn nowhere(candidates: &[Candidate], goal: &Goal) -> String {
         () if all_lack(Lack::Label) => {
             let labels: Vec<_> = goal.placement.labels.iter().map(ToString::to_string).collect();
             format!("no node has {}", labels.join(", "))
+        }
+        () if all_lack(Lack::Gpu) => {
+            let need = goal.gpus.as_ref().map_or("a GPU".to_owned(), ToString::to_string);
+            format!("no node has {need} free")
         }
         () if all_lack(Lack::Spread) => "no node may have one more of this release".to_owned(),
         () => "no node has room".to_owned(),

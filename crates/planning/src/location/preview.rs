@@ -78,7 +78,7 @@ fn fate(
     let app = (wanted.project.to_string(), wanted.app.to_string());
     let decision = room.decide(&app, goal);
     match room.take(&decision, &app, goal) {
-        Some(node) => Ok((node, decision.why)),
+        Some((node, _)) => Ok((node, decision.why)),
         None => Err(format!("stays: {}", no_place(&decision, &instance.node))),
     }
 }

@@ -11,7 +11,7 @@
 
 use std::cmp::Reverse;
 
-use longshore_types::{Capacity, NodeName, Priority};
+use longshore_types::{NodeName, Priority};
 
 use super::choose::{NodeRoom, Room};
 use super::{Action, Goal, PlacedInstance, WantedApp};
@@ -61,14 +61,14 @@ impl<'a> Room<'a> {
         let open =
             || self.nodes.iter().enumerate().filter(|(_, node)| node.against(app, goal).is_none());
         let by_itself = open()
-            .filter(|(_, node)| node.soon().holds(goal.each))
+            .filter(|(_, node)| node.soon_holds(goal, &[]))
             .max_by_key(|(idx, node)| (node.soon().memory, Reverse(*idx)));
         let (idx, victims) = match by_itself {
             Some((idx, _)) => (idx, Vec::new()),
             None => {
                 let limit = goal.priority.displaces()?;
                 let choices =
-                    open().filter_map(|(idx, node)| Some((idx, victims(node, goal.each, limit)?)));
+                    open().filter_map(|(idx, node)| Some((idx, victims(node, goal, limit)?)));
                 choices.min_by_key(|(idx, victims)| (cost(victims), *idx))?
             }
         };
@@ -94,7 +94,7 @@ fn cost(victims: &[&PlacedInstance]) -> (Option<Priority>, usize, Reverse<u64>) 
 /// would not fit without all of them.
 fn victims<'a>(
     node: &NodeRoom<'a>,
-    each: Capacity,
+    goal: &Goal,
     limit: Priority,
 ) -> Option<Vec<&'a PlacedInstance>> {
     let mut all: Vec<_> = node
@@ -105,7 +105,7 @@ fn victims<'a>(
         .collect();
     // The lowest first, of those what serves nobody, then the youngest.
     all.sort_by_key(|one| (one.yields, one.standing, Reverse(one.created_at), &one.id));
-    let without = |gone: &[&PlacedInstance]| node.soon_without(gone).holds(each);
+    let without = |gone: &[&PlacedInstance]| node.soon_holds(goal, gone);
     // As low as possible, whatever their number.
     let highest = (1..=all.len()).find(|n| without(&all[..*n]))?;
     let level = all[highest - 1].yields;

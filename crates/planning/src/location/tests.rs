@@ -29,6 +29,7 @@ fn goal(release: u64, count: u32) -> Goal {
         image: image(),
         count,
         each: EACH,
+        gpus: None,
         runtime: RuntimeName::Embedded,
         needs: Ability::ALWAYS.to_vec(),
         placement: Placement::default(),
@@ -52,6 +53,8 @@ fn node_with(name: &str, memory_for: u64, disk_for: u64) -> NodeState {
         cordon: None,
         capacity,
         others: Capacity::default(),
+        gpus: Vec::new(),
+        others_gpus: GpuShares::default(),
         images: BTreeSet::new(),
         runtimes: Vec::new(),
         traits: Traits::default(),
@@ -90,6 +93,7 @@ impl World {
                     release,
                     is_command,
                     node,
+                    gpus,
                     replaces,
                     ..
                 } => {
@@ -103,6 +107,7 @@ impl World {
                         is_command: *is_command,
                         node: node.clone(),
                         each,
+                        gpus: gpus.clone(),
                         standing: Standing::NotReady,
                         replaces: replaces.clone(),
                         pinned: None,
@@ -460,6 +465,7 @@ fn an_instance_starts_only_on_a_node_that_reaches_what_it_needs() {
 }
 
 mod drained;
+mod gpus;
 mod room;
 
 proptest! {
@@ -540,6 +546,8 @@ proptest! {
             some.instances.into_iter().partition(|instance| instance.app.as_str() == "web");
         for node in &mut some.nodes {
             let there = left_out.iter().filter(|instance| instance.node == node.name);
+            node.others_gpus =
+                there.clone().fold(GpuShares::default(), |sum, one| sum.plus(&one.gpus));
             node.others = there.fold(Capacity::default(), |sum, one| sum.plus(one.each));
         }
         some.instances = listed;

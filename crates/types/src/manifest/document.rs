@@ -54,8 +54,9 @@ mod tests {
     /// The keys that the parser knows in a table, by what it says of one that it does not.
     fn known_keys(table: Option<&str>) -> BTreeSet<String> {
         let strange = json!({"zzzzzzzzzzzzzzzz": 1});
-        let document = match table {
-            Some(table) => json!({"app": "a", "image": "a", table: strange}),
+        let document = match table.map(|table| table.split_once('.').ok_or(table)) {
+            Some(Err(table)) => json!({"app": "a", "image": "a", table: strange}),
+            Some(Ok((table, inner))) => json!({"app": "a", "image": "a", table: {inner: strange}}),
             None => strange,
         };
         let problems = Manifest::from_document(&document).unwrap_err();
@@ -77,6 +78,8 @@ mod tests {
                 assert_eq!(keys_of(part), known_keys(Some(table)), "{table}");
             }
         }
+        let gpu = &schema["properties"]["resources"]["properties"]["gpu"];
+        assert_eq!(keys_of(gpu), known_keys(Some("resources.gpu")));
         assert!(!schema.to_string().contains("$ref"));
     }
 }

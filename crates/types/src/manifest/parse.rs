@@ -1,5 +1,6 @@
 //! From a document to a [`Manifest`], with every problem reported at once.
 
+mod gpu;
 mod placement;
 mod table;
 
@@ -271,7 +272,7 @@ fn secrets_of(
 }
 
 fn resources_of(table: &mut Table<'_>, runtime: RuntimeName) -> Resources {
-    table.refuse_unknown(&["cpu", "memory", "pids", "disk", "open_files"]);
+    table.refuse_unknown(&["cpu", "memory", "pids", "disk", "open_files", "gpu"]);
     let defaults = Resources::default();
     let cpu: Option<MilliCpu> = table.text("cpu");
     let memory: Option<ByteCount> = table.text("memory");
@@ -293,6 +294,7 @@ fn resources_of(table: &mut Table<'_>, runtime: RuntimeName) -> Resources {
         disk: disk.unwrap_or(defaults.disk),
         // Less than 16 starts no program with a few libraries; more the kernel never takes.
         open_files: table.number("open_files", 16, 1_048_576),
+        gpu: gpu::of(&mut table.table_within("gpu", "resources.gpu")),
     }
 }
 

@@ -127,6 +127,7 @@ impl Node {
             traits: Default::default(),
             location_epoch: set.map(|set| set.location_epoch).unwrap_or_default(),
             handed_over: None,
+            gpus: Vec::new(),
             reached: Vec::new(),
         };
         let path = format!("/link/nodes/{}/report", self.name);

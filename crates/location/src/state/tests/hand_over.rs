@@ -1,7 +1,7 @@
 //! A store that was lost, and nodes that know more.
 
 use longshore_api::links::{Assignment, HandedOver, NodeReport};
-use longshore_types::LocationEpoch;
+use longshore_types::{GpuShare, LocationEpoch};
 
 use super::*;
 use crate::life::{Awaited, Life};
@@ -22,6 +22,10 @@ fn before() -> World {
     world.obey();
     world.take(&set(1, 1));
     world.reconcile();
+    for id in ids(&world) {
+        let share = GpuShare { index: 3, memory: ByteCount::gib(16) };
+        world.state.instances.change(&id, |record| record.gpus = vec![share].into());
+    }
     world.obey();
     world.reconcile();
     world

@@ -1,12 +1,11 @@
 //! The keys of the config file of `up`.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use longshore_global::StoreChoice;
-use longshore_types::{Coordinates, Country, Duration, HostName, Label};
+use longshore_types::{Coordinates, Country, DeclaredGpus, Duration, HostName, Label};
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -247,11 +246,8 @@ pub const KEYS: &[Key] = &[
         name: "label",
         help: "What apps may ask for or keep away from: a list of key=value, such as [\"disk=nvme\"]; one\n\
                text with commas will do. Default [].",
-        set: |settings, value| put(&mut settings.traits.labels, labels(value)),
-        show: |settings| {
-            let labels = settings.traits.labels.iter().map(|label| Value::from(label.to_string()));
-            Value::Array(labels.collect()).to_string()
-        },
+        set: |settings, value| put(&mut settings.traits.labels, listed(value, Label::ALLOWED)),
+        show: |settings| array(&settings.traits.labels),
     },
     Key {
         name: "node",
@@ -275,6 +271,13 @@ pub const KEYS: &[Key] = &[
                100. Memory is never promised twice. Default 4.",
         set: |settings, value| put(&mut settings.cpu_overcommit, factor(value)),
         show: |settings| format!("{:?}", settings.cpu_overcommit),
+    },
+    Key {
+        name: "gpu",
+        help: "The GPUs of this machine, for apps that need some: a list of model, memory and how many, such as\n\
+               [\"h100:80GiB:4\"]; one text with commas will do. Nothing is discovered yet. Default [].",
+        set: |settings, value| put(&mut settings.gpus, listed(value, DeclaredGpus::ALLOWED)),
+        show: |settings| array(&settings.gpus),
     },
     Key {
         name: "cgroup_parent",
@@ -367,14 +370,23 @@ fn country(value: &Value) -> Result<Option<Country>, &'static str> {
     }
 }
 
-fn labels(value: &Value) -> Result<BTreeSet<Label>, &'static str> {
+/// A list of texts, or one with commas.
+fn listed<T: std::str::FromStr, All: FromIterator<T>>(
+    value: &Value,
+    allowed: &'static str,
+) -> Result<All, &'static str> {
     let texts: Option<Vec<&str>> = match value {
         Value::String(all) => Some(all.split(',').filter(|one| !one.is_empty()).collect()),
         Value::Array(all) => all.iter().map(text).collect(),
         _ => None,
     };
-    let texts = texts.ok_or(Label::ALLOWED)?;
-    texts.into_iter().map(|one| one.trim().parse().map_err(|_| Label::ALLOWED)).collect()
+    let texts = texts.ok_or(allowed)?;
+    texts.into_iter().map(|one| one.trim().parse().map_err(|_| allowed)).collect()
+}
+
+/// The same as it is written.
+fn array<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
+    Value::Array(all.into_iter().map(|one| Value::from(one.to_string())).collect()).to_string()
 }
 
 fn directory(value: &Value) -> Result<PathBuf, &'static str> {

@@ -20,6 +20,7 @@ fn tried(idx: usize, nodes: &[Option<&str>]) -> LocationState {
         promised: Capacity::default(),
         leaving: Capacity::default(),
         yielding: &[],
+        gpus: &[],
         reached,
     });
     LocationState { kinds: kinds(reported), ..state }

@@ -18,8 +18,13 @@ fn full(idx: usize, nodes: &[(u64, &[u8])]) -> LocationState {
         .iter()
         .map(|(_, all)| {
             let of = all.iter().filter_map(|number| Priority::new(*number));
-            of.map(|priority| Yielding { priority, instances: 1, promised: capacity(100) })
-                .collect()
+            of.map(|priority| Yielding {
+                priority,
+                instances: 1,
+                promised: capacity(100),
+                gpus: Default::default(),
+            })
+            .collect()
         })
         .collect();
     let reported = nodes.iter().zip(&yielding).map(|((mib, all), yielding)| ReportedNode {
@@ -29,6 +34,7 @@ fn full(idx: usize, nodes: &[(u64, &[u8])]) -> LocationState {
         promised: capacity(100 * all.len() as u64),
         leaving: capacity(100 * all.iter().filter(|number| **number == 0).count() as u64),
         yielding,
+        gpus: &[],
         reached: &[],
     });
     let kinds = kinds(reported);

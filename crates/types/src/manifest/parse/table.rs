@@ -56,11 +56,16 @@ impl<'a> Table<'a> {
     }
 
     pub(super) fn table(&mut self, key: &'static str) -> Table<'_> {
+        self.table_within(key, key)
+    }
+
+    /// The same of a table that is within another, with the whole path to it.
+    pub(super) fn table_within(&mut self, key: &str, path: &'static str) -> Table<'_> {
         let value = self.get(key);
         if let Some(value) = value.filter(|value| !value.is_object()) {
             self.refuse(key, value, "a table");
         }
-        Table { prefix: key, map: value.and_then(Value::as_object), problems: self.problems }
+        Table { prefix: path, map: value.and_then(Value::as_object), problems: self.problems }
     }
 
     /// A value that is written as text. Amounts may also be numbers, so that `cpu = 0.5` works.
@@ -182,6 +187,7 @@ from_text!(
     crate::Near: false,
     crate::ReachAddress: false,
     crate::Percent: false,
+    crate::GpuModel: false,
     super::SignalName: false,
     ByteCount: true,
     MilliCpu: true,
