@@ -26,7 +26,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::source::{BlobStream, FetchedManifest, Retry, Source, SourceError, without_first};
+use crate::source::{FetchedManifest, Given, Part, Retry, Source, SourceError};
 
 pub use error::RegistryClientError;
 pub use upload::BlobSource;
@@ -173,30 +173,6 @@ impl RegistryClient {
             }
             _ => Ok(Manifest { digest, media_type, bytes }),
         }
-    }
-
-    /// The bytes of a blob from offset `from` on. The caller checks size and digest.
-    pub async fn blob(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        from: u64,
-    ) -> Result<
-        impl futures_util::Stream<Item = Result<Bytes, RegistryClientError>> + Send + 'static,
-        RegistryClientError,
-    > {
-        let url = self.path(&format!("/v2/{repository}/blobs/{digest}"));
-        let mut request = self.request(Method::GET, url);
-        if from > 0 {
-            request = request.header(RANGE, format!("bytes={from}-"));
-        }
-        let response = self.send("read the blob", request).await?;
-        // A registry may ignore the range and send all; then what we have is skipped.
-        let skip = match response.status() {
-            StatusCode::PARTIAL_CONTENT => 0,
-            _ => from,
-        };
-        Ok(without_first(skip, body(response)))
     }
 
     /// The size of a blob in bytes, when the repository has it.
@@ -376,11 +352,19 @@ impl Source for RegistryClient {
         &'a self,
         repository: &'a Repository,
         digest: &'a Digest,
-        from: u64,
-    ) -> BoxFuture<'a, Result<BlobStream, SourceError>> {
+        part: Part,
+    ) -> BoxFuture<'a, Result<Given, SourceError>> {
         Box::pin(async move {
-            let stream = self.blob(repository, digest, from).await?;
-            Ok(stream.map_err(SourceError::from).boxed())
+            let url = self.path(&format!("/v2/{repository}/blobs/{digest}"));
+            let mut request = self.request(Method::GET, url);
+            if let Some(range) = part.range() {
+                request = request.header(RANGE, range);
+            }
+            let response = self.send("read the blob", request).await?;
+            // A registry may ignore the range and send all.
+            let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
+            let bytes = body(response).map_err(SourceError::from).boxed();
+            Ok(if is_part { Given::Part(bytes) } else { Given::Whole(bytes) })
         })
     }
 }

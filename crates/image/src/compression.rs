@@ -71,12 +71,12 @@ impl<R: BufRead> Decoder<R> {
         })
     }
 
-    /// The source, to see whether all of it was read.
-    pub fn into_source(self) -> R {
+    /// The source below.
+    pub fn source(&self) -> &R {
         match self {
             Self::Plain(source) => source,
-            Self::Gzip(decoder) => decoder.into_inner(),
-            Self::Zstd(decoder) => decoder.finish(),
+            Self::Gzip(decoder) => decoder.get_ref(),
+            Self::Zstd(decoder) => decoder.get_ref(),
         }
     }
 }

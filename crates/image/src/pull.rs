@@ -1,7 +1,7 @@
 //! Brings an image from a source to the disk.
 //!
-//! Manifest, config, then the layers, two at a time: each is fetched by this task and unpacked by a
-//! thread of its own that takes the bytes from a bounded queue, so a slow disk slows the network down
+//! Manifest, config, then the layers, two at a time: each is fetched by this task and unpacked by
+//! threads of its own that take the bytes from a bounded queue, so a slow disk slows the network down
 //! and not the memory up. One pull of an image or layer runs at a time; others wait for it and find
 //! the result. Nothing limits how long a pull takes, but a source that sends nothing for a while is
 //! asked again from where it stopped.

@@ -3,9 +3,11 @@
 //! A source is not trusted. It hands over bytes; the pull checks every size and digest itself, so a
 //! source that lies costs a failed pull and nothing else.
 
+use std::num::NonZeroU64;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{BoxStream, Stream, TryStreamExt as _};
+use futures_util::stream::BoxStream;
 use longshore_types::{Digest, Repository};
 
 /// Something that can hand over manifests and blobs of a repository.
@@ -20,14 +22,47 @@ pub trait Source: Send + Sync {
         digest: &'a Digest,
     ) -> BoxFuture<'a, Result<FetchedManifest, SourceError>>;
 
-    /// The bytes of a blob from offset `from` (bytes) to its end. `from` is above 0 only when an
-    /// earlier stream of the same blob broke there; a source that cannot begin in the middle skips.
+    /// The bytes of a part of a blob. Of one blob, several parts may be asked for at the same time.
     fn blob<'a>(
         &'a self,
         repository: &'a Repository,
         digest: &'a Digest,
-        from: u64,
-    ) -> BoxFuture<'a, Result<BlobStream, SourceError>>;
+        part: Part,
+    ) -> BoxFuture<'a, Result<Given, SourceError>>;
+}
+
+/// Which bytes of a blob are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Offset of the first.
+    pub from: u64,
+    /// How many; without a number, all that follow.
+    pub n_bytes: Option<NonZeroU64>,
+}
+
+impl Part {
+    /// All of it.
+    pub const WHOLE: Self = Self { from: 0, n_bytes: None };
+
+    /// The value of an HTTP `Range` header that asks for it; none for the whole.
+    pub fn range(&self) -> Option<String> {
+        match (self.from, self.n_bytes) {
+            (0, None) => None,
+            (from, None) => Some(format!("bytes={from}-")),
+            (from, Some(n_bytes)) => {
+                let last = from.saturating_add(n_bytes.get() - 1);
+                Some(format!("bytes={from}-{last}"))
+            }
+        }
+    }
+}
+
+/// What a source makes of being asked for a part.
+pub enum Given {
+    /// The bytes from where the part begins. They may go on behind its end.
+    Part(BlobStream),
+    /// The bytes of the whole blob: the source has no parts to give.
+    Whole(BlobStream),
 }
 
 /// A manifest as a source handed it over: nothing about it has been checked.
@@ -41,19 +76,6 @@ pub struct FetchedManifest {
 
 /// The bytes of a blob in order. The end of the stream means that the source believes it complete.
 pub type BlobStream = BoxStream<'static, Result<Bytes, SourceError>>;
-
-/// The same bytes without the first `skip` of them, for a source that was asked to begin in the middle and
-/// did not.
-pub fn without_first<E>(
-    mut skip: u64,
-    bytes: impl Stream<Item = Result<Bytes, E>>,
-) -> impl Stream<Item = Result<Bytes, E>> {
-    bytes.map_ok(move |mut part| {
-        let skipped = usize::try_from(skip).map_or(part.len(), |skip| skip.min(part.len()));
-        skip -= skipped as u64;
-        part.split_off(skipped)
-    })
-}
 
 /// Why a source could not hand over what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -92,5 +114,20 @@ impl SourceError {
     /// Whether doing the same again can succeed.
     pub fn retry(&self) -> Retry {
         self.retry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_asked_for_as_http_has_it() {
+        let part = |from, n_bytes| Part { from, n_bytes: NonZeroU64::new(n_bytes) }.range();
+        assert_eq!(Part::WHOLE.range(), None);
+        assert_eq!(part(7, 0).as_deref(), Some("bytes=7-"));
+        assert_eq!(part(0, 1).as_deref(), Some("bytes=0-0"));
+        assert_eq!(part(8, 8).as_deref(), Some("bytes=8-15"));
+        assert_eq!(part(u64::MAX, 8), Some(format!("bytes={0}-{0}", u64::MAX)));
     }
 }

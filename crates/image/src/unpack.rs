@@ -2,26 +2,28 @@
 //! into a directory that overlayfs can use as a lower one, for machines whose kernel mounts no
 //! EROFS.
 //!
-//! One pass, in one thread: blob digest, decompression, DiffID, tar, files. The caller gives a fresh
-//! place that nobody else sees and throws it away when this fails, so nothing here cleans up.
-//! Success means that both digests matched; only then may the place be given its final name.
+//! One pass, by several threads ([`stages`]): blob digest, decompression, DiffID, tar, files. The
+//! caller gives a fresh place that nobody else sees and throws it away when this fails, so nothing
+//! here cleans up. Success means that both digests matched; only then may the place be given its final
+//! name.
 
 mod data;
 mod entries;
 mod node;
+mod pool;
 mod rows;
+mod stages;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tree;
 
 use std::fs::File;
-use std::io::{self, BufRead};
+use std::io;
 use std::os::fd::OwnedFd;
 
 use longshore_types::{ByteCount, Digest};
 
-use crate::compression::Decoder;
 use crate::index::LayerTree;
 use crate::limits::{LimitExceeded, Limits};
 use crate::source::Retry;
@@ -31,8 +33,17 @@ pub(crate) use entries::is_allowed_xattr;
 use entries::{Destination, Unpacker};
 use rows::Rows;
 pub(crate) use stream::Abandoned;
-use stream::{BlobReader, PlainReader, classify};
+pub use stream::Blob;
 use tree::Tree;
+
+/// Pieces of a blob that are held while it is unpacked: those that wait for the digest, and the one
+/// that the decoder is at.
+pub(crate) const PIECES_HELD: usize = stages::DIGEST_QUEUE + 1;
+
+/// Bytes of the buffers that a layer goes through.
+pub(crate) const BUFFERS_HELD: usize =
+    stages::PLAIN_BUFFERS * stages::PLAIN_BUFFER + data::BUFFERS * data::BUFFER;
+
 pub(crate) use tree::{IMPLICIT_MODE, OPAQUE_XATTR};
 
 /// What a layer must turn out to be.
@@ -123,6 +134,9 @@ pub enum UnpackError {
         #[source]
         source: io::Error,
     },
+    /// The machine has no thread for it.
+    #[error("starting a thread that unpacks the layer")]
+    Thread(#[source] io::Error),
     /// Whoever fetched the bytes gave up; that error is the one to report.
     #[error("the layer's bytes stopped coming")]
     Abandoned,
@@ -199,7 +213,7 @@ impl UnpackError {
             {
                 Retry::Pointless
             }
-            Self::Write { .. } => Retry::CanHelp,
+            Self::Write { .. } | Self::Thread(_) => Retry::CanHelp,
             Self::DiffId { .. }
             | Self::Decompress(_)
             | Self::Archive(_)
@@ -214,7 +228,7 @@ impl UnpackError {
 /// On error `root` holds part of a layer and must be removed. Runs for as long as the bytes take:
 /// call it on a thread that may block. Needs root, for owners, whiteouts and trusted xattrs.
 pub fn unpack(
-    blob: impl BufRead,
+    blob: impl Blob,
     identity: &LayerIdentity,
     root: OwnedFd,
     limits: &Limits,
@@ -229,7 +243,7 @@ pub fn unpack(
 /// On error `data` holds part of a layer and must be removed. Runs for as long as the bytes take:
 /// call it on a thread that may block.
 pub(crate) fn index(
-    blob: impl BufRead,
+    blob: impl Blob,
     identity: &LayerIdentity,
     data: File,
     limits: &Limits,
@@ -238,28 +252,25 @@ pub(crate) fn index(
 }
 
 fn read_layer<D: Destination>(
-    blob: impl BufRead,
+    blob: impl Blob,
     identity: &LayerIdentity,
     destination: Result<D, UnpackError>,
     limits: &Limits,
 ) -> Result<(LayerReport, D::Finished), UnpackError> {
-    let blob = BlobReader::new(blob, identity.size);
-    let n_fetched = blob.counter();
-    let decoder = Decoder::open(blob, limits).map_err(|error| classify(TarError::Read(error)))?;
-    let mut plain = PlainReader::new(decoder, n_fetched, limits);
-    let outcome =
-        destination.and_then(|tree| Unpacker::new(tree).run(TarReader::new(&mut plain, limits)));
-    if let Err(UnpackError::Limit(_) | UnpackError::Write { .. } | UnpackError::Abandoned) = outcome
-    {
-        return outcome;
+    let destination = destination?;
+    let (outcome, passed) = stages::pass(blob, identity.size, limits, |archive| {
+        Unpacker::new(destination).run(TarReader::new(archive, limits))
+    })?;
+    if passed.size != identity.size {
+        return Err(UnpackError::BlobSize { expected: identity.size, found: passed.size });
     }
-    // Whatever else went wrong, when the bytes are not the ones that were asked for, that is why.
-    let (decoder, diff_id, unpacked) = plain.finish();
-    decoder.into_source().check(identity)?;
+    if passed.blob != identity.blob {
+        return Err(UnpackError::BlobDigest { expected: identity.blob, found: passed.blob });
+    }
     let (mut report, finished) = outcome?;
-    if diff_id != identity.diff_id {
-        return Err(UnpackError::DiffId { expected: identity.diff_id, found: diff_id });
+    if passed.diff_id != identity.diff_id {
+        return Err(UnpackError::DiffId { expected: identity.diff_id, found: passed.diff_id });
     }
-    report.unpacked = unpacked;
+    report.unpacked = passed.unpacked;
     Ok((report, finished))
 }

@@ -4,6 +4,7 @@
 //! and what that refers to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::response::Response;
@@ -39,6 +40,22 @@ pub struct Wanted {
     /// From which byte on.
     #[serde(default)]
     from: u64,
+    /// How many; all that follow when it is not said, as nodes of the release before do not.
+    n_bytes: Option<NonZeroU64>,
+}
+
+impl Wanted {
+    /// The part of a blob, as the registry is asked for it; none for the whole.
+    fn range(&self) -> Option<HeaderValue> {
+        let range = match (self.from, self.n_bytes) {
+            (0, None) => return None,
+            (from, None) => format!("bytes={from}-"),
+            (from, Some(n_bytes)) => {
+                format!("bytes={from}-{}", from.saturating_add(n_bytes.get() - 1))
+            }
+        };
+        Some(HeaderValue::from_str(&range).expect("digits are fine in a header"))
+    }
 }
 
 /// The registry.
@@ -161,14 +178,11 @@ impl Images {
         wanted: &Wanted,
         shutdown: CancellationToken,
     ) -> Result<Response, Refusal> {
-        let Wanted { repository, digest, from } = wanted;
+        let Wanted { repository, digest, .. } = wanted;
         if !self.is_blob_of_node(node, repository, digest).await? {
             return Err(refuse(node, wanted));
         }
-        let range = (*from > 0).then(|| {
-            let range = HeaderValue::from_str(&format!("bytes={from}-"));
-            ("range", range.expect("digits are fine in a header"))
-        });
+        let range = wanted.range().map(|range| ("range", range));
         let path = format!("/v2/{repository}/blobs/{digest}");
         Ok(relay_whole(self.registry.send(&path, range).await?, shutdown))
     }
@@ -290,6 +304,29 @@ mod tests {
 
     fn digest(digit: char) -> Digest {
         format!("sha256:{}", String::from(digit).repeat(64)).parse().unwrap()
+    }
+
+    #[test]
+    fn a_part_is_asked_of_the_registry_as_it_was_asked_for() {
+        let range = |part: &str| {
+            let query = format!("repository=default/web&digest={}{part}", digest('a'));
+            let uri = format!("/images/blob?{query}").parse().unwrap();
+            let wanted = axum::extract::Query::<Wanted>::try_from_uri(&uri).unwrap();
+            wanted.range().map(|range| range.to_str().unwrap().to_owned())
+        };
+        for (part, expected) in [
+            ("", None),
+            ("&from=0", None),
+            ("&from=5", Some("bytes=5-")),
+            ("&from=5&n_bytes=3", Some("bytes=5-7")),
+            ("&from=0&n_bytes=1", Some("bytes=0-0")),
+            (
+                "&from=18446744073709551615&n_bytes=2",
+                Some("bytes=18446744073709551615-18446744073709551615"),
+            ),
+        ] {
+            assert_eq!(range(part).as_deref(), expected, "{part}");
+        }
     }
 
     #[test]

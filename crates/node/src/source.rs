@@ -5,9 +5,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::{Method, StatusCode, header};
 use http_body_util::BodyExt as _;
-use longshore_image::source::{
-    BlobStream, FetchedManifest, Retry, Source, SourceError, without_first,
-};
+use longshore_image::source::{FetchedManifest, Given, Part, Retry, Source, SourceError};
 use longshore_link::{CallError, Client};
 use longshore_types::{Digest, NodeName, Repository};
 
@@ -30,12 +28,17 @@ impl LocationSource {
         &self,
         what: &str,
         (repository, digest): (&Repository, &Digest),
-        from: u64,
+        part: Part,
     ) -> Result<http::Response<hyper::body::Incoming>, SourceError> {
         let Self { location, node } = self;
-        let path = format!(
+        let Part { from, n_bytes } = part;
+        let mut path = format!(
             "/link/nodes/{node}/images/{what}?repository={repository}&digest={digest}&from={from}"
         );
+        // A location of the release before sends all that follows.
+        if let Some(n_bytes) = n_bytes {
+            path += &format!("&n_bytes={n_bytes}");
+        }
         location.send(Method::GET, &path, None::<&()>).await.map_err(failed)
     }
 
@@ -44,7 +47,7 @@ impl LocationSource {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<FetchedManifest, SourceError> {
-        let answer = self.ask("manifest", (repository, digest), 0).await?;
+        let answer = self.ask("manifest", (repository, digest), Part::WHOLE).await?;
         let media_type = answer.headers().get(header::CONTENT_TYPE);
         let media_type = media_type.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let media_type = media_type.to_owned();
@@ -63,13 +66,13 @@ impl LocationSource {
         &self,
         repository: &Repository,
         digest: &Digest,
-        from: u64,
-    ) -> Result<BlobStream, SourceError> {
-        let answer = self.ask("blob", (repository, digest), from).await?;
-        // A registry may ignore the range and send all; then what we have is skipped.
-        let skip = if answer.status() == StatusCode::PARTIAL_CONTENT { 0 } else { from };
-        let body = answer.into_body().into_data_stream().map_err(broken);
-        Ok(without_first(skip, body).boxed())
+        part: Part,
+    ) -> Result<Given, SourceError> {
+        let answer = self.ask("blob", (repository, digest), part).await?;
+        // A registry may ignore the range and send all.
+        let is_part = answer.status() == StatusCode::PARTIAL_CONTENT;
+        let bytes = answer.into_body().into_data_stream().map_err(broken).boxed();
+        Ok(if is_part { Given::Part(bytes) } else { Given::Whole(bytes) })
     }
 }
 
@@ -86,9 +89,9 @@ impl Source for LocationSource {
         &'a self,
         repository: &'a Repository,
         digest: &'a Digest,
-        from: u64,
-    ) -> BoxFuture<'a, Result<BlobStream, SourceError>> {
-        Box::pin(self.read_blob(repository, digest, from))
+        part: Part,
+    ) -> BoxFuture<'a, Result<Given, SourceError>> {
+        Box::pin(self.read_blob(repository, digest, part))
     }
 }
 

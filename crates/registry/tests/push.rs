@@ -15,7 +15,7 @@ use futures_util::TryStreamExt as _;
 use longshore_image::client::{BlobSource, Mounted, RegistryClient, RegistryClientError};
 use longshore_image::pack::{PackOptions, PackOutput, pack};
 use longshore_image::push::{LocalImage, PushProgress, PushTarget, Pushed, push};
-use longshore_image::source::{Retry, Source, SourceError};
+use longshore_image::source::{Given, Part, Retry, Source, SourceError};
 use longshore_types::{Digest, Repository};
 use serde_json::json;
 use server::{ADMIN, NOBODY, READER, Server, hex, options, serve};
@@ -73,9 +73,27 @@ fn noise(n_bytes: usize) -> Vec<u8> {
 }
 
 async fn read_blob(client: &RegistryClient, name: &str, digest: &Digest, from: u64) -> Vec<u8> {
-    let stream = client.blob(&repository(name), digest, from).await.unwrap();
-    let parts: Vec<_> = stream.try_collect().await.unwrap();
-    parts.concat()
+    match read_part(client, name, digest, Part { from, n_bytes: None }).await {
+        (bytes, IsPart(is_part)) if is_part == (from > 0) => bytes,
+        (_, is_part) => panic!("{is_part:?}"),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct IsPart(bool);
+
+async fn read_part(
+    client: &RegistryClient,
+    name: &str,
+    digest: &Digest,
+    part: Part,
+) -> (Vec<u8>, IsPart) {
+    let (stream, is_part) = match client.blob(&repository(name), digest, part).await.unwrap() {
+        Given::Part(stream) => (stream, IsPart(true)),
+        Given::Whole(stream) => (stream, IsPart(false)),
+    };
+    let pieces: Vec<_> = stream.try_collect().await.unwrap();
+    (pieces.concat(), is_part)
 }
 
 #[tokio::test]
@@ -111,9 +129,11 @@ async fn a_packed_image_is_pushed_once_mounted_and_pulled() {
     assert_eq!(digest(&manifest.bytes), packed.digest);
     let layer = read_blob(&client, "team/copy", &packed.layer, 0).await;
     assert_eq!(digest(&layer), packed.layer);
-    let stream = source.blob(&name, &packed.layer, 1000).await.unwrap();
-    let rest: Vec<_> = stream.try_collect().await.unwrap();
-    assert_eq!(rest.concat(), layer[1000..]);
+    let rest = read_blob(&client, "team/copy", &packed.layer, 1000).await;
+    assert_eq!(rest, layer[1000..]);
+    let part = Part { from: 1000, n_bytes: std::num::NonZeroU64::new(50) };
+    let middle = read_part(&client, "team/copy", &packed.layer, part).await;
+    assert_eq!(middle, (layer[1000..1050].to_vec(), IsPart(true)));
 
     let admin = registry.client(ADMIN);
     admin.delete_manifest(&name, "1").await.unwrap();
@@ -243,7 +263,9 @@ async fn a_manifest_with_another_digest_is_refused() {
     assert!(matches!(error, RegistryClientError::Digest { .. }), "{error}");
     assert_eq!(client.manifest(&name, "tag").await.unwrap().digest, digest(b"{}"));
     // It ignores ranges too.
-    assert_eq!(read_blob(&client, "a/b", &digest(b"{}"), 1).await, b"}");
+    let part = Part { from: 1, n_bytes: None };
+    let whole = read_part(&client, "a/b", &digest(b"{}"), part).await;
+    assert_eq!(whole, (b"{}".to_vec(), IsPart(false)));
 }
 
 /// Writes a tar like that of `docker save`, of two images that share a layer.

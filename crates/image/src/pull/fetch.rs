@@ -1,9 +1,12 @@
 //! Gets bytes from a source, asking again when that can help.
 
+mod window;
+
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use longshore_types::{ByteCount, Digest, Repository};
 use sha2::{Digest as _, Sha256};
 
@@ -11,7 +14,8 @@ use super::PullImageError;
 use crate::config::ConfigFile;
 use crate::limits::{LimitExceeded, Limits};
 use crate::manifest::{Descriptor, Document};
-use crate::source::{BlobStream, FetchedManifest, Retry, Source, SourceError};
+use crate::source::{BlobStream, FetchedManifest, Given, Part, Retry, Source, SourceError};
+pub(super) use window::{PART, PARTS_AT_ONCE, Window};
 
 /// How often in a row a source may fail without sending anything.
 const ATTEMPTS: u32 = 5;
@@ -72,7 +76,7 @@ impl<'a> Fetcher<'a> {
         LimitExceeded::check("bytes in the config", config.size.0, allowed.0)
             .map_err(|source| PullImageError::Limit { digest, source })?;
         let mut bytes = Vec::new();
-        let mut blob = self.blob(digest);
+        let mut blob = self.part(digest, Part::WHOLE);
         loop {
             match blob.next().await {
                 Ok(Some(piece)) if bytes.len() + piece.len() <= config.size.0 as usize => {
@@ -93,14 +97,20 @@ impl<'a> Fetcher<'a> {
         Ok((parsed, text))
     }
 
-    /// The bytes of a blob, resumed where they break off.
-    pub fn blob(&self, digest: Digest) -> BlobFetch<'_> {
-        BlobFetch {
+    /// The bytes of a blob that should be so long, several parts at a time when it is large.
+    pub fn blob(&self, digest: Digest, size: ByteCount) -> Window<'_> {
+        Window::new(self, digest, size)
+    }
+
+    /// The bytes of a part of a blob, resumed where they break off.
+    fn part(&self, digest: Digest, part: Part) -> PartFetch<'_> {
+        PartFetch {
             source: self.source,
             repository: self.repository,
             digest,
+            from: part.from,
+            n_left: part.n_bytes.map(NonZeroU64::get),
             stream: None,
-            n_fetched: 0,
             attempts: Attempts::default(),
         }
     }
@@ -131,28 +141,59 @@ fn check(
     Ok(())
 }
 
-/// A blob on its way. Not cancel-safe in the sense that a dropped `next` loses nothing but the
-/// connection's place: the next one asks again from the last byte that was handed out.
-pub(super) struct BlobFetch<'a> {
+/// A part of a blob on its way. Not cancel-safe in the sense that a dropped `next` loses nothing but
+/// the connection's place: the next one asks again from the last byte that was handed out.
+struct PartFetch<'a> {
     source: &'a dyn Source,
     repository: &'a Repository,
     digest: Digest,
+    /// Where in the blob the next byte is.
+    from: u64,
+    /// Bytes of the part that were not handed out yet, when it has an end of its own.
+    n_left: Option<u64>,
     stream: Option<BlobStream>,
-    n_fetched: u64,
     attempts: Attempts,
 }
 
-impl BlobFetch<'_> {
-    /// The next piece, never empty, or `None` at the end as the source sees it.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+/// Whether a source gives parts of a blob.
+enum Gives {
+    Parts,
+    Whole,
+}
+
+impl PartFetch<'_> {
+    /// Asks the source, and says what it gives.
+    async fn open(&mut self) -> Result<Gives, SourceError> {
         loop {
+            match self.try_open().await {
+                Ok(gives) => return Ok(gives),
+                Err(error) => self.attempts.after(error).await?,
+            }
+        }
+    }
+
+    async fn try_open(&mut self) -> Result<Gives, SourceError> {
+        let part = Part { from: self.from, n_bytes: self.n_left.and_then(NonZeroU64::new) };
+        let given = within_stall(self.source.blob(self.repository, &self.digest, part)).await?;
+        let (stream, gives) = match given {
+            Given::Part(stream) => (stream, Gives::Parts),
+            Given::Whole(stream) => (without_first(self.from, stream), Gives::Whole),
+        };
+        self.stream = Some(stream);
+        Ok(gives)
+    }
+
+    /// The next piece, never empty, or `None` at the end of the part or of the blob as the source sees
+    /// it.
+    async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+        loop {
+            if self.n_left == Some(0) {
+                self.stream = None;
+                return Ok(None);
+            }
             match self.try_next().await {
                 Ok(Some(piece)) if piece.is_empty() => {}
-                Ok(Some(piece)) => {
-                    self.n_fetched += piece.len() as u64;
-                    self.attempts = Attempts::default();
-                    return Ok(Some(piece));
-                }
+                Ok(Some(piece)) => return Ok(Some(self.hand_out(piece))),
                 Ok(None) => return Ok(None),
                 Err(error) => {
                     self.stream = None;
@@ -162,16 +203,33 @@ impl BlobFetch<'_> {
         }
     }
 
+    /// Leaves what lies behind the part.
+    fn hand_out(&mut self, mut piece: Bytes) -> Bytes {
+        if let Some(n_left) = &mut self.n_left {
+            piece.truncate(usize::try_from(*n_left).unwrap_or(usize::MAX));
+            *n_left -= piece.len() as u64;
+        }
+        self.from += piece.len() as u64;
+        self.attempts = Attempts::default();
+        piece
+    }
+
     async fn try_next(&mut self) -> Result<Option<Bytes>, SourceError> {
-        let stream = match &mut self.stream {
-            Some(stream) => stream,
-            none => {
-                let asked = self.source.blob(self.repository, &self.digest, self.n_fetched);
-                none.insert(within_stall(asked).await?)
-            }
-        };
+        if self.stream.is_none() {
+            self.try_open().await?;
+        }
+        let stream = self.stream.as_mut().expect("it was opened");
         within_stall(async { stream.next().await.transpose() }).await
     }
+}
+/// The same bytes without the first `skip` of them.
+fn without_first(mut skip: u64, bytes: BlobStream) -> BlobStream {
+    let bytes = bytes.map_ok(move |mut part| {
+        let skipped = usize::try_from(skip).map_or(part.len(), |skip| skip.min(part.len()));
+        skip -= skipped as u64;
+        part.split_off(skipped)
+    });
+    bytes.boxed()
 }
 
 async fn within_stall<T>(

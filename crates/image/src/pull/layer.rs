@@ -1,27 +1,32 @@
-//! One layer of a pull: fetched by a task, unpacked by a thread.
+//! One layer of a pull: fetched by a task, unpacked by threads.
 
-use std::io::{self, BufRead, Read};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use longshore_types::{ByteCount, Digest};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use super::fetch::Fetcher;
+use super::fetch::{Fetcher, PART, PARTS_AT_ONCE};
 use super::{Progress, PullEvent, PullImageError, blocking};
 use crate::index;
 use crate::source::SourceError;
 use crate::store::{DATA, Form, INDEX, Inner, REPORT, Staging, StoreIoError, report_text};
-use crate::unpack::{self, Abandoned, LayerIdentity, LayerReport, UnpackError};
+use crate::unpack::{self, Abandoned, Blob, LayerIdentity, LayerReport, UnpackError};
 
-/// Pieces of a blob between the task and the thread; a full queue makes the task wait, and by that
-/// the source. Pieces are what the network gives, mostly 8 to 64 KiB.
+/// Pieces of a blob between the task and the threads; a full queue makes the task wait, and by that
+/// the source.
 const QUEUE: usize = 64;
 
-/// The first piece that a decoder sees is at least this long, when the blob is: enough to tell how it
-/// is compressed.
-const FIRST_PIECE: usize = 16;
+/// Bytes of a piece at most. They are what the network gives, mostly 8 to 64 KiB, longer ones are cut.
+const PIECE: usize = 64 << 10;
+
+/// What is held in memory of a layer on its way: parts ahead of the one that is handed over, pieces in
+/// queues, buffers that go round. What a decoder looks back at comes on top.
+const HELD: u64 = PARTS_AT_ONCE as u64 * PART
+    + ((QUEUE + unpack::PIECES_HELD) * PIECE + unpack::BUFFERS_HELD) as u64;
+const _: () = assert!(HELD <= 64 << 20, "SPECIFICATION.md says so");
 
 pub(super) struct LayerOutcome {
     pub diff_id: Digest,
@@ -32,9 +37,9 @@ pub(super) struct LayerOutcome {
 
 pub(super) struct Fetched {
     pub bytes: ByteCount,
-    /// Time in which the thread had nothing to do.
+    /// Time in which the threads had nothing to do.
     pub waiting: Duration,
-    /// The rest of the thread's time.
+    /// The rest of their time.
     pub working: Duration,
 }
 
@@ -65,10 +70,10 @@ pub(super) async fn fetch_layer(
         let report = store.read_layer_report(store.form(), &diff_id).map_err(store_error)?;
         return Ok(LayerOutcome { diff_id, report, fetched: None });
     }
-    let (sender, receiver) = mpsc::channel(QUEUE);
+    let (sender, pieces) = queue();
     let worker = {
         let store = Arc::clone(store);
-        blocking(move || unpack_and_commit(&store, &layer, receiver))
+        blocking(move || unpack_and_commit(&store, &layer, pieces))
     };
     // The worker's future only watches the thread; joined, so that either side's end ends both.
     let (sent, worked) = tokio::join!(send(fetcher, layer, sender, progress), worker);
@@ -86,25 +91,44 @@ pub(super) async fn fetch_layer(
     }
 }
 
-/// Hands a blob's bytes to the worker, until the end or until it does not want more.
+/// The task's end of the queue.
+struct Sender {
+    pieces: mpsc::Sender<Piece>,
+    /// Comes to an end when no more is wanted.
+    unwanted: oneshot::Receiver<()>,
+}
+
+fn queue() -> (Sender, Pieces) {
+    let (pieces, receiver) = mpsc::channel(QUEUE);
+    let (lifeline, unwanted) = oneshot::channel();
+    let waited = Duration::ZERO;
+    let sender = Sender { pieces, unwanted };
+    (sender, Pieces { receiver, lifeline: Some(lifeline), is_at_end: false, waited })
+}
+
+/// Hands a blob's bytes to the worker, until the end or until it does not want more. When it does not,
+/// it has its own error to tell.
 async fn send(
     fetcher: &Fetcher<'_>,
     layer: LayerIdentity,
-    sender: mpsc::Sender<Piece>,
+    mut sender: Sender,
     progress: Progress<'_>,
 ) -> Result<(), SourceError> {
-    let mut blob = fetcher.blob(layer.blob);
+    let mut blob = fetcher.blob(layer.blob, layer.size);
     let mut n_fetched = 0;
     loop {
         let piece = tokio::select! {
             // Cancelling `next` is fine here: nothing is asked of the blob after it.
             piece = blob.next() => piece?,
-            () = sender.closed() => return Ok(()),
+            _ = &mut sender.unwanted => return Ok(()),
         };
-        let Some(piece) = piece else { break };
-        n_fetched += piece.len() as u64;
-        if sender.send(Piece::Bytes(piece)).await.is_err() {
-            return Ok(()); // The worker has its own error to tell.
+        let Some(mut piece) = piece else { break };
+        while !piece.is_empty() {
+            let part = piece.split_to(piece.len().min(PIECE));
+            n_fetched += part.len() as u64;
+            if sender.pieces.send(Piece::Bytes(part)).await.is_err() {
+                return Ok(());
+            }
         }
         progress(PullEvent::LayerProgress {
             blob: layer.blob,
@@ -112,19 +136,17 @@ async fn send(
             total: layer.size,
         });
     }
-    // When the worker is gone, it has its own error to tell.
-    let _ = sender.send(Piece::End).await;
+    let _ = sender.pieces.send(Piece::End).await;
     Ok(())
 }
 
 fn unpack_and_commit(
     store: &Arc<Inner>,
     layer: &LayerIdentity,
-    receiver: mpsc::Receiver<Piece>,
+    mut pieces: Pieces,
 ) -> Result<(LayerReport, Duration, Duration), WorkError> {
     let started = Instant::now();
     let staging = Staging::new(store).map_err(WorkError::Store)?;
-    let mut pieces = Pieces::new(receiver);
     let target = store.layer_path(store.form(), &layer.diff_id);
     let report = match store.form() {
         Form::Directories => {
@@ -149,71 +171,37 @@ fn unpack_and_commit(
     Ok((report, pieces.waited, working))
 }
 
-/// The thread's end of the queue as a reader.
+/// The threads' end of the queue.
 struct Pieces {
     receiver: mpsc::Receiver<Piece>,
-    current: Bytes,
-    at_start: bool,
-    at_end: bool,
+    lifeline: Option<oneshot::Sender<()>>,
+    is_at_end: bool,
     waited: Duration,
 }
 
-impl Pieces {
-    fn new(receiver: mpsc::Receiver<Piece>) -> Self {
-        Self {
-            receiver,
-            current: Bytes::new(),
-            at_start: true,
-            at_end: false,
-            waited: Duration::ZERO,
+impl Blob for Pieces {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        if self.is_at_end {
+            return Ok(None);
         }
-    }
-
-    fn receive(&mut self) -> io::Result<Bytes> {
         let started = Instant::now();
         let piece = self.receiver.blocking_recv();
         self.waited += started.elapsed();
         match piece {
-            Some(Piece::Bytes(bytes)) => Ok(bytes),
+            Some(Piece::Bytes(bytes)) => Ok(Some(bytes)),
             Some(Piece::End) => {
-                self.at_end = true;
-                Ok(Bytes::new())
+                self.is_at_end = true;
+                Ok(None)
             }
             None => Err(io::Error::other(Abandoned)),
         }
     }
 
-    fn first(&mut self) -> io::Result<Bytes> {
-        let mut first = BytesMut::new();
-        while first.len() < FIRST_PIECE && !self.at_end {
-            first.extend_from_slice(&self.receive()?);
-        }
-        Ok(first.freeze())
-    }
-}
-
-impl BufRead for Pieces {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.current.is_empty() && !self.at_end {
-            self.current = match std::mem::take(&mut self.at_start) {
-                true => self.first()?,
-                false => self.receive()?,
-            };
-        }
-        Ok(&self.current)
+    fn is_ready(&self) -> bool {
+        self.is_at_end || !self.receiver.is_empty()
     }
 
-    fn consume(&mut self, n_bytes: usize) {
-        self.current.advance(n_bytes);
-    }
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let n_bytes = available.len().min(buffer.len());
-        buffer[..n_bytes].copy_from_slice(&available[..n_bytes]);
-        self.consume(n_bytes);
-        Ok(n_bytes)
+    fn lifeline(&mut self) -> Box<dyn Send> {
+        Box::new(self.lifeline.take())
     }
 }

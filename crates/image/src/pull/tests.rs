@@ -6,6 +6,7 @@ mod forms;
 mod full;
 mod hostile;
 mod images;
+mod parts;
 
 use std::path::Path;
 use std::sync::Mutex;

@@ -1,15 +1,65 @@
-//! The readers between a blob and its archive: digests, sizes and limits on the way.
+//! The readers at both ends of a decoder: sizes and limits on the way, and copies for the digests.
 
-use std::cell::Cell;
 use std::io::{self, BufRead, Read};
-use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
-use longshore_types::{ByteCount, Digest};
-use sha2::{Digest as _, Sha256};
+use bytes::{Buf as _, Bytes, BytesMut};
+use longshore_types::ByteCount;
 
-use super::{LayerIdentity, UnpackError};
-use crate::limits::{LimitExceeded, Limits};
+use super::UnpackError;
+use super::pool::Lent;
+use crate::limits::LimitExceeded;
 use crate::tar::TarError;
+
+/// The first piece that a decoder sees is at least this long, when the blob is: enough to tell how it
+/// is compressed.
+const FIRST_PIECE: usize = 16;
+
+/// Bytes of a piece of a blob that lies in memory.
+const PIECE_OF_SLICE: usize = 64 << 10;
+
+/// The bytes of a blob as they come, in pieces that several threads can look at.
+pub trait Blob: Send {
+    /// The next piece, never empty, or `None` at the end. Waits for it.
+    fn next(&mut self) -> io::Result<Option<Bytes>>;
+
+    /// Whether `next` would not wait.
+    fn is_ready(&self) -> bool;
+
+    /// What the blob goes on for: once it is dropped, a `next` fails that waits on another thread.
+    fn lifeline(&mut self) -> Box<dyn Send>;
+}
+
+impl Blob for &[u8] {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let (piece, rest) = self.split_at(self.len().min(PIECE_OF_SLICE));
+        *self = rest;
+        Ok((!piece.is_empty()).then(|| Bytes::copy_from_slice(piece)))
+    }
+
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    fn lifeline(&mut self) -> Box<dyn Send> {
+        Box::new(())
+    }
+}
+
+impl<B: Blob> Blob for &mut B {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        (**self).next()
+    }
+
+    fn is_ready(&self) -> bool {
+        (**self).is_ready()
+    }
+
+    fn lifeline(&mut self) -> Box<dyn Send> {
+        (**self).lifeline()
+    }
+}
 
 /// Inside an `io::Error`: whoever feeds the reader stopped before the end.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +68,7 @@ pub(crate) struct Abandoned;
 
 /// What our own readers refuse, carried inside an `io::Error` through the decoders between them.
 #[derive(Debug, thiserror::Error)]
-enum ReadFault {
+pub(super) enum ReadFault {
     #[error("the blob is longer than the manifest says")]
     BlobTooLong { expected: ByteCount },
     #[error("the layer asks for too much")]
@@ -35,7 +85,7 @@ pub(super) fn classify(error: TarError) -> UnpackError {
     classify_read(error)
 }
 
-fn classify_read(error: io::Error) -> UnpackError {
+pub(super) fn classify_read(error: io::Error) -> UnpackError {
     let inner = error.get_ref();
     if inner.is_some_and(|inner| inner.is::<Abandoned>()) {
         return UnpackError::Abandoned;
@@ -49,72 +99,99 @@ fn classify_read(error: io::Error) -> UnpackError {
     }
 }
 
-/// The blob, hashed as it passes, and never longer than it should be.
-pub(super) struct BlobReader<B> {
+/// The blob as a reader, never longer than it should be. What passes goes to its digest as well.
+pub(super) struct BlobReader<'a, B> {
     source: B,
-    hasher: Sha256,
+    digest: mpsc::SyncSender<Bytes>,
+    /// Set when nobody wants the rest.
+    given_up: &'a AtomicBool,
     expected: ByteCount,
-    /// Bytes seen; shared with the reader that compares it with what they decompress to.
-    n_bytes: Rc<Cell<u64>>,
-    /// Bytes at the front of the source's buffer that are hashed and not yet consumed.
-    n_hashed_ahead: usize,
+    n_bytes: u64,
+    current: Bytes,
+    is_at_end: bool,
 }
 
-impl<B: BufRead> BlobReader<B> {
-    pub fn new(source: B, expected: ByteCount) -> Self {
-        Self { source, hasher: Sha256::new(), expected, n_bytes: Rc::default(), n_hashed_ahead: 0 }
+impl<'a, B: Blob> BlobReader<'a, B> {
+    pub fn new(
+        source: B,
+        digest: mpsc::SyncSender<Bytes>,
+        given_up: &'a AtomicBool,
+        expected: ByteCount,
+    ) -> Self {
+        let current = Bytes::new();
+        Self { source, digest, given_up, expected, n_bytes: 0, current, is_at_end: false }
     }
 
-    pub fn counter(&self) -> Rc<Cell<u64>> {
-        Rc::clone(&self.n_bytes)
+    /// Bytes that came so far.
+    pub fn n_bytes(&self) -> u64 {
+        self.n_bytes
     }
 
-    /// Reads what is left and compares size and digest.
-    pub fn check(mut self, identity: &LayerIdentity) -> Result<(), UnpackError> {
-        loop {
-            let n_bytes = self.fill_buf().map_err(classify_read)?.len();
-            if n_bytes == 0 {
-                break;
-            }
-            self.consume(n_bytes);
+    /// Whether the next byte has to be waited for.
+    pub fn is_dry(&self) -> bool {
+        self.current.is_empty() && !self.is_at_end && !self.source.is_ready()
+    }
+
+    /// Reads what is left, for its size and digest; gives the size.
+    pub fn drain(mut self) -> io::Result<ByteCount> {
+        while !self.fill_buf()?.is_empty() {
+            self.current.clear();
         }
-        let found = ByteCount(self.n_bytes.get());
-        if found != identity.size {
-            let expected = identity.size;
-            return Err(UnpackError::BlobSize { expected, found });
+        Ok(ByteCount(self.n_bytes))
+    }
+
+    fn receive(&mut self) -> io::Result<Bytes> {
+        if self.given_up.load(Ordering::Relaxed) {
+            return Err(io::Error::other(Abandoned));
         }
-        let found = Digest::from_sha256(self.hasher.finalize().into());
-        if found != identity.blob {
-            let expected = identity.blob;
-            return Err(UnpackError::BlobDigest { expected, found });
+        if self.n_bytes > self.expected.0 {
+            return Err(self.too_long());
         }
-        Ok(())
+        let Some(piece) = self.source.next()? else {
+            self.is_at_end = true;
+            return Ok(Bytes::new());
+        };
+        self.n_bytes += piece.len() as u64;
+        if self.n_bytes > self.expected.0 {
+            return Err(self.too_long());
+        }
+        // Its thread ends after this one, unless it panicked; then that is what is told.
+        let _ = self.digest.send(piece.clone());
+        Ok(piece)
+    }
+
+    fn receive_first(&mut self) -> io::Result<Bytes> {
+        let mut first = self.receive()?;
+        while first.len() < FIRST_PIECE && !self.is_at_end {
+            let mut longer = BytesMut::from(first);
+            longer.extend_from_slice(&self.receive()?);
+            first = longer.freeze();
+        }
+        Ok(first)
+    }
+
+    fn too_long(&self) -> io::Error {
+        io::Error::other(ReadFault::BlobTooLong { expected: self.expected })
     }
 }
 
-impl<B: BufRead> BufRead for BlobReader<B> {
+impl<B: Blob> BufRead for BlobReader<'_, B> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        let buffer = self.source.fill_buf()?;
-        if self.n_hashed_ahead == 0 {
-            self.hasher.update(buffer);
-            self.n_hashed_ahead = buffer.len();
-            self.n_bytes.set(self.n_bytes.get() + buffer.len() as u64);
-            if self.n_bytes.get() > self.expected.0 {
-                let expected = self.expected;
-                return Err(io::Error::other(ReadFault::BlobTooLong { expected }));
-            }
+        if self.current.is_empty() && !self.is_at_end {
+            self.current = match self.n_bytes {
+                0 => self.receive_first()?,
+                _ => self.receive()?,
+            };
         }
-        // A source may show more when it is asked again; only what was hashed is passed on.
-        Ok(&buffer[..self.n_hashed_ahead])
+        Ok(&self.current)
     }
 
     fn consume(&mut self, n_bytes: usize) {
-        self.n_hashed_ahead -= n_bytes;
-        self.source.consume(n_bytes);
+        self.current.advance(n_bytes);
     }
 }
 
-impl<B: BufRead> Read for BlobReader<B> {
+impl<B: Blob> Read for BlobReader<'_, B> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let available = self.fill_buf()?;
         let n_bytes = available.len().min(buffer.len());
@@ -124,43 +201,53 @@ impl<B: BufRead> Read for BlobReader<B> {
     }
 }
 
-/// The uncompressed archive, hashed as it passes, and never longer than the limits allow.
-pub(super) struct PlainReader<D> {
-    decoder: D,
-    hasher: Sha256,
-    n_bytes: u64,
-    n_compressed: Rc<Cell<u64>>,
-    limits: Limits,
+/// Bytes of an archive that two threads look at.
+pub(super) struct PlainPiece {
+    pub buffer: Lent<Vec<u8>>,
+    /// How much of the buffer they fill.
+    pub length: usize,
 }
 
-impl<D: Read> PlainReader<D> {
-    pub fn new(decoder: D, n_compressed: Rc<Cell<u64>>, limits: &Limits) -> Self {
-        Self { decoder, hasher: Sha256::new(), n_bytes: 0, n_compressed, limits: limits.clone() }
-    }
-
-    /// The decoder, and digest and length of what passed.
-    pub fn finish(self) -> (D, Digest, ByteCount) {
-        let digest = Digest::from_sha256(self.hasher.finalize().into());
-        (self.decoder, digest, ByteCount(self.n_bytes))
-    }
-
-    fn check_limits(&self) -> Result<(), LimitExceeded> {
-        let limits = &self.limits;
-        LimitExceeded::check("bytes", self.n_bytes, limits.layer_bytes.0)?;
-        if self.n_bytes > limits.ratio_from.0 {
-            let ratio = self.n_bytes / self.n_compressed.get().max(1);
-            LimitExceeded::check("bytes from each compressed byte", ratio, limits.ratio)?;
-        }
-        Ok(())
+impl PlainPiece {
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.length]
     }
 }
 
-impl<D: Read> Read for PlainReader<D> {
+/// The archive as the decoder gives it.
+pub(super) struct PlainReader {
+    pieces: mpsc::Receiver<io::Result<Arc<PlainPiece>>>,
+    current: Option<Arc<PlainPiece>>,
+    /// Bytes of the current piece that were read.
+    n_read: usize,
+}
+
+impl PlainReader {
+    pub fn new(pieces: mpsc::Receiver<io::Result<Arc<PlainPiece>>>) -> Self {
+        Self { pieces, current: None, n_read: 0 }
+    }
+}
+
+impl Read for PlainReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n_bytes = self.decoder.read(buffer)?;
-        self.hasher.update(&buffer[..n_bytes]);
-        self.n_bytes += n_bytes as u64;
-        self.check_limits().map_err(|limit| io::Error::other(ReadFault::Limit(limit)))?;
+        let piece = match &self.current {
+            Some(piece) => piece,
+            None => match self.pieces.recv() {
+                Ok(piece) => {
+                    self.n_read = 0;
+                    self.current.insert(piece?)
+                }
+                // The decoder came to the end; had it panicked, its joining would tell.
+                Err(mpsc::RecvError) => return Ok(0),
+            },
+        };
+        let left = &piece.bytes()[self.n_read..];
+        let n_bytes = left.len().min(buffer.len());
+        buffer[..n_bytes].copy_from_slice(&left[..n_bytes]);
+        self.n_read += n_bytes;
+        if n_bytes == left.len() {
+            self.current = None; // Back to the pool.
+        }
         Ok(n_bytes)
     }
 }

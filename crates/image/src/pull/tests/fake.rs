@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use serde_json::json;
 use tokio::sync::watch;
 
 use super::images::INDEX;
 use super::*;
 use crate::config::host_architecture;
-use crate::source::{BlobStream, FetchedManifest};
+use crate::source::{FetchedManifest, Given, Part};
 
 /// Bytes in a piece of a stream.
 const PIECE: usize = 4096;
@@ -26,8 +26,10 @@ pub(super) enum Fault {
     StallsEvery(usize),
     /// Every request is answered by an error that may pass.
     AlwaysBreaks,
-    /// Stops at this byte until the source is healed.
+    /// Stops at this byte of each stream until the source is healed.
     HangsAt(usize),
+    /// Whatever part is asked for, the whole blob is given.
+    HasNoParts,
 }
 
 pub(super) struct FakeSource {
@@ -122,6 +124,11 @@ impl FakeSource {
     /// Ends every fault, hanging streams go on.
     pub fn heal(&self) {
         self.state.lock().unwrap().faults.clear();
+        self.go_on();
+    }
+
+    /// Lets hanging streams go on.
+    pub fn go_on(&self) {
         self.healed.send_replace(true);
     }
 
@@ -133,30 +140,33 @@ impl FakeSource {
         self.state.lock().unwrap().n_bytes_given[blob]
     }
 
-    fn stream(&self, digest: &Digest, from: u64) -> Result<BlobStream, SourceError> {
+    fn give(&self, digest: &Digest, part: Part) -> Result<Given, SourceError> {
         let mut state = self.state.lock().unwrap();
         if state.layers.contains(digest) {
             self.n_layer_requests.fetch_add(1, Ordering::Relaxed);
         }
         let missing = || SourceError::new("no such blob", Retry::Pointless);
         let bytes = state.blobs.get(digest).ok_or_else(missing)?;
-        let rest = bytes[from as usize..].to_vec();
-        let broken = || Err(SourceError::new("the connection broke", Retry::CanHelp));
         let fault = state.faults.get(digest).copied();
+        if fault == Some(Fault::HasNoParts) {
+            return Ok(Given::Whole(pieces(bytes).boxed()));
+        }
+        let after =
+            bytes.get(part.from as usize..).filter(|rest| part.from == 0 || !rest.is_empty());
+        let no_part = || SourceError::new("no such part", Retry::Pointless);
+        let mut rest = after.ok_or_else(no_part)?.to_vec();
+        rest.truncate(part.n_bytes.map_or(usize::MAX, |n_bytes| n_bytes.get() as usize));
+        let broken = || Err(SourceError::new("the connection broke", Retry::CanHelp));
         let n_given = match fault {
             Some(Fault::AlwaysBreaks) => return broken(),
             Some(Fault::BreaksEvery(n_bytes) | Fault::StallsEvery(n_bytes)) => n_bytes,
             Some(Fault::HangsAt(n_bytes)) => n_bytes,
-            None => rest.len(),
+            Some(Fault::HasNoParts) | None => rest.len(),
         };
         let (now, later) = rest.split_at(n_given.min(rest.len()));
         *state.n_bytes_given.entry(*digest).or_default() += now.len() as u64;
-        let pieces = |bytes: &[u8]| {
-            let pieces: Vec<_> = bytes.chunks(PIECE).map(Bytes::copy_from_slice).collect();
-            stream::iter(pieces.into_iter().map(Ok))
-        };
         if later.is_empty() {
-            return Ok(pieces(now).boxed());
+            return Ok(Given::Part(pieces(now).boxed()));
         }
         let then = match fault {
             Some(Fault::BreaksEvery(_)) => {
@@ -174,8 +184,13 @@ impl FakeSource {
                 stream::once(wait).flatten().boxed()
             }
         };
-        Ok(pieces(now).chain(then).boxed())
+        Ok(Given::Part(pieces(now).chain(then).boxed()))
     }
+}
+
+fn pieces(bytes: &[u8]) -> impl Stream<Item = Result<Bytes, SourceError>> + Send + use<> {
+    let pieces: Vec<_> = bytes.chunks(PIECE).map(Bytes::copy_from_slice).collect();
+    stream::iter(pieces.into_iter().map(Ok))
 }
 
 impl Source for FakeSource {
@@ -193,8 +208,8 @@ impl Source for FakeSource {
         &'a self,
         _repository: &'a Repository,
         digest: &'a Digest,
-        from: u64,
-    ) -> BoxFuture<'a, Result<BlobStream, SourceError>> {
-        async move { self.stream(digest, from) }.boxed()
+        part: Part,
+    ) -> BoxFuture<'a, Result<Given, SourceError>> {
+        async move { self.give(digest, part) }.boxed()
     }
 }

@@ -1,0 +1,152 @@
+//! A large blob in several parts at a time, handed over in their order.
+//!
+//! One connection rarely gives what a long line or a busy registry could. The parts ahead of the one
+//! that is handed over wait in memory, whole at most, and the next is asked for when that one is
+//! through; so the window is what bounds them. A part that breaks off is asked for again from there,
+//! and nothing else with it.
+//!
+//! The first part goes alone until the source has answered: one that has no parts to give sends the
+//! whole blob, as one stream. The last part has no end, so that a blob is noticed that is too long.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::num::NonZeroU64;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt as _, try_unfold};
+use longshore_types::{ByteCount, Digest};
+
+use super::{Fetcher, Gives, PartFetch};
+use crate::source::{Part, SourceError};
+
+/// Bytes of a part.
+pub(in crate::pull) const PART: u64 = if cfg!(test) { 1 << 20 } else { 8 << 20 };
+
+/// Parts of one blob that are asked for at the same time.
+pub(in crate::pull) const PARTS_AT_ONCE: usize = 4;
+
+pub(in crate::pull) struct Window<'a> {
+    fetcher: &'a Fetcher<'a>,
+    digest: Digest,
+    size: u64,
+    parts: VecDeque<InFlight<'a>>,
+    /// Where the part begins that is asked for next; `None` when there is no further one.
+    next_from: Option<u64>,
+    was_opened: bool,
+}
+
+impl<'a> Window<'a> {
+    pub fn new(fetcher: &'a Fetcher<'a>, digest: Digest, ByteCount(size): ByteCount) -> Self {
+        let parts = VecDeque::with_capacity(PARTS_AT_ONCE);
+        Self { fetcher, digest, size, parts, next_from: Some(0), was_opened: false }
+    }
+
+    /// The next piece of the blob, never empty, or `None` at its end as the source sees it. After a
+    /// call that was dropped, or failed, there must be none.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+        if !self.was_opened {
+            self.open().await?;
+            self.was_opened = true;
+        }
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    async fn open(&mut self) -> Result<(), SourceError> {
+        let Some(mut first) = self.next_part() else { return Ok(()) };
+        if let Gives::Whole = first.open().await? {
+            first.n_left = None;
+            self.next_from = None;
+        }
+        self.parts.push_back(InFlight::new(first));
+        Ok(())
+    }
+
+    /// The part after the last one.
+    fn next_part(&mut self) -> Option<PartFetch<'a>> {
+        let from = self.next_from?;
+        let to = from + PART;
+        let has_more = to < self.size;
+        self.next_from = has_more.then_some(to);
+        let n_bytes = if has_more { NonZeroU64::new(PART) } else { None };
+        Some(self.fetcher.part(self.digest, Part { from, n_bytes }))
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, SourceError>> {
+        loop {
+            while self.parts.len() < PARTS_AT_ONCE
+                && let Some(part) = self.next_part()
+            {
+                self.parts.push_back(InFlight::new(part));
+            }
+            for part in self.parts.iter_mut().skip(1) {
+                while part.fill(context).is_ready() {}
+            }
+            let Some(head) = self.parts.front_mut() else { return Poll::Ready(Ok(None)) };
+            if head.ready.is_empty() {
+                let _ = head.fill(context);
+            }
+            if let Some(piece) = head.ready.pop_front() {
+                return Poll::Ready(Ok(Some(piece)));
+            }
+            match head.end.take() {
+                None => return Poll::Pending,
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                Some(Ok(Ended::Whole)) => drop(self.parts.pop_front()),
+                Some(Ok(Ended::Early)) => {
+                    self.parts.clear();
+                    self.next_from = None;
+                }
+            }
+        }
+    }
+}
+
+/// How a part ended.
+enum Ended {
+    Whole,
+    /// The blob ends inside of it.
+    Early,
+}
+
+struct InFlight<'a> {
+    pieces: BoxStream<'a, Result<Bytes, SourceError>>,
+    /// What is here of it.
+    ready: VecDeque<Bytes>,
+    end: Option<Result<Ended, SourceError>>,
+    /// Bytes that have to come yet, when its length is known.
+    n_left: Option<u64>,
+}
+
+impl<'a> InFlight<'a> {
+    fn new(part: PartFetch<'a>) -> Self {
+        let n_left = part.n_left;
+        let pieces = try_unfold(part, async |mut part| {
+            let piece = part.next().await?;
+            Ok(piece.map(|piece| (piece, part)))
+        });
+        Self { pieces: pieces.boxed(), ready: VecDeque::new(), end: None, n_left }
+    }
+
+    /// Takes one piece, or the end; ready for as long as there may be another.
+    fn fill(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.end.is_some() {
+            return Poll::Pending;
+        }
+        match self.pieces.poll_next_unpin(context) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Some(Ok(piece))) => {
+                if let Some(n_left) = &mut self.n_left {
+                    *n_left -= piece.len() as u64;
+                }
+                self.ready.push_back(piece);
+            }
+            Poll::Ready(Some(Err(error))) => self.end = Some(Err(error)),
+            Poll::Ready(None) => {
+                let is_whole = self.n_left.is_none_or(|n_left| n_left == 0);
+                self.end = Some(Ok(if is_whole { Ended::Whole } else { Ended::Early }));
+            }
+        }
+        Poll::Ready(())
+    }
+}
