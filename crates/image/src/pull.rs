@@ -4,12 +4,13 @@
 //! threads of its own that take the bytes from a bounded queue, so a slow disk slows the network down
 //! and not the memory up. One pull of an image or layer runs at a time; others wait for it and find
 //! the result. Nothing limits how long a pull takes, but a source that sends nothing for a while is
-//! asked again from where it stopped.
+//! asked again from where it stopped, and what came of a large layer is kept for the next pull.
 //!
 //! Dropping the future stops the pull: the threads see their queue closed and remove what they made.
 
 mod commit;
 mod fetch;
+mod kept;
 mod layer;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -7,6 +7,7 @@
 //! metadata/<digest>  an image as EROFS, whose files lie in the data of its layers
 //! layers/<DiffID>/   the same layer for a kernel without EROFS: fs/, a lower directory of overlayfs
 //! attributes/<digest>/  directory attributes of such an image that no single layer can hold
+//! beginnings/<blob>  what came of a large layer whose pull ended; for a day
 //! staging/ trash/    emptied when the store is opened
 //! ```
 //!
@@ -28,6 +29,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use longshore_types::Digest;
 use rustix::fd::OwnedFd;
@@ -41,6 +43,12 @@ pub(crate) use form::{DATA, Form, INDEX};
 pub use open::OpenStoreError;
 pub(crate) use record::{REPORT, StoredImage, report_text};
 pub(crate) use staging::Staging;
+
+/// The directory of beginnings of blobs.
+const BEGINNINGS: &str = "beginnings";
+
+/// For how long a beginning of a blob is kept that nobody adds to.
+const BEGINNING_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// The images of a node. Cheap to clone; all clones are one store.
 #[derive(Clone)]
@@ -166,6 +174,11 @@ impl Inner {
 
     fn record_path(&self, image: &Digest) -> PathBuf {
         self.directory("images").join(format!("{}.json", image.hex()))
+    }
+
+    /// Where the beginning of a blob is kept whose pull may end before it does.
+    pub fn beginning_path(&self, blob: &Digest) -> PathBuf {
+        self.directory(BEGINNINGS).join(blob.hex())
     }
 
     /// The lock that lets one pull at a time fetch what has this digest; the others wait and then find

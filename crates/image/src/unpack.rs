@@ -29,6 +29,7 @@ use crate::limits::{LimitExceeded, Limits};
 use crate::source::Retry;
 use crate::tar::{TarError, TarReader};
 
+pub(crate) use data::DataFile;
 pub(crate) use entries::is_allowed_xattr;
 use entries::{Destination, Unpacker};
 use rows::Rows;
@@ -40,9 +41,11 @@ use tree::Tree;
 /// that the decoder is at.
 pub(crate) const PIECES_HELD: usize = stages::DIGEST_QUEUE + 1;
 
-/// Bytes of the buffers that a layer goes through.
-pub(crate) const BUFFERS_HELD: usize =
-    stages::PLAIN_BUFFERS * stages::PLAIN_BUFFER + data::BUFFERS * data::BUFFER;
+/// Bytes of the buffers that a layer goes through on its way to a [`DataFile`].
+pub(crate) const BUFFERS_HELD: usize = stages::PLAIN_BUFFERS * stages::PLAIN_BUFFER;
+
+/// Bytes of the buffers of a [`DataFile`].
+pub(crate) const FILE_HELD: usize = data::BUFFERS * data::BUFFER;
 
 pub(crate) use tree::{IMPLICIT_MODE, OPAQUE_XATTR};
 

@@ -97,9 +97,10 @@ impl<'a> Fetcher<'a> {
         Ok((parsed, text))
     }
 
-    /// The bytes of a blob that should be so long, several parts at a time when it is large.
-    pub fn blob(&self, digest: Digest, size: ByteCount) -> Window<'_> {
-        Window::new(self, digest, size)
+    /// The bytes behind the first `from` of a blob that should be so long, several parts at a time when
+    /// they are many.
+    pub fn blob(&self, digest: Digest, from: u64, size: ByteCount) -> Window<'_> {
+        Window::new(self, digest, from, size)
     }
 
     /// The bytes of a part of a blob, resumed where they break off.

@@ -9,6 +9,7 @@ use longshore_types::{ByteCount, Digest};
 use tokio::sync::{mpsc, oneshot};
 
 use super::fetch::{Fetcher, PART, PARTS_AT_ONCE};
+use super::kept::{self, Beginning, Keeper};
 use super::{Progress, PullEvent, PullImageError, blocking};
 use crate::index;
 use crate::source::SourceError;
@@ -23,10 +24,11 @@ const QUEUE: usize = 64;
 const PIECE: usize = 64 << 10;
 
 /// What is held in memory of a layer on its way: parts ahead of the one that is handed over, pieces in
-/// queues, buffers that go round. What a decoder looks back at comes on top.
+/// queues, buffers that go round, those of the layer's file and of what is kept. What a decoder looks back
+/// at comes on top.
 const HELD: u64 = PARTS_AT_ONCE as u64 * PART
-    + ((QUEUE + unpack::PIECES_HELD) * PIECE + unpack::BUFFERS_HELD) as u64;
-const _: () = assert!(HELD <= 64 << 20, "SPECIFICATION.md says so");
+    + ((QUEUE + unpack::PIECES_HELD) * PIECE + unpack::BUFFERS_HELD + 2 * unpack::FILE_HELD) as u64;
+const _: () = assert!(HELD <= 72 << 20, "SPECIFICATION.md says so");
 
 pub(super) struct LayerOutcome {
     pub diff_id: Digest,
@@ -70,22 +72,28 @@ pub(super) async fn fetch_layer(
         let report = store.read_layer_report(store.form(), &diff_id).map_err(store_error)?;
         return Ok(LayerOutcome { diff_id, report, fetched: None });
     }
-    let (sender, pieces) = queue();
+    let (beginning, keeper) = {
+        let store = Arc::clone(store);
+        blocking(move || kept::open(&store, &layer)).await?.unzip()
+    };
+    let (sender, pieces) = queue(keeper);
     let worker = {
         let store = Arc::clone(store);
         blocking(move || unpack_and_commit(&store, &layer, pieces))
     };
     // The worker's future only watches the thread; joined, so that either side's end ends both.
-    let (sent, worked) = tokio::join!(send(fetcher, layer, sender, progress), worker);
+    let (sent, worked) = tokio::join!(send(fetcher, layer, beginning, sender, progress), worker);
     match (sent, worked?) {
         (Err(source), Err(WorkError::Unpack(UnpackError::Abandoned))) => {
             Err(PullImageError::FetchLayer { blob, source })
         }
         (_, Err(WorkError::Unpack(source))) => Err(PullImageError::UnpackLayer { blob, source }),
         (_, Err(WorkError::Store(source))) => Err(store_error(source)),
-        (_, Ok((report, waiting, working))) => {
+        (sent, Ok((report, waiting, working))) => {
             progress(PullEvent::LayerDone { blob, unpacked: report.unpacked });
-            let fetched = Fetched { bytes: layer.size, waiting, working };
+            // All was sent, or it would not be there.
+            let bytes = sent.unwrap_or(layer.size);
+            let fetched = Fetched { bytes, waiting, working };
             Ok(LayerOutcome { diff_id, report, fetched: Some(fetched) })
         }
     }
@@ -98,46 +106,70 @@ struct Sender {
     unwanted: oneshot::Receiver<()>,
 }
 
-fn queue() -> (Sender, Pieces) {
+/// What is sent is not wanted any more; whoever wanted it has its own error to tell.
+struct Unwanted;
+
+fn queue(keeper: Option<Keeper>) -> (Sender, Pieces) {
     let (pieces, receiver) = mpsc::channel(QUEUE);
     let (lifeline, unwanted) = oneshot::channel();
-    let waited = Duration::ZERO;
+    let (lifeline, waited) = (Some(lifeline), Duration::ZERO);
     let sender = Sender { pieces, unwanted };
-    (sender, Pieces { receiver, lifeline: Some(lifeline), is_at_end: false, waited })
+    (sender, Pieces { receiver, keeper, lifeline, is_at_end: false, waited })
 }
 
-/// Hands a blob's bytes to the worker, until the end or until it does not want more. When it does not,
-/// it has its own error to tell.
+impl Sender {
+    async fn send(&mut self, mut bytes: Bytes) -> Result<(), Unwanted> {
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(PIECE));
+            self.pieces.send(Piece::Bytes(piece)).await.map_err(|_| Unwanted)?;
+        }
+        Ok(())
+    }
+}
+
+/// Hands a blob's bytes to the worker, until the end or until it does not want more; gives how many of
+/// them the source gave.
 async fn send(
     fetcher: &Fetcher<'_>,
     layer: LayerIdentity,
+    beginning: Option<Beginning>,
     mut sender: Sender,
     progress: Progress<'_>,
-) -> Result<(), SourceError> {
-    let mut blob = fetcher.blob(layer.blob, layer.size);
-    let mut n_fetched = 0;
+) -> Result<ByteCount, SourceError> {
+    let (blob, total) = (layer.blob, layer.size);
+    let told = |n_bytes| {
+        progress(PullEvent::LayerProgress { blob, fetched: ByteCount(n_bytes), total });
+    };
+    let mut n_bytes = 0;
+    while let Some(beginning) = &beginning
+        && let Some(piece) = beginning.read(n_bytes).await
+    {
+        n_bytes += piece.len() as u64;
+        if sender.send(piece).await.is_err() {
+            return Ok(ByteCount(0));
+        }
+        told(n_bytes);
+    }
+    let n_kept = n_bytes;
+    let mut fetched = fetcher.blob(blob, n_kept, total);
     loop {
         let piece = tokio::select! {
             // Cancelling `next` is fine here: nothing is asked of the blob after it.
-            piece = blob.next() => piece?,
-            _ = &mut sender.unwanted => return Ok(()),
+            piece = fetched.next() => piece?,
+            _ = &mut sender.unwanted => break,
         };
-        let Some(mut piece) = piece else { break };
-        while !piece.is_empty() {
-            let part = piece.split_to(piece.len().min(PIECE));
-            n_fetched += part.len() as u64;
-            if sender.pieces.send(Piece::Bytes(part)).await.is_err() {
-                return Ok(());
-            }
+        let Some(piece) = piece else {
+            // When the worker is gone, it has its own error to tell.
+            let _ = sender.pieces.send(Piece::End).await;
+            break;
+        };
+        n_bytes += piece.len() as u64;
+        if sender.send(piece).await.is_err() {
+            break;
         }
-        progress(PullEvent::LayerProgress {
-            blob: layer.blob,
-            fetched: ByteCount(n_fetched),
-            total: layer.size,
-        });
+        told(n_bytes);
     }
-    let _ = sender.pieces.send(Piece::End).await;
-    Ok(())
+    Ok(ByteCount(n_bytes - n_kept))
 }
 
 fn unpack_and_commit(
@@ -146,34 +178,49 @@ fn unpack_and_commit(
     mut pieces: Pieces,
 ) -> Result<(LayerReport, Duration, Duration), WorkError> {
     let started = Instant::now();
+    let result = try_unpack_and_commit(store, layer, &mut pieces);
+    if let Some(keeper) = pieces.keeper
+        && !matches!(result, Err(WorkError::Unpack(UnpackError::Abandoned)))
+    {
+        // The layer is there, or something is wrong with it, or its room is wanted.
+        keeper.remove();
+    }
+    let working = started.elapsed().saturating_sub(pieces.waited);
+    Ok((result?, pieces.waited, working))
+}
+
+fn try_unpack_and_commit(
+    store: &Arc<Inner>,
+    layer: &LayerIdentity,
+    pieces: &mut Pieces,
+) -> Result<LayerReport, WorkError> {
     let staging = Staging::new(store).map_err(WorkError::Store)?;
     let target = store.layer_path(store.form(), &layer.diff_id);
-    let report = match store.form() {
+    match store.form() {
         Form::Directories => {
             let root = staging.create_directory("fs").map_err(WorkError::Store)?;
-            let report = unpack::unpack(&mut pieces, layer, root, &store.limits)
-                .map_err(WorkError::Unpack)?;
+            let report =
+                unpack::unpack(pieces, layer, root, &store.limits).map_err(WorkError::Unpack)?;
             staging.write(REPORT, &report_text(&report)).map_err(WorkError::Store)?;
             staging.commit(&target).map_err(WorkError::Store)?;
-            report
+            Ok(report)
         }
         Form::Erofs => {
             let data = staging.create_file(DATA).map_err(WorkError::Store)?;
-            let (report, tree) = unpack::index(&mut pieces, layer, data, &store.limits)
-                .map_err(WorkError::Unpack)?;
+            let (report, tree) =
+                unpack::index(pieces, layer, data, &store.limits).map_err(WorkError::Unpack)?;
             staging.write(INDEX, &index::encode(&tree)).map_err(WorkError::Store)?;
             staging.write(REPORT, &report_text(&report)).map_err(WorkError::Store)?;
             staging.commit_synced(&target).map_err(WorkError::Store)?;
-            report
+            Ok(report)
         }
-    };
-    let working = started.elapsed().saturating_sub(pieces.waited);
-    Ok((report, pieces.waited, working))
+    }
 }
 
 /// The threads' end of the queue.
 struct Pieces {
     receiver: mpsc::Receiver<Piece>,
+    keeper: Option<Keeper>,
     lifeline: Option<oneshot::Sender<()>>,
     is_at_end: bool,
     waited: Duration,
@@ -188,7 +235,12 @@ impl Blob for Pieces {
         let piece = self.receiver.blocking_recv();
         self.waited += started.elapsed();
         match piece {
-            Some(Piece::Bytes(bytes)) => Ok(Some(bytes)),
+            Some(Piece::Bytes(bytes)) => {
+                if let Some(keeper) = &mut self.keeper {
+                    keeper.keep(&bytes);
+                }
+                Ok(Some(bytes))
+            }
             Some(Piece::End) => {
                 self.is_at_end = true;
                 Ok(None)

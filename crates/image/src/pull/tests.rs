@@ -6,6 +6,7 @@ mod forms;
 mod full;
 mod hostile;
 mod images;
+mod kept;
 mod parts;
 
 use std::path::Path;

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 
 use longshore_types::Digest;
 
-use super::open::remove;
-use super::{Form, ImageStore, Inner, State, StoreIoError, sync_directory};
+use super::open::{remove, remove_old_beginnings};
+use super::{BEGINNINGS, Form, ImageStore, Inner, State, StoreIoError, sync_directory};
 
 /// Why images or layers could not be removed.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,7 @@ impl ImageStore {
             collected.layers = self.inner.trash_unused_layers(&state)?;
         }
         self.inner.empty_trash()?;
+        remove_old_beginnings(&self.inner.directory(BEGINNINGS))?;
         Ok(collected)
     }
 }

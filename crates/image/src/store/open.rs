@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -12,7 +13,9 @@ use longshore_types::Digest;
 use rustix::fs::FlockOperation;
 
 use super::record::RecordError;
-use super::{Form, ImageStore, Inner, Known, State, StoreIoError, StoredImage};
+use super::{
+    BEGINNING_KEPT, BEGINNINGS, Form, ImageStore, Inner, Known, State, StoreIoError, StoredImage,
+};
 use crate::limits::Limits;
 use crate::mount::{KernelPath, UnmountError, probe, unmount_under};
 
@@ -30,8 +33,8 @@ pub enum OpenStoreError {
     Mounted(#[from] UnmountError),
 }
 
-const DIRECTORIES: [&str; 7] =
-    ["images", "indexed", "metadata", "layers", "attributes", "staging", "trash"];
+const DIRECTORIES: [&str; 8] =
+    ["images", "indexed", "metadata", "layers", "attributes", BEGINNINGS, "staging", "trash"];
 
 impl ImageStore {
     /// Opens the store in `root`, made when it is not there, removes what a crash left behind, and
@@ -63,6 +66,7 @@ impl ImageStore {
         unmount_under(&staging)?;
         empty(&staging)?;
         empty(&root.join("trash"))?;
+        remove_old_beginnings(&root.join(BEGINNINGS))?;
         let kernel = kernel.unwrap_or_else(|| probe(&staging));
         let images = read_images(root, kernel)?;
         remove_orphans(root, &images)?;
@@ -106,6 +110,26 @@ fn empty(path: &Path) -> Result<(), StoreIoError> {
     for entry in std::fs::read_dir(path).map_err(StoreIoError::of("listing", path))? {
         let entry = entry.map_err(StoreIoError::of("listing", path))?;
         remove(&entry.path())?;
+    }
+    Ok(())
+}
+
+/// Removes the beginnings of blobs that nobody came back for.
+pub(super) fn remove_old_beginnings(directory: &Path) -> Result<(), StoreIoError> {
+    let listing = std::fs::read_dir(directory).map_err(StoreIoError::of("listing", directory))?;
+    for entry in listing {
+        let path = entry.map_err(StoreIoError::of("listing", directory))?.path();
+        let changed = path.symlink_metadata().and_then(|metadata| metadata.modified());
+        let is_old = match changed {
+            // A clock that was set back makes it older than it says, some day.
+            Ok(changed) => changed.elapsed().is_ok_and(|age| age > BEGINNING_KEPT),
+            // A pull has just ended.
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) => return Err(StoreIoError::of("looking at", &path)(error)),
+        };
+        if is_old {
+            remove(&path)?;
+        }
     }
     Ok(())
 }

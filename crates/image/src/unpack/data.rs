@@ -23,7 +23,7 @@ pub(super) const BUFFERS: usize = 3;
 /// A gap of at least this many bytes becomes a hole; a shorter one is written.
 const HOLE: u64 = 64 << 10;
 
-pub(super) struct DataFile {
+pub(crate) struct DataFile {
     pool: Pool<Buffer>,
     buffer: Lent<Buffer>,
     /// Where the first byte of the buffer goes; a whole number of blocks.
@@ -34,9 +34,14 @@ pub(super) struct DataFile {
 impl DataFile {
     /// Takes an empty file.
     pub fn new(file: File) -> Self {
+        Self::from_block(file, 0)
+    }
+
+    /// Takes a file of so many bytes, which are whole blocks, to write behind them.
+    pub fn from_block(file: File, start: u64) -> Self {
         let mut pool = Pool::new(BUFFERS, Buffer::new);
         let buffer = pool.take();
-        Self { pool, buffer, start: 0, writer: Writer::new(file) }
+        Self { pool, buffer, start, writer: Writer::new(file) }
     }
 
     /// Where the next byte goes.

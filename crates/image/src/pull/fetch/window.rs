@@ -37,9 +37,16 @@ pub(in crate::pull) struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    pub fn new(fetcher: &'a Fetcher<'a>, digest: Digest, ByteCount(size): ByteCount) -> Self {
+    pub fn new(
+        fetcher: &'a Fetcher<'a>,
+        digest: Digest,
+        from: u64,
+        ByteCount(size): ByteCount,
+    ) -> Self {
         let parts = VecDeque::with_capacity(PARTS_AT_ONCE);
-        Self { fetcher, digest, size, parts, next_from: Some(0), was_opened: false }
+        // A source cannot be asked for what is behind the end.
+        let next_from = (from < size || from == 0).then_some(from);
+        Self { fetcher, digest, size, parts, next_from, was_opened: false }
     }
 
     /// The next piece of the blob, never empty, or `None` at its end as the source sees it. After a

@@ -13,6 +13,8 @@ use forms::Seen;
 const STORE: &str = "LONGSHORE_TEST_KILLED_STORE";
 /// Is there when its layers are to be directories.
 const DIRECTORIES: &str = "LONGSHORE_TEST_KILLED_DIRECTORIES";
+/// Is there when it is to pull an image of one large layer.
+const LARGE: &str = "LONGSHORE_TEST_KILLED_LARGE";
 /// Each form of layers; nothing has to be mounted for it to be written.
 const FORMS: [KernelPath; 2] = [KernelPath::Directories, KernelPath::Loop];
 
@@ -28,7 +30,7 @@ fn parts() -> ImageParts {
         })
 }
 
-/// Not a test by itself: the process that `killed_pulls_leave_nothing` starts and kills. It tells each
+/// Not a test by itself: the process that the tests of this module start and kill. It tells each
 /// step on its output, and waits for the reader after each.
 #[tokio::test]
 async fn process_to_be_killed() {
@@ -36,7 +38,8 @@ async fn process_to_be_killed() {
     let store =
         open_by(Path::new(&root), FORMS[usize::from(std::env::var_os(DIRECTORIES).is_none())]);
     let source = Arc::new(FakeSource::default());
-    let digest = parts().publish(&source);
+    let parts = if std::env::var_os(LARGE).is_some() { kept::large() } else { parts() };
+    let digest = parts.publish(&source);
     let say = |event| {
         let mut stdout = std::io::stdout();
         writeln!(stdout, "event {event:?}").and_then(|()| stdout.flush()).unwrap();
@@ -46,6 +49,10 @@ async fn process_to_be_killed() {
 }
 
 fn start(root: &Path, kernel: KernelPath) -> Child {
+    command(root, kernel).spawn().unwrap()
+}
+
+fn command(root: &Path, kernel: KernelPath) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     if kernel == KernelPath::Directories {
         command.env(DIRECTORIES, "");
@@ -53,9 +60,8 @@ fn start(root: &Path, kernel: KernelPath) -> Child {
     command
         .args(["--exact", "pull::tests::crash::process_to_be_killed", "--nocapture"])
         .env(STORE, root)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+        .stdout(Stdio::piped());
+    command
 }
 
 /// Runs the process until it has told so many steps, and kills it. False when it was done before.
@@ -188,4 +194,30 @@ async fn kill_pulls(kernel: KernelPath) {
         n_events += 45;
     }
     assert!(n_kills >= 5, "{n_kills}");
+}
+
+#[tokio::test]
+async fn what_came_before_a_kill_is_not_fetched_again() {
+    let source = Arc::new(FakeSource::default());
+    let parts = kept::large();
+    let digest = parts.clone().publish(&source);
+    for kernel in FORMS {
+        let root = tempfile::tempdir().unwrap();
+        let mut child = command(root.path(), kernel).env(LARGE, "").spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut told = output.lines().map_while(Result::ok).filter(|line| line.contains("event "));
+        // More than what is kept then, and so much less than all that it waits for who reads.
+        assert_eq!(told.by_ref().take(2300).count(), 2300);
+        eventually(|| kept::n_kept(root.path()) >= kept::KEPT).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        drop(told);
+        let n_kept = kept::n_kept(root.path());
+        let store = open_by(root.path(), kernel);
+        assert_no_leftovers(root.path());
+        let (_, report) = pull(&store, &source, &digest).await.unwrap();
+        assert_eq!((report.layers, report.reused_layers), (1, 0));
+        assert_eq!(report.bytes_fetched.0, parts.blob_size(0) - n_kept);
+        assert_eq!(entries(root.path(), "beginnings"), [""; 0]);
+    }
 }

@@ -28,6 +28,8 @@ pub(super) enum Fault {
     AlwaysBreaks,
     /// Stops at this byte of each stream until the source is healed.
     HangsAt(usize),
+    /// The bytes of the blob from this one on are not given until the source is healed.
+    HangsBehind(usize),
     /// Whatever part is asked for, the whole blob is given.
     HasNoParts,
 }
@@ -161,6 +163,7 @@ impl FakeSource {
             Some(Fault::AlwaysBreaks) => return broken(),
             Some(Fault::BreaksEvery(n_bytes) | Fault::StallsEvery(n_bytes)) => n_bytes,
             Some(Fault::HangsAt(n_bytes)) => n_bytes,
+            Some(Fault::HangsBehind(end)) => end.saturating_sub(part.from as usize),
             Some(Fault::HasNoParts) | None => rest.len(),
         };
         let (now, later) = rest.split_at(n_given.min(rest.len()));

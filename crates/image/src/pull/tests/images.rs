@@ -76,6 +76,10 @@ impl ImageParts {
         self.layers[idx].1.len() as u64
     }
 
+    pub fn bytes(&self, idx: usize) -> &[u8] {
+        &self.layers[idx].1
+    }
+
     fn config(&self) -> Vec<u8> {
         let config = json!({
             "architecture": self.architecture.unwrap_or(host_architecture()),
