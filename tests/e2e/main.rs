@@ -54,6 +54,8 @@ mod moving_images;
 #[cfg(test)]
 mod neighbours;
 #[cfg(test)]
+mod objects;
+#[cfg(test)]
 mod odd_images;
 #[cfg(test)]
 mod ports;

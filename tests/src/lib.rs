@@ -10,6 +10,7 @@
 //!   of real programs.
 //! - [`Browser`]: a headless Chromium, for the dashboard.
 //! - [`certificates`]: such for users, by openssl.
+//! - [`s3`]: an object store, for images.
 //! - [`Machine`]: another one, behind a link, that joins.
 //! - [`World`]: one `longshore world`, many locations on this machine.
 //! - [`Dockerd`]: a docker daemon with its own state, for Debian's docker client.
@@ -29,6 +30,7 @@ pub mod platform;
 pub mod process;
 pub mod programs;
 pub mod pty;
+pub mod s3;
 pub mod skip;
 pub mod small_disk;
 pub mod traffic;

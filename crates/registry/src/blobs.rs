@@ -17,10 +17,11 @@ use axum::response::Response;
 use longshore_types::{Digest, Repository};
 
 use crate::Registry;
+use crate::objects::of_object;
 use crate::range::Wanted;
 use crate::refusal::{Code, Refusal};
 use crate::server::{CONTENT_DIGEST, empty, is_known_to_client, set, text, visible};
-use crate::storage::StorageError;
+use crate::storage::{BlobBytes, StorageError};
 
 /// A blob of at most so many bytes is read together with the look for it.
 const SMALL: u64 = 512 << 10;
@@ -40,11 +41,11 @@ pub(crate) async fn answer(
     let is_read = parts.method == Method::GET;
     let opened = registry.blocking(move |storage| {
         let opened = storage.open_blob(&of, &digest)?;
-        let opened = opened.map(|(file, length)| Opened::new(file, length, is_read)).transpose();
+        let opened = opened.map(|(bytes, length)| Opened::new(bytes, length, is_read)).transpose();
         opened.map_err(|error| StorageError::reading(&digest, error))
     });
     let opened = opened.await?.ok_or_else(|| Refusal::blob_unknown(&repository, &digest))?;
-    let mut response = send(opened, &digest, parts)?;
+    let mut response = send(opened, &digest, parts).await?;
     set(&mut response, CONTENT_DIGEST, digest);
     response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     Ok(response)
@@ -70,29 +71,34 @@ async fn delete(
 
 /// A blob, and its bytes when they are few: then one hop to a thread answers the request.
 struct Opened {
-    file: File,
+    bytes: BlobBytes,
     length: u64,
     whole: Option<Bytes>,
 }
 
 impl Opened {
-    fn new(mut file: File, length: u64, is_read: bool) -> io::Result<Self> {
-        let is_small = is_read && length <= SMALL;
-        let whole = is_small.then(|| read_whole(&mut file, length)).transpose()?;
-        Ok(Self { file, length, whole })
+    fn new(mut bytes: BlobBytes, length: u64, is_read: bool) -> io::Result<Self> {
+        let whole = match &mut bytes {
+            BlobBytes::Here(file) if is_read && length <= SMALL => Some(read_whole(file, length)?),
+            BlobBytes::Here(_) | BlobBytes::Object(..) => None,
+        };
+        Ok(Self { bytes, length, whole })
     }
 
     /// A part of it that is not empty.
-    fn part(self, part: Range<u64>) -> Body {
-        match self.whole {
+    async fn part(self, part: Range<u64>) -> Result<Body, StorageError> {
+        match (self.whole, self.bytes) {
             // It is small, and so are its offsets.
-            Some(whole) => whole.slice(part.start as usize..part.end as usize).into(),
-            None => body::of_file(self.file, part),
+            (Some(whole), _) => Ok(whole.slice(part.start as usize..part.end as usize).into()),
+            (None, BlobBytes::Here(file)) => Ok(body::of_file(file, part)),
+            (None, BlobBytes::Object(objects, key)) => {
+                of_object(objects, (key, self.length), part).await
+            }
         }
     }
 }
 
-fn send(opened: Opened, digest: &Digest, parts: &Parts) -> Result<Response, Refusal> {
+async fn send(opened: Opened, digest: &Digest, parts: &Parts) -> Result<Response, Refusal> {
     let length = opened.length;
     // A digest names the same bytes for ever, which is what a strong entity tag promises.
     let etag = format!("\"{digest}\"");
@@ -119,7 +125,7 @@ fn send(opened: Opened, digest: &Digest, parts: &Parts) -> Result<Response, Refu
     let body = match parts.method {
         Method::HEAD => Body::empty(),
         _ if part.is_empty() => Body::empty(),
-        _ => opened.part(part.clone()),
+        _ => opened.part(part.clone()).await.map_err(of_blob)?,
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -134,6 +140,16 @@ fn send(opened: Opened, digest: &Digest, parts: &Parts) -> Result<Response, Refu
         set(&mut response, CONTENT_RANGE, range);
     }
     Ok(response)
+}
+
+/// What went wrong with the bytes of a blob that is known.
+fn of_blob(error: StorageError) -> Refusal {
+    if !error.is_unknown_object() {
+        return error.into();
+    }
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    tracing::error!(%error, cause, "the object store has lost a blob");
+    Refusal::objects_away()
 }
 
 fn read_whole(file: &mut File, n_bytes: u64) -> io::Result<Bytes> {

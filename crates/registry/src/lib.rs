@@ -4,9 +4,12 @@
 //! [`Registry::open`] takes a directory; [`router`] serves it. Who listens, and with which TLS, is
 //! decided by whoever wires the role. Who may do what is asked of an [`Authorizer`].
 //!
-//! The crate knows nothing of apps, nodes or images that run. What later work adds has its place:
-//! another blob store behind `storage`. Test: `cargo nextest run -p longshore-registry`; `tests/clients.rs` needs docker.io,
-//! podman, buildah and skopeo, and crane and oras of a newer Debian (`cargo xtask packages`).
+//! The bytes of blobs may be in an object store of the S3 protocol instead ([`Objects`]); what belongs
+//! to whom is always in the directory.
+//!
+//! The crate knows nothing of apps, nodes or images that run. Test: `cargo nextest run -p
+//! longshore-registry`; `tests/clients.rs` needs docker.io, podman, buildah and skopeo, and crane and
+//! oras of a newer Debian (`cargo xtask packages`).
 
 #![deny(missing_docs)]
 
@@ -17,6 +20,7 @@ mod listings;
 mod manifest;
 mod manifests;
 mod metrics;
+mod objects;
 mod pins;
 mod range;
 mod referrers;
@@ -29,6 +33,10 @@ mod uploads;
 
 pub use access::{Authorizer, TokenTable};
 pub use metrics::{Metrics, described as described_metrics, registry as metrics_registry};
+pub use objects::{
+    ConnectS3Error, Objects, ReadS3CredentialsError, S3Credentials, S3Endpoint, S3EndpointError,
+    S3Location, S3LocationError, S3Options, S3Region, S3RegionError,
+};
 pub use pins::PinTable;
 pub use registry::{OpenRegistryError, Registry, RegistryOptions};
 pub use server::{Scheme, router};

@@ -77,6 +77,11 @@ impl Refusal {
         self.status == StatusCode::INSUFFICIENT_STORAGE
     }
 
+    /// True when an upload cannot be gone on with.
+    pub(crate) fn is_unknown_upload(&self) -> bool {
+        self.code == Code::BlobUploadUnknown
+    }
+
     /// True when the client stopped in the middle of its request.
     pub(crate) fn is_stalled_body(&self) -> bool {
         self.status == StatusCode::REQUEST_TIMEOUT
@@ -140,6 +145,13 @@ impl Refusal {
         )
     }
 
+    /// The object store does not do what it should.
+    pub(crate) fn objects_away() -> Self {
+        let message = "the object store of the registry does not do its part; try again later, and ask the \
+            registry's log for the cause";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unknown, message)
+    }
+
     /// What is about all repositories, asked by who has some.
     pub(crate) fn not_for_all() -> Self {
         let message = "only a token of an administrator of the platform may do this";
@@ -184,6 +196,15 @@ impl From<StorageError> for Refusal {
     /// Logs the cause, of which the client is told only what it can act on.
     fn from(error: StorageError) -> Self {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
+        if error.is_unknown_object() {
+            tracing::error!(%error, cause, "the object store has forgotten an upload");
+            let message = "the object store of the registry has lost the upload; begin a new one";
+            return Self::new(StatusCode::NOT_FOUND, Code::BlobUploadUnknown, message);
+        }
+        if error.is_of_objects() {
+            tracing::error!(%error, cause, "the object store refused an operation");
+            return Self::objects_away();
+        }
         tracing::error!(%error, cause, "the registry's disk refused an operation");
         if error.is_full() {
             Self::new(

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::access::Authorizer;
 use crate::access::passing::PassingTokens;
 use crate::garbage::{self, Patience};
+use crate::objects::{Objects, S3Location};
 use crate::pins::{PinTable, Pins};
 use crate::storage::{Storage, StorageError};
 use crate::uploads::Uploads;
@@ -23,12 +24,16 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 const COLLECT_INTERVAL: Duration = Duration::from_secs(3600);
 /// How often blobs that no manifest has asked for are brought to the disk.
 const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often objects that nobody knows any more are removed.
+const REMOVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What a registry is opened with.
 #[derive(Clone)]
 pub struct RegistryOptions {
     /// The directory that holds everything; made when missing.
     pub root: PathBuf,
+    /// Where the bytes of blobs are, when not in the directory, where all else is. Default: there.
+    pub objects: Option<Objects>,
     /// Who knows the rights of tokens.
     pub authorizer: Arc<dyn Authorizer>,
     /// What must not be deleted. Default: nothing, for ever.
@@ -55,6 +60,7 @@ impl RegistryOptions {
     pub fn new(root: impl Into<PathBuf>, authorizer: Arc<dyn Authorizer>) -> Self {
         Self {
             root: root.into(),
+            objects: None,
             authorizer,
             pins: watch::channel(Arc::default()).1,
             is_told: watch::channel(true).1,
@@ -140,6 +146,7 @@ impl Registry {
     pub fn open(options: RegistryOptions) -> Result<Self, OpenRegistryError> {
         let RegistryOptions {
             root,
+            objects,
             authorizer,
             pins,
             is_told,
@@ -150,7 +157,8 @@ impl Registry {
             upload_age,
             passing_lifetime,
         } = options;
-        let storage = match Storage::open(&root, upload_age) {
+        let largest = objects.as_ref().map_or(u64::MAX, Objects::max_object);
+        let storage = match Storage::open(&root, upload_age, objects) {
             Ok(storage) => Arc::new(storage),
             Err(error) if error.is_locked() => return Err(OpenRegistryError::InUse { root }),
             Err(source) => return Err(OpenRegistryError::Storage { root, source }),
@@ -167,22 +175,38 @@ impl Registry {
             patience: Patience { lease: push_lease, untagged: keep_untagged },
             collecting: tokio::sync::Mutex::default(),
             body_stall,
-            max_blob,
+            max_blob: ByteCount(max_blob.0.min(largest)),
             uploads: Uploads::default(),
             upload_age,
             storage,
         })
     }
 
-    /// Brings blobs to the disk that no manifest has asked for, each second, and each hour drops uploads
-    /// that nobody continues and what nobody needs; never ends. Run beside the server and dropped with it.
+    /// Whether a registry in this directory has used an object store before.
+    pub fn has_used(root: &Path, store: &S3Location) -> bool {
+        Storage::known_objects(root).is_ok_and(|known| known.as_deref() == Some(&store.to_string()))
+    }
+
+    /// Brings blobs to the disk that no manifest has asked for, each second, removes objects that nobody
+    /// knows any more, and each hour drops uploads that nobody continues and what nobody needs; never ends. Run beside the server and dropped with it.
     pub async fn maintain(&self) {
         // Beside each other: blobs do not wait for what takes long.
         tokio::join!(
             every(SETTLE_INTERVAL, || self.blocking(Storage::settle_all)),
             every(SWEEP_INTERVAL, || self.sweep()),
             every(COLLECT_INTERVAL, || self.collect()),
+            every(REMOVE_INTERVAL, || self.remove_gone()),
         );
+    }
+
+    /// Removes from the object store what nobody knows any more, as [`Registry::maintain`] does again and
+    /// again.
+    pub async fn remove_gone(&self) -> Result<(), StorageError> {
+        let removed = self.blocking(Storage::remove_gone).await?;
+        if removed > 0 {
+            tracing::info!(removed, "removed objects that nobody knows any more");
+        }
+        Ok(())
     }
 
     async fn collect(&self) -> Result<(), StorageError> {

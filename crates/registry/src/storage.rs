@@ -14,6 +14,9 @@
 //! tmp/<id>                              a file about to be renamed into place; emptied at start
 //! ```
 //!
+//! Where the bytes of blobs are in an object store, those of manifests and all else are here, and so is
+//! what says under which key of the store a blob is ([`objects`]). Blobs that were here before stay here.
+//!
 //! Directory contents are the truth; there is no database that could disagree with them. A part of a
 //! repository's name never begins with `_`, so names and our directories cannot collide.
 //!
@@ -33,6 +36,8 @@ mod collect;
 mod durable;
 mod leases;
 mod links;
+mod objects;
+mod parts;
 mod pending;
 mod uploads;
 
@@ -48,14 +53,15 @@ use longshore_types::{Digest, Repository};
 use rustix::fs::FlockOperation;
 
 use crate::manifest::ManifestError;
+use crate::objects::{self as store, Objects};
 use durable::During as _;
 pub(crate) use leases::Lease;
 use leases::Leases;
-pub(crate) use links::{Referrer, StoredManifest};
+pub(crate) use links::{BlobBytes, Referrer, StoredManifest};
 use pending::Pending;
 pub(crate) use uploads::{UploadHash, UploadId};
 
-/// The disk refused an operation.
+/// The disk, or the object store, refused an operation.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}", path.display())]
 pub struct StorageError {
@@ -71,6 +77,24 @@ impl StorageError {
         Self { action: "read", path: digest.hex().into(), source }
     }
 
+    /// The object store refused something about an object.
+    pub(crate) fn of_objects(
+        action: &'static str,
+        path: PathBuf,
+        source: object_store::Error,
+    ) -> Self {
+        let kind = match &source {
+            object_store::Error::NotFound { .. } => io::ErrorKind::NotFound,
+            _ => io::ErrorKind::Other,
+        };
+        Self { action, path, source: io::Error::new(kind, source) }
+    }
+
+    /// The disk refused something about a file.
+    pub(crate) fn of_file(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self { action, path: path.to_owned(), source }
+    }
+
     /// A manifest that was kept is none any more.
     pub(crate) fn unreadable(digest: &Digest, source: ManifestError) -> Self {
         let source = io::Error::new(io::ErrorKind::InvalidData, source);
@@ -80,6 +104,16 @@ impl StorageError {
     /// True when the disk, or the quota on it, is full.
     pub fn is_full(&self) -> bool {
         matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
+    /// True when it was the object store and not the disk.
+    pub fn is_of_objects(&self) -> bool {
+        store::is_of_objects(&self.source)
+    }
+
+    /// True when the store does not know any more what it was asked about.
+    pub(crate) fn is_unknown_object(&self) -> bool {
+        self.is_of_objects() && self.source.kind() == io::ErrorKind::NotFound
     }
 
     /// True when another process holds the directory.
@@ -98,13 +132,19 @@ pub(crate) struct Storage {
     repositories: Stripes,
     pending: Pending,
     leases: Leases,
+    /// Where the bytes of blobs are, when not here.
+    objects: Option<Objects>,
     /// Held for the life of the process; the kernel gives it back however that ends.
     _lock: OwnedFd,
 }
 
 impl Storage {
     /// Takes the directory, makes what is missing in it and removes what a crash left.
-    pub(crate) fn open(root: &Path, upload_age: Duration) -> Result<Self, StorageError> {
+    pub(crate) fn open(
+        root: &Path,
+        upload_age: Duration,
+        objects: Option<Objects>,
+    ) -> Result<Self, StorageError> {
         fs::create_dir_all(root).during("make", root)?;
         let lock_path = root.join("lock");
         let lock = File::create(&lock_path).during("make", &lock_path)?;
@@ -117,6 +157,7 @@ impl Storage {
             repositories: Stripes::default(),
             pending: Pending::default(),
             leases: Leases::default(),
+            objects,
             _lock: lock.into(),
         };
         storage.empty_tmp()?;
@@ -133,6 +174,7 @@ impl Storage {
             }
         }
         durable::sync_dir(&shards)?;
+        storage.open_objects()?;
         storage.recover_pending()?;
         storage.sweep_uploads(upload_age)?;
         Ok(storage)
@@ -160,14 +202,14 @@ impl Storage {
         [self.blob_path(digest), self.pending_path(digest), self.blob_path(digest)]
     }
 
-    /// The size of what lies there in bytes, whoever it belongs to.
+    /// The size in bytes of what lies there, or in the object store, whoever it belongs to.
     fn bytes_size(&self, digest: &Digest) -> Result<Option<u64>, StorageError> {
         for path in self.bytes_paths(digest) {
             if let Some(size) = durable::size(&path)? {
                 return Ok(Some(size));
             }
         }
-        Ok(None)
+        Ok(self.object(digest)?.map(|(_, size)| size))
     }
 
     fn tmp(&self) -> PathBuf {

@@ -230,18 +230,21 @@ async fn append(
         }
     };
     let outcome = receive(registry, held, body, expected).await;
-    give_up_when_full(registry, upload, &outcome).await?;
+    give_up_in_vain(registry, upload, &outcome).await?;
     outcome
 }
 
-/// On a full disk the space is worth more than the chance that the client resumes.
-async fn give_up_when_full<T>(
+/// On a full disk the space is worth more than the chance that the client resumes; and what the object
+/// store has forgotten cannot be resumed.
+async fn give_up_in_vain<T>(
     registry: &Arc<Registry>,
     upload: UploadId,
     outcome: &Result<T, Refusal>,
 ) -> Result<(), Refusal> {
     match outcome {
-        Err(refusal) if refusal.is_full_disk() => abandon(registry, upload).await,
+        Err(refusal) if refusal.is_full_disk() || refusal.is_unknown_upload() => {
+            abandon(registry, upload).await
+        }
         _ => Ok(()),
     }
 }
@@ -262,13 +265,13 @@ async fn finish(
     }
     let to = repository.clone();
     let finished = registry.blocking(move |storage| {
-        let finished = storage.finish_upload(&to, upload, held.hash());
+        let finished = storage.finish_upload(&to, upload, held.hash_mut());
         // Whether it worked or not, the next to come must look at the disk.
         held.clear();
         finished
     });
     let finished = finished.await.map_err(Refusal::from);
-    give_up_when_full(registry, upload, &finished).await?;
+    give_up_in_vain(registry, upload, &finished).await?;
     finished?;
     registry.uploads.forget(upload);
     Ok(created(repository, &wanted))

@@ -1,9 +1,12 @@
-//! The protocol, endpoint by endpoint and refusal by refusal, over real connections.
+//! The protocol, endpoint by endpoint and refusal by refusal, over real connections. `protocol_s3.rs` is the
+//! same with the bytes of blobs in an object store.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+#[path = "support/s3.rs"]
+pub(crate) mod s3;
 #[path = "support/server.rs"]
-mod server;
+pub(crate) mod server;
 
 #[path = "protocol/access.rs"]
 mod access;
@@ -36,18 +39,38 @@ mod tokens;
 #[path = "protocol/uploads.rs"]
 mod uploads;
 
+use longshore_registry::{Objects, RegistryOptions};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
-use server::{ADMIN, Server, changing_options, hex, options, serve};
+use server::{ADMIN, Server, changing_options, hex, options};
 
-/// A registry and a client that speaks with one token.
-struct Harness {
-    server: Server,
-    http: reqwest::Client,
-    root: tempfile::TempDir,
+/// Whether the bytes of blobs are in an object store: whether this is `protocol_s3`.
+pub(crate) fn is_in_s3() -> bool {
+    env!("CARGO_CRATE_NAME").ends_with("_s3")
 }
 
-fn http_client() -> reqwest::Client {
+/// The options with where the bytes of blobs are.
+pub(crate) async fn stored(mut options: RegistryOptions) -> RegistryOptions {
+    if is_in_s3() && options.objects.is_none() {
+        let connected = Objects::connect(s3::shared().options()).await;
+        options.objects = Some(connected.unwrap());
+    }
+    options
+}
+
+pub(crate) async fn serve(options: RegistryOptions) -> Server {
+    let needs = is_in_s3().then(s3::shared);
+    server::serve_with(stored(options).await, needs).await
+}
+
+/// A registry and a client that speaks with one token.
+pub(crate) struct Harness {
+    pub(crate) server: Server,
+    pub(crate) http: reqwest::Client,
+    pub(crate) root: tempfile::TempDir,
+}
+
+pub(crate) fn http_client() -> reqwest::Client {
     // Nothing here uses TLS, but the client wants to know who would do it. Only the first call of a
     // process can set it, and all set the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -55,29 +78,29 @@ fn http_client() -> reqwest::Client {
 }
 
 /// One answer, read to its end.
-struct Answer {
-    status: u16,
-    headers: reqwest::header::HeaderMap,
-    body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Harness {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let server = serve(options(root.path())).await;
         Self::around(server, root)
     }
 
-    fn around(server: Server, root: tempfile::TempDir) -> Self {
+    pub(crate) fn around(server: Server, root: tempfile::TempDir) -> Self {
         let http = http_client();
         Self { server, http, root }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.server.address)
     }
 
-    async fn send(
+    pub(crate) async fn send(
         &self,
         method: &str,
         path: &str,
@@ -87,7 +110,7 @@ impl Harness {
         self.send_as(ADMIN, method, path, headers, body).await
     }
 
-    async fn send_as(
+    pub(crate) async fn send_as(
         &self,
         token: &str,
         method: &str,
@@ -103,12 +126,12 @@ impl Harness {
         Answer::read(request.send().await.unwrap()).await
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &[], "").await
     }
 
     /// Pushes a blob in one request and gives its digest.
-    async fn push_blob(&self, repository: &str, bytes: &[u8]) -> String {
+    pub(crate) async fn push_blob(&self, repository: &str, bytes: &[u8]) -> String {
         let digest = digest(bytes);
         let path = format!("/v2/{repository}/blobs/uploads/?digest={digest}");
         let answer = self.send("POST", &path, &[], bytes.to_vec()).await;
@@ -117,7 +140,7 @@ impl Harness {
     }
 
     /// Pushes an image of one layer under a tag and gives the manifest's digest.
-    async fn push_image(&self, repository: &str, tag: &str, layer: &[u8]) -> String {
+    pub(crate) async fn push_image(&self, repository: &str, tag: &str, layer: &[u8]) -> String {
         let config = descriptor(&self.push_blob(repository, b"{}").await, 2);
         let layer = descriptor(&self.push_blob(repository, layer).await, layer.len());
         let manifest =
@@ -130,7 +153,7 @@ impl Harness {
     }
 
     /// Begins an upload and gives its path.
-    async fn begin(&self, repository: &str) -> String {
+    pub(crate) async fn begin(&self, repository: &str) -> String {
         let path = format!("/v2/{repository}/blobs/uploads/");
         let answer = self.send("POST", &path, &[], "").await;
         assert_eq!(answer.status, 202);
@@ -139,7 +162,7 @@ impl Harness {
 }
 
 impl Answer {
-    async fn read(response: Response) -> Self {
+    pub(crate) async fn read(response: Response) -> Self {
         Self {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
@@ -147,20 +170,20 @@ impl Answer {
         }
     }
 
-    fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.text()))
     }
 
     /// The code of a refusal, which must have the specified form.
-    fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         let body = self.json();
         let error = &body["errors"][0];
         assert!(!error["message"].as_str().unwrap().is_empty());
@@ -168,18 +191,18 @@ impl Answer {
         error["code"].as_str().unwrap().to_owned()
     }
 
-    fn assert_refused(&self, status: u16, code: &str) {
+    pub(crate) fn assert_refused(&self, status: u16, code: &str) {
         assert_eq!((self.status, self.code().as_str()), (status, code), "{}", self.text());
     }
 }
 
-const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(bytes))
 }
 
-fn descriptor(digest: &str, size: usize) -> Value {
+pub(crate) fn descriptor(digest: &str, size: usize) -> Value {
     json!({"mediaType": "application/octet-stream", "digest": digest, "size": size})
 }

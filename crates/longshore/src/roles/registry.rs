@@ -1,18 +1,23 @@
 //! `longshore registry`
 
 mod elsewhere;
+mod objects;
 mod table;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use longshore_link::{Endpoint, Endpoints, Followed, Listener, PublicTls, Service, ServiceError};
-use longshore_registry::{OpenRegistryError, Registry, RegistryOptions, Scheme};
+use longshore_registry::{
+    ConnectS3Error, OpenRegistryError, Registry, RegistryOptions, S3Options, Scheme,
+};
 use longshore_types::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{MetricsOptions, Threads, TlsOptions, here, users_listener};
 use crate::failure::Failure;
+use objects::ObjectOptions;
+pub use objects::ObjectSettings;
 use table::{FollowTableError, FollowedTable};
 
 /// Run the registry of images alone
@@ -24,6 +29,8 @@ pub struct Options {
     /// The directory of its images
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
+    #[command(flatten)]
+    objects: ObjectOptions,
     /// Where it listens: http on loopback, https anywhere
     #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:4601")]
     listen: Endpoint,
@@ -48,6 +55,7 @@ pub struct Options {
 
 /// Runs the role.
 pub fn run(options: Options) -> Result<(), Failure> {
+    let objects = options.objects.clone().read()?;
     let tls = options.tls.open()?;
     let users = users_listener(("registry", "--listen"), &options.listen, tls.as_ref())?;
     let listen_here = options.listen_here.as_ref();
@@ -56,7 +64,9 @@ pub fn run(options: Options) -> Result<(), Failure> {
     let locations = super::locations_listener(options.locations_listen.as_ref())?;
     let dir = options.data_dir.clone();
     let listeners = Listeners { users, tls, here, locations, metrics };
-    super::run("registry", &dir, Threads::PerCore, |shutdown| serve(options, listeners, shutdown))
+    super::run("registry", &dir, Threads::PerCore, |shutdown| {
+        serve(options, objects, listeners, shutdown)
+    })
 }
 
 /// Where it is called.
@@ -75,6 +85,8 @@ struct Listeners {
 #[derive(Debug, thiserror::Error)]
 enum RegistryRoleError {
     #[error(transparent)]
+    Objects(#[from] ConnectS3Error),
+    #[error(transparent)]
     Open(#[from] OpenRegistryError),
     #[error(transparent)]
     Table(#[from] FollowTableError),
@@ -84,13 +96,16 @@ enum RegistryRoleError {
 
 async fn serve(
     options: Options,
+    objects: Option<S3Options>,
     listeners: Listeners,
     shutdown: CancellationToken,
 ) -> Result<(), RegistryRoleError> {
     let table = FollowedTable::open(options.data_dir.join("tokens.json"))?;
     let authorizer = Arc::new(table.tokens());
     let images = options.data_dir.join("images");
+    let objects = objects::connect(objects, &images).await?;
     let registry = RegistryOptions {
+        objects,
         pins: table.pins(),
         is_told: table.is_told(),
         keep_untagged: options.keep_untagged.0,

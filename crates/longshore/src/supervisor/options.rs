@@ -48,12 +48,8 @@ pub struct UpOptions {
     /// moves there [default: 3m]
     #[arg(long, env = "LONGSHORE_REBALANCE_AFTER", value_name = "DURATION")]
     rebalance_after: Option<String>,
-    /// Where the registry listens, likewise [default: 127.0.0.1:4601]
-    #[arg(long, value_name = "ADDRESS")]
-    registry_listen: Option<String>,
-    /// How long the registry keeps a manifest that no tag and no release names [default: 7d]
-    #[arg(long, value_name = "DURATION")]
-    keep_untagged: Option<String>,
+    #[command(flatten)]
+    registry: RegistryFlags,
     #[command(flatten)]
     users_tls: UsersTlsFlags,
     /// Where requests to apps come in [default: 127.0.0.1:8080]
@@ -200,6 +196,52 @@ impl IngressTlsFlags {
     }
 }
 
+/// Those of the registry.
+#[derive(Debug, Clone, clap::Args)]
+struct RegistryFlags {
+    /// Where the registry listens, likewise [default: 127.0.0.1:4601]
+    #[arg(long, value_name = "ADDRESS")]
+    registry_listen: Option<String>,
+    /// Where the bytes of images are: s3://BUCKET/PREFIX of an object store; empty for the disk [default: ""]
+    #[arg(long, value_name = "URL")]
+    registry_storage: Option<String>,
+    /// That object store, as https://HOST:PORT [default: what AWS_ENDPOINT_URL says, else Amazon's]
+    #[arg(long, value_name = "URL")]
+    registry_s3_endpoint: Option<String>,
+    /// Its region [default: what AWS_REGION says, else us-east-1]
+    #[arg(long, value_name = "NAME")]
+    registry_s3_region: Option<String>,
+    /// The credentials for it, in a file like ~/.aws/credentials, for its owner alone [default: those of the
+    /// environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY]
+    #[arg(long, value_name = "FILE")]
+    registry_s3_credentials: Option<String>,
+    /// How long the registry keeps a manifest that no tag and no release names [default: 7d]
+    #[arg(long, value_name = "DURATION")]
+    keep_untagged: Option<String>,
+}
+
+impl RegistryFlags {
+    fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let Self {
+            registry_listen,
+            registry_storage,
+            registry_s3_endpoint,
+            registry_s3_region,
+            registry_s3_credentials,
+            keep_untagged,
+        } = self.clone();
+        let flags = [
+            ("registry_listen", registry_listen),
+            ("registry_storage", registry_storage),
+            ("registry_s3_endpoint", registry_s3_endpoint),
+            ("registry_s3_region", registry_s3_region),
+            ("registry_s3_credentials", registry_s3_credentials),
+            ("keep_untagged", keep_untagged),
+        ];
+        flags.into_iter().filter_map(|(key, text)| Some((key, text?)))
+    }
+}
+
 /// Whether later commands may come to mean this platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContextUse {
@@ -247,8 +289,7 @@ impl UpOptions {
             api_listen,
             api_rate,
             rebalance_after,
-            registry_listen,
-            keep_untagged,
+            registry,
             users_tls,
             ingress_listen,
             ingress_tls,
@@ -286,8 +327,6 @@ impl UpOptions {
             ("api_listen", api_listen),
             ("api_rate", api_rate),
             ("rebalance_after", rebalance_after),
-            ("registry_listen", registry_listen),
-            ("keep_untagged", keep_untagged),
             ("ingress_listen", ingress_listen),
             ("metrics_listen", metrics_listen),
             ("nodes_listen", nodes_listen),
@@ -313,6 +352,7 @@ impl UpOptions {
             ("otlp_endpoint", otlp_endpoint),
         ];
         let given = flags.into_iter().filter_map(|(key, text)| Some((key, text.clone()?)));
+        let given = given.chain(registry.given());
         given.chain(users_tls.given()).chain(ingress_tls.given()).collect()
     }
 }

@@ -16,6 +16,7 @@ use super::sockets::{
 };
 use super::tls::{IngressTls, UsersTls};
 use crate::context_file::Endpoints;
+use crate::roles::registry::ObjectSettings;
 
 /// How long a role may take to end. A role itself gives up on its last requests sooner.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -61,7 +62,8 @@ pub fn plan_roles(
         .with("listen-here", &registry_at)
         .with_tls(reached.tls.as_ref())
         .with("global", &global_at)
-        .with("keep-untagged", settings.keep_untagged);
+        .with("keep-untagged", settings.keep_untagged)
+        .with_objects(&settings.registry_objects);
     let ingress = Flags::new()
         .with("data-dir", home.role_dir("ingress").display())
         .with("listen", &reached.listening.ingress)
@@ -276,6 +278,15 @@ impl Flags {
             }
             None => self,
         }
+    }
+
+    /// The same with where the bytes of images are.
+    pub fn with_objects(self, objects: &ObjectSettings) -> Self {
+        let ObjectSettings { storage, endpoint, region, credentials } = objects;
+        self.with_some("storage", storage.as_ref())
+            .with_some("s3-endpoint", endpoint.as_ref())
+            .with_some("s3-region", region.as_ref())
+            .with_some("s3-credentials", credentials.as_ref().map(|path| path.display()))
     }
 
     /// The same with where the ingress speaks TLS.

@@ -21,6 +21,7 @@ use toml::Value;
 
 use super::tls::{IngressTls, TlsSettings};
 use crate::logging::LogFormat;
+use crate::roles::registry::ObjectSettings;
 use crate::store_tls;
 use keys::KEYS;
 
@@ -45,6 +46,8 @@ pub struct Settings {
     pub rebalance_after: Duration,
     /// Where the registry listens, likewise.
     pub registry_listen: SocketAddr,
+    /// Where the bytes of its images are.
+    pub registry_objects: ObjectSettings,
     /// How long the registry keeps a manifest that no tag and no release names.
     pub keep_untagged: Duration,
     /// How users of both are spoken to.
@@ -108,6 +111,7 @@ impl Settings {
             api_rate: DEFAULT_API_RATE,
             rebalance_after: Duration::from_secs(180),
             registry_listen: loopback(4601),
+            registry_objects: ObjectSettings::default(),
             keep_untagged: Duration::from_secs(7 * 24 * 3600),
             tls: TlsSettings::default(),
             ingress_listen: loopback(8080),
@@ -170,8 +174,12 @@ impl Settings {
             [("api_listen", settings.api_listen), ("registry_listen", settings.registry_listen)];
         let of_tls =
             settings.tls.problems(listen).into_iter().chain(settings.ingress_tls.problem());
+        // What is wrong with where images are is not wrong with what is said of that too.
+        let is_known = problems.iter().all(|problem| !problem.field.ends_with("storage"));
+        let of_objects = is_known.then(|| settings.registry_objects.problems("registry_"));
+        let of_files = of_tls.chain(of_objects.into_iter().flatten());
         // Named as they were given.
-        problems.extend(of_tls.map(|problem| {
+        problems.extend(of_files.map(|problem| {
             match flags.iter().any(|(name, _)| *name == problem.field) {
                 true => ManifestProblem {
                     field: format!("--{}", problem.field.replace('_', "-")),

@@ -9,6 +9,7 @@ use longshore_types::{Digest, Repository, Tag};
 use super::durable::{self, During as _};
 use super::leases::Lease;
 use super::links::{BLOBS, MANIFESTS, TAGS};
+use super::uploads::REPOSITORY;
 use super::{Storage, StorageError};
 
 impl Storage {
@@ -67,8 +68,8 @@ impl Storage {
             if repository.is_some_and(|repository| owner != repository.as_str().as_bytes()) {
                 continue;
             }
-            // Nothing is made in its directory after it began.
-            let begun = fs::metadata(&dir).and_then(|dir| dir.modified());
+            // Written when it began, and never again.
+            let begun = fs::metadata(dir.join(REPOSITORY)).and_then(|owner| owner.modified());
             let age = begun.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
             oldest = oldest.max(age.ok());
         }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::durable::{self, During as _};
 use super::{Storage, StorageError};
+use crate::objects::Objects;
 
 pub(super) const BLOBS: &str = "_blobs";
 pub(super) const MANIFESTS: &str = "_manifests";
@@ -38,6 +39,14 @@ pub(crate) struct StoredManifest {
     pub(crate) bytes: Vec<u8>,
 }
 
+/// Where the bytes of a blob can be read.
+#[derive(Debug)]
+pub(crate) enum BlobBytes {
+    Here(File),
+    /// In the object store, under this key.
+    Object(Objects, String),
+}
+
 /// A manifest as one that is about another.
 #[derive(Debug)]
 pub(crate) struct Referrer {
@@ -53,7 +62,7 @@ fn referrers_of(subject: &Digest) -> String {
 }
 
 /// What is kept in a link, when it is there.
-fn read_json<T: DeserializeOwned>(link: &Path) -> Result<Option<T>, StorageError> {
+pub(super) fn read_json<T: DeserializeOwned>(link: &Path) -> Result<Option<T>, StorageError> {
     let Some(record) = durable::read(link)? else {
         return Ok(None);
     };
@@ -71,7 +80,7 @@ impl Storage {
     }
 
     /// The path for a new link; its directory exists afterwards.
-    fn new_link(
+    pub(super) fn new_link(
         &self,
         repository: &Repository,
         kind: &str,
@@ -98,7 +107,7 @@ impl Storage {
         &self,
         repository: &Repository,
         digest: &Digest,
-    ) -> Result<Option<(File, u64)>, StorageError> {
+    ) -> Result<Option<(BlobBytes, u64)>, StorageError> {
         let link = self.link(repository, BLOBS, &digest.hex());
         // What is not there is not remembered: anybody can ask for anything.
         if durable::size(&link)?.is_none() {
@@ -115,11 +124,12 @@ impl Storage {
                 opened => {
                     let file = opened.during("open", &path)?;
                     let size = file.metadata().during("read", &path)?.len();
-                    return Ok(Some((file, size)));
+                    return Ok(Some((BlobBytes::Here(file), size)));
                 }
             }
         }
-        Ok(None)
+        let found = self.objects.clone().zip(self.object(digest)?);
+        Ok(found.map(|(objects, (key, size))| (BlobBytes::Object(objects, key), size)))
     }
 
     /// Gives `to` a blob that `from` has; false when it has not.
@@ -435,6 +445,7 @@ impl Storage {
         if !needed {
             durable::remove(&self.pending_path(digest))?;
             durable::remove(&self.blob_path(digest))?;
+            self.drop_object_of(digest)?;
         }
         durable::remove(&link)?;
         Ok(had_bytes)

@@ -157,7 +157,8 @@ impl Storage {
         // Someone else may have tried before, and dropped what failed.
         for digest in &claim.digests {
             let path = self.blob_path(digest);
-            if durable::size(&path)?.is_none() {
+            // What is in an object store was on the disk before it was acknowledged.
+            if durable::size(&path)?.is_none() && self.object(digest)?.is_none() {
                 return Err(io::Error::other("it was lost on the way")).during("sync", &path);
             }
         }
@@ -260,7 +261,7 @@ impl Storage {
         for name in names {
             let path = self.pending_dir().join(&name);
             let whole =
-                linked.contains(&name) && UploadHash::resume(path.clone())?.digest().hex() == name;
+                linked.contains(&name) && UploadHash::of_file(path.clone())?.digest().hex() == name;
             if !whole {
                 tracing::warn!(blob = name, "dropped a blob that did not reach the disk");
                 fs::remove_file(&path).during("remove", &path)?;

@@ -9,7 +9,7 @@ use super::*;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn open(root: &Path) -> Storage {
-    Storage::open(root, DAY).unwrap()
+    Storage::open(root, DAY, None).unwrap()
 }
 
 fn repository(name: &str) -> Repository {
@@ -23,7 +23,7 @@ fn digest_of(bytes: &[u8]) -> Digest {
 fn push(storage: &Storage, name: &str, bytes: &[u8]) -> Digest {
     let (upload, mut hash) = storage.begin_upload(&repository(name)).unwrap();
     hash.append(&[Bytes::copy_from_slice(bytes)]).unwrap();
-    storage.finish_upload(&repository(name), upload, &hash).unwrap();
+    storage.finish_upload(&repository(name), upload, &mut hash).unwrap();
     hash.digest()
 }
 
@@ -50,7 +50,7 @@ fn tree(path: &Path) -> Vec<String> {
 fn one_process_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path());
-    assert!(Storage::open(dir.path(), DAY).unwrap_err().is_locked());
+    assert!(Storage::open(dir.path(), DAY, None).unwrap_err().is_locked());
     drop(first);
     open(dir.path());
 }

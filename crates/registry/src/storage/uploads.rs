@@ -1,9 +1,9 @@
 //! Uploads that are not finished. Their bytes outlive this process; the running hash does not and
-//! is computed anew from the bytes when a client resumes after a restart.
+//! is computed anew from the bytes when a client resumes after a restart. How that is where the
+//! bytes go to an object store as they come is in [`super::parts`].
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -15,11 +15,12 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::durable::{self, During as _};
+use super::objects::OBJECT;
+use super::parts::{PartedUpload, hash_file};
 use super::{Storage, StorageError};
 
-const DATA: &str = "data";
-const REPOSITORY: &str = "repository";
-const HASH_BUFFER: usize = 1 << 20;
+pub(super) const DATA: &str = "data";
+pub(super) const REPOSITORY: &str = "repository";
 
 /// Names an upload; 122 random bits, so it cannot be guessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,12 +39,19 @@ impl fmt::Display for UploadId {
     }
 }
 
-/// The running hash over the bytes of an upload, always equal to what its file holds.
+/// The running hash over the bytes of an upload, always equal to what it has.
 #[derive(Debug)]
 pub(crate) struct UploadHash {
-    data: PathBuf,
+    bytes: UploadBytes,
     hasher: Sha256,
     length: u64,
+}
+
+/// Where they are.
+#[derive(Debug)]
+enum UploadBytes {
+    File(PathBuf),
+    Parts(Box<PartedUpload>),
 }
 
 impl UploadHash {
@@ -57,48 +65,64 @@ impl UploadHash {
         Digest::from_sha256(self.hasher.clone().finalize().into())
     }
 
-    /// Writes and hashes the next bytes.
+    /// Writes and hashes the next bytes. After an error, what there is must be looked up again.
     pub(crate) fn append(&mut self, parts: &[Bytes]) -> Result<(), StorageError> {
-        let file = File::options().write(true).open(&self.data).during("open", &self.data)?;
-        let mut end = self.length;
-        for part in parts {
-            if let Err(error) = file.write_all_at(part, end) {
-                let failed = Err(error).during("write", &self.data);
-                // What was written of this call is not in the hash: the file must not keep it.
-                file.set_len(self.length).during("shorten", &self.data)?;
-                return failed;
+        match &mut self.bytes {
+            UploadBytes::File(data) => {
+                let length = append(data, self.length, parts)?;
+                for part in parts {
+                    self.hasher.update(part);
+                }
+                self.length = length;
             }
-            end += part.len() as u64;
-        }
-        for part in parts {
-            self.hasher.update(part);
-        }
-        self.length = end;
-        Ok(())
-    }
-
-    /// A way to bring the bytes so far to the disk while further ones come.
-    pub(crate) fn flusher(&self) -> Flusher {
-        Flusher { data: self.data.clone() }
-    }
-
-    /// Hashes what an earlier process left.
-    pub(super) fn resume(data: PathBuf) -> Result<Self, StorageError> {
-        let mut file = File::open(&data).during("open", &data)?;
-        let mut hasher = Sha256::new();
-        let mut length = 0;
-        let mut buffer = vec![0; HASH_BUFFER];
-        loop {
-            match file.read(&mut buffer).during("read", &data)? {
-                0 => break,
-                n => {
-                    hasher.update(&buffer[..n]);
-                    length += n as u64;
+            UploadBytes::Parts(upload) => {
+                for part in parts {
+                    upload.append(part, &mut self.hasher)?;
+                    self.length += part.len() as u64;
                 }
             }
         }
-        Ok(Self { data, hasher, length })
+        Ok(())
     }
+
+    /// Waits until what is on its way elsewhere is there. After an error, as after one of `append`.
+    pub(crate) fn settle(&mut self) -> Result<(), StorageError> {
+        match &mut self.bytes {
+            UploadBytes::File(_) => Ok(()),
+            UploadBytes::Parts(upload) => upload.settle(),
+        }
+    }
+
+    /// A way to bring the bytes so far to the disk while further ones come, when they are to stay there.
+    pub(crate) fn flusher(&self) -> Option<Flusher> {
+        match &self.bytes {
+            UploadBytes::File(data) => Some(Flusher { data: data.clone() }),
+            UploadBytes::Parts(_) => None,
+        }
+    }
+
+    /// Hashes what an earlier process left.
+    pub(super) fn of_file(data: PathBuf) -> Result<Self, StorageError> {
+        let mut hasher = Sha256::new();
+        let length = hash_file(&data, &mut hasher)?;
+        Ok(Self { bytes: UploadBytes::File(data), hasher, length })
+    }
+}
+
+/// Writes the next bytes of a file that has so many, and gives how many it has then.
+fn append(data: &Path, length: u64, parts: &[Bytes]) -> Result<u64, StorageError> {
+    let file = File::options().write(true).open(data).during("open", data)?;
+    let mut end = length;
+    for part in parts {
+        if let Err(error) = file.write_all_at(part, end) {
+            let failed = Err(error).during("write", data);
+            // What was written of this call is not in the hash: the file must not keep it.
+            file.set_len(length).during("shorten", data)?;
+            return failed;
+        }
+        end += part.len() as u64;
+    }
+    Ok(end)
 }
 
 /// Brings what an upload has to the disk.
@@ -140,8 +164,14 @@ impl Storage {
             // The first error is the one to tell; the sweep removes what this cannot.
             let _ = fs::remove_dir_all(&dir);
         }
-        let hash = UploadHash { data: dir.join(DATA), hasher: Sha256::new(), length: 0 };
-        made.map(|()| (upload, hash))
+        made?;
+        let bytes = match &self.objects {
+            None => UploadBytes::File(dir.join(DATA)),
+            Some(objects) => {
+                UploadBytes::Parts(Box::new(PartedUpload::new(objects.clone(), dir, self.tmp())))
+            }
+        };
+        Ok((upload, UploadHash { bytes, hasher: Sha256::new(), length: 0 }))
     }
 
     /// True when the upload exists and is one of this repository.
@@ -154,16 +184,30 @@ impl Storage {
         Ok(owner.is_some_and(|owner| owner == repository.as_str().as_bytes()))
     }
 
-    /// The hash over the bytes that the upload has, read from its file; `None` when it is gone.
+    /// The hash over the bytes that the upload has, found from what is on the disk; `None` when it is
+    /// gone.
     pub(crate) fn resume_upload(
         &self,
         upload: UploadId,
     ) -> Result<Option<UploadHash>, StorageError> {
-        let data = self.upload_dir(upload).join(DATA);
-        if durable::size(&data)?.is_none() {
-            return Ok(None);
+        let dir = self.upload_dir(upload);
+        let data = dir.join(DATA);
+        match &self.objects {
+            None if durable::size(&data)?.is_none() => Ok(None),
+            None => UploadHash::of_file(data).map(Some),
+            Some(_) if !dir.exists() => Ok(None),
+            Some(objects) => {
+                let resumed =
+                    PartedUpload::new(objects.clone(), dir.clone(), self.tmp()).resume()?;
+                let Some((upload, hasher, length)) = resumed else {
+                    // Nobody can go on with it.
+                    self.remove_upload_dir(&dir)?;
+                    return Ok(None);
+                };
+                let bytes = UploadBytes::Parts(Box::new(upload));
+                Ok(Some(UploadHash { bytes, hasher, length }))
+            }
         }
-        UploadHash::resume(data).map(Some)
     }
 
     /// Makes the bytes of the upload a blob of the repository and ends the upload.
@@ -171,15 +215,33 @@ impl Storage {
         &self,
         repository: &Repository,
         upload: UploadId,
-        hash: &UploadHash,
+        hash: &mut UploadHash,
     ) -> Result<(), StorageError> {
-        self.commit_blob(repository, &hash.digest(), &hash.data)?;
+        let digest = hash.digest();
+        match &mut hash.bytes {
+            UploadBytes::File(data) => self.commit_blob(repository, &digest, data)?,
+            // What is there already is not sent to the end.
+            UploadBytes::Parts(_) if self.link_present(repository, &digest)? => {}
+            UploadBytes::Parts(parts) => {
+                parts.complete(hash.length)?;
+                self.commit_object(repository, &digest, &self.upload_dir(upload))?;
+            }
+        }
         self.remove_upload(upload)
     }
 
     /// Ends an upload and drops its bytes.
     pub(crate) fn remove_upload(&self, upload: UploadId) -> Result<(), StorageError> {
-        remove_dir(&self.upload_dir(upload))
+        self.remove_upload_dir(&self.upload_dir(upload))
+    }
+
+    /// What of it is in an object store goes later.
+    fn remove_upload_dir(&self, dir: &Path) -> Result<(), StorageError> {
+        self.drop_object(&dir.join(OBJECT))?;
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.during("remove", dir),
+        }
     }
 
     /// The directories of all uploads, each with whose it is; of nobody when it is half made.
@@ -203,17 +265,10 @@ impl Storage {
                 .and_then(|metadata| metadata.modified())
                 .map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
             if idle.is_ok_and(|idle| idle >= age) {
-                remove_dir(&dir)?;
+                self.remove_upload_dir(&dir)?;
                 removed += 1;
             }
         }
         Ok(removed)
-    }
-}
-
-fn remove_dir(dir: &Path) -> Result<(), StorageError> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        removed => removed.during("remove", dir),
     }
 }

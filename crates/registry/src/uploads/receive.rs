@@ -29,8 +29,12 @@ impl Held {
         Self(slot)
     }
 
-    pub(super) fn hash(&self) -> &UploadHash {
+    fn hash(&self) -> &UploadHash {
         self.0.as_ref().expect("filled when it was taken")
+    }
+
+    pub(super) fn hash_mut(&mut self) -> &mut UploadHash {
+        self.0.as_mut().expect("filled when it was taken")
     }
 
     pub(super) fn length(&self) -> u64 {
@@ -41,7 +45,7 @@ impl Held {
         self.hash().digest()
     }
 
-    /// Makes whoever holds the upload next compute the hash from the file.
+    /// Makes whoever holds the upload next look up what it has.
     pub(super) fn clear(&mut self) {
         *self.0 = None;
     }
@@ -73,7 +77,7 @@ pub(super) async fn receive(
     let end = gather(registry, body, &mut writer, (limit, &mut received)).await;
     let settled = writer.settle().await;
     end?;
-    let held = settled?;
+    let held = sent(registry, settled?).await?;
     match expected {
         Expected::Bytes(n_bytes) if received != n_bytes => Err(Refusal::bad(
             Code::SizeInvalid,
@@ -81,6 +85,18 @@ pub(super) async fn receive(
         )),
         _ => Ok(held),
     }
+}
+
+/// Waits until what is on its way to an object store is there, so that its failure is told to who sent it.
+async fn sent(registry: &Registry, mut held: Held) -> Result<Held, Refusal> {
+    let settled = registry.blocking(move |_| match held.hash_mut().settle() {
+        Ok(()) => Ok(held),
+        Err(error) => {
+            held.clear();
+            Err(error)
+        }
+    });
+    Ok(settled.await?)
 }
 
 /// Reads the body to its end and hands it to the writer segment by segment.
@@ -185,11 +201,15 @@ impl Writer {
     async fn write(&mut self, segment: Vec<Bytes>) -> Result<(), Refusal> {
         let mut held = std::mem::replace(self, Self::Failed).settle().await?;
         *self = Self::Busy(tokio::task::spawn_blocking(move || {
-            let hash = held.0.as_mut().expect("filled when it was taken");
+            let hash = held.hash_mut();
             let before = hash.length();
-            hash.append(&segment)?;
-            if before / FLUSH_EVERY < hash.length() / FLUSH_EVERY {
-                let flusher = hash.flusher();
+            if let Err(error) = hash.append(&segment) {
+                held.clear();
+                return Err(error);
+            }
+            if before / FLUSH_EVERY < hash.length() / FLUSH_EVERY
+                && let Some(flusher) = hash.flusher()
+            {
                 tokio::task::spawn_blocking(move || flusher.flush());
             }
             Ok(held)

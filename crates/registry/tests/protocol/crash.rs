@@ -8,6 +8,8 @@ use std::time::Duration;
 use super::*;
 
 const ROOT: &str = "LONGSHORE_TEST_REGISTRY_ROOT";
+/// Where its object store is.
+const STORE: &str = "LONGSHORE_TEST_REGISTRY_STORE";
 /// In milliseconds; with it, what nobody needs is kept no longer.
 const LEASE: &str = "LONGSHORE_TEST_REGISTRY_LEASE";
 
@@ -22,7 +24,10 @@ async fn serves_when_started_as_a_child() {
         options.push_lease = Duration::from_millis(lease);
         options.keep_untagged = Duration::ZERO;
     }
-    let server = serve(options).await;
+    if let Ok(address) = std::env::var(STORE) {
+        options.objects = Some(Objects::connect(s3::options(&address)).await.unwrap());
+    }
+    let server = server::serve(options).await;
     println!("\nlistening on {}", server.address);
     std::future::pending::<()>().await;
 }
@@ -31,6 +36,7 @@ async fn serves_when_started_as_a_child() {
 pub struct Process {
     child: Child,
     pub address: String,
+    _store: Option<std::sync::Arc<s3::ObjectStore>>,
 }
 
 impl Process {
@@ -44,9 +50,13 @@ impl Process {
     }
 
     fn start_with(root: &Path, environment: &[(&str, String)]) -> Self {
+        let store = is_in_s3().then(s3::shared);
+        let name = format!("{}::serves_when_started_as_a_child", module_path!());
+        let (_crate, name) = name.split_once("::").unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "crash::serves_when_started_as_a_child", "--nocapture"])
+            .args(["--exact", name, "--nocapture"])
             .env(ROOT, root)
+            .envs(store.iter().map(|store| (STORE, store.address.to_string())))
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .spawn()
@@ -56,7 +66,7 @@ impl Process {
             .map_while(Result::ok)
             .find_map(|line| line.strip_prefix("listening on ").map(str::to_owned));
         let address = address.expect("the child says where it listens");
-        Self { child, address }
+        Self { child, address, _store: store }
     }
 
     pub fn kill(&mut self) {

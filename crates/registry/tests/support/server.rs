@@ -65,11 +65,17 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 pub async fn serve(options: RegistryOptions) -> Server {
+    serve_with(options, ()).await
+}
+
+/// Serves, and keeps what that needs for as long.
+pub async fn serve_with(options: RegistryOptions, needs: impl Send + 'static) -> Server {
     let registry = Registry::open(options).expect("the registry opens");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("a bound socket");
     let app = router(Arc::new(registry), Scheme::Http);
     let task = tokio::spawn(async move {
+        let _needs = needs;
         axum::serve(listener, app).await.expect("serves for ever");
     });
     Server { address, task }

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use longshore_global::StoreChoice;
+use longshore_registry::{S3Endpoint, S3Location, S3Region};
 use longshore_types::{Coordinates, Country, DeclaredGpus, Duration, HostName, Label};
 use toml::Value;
 use tracing_subscriber::EnvFilter;
@@ -96,6 +97,42 @@ pub const KEYS: &[Key] = &[
         help: "Where the registry listens, likewise. Default \"127.0.0.1:4601\".",
         set: |settings, value| put(&mut settings.registry_listen, address(value)),
         show: |settings| quoted(settings.registry_listen),
+    },
+    Key {
+        name: "registry_storage",
+        help: "Where the bytes of images are: \"s3://BUCKET/PREFIX\" of an object store that speaks the\n\
+               protocol of S3; empty for the disk, where all else of the registry always is. Not to be\n\
+               changed for another bucket while there are images. Default \"\".",
+        set: |settings, value| {
+            put(&mut settings.registry_objects.storage, some(value, S3Location::ALLOWED))
+        },
+        show: |settings| shown_some(settings.registry_objects.storage.as_ref()),
+    },
+    Key {
+        name: "registry_s3_endpoint",
+        help: "The object store, such as \"https://s3.example.com:9000\"; empty for what AWS_ENDPOINT_URL\n\
+               says, and without that for Amazon's. Default \"\".",
+        set: |settings, value| {
+            put(&mut settings.registry_objects.endpoint, some(value, S3Endpoint::ALLOWED))
+        },
+        show: |settings| shown_some(settings.registry_objects.endpoint.as_ref()),
+    },
+    Key {
+        name: "registry_s3_region",
+        help: "Its region, such as \"eu-central-1\" or \"auto\"; empty for what AWS_REGION says, and without\n\
+               that for us-east-1. Default \"\".",
+        set: |settings, value| {
+            put(&mut settings.registry_objects.region, some(value, S3Region::ALLOWED))
+        },
+        show: |settings| shown_some(settings.registry_objects.region.as_ref()),
+    },
+    Key {
+        name: "registry_s3_credentials",
+        help: "The credentials for it: a file like ~/.aws/credentials, for its owner alone, with\n\
+               aws_access_key_id and aws_secret_access_key; empty for those of the environment. It is read\n\
+               when the registry starts. Default \"\".",
+        set: |settings, value| put(&mut settings.registry_objects.credentials, file(value)),
+        show: |settings| shown(settings.registry_objects.credentials.as_ref()),
     },
     Key {
         name: "keep_untagged",
@@ -354,6 +391,21 @@ fn text(value: &Value) -> Option<&str> {
 
 fn parsed<T: std::str::FromStr>(value: &Value, allowed: &'static str) -> Result<T, &'static str> {
     text(value).and_then(|text| text.parse().ok()).ok_or(allowed)
+}
+
+/// What is empty is none.
+fn some<T: std::str::FromStr>(
+    value: &Value,
+    allowed: &'static str,
+) -> Result<Option<T>, &'static str> {
+    match text(value) {
+        Some("") => Ok(None),
+        _ => parsed(value, allowed).map(Some),
+    }
+}
+
+fn shown_some(value: Option<&impl ToString>) -> String {
+    quoted(value.map(ToString::to_string).unwrap_or_default())
 }
 
 fn place(value: &Value) -> Result<Option<Coordinates>, &'static str> {

@@ -26,6 +26,12 @@ fn the_dump_reads_back_as_the_same_settings() {
                 labels: [constant("tier=edge"), constant("disk=nvme")].into(),
             },
             rebalance_after: constant("90s"),
+            registry_objects: crate::roles::registry::ObjectSettings {
+                storage: Some(constant("s3://images/ours")),
+                endpoint: Some(constant("https://s3.example.com:9000")),
+                region: Some(constant("auto")),
+                credentials: None,
+            },
             cpu_overcommit: 1.5,
             gpus: vec![constant("h100:80GiB:4"), constant("t4:16000000001:1")],
             cgroup_parent: Some("/a/b".to_owned()),
@@ -65,7 +71,8 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
 #[test]
 fn all_problems_are_told_at_once() {
     let file = "data_dri = \"/x\"\nregistry_listen = \"0.0.0.0:1\"\ncpu_overcommit = 0.5\n\
-                whatever = 1\notlp_endpoint = \"127.0.0.1:4318\"\nlog_format = \"xml\"\nmetrics_listen = \"127.0.0.1:65532\"\nlocation = \"Here\"\ncountry = \"Holland\"\nlabel = [\"nvme\"]\ngpu = [\"h100:80\"]\ncgroup_parent = \"a/../b\"";
+                whatever = 1\notlp_endpoint = \"127.0.0.1:4318\"\nlog_format = \"xml\"\nmetrics_listen = \"127.0.0.1:65532\"\nlocation = \"Here\"\ncountry = \"Holland\"\nlabel = [\"nvme\"]\ngpu = [\"h100:80\"]\ncgroup_parent = \"a/../b\"\n\
+                registry_storage = \"images\"\nregistry_s3_endpoint = \"s3.example.com\"";
     let found = problems(file, &[("api_listen", "192.0.2.1:4600"), ("log", "loud=what")]);
     for part in [
         "data_dri = \"/x\": unknown key; did you mean \"data_dir\"?",
@@ -81,12 +88,26 @@ fn all_problems_are_told_at_once() {
         "label = [\"nvme\"]: key=value",
         "gpu = [\"h100:80\"]: MODEL:MEMORY or MODEL:MEMORY:COUNT",
         "cgroup_parent = \"a/../b\": a path",
+        "registry_storage = \"images\": s3://BUCKET or s3://BUCKET/PREFIX",
+        "registry_s3_endpoint = \"s3.example.com\": https://HOST or https://HOST:PORT",
         "--api-listen = \"192.0.2.1:4600\": a loopback address",
         "--log = \"loud=what\": error, warn",
     ] {
         assert!(found.iter().any(|line| line.contains(part)), "{part:?} missing in {found:#?}");
     }
-    assert_eq!(found.len(), 14, "{found:#?}");
+    assert_eq!(found.len(), 16, "{found:#?}");
+}
+
+#[test]
+fn what_is_said_of_an_object_store_is_looked_at_with_all_else() {
+    let found = problems("registry_s3_credentials = \"/none\"", &[("registry_s3_region", "auto")]);
+    assert_eq!(
+        found,
+        [
+            "--registry-s3-region = auto: nothing without registry_storage",
+            "registry_s3_credentials = /none: nothing without registry_storage"
+        ]
+    );
 }
 
 #[test]
