@@ -114,6 +114,14 @@ function address(url) {
   return isWeb ? h('a', { href: url, rel: 'noopener noreferrer', target: '_blank' }, url) : url;
 }
 
+// How near it is to its users, and how near it should be.
+function nearness(latency) {
+  if (!latency) return null;
+  const { within, users, reached } = latency;
+  const known = typeof reached === 'number' ? `${reached} %` : 'nobody knows yet how many';
+  return `${known} within ${within}, and ${users} should be`;
+}
+
 export function appView({ app: name }) {
   const abort = new AbortController();
   const state = chip();
@@ -156,6 +164,8 @@ export function appView({ app: name }) {
             )
           : 'nowhere: it has no port',
       ],
+      ['Near its users', nearness(app.latency)],
+      ['Priority', app.priority],
       ['Given up last', app.failed ? release(app.failed) : null],
     ]);
     if (last && last.state !== app.state) setText(announcer, `${name} is ${app.state}`);

@@ -2,7 +2,7 @@
 
 import { get, part } from '../api.js';
 import { h, replace, setText } from '../dom.js';
-import { count, dateTime, release } from '../format.js';
+import { bytes, count, dateTime, release } from '../format.js';
 import { live } from '../live.js';
 import { chip, exitText, facts, links, notice, pageHead, panel, phaseOf } from '../parts.js';
 import { decisionBlock, stagesBlock } from './explain.js';
@@ -12,6 +12,11 @@ import { usageBlock } from './usage.js';
 const EVERY = 2000;
 const IMAGE = { cached: 'was on the node', pulled: 'was pulled' };
 
+// Which GPUs of its node it has, and how much of each.
+function gpus(shares) {
+  return (shares ?? []).map(({ index, memory }) => `${bytes(memory)} of GPU ${index}`).join(', ');
+}
+
 function aboutRows(instance) {
   const { observed } = instance;
   return [
@@ -19,6 +24,7 @@ function aboutRows(instance) {
     ['Release', release(instance.release) + (instance.is_command ? ', its command' : '')],
     ['Location', h('a', { href: links.location(instance.location) }, instance.location)],
     ['Node', instance.node],
+    ['GPUs', gpus(instance.gpus)],
     ['Assigned', dateTime(instance.created_at)],
     ['Started', observed.started_at ? dateTime(observed.started_at) : null],
     ['Ready', observed.ready_at ? dateTime(observed.ready_at) : null],

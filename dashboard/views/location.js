@@ -2,7 +2,7 @@
 
 import { get, part } from '../api.js';
 import { h, keyed, setText } from '../dom.js';
-import { ago, count, plural } from '../format.js';
+import { ago, bytes, count, plural } from '../format.js';
 import { live } from '../live.js';
 import { capacityCells, cell, chip, facts, links, notice, pageHead, panel, row, standing, table } from '../parts.js';
 import { instanceList } from './instances.js';
@@ -43,6 +43,19 @@ function missingLine() {
   return line;
 }
 
+// What of the GPUs of each model is promised.
+function gpus(nodes) {
+  const models = new Map();
+  for (const { model, memory, promised } of nodes.flatMap((node) => node.gpus ?? [])) {
+    const so = models.get(model) ?? { n: 0, memory: 0, promised: 0 };
+    models.set(model, { n: so.n + 1, memory: so.memory + memory, promised: so.promised + promised });
+  }
+  const told = [...models].map(
+    ([model, { n, memory, promised }]) => `${n} ${model}, ${bytes(promised)} of ${bytes(memory)} promised`,
+  );
+  return told.join('; ');
+}
+
 export function locationView({ location: name }) {
   const abort = new AbortController();
   const state = chip();
@@ -63,6 +76,7 @@ export function locationView({ location: name }) {
     about.update([
       ['Instances', `${count(view.ready)} of ${count(view.instances)} ready, of all projects`],
       ['Nodes', `${count(view.n_reachable)} of ${count(view.n_nodes)} reachable`],
+      ['GPUs', gpus(view.nodes ?? [])],
       ['Coordinates', place ?? 'not told (coordinates in its config)'],
     ]);
     keyed(nodes.body, view.nodes ?? [], (node) => node.node, nodeRow);

@@ -10,7 +10,8 @@ use crate::scene::{busybox, but, script, web, with_web, with_web_on};
 
 /// A platform with an image, at a place on the map.
 fn platform() -> Platform {
-    let config = "location = \"ams\"\ncoordinates = \"52.37, 4.90\"\n".to_owned();
+    let config =
+        "location = \"ams\"\ncoordinates = \"52.37, 4.90\"\ngpu = [\"h100:80GiB:2\"]\n".to_owned();
     with_web_on(&UpOptions { config, ..UpOptions::default() })
 }
 
@@ -100,7 +101,10 @@ fn a_rollout_and_logs_are_watched_live() {
     shows(&browser, "3 of 3 instances of r3 ready");
 
     let text = "i=0; while true; do i=$((i+1)); echo line $i; echo warning $i >&2; sleep 0.2; done";
-    platform.deploy(&script("talk", text)).unwrap();
+    let mut talk =
+        but(script("talk", text), &json!({"priority": 60, "placement": {"latency": "50ms"}}));
+    talk["resources"]["gpu"] = json!({"memory": "60GiB"});
+    platform.deploy(&talk).unwrap();
     let id = platform.instances("talk").unwrap()[0].id().to_string();
     go(&browser, &format!("#/projects/default/instances/{id}"));
     shows(&browser, "line 5");
@@ -116,7 +120,15 @@ fn a_rollout_and_logs_are_watched_live() {
     );
     shows(&browser, "Because the only node");
     shows(&browser, "of 32 MiB");
+    shows(&browser, "60 GiB of GPU 0");
     picture(&browser, "instance");
+    go(&browser, "#/projects/default/apps/talk");
+    shows(&browser, "nobody knows yet how many within 50ms, and 95% should be");
+    let priority = "[...document.querySelectorAll('dt')].some((one) => \
+        one.textContent === 'Priority' && one.nextSibling.textContent === '60')";
+    browser.wait_for("its priority is shown", priority).unwrap();
+    go(&browser, "#/locations/ams");
+    shows(&browser, "2 h100, 60 GiB of 160 GiB promised");
 
     assert_eq!(browser.run("return window.isSame").unwrap(), true, "the page was loaded again");
     check_console(&browser);

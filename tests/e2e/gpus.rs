@@ -19,9 +19,11 @@ fn needing(app: &str, gib: u64) -> Value {
 /// On which node the one instance of an app is, and which GPUs it was told.
 fn told(platform: &Platform, app: &str) -> (String, String) {
     platform.wait_until_settled(app).unwrap();
-    let node = platform.instances(app).unwrap().remove(0).node.to_string();
+    let instance = platform.instances(app).unwrap().remove(0);
+    let node = instance.node.to_string();
     let script = "echo $NVIDIA_VISIBLE_DEVICES";
     let output = platform.run(&["exec", app, "--", "/bin/sh", "-c", script]).ok();
+    assert_eq!(output.trim(), instance.gpus.to_string());
     (node, output.trim().to_owned())
 }
 

@@ -21,10 +21,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use longshore_types::{
-    AppName, Capacity, Coordinates, Cordon, Decision, Digest, Epoch, Generation, HostName,
-    InstanceId, LocationEpoch, LocationName, NodeGpu, NodeName, ProjectName, ReachAddress, Reached,
-    Release, ReleaseNumber, Repository, RoomMaking, RuntimeOffer, SecretName, SecretValue,
-    SecretVersion, Timestamp, Traits, Yielding, token::Rights,
+    AppName, Capacity, Coordinates, Cordon, Decision, Digest, Epoch, Generation, GpuShares,
+    HostName, InstanceId, LocationEpoch, LocationName, NodeGpu, NodeName, ProjectName,
+    ReachAddress, Reached, Release, ReleaseNumber, Repository, RoomMaking, RuntimeOffer,
+    SecretName, SecretValue, SecretVersion, Timestamp, Traits, Yielding, token::Rights,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -331,6 +331,9 @@ pub struct InstanceStatus {
     pub release: ReleaseNumber,
     /// The node it is assigned to.
     pub node: NodeName,
+    /// What it holds of which GPUs there.
+    #[serde(default, skip_serializing_if = "GpuShares::is_empty")]
+    pub gpus: GpuShares,
     /// What the node says of it.
     pub observed: ObservedInstance,
     /// True from when requests no longer go to it until it is gone.

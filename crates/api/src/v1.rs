@@ -52,10 +52,10 @@
 use std::collections::BTreeMap;
 
 use longshore_types::{
-    AppName, Capacity, Coordinates, Cordon, Decision, Digest, Duration, Generation, HostName,
-    InstanceId, InstancePhase, LocationName, Manifest, NodeName, Percent, ProjectName,
-    ReleaseNumber, Resources, SecretName, SecretValue, SecretVersion, Timestamp, Traits,
-    token::Rights,
+    AppName, Capacity, Coordinates, Cordon, Decision, Digest, Duration, Generation, GpuShares,
+    HostName, InstanceId, InstancePhase, LocationName, Manifest, NodeName, Percent, Priority,
+    ProjectName, ReleaseNumber, Resources, SecretName, SecretValue, SecretVersion, Timestamp,
+    Traits, token::Rights,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -201,6 +201,9 @@ pub struct AppView {
     pub image: String,
     /// How many instances should run.
     pub count: u32,
+    /// How much it matters beside others.
+    #[serde(default)]
+    pub priority: Priority,
     /// How many instances of that release are healthy and not draining, at locations that are heard of.
     pub ready: u32,
     /// How many instances of other releases are left there, and of this one beyond `count`.
@@ -349,6 +352,9 @@ pub struct InstanceView {
     pub location: LocationName,
     /// On which machine.
     pub node: NodeName,
+    /// What it holds of which GPUs of that.
+    #[serde(default, skip_serializing_if = "GpuShares::is_empty")]
+    pub gpus: GpuShares,
     /// What the node says of it.
     pub observed: ObservedInstance,
     /// True from when requests no longer go to it until it is gone.
@@ -422,6 +428,9 @@ pub struct AppExplanation {
     /// How near it is to its users, when it says how near it should be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<LatencyView>,
+    /// How much it matters beside others.
+    #[serde(default)]
+    pub priority: Priority,
 }
 
 /// What a location cannot carry out of an app.

@@ -44,6 +44,7 @@ pub fn instance(location: &LocationName, status: &InstanceStatus) -> InstanceVie
         release: status.release,
         location: location.clone(),
         node: status.node.clone(),
+        gpus: status.gpus.clone(),
         observed: status.observed.clone(),
         draining: status.draining,
         is_command: status.is_command,
@@ -180,6 +181,7 @@ fn app_of(
         release: wanted.release,
         image: current.manifest.image.to_string(),
         count: wanted.count,
+        priority: current.manifest.priority,
         ready,
         outdated,
         away,
@@ -299,7 +301,7 @@ pub fn explained(
     key: &AppKey,
     public: &PublicNames,
 ) -> Option<AppExplanation> {
-    let AppView { app, count, ready, note, latency, .. } =
+    let AppView { app, count, priority, ready, note, latency, .. } =
         self::app(catalog, reports, key, public)?;
     let Obstacles { waiting, staying } = scheduler::obstacles(catalog, reports, key);
     let waiting = waiting.map(|Waiting { missing, decision }| WaitingView { missing, decision });
@@ -317,7 +319,17 @@ pub fn explained(
         (None, None, Some(note)) => format!("{ready} of {count} run; {note}"),
         (None, None, None) => format!("{ready} of {count} run"),
     };
-    Some(AppExplanation { app, count, ready, summary, waiting, shortfalls, staying, latency })
+    Some(AppExplanation {
+        app,
+        count,
+        ready,
+        summary,
+        waiting,
+        shortfalls,
+        staying,
+        latency,
+        priority,
+    })
 }
 
 fn count<T>(items: impl Iterator<Item = T>) -> u32 {

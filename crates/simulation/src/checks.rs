@@ -157,6 +157,9 @@ impl Checks {
         let mut by_place: BTreeMap<(&str, usize), u64> = BTreeMap::new();
         let mut by_app: BTreeMap<&str, u64> = BTreeMap::new();
         for (number, node) in nodes.enumerate() {
+            if let Some(fault) = node.fault_of_gpus() {
+                return Err(format!("node {number}: {fault}"));
+            }
             for (id, container) in &node.containers {
                 let home = *self.homes.entry(id.clone()).or_insert(number);
                 if home != number {

@@ -6,12 +6,23 @@ use std::net::Ipv4Addr;
 
 use longshore_api::links::{Assignment, AssignmentSet, Intent, NodeReport, ObservedInstance};
 use longshore_types::{
-    AppName, ByteCount, Capacity, Generation, InstanceId, InstancePhase, MilliCpu, NodeName,
-    ReleaseNumber,
+    AppName, ByteCount, Capacity, Generation, Gpu, GpuShares, InstanceId, InstancePhase, MilliCpu,
+    NodeName, ReleaseNumber,
 };
 
 /// How many instances of 1 GiB a node has room for.
 pub const ROOM: u64 = 5;
+
+/// The GPUs of each node, by model and GiB: for as many instances as it has room for.
+const GPUS: [(&str, u64); 2] = [("h100", 3), ("l4", 2)];
+
+fn gpus() -> Vec<Gpu> {
+    let gpu = |(model, gib): (&str, u64)| Gpu {
+        model: model.parse().expect("it is a name"),
+        memory: ByteCount::gib(gib),
+    };
+    GPUS.map(gpu).into()
+}
 
 /// A container.
 #[derive(Debug, Clone)]
@@ -96,6 +107,21 @@ impl Node {
         self.carry_out(now);
     }
 
+    /// What is wrong with the GPUs that its instances were given, if anything.
+    pub fn fault_of_gpus(&self) -> Option<String> {
+        let assigned = &self.disk.assignments;
+        let all = assigned.iter().fold(GpuShares::default(), |sum, one| sum.plus(&one.gpus));
+        let too_much = (0..).zip(gpus()).find(|(index, gpu)| all.of(*index) > gpu.memory);
+        let is_odd = |one: &&Assignment| {
+            let needed = one.release.manifest.resources.gpu.as_ref().map_or(0, |need| need.count);
+            one.gpus.len() != needed as usize
+        };
+        let odd = assigned.iter().find(is_odd);
+        too_much.map(|(index, _)| format!("{} of GPU {index} is given", all.of(index))).or_else(
+            || odd.map(|one| format!("{} was given the GPUs {:?}", one.instance, one.gpus)),
+        )
+    }
+
     /// What is on its disk, again: after a start of the machine there is nothing else.
     fn carry_out(&mut self, now: u64) {
         let named: BTreeSet<_> =
@@ -174,7 +200,7 @@ impl Node {
             network: String::new(),
             runtimes: Vec::new(),
             traits: Default::default(),
-            gpus: Vec::new(),
+            gpus: gpus(),
             reached: Vec::new(),
             location_epoch: Default::default(),
             handed_over: None,

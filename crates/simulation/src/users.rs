@@ -140,10 +140,12 @@ impl World {
         let path = format!("/v1/projects/default/apps/{app}");
         let (method, path, body) = match &wanted {
             Wanted::Deploy { count, mark } => {
+                // The jobs need a GPU, of whichever node.
+                let gpu = (app == "job").then(|| json!({"memory": "1GiB"}));
                 let document = json!({
                     "app": app, "image": "default/web:1", "port": 80, "count": count, "max": MAX,
                     "env": {"MARK": mark.to_string()},
-                    "resources": {"memory": "1GiB", "cpu": 0.1, "disk": "4MiB"},
+                    "resources": {"memory": "1GiB", "cpu": 0.1, "disk": "4MiB", "gpu": gpu},
                 });
                 (Method::PUT, path, json!({"manifest": document}))
             }

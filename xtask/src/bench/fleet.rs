@@ -366,6 +366,7 @@ impl Location {
                 app: allotment.app().clone(),
                 release: allotment.release.number,
                 node: node.clone(),
+                gpus: Default::default(),
                 observed,
                 draining: false,
                 is_command: false,

@@ -10,6 +10,7 @@ fn app(name: &str, ready: u32) -> AppView {
         release: ReleaseNumber(1),
         image: "default/web:1".to_owned(),
         count: 3,
+        priority: Default::default(),
         ready,
         outdated: 0,
         away: vec![],

@@ -296,6 +296,7 @@ pub fn healthy(allotment: &Allotment, id: &str) -> InstanceStatus {
         app: allotment.app().clone(),
         release: allotment.release.number,
         node: "n1".parse().unwrap(),
+        gpus: Default::default(),
         observed,
         draining: false,
         is_command: false,

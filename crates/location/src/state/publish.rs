@@ -289,6 +289,7 @@ impl State {
             app: record.release.manifest.app.clone(),
             release: self.release_of(record),
             node: record.node.clone(),
+            gpus: record.gpus.clone(),
             observed,
             draining: record.draining.is_some(),
             is_command: record.is_command,

@@ -1,7 +1,7 @@
 //! `longshore explain`
 
 use longshore_api::v1::{AppExplanation, Explanation, LocationShortfall, WaitingView};
-use longshore_types::{Candidate, Decision, Lack};
+use longshore_types::{Candidate, Decision, GpuShare, Lack, Priority};
 use serde::Serialize;
 
 use crate::connection::{ConnectionOptions, ProjectOption};
@@ -60,7 +60,7 @@ pub enum Explained {
 
 /// How much of an app runs, in words.
 fn render_app(told: &AppExplanation) -> String {
-    let AppExplanation { app, summary, waiting, shortfalls, staying, latency, .. } = told;
+    let AppExplanation { app, summary, waiting, shortfalls, staying, latency, priority, .. } = told;
     let mut text = format!("{app}: {summary}\n");
     if let Some(WaitingView { missing, decision }) = waiting {
         text.push_str(&format!("{missing} at no location\n"));
@@ -75,6 +75,9 @@ fn render_app(told: &AppExplanation) -> String {
     }
     if let Some(latency) = latency {
         text.push_str(&format!("{}\n", latency.text()));
+    }
+    if *priority != Priority::default() {
+        text.push_str(&format!("priority {priority}\n"));
     }
     text
 }
@@ -94,6 +97,9 @@ pub fn render(explanation: &Explanation) -> String {
     push_decision(&mut text, &explanation.location);
     text.push_str(&format!("node {}\n", instance.node));
     push_decision(&mut text, &explanation.node);
+    for GpuShare { index, memory } in instance.gpus.iter() {
+        text.push_str(&format!("GPU {index}: {memory}\n"));
+    }
     if let Some(ids) = &observed.ids {
         text.push_str(&format!("users: ids {ids} of the machine\n"));
     } else if observed.address.is_some() {
@@ -177,6 +183,7 @@ mod tests {
                 users: longshore_types::LatencyGoal::USERS,
                 reached: Some(62),
             }),
+            priority: Priority::new(80).unwrap(),
         });
         assert_eq!(
             text,
@@ -191,7 +198,8 @@ mod tests {
              \x20          to change that: the runtime has to be installed there, or the manifest has to \
              choose another\n\
              some of it is still where it may not be\n\
-             62 % of its users are within 50ms, and 95% should be\n"
+             62 % of its users are within 50ms, and 95% should be\n\
+             priority 80\n"
         );
     }
 
@@ -210,6 +218,8 @@ mod tests {
             candidates,
         };
         let mut instance = test_views::instance("web-00000001");
+        let memory = longshore_types::ByteCount::gib(60);
+        instance.gpus = vec![GpuShare { index: 1, memory }].into();
         instance.observed.ids = longshore_types::IdRange::new(671_088_640);
         instance.observed.stages = vec![Stage { name: "create".to_owned(), micros: 28_400 }];
         let text = render(&Explanation {
@@ -233,6 +243,7 @@ mod tests {
              \x20 chosen   n1 (score 9): 3 GiB free\n\
              \x20 possible n2 (score 4): 1 GiB free\n\
              \x20 refused  n3: needs 64 MiB, has 10 MiB\n\
+             GPU 1: 60 GiB\n\
              users: ids 671088640 to 671154175 of the machine\n\
              last start\n  create        28.4 ms\n"
         );
