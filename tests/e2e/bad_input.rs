@@ -140,6 +140,11 @@ const ROWS: &[Row] = &[
     ("location join lsj_nonsense", USAGE, &["join token"]),
     ("node agent --agent", USAGE, &["--agent"]),
     ("node join nonsense", USAGE, &["join token", "lsj_"]),
+    (
+        "node start --gpu h100:80",
+        USAGE,
+        &["--gpu", "h100:80", "MODEL:MEMORY:COUNT", "at least 1MiB"],
+    ),
     ("node join", USAGE, &["<TOKEN>"]),
     ("store backup", USAGE, &["<FILE>"]),
     ("store restore missing --data-dir data", INVALID, &["missing"]),
