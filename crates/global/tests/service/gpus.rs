@@ -67,12 +67,12 @@ async fn what_was_given_counts_before_it_is_reported_and_what_waits_is_woken_by_
 
     let first = set.allotments.iter().find(|one| one.app().as_str() == "first").unwrap();
     let mut report = with_gpu("ams", "h100", 60, set.generation);
-    report.instances = vec![healthy(first, "first-00000001")];
+    report.instances = vec![healthy(first, "first-00000001").into()];
     plane.send(&report).await;
     assert_eq!(explain().await.summary, waits);
     // Somebody gives back enough of it.
     let mut report = with_gpu("ams", "h100", 50, set.generation);
-    report.instances = vec![healthy(first, "first-00000001")];
+    report.instances = vec![healthy(first, "first-00000001").into()];
     plane.send(&report).await;
     until(&mut sets, of("second")).await;
     plane.stop().await;

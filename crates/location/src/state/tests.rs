@@ -599,7 +599,7 @@ fn what_is_given_of_gpus_is_promised_and_told_to_the_node_and_to_the_world() {
     world.state.nodes.get_mut(&n1).unwrap().report.gpus = vec![gpu.clone(), gpu];
     let mut set = set(1, 1);
     let need = GpuNeed { count: 1, memory: Some(ByteCount::gib(16)), models: Default::default() };
-    set.allotments[0].release.manifest.resources.gpu = Some(need);
+    Arc::make_mut(&mut set.allotments[0].release).manifest.resources.gpu = Some(need);
     world.take(&set);
     world.reconcile();
     let told = world.state.assignments(&n1);
@@ -608,18 +608,18 @@ fn what_is_given_of_gpus_is_promised_and_told_to_the_node_and_to_the_world() {
     assert_eq!(shares, ["0", "1"].map(str::to_owned).into());
     let records = world.state.instances.values().map(|record| record.gpus.clone());
     assert_eq!(records.collect::<Vec<_>>(), given);
-    let node = |world: &World| world.state.report(None, world.moment()).nodes.remove(0);
+    let node = |world: &mut World| world.state.report(None, world.moment()).nodes.remove(0);
     let promised = |node: &NodeSummary| node.gpus.iter().map(|gpu| gpu.promised.0 >> 30).collect();
-    let all: Vec<u64> = promised(&node(&world));
+    let all: Vec<u64> = promised(&node(&mut world));
     assert_eq!(all, [16, 16]);
-    assert_eq!(node(&world).yielding[0].gpus, given[0].plus(&given[1]));
+    assert_eq!(node(&mut world).yielding[0].gpus, given[0].plus(&given[1]));
 
     let first = world.state.instances.keys().next().unwrap().clone();
     world.state.drain(&first, "makes room for shop (priority 80)", &mut Changes::default());
     let index = given[0].iter().next().unwrap().index as usize;
-    let leaving = node(&world);
+    let leaving = node(&mut world);
     assert_eq!(leaving.gpus[index].leaving, ByteCount::gib(16));
     assert_eq!(leaving.yielding[0].gpus, given[1]);
     world.state.instances.remove(&first);
-    assert_eq!(node(&world).gpus[index].promised, ByteCount(0));
+    assert_eq!(node(&mut world).gpus[index].promised, ByteCount(0));
 }
