@@ -66,6 +66,8 @@ mod programs;
 #[cfg(test)]
 mod recovery;
 #[cfg(test)]
+mod registry_apart;
+#[cfg(test)]
 mod rollouts;
 #[cfg(test)]
 mod running;

@@ -1,5 +1,5 @@
-//! Another machine, as far as the network tells: a namespace behind a link, in which a node or a location
-//! can join.
+//! Another machine, as far as the network tells: a namespace behind a link, in which a node, a location or the
+//! registry can join.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::net::Ipv4Addr;
@@ -19,6 +19,8 @@ use crate::platform::{Instances, Platform, binary};
 use crate::process::{Process, signal};
 use crate::wait::eventually;
 
+/// Where a registry that joined takes pushes.
+const REGISTRY_PORT: u16 = 4601;
 /// Where the ingress of a location listens, on the loopback of its machine.
 const INGRESS_PORT: u16 = 8080;
 
@@ -42,6 +44,8 @@ pub enum Part {
     Node,
     /// A location of its own.
     Location,
+    /// The registry.
+    Registry,
 }
 
 impl Part {
@@ -50,6 +54,7 @@ impl Part {
         match self {
             Self::Node => "node",
             Self::Location => "location",
+            Self::Registry => "registry",
         }
     }
 }
@@ -144,8 +149,12 @@ impl Machine {
 
     /// Joins with a token, as node `name`, and runs what it joined as until that is stopped.
     pub fn join(&mut self, token: &str, name: &str) -> Result<()> {
-        let flag = if self.part == Part::Node { "--name" } else { "--node" };
-        self.run(&[self.part.verb(), "join", token, flag, name], Instances::Keep)
+        let named: &[&str] = match self.part {
+            Part::Node => &["--name", name],
+            Part::Location => &["--node", name],
+            Part::Registry => &[],
+        };
+        self.run(&[&[self.part.verb(), "join", token], named].concat(), Instances::Keep)
     }
 
     /// Runs what it joined as.
@@ -159,12 +168,15 @@ impl Machine {
         let (data, run) = (text(self.dir.path().join("data")), text(self.dir.path().join("run")));
         let runsc = text(newer_path("runsc"));
         let ingress = format!("127.0.0.1:{INGRESS_PORT}");
+        let users = format!("{}:{REGISTRY_PORT}", self.address());
         let mut arguments = verb.to_vec();
-        arguments.extend(["--data-dir", &data, "--run-dir", &run, "--runsc", &runsc]);
-        if self.part == Part::Location {
-            arguments.extend(["--ingress-listen", &ingress]);
+        arguments.extend(["--data-dir", &data, "--run-dir", &run]);
+        match self.part {
+            Part::Node => arguments.extend(["--runsc", &runsc]),
+            Part::Location => arguments.extend(["--runsc", &runsc, "--ingress-listen", &ingress]),
+            Part::Registry => arguments.extend(["--listen", &users, "--tls-self-signed"]),
         }
-        if instances == Instances::Stop {
+        if self.part != Part::Registry && instances == Instances::Stop {
             arguments.push("--stop-instances");
         }
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
@@ -172,7 +184,7 @@ impl Machine {
         let mut command = self.command(&arguments)?;
         let supervisor = command.stdout(log.try_clone()?).stderr(log).spawn()?;
         let supervisor = self.supervisor.insert(supervisor);
-        let path = self.dir.path().join("machine.log");
+        let (path, part) = (self.dir.path().join("machine.log"), self.part);
         eventually("what joined runs", || {
             let log = fs::read(&path)?;
             let log = String::from_utf8_lossy(&log[usize::try_from(from)?..]).into_owned();
@@ -180,9 +192,8 @@ impl Machine {
                 anyhow::bail!("it ended: {status}\n{log}");
             }
             // From then on its agent minds what it is told.
-            let runs =
-                log.contains(" runs for ") && log.contains("what instances write is limited");
-            Ok(runs.then_some(()))
+            let minds = part == Part::Registry || log.contains("what instances write is limited");
+            Ok((log.contains(" runs for ") && minds).then_some(()))
         })
     }
 
@@ -211,6 +222,12 @@ impl Machine {
         let namespace = File::open(format!("/run/netns/{}", self.name))?;
         let ingress = (Ipv4Addr::LOCALHOST, INGRESS_PORT).into();
         Request::get(host, path).send_from(&namespace, ingress)
+    }
+
+    /// Where users reach a registry that joined, and by what they trust it.
+    pub fn registry(&self) -> (String, PathBuf) {
+        let authority = format!("{}:{REGISTRY_PORT}", self.address());
+        (authority, self.dir.path().join("data/tls-ca.pem"))
     }
 
     /// What it wrote.
@@ -286,6 +303,10 @@ pub fn platform_for(machine: &Machine, mut options: crate::UpOptions) -> Result<
     let key = match machine.part {
         Part::Node => "nodes_listen",
         Part::Location => "locations_listen",
+        Part::Registry => {
+            options.config.push_str("registry = \"joined\"\n");
+            "locations_listen"
+        }
     };
     // The address is this test's own.
     options.config.push_str(&format!("{key} = \"{}:4604\"\n", machine.gateway()));

@@ -42,7 +42,7 @@ pub struct UpOptions {
 pub struct Endpoints {
     /// The API, `http://host:port` or `https://host:port`.
     pub api: String,
-    /// The registry, `host:port`.
+    /// The platform's own registry, `host:port`; empty where one joins.
     pub registry: String,
     /// The ingress, `host:port`.
     pub ingress: String,
@@ -152,13 +152,16 @@ impl Platform {
         } else {
             format!("runsc = {:?}\n", newer_path("runsc"))
         };
+        // It has none of its own where one joined.
+        let registry = Some(&self.endpoints.registry).filter(|registry| !registry.is_empty());
+        let registry = registry.map(|registry| format!("registry_listen = {registry:?}\n"));
+        let registry = registry.unwrap_or_default();
         let text = format!(
-            "data_dir = {:?}\nrun_dir = {:?}\napi_listen = {:?}\nregistry_listen = {:?}\n\
+            "data_dir = {:?}\nrun_dir = {:?}\napi_listen = {:?}\n{registry}\
              ingress_listen = {:?}\nmetrics_listen = \"127.0.0.1:0\"\nstop_instances = {}\n{runsc}{}",
             self.data_dir(),
             self.dir().join("run"),
             self.endpoints.api.rsplit("://").next().unwrap_or_default(),
-            self.endpoints.registry,
             self.endpoints.ingress,
             instances == Instances::Stop,
             self.config,

@@ -40,6 +40,7 @@
 //! | `GET /v1/locations/{location}/nodes/{node}/drain` | | list of [`Move`] |
 //! | `PUT`, `DELETE /v1/locations/{location}/nodes/{node}/cordon` | [`CordonRequest`] | [`Cordon`], `204` |
 //! | `DELETE /v1/locations/{location}/nodes/{node}` | | `204` |
+//! | `GET /v1/registry`, `DELETE /v1/registry` | | [`RegistryView`], `204` |
 //! | `GET /v1/whoami` | | [`CallerView`] |
 //! | `GET /v1/tokens`, `POST /v1/tokens`, `DELETE /v1/tokens/{token}` | [`TokenRequest`] | [`TokenView`], [`TokenCreated`] |
 //!
@@ -48,6 +49,8 @@
 //! [`EventView`], and `missed` where older ones were forgotten. `Last-Event-ID` resumes both.
 //!
 //! Blank lines in streams of JSON lines are heartbeats, as comments are in events. Errors are [`crate::Problem`] documents.
+
+mod joining;
 
 use std::collections::BTreeMap;
 
@@ -61,6 +64,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::links::{Move, Staying};
+pub use joining::{JoinTokenCreated, JoinTokenRequest, JoinTokenRole, RegistryView};
 
 use crate::links::{InstanceUsage, NodeSummary, ObservedInstance, Shortfall};
 
@@ -649,40 +653,6 @@ pub struct TokenCreated {
     pub name: AppName,
     /// The text to be kept secret.
     pub token: String,
-}
-
-/// A machine is to join.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct JoinTokenRequest {
-    /// Which location; a new one when it is a location that joins.
-    pub location: LocationName,
-    /// As what.
-    #[serde(default)]
-    pub role: JoinTokenRole,
-    /// True to have it take the place of the location of that name, which lost its machine: as `location` alone.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub recover: bool,
-}
-
-/// As what a machine joins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum JoinTokenRole {
-    /// As a node of a location that there is.
-    #[default]
-    Node,
-    /// As a new location, with that machine as its first node.
-    Location,
-}
-
-/// What lets one machine join, once. Its text is shown this once; only a hash is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct JoinTokenCreated {
-    /// The text to be kept secret.
-    pub token: String,
-    /// From when on it is of no use.
-    pub expires_at: Timestamp,
 }
 
 /// A token as it is listed.

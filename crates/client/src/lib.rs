@@ -16,7 +16,8 @@ mod project;
 use http::Method;
 use longshore_api::v1::{
     AppMoveView, CallerView, CordonRequest, EventView, HealthView, JoinTokenCreated,
-    JoinTokenRequest, LocationView, Move, SecretKeyView, TokenCreated, TokenRequest, TokenView,
+    JoinTokenRequest, LocationView, Move, RegistryView, SecretKeyView, TokenCreated, TokenRequest,
+    TokenView,
 };
 use longshore_link::{ByteStream, CallError, Endpoint, EventStream};
 use longshore_types::{AppName, Cordon, LocationName, NodeName, ProjectName};
@@ -108,6 +109,16 @@ impl Client {
     pub async fn remove_location(&self, location: &LocationName) -> Result<(), CallError> {
         let path = Place::Location(location.clone()).path("");
         change(&self.link, Method::DELETE, &path, None::<&()>).await
+    }
+
+    /// Where its registry is, and whether that answers.
+    pub async fn registry(&self) -> Result<RegistryView, CallError> {
+        self.link.get("/v1/registry").await
+    }
+
+    /// Forgets the registry that joined, which is refused from then on.
+    pub async fn remove_registry(&self) -> Result<(), CallError> {
+        change(&self.link, Method::DELETE, "/v1/registry", None::<&()>).await
     }
 
     /// Whose token this is, and where it may look.

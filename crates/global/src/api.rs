@@ -17,6 +17,7 @@ mod params;
 mod placement;
 mod plan;
 mod precondition;
+mod registry;
 mod releases;
 pub mod secrets;
 mod store;
@@ -96,10 +97,12 @@ pub fn accesses() -> Vec<(&'static str, &'static str, Access)> {
 }
 
 async fn health(State(plane): State<Arc<Plane>>) -> axum::Json<HealthView> {
+    let (registry, is_secure) =
+        plane.public_registry().map(|public| (public.authority, public.is_secure)).unzip();
     axum::Json(HealthView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        registry: Some(plane.public.registry.authority.clone()),
-        registry_secure: plane.public.registry.is_secure,
+        registry,
+        registry_secure: is_secure.unwrap_or_default(),
         ingress: Some(plane.public.ingress.clone()),
     })
 }

@@ -24,8 +24,8 @@ use tokio::sync::watch;
 use crate::GlobalError;
 use crate::events::EventLog;
 use crate::records::{
-    AllotmentRecord, AppRecord, CordonRecord, Key, LocationRecord, ReleaseRecord, SecretRecord,
-    TokenRecord, decode,
+    AllotmentRecord, AppRecord, CordonRecord, Key, LocationRecord, RegistryRecord, ReleaseRecord,
+    SecretRecord, TokenRecord, decode,
 };
 use crate::shared_map::SharedMap;
 
@@ -82,6 +82,8 @@ pub struct Catalog {
     pub tokens: BTreeMap<AppName, TokenRecord>,
     pub tokens_changed: Revision,
     pub locations: SharedMap<LocationName, LocationRecord>,
+    /// The registry, when it joined from another machine.
+    pub registry: Option<RegistryRecord>,
     /// What operators wish of locations, and of their nodes.
     pub cordons: BTreeMap<(LocationName, Option<NodeName>), Stored<CordonRecord>>,
     /// Which strays are to be let go of where, and since which revision.
@@ -292,6 +294,7 @@ impl Catalog {
                 self.changed(&location, revision);
                 self.let_go.insert((location, project, app), revision);
             }
+            Some(Key::Registry) => self.registry = Some(decode(stored)?),
             Some(Key::World) => self.epoch = Epoch(decode::<World>(stored)?.epoch),
             // Kept in the log of the newest, and read from the store by those who need them.
             Some(Key::Event(..) | Key::Answer(..) | Key::JoinToken(_) | Key::Leader) => {}
@@ -344,6 +347,7 @@ impl Catalog {
                 self.changed(&location, revision);
                 self.let_go.remove(&(location, project, app));
             }
+            Some(Key::Registry) => self.registry = None,
             // A life of a store has no end that its control plane sees.
             Some(Key::World) => {}
             Some(Key::Event(..) | Key::Answer(..) | Key::JoinToken(_) | Key::Leader) | None => {}

@@ -1,64 +1,123 @@
 //! From the image that a user named to the digest that a release pins.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use http::Method;
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{CallError, Client};
+use longshore_link::{CallError, Client, Endpoint, chain};
+use longshore_trust::Name;
 use longshore_types::{Digest, ImageReference};
+use rustls::ClientConfig;
 
+use crate::Plane;
+use crate::catalog::Catalog;
 use crate::hash::sha256;
 
 /// Asks the registry.
 pub struct ImageResolver {
     registry: Registry,
-    public_name: String,
 }
 
 enum Registry {
-    Asked(Box<Client>),
+    Asked {
+        client: Client,
+        public_name: String,
+    },
+    /// One that joined, wherever it says that it is.
+    Joined {
+        /// As whom it is called.
+        config: Arc<ClientConfig>,
+        token: String,
+        /// What was called last, by its address.
+        called: Mutex<Option<(String, Client)>>,
+    },
     /// That of a simulation: it has every image, under a digest that follows from its name.
     Simulated,
+}
+
+impl Plane {
+    /// The digest that an image has now.
+    pub async fn resolve_image(&self, image: &ImageReference) -> Result<Digest, Problem> {
+        self.images.resolve(image, &self.catalog()).await
+    }
+
+    /// Whether the registry answers; else why not.
+    pub async fn ask_registry(&self) -> Result<(), Problem> {
+        self.images.ask(&self.catalog()).await
+    }
 }
 
 impl ImageResolver {
     /// A resolver that asks `registry`, which users call `public_name`.
     pub fn new(registry: Client, public_name: String) -> Self {
-        Self { registry: Registry::Asked(Box::new(registry)), public_name }
+        Self { registry: Registry::Asked { client: registry, public_name } }
+    }
+
+    /// A resolver that asks the registry that joined, with a token, by what `config` shows.
+    pub fn joined(config: Arc<ClientConfig>, token: String) -> Self {
+        Self { registry: Registry::Joined { config, token, called: Mutex::default() } }
     }
 
     /// A resolver that asks nobody.
     pub fn simulated() -> Self {
-        Self { registry: Registry::Simulated, public_name: String::new() }
+        Self { registry: Registry::Simulated }
+    }
+
+    /// The registry, and what users call it; none in a simulation.
+    fn registry(&self, catalog: &Catalog) -> Result<Option<(Client, String)>, Problem> {
+        match &self.registry {
+            Registry::Asked { client, public_name } => {
+                Ok(Some((client.clone(), public_name.clone())))
+            }
+            Registry::Joined { config, token, called } => {
+                let place = catalog.joined_registry()?;
+                let mut called = called.lock().unwrap_or_else(PoisonError::into_inner);
+                let known = called.take().filter(|(address, _)| *address == place.address);
+                let (address, client) = known.unwrap_or_else(|| {
+                    let endpoint = Endpoint::Tls(place.address.clone());
+                    let client = Client::secured(endpoint, Arc::clone(config), Name::Registry);
+                    (place.address.clone(), client.with_token(token.as_str()))
+                });
+                *called = Some((address, client.clone()));
+                Ok(Some((client, place.public.clone())))
+            }
+            Registry::Simulated => Ok(None),
+        }
+    }
+
+    async fn ask(&self, catalog: &Catalog) -> Result<(), Problem> {
+        let Some((registry, _)) = self.registry(catalog)? else { return Ok(()) };
+        match registry.send(Method::GET, "/v2/", None::<&()>).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Problem::new(ProblemCode::Unavailable, chain(&error))),
+        }
     }
 
     /// The digest that the reference has now.
-    pub async fn resolve(&self, image: &ImageReference) -> Result<Digest, Problem> {
-        if let Some(host) = image.registry.as_ref().filter(|host| **host != self.public_name) {
-            let problem = self.refuse(
+    async fn resolve(&self, image: &ImageReference, catalog: &Catalog) -> Result<Digest, Problem> {
+        let Some((registry, public_name)) = self.registry(catalog)? else {
+            let digest = format!("sha256:{}", sha256(image.to_string()));
+            return Ok(digest.parse().expect("a hash is a digest"));
+        };
+        if let Some(host) = image.registry.as_ref().filter(|host| **host != public_name) {
+            let problem = refuse(
                 image,
                 format!(
                     "an image of this platform's registry; push it there first, without {host}: \
-                     docker tag, then docker push {}/{}",
-                    self.public_name, image.repository
+                     docker tag, then docker push {public_name}/{}",
+                    image.repository
                 ),
             );
             return Err(problem);
         }
-        let registry = match &self.registry {
-            Registry::Asked(registry) => registry,
-            Registry::Simulated => {
-                let digest = format!("sha256:{}", sha256(image.to_string()));
-                return Ok(digest.parse().expect("a hash is a digest"));
-            }
-        };
         let path = format!("/v2/{}/manifests/{}", image.repository, image.wanted());
         let answer = match registry.send(Method::HEAD, &path, None::<&()>).await {
             Ok(answer) => answer,
             Err(CallError::Status { status: 404, .. }) => {
-                let mut problem = self.refuse(
+                let mut problem = refuse(
                     image,
                     format!(
-                        "an image in the registry; push it with docker push {}/{image}",
-                        self.public_name
+                        "an image in the registry; push it with docker push {public_name}/{image}"
                     ),
                 );
                 problem.code = ProblemCode::ImageNotFound;
@@ -76,8 +135,8 @@ impl ImageResolver {
             Problem::new(ProblemCode::Internal, format!("the registry named no digest for {image}"))
         })
     }
+}
 
-    fn refuse(&self, image: &ImageReference, allowed: String) -> Problem {
-        Problem::invalid_value("image", format_args!("{:?}", image.to_string()), allowed)
-    }
+fn refuse(image: &ImageReference, allowed: String) -> Problem {
+    Problem::invalid_value("image", format_args!("{:?}", image.to_string()), allowed)
 }

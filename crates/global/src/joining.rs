@@ -10,11 +10,10 @@ use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Client, Endpoint, Refusal, Upgrade, now};
 use longshore_store::{Compare, Transaction};
 use longshore_trust::{
-    AuthorityError, CertificateRequest, Credentials, Fingerprint, JoinRole, LocationJoinRequest,
-    Name, Peer, RedeemRequest, RegistryAccess, RootAuthority, Signed,
+    AuthorityError, CertificateRequest, Credentials, Fingerprint, JoinAs, JoinRole,
+    LocationJoinRequest, Name, Peer, RedeemRequest, RootAuthority, Signed,
 };
 use longshore_types::LocationName;
-use zeroize::Zeroizing;
 
 use crate::api::store_failed;
 use crate::events::{Who, with_event};
@@ -89,7 +88,8 @@ pub async fn keep_certificate(root: Arc<RootAuthority>, credentials: Credentials
     }
 }
 
-fn signed(made: Result<Signed, AuthorityError>) -> Result<axum::Json<Signed>, Refusal> {
+/// What an authority said, as it is answered.
+pub fn signed(made: Result<Signed, AuthorityError>) -> Result<axum::Json<Signed>, Refusal> {
     let made = made.map_err(|error| {
         tracing::error!(error = &error as &dyn std::error::Error, "cannot sign");
         Problem::new(ProblemCode::Internal, "the certificate cannot be made")
@@ -129,42 +129,13 @@ pub async fn renew_expired(
     signed(plane.root.sign_location(&location, &key, now()))
 }
 
-/// Names the registry.
-pub async fn name_registry(
-    State(plane): State<Arc<Plane>>,
-    Body(CertificateRequest { key }): Body<CertificateRequest>,
-) -> Result<axum::Json<Signed>, Refusal> {
-    signed(plane.root.sign(&Name::Registry, &key, now()))
-}
-
-/// The token by which a location pulls. It follows from the root, so that nothing has to be kept, and every
-/// control plane of the world says the same.
-pub fn registry_token(root: &RootAuthority, location: &LocationName) -> Zeroizing<String> {
-    let secret = root.secret_for(&format!("the registry by location {location}"));
-    Zeroizing::new(format!("lsh_{}", *secret))
-}
-
-/// From where a location has images.
-pub async fn registry(
-    State(plane): State<Arc<Plane>>,
-    Path(location): Path<LocationName>,
-) -> Result<axum::Json<RegistryAccess>, Refusal> {
-    let nowhere = || {
-        let detail = "the registry listens for no locations: start it with --locations-listen";
-        Problem::new(ProblemCode::Unavailable, detail)
-    };
-    let address = plane.joining.as_ref().ok_or_else(nowhere)?.registry_advertised.clone();
-    let token = registry_token(&plane.root, &location);
-    Ok(axum::Json(RegistryAccess { address, token }))
-}
-
 /// Lets a location in whose token is good: a new one, or another machine in the place of the one that there is.
 pub async fn join(
     State(plane): State<Arc<Plane>>,
     Body(LocationJoinRequest { secret, location, key }): Body<LocationJoinRequest>,
 ) -> Result<axum::Json<Signed>, Refusal> {
     let secret = Fingerprint::of(secret.as_bytes());
-    let (change, token) = use_up(&plane, secret, (JoinRole::Location, &location)).await?;
+    let (change, token) = use_up(&plane, secret, &JoinAs::Location(location.clone())).await?;
     let own = Key::Location(location.clone()).to_string();
     let stored = plane.store.get(&own).await.map_err(store_failed)?;
     let (same, record) = match (&stored, token.recovers) {
@@ -196,7 +167,11 @@ pub async fn redeem(
     Path(location): Path<LocationName>,
     Body(RedeemRequest { secret, role, name }): Body<RedeemRequest>,
 ) -> Result<axum::Json<()>, Refusal> {
-    let (change, _) = use_up(&plane, secret, (role, &location)).await?;
+    // A location lets nodes in, and nobody else.
+    if role != JoinRole::Node {
+        return Err(useless());
+    }
+    let (change, _) = use_up(&plane, secret, &JoinAs::Node(location.clone())).await?;
     let subject = format!("{name} of {location}");
     let change = with_event(change, &nobody(), None, "node join", subject);
     match plane.store.commit(change).await.map_err(store_failed)?.succeeded {
@@ -206,10 +181,10 @@ pub async fn redeem(
 }
 
 /// A token, and the change that uses it up. Of two that show the same at once, the change of one succeeds.
-async fn use_up(
+pub async fn use_up(
     plane: &Plane,
     secret: Fingerprint,
-    (role, location): (JoinRole, &LocationName),
+    joins: &JoinAs,
 ) -> Result<(Transaction, JoinTokenRecord), Refusal> {
     let key = Key::JoinToken(secret).to_string();
     let stored = plane.store.get(&key).await.map_err(store_failed)?.ok_or_else(useless)?;
@@ -217,7 +192,7 @@ async fn use_up(
         tracing::error!(error = &error as &dyn std::error::Error, "cannot read a join token");
         Problem::new(ProblemCode::Internal, "the token cannot be read")
     })?;
-    if token.location != *location || token.role != role || token.expires_at <= now() {
+    if token.joins != *joins || token.expires_at <= now() {
         return Err(useless());
     }
     Ok((Transaction::new().when(Compare::unchanged(&stored)).delete(key), token))
@@ -231,13 +206,14 @@ fn taken(location: &LocationName) -> Refusal {
     Refusal(Problem::new(ProblemCode::Conflict, detail))
 }
 
-fn useless() -> Refusal {
+/// Refuses a token.
+pub fn useless() -> Refusal {
     let detail = "this join token is of no use: it was used, its hour is over, or it is for another \
                   place; make a new one with longshore join-token";
     Refusal(Problem::new(ProblemCode::Forbidden, detail))
 }
 
 /// Who joins has no token of the API.
-fn nobody() -> Who {
+pub fn nobody() -> Who {
     Who { token: None, from: None, once: None }
 }

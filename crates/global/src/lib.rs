@@ -6,8 +6,8 @@
 //!
 //! - `api`: the public REST API.
 //! - `ui`: the dashboard.
-//! - `links`: what locations and the registry call. `joining`: what lets machines join. `lives`: which life of a
-//!   location counts. `elsewhere`: what
+//! - `links`: what locations and the registry call. `joining`: what lets machines join. `registry`: where the registry
+//!   is, and which one counts. `lives`: which life of a location does. `elsewhere`: what
 //!   is served where, for ingresses that pass requests on.
 //! - `records`: what is stored, and under which keys.
 //! - `events`: what was changed by whom. `feeds`: what changes, for those who watch. `catalog`: the mirror of the store, of `shared_map`s. `reports`: what locations say.
@@ -32,6 +32,7 @@ mod links;
 mod lives;
 mod metrics;
 mod records;
+mod registry;
 mod reports;
 mod rollouts;
 mod scheduler;
@@ -58,7 +59,7 @@ use longshore_store::{
     Store, StoreError, restore,
 };
 use longshore_telemetry::traces::Tracer;
-use longshore_trust::{AuthorityError, Credentials, Name, RootAuthority};
+use longshore_trust::{AuthorityError, Credentials, Name, RootAuthority, client_config};
 use longshore_types::{Epoch, LocationName};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -92,10 +93,8 @@ pub struct Options {
     pub api_ca: Option<PathBuf>,
     /// Where locations and registries that called another control plane reach this one.
     pub link_advertise: Endpoint,
-    /// Where the registry answers.
-    pub registry: Endpoint,
-    /// The registry's host and port as users write it in image names, and how they speak to it.
-    pub registry_public: PublicRegistry,
+    /// Where the registry is.
+    pub registry: RegistryChoice,
     /// The ingress's host and port as users on this machine reach it.
     pub ingress_public: String,
     /// Apps get `<app>.<domain>`, those of other projects than `default` `<app>.<project>.<domain>`.
@@ -116,6 +115,38 @@ pub struct Options {
     pub api_rate: NonZeroU32,
     /// How long it has to be better elsewhere for the users of an app before an instance moves there.
     pub rebalance_after: longshore_types::Duration,
+}
+
+/// Which registry the platform has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RegistryChoice {
+    /// One that is trusted as this control plane is.
+    At {
+        /// Where it answers.
+        endpoint: Endpoint,
+        /// Its host and port as users write it in image names, and how they speak to it.
+        public: PublicRegistry,
+    },
+    /// One that joins from another machine, and says itself where it is.
+    Joined,
+}
+
+/// Whom the registry gives images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Serves {
+    /// Locations of other machines; those of its own have a token that pulls everything.
+    OtherMachines,
+    /// Every location, each what it was allotted.
+    Everyone,
+}
+
+impl RegistryChoice {
+    fn serves(&self) -> Serves {
+        match self {
+            Self::At { .. } => Serves::OtherMachines,
+            Self::Joined => Serves::Everyone,
+        }
+    }
 }
 
 /// The registry as users see it.
@@ -148,8 +179,8 @@ impl FromStr for PublicRegistry {
 pub struct JoiningOptions {
     /// This control plane.
     pub advertised: String,
-    /// The registry.
-    pub registry_advertised: String,
+    /// The registry, unless one joins.
+    pub registry_advertised: Option<String>,
 }
 
 /// Where the global control plane is called.
@@ -246,6 +277,9 @@ pub enum GlobalError {
     /// The certificate of this control plane cannot be used.
     #[error("cannot use the certificate of the control plane")]
     Certificate(#[from] longshore_trust::TlsError),
+    /// There is nowhere for the registry to join.
+    #[error("a registry joins where locations do: give --locations-listen")]
+    NowhereToJoin,
     /// The store cannot be opened.
     #[error("cannot open the global store")]
     OpenStore(#[from] OpenStoreError),
@@ -292,6 +326,7 @@ struct Plane {
     /// Over which locations of other machines are called.
     reverses: Reverses,
     joining: Option<JoiningOptions>,
+    registry: RegistryChoice,
     /// Held while the key of the secrets is changed.
     rotating: tokio::sync::Mutex<()>,
     public: PublicNames,
@@ -306,7 +341,6 @@ struct Plane {
 
 /// How users reach the parts of the platform.
 struct PublicNames {
-    registry: PublicRegistry,
     ingress: String,
     domain: String,
 }
@@ -368,7 +402,7 @@ async fn begin(
         service.spawn("api", served);
     };
     if options.store == StoreChoice::Embedded {
-        let (images, of) = (images_of(&options)?, (&metrics, &*leading));
+        let (images, of) = (images_of(&options, &trusted)?, (&metrics, &*leading));
         let plane = lead(&options, (store, None), of, (trusted, images), service).await?;
         let Led { api, link } = routers(&metrics, plane);
         serve(api, link);
@@ -391,7 +425,7 @@ async fn begin(
     tracing::info!("leads from now on");
     let led = Some((taken.condition(), own.passing_key));
     service.spawn("lead", taken.keep(Arc::clone(&store), service.shutdown()));
-    let (images, of) = (images_of(&options)?, (&metrics, &*leading));
+    let (images, of) = (images_of(&options, &trusted)?, (&metrics, &*leading));
     let plane = lead(&options, (store, led), of, (trusted, images), service).await?;
     front.lead(routers(&metrics, plane));
     Ok(())
@@ -435,9 +469,9 @@ async fn lead(
         root: trusted.root,
         reverses: Reverses::default(),
         joining: options.joining.clone(),
+        registry: options.registry.clone(),
         rotating: tokio::sync::Mutex::default(),
         public: PublicNames {
-            registry: options.registry_public.clone(),
             ingress: options.ingress_public.clone(),
             domain: options.domain.clone(),
         },
@@ -457,10 +491,18 @@ async fn lead(
 }
 
 /// Says which digests images have, by the registry.
-fn images_of(options: &Options) -> Result<ImageResolver, GlobalError> {
+fn images_of(options: &Options, trusted: &Trusted) -> Result<ImageResolver, GlobalError> {
     let token = read_token(&options.system_token_file)?;
-    let registry = Client::new(options.registry.clone()).with_token(token);
-    Ok(ImageResolver::new(registry, options.registry_public.authority.clone()))
+    match &options.registry {
+        RegistryChoice::At { endpoint, public } => {
+            let registry = Client::new(endpoint.clone()).with_token(token);
+            Ok(ImageResolver::new(registry, public.authority.clone()))
+        }
+        RegistryChoice::Joined => {
+            let credentials = trusted.credentials.as_ref().ok_or(GlobalError::NowhereToJoin)?;
+            Ok(ImageResolver::joined(client_config(credentials)?, token))
+        }
+    }
 }
 
 /// The root, and what is shown to locations of other machines.

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::catalog::{AppKey, Catalog};
 use crate::records::AllotmentRecord;
-use crate::{Plane, api, elsewhere, joining, lives, tokens, views};
+use crate::{Plane, Serves, api, elsewhere, joining, lives, registry, tokens, views};
 
 /// The longest report, in bytes: a location with a hundred thousand instances tells of all of them.
 const MOST_OF_A_REPORT: usize = 256 << 20;
@@ -36,22 +36,26 @@ pub fn router(plane: Arc<Plane>) -> Router {
         .route("/link/locations/{location}/secrets", post(secrets))
         .route("/link/locations/{location}/authority", post(joining::authority))
         .route("/link/locations/{location}/join-tokens", post(joining::redeem))
-        .route("/link/locations/{location}/registry", get(joining::registry))
+        .route("/link/locations/{location}/registry", get(registry::access))
+        .route("/link/locations/{location}/registry/told", get(registry::told))
         .route("/link/locations/{location}/reverse", get(joining::reverse))
         .route("/link/locations/{location}/elsewhere", get(elsewhere::elsewhere))
         .route_layer(from_fn_with_state(Arc::clone(&plane), only_that_location));
-    let registry = Router::new()
+    let of_registry = Router::new()
         .route("/link/registry/table", get(registry_table))
-        .route("/link/registry/certificate", post(joining::name_registry))
+        .route("/link/registry/certificate", post(registry::certificate))
+        .route("/link/registry/place", post(registry::place))
         .route_layer(from_fn_with_state(Arc::clone(&plane), only_the_registry));
+    let strangers = Router::new()
+        .route("/join", post(joining::join))
+        .route("/renew/{location}", post(joining::renew_expired))
+        .route("/registry/join", post(registry::join))
+        .route("/registry/renew", post(registry::renew_expired))
+        .route_layer(DefaultBodyLimit::max(MAX_OF_STRANGERS));
     Router::new()
-        .route("/join", post(joining::join).layer(DefaultBodyLimit::max(MAX_OF_STRANGERS)))
-        .route(
-            "/renew/{location}",
-            post(joining::renew_expired).layer(DefaultBodyLimit::max(MAX_OF_STRANGERS)),
-        )
+        .merge(strangers)
         .merge(locations)
-        .merge(registry)
+        .merge(of_registry)
         .layer(DefaultBodyLimit::max(MOST_OF_A_REPORT))
         .with_state(plane)
 }
@@ -75,14 +79,13 @@ async fn only_that_location(
     only(is_location, peer, request, next).await
 }
 
-/// The registry, which is on a machine of the global plane's.
 async fn only_the_registry(
-    State(_): State<Arc<Plane>>,
+    State(plane): State<Arc<Plane>>,
     Extension(peer): Extension<Peer>,
     request: Request,
     next: Next,
 ) -> Response {
-    only(peer == Peer::Local, peer, request, next).await
+    only(plane.is_registry(&peer), peer, request, next).await
 }
 
 /// The allotments of a location, again at each change: as a whole, or what differs, to who asks for that.
@@ -320,29 +323,34 @@ fn of_this_life(plane: &Plane, report: LocationReport) -> Result<LocationReport,
 /// What the registry has to know, again at each change.
 async fn registry_table(State(plane): State<Arc<Plane>>) -> Response {
     let mut last = None;
-    let root = Arc::clone(&plane.root);
+    let (root, serves) = (Arc::clone(&plane.root), plane.registry.serves());
+    let removed = registry::removed(plane.catalog.subscribe());
     let tables = watch_lines(plane.catalog.subscribe()).filter_map(move |catalog| {
         let allotted = catalog.any_changed_at();
         let newest = catalog.tokens_changed.max(catalog.releases_changed).max(allotted);
         let news = last != Some(newest);
         last = Some(newest);
-        std::future::ready(news.then(|| table_of(&catalog, &root)))
+        std::future::ready(news.then(|| table_of(&catalog, &root, serves)))
     });
-    json_lines(tables, plane.service.shutdown())
+    // One that is removed is told nothing more from that moment on.
+    json_lines(tables.take_until(removed), plane.service.shutdown())
 }
 
-fn table_of(catalog: &Catalog, root: &RootAuthority) -> RegistryTable {
+fn table_of(catalog: &Catalog, root: &RootAuthority, serves: Serves) -> RegistryTable {
     let tokens = catalog.tokens.values();
     let tokens = tokens.map(|token| (token.hash.clone(), token.rights.clone()));
-    let joined = catalog.locations.iter().filter(|(_, record)| record.authority.is_some());
-    let of_locations = joined.map(|(location, _)| {
+    let called_by = catalog.locations.iter().filter(|(_, record)| match serves {
+        Serves::OtherMachines => record.authority.is_some(),
+        Serves::Everyone => true,
+    });
+    let of_locations = called_by.map(|(location, _)| {
         let repositories: BTreeSet<_> = releases_at(catalog, location)
             .map(|release| release.manifest.image.repository.to_string())
             .collect();
         let right =
             |repositories| RegistryRight { repositories, actions: vec![RegistryAction::Pull] };
         let registry = repositories.into_iter().map(right).collect();
-        let token = joining::registry_token(root, location);
+        let token = registry::token(root, location);
         (tokens::hash(&token), Rights { registry, ..Rights::default() })
     });
     let tokens = tokens.chain(of_locations).collect();

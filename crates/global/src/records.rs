@@ -7,7 +7,7 @@ use longshore_api::v1::EventView;
 use longshore_secrets::Sealed;
 use longshore_store::world::WORLD;
 use longshore_store::{KeyValue, Record, RecordError};
-use longshore_trust::{Fingerprint, JoinRole};
+use longshore_trust::{Fingerprint, JoinAs, RegistryPlace};
 use longshore_types::{
     AppName, Cordon, Decision, Generation, LocationEpoch, LocationName, Manifest, NodeName,
     ProjectName, Release, ReleaseNumber, SecretName, SecretVersion, Timestamp, token::Rights,
@@ -218,13 +218,28 @@ impl LocationRecord {
     }
 }
 
+/// The registry, when it joined from another machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryRecord {
+    /// When it was let in.
+    pub joined_at: Timestamp,
+    /// Its key.
+    pub key: Fingerprint,
+    /// Where it is, once it has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<RegistryPlace>,
+}
+
+impl Record for RegistryRecord {
+    const KIND: &'static str = "registry";
+}
+
 /// What lets a machine join, known by the hash of its secret alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinTokenRecord {
-    /// As what its bearer joins.
-    pub role: JoinRole,
-    /// Where.
-    pub location: LocationName,
+    /// As what its bearer joins, and where.
+    #[serde(flatten)]
+    pub joins: JoinAs,
     /// From when on it is of no use.
     pub expires_at: Timestamp,
     /// True when its bearer takes the place of the location that there is.
@@ -265,6 +280,8 @@ pub enum Key {
     Cordon(LocationName, Option<NodeName>),
     /// `/let-go/{location}/{project}/{app}`
     LetGo(LocationName, ProjectName, AppName),
+    /// `/registry`
+    Registry,
     /// `/leader`
     Leader,
     /// `/world`
@@ -293,6 +310,7 @@ impl std::fmt::Display for Key {
             Self::Cordon(location, None) => write!(f, "/cordons/{location}"),
             Self::Cordon(location, Some(node)) => write!(f, "/cordons/{location}/{node}"),
             Self::LetGo(location, project, app) => write!(f, "/let-go/{location}/{project}/{app}"),
+            Self::Registry => f.write_str("/registry"),
             Self::Leader => f.write_str("/leader"),
             Self::World => f.write_str(WORLD),
         }
@@ -330,6 +348,7 @@ impl Key {
             ["let-go", location, project, app] => {
                 Self::LetGo(location.parse().ok()?, project.parse().ok()?, app.parse().ok()?)
             }
+            ["registry"] => Self::Registry,
             ["leader"] => Self::Leader,
             _ if text == WORLD => Self::World,
             _ => return None,
@@ -423,6 +442,7 @@ mod tests {
             "/cordons/ams",
             "/cordons/ams/n1",
             "/let-go/ams/default/web",
+            "/registry",
             "/leader",
             "/world",
         ] {

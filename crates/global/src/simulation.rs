@@ -24,7 +24,9 @@ use tower_service::Service as _;
 use crate::images::ImageResolver;
 use crate::leader::{Lead, LeaderRecord};
 use crate::metrics::Metrics;
-use crate::{GlobalError, Options, Plane, StoreChoice, Trusted, lead, links, routers};
+use crate::{
+    GlobalError, Options, Plane, RegistryChoice, StoreChoice, Trusted, lead, links, routers,
+};
 
 /// As `up` has it.
 const REBALANCE_AFTER: longshore_types::Duration = longshore_types::Duration::from_secs(180);
@@ -146,8 +148,10 @@ fn options(dir: &Path) -> Result<Options, GlobalError> {
         store_tls: None,
         api_advertise: nowhere(),
         link_advertise: nowhere(),
-        registry: nowhere(),
-        registry_public: "registry.invalid:1".parse().expect("it is a name"),
+        registry: RegistryChoice::At {
+            endpoint: nowhere(),
+            public: "registry.invalid:1".parse().expect("it is a name"),
+        },
         ingress_public: "ingress.invalid".to_owned(),
         domain: "localhost".to_owned(),
         admin_token_file,

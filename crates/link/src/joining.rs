@@ -1,4 +1,4 @@
-//! How a machine joins: the same exchange for a node and for a location.
+//! How a machine joins: the same exchange for a node, a location and the registry.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -51,15 +51,15 @@ pub enum JoinError {
     Certificate(#[from] TlsError),
 }
 
-/// Joins by a token: makes a key, has `server` sign it, and keeps both in `file`. `request` is what is asked
-/// with the key.
+/// Joins by a token: makes a key, has `server` sign it at `path`, and keeps both in `file`. `request` is what
+/// is asked with the key.
 ///
 /// # Errors
 ///
 /// When the server cannot be reached or refuses, or the file cannot be written.
 pub async fn join<R: Serialize + Sync>(
     token: &JoinToken,
-    server: Name,
+    (server, path): (Name, &str),
     file: &Path,
     request: impl FnOnce(PublicKey) -> R,
 ) -> Result<(), JoinError> {
@@ -67,7 +67,7 @@ pub async fn join<R: Serialize + Sync>(
     let endpoint: Endpoint = endpoint.to_string().parse().map_err(JoinError::Address)?;
     let server = Client::secured(endpoint, joining_config(token.root)?, server);
     let key = NewKey::generate()?;
-    let signed: Signed = server.call(Method::POST, "/join", Some(&request(key.public()))).await?;
+    let signed: Signed = server.call(Method::POST, path, Some(&request(key.public()))).await?;
     let failed = |source| JoinError::File { path: file.to_owned(), source };
     let identity = key.signed(&signed, now()).map_err(failed)?;
     Credentials::new(&identity)?;

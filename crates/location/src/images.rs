@@ -6,13 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::response::Response;
+use futures_util::StreamExt as _;
 use http::{HeaderValue, Method};
 use http_body_util::{BodyExt as _, Limited};
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{CallError, Client, Endpoint, Followed, Refusal, relay_whole};
-use longshore_trust::{Name, RegistryAccess, client_config};
+use longshore_link::{CallError, Client, Endpoint, Followed, Refusal, Service, relay_whole};
+use longshore_trust::{Name, RegistryAccess, RegistryTold, client_config};
 use longshore_types::{Digest, NodeName, Repository};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 use crate::keeper::Handle;
 use crate::trust::Trust;
 
+/// How soon the global plane is asked again where the registry is, when it fell silent.
+const HEAR_AGAIN: Duration = Duration::from_secs(1);
 /// The largest manifest that is read, as in the registry.
 const MAX_MANIFEST: usize = 4 << 20;
 /// How many manifests' references are remembered.
@@ -69,8 +73,17 @@ pub enum Registry {
         /// As whom it is called.
         trust: Arc<Trust>,
         /// What was named.
-        named: Mutex<Option<Client>>,
+        named: Mutex<Named>,
     },
+}
+
+/// What the global plane said of the registry.
+#[derive(Default)]
+pub struct Named {
+    /// What it tells now; nothing before it told anything, as one of an earlier release.
+    told: Option<RegistryTold>,
+    /// The registry, once it was called.
+    client: Option<Client>,
 }
 
 impl Registry {
@@ -84,13 +97,18 @@ impl Registry {
             Self::Here(client) => return Ok(client.clone()),
             Self::Elsewhere { global, trust, named } => (global, trust, named),
         };
-        let known = named.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (told, known) = {
+            let named = named.lock().unwrap_or_else(PoisonError::into_inner);
+            (named.told.clone(), named.client.clone())
+        };
         if let Some(known) = known {
             return Ok(known);
         }
-        let path = format!("/link/locations/{}/registry", trust.location);
-        let access: RegistryAccess =
-            global.call(Method::GET, &path, None::<&()>).await.map_err(failed)?;
+        let access = match told.and_then(|told| told.access) {
+            Some(access) => access,
+            // It says why there is none.
+            None => ask(global, trust).await?,
+        };
         let none = || {
             let detail = "this location has no certificate yet; try again";
             Refusal(Problem::new(ProblemCode::Unavailable, detail))
@@ -98,14 +116,38 @@ impl Registry {
         let config = client_config(&trust.credentials().ok_or_else(none)?).map_err(|_| none())?;
         let client = Client::secured(Endpoint::Tls(access.address), config, Name::Registry);
         let client = client.with_token(access.token.as_str());
-        *named.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
+        named.lock().unwrap_or_else(PoisonError::into_inner).client = Some(client.clone());
         Ok(client)
     }
 
-    /// Has it named anew: it may have moved, or know its tokens no more.
+    /// Has it called anew: it may have moved, or know its tokens no more.
     fn forget(&self) {
         if let Self::Elsewhere { named, .. } = self {
-            named.lock().unwrap_or_else(PoisonError::into_inner).take();
+            named.lock().unwrap_or_else(PoisonError::into_inner).client = None;
+        }
+    }
+
+    /// Hears from the global plane where the registry is, and at once when that changes: one that was removed is not
+    /// called any more. While the global plane is away, what it said last holds. Never ends.
+    async fn follow(&self) {
+        let Self::Elsewhere { global, trust, named } = self else { return };
+        let path = format!("/link/locations/{}/registry/told", trust.location);
+        loop {
+            match global.watch::<RegistryTold>(&path).await {
+                Ok(mut news) => {
+                    while let Some(Ok(told)) = news.next().await {
+                        let mut named = named.lock().unwrap_or_else(PoisonError::into_inner);
+                        if named.told.as_ref() != Some(&told) {
+                            *named = Named { told: Some(told), client: None };
+                        }
+                    }
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(error, "it is not told where the registry is");
+                }
+            }
+            tokio::time::sleep(HEAR_AGAIN).await;
         }
     }
 
@@ -121,6 +163,12 @@ impl Registry {
         let answer = client.send(Method::GET, path, None::<&()>).await;
         answer.inspect_err(|_| self.forget()).map_err(failed)
     }
+}
+
+/// Asks the global plane where the registry is.
+async fn ask(global: &Followed, trust: &Trust) -> Result<RegistryAccess, Refusal> {
+    let path = format!("/link/locations/{}/registry", trust.location);
+    global.call(Method::GET, &path, None::<&()>).await.map_err(failed)
 }
 
 /// The registry, as nodes see it that do not reach it.
@@ -139,9 +187,12 @@ struct References {
 }
 
 impl Images {
-    /// Those of a registry.
-    pub fn new(registry: Registry, handle: Handle) -> Self {
-        Self { registry, handle, references: Mutex::default() }
+    /// Those of a registry; a task of `service` keeps in mind where that is.
+    pub fn of(registry: Registry, handle: Handle, service: &Service) -> Arc<Self> {
+        let images = Arc::new(Self { registry, handle, references: Mutex::default() });
+        let followed = Arc::clone(&images);
+        service.spawn_until_shutdown("registry", async move { followed.registry.follow().await });
+        images
     }
 
     /// A manifest that an assignment of the node needs.

@@ -11,16 +11,22 @@ use longshore_types::LocationName;
 /// The file of a location's authority in its data directory.
 pub(crate) const AUTHORITY_FILE: &str = "authority.json";
 
-/// Joins the global plane by a token: makes the key of an authority, has the root sign it, and keeps both in
+/// Joins the global plane as `location` by a token for that: makes the key of an authority, has the root sign it, and keeps both in
 /// `data_dir`.
 ///
 /// # Errors
 ///
 /// When the global plane cannot be reached or refuses, or the file cannot be written.
-pub async fn join(token: &JoinToken, data_dir: &Path) -> Result<(), JoinError> {
-    let location = token.location.clone();
-    longshore_link::join(token, Name::Global, &data_dir.join(AUTHORITY_FILE), |key| {
-        LocationJoinRequest { secret: token.secret.clone(), location, key }
+pub async fn join(
+    token: &JoinToken,
+    location: LocationName,
+    data_dir: &Path,
+) -> Result<(), JoinError> {
+    let server = (Name::Global, "/join");
+    longshore_link::join(token, server, &data_dir.join(AUTHORITY_FILE), |key| LocationJoinRequest {
+        secret: token.secret.clone(),
+        location,
+        key,
     })
     .await
 }

@@ -78,19 +78,27 @@ pub struct Options {
     pub own_node: Option<NodeName>,
     /// How nodes of other machines join, where they may.
     pub joining: Option<JoiningOptions>,
+    /// From where images are had, for nodes that do not reach the registry themselves.
+    pub images: ImageOrigin,
     /// The `host:port` at which its ingresses take requests from other locations, where they do.
     pub peers_advertised: Option<String>,
     /// Where its metrics are asked for, if anywhere.
     pub metrics: Option<Listener>,
 }
 
-/// How nodes of other machines join, and what they need.
+impl Options {
+    /// Whether it calls anyone on another machine, or is called from one, and so shows who it is.
+    fn has_outside(&self) -> bool {
+        let pulls = matches!(self.images, ImageOrigin::Elsewhere);
+        self.joining.is_some() || self.peers_advertised.is_some() || pulls
+    }
+}
+
+/// How nodes of other machines join.
 #[derive(Debug)]
 pub struct JoiningOptions {
     /// Where they call.
     pub joining: Joining,
-    /// From where images are had.
-    pub images: ImageOrigin,
     /// The `host:port` by which they reach an ingress of the location, to keep connections open to that; where it is
     /// absent, requests for those that cannot be dialled go through the location.
     pub ingress: Option<String>,
@@ -184,7 +192,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         Membership::Joined => Some(Joined::open(&options.name, &options.data_dir)?),
     };
     let (global, bare, gate) = links(joined.as_ref(), &options)?;
-    let is_elsewhere = joined.is_some();
+    let (is_elsewhere, has_outside) = (joined.is_some(), options.has_outside());
     let (name, kept) = (options.name.clone(), Arc::clone(&store) as Arc<dyn Store>);
     let counter = life::Counter { global: global.clone(), location: name.clone() };
     let begun = life::begin(&service, &kept, counter, options.own_node.as_ref()).await?;
@@ -208,7 +216,6 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         longshore_telemetry::metrics::serve(registry, listener, &service);
     }
     service.spawn("keeper", keeper.run());
-    let has_outside = options.joining.is_some() || options.peers_advertised.is_some();
     let place = uplink::Place {
         peers_advertised: options.peers_advertised,
         trust: Arc::clone(&trust),
@@ -221,10 +228,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     };
     speak_with_global(&service, &global, place, &handle, &secrets);
     let ingress = options.joining.as_ref().and_then(|options| options.ingress.clone());
-    let (joining, images) =
-        options.joining.map(|JoiningOptions { joining, images, .. }| (joining, images)).unzip();
-    let images = images.map(|origin| registry(origin, &global, &trust)).transpose()?;
-    let images = images.map(|registry| Images::new(registry, handle.clone()));
+    let joining = options.joining.map(|JoiningOptions { joining, .. }| joining);
+    let images = registry(options.images, &global, &trust)?;
+    let images = Images::of(images, handle.clone(), &service);
     let forget = Arc::clone(&trust).forget_removed(handle.cordons.clone());
     service.spawn_until_shutdown("removals", forget);
     let gates = Arc::new(Gates::new(Arc::clone(&trust), service.clone()));

@@ -40,8 +40,7 @@ pub struct Server {
     pub trust: Arc<Trust>,
     pub others: Arc<Others>,
     pub demand: Arc<Demand>,
-    /// Absent where no node of another machine may join.
-    pub images: Option<Images>,
+    pub images: Arc<Images>,
     pub gates: Arc<Gates>,
     /// Where nodes of other machines reach its ingresses.
     pub ingresses: Vec<String>,
@@ -181,17 +180,12 @@ async fn name_ingress(
     server.trust.name_ingress(&key).map(axum::Json)
 }
 
-fn images(server: &Server) -> Result<&Images, Refusal> {
-    let none = || Problem::new(ProblemCode::NotFound, "images are had from the registry here");
-    Ok(server.images.as_ref().ok_or_else(none)?)
-}
-
 async fn manifest(
     State(server): Shared,
     Path(node): Path<NodeName>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Refusal> {
-    images(&server)?.manifest(&node, &wanted, server.service.shutdown()).await
+    server.images.manifest(&node, &wanted, server.service.shutdown()).await
 }
 
 async fn blob(
@@ -199,7 +193,7 @@ async fn blob(
     Path(node): Path<NodeName>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Refusal> {
-    images(&server)?.blob(&node, &wanted, server.service.shutdown()).await
+    server.images.blob(&node, &wanted, server.service.shutdown()).await
 }
 
 async fn assignments(State(server): Shared, Path(node): Path<NodeName>) -> Response {

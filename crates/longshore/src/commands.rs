@@ -22,6 +22,7 @@ pub mod plan;
 pub mod port_forward;
 pub mod promote;
 pub mod ps;
+pub mod registry;
 pub mod releases;
 pub mod replay;
 pub mod rm;

@@ -16,7 +16,7 @@ use crate::state_file;
 pub struct Endpoints {
     /// The API, `http://host:port` or `https://host:port`; the registry is spoken to as this is.
     pub api: String,
-    /// The registry, `host:port`.
+    /// The platform's own registry, `host:port`; empty when that is one that joined.
     pub registry: String,
     /// The ingress, `host:port`.
     pub ingress: String,

@@ -45,8 +45,9 @@ pub use context::offer as offer_context;
 pub use doctor::{DoctorOptions, Findings, run as doctor};
 pub use home::is_mount_below;
 pub use member::{
-    LocationJoinOptions, LocationStartOptions, NodeJoinOptions, NodeStartOptions, join_location,
-    join_node, start_location, start_node,
+    LocationJoinOptions, LocationStartOptions, NodeJoinOptions, NodeStartOptions,
+    RegistryJoinOptions, RegistryStartOptions, join_location, join_node, join_registry,
+    start_location, start_node, start_registry,
 };
 pub use options::UpOptions;
 pub use plan::own_program;
@@ -108,12 +109,12 @@ async fn supervise(
     inheritance: Inheritance,
 ) -> Result<(), Failure> {
     let listening = public.listening()?;
-    let tls = UsersTls::prepare(&settings, &home)?;
+    let tls = UsersTls::prepare(&settings.tls, &settings.to_users(), &home)?;
     let endpoints = listening.endpoints(tls.as_ref(), &home.links_dir());
     let metrics = public.metrics_targets()?;
     let doing = format!("cannot use {}", home.run_dir().display());
     home.prepare_run_dir().or_fail(Kind::Other, doing)?;
-    let links = LinkSockets::bind(&home.links_dir())?;
+    let links = LinkSockets::bind(&settings, &home.links_dir())?;
     let reached = Reached { listening, endpoints: endpoints.clone(), tls: tls.clone() };
     let plans = plan::plan_roles(&settings, &home, &reached, (public, links));
     let variables = variables(&settings);
@@ -140,6 +141,7 @@ async fn announce(roles: &Roles, endpoints: &Endpoints, context_use: ContextUse)
         tracing::error!(%error, "cannot write where the platform is reached");
     }
     let Endpoints { api, registry, ingress, .. } = endpoints;
+    let registry = if registry.is_empty() { "on another machine" } else { registry };
     tracing::info!(
         "ready: API {api}, registry {registry}, ingress http://{ingress}, dashboard {api}/ui"
     );

@@ -30,14 +30,18 @@ const OPEN_AGAIN: Duration = Duration::from_secs(2);
 /// The gate's path of what an ingress may ask for.
 const CONNECT: &str = "/port-forward";
 
-/// Joins a location by a token: makes a key, has the location sign it, and keeps both in `file`.
+/// Joins `location` by a token for that: makes a key, has the location sign it, and keeps both in `file`.
 ///
 /// # Errors
 ///
 /// When the location cannot be reached or refuses, or the file cannot be written.
-pub async fn join(token: &JoinToken, node: NodeName, file: &Path) -> Result<(), JoinError> {
-    let location = Name::Location(token.location.clone());
-    longshore_link::join(token, location, file, |key| JoinRequest {
+pub async fn join(
+    token: &JoinToken,
+    (location, node): (LocationName, NodeName),
+    file: &Path,
+) -> Result<(), JoinError> {
+    let server = (Name::Location(location), "/join");
+    longshore_link::join(token, server, file, |key| JoinRequest {
         secret: token.secret.clone(),
         node,
         key,

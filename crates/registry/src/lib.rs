@@ -38,6 +38,6 @@ pub use objects::{
     S3Location, S3LocationError, S3Options, S3Region, S3RegionError,
 };
 pub use pins::PinTable;
-pub use registry::{OpenRegistryError, Registry, RegistryOptions};
+pub use registry::{OpenRegistryError, Pushes, Registry, RegistryOptions};
 pub use server::{Scheme, router};
 pub use storage::StorageError;

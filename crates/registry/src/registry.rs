@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use longshore_types::ByteCount;
 use longshore_types::garbage::Garbage;
 use tokio::sync::watch;
@@ -15,6 +16,7 @@ use crate::access::passing::PassingTokens;
 use crate::garbage::{self, Patience};
 use crate::objects::{Objects, S3Location};
 use crate::pins::{PinTable, Pins};
+use crate::refusal::{Code, Refusal};
 use crate::storage::{Storage, StorageError};
 use crate::uploads::Uploads;
 
@@ -41,6 +43,8 @@ pub struct RegistryOptions {
     /// Whether `pins` is what the one who pins says now; while it is not, nothing is removed but what
     /// users remove. Default: true.
     pub is_told: watch::Receiver<bool>,
+    /// When pushes and deletions are taken. Default: always.
+    pub pushes: Pushes,
     /// How long a blob or manifest is counted on that was pushed, mounted or asked for. Default: 1 h.
     pub push_lease: Duration,
     /// How long a manifest is kept that no tag and no release names. Default: 7 days.
@@ -64,6 +68,7 @@ impl RegistryOptions {
             authorizer,
             pins: watch::channel(Arc::default()).1,
             is_told: watch::channel(true).1,
+            pushes: Pushes::Always,
             push_lease: Duration::from_secs(3600),
             keep_untagged: Duration::from_secs(7 * 24 * 3600),
             body_stall: Duration::from_secs(30),
@@ -72,6 +77,19 @@ impl RegistryOptions {
             passing_lifetime: Duration::from_secs(300),
         }
     }
+}
+
+/// When a registry takes pushes and deletions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushes {
+    /// Always, by the rights that are known.
+    Always,
+    /// While it is certain that these are the rights of now: one who was let in before may be let out since, where
+    /// nobody says so.
+    WhileTold {
+        /// How long one waits for that: a control plane that is started again says it in a moment.
+        hold: Duration,
+    },
 }
 
 /// Why a registry cannot be opened.
@@ -109,6 +127,7 @@ pub struct Registry {
     pub(crate) passing: PassingTokens,
     pub(crate) pins: Pins,
     is_told: watch::Receiver<bool>,
+    pushes: Pushes,
     patience: Patience,
     /// One collection at a time.
     collecting: tokio::sync::Mutex<()>,
@@ -150,6 +169,7 @@ impl Registry {
             authorizer,
             pins,
             is_told,
+            pushes,
             push_lease,
             keep_untagged,
             body_stall,
@@ -172,6 +192,7 @@ impl Registry {
             passing,
             pins: Pins::new(pins),
             is_told,
+            pushes,
             patience: Patience { lease: push_lease, untagged: keep_untagged },
             collecting: tokio::sync::Mutex::default(),
             body_stall,
@@ -235,6 +256,22 @@ impl Registry {
         let (pins, patience) = (self.pins.table(), self.patience);
         let collect = move |storage: &Storage| garbage::collect(storage, &pins, patience, removes);
         self.blocking(collect).await.map(Some)
+    }
+
+    /// Refuses to change anything while it is not known who may.
+    pub(crate) async fn check_told(&self) -> Result<(), Refusal> {
+        let Pushes::WhileTold { hold } = self.pushes else { return Ok(()) };
+        let mut is_told = self.is_told.clone();
+        let told = tokio::time::timeout(hold, is_told.wait_for(|is_told| *is_told)).await;
+        match told {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => {
+                let message = "the control plane is away, so who may push or delete is not known; \
+                    pulls go on, and this can be tried again when it is back";
+                // Of an error of the server clients show nothing but its number, and try it again and again.
+                Err(Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message))
+            }
+        }
     }
 
     async fn sweep(&self) -> Result<(), StorageError> {

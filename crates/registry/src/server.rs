@@ -104,7 +104,11 @@ async fn answer(
         Route::Catalog => return Err(Refusal::method(&parts.method, "GET")),
         Route::In(repository, target) => (repository, target),
     };
-    access.check(&repository, target.action(&parts.method)?)?;
+    let action = target.action(&parts.method)?;
+    access.check(&repository, action)?;
+    if action != RegistryAction::Pull {
+        registry.check_told().await?;
+    }
     match target {
         Target::Tags => listings::tags(registry, repository, query(parts)?).await,
         Target::Referrers(subject) => {

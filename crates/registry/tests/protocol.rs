@@ -36,6 +36,8 @@ mod power_cut;
 mod referrers;
 #[path = "protocol/tokens.rs"]
 mod tokens;
+#[path = "protocol/untold.rs"]
+mod untold;
 #[path = "protocol/uploads.rs"]
 mod uploads;
 

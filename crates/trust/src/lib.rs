@@ -46,10 +46,10 @@ pub use public::{
 pub use seal::Seal;
 pub(crate) use tls::provider;
 pub use tls::{Peer, client_config, joining_config, server_config, server_name};
-pub use token::{JoinRole, JoinToken};
+pub use token::{JoinAs, JoinRole, JoinToken};
 pub use wire::{
     BeginRequest, Begun, CertificateRequest, JoinRequest, LocationJoinRequest, RedeemRequest,
-    RegistryAccess,
+    RegistryAccess, RegistryJoinRequest, RegistryPlace, RegistryTold,
 };
 
 /// A SHA-256 by which a certificate or a key is known; as text in hexadecimal digits.

@@ -231,8 +231,7 @@ fn files_are_their_owners_alone_and_say_the_same_again() {
 #[test]
 fn a_token_survives_being_copied_and_shows_itself_to_nobody() {
     let token = JoinToken {
-        role: JoinRole::Node,
-        location: location("ams"),
+        joins: JoinAs::Node(location("ams")),
         address: "203.0.113.1:4602".to_owned(),
         root: Fingerprint::of(b"root"),
         secret: "5ec2e7".to_owned().into(),
@@ -247,5 +246,36 @@ fn a_token_survives_being_copied_and_shows_itself_to_nobody() {
     }
     for bad in ["", "00", "AA", "4"] {
         serde_json::from_value::<PublicKey>(bad.into()).unwrap_err();
+    }
+}
+
+#[test]
+fn what_a_token_is_for_is_written_as_before_and_makes_sense() {
+    let token = |fields: serde_json::Value| {
+        let mut all = serde_json::json!({
+            "address": "203.0.113.1:4602", "root": "0".repeat(64), "secret": "5ec2e7",
+        });
+        all.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        (all.clone(), serde_json::from_value::<JoinToken>(all))
+    };
+    let ams = || location("ams");
+    for (fields, joins) in [
+        (serde_json::json!({"role": "node", "location": "ams"}), JoinAs::Node(ams())),
+        (serde_json::json!({"role": "location", "location": "ams"}), JoinAs::Location(ams())),
+        (serde_json::json!({"role": "registry"}), JoinAs::Registry),
+    ] {
+        let (written, read) = token(fields);
+        let read = read.unwrap();
+        assert_eq!(read.joins, joins);
+        assert_eq!(serde_json::to_value(&read).unwrap(), written);
+    }
+    for bad in [
+        serde_json::json!({"role": "node"}),
+        serde_json::json!({"role": "location"}),
+        serde_json::json!({"role": "registry", "location": "ams"}),
+        serde_json::json!({"role": "global"}),
+        serde_json::json!({"location": "ams"}),
+    ] {
+        token(bad).1.unwrap_err();
     }
 }

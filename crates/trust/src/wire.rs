@@ -30,6 +30,27 @@ pub struct LocationJoinRequest {
     pub key: PublicKey,
 }
 
+/// A registry asks to be let in.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct RegistryJoinRequest {
+    /// The secret of its token.
+    pub secret: Zeroizing<String>,
+    /// Its key.
+    pub key: PublicKey,
+}
+
+/// Where a registry that joined is, as it says itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryPlace {
+    /// `host:port` by which the control plane and locations call it, with certificates on both sides.
+    pub address: String,
+    /// `host:port` by which users call it, as it stands in names of images.
+    pub public: String,
+    /// Whether users speak to it by TLS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub public_secure: bool,
+}
+
 /// A location says with which store it begins.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BeginRequest {
@@ -49,8 +70,16 @@ pub struct Begun {
     pub node_keys: BTreeMap<NodeName, Fingerprint>,
 }
 
+/// From where a location has images from now on.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryTold {
+    /// Absent while there is no registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<RegistryAccess>,
+}
+
 /// From where a location has images, and by which token.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistryAccess {
     /// `host:port` of the registry.
     pub address: String,

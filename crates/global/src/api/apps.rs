@@ -80,7 +80,7 @@ pub async fn deploy(
 ) -> Result<Json<DeployResponse>, Refusal> {
     let key = app_key(&project, &app)?;
     let manifest = checked(&plane, &caller, &key, &request)?;
-    let image_digest = plane.images.resolve(&manifest.image).await?;
+    let image_digest = plane.resolve_image(&manifest.image).await?;
     for _ in 0..TRIES {
         let catalog = plane.catalog();
         let before = catalog.apps.get(&key);

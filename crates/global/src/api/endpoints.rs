@@ -5,9 +5,9 @@ use longshore_api::links::LogLine;
 use longshore_api::v1::{
     AppExplanation, AppLocationView, AppMoveView, AppView, CallerView, CordonRequest,
     DeployRequest, DeployResponse, EventView, Explanation, InstanceView, JoinTokenCreated,
-    JoinTokenRequest, LocationView, Move, PlanView, ProjectChange, ProjectView, ReleaseView,
-    RollbackRequest, ScaleRequest, SecretKeyView, SecretRequest, SecretView, TokenCreated,
-    TokenRequest, TokenView, UsageView,
+    JoinTokenRequest, LocationView, Move, PlanView, ProjectChange, ProjectView, RegistryView,
+    ReleaseView, RollbackRequest, ScaleRequest, SecretKeyView, SecretRequest, SecretView,
+    TokenCreated, TokenRequest, TokenView, UsageView,
 };
 use longshore_types::token::Role;
 use longshore_types::{AppName, Cordon, InstanceId, LocationName, Port, ProjectName, Timestamp};
@@ -15,8 +15,8 @@ use longshore_types::{AppName, Cordon, InstanceId, LocationName, Port, ProjectNa
 use super::Access::{Everywhere, InProject, SomeProject};
 use super::endpoint::{DELETE, Endpoint, GET, POST, PUT, endpoint};
 use super::{
-    Access, apps, archive, cordons, events, instances, join_tokens, locations, plan, releases,
-    secrets, store, tokens, usage, watch, whoami,
+    Access, apps, archive, cordons, events, instances, join_tokens, locations, plan, registry,
+    releases, secrets, store, tokens, usage, watch, whoami,
 };
 
 const READ: Access = InProject(Role::Read);
@@ -202,6 +202,9 @@ fn of_the_platform() -> Vec<Endpoint> {
         endpoint(GET, "/locations/{location}", SomeProject(Role::Read), locations::show)
             .about("showLocation", "One location and its nodes")
             .answers::<LocationView>(),
+        endpoint(GET, "/registry", SomeProject(Role::Read), registry::show)
+            .about("showRegistry", "Where the registry is, and whether it answers")
+            .answers::<RegistryView>(),
         endpoint(GET, "/whoami", SomeProject(Role::Read), whoami::show)
             .about("showCaller", "Whose token this is, and where it may look")
             .answers::<CallerView>(),
@@ -260,6 +263,8 @@ fn of_its_operators() -> Vec<Endpoint> {
             "removeLocation",
             "Forget a location that joined and is empty or silent, and refuse it from then on",
         ),
+        endpoint(DELETE, "/registry", Everywhere, registry::remove)
+            .about("removeRegistry", "Forget the registry that joined, and refuse it from then on"),
         endpoint(DELETE, "/locations/{location}/nodes/{node}", Everywhere, cordons::remove_node)
             .about(
                 "removeNode",

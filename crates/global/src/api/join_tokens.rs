@@ -9,14 +9,14 @@ use longshore_api::v1::{JoinTokenCreated, JoinTokenRequest, JoinTokenRole};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, now};
 use longshore_store::{MAX_OPERATIONS, Page, Transaction};
-use longshore_trust::{Fingerprint, JoinRole, JoinToken};
+use longshore_trust::{Fingerprint, JoinAs, JoinToken};
 use longshore_types::{Duration, LocationName};
 
 use super::access::Caller;
 use super::store_failed;
 use crate::events::with_event;
 use crate::records::{JOIN_TOKENS, JoinTokenRecord, Key, decode, encode};
-use crate::{Plane, tokens};
+use crate::{Plane, registry, tokens};
 
 /// How long one is good.
 const GOOD_FOR: Duration = Duration::from_secs(3600);
@@ -24,19 +24,17 @@ const GOOD_FOR: Duration = Duration::from_secs(3600);
 pub async fn create(
     State(plane): State<Arc<Plane>>,
     Extension(caller): Extension<Caller>,
-    Body(JoinTokenRequest { location, role, recover: recovers }): Body<JoinTokenRequest>,
+    Body(request): Body<JoinTokenRequest>,
 ) -> Result<(StatusCode, Json<JoinTokenCreated>), Refusal> {
-    let (role, address) = match (role, recovers) {
-        (JoinTokenRole::Node, true) => {
-            let detail = "recover is for role location: a node that lost what it knew joins anew";
-            return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
-        }
-        (JoinTokenRole::Node, false) => (JoinRole::Node, address_for_nodes(&plane, &location)?),
-        (JoinTokenRole::Location, true) => {
-            (JoinRole::Location, address_to_recover(&plane, &location)?)
-        }
-        (JoinTokenRole::Location, false) => {
-            (JoinRole::Location, address_for_new_locations(&plane, &location)?)
+    let recovers = request.recover;
+    let joins = joins_as(request)?;
+    let address = match &joins {
+        JoinAs::Node(location) => address_for_nodes(&plane, location)?,
+        JoinAs::Location(location) if recovers => address_to_recover(&plane, location)?,
+        JoinAs::Location(location) => address_for_new_locations(&plane, location)?,
+        JoinAs::Registry => {
+            registry::refuse_second(&plane)?;
+            address_for_locations(&plane)?
         }
     };
     let secret = tokens::random_text().map_err(|error| {
@@ -45,21 +43,39 @@ pub async fn create(
     })?;
     let root = Fingerprint::of(plane.root.certificate());
     let expires_at = now().plus(GOOD_FOR);
-    let record = JoinTokenRecord { role, location: location.clone(), expires_at, recovers };
+    let record = JoinTokenRecord { joins: joins.clone(), expires_at, recovers };
     let key = Key::JoinToken(Fingerprint::of(secret.as_bytes())).to_string();
     let change = forget_expired(&plane).await?.put(key, encode(&record));
-    let subject = match role {
-        JoinRole::Node => format!("for a node of {location}"),
-        JoinRole::Location if recovers => format!("to recover location {location}"),
-        JoinRole::Location => format!("for location {location}"),
-    };
+    let subject = if recovers { format!("to recover {joins}") } else { format!("for {joins}") };
     let change = with_event(change, &caller.who(), None, "join-token create", subject);
     let result = plane.store.commit(change).await.map_err(store_failed)?;
     plane.catalog.reached(result.revision).await;
-    let token = JoinToken { role, location, address, root, secret: secret.into(), recovers };
+    let token = JoinToken { joins, address, root, secret: secret.into(), recovers };
     let created =
         JoinTokenCreated { token: token.text().to_string(), expires_at: record.expires_at };
     Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// What is asked for, when it makes sense.
+fn joins_as(request: JoinTokenRequest) -> Result<JoinAs, Refusal> {
+    let JoinTokenRequest { location, role, recover } = request;
+    if recover && role != JoinTokenRole::Location {
+        let detail =
+            "recover is for role location: a node or a registry that lost what it knew joins anew";
+        return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
+    }
+    match (role, location) {
+        (JoinTokenRole::Node, Some(location)) => Ok(JoinAs::Node(location)),
+        (JoinTokenRole::Location, Some(location)) => Ok(JoinAs::Location(location)),
+        (JoinTokenRole::Registry, None) => Ok(JoinAs::Registry),
+        (JoinTokenRole::Registry, Some(location)) => {
+            let allowed = "nothing with role registry, which joins no location";
+            Err(Problem::invalid_value("location", location, allowed).into())
+        }
+        (JoinTokenRole::Node | JoinTokenRole::Location, None) => {
+            Err(Problem::invalid_value("location", "(none)", "the name of the location").into())
+        }
+    }
 }
 
 fn address_for_nodes(plane: &Plane, location: &LocationName) -> Result<String, Refusal> {
@@ -103,8 +119,8 @@ fn address_to_recover(plane: &Plane, location: &LocationName) -> Result<String, 
 
 fn address_for_locations(plane: &Plane) -> Result<String, Refusal> {
     let none = || {
-        let detail = "no location can join: the control plane does not listen for any; start it \
-                      with --locations-listen";
+        let detail = "no location or registry can join: the control plane does not listen for any; \
+                      start it with --locations-listen";
         Problem::new(ProblemCode::Conflict, detail)
     };
     Ok(plane.joining.as_ref().ok_or_else(none)?.advertised.clone())

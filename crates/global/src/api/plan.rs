@@ -27,7 +27,7 @@ pub async fn show(
 ) -> Result<Json<PlanView>, Refusal> {
     let key = app_key(&project, &app)?;
     let manifest = checked(&plane, &caller, &key, &request)?;
-    let digest = plane.images.resolve(&manifest.image).await?;
+    let digest = plane.resolve_image(&manifest.image).await?;
     let catalog = plane.catalog();
     let stored = catalog.apps.get(&key).map(|stored| &stored.record);
     if stored.is_some_and(|record| record.removing) {

@@ -53,7 +53,7 @@ pub async fn rollback(
         refuse_what_cannot_be(&plane, &key, &wanted.manifest)?;
         let pinned =
             ImageReference { digest: Some(wanted.image_digest), ..wanted.manifest.image.clone() };
-        plane.images.resolve(&pinned).await?;
+        plane.resolve_image(&pinned).await?;
         let count = before.record.count.min(wanted.manifest.max.unwrap_or(u32::MAX));
         let wanted = Wanted { release: wanted, count, by: &caller, way: Way::Rollback };
         if let Some(response) = put_release(&plane, &key, Some(before), wanted).await? {

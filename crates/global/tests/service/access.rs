@@ -46,6 +46,7 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("GET", "/events", SomeProject(Role::Read)),
     ("GET", "/locations", SomeProject(Role::Read)),
     ("GET", "/locations/{location}", SomeProject(Role::Read)),
+    ("GET", "/registry", SomeProject(Role::Read)),
     ("GET", "/whoami", SomeProject(Role::Read)),
     ("GET", "/store/backup", Everywhere),
     ("GET", "/tokens", SomeProject(Role::Admin)),
@@ -59,6 +60,7 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("DELETE", "/locations/{location}/nodes/{node}/cordon", Everywhere),
     ("GET", "/locations/{location}/nodes/{node}/drain", Everywhere),
     ("DELETE", "/locations/{location}", Everywhere),
+    ("DELETE", "/registry", Everywhere),
     ("DELETE", "/locations/{location}/nodes/{node}", Everywhere),
 ];
 

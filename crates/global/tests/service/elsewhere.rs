@@ -95,8 +95,11 @@ async fn a_location_that_joins_is_known_by_its_key_and_one_that_is_removed_is_no
     let plane = Plane::start(dir.path()).await;
     plane.send(&reached("ams")).await;
     let mut ams = Told::by(&plane, "ams").await;
-    let request =
-        JoinTokenRequest { location: name("sin"), role: JoinTokenRole::Location, recover: false };
+    let request = JoinTokenRequest {
+        location: Some(name("sin")),
+        role: JoinTokenRole::Location,
+        recover: false,
+    };
     let made: JoinTokenCreated =
         plane.user.call(Method::POST, "/v1/join-tokens", Some(&request)).await.unwrap();
     let token: JoinToken = made.token.parse().unwrap();

@@ -12,9 +12,9 @@ use longshore_api::v1::{
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{CallError, Client, Endpoint, now};
 use longshore_trust::{
-    CertificateRequest, Credentials, Fingerprint, Identity, JoinRole, JoinToken, LocationAuthority,
-    LocationJoinRequest, Name, NewKey, RedeemRequest, RegistryAccess, RootAuthority, Signed,
-    client_config, joining_config,
+    CertificateRequest, Credentials, Fingerprint, Identity, JoinAs, JoinRole, JoinToken,
+    LocationAuthority, LocationJoinRequest, Name, NewKey, RedeemRequest, RegistryAccess,
+    RootAuthority, Signed, client_config, joining_config,
 };
 use longshore_types::token::{RegistryAction, Rights};
 use longshore_types::{Generation, LocationName};
@@ -32,11 +32,11 @@ impl Plane {
         location: &str,
     ) -> Result<JoinTokenCreated, CallError> {
         let location = location.parse().unwrap();
-        let request = JoinTokenRequest { location, role, recover: false };
+        let request = JoinTokenRequest { location: Some(location), role, recover: false };
         self.user.call(Method::POST, "/v1/join-tokens", Some(&request)).await
     }
 
-    fn at(&self, config: Arc<rustls::ClientConfig>) -> Client {
+    pub fn at(&self, config: Arc<rustls::ClientConfig>) -> Client {
         Client::secured(Endpoint::Tls(self.locations.clone()), config, Name::Global)
     }
 
@@ -96,7 +96,8 @@ async fn a_join_token_is_for_one_location_and_good_once() {
     let made = plane.join_token("ams").await.unwrap();
     assert!(made.expires_at > now());
     let token: JoinToken = made.token.parse().unwrap();
-    assert_eq!((token.location.as_str(), &*token.address), ("ams", "203.0.113.1:4602"));
+    assert_eq!(token.joins, JoinAs::Node("ams".parse().unwrap()));
+    assert_eq!(&*token.address, "203.0.113.1:4602");
     assert_eq!(refused(plane.redeem("sin", &token).await).code, ProblemCode::Forbidden);
     plane.redeem("ams", &token).await.unwrap();
     assert_eq!(refused(plane.redeem("ams", &token).await).code, ProblemCode::Forbidden);

@@ -94,7 +94,8 @@ async fn recover_token(
     role: JoinTokenRole,
     location: &str,
 ) -> Result<JoinTokenCreated, CallError> {
-    let request = JoinTokenRequest { location: location.parse().unwrap(), role, recover: true };
+    let location = Some(location.parse().unwrap());
+    let request = JoinTokenRequest { location, role, recover: true };
     plane.user.call(Method::POST, "/v1/join-tokens", Some(&request)).await
 }
 

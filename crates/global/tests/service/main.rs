@@ -18,6 +18,7 @@ mod overview;
 mod placement;
 mod plane;
 mod priorities;
+mod registry;
 mod restored;
 mod rollouts;
 mod secrets;

@@ -15,7 +15,7 @@ use longshore_api::links::{
 use longshore_api::v1::{
     AppView, DeployRequest, DeployResponse, PlanView, ReleaseView, RollbackRequest,
 };
-use longshore_global::{JoiningOptions, Listeners, Options, StoreChoice};
+use longshore_global::{JoiningOptions, Listeners, Options, RegistryChoice, StoreChoice};
 use longshore_link::{CallError, Client, Endpoint, LineStream, Listener, now};
 use longshore_types::{
     ByteCount, Capacity, Epoch, Generation, InstanceId, InstancePhase, MilliCpu, ReleaseNumber,
@@ -49,11 +49,31 @@ impl Plane {
         Self::start_on(dir, StoreChoice::Embedded, api_rate)
     }
 
+    /// The same with a registry that joins.
+    pub async fn start_for_registry(dir: &Path) -> Self {
+        Self::start_as(dir, RegistryChoice::Joined, StoreChoice::Embedded, 1000.try_into().unwrap())
+    }
+
     /// The same with its state in a certain store. It may have to wait until it leads.
     pub fn start_on(dir: &Path, store: StoreChoice, api_rate: NonZeroU32) -> Self {
+        let public = "127.0.0.1:4601".parse().unwrap();
+        let nowhere = Endpoint::Unix(dir.join("nowhere"));
+        let registry = RegistryChoice::At { endpoint: nowhere, public };
+        Self::start_as(dir, registry, store, api_rate)
+    }
+
+    fn start_as(
+        dir: &Path,
+        mut choice: RegistryChoice,
+        store: StoreChoice,
+        api_rate: NonZeroU32,
+    ) -> Self {
         let tcp = || Listener::bind("test", &Endpoint::Tcp("127.0.0.1:0".into())).unwrap();
         let (registry, api) = (tcp(), tcp());
-        let registry_at = registry.endpoint().unwrap();
+        let joins = choice == RegistryChoice::Joined;
+        if let RegistryChoice::At { endpoint, .. } = &mut choice {
+            *endpoint = registry.endpoint().unwrap();
+        }
         let image = |digest| get(move || async move { [("docker-content-digest", digest)] });
         let known = Router::new()
             .route("/v2/default/web/manifests/1", image(DIGEST))
@@ -77,8 +97,7 @@ impl Plane {
             api_advertise: api.endpoint().unwrap(),
             api_ca: None,
             link_advertise: link.clone(),
-            registry: registry_at,
-            registry_public: "127.0.0.1:4601".parse().unwrap(),
+            registry: choice,
             ingress_public: "127.0.0.1:8080".to_owned(),
             domain: "localhost".to_owned(),
             admin_token_file: dir.join("admin"),
@@ -87,7 +106,7 @@ impl Plane {
             root_file: dir.join("root.json"),
             joining: Some(JoiningOptions {
                 advertised: address.clone(),
-                registry_advertised: "203.0.113.1:4605".to_owned(),
+                registry_advertised: (!joins).then(|| "203.0.113.1:4605".to_owned()),
             }),
             api_rate,
             rebalance_after: longshore_types::Duration::from_millis(1),

@@ -15,7 +15,7 @@ use longshore_trust::{CertificateRequest, RootAuthority};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{World, until};
+use crate::{Outside, World, until};
 
 fn app(name: &str) -> AppRef {
     AppRef { project: Default::default(), app: name.parse().unwrap() }
@@ -51,7 +51,8 @@ async fn ingresses_are_told_what_others_serve_also_after_a_start_without_the_glo
         .route("/link/locations/ams/elsewhere", lines)
         .route("/link/locations/ams/authority", authority);
     let at = Some("203.0.113.7:4606".to_owned());
-    let mut world = World::start_as(dir.path(), (None, at.clone()), global).await;
+    let outside = Outside { peers_advertised: at.clone(), ..Outside::default() };
+    let mut world = World::start_as(dir.path(), outside, global).await;
     let mut known = Elsewhere::default();
     let mut said = world.watch::<ElsewhereChange>("/link/elsewhere").await;
     let first = until(&mut said, |change| !change.apps.is_empty()).await;

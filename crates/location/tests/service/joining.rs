@@ -15,7 +15,7 @@ use longshore_api::links::{
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, CallError, Client, Endpoint, Listener, Refusal, Service, Upgrade, now};
-use longshore_location::{ImageOrigin, Joining, JoiningOptions};
+use longshore_location::{Joining, JoiningOptions};
 use longshore_trust::{
     CertificateRequest, Credentials, Fingerprint, Identity, JoinRequest, LocationAuthority, Name,
     NewKey, RedeemRequest, RootAuthority, Signed, client_config, joining_config,
@@ -42,7 +42,7 @@ pub struct Scene {
 pub const SECRET: &str = "good once";
 
 /// What the registry has: a manifest with one layer, and another image.
-fn registry(layer: &'static [u8]) -> (Router, Digest, Digest) {
+pub fn registry(layer: &'static [u8]) -> (Router, Digest, Digest) {
     let digest = |bytes: &[u8]| Digest::from_sha256(sha2::Sha256::digest(bytes).into());
     let of_layer = digest(layer);
     let manifest = json!({"layers": [{"digest": of_layer.to_string()}]}).to_string();
@@ -66,7 +66,7 @@ fn registry(layer: &'static [u8]) -> (Router, Digest, Digest) {
 }
 
 /// The part of the global plane that lets machines join.
-fn global(root: &Arc<RootAuthority>) -> Router {
+pub fn global(root: &Arc<RootAuthority>) -> Router {
     let root = Arc::clone(root);
     let authority = post(move |Body(CertificateRequest { key }): Body<_>| async move {
         axum::Json(root.sign_location(&"ams".parse().unwrap(), &key, now()).unwrap())
@@ -87,7 +87,6 @@ impl Scene {
     pub async fn start(registry: Router) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = Arc::new(RootAuthority::open(&dir.path().join("root.json"), now()).unwrap());
-        std::fs::write(dir.path().join("token"), "lsh_token").unwrap();
         let shutdown = CancellationToken::new();
         let registry_at = Endpoint::Unix(dir.path().join("registry.sock"));
         let listener = Listener::bind("registry", &registry_at).unwrap();
@@ -118,10 +117,6 @@ impl Scene {
         let address = listener.endpoint().unwrap().authority().to_owned();
         let joining = JoiningOptions {
             joining: Joining { listener, advertised: address.clone() },
-            images: ImageOrigin::Registry {
-                registry: Endpoint::Unix(dir.join("registry.sock")),
-                token_file: dir.join("token"),
-            },
             ingress: Some("192.0.2.9:4606".to_owned()),
         };
         (World::start_with(dir, Some(joining), global(root)).await, address)

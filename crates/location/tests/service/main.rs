@@ -6,6 +6,7 @@
 mod elsewhere;
 mod joining;
 mod lives;
+mod registry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -24,7 +25,7 @@ use longshore_api::links::{
 use longshore_link::{
     Body, CallError, Client, Endpoint, LineStream, Listener, Refusal, json_lines, watch_lines,
 };
-use longshore_location::{JoiningOptions, LocationError, Membership, Options};
+use longshore_location::{ImageOrigin, JoiningOptions, LocationError, Membership, Options};
 use longshore_planning::replay::Outcome;
 use longshore_types::{
     ByteCount, Capacity, Cordon, Decision, Digest, Epoch, Generation, InstancePhase, Manifest,
@@ -45,6 +46,16 @@ struct World {
     done: JoinHandle<Result<(), LocationError>>,
 }
 
+/// What a location has to do with other machines.
+#[derive(Default)]
+struct Outside {
+    joining: Option<JoiningOptions>,
+    /// Where ingresses of other locations pass requests on.
+    peers_advertised: Option<String>,
+    /// The registry of this machine when absent.
+    images: Option<ImageOrigin>,
+}
+
 impl World {
     async fn start(dir: &Path) -> Self {
         Self::start_with(dir, None, Router::new()).await
@@ -52,15 +63,20 @@ impl World {
 
     /// The same where nodes may join, with more that the global plane answers.
     async fn start_with(dir: &Path, joining: Option<JoiningOptions>, more: Router) -> Self {
-        Self::start_as(dir, (joining, None), more).await
+        Self::start_as(dir, Outside { joining, ..Outside::default() }, more).await
     }
 
-    /// The same where ingresses take requests from other locations.
+    /// The same with what else it has to do with other machines.
     async fn start_as(
         dir: &Path,
-        (joining, peers_advertised): (Option<JoiningOptions>, Option<String>),
+        Outside { joining, peers_advertised, images }: Outside,
         more: Router,
     ) -> Self {
+        std::fs::write(dir.join("token"), "lsh_token").unwrap();
+        let images = images.unwrap_or_else(|| ImageOrigin::Registry {
+            registry: Endpoint::Unix(dir.join("registry.sock")),
+            token_file: dir.join("token"),
+        });
         let shutdown = CancellationToken::new();
         let (allot, allotted) = watch::channel(Arc::new(AllotmentSet::default()));
         let (report, reports) = watch::channel(None);
@@ -92,6 +108,7 @@ impl World {
             membership: Membership::Local,
             own_node: Some("n1".parse().unwrap()),
             joining,
+            images,
             peers_advertised,
             metrics: None,
         };

@@ -4,8 +4,8 @@
 //! shape is not stated.
 
 use longshore_api::v1::{
-    AppView, EventView, InstanceView, JoinTokenCreated, LocationView, PlanView, ReleaseView,
-    SecretKeyView, SecretView, TokenCreated, TokenView,
+    AppView, EventView, InstanceView, JoinTokenCreated, LocationView, PlanView, RegistryView,
+    ReleaseView, SecretKeyView, SecretView, TokenCreated, TokenView,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -58,7 +58,9 @@ stated! {
     Vec<InstanceView>: "ps";
     Vec<ReleaseView>: "releases";
     stop::Stopped: "stop";
-    Removed: "rm", "image rm", "secret rm", "token rm", "locations rm", "nodes rm";
+    Removed: "rm", "image rm", "secret rm", "token rm", "locations rm", "nodes rm",
+        "registry rm";
+    RegistryView: "registry show";
     Vec<explain::Explained>: "explain";
     logs::Entry: "logs";
     Vec<top::Row>: "top";

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use longshore_global::{JoiningOptions, PublicRegistry, StoreChoice};
+use longshore_global::{JoiningOptions, PublicRegistry, RegistryChoice, StoreChoice};
 use longshore_link::{Endpoint, Listener};
 use longshore_types::{Duration, HostName};
 
@@ -46,10 +47,11 @@ pub struct Options {
     /// Where locations and registries that called another one reach this one [default: where it listens]
     #[arg(long, value_name = "ENDPOINT")]
     link_advertise: Option<Endpoint>,
-    /// Where the registry is
+    /// Where the registry is, or joined for one that joins from another machine
     #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:4601")]
-    registry: Endpoint,
-    /// The registry as users name it, with https:// before that when it is spoken to by TLS
+    registry: RegistryAt,
+    /// Such a one as users name it, with https:// before that when it is spoken to by TLS; one that joined says
+    /// this itself
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:4601")]
     registry_public: PublicRegistry,
     /// The ingress as users reach it
@@ -71,13 +73,13 @@ pub struct Options {
     /// The file with the root of all certificates; made when it is missing. Whoever has it can be anyone
     #[arg(long, value_name = "FILE")]
     root_file: PathBuf,
-    /// Where locations of other machines join and call, as https://HOST:PORT [default: nowhere]
-    #[arg(long, value_name = "ENDPOINT", requires_all = ["locations_advertise", "registry_locations"])]
+    /// Where locations of other machines, and the registry of one, join and call, as https://HOST:PORT [default: nowhere]
+    #[arg(long, value_name = "ENDPOINT", requires = "locations_advertise")]
     locations_listen: Option<Endpoint>,
     /// The host and port by which they reach that
     #[arg(long, value_name = "HOST:PORT")]
     locations_advertise: Option<String>,
-    /// The host and port by which they reach the registry
+    /// The host and port by which they reach the registry, unless that joins
     #[arg(long, value_name = "HOST:PORT")]
     registry_locations: Option<String>,
     /// How many requests to the API each token may send in a second; five times as many at once
@@ -91,8 +93,62 @@ pub struct Options {
     metrics: MetricsOptions,
 }
 
+/// Where the registry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum RegistryAt {
+    Endpoint(Endpoint),
+    Joined,
+}
+
+impl FromStr for RegistryAt {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "joined" => Ok(Self::Joined),
+            _ => {
+                text.parse().map(Self::Endpoint).map_err(|why: String| format!("{why}, or joined"))
+            }
+        }
+    }
+}
+
+impl Options {
+    /// The registry, and how locations of other machines reach what they need, where they may join.
+    fn registry(&self) -> Result<(RegistryChoice, Option<JoiningOptions>), Failure> {
+        let refuse = |message: &str, hint: &str| Err(Failure::new(Kind::Usage, message).hint(hint));
+        let registry = match &self.registry {
+            RegistryAt::Joined if self.locations_listen.is_none() => {
+                return refuse(
+                    "--registry joined is not allowed without --locations-listen",
+                    "that is where it joins: https://HOST:PORT",
+                );
+            }
+            RegistryAt::Joined => RegistryChoice::Joined,
+            RegistryAt::Endpoint(endpoint) => RegistryChoice::At {
+                endpoint: endpoint.clone(),
+                public: self.registry_public.clone(),
+            },
+        };
+        let registry_advertised = self.registry_locations.clone();
+        let is_joined = registry == RegistryChoice::Joined;
+        if self.locations_listen.is_some() && registry_advertised.is_some() == is_joined {
+            return refuse(
+                "--locations-listen goes with one of --registry-locations and --registry joined",
+                "locations have images from the registry: say where they reach it, or have it join",
+            );
+        }
+        let advertised =
+            self.locations_advertise.clone().filter(|_| self.locations_listen.is_some());
+        let joining =
+            advertised.map(|advertised| JoiningOptions { advertised, registry_advertised });
+        Ok((registry, joining))
+    }
+}
+
 /// Runs the role.
 pub fn run(options: Options) -> Result<(), Failure> {
+    let (registry, joining) = options.registry()?;
     let api_tls = options.tls.open()?;
     let api = users_listener(("api", "--api-listen"), &options.api_listen, api_tls.as_ref())?;
     let api_here = options.api_here.as_ref();
@@ -108,12 +164,6 @@ pub fn run(options: Options) -> Result<(), Failure> {
     let api_advertise = advertised("api", options.api_advertise, &api)?;
     let link_advertise = advertised("link", options.link_advertise, &link)?;
     let locations = super::locations_listener(options.locations_listen.as_ref())?;
-    let places = options.locations_advertise.clone().zip(options.registry_locations.clone());
-    let places = places.filter(|_| locations.is_some());
-    let joining = places.map(|(advertised, registry_advertised)| JoiningOptions {
-        advertised,
-        registry_advertised,
-    });
     let listeners =
         longshore_global::Listeners { api, api_tls, api_here, link, locations, metrics };
     let store_tls = options.store_tls.load(options.store.etcd())?;
@@ -126,8 +176,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
             api_advertise,
             api_ca: options.api_ca,
             link_advertise,
-            registry: options.registry,
-            registry_public: options.registry_public,
+            registry,
             ingress_public: options.ingress_public,
             domain: options.domain.to_string(),
             admin_token_file: options.admin_token_file,

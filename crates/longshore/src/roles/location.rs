@@ -95,6 +95,7 @@ fn run_scheduler(options: SchedulerOptions) -> Result<(), Failure> {
     let link = listener("link", &options.listen)?;
     let metrics = options.metrics.listener()?;
     let joining = joining(&options)?;
+    let images = images(&options);
     let dir = options.data_dir.clone();
     super::run("location", &dir, Threads::Few, |shutdown| {
         let options = longshore_location::Options {
@@ -107,6 +108,7 @@ fn run_scheduler(options: SchedulerOptions) -> Result<(), Failure> {
             membership,
             own_node: options.own_node,
             joining,
+            images,
             peers_advertised: options.peers_advertise,
             metrics,
         };
@@ -126,12 +128,16 @@ fn joining(options: &SchedulerOptions) -> Result<Option<JoiningOptions>, Failure
     }
     let listener = listener("nodes", listen)?;
     let joining = Joining { listener, advertised: advertised.clone() };
-    let images = match (&options.registry, &options.registry_token_file) {
+    let ingress = options.ingress_advertise.clone().or_else(|| options.peers_advertise.clone());
+    Ok(Some(JoiningOptions { joining, ingress }))
+}
+
+/// From where nodes have images that do not reach the registry themselves.
+fn images(options: &SchedulerOptions) -> ImageOrigin {
+    match (&options.registry, &options.registry_token_file) {
         (Some(registry), Some(token_file)) => {
             ImageOrigin::Registry { registry: registry.clone(), token_file: token_file.clone() }
         }
         _ => ImageOrigin::Elsewhere,
-    };
-    let ingress = options.ingress_advertise.clone().or_else(|| options.peers_advertise.clone());
-    Ok(Some(JoiningOptions { joining, images, ingress }))
+    }
 }

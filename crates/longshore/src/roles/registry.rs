@@ -1,31 +1,59 @@
 //! `longshore registry`
 
 mod elsewhere;
+mod joined;
 mod objects;
 mod table;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use longshore_link::{Endpoint, Endpoints, Followed, Listener, PublicTls, Service, ServiceError};
-use longshore_registry::{
-    ConnectS3Error, OpenRegistryError, Registry, RegistryOptions, S3Options, Scheme,
+use longshore_global::PublicRegistry;
+use longshore_link::{
+    Endpoint, Endpoints, Followed, JoinError, Listener, PublicTls, Service, ServiceError,
 };
+use longshore_registry::{
+    ConnectS3Error, OpenRegistryError, Pushes, Registry, RegistryOptions, S3Options, Scheme,
+};
+use longshore_trust::RegistryPlace;
 use longshore_types::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{MetricsOptions, Threads, TlsOptions, here, users_listener};
+use crate::commands::{self, run_client};
 use crate::failure::Failure;
+use crate::supervisor;
+use joined::Joined;
+pub use joined::join;
 use objects::ObjectOptions;
 pub use objects::ObjectSettings;
 use table::{FollowTableError, FollowedTable};
 
-/// Run the registry of images alone
-///
-/// `up` starts it with the other roles; this is for running the roles apart. It keeps the tokens
-/// that it last knew, so it serves on while the global control plane is away.
+/// How long a push waits for a control plane that is away.
+const HOLD: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Join as the registry, start what joined, run it alone, or look after it
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum Verb {
+    Join(Box<supervisor::RegistryJoinOptions>),
+    Start(Box<supervisor::RegistryStartOptions>),
+    Run(Box<RunOptions>),
+    Show(commands::registry::ShowOptions),
+    Rm(commands::registry::RemoveOptions),
+}
+
+/// Run the registry of images alone
+///
+/// `up`, `registry join` and `registry start` start it; this is for running the roles apart. It keeps the tokens
+/// that it last knew, so it serves on while the global control plane is away.
+#[derive(Debug, Clone, clap::Args)]
+struct RunOptions {
     /// The directory of its images
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
@@ -46,6 +74,15 @@ pub struct Options {
     /// Where locations of other machines have images, as https://HOST:PORT [default: nowhere]
     #[arg(long, value_name = "ENDPOINT")]
     locations_listen: Option<Endpoint>,
+    /// The file with the key and the certificate of a registry that joined from another machine
+    #[arg(long, value_name = "FILE", requires_all = ["locations_listen", "locations_advertise", "public"])]
+    identity_file: Option<PathBuf>,
+    /// The host and port by which the control plane and locations reach such a one
+    #[arg(long, value_name = "HOST:PORT", requires = "identity_file")]
+    locations_advertise: Option<String>,
+    /// Such a one as users name it, with https:// before that when it is spoken to by TLS
+    #[arg(long, value_name = "HOST:PORT", requires = "identity_file")]
+    public: Option<PublicRegistry>,
     /// How long a manifest is kept that no tag and no release names
     #[arg(long, value_name = "DURATION", default_value = "7d")]
     keep_untagged: Duration,
@@ -53,8 +90,18 @@ pub struct Options {
     metrics: MetricsOptions,
 }
 
-/// Runs the role.
+/// Joins, runs the role, or looks after it.
 pub fn run(options: Options) -> Result<(), Failure> {
+    match options.verb {
+        Verb::Join(options) => supervisor::join_registry(*options),
+        Verb::Start(options) => supervisor::start_registry(*options),
+        Verb::Run(options) => run_alone(*options),
+        Verb::Show(options) => run_client(commands::registry::show(options)),
+        Verb::Rm(options) => run_client(commands::registry::remove(options)),
+    }
+}
+
+fn run_alone(options: RunOptions) -> Result<(), Failure> {
     let objects = options.objects.clone().read()?;
     let tls = options.tls.open()?;
     let users = users_listener(("registry", "--listen"), &options.listen, tls.as_ref())?;
@@ -76,7 +123,7 @@ struct Listeners {
     tls: Option<PublicTls>,
     /// By other roles of this machine.
     here: Option<Listener>,
-    /// By locations of other machines.
+    /// By locations of other machines, and by the control plane of another.
     locations: Option<Listener>,
     metrics: Option<Listener>,
 }
@@ -84,6 +131,8 @@ struct Listeners {
 /// Why the registry ended.
 #[derive(Debug, thiserror::Error)]
 enum RegistryRoleError {
+    #[error("cannot speak as the registry")]
+    Joined(#[from] JoinError),
     #[error(transparent)]
     Objects(#[from] ConnectS3Error),
     #[error(transparent)]
@@ -94,12 +143,31 @@ enum RegistryRoleError {
     Service(#[from] ServiceError),
 }
 
+impl RunOptions {
+    /// What it has by having joined, if it has, and where it then is.
+    fn joined(&self) -> Result<Option<(Joined, RegistryPlace)>, JoinError> {
+        let Self { identity_file, locations_advertise, public, .. } = self;
+        let (Some(file), Some(address), Some(public)) =
+            (identity_file, locations_advertise, public)
+        else {
+            return Ok(None);
+        };
+        let place = RegistryPlace {
+            address: address.clone(),
+            public: public.authority.clone(),
+            public_secure: public.is_secure,
+        };
+        Ok(Some((Joined::open(file.clone(), self.global.clone())?, place)))
+    }
+}
+
 async fn serve(
-    options: Options,
+    options: RunOptions,
     objects: Option<S3Options>,
     listeners: Listeners,
     shutdown: CancellationToken,
 ) -> Result<(), RegistryRoleError> {
+    let joined = options.joined()?.map(|(joined, place)| (Arc::new(joined), place));
     let table = FollowedTable::open(options.data_dir.join("tokens.json"))?;
     let authorizer = Arc::new(table.tokens());
     let images = options.data_dir.join("images");
@@ -108,13 +176,20 @@ async fn serve(
         objects,
         pins: table.pins(),
         is_told: table.is_told(),
+        pushes: match joined {
+            Some(_) => Pushes::WhileTold { hold: HOLD },
+            None => Pushes::Always,
+        },
         keep_untagged: options.keep_untagged.0,
         ..RegistryOptions::new(images, authorizer)
     };
     let registry = Arc::new(Registry::open(registry)?);
 
     let service = Service::new(shutdown);
-    let global = Followed::new(options.global);
+    let global = match &joined {
+        Some((joined, _)) => joined.global(),
+        None => Followed::new(options.global),
+    };
     service.spawn_until_shutdown("table", table.follow(global.clone()));
     let maintained = Arc::clone(&registry);
     service.spawn_until_shutdown("maintenance", async move { maintained.maintain().await });
@@ -126,10 +201,20 @@ async fn serve(
     }
     let scheme = if listeners.users.is_secure() { Scheme::Https } else { Scheme::Http };
     let router = metrics.measure(longshore_registry::router(registry, scheme));
-    if let Some(locations) = listeners.locations {
-        let file = options.data_dir.join("identity.json");
-        let served = elsewhere::serve(locations, router.clone(), global, file, service.clone());
-        service.spawn_until_shutdown("certificate", served);
+    match (listeners.locations, joined) {
+        (Some(locations), Some((joined, place))) => {
+            let credentials = joined.credentials();
+            let served = locations.serve_with(credentials, router.clone(), service.shutdown());
+            service.spawn("locations", served);
+            service.spawn_until_shutdown("certificate", Arc::clone(&joined).keep());
+            service.spawn_until_shutdown("place", joined.tell_place(place));
+        }
+        (Some(locations), None) => {
+            let file = options.data_dir.join("identity.json");
+            let served = elsewhere::serve(locations, router.clone(), global, file, service.clone());
+            service.spawn_until_shutdown("certificate", served);
+        }
+        (None, _) => {}
     }
     if let Some(here) = listeners.here {
         service.spawn("here", here.serve(router.clone(), service.shutdown()));

@@ -29,6 +29,8 @@ pub enum Contents {
     Node,
     /// A location that joined.
     Location,
+    /// A registry that joined.
+    Registry,
 }
 
 impl Contents {
@@ -37,6 +39,15 @@ impl Contents {
             Self::Platform => &["global", "location", "node", "registry", "ingress", "secrets"],
             Self::Node => &["node", "secrets"],
             Self::Location => &["location", "node", "ingress", "secrets"],
+            Self::Registry => &["registry", "secrets"],
+        }
+    }
+
+    /// The part that holds after what all is named on the machine.
+    fn marked(self) -> &'static str {
+        match self {
+            Self::Platform | Self::Node | Self::Location => "node",
+            Self::Registry => "registry",
         }
     }
 
@@ -46,6 +57,7 @@ impl Contents {
             ("global", "a whole platform", Self::Platform),
             ("location", "a location", Self::Location),
             ("node", "a node", Self::Node),
+            ("registry", "a registry", Self::Registry),
         ];
         let is = others.into_iter().find(|(part, ..)| data_dir.join(part).exists());
         is.filter(|(_, _, contents)| *contents != self).map(|(_, what, _)| what)
@@ -76,7 +88,8 @@ impl Home {
             let dir = data_dir.join(part);
             private_dir(&dir).or_fail(Kind::Other, doing(&dir))?;
         }
-        let agent = agent_id(data_dir).or_fail(Kind::Other, doing(data_dir))?;
+        let agent =
+            agent_id(&data_dir.join(contents.marked())).or_fail(Kind::Other, doing(data_dir))?;
         let run_dir = run_root.join(agent.to_string());
         if run_dir.as_os_str().len() > LONGEST_RUN_DIR {
             let message = format!("the path {} is too long for sockets", run_dir.display());
@@ -167,7 +180,7 @@ impl Home {
         self.data_dir.join("tls-ca.pem")
     }
 
-    /// The key and certificate of a node that joined.
+    /// The key and certificate of a node or a registry that joined.
     pub fn identity_file(&self) -> PathBuf {
         self.data_dir.join("secrets/identity.json")
     }
@@ -283,9 +296,9 @@ fn open_lock(path: &Path) -> io::Result<File> {
 }
 
 /// The id of the platform's agent on this machine, made once.
-fn agent_id(data_dir: &Path) -> io::Result<AgentId> {
+fn agent_id(dir: &Path) -> io::Result<AgentId> {
     let make = || Ok(state_file::hex(&state_file::random::<3>()?));
-    let text = state_file::ensure(&data_dir.join("node/agent-id"), make)?;
+    let text = state_file::ensure(&dir.join("agent-id"), make)?;
     text.parse()
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("agent-id: {error}")))
 }

@@ -1,16 +1,17 @@
-//! This machine as a part of a world whose control plane is elsewhere: `longshore node join` and `longshore
-//! location join` let it in, `start` runs it from then on. What is supervised is as with `up`, with fewer
+//! This machine as a part of a world whose control plane is elsewhere: `longshore node join`, `longshore location
+//! join` and `longshore registry join` let it in, `start` runs it from then on. What is supervised is as with `up`, with fewer
 //! roles.
 
 mod location;
 mod node;
+mod registry;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use longshore_link::{CallError, Endpoint, JoinError, chain};
-use longshore_trust::{Identity, JoinRole, JoinToken};
+use longshore_trust::{Identity, JoinAs, JoinToken};
 use longshore_types::{DeclaredGpus, IpNet, NodeName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,9 +19,9 @@ use serde::de::DeserializeOwned;
 use super::child::RolePlan;
 use super::home::{Contents, Home};
 use super::plan::Flags;
-use super::preflight::Facts;
 use super::settings::node_name;
-use super::{Roles, refusal};
+use super::tls::{UsersTls, keep_made};
+use super::{Roles, check_machine};
 use crate::connection::DEFAULT_DATA_DIR;
 use crate::failure::{Failure, Kind, OrFail};
 use crate::inheritance::Inheritance;
@@ -31,20 +32,35 @@ pub use location::{LocationJoinOptions, LocationStartOptions};
 pub use location::{join as join_location, start as start_location};
 pub use node::{NodeJoinOptions, NodeStartOptions};
 pub use node::{join as join_node, start as start_node};
+pub use registry::{RegistryJoinOptions, RegistryStartOptions};
+pub use registry::{join as join_registry, start as start_registry};
 
 /// How long a role may take to end, and how long the node with its instances.
 const DRAIN: Duration = Duration::from_secs(20);
 const DRAIN_INSTANCES: Duration = Duration::from_secs(90);
 
-/// What is said of this machine, whatever it is a part of.
+/// Where all is kept on this machine, and what is told of it, whatever it is a part of.
 #[derive(Debug, Clone, clap::Args)]
-struct MachineOptions {
+struct HomeOptions {
     /// The directory that everything is kept in
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
     data_dir: PathBuf,
     /// The directory for sockets
     #[arg(long, value_name = "DIR", default_value = "/run/longshore")]
     run_dir: PathBuf,
+    /// What is logged, such as debug or info,longshore_node=debug
+    #[arg(long, env = "LONGSHORE_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+    /// How a line of the log looks
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"])]
+    log_format: String,
+}
+
+/// What is said of this machine where it runs instances.
+#[derive(Debug, Clone, clap::Args)]
+struct MachineOptions {
+    #[command(flatten)]
+    home: HomeOptions,
     /// The IPv4 network that instances get their addresses from
     #[arg(long, value_name = "NETWORK", default_value = longshore_network::NetworkConfig::DEFAULT_POOL)]
     instance_pool: IpNet,
@@ -69,12 +85,6 @@ struct MachineOptions {
     /// End the instances with this
     #[arg(long)]
     stop_instances: bool,
-    /// What is logged, such as debug or info,longshore_node=debug
-    #[arg(long, env = "LONGSHORE_LOG", value_name = "FILTER", default_value = "info")]
-    log: String,
-    /// How a line of the log looks
-    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"])]
-    log_format: String,
 }
 
 /// What differs between what a machine may be a part of.
@@ -83,40 +93,60 @@ trait Member {
     const ROLE: &'static str;
     /// What is in its data directory.
     const CONTENTS: Contents;
+    /// Whether it needs what those do.
+    const RUNS_INSTANCES: bool;
 
-    /// Joins, where that is asked for, and gives the roles to run, and what they are in a word. Those that
-    /// come first end first.
-    fn roles(self, home: &Home) -> Result<(Vec<Vec<RolePlan>>, String), Failure>;
+    /// Whether the instances end with it.
+    fn stops_instances(&self) -> bool {
+        false
+    }
+
+    /// Joins, where that is asked for, and gives what is to run.
+    fn roles(self, home: &Home) -> Result<Planned, Failure>;
+}
+
+/// What is to run.
+struct Planned {
+    /// The roles; those that come first end first.
+    waves: Vec<Vec<RolePlan>>,
+    /// What they are, in a word.
+    what: String,
+    /// By which certificate users are spoken to, where one was made.
+    tls: Option<UsersTls>,
 }
 
 /// Runs the roles of a member until told to end.
-fn run<M: Member>(machine: &MachineOptions, member: M) -> Result<(), Failure> {
+fn run<M: Member>(options: &HomeOptions, member: M) -> Result<(), Failure> {
+    let HomeOptions { data_dir, run_dir, log, log_format } = options;
     let inheritance = Inheritance::take().or_fail(Kind::Other, "cannot begin")?;
-    let log_format: LogFormat = machine.log_format.parse().unwrap_or_default();
-    logging::begin(M::ROLE, &machine.log, log_format);
-    if let Some(other) = M::CONTENTS.excluded(&machine.data_dir) {
-        let message = format!("{} is the data directory of {other}", machine.data_dir.display());
+    logging::begin(M::ROLE, log, log_format.parse::<LogFormat>().unwrap_or_default());
+    if let Some(other) = M::CONTENTS.excluded(data_dir) {
+        let message = format!("{} is the data directory of {other}", data_dir.display());
         return Err(Failure::new(Kind::Other, message).hint("give another one with --data-dir"));
     }
-    let obstacles = Facts::observe(&machine.data_dir, &machine.run_dir).obstacles();
-    if !obstacles.is_empty() {
-        return Err(refusal(&obstacles));
+    if M::RUNS_INSTANCES {
+        check_machine(data_dir, run_dir)?;
     }
-    let home = Home::take(&machine.data_dir, &machine.run_dir, M::CONTENTS)?;
+    let home = Home::take(data_dir, run_dir, M::CONTENTS)?;
     let doing = format!("cannot use {}", home.run_dir().display());
     home.prepare_run_dir().or_fail(Kind::Other, doing)?;
-    let (plans, what) = member.roles(&home)?;
-    let variables = vec![
-        (logging::VARIABLE, machine.log.clone()),
-        (logging::FORMAT_VARIABLE, machine.log_format.clone()),
-    ];
+    let stop_instances = member.stops_instances();
+    let Planned { waves, what, tls } = member.roles(&home)?;
+    let variables =
+        vec![(logging::VARIABLE, log.clone()), (logging::FORMAT_VARIABLE, log_format.clone())];
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .or_fail(Kind::Other, "cannot begin")?;
     runtime.block_on(async {
-        let roles = Roles::start(plans, home, variables, machine.stop_instances)?;
-        roles.run(inheritance, async |_: &Roles| tracing::info!("{what}")).await
+        let roles = Roles::start(waves, home, variables, stop_instances)?;
+        let announced = async |roles: &Roles| {
+            tracing::info!("{what}");
+            if let Some(tls) = tls.filter(|tls| tls.made) {
+                keep_made(&tls, &roles.surroundings.home).await;
+            }
+        };
+        roles.run(inheritance, announced).await
     })
 }
 
@@ -161,17 +191,23 @@ fn joined_already(what: &str) -> Failure {
         .hint("`start` runs it; to join anew, remove its data directory")
 }
 
+/// A token that is not for what joins.
+fn another(token: &JoinToken, what: &str) -> Failure {
+    let role = token.joins.role();
+    let message = format!("this token is for a {role}, not for {what}");
+    Failure::new(Kind::Usage, message).hint(format!("longshore {role} join takes it"))
+}
+
 /// What went wrong, as a person who joins should know it.
 fn refused(error: JoinError, token: &JoinToken) -> Failure {
     match error {
         JoinError::Call(CallError::Refused(problem)) => Failure::from(problem),
         JoinError::Call(error @ CallError::Unreachable { .. }) => {
-            let hint = match token.role {
-                JoinRole::Node => format!(
-                    "the token says that location {} listens there: can this machine reach it?",
-                    token.location
+            let hint = match &token.joins {
+                JoinAs::Node(location) => format!(
+                    "the token says that location {location} listens there: can this machine reach it?"
                 ),
-                JoinRole::Location => format!(
+                JoinAs::Location(_) | JoinAs::Registry => format!(
                     "the token says that the control plane listens at {}: can this machine reach it?",
                     token.address
                 ),

@@ -68,7 +68,7 @@ pub struct UpOptions {
     /// The host and port by which they reach that [default: the address itself]
     #[arg(long, value_name = "HOST:PORT")]
     nodes_advertise: Option<String>,
-    /// Where other machines join as locations of their own and call from then on; on the next port they have
+    /// Where other machines join as locations of their own, or as the registry, and call from then on; on the next port they have
     /// images, and on the one after that their ingresses pass requests on to this one's; empty for nowhere [default: ""]
     #[arg(long, value_name = "ADDRESS")]
     locations_listen: Option<String>,
@@ -199,7 +199,11 @@ impl IngressTlsFlags {
 /// Those of the registry.
 #[derive(Debug, Clone, clap::Args)]
 struct RegistryFlags {
-    /// Where the registry listens, likewise [default: 127.0.0.1:4601]
+    /// Which registry the platform has: own, one of its roles; or joined, one that joins from another machine
+    /// [default: own]
+    #[arg(long, value_name = "WHICH")]
+    registry: Option<String>,
+    /// Where its own registry listens, likewise [default: 127.0.0.1:4601]
     #[arg(long, value_name = "ADDRESS")]
     registry_listen: Option<String>,
     /// Where the bytes of images are: s3://BUCKET/PREFIX of an object store; empty for the disk [default: ""]
@@ -223,6 +227,7 @@ struct RegistryFlags {
 impl RegistryFlags {
     fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
         let Self {
+            registry,
             registry_listen,
             registry_storage,
             registry_s3_endpoint,
@@ -231,6 +236,7 @@ impl RegistryFlags {
             keep_untagged,
         } = self.clone();
         let flags = [
+            ("registry", registry),
             ("registry_listen", registry_listen),
             ("registry_storage", registry_storage),
             ("registry_s3_endpoint", registry_s3_endpoint),

@@ -54,16 +54,9 @@ pub fn plan_roles(
     let (global_at, location_at) = (at("global.sock"), at("location.sock"));
     let registry_at = at("registry.sock");
 
-    let global = control_plane(settings, home, reached, (&global_at, &registry_at))
+    let own_registry = settings.own_registry().then_some(registry_at.as_str());
+    let global = control_plane(settings, home, reached, (&global_at, own_registry))
         .with("api-here", at(API_SOCKET));
-    let registry = Flags::new()
-        .with("data-dir", home.role_dir("registry").display())
-        .with("listen", &reached.listening.registry)
-        .with("listen-here", &registry_at)
-        .with_tls(reached.tls.as_ref())
-        .with("global", &global_at)
-        .with("keep-untagged", settings.keep_untagged)
-        .with_objects(&settings.registry_objects);
     let ingress = Flags::new()
         .with("data-dir", home.role_dir("ingress").display())
         .with("listen", &reached.listening.ingress)
@@ -77,7 +70,6 @@ pub fn plan_roles(
     let location =
         location.with_some("coordinates", settings.coordinates).with_traits(&settings.traits);
     let mut of_global = vec![("api", public.api), ("api-here", links.api), ("link", links.global)];
-    let mut of_registry = vec![("registry", public.registry), ("registry-here", links.registry)];
     let mut of_location = vec![("link", links.location)];
     let mut of_ingress = vec![("ingress", public.ingress)];
     let ingress = match public.ingress_tls {
@@ -88,43 +80,65 @@ pub fn plan_roles(
         }
         None => ingress,
     };
-    let (global, registry, ingress, location) = match public.locations {
+    let location = location.with_registry(own_registry, home);
+    let (global, images, ingress, location) = match public.locations {
         Some(Locations { global: own, registry: images, ingress: peers }) => {
+            let advertised = images.as_ref().map(|images| &images.advertised);
             let global = global
                 .with("locations-listen", &own.listens)
                 .with("locations-advertise", &own.advertised)
-                .with("registry-locations", &images.advertised);
+                .with_some("registry-locations", advertised);
             of_global.push(("locations", own.listener));
-            of_registry.push(("locations", images.listener));
             of_ingress.push(("peers", peers.listener));
-            let registry = registry.with("locations-listen", &images.listens);
             let ingress = ingress.with("peers-listen", &peers.listens);
-            (global, registry, ingress, location.with("peers-advertise", &peers.advertised))
+            (global, images, ingress, location.with("peers-advertise", &peers.advertised))
         }
-        None => (global, registry, ingress, location),
+        None => (global, None, ingress, location),
     };
     let (ingress, location) = match public.nodes {
-        Some(nodes) => {
-            let location = location
-                .with("registry", &registry_at)
-                .with("registry-token-file", home.system_token_file().display());
-            for_nodes(nodes, (ingress, &mut of_ingress), (location, &mut of_location))
-        }
+        Some(nodes) => for_nodes(nodes, (ingress, &mut of_ingress), (location, &mut of_location)),
         None => (ingress, location),
     };
-    let node = agent(settings, home, (&at("gate.sock"), &location_at, &registry_at));
+    let sockets = public.registry.zip(links.registry);
+    let registry = sockets.map(|(users, here)| {
+        registry((settings, home, reached), (&global_at, &registry_at), (users, here, images))
+    });
+    let node = agent(settings, home, (&at("gate.sock"), &location_at, own_registry));
     let node_drain = if settings.stop_instances { DRAIN_INSTANCES } else { DRAIN };
     let mut waves = vec![
-        vec![
-            role("global", global, of_global, DRAIN),
-            role("registry", registry, of_registry, DRAIN),
-        ],
+        [role("global", global, of_global, DRAIN)].into_iter().chain(registry).collect(),
         vec![role("ingress", ingress, of_ingress, DRAIN)],
         vec![role("location", location, of_location, DRAIN)],
         vec![role("node", node, vec![("gate", links.gate)], node_drain)],
     ];
     waves.iter_mut().flatten().for_each(|plan| give_metrics(plan, &mut metrics));
     waves
+}
+
+/// The platform's own registry, which hears from the control plane at `global` and is called by other roles at
+/// `own`.
+fn registry(
+    (settings, home, reached): (&Settings, &Home, &Reached),
+    (global, own): (&str, &str),
+    (users, here, locations): (Listener, Listener, Option<Outer>),
+) -> RolePlan {
+    let flags = Flags::below("run")
+        .with("data-dir", home.role_dir("registry").display())
+        .with_some("listen", reached.listening.registry.as_ref())
+        .with("listen-here", own)
+        .with_tls(reached.tls.as_ref())
+        .with("global", global)
+        .with("keep-untagged", settings.keep_untagged)
+        .with_objects(&settings.registry_objects);
+    let mut sockets = vec![("registry", users), ("registry-here", here)];
+    let flags = match locations {
+        Some(Outer { listener, listens, .. }) => {
+            sockets.push(("locations", listener));
+            flags.with("locations-listen", listens)
+        }
+        None => flags,
+    };
+    role("registry", flags, sockets, DRAIN)
 }
 
 /// The flags and sockets of the ingress and the location, with where nodes of other machines call.
@@ -145,18 +159,18 @@ fn for_nodes(
     }
 }
 
-/// The flags of the control plane, which locations of this machine call at `link`.
+/// The flags of the control plane, which locations of this machine call at `link`, with where its own registry is.
 fn control_plane(
     settings: &Settings,
     home: &Home,
     reached: &Reached,
-    (link, registry): (&str, &str),
+    (link, registry): (&str, Option<&str>),
 ) -> Flags {
     let Reached { listening, endpoints, tls } = reached;
-    let public = match tls {
+    let public = registry.map(|_| match tls {
         Some(_) => format!("https://{}", endpoints.registry),
         None => endpoints.registry.clone(),
-    };
+    });
     let flags = Flags::new()
         .with("data-dir", home.role_dir("global").display())
         .with("store", &settings.store)
@@ -165,8 +179,8 @@ fn control_plane(
         .with_tls(tls.as_ref())
         .with_some("api-ca", endpoints.ca.as_deref().map(Path::display))
         .with("link-listen", link)
-        .with("registry", registry)
-        .with("registry-public", public)
+        .with("registry", registry.unwrap_or("joined"))
+        .with_some("registry-public", public)
         .with("ingress-public", &endpoints.ingress)
         .with("domain", &settings.domain)
         .with("api-rate", settings.api_rate)
@@ -178,11 +192,11 @@ fn control_plane(
     with_store_tls(flags, &settings.store_tls)
 }
 
-/// The flags of the agent of this machine, with where its gate, its location and the registry are.
+/// The flags of the agent of this machine, with where its gate, its location and the platform's own registry are.
 fn agent(
     settings: &Settings,
     home: &Home,
-    (gate, location, registry): (&str, &str, &str),
+    (gate, location, registry): (&str, &str, Option<&str>),
 ) -> Flags {
     let node = Flags::below("agent")
         .with("name", &settings.node)
@@ -191,8 +205,7 @@ fn agent(
         .with("run-dir", home.run_dir().display())
         .with("gate-listen", gate)
         .with("location", location)
-        .with("registry", registry)
-        .with("registry-token-file", home.system_token_file().display())
+        .with_registry(registry, home)
         .with("instance-pool", settings.instance_pool)
         .with("cpu-overcommit", settings.cpu_overcommit)
         .with_each("gpu", &settings.gpus);
@@ -289,6 +302,13 @@ impl Flags {
             .with_some("s3-credentials", credentials.as_ref().map(|path| path.display()))
     }
 
+    /// The same with where the platform's own registry is; without, images are had in another way.
+    fn with_registry(self, registry: Option<&str>, home: &Home) -> Self {
+        let token = registry.map(|_| home.system_token_file());
+        self.with_some("registry", registry)
+            .with_some("registry-token-file", token.as_deref().map(Path::display))
+    }
+
     /// The same with where the ingress speaks TLS.
     pub fn with_ingress_tls(self, tls: &IngressTls, listener: &Listener) -> Self {
         let (Some(dir), Ok(endpoint)) = (&tls.dir, listener.endpoint()) else { return self };
@@ -322,6 +342,7 @@ mod tests {
     use clap::Parser;
 
     use super::super::home::Contents;
+    use super::super::settings::RegistrySetting;
     use super::super::tls::{IngressTls, TlsSettings};
     use super::*;
     use crate::cli::Cli;
@@ -348,7 +369,7 @@ mod tests {
             let endpoints = listening.endpoints(None, &home.links_dir());
             let reached = Reached { listening, endpoints, tls: None };
             home.prepare_run_dir().unwrap();
-            let links = LinkSockets::bind(&home.links_dir()).unwrap();
+            let links = LinkSockets::bind(&settings, &home.links_dir()).unwrap();
             let waves = plan_roles(&settings, &home, &reached, (public, links));
             let plans: Vec<_> = waves.into_iter().flatten().collect();
             let value = |role: &str, flag: &str| {
@@ -368,26 +389,18 @@ mod tests {
         assert_eq!((told, for_locations), (None, Some(listens)));
     }
 
-    #[test]
-    fn every_role_understands_the_flags_it_is_given() {
-        let dir = tempfile::tempdir().unwrap();
-        let home =
-            Home::take(&dir.path().join("data"), &dir.path().join("run"), Contents::Platform)
-                .unwrap();
+    fn every_setting(dir: &Path, registry: RegistrySetting) -> Settings {
         let free = "127.0.0.1:0".parse().unwrap();
-        let settings = Settings {
+        Settings {
             api_listen: free,
+            registry,
             registry_listen: free,
             ingress_listen: free,
             metrics_listen: Some(free),
             nodes_listen: Some(free),
             locations_listen: Some(free),
             tls: TlsSettings { self_signed: true, ..TlsSettings::default() },
-            ingress_tls: IngressTls {
-                dir: Some(dir.path().to_owned()),
-                listen: free,
-                redirects: true,
-            },
+            ingress_tls: IngressTls { dir: Some(dir.to_owned()), listen: free, redirects: true },
             cgroup_parent: Some("/test".to_owned()),
             store_tls: EtcdTlsFiles {
                 ca: Some("/ca".into()),
@@ -402,24 +415,39 @@ mod tests {
             gpus: ["h100:80GiB:2", "l4:24GiB"].map(|gpu| gpu.parse().unwrap()).into(),
             programs: RuntimePrograms { runsc: Some("/opt/runsc".into()), ..Default::default() },
             ..Settings::defaults("n1".parse().unwrap())
-        };
-        let public = PublicSockets::bind(&settings).unwrap();
-        let listening = public.listening().unwrap();
-        let tls = UsersTls::prepare(&settings, &home).unwrap();
-        let endpoints = listening.endpoints(tls.as_ref(), &home.links_dir());
-        let reached = Reached { listening, endpoints, tls };
-        home.prepare_run_dir().unwrap();
-        let links = LinkSockets::bind(&home.links_dir()).unwrap();
-        let waves = plan_roles(&settings, &home, &reached, (public, links));
-        let order: Vec<Vec<&str>> =
-            waves.iter().map(|wave| wave.iter().map(|plan| plan.role).collect()).collect();
-        assert_eq!(order[0], ["global", "registry"]);
-        assert_eq!(order.last().unwrap(), &["node"]);
-        for plan in waves.iter().flatten() {
-            assert!(plan.args.iter().any(|arg| arg == "--metrics-listen"), "{}", plan.role);
-            let line = ["longshore", plan.role].into_iter();
-            let line = line.chain(plan.args.iter().map(String::as_str));
-            Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{}: {error}", plan.role));
+        }
+    }
+
+    #[test]
+    fn every_role_understands_the_flags_it_is_given() {
+        for (registry, first) in [
+            (RegistrySetting::Own, &["global", "registry"][..]),
+            (RegistrySetting::Joined, &["global"]),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let home =
+                Home::take(&dir.path().join("data"), &dir.path().join("run"), Contents::Platform)
+                    .unwrap();
+            let settings = every_setting(dir.path(), registry);
+            let public = PublicSockets::bind(&settings).unwrap();
+            let listening = public.listening().unwrap();
+            let tls = UsersTls::prepare(&settings.tls, &settings.to_users(), &home).unwrap();
+            let endpoints = listening.endpoints(tls.as_ref(), &home.links_dir());
+            let reached = Reached { listening, endpoints, tls };
+            home.prepare_run_dir().unwrap();
+            let links = LinkSockets::bind(&settings, &home.links_dir()).unwrap();
+            let waves = plan_roles(&settings, &home, &reached, (public, links));
+            let order: Vec<Vec<&str>> =
+                waves.iter().map(|wave| wave.iter().map(|plan| plan.role).collect()).collect();
+            assert_eq!(order[0], first);
+            assert_eq!(order.last().unwrap(), &["node"]);
+            for plan in waves.iter().flatten() {
+                let is_asked = plan.args.iter().any(|arg| arg == "--metrics-listen");
+                assert!(is_asked, "{}", plan.role);
+                let line = ["longshore", plan.role].into_iter();
+                let line = line.chain(plan.args.iter().map(String::as_str));
+                Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{}: {error}", plan.role));
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ mod keys;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use longshore_global::StoreChoice;
 use longshore_runtime::RuntimePrograms;
@@ -44,7 +45,9 @@ pub struct Settings {
     pub api_rate: NonZeroU32,
     /// How long it has to be better elsewhere for the users of an app before an instance moves there.
     pub rebalance_after: Duration,
-    /// Where the registry listens, likewise.
+    /// Which registry the platform has.
+    pub registry: RegistrySetting,
+    /// Where its own listens, likewise.
     pub registry_listen: SocketAddr,
     /// Where the bytes of its images are.
     pub registry_objects: ObjectSettings,
@@ -98,6 +101,33 @@ pub struct Settings {
     pub otlp_endpoint: Option<String>,
 }
 
+/// Which registry a platform has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegistrySetting {
+    /// One that it runs.
+    Own,
+    /// One that joins from another machine.
+    Joined,
+}
+
+impl RegistrySetting {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Joined => "joined",
+        }
+    }
+}
+
+impl FromStr for RegistrySetting {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [Self::Own, Self::Joined].into_iter().find(|one| one.as_str() == text).ok_or(())
+    }
+}
+
 impl Settings {
     /// What holds when nothing is said.
     pub fn defaults(node: NodeName) -> Self {
@@ -110,6 +140,7 @@ impl Settings {
             api_listen: loopback(4600),
             api_rate: DEFAULT_API_RATE,
             rebalance_after: Duration::from_secs(180),
+            registry: RegistrySetting::Own,
             registry_listen: loopback(4601),
             registry_objects: ObjectSettings::default(),
             keep_untagged: Duration::from_secs(7 * 24 * 3600),
@@ -170,14 +201,15 @@ impl Settings {
         let (nodes, locations) = (settings.nodes_listen, settings.locations_listen);
         problems.extend(unreachable("nodes", nodes, settings.nodes_advertise.as_ref()));
         problems.extend(unreachable("locations", locations, settings.locations_advertise.as_ref()));
-        let listen =
-            [("api_listen", settings.api_listen), ("registry_listen", settings.registry_listen)];
-        let of_tls =
-            settings.tls.problems(listen).into_iter().chain(settings.ingress_tls.problem());
+        let names = ["api_listen", "registry_listen"];
+        let listen: Vec<_> = names.into_iter().zip(settings.to_users()).collect();
+        let of_tls = settings.tls.problems(&listen).into_iter();
+        let of_tls = of_tls.chain(settings.ingress_tls.problem());
         // What is wrong with where images are is not wrong with what is said of that too.
         let is_known = problems.iter().all(|problem| !problem.field.ends_with("storage"));
         let of_objects = is_known.then(|| settings.registry_objects.problems("registry_"));
-        let of_files = of_tls.chain(of_objects.into_iter().flatten());
+        let of_registry = of_objects.into_iter().flatten().chain(settings.nowhere_to_join());
+        let of_files = of_tls.chain(of_registry);
         // Named as they were given.
         problems.extend(of_files.map(|problem| {
             match flags.iter().any(|(name, _)| *name == problem.field) {
@@ -194,6 +226,27 @@ impl Settings {
             problems.extend(wrong.into_iter().flatten().map(store_tls::shown));
         }
         if problems.is_empty() { Ok(settings) } else { Err(problems) }
+    }
+
+    /// What users of the platform call by one certificate, the API first.
+    pub fn to_users(&self) -> Vec<SocketAddr> {
+        let registry = self.own_registry().then_some(self.registry_listen);
+        [self.api_listen].into_iter().chain(registry).collect()
+    }
+
+    /// Whether the platform has a registry that it runs.
+    pub fn own_registry(&self) -> bool {
+        self.registry == RegistrySetting::Own
+    }
+
+    /// A registry joins where locations do.
+    fn nowhere_to_join(&self) -> Option<ManifestProblem> {
+        let is_wrong = self.registry == RegistrySetting::Joined && self.locations_listen.is_none();
+        is_wrong.then(|| ManifestProblem {
+            field: "registry".to_owned(),
+            value: "\"joined\"".to_owned(),
+            allowed: "own, unless locations_listen says where it joins".to_owned(),
+        })
     }
 
     fn take_file(&mut self, table: &toml::Table, problems: &mut Vec<ManifestProblem>) {

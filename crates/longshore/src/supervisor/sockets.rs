@@ -24,8 +24,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub struct PublicSockets {
     /// The API's.
     pub api: Listener,
-    /// The registry's.
-    pub registry: Listener,
+    /// That of the platform's own registry.
+    pub registry: Option<Listener>,
     /// The ingress's.
     pub ingress: Listener,
     /// The ingress's by TLS, where it speaks that.
@@ -63,8 +63,8 @@ pub struct Nodes {
 pub struct Locations {
     /// The control plane's.
     pub global: Outer,
-    /// The registry's, on the next port.
-    pub registry: Outer,
+    /// That of the platform's own registry, on the next port.
+    pub registry: Option<Outer>,
     /// The ingress's, on the one after that.
     pub ingress: Outer,
 }
@@ -97,9 +97,11 @@ impl Outer {
 }
 
 impl Locations {
-    fn bind(address: SocketAddr, advertised: Option<&str>) -> Result<Self, Obstacle> {
+    fn bind(settings: &Settings, address: SocketAddr) -> Result<Self, Obstacle> {
+        let advertised = settings.locations_advertise.as_deref();
         let bind = |further: u16| Outer::bind("locations", address, (advertised, further));
-        Ok(Self { global: bind(0)?, registry: bind(1)?, ingress: bind(2)? })
+        let registry = settings.own_registry().then(|| bind(1)).transpose()?;
+        Ok(Self { global: bind(0)?, registry, ingress: bind(2)? })
     }
 }
 
@@ -114,8 +116,8 @@ const WITH_METRICS: [&str; 5] = ["global", "location", "node", "registry", "ingr
 pub struct LinkSockets {
     /// The API's, for users of this machine.
     pub api: Listener,
-    /// The registry's, for other roles.
-    pub registry: Listener,
+    /// That of the platform's own registry, for other roles.
+    pub registry: Option<Listener>,
     /// The global plane's.
     pub global: Listener,
     /// The location's.
@@ -140,7 +142,8 @@ impl PublicSockets {
         let bind = |key: &str, address| bind_as(key, Endpoint::Tcp, address);
         let to_users = if settings.tls.is_spoken() { Endpoint::Tls } else { Endpoint::Tcp };
         let api = bind_as("api", to_users, settings.api_listen);
-        let registry = bind_as("registry", to_users, settings.registry_listen);
+        let registry = settings.own_registry().then_some(settings.registry_listen);
+        let registry = registry.map(|at| bind_as("registry", to_users, at)).transpose();
         let ingress = bind("ingress", settings.ingress_listen);
         let mut metrics = MetricsSockets::new();
         let mut obstacles = Vec::new();
@@ -150,7 +153,9 @@ impl PublicSockets {
             obstacles.push(obstacle);
             None
         });
-        for (role, port) in WITH_METRICS.into_iter().zip(0..) {
+        let asked = |role: &&str| *role != "registry" || settings.own_registry();
+        // The others keep their ports.
+        for (role, port) in WITH_METRICS.into_iter().zip(0..).filter(|(role, _)| asked(role)) {
             let Some(mut address) = settings.metrics_listen else { break };
             if address.port() > 0 {
                 address.set_port(address.port() + port);
@@ -167,9 +172,8 @@ impl PublicSockets {
             Ok(Nodes { location: bind(0)?, ingress: alone.then(|| bind(1)).transpose()? })
         });
         let nodes = nodes.transpose().map_err(|obstacle| obstacles.push(obstacle));
-        let advertised = settings.locations_advertise.as_deref();
         let locations = settings.locations_listen;
-        let locations = locations.map(|address| Locations::bind(address, advertised)).transpose();
+        let locations = locations.map(|address| Locations::bind(settings, address)).transpose();
         let locations = locations.map_err(|obstacle| obstacles.push(obstacle));
         match (api, registry, ingress, nodes, locations) {
             (Ok(api), Ok(registry), Ok(ingress), Ok(nodes), Ok(locations))
@@ -198,8 +202,8 @@ impl PublicSockets {
         let at = |socket: &Listener| {
             socket.endpoint().or_fail(Kind::Other, "cannot tell the address of a socket")
         };
-        let (api, registry) = (at(&self.api)?, at(&self.registry)?);
-        Ok(Listening { api, registry, ingress: at(&self.ingress)? })
+        let registry = self.registry.as_ref().map(at).transpose()?;
+        Ok(Listening { api: at(&self.api)?, registry, ingress: at(&self.ingress)? })
     }
 }
 
@@ -208,8 +212,8 @@ impl PublicSockets {
 pub struct Listening {
     /// The API's.
     pub api: Endpoint,
-    /// The registry's.
-    pub registry: Endpoint,
+    /// That of the platform's own registry.
+    pub registry: Option<Endpoint>,
     /// The ingress's.
     pub ingress: Endpoint,
 }
@@ -218,13 +222,11 @@ impl Listening {
     /// Where users reach them; by TLS at a host of its own.
     pub fn endpoints(&self, tls: Option<&UsersTls>, links: &Path) -> Endpoints {
         let ingress = reachable(self.ingress.authority());
+        let registry = |at: &dyn Fn(&Endpoint) -> String| self.registry.as_ref().map(at);
         let Some(tls) = tls else {
-            let (api, registry) = (&self.api, &self.registry);
-            return Endpoints::plain(
-                reachable(api.authority()),
-                reachable(registry.authority()),
-                ingress,
-            );
+            let at = |endpoint: &Endpoint| reachable(endpoint.authority());
+            let registry = registry(&at).unwrap_or_default();
+            return Endpoints::plain(at(&self.api), registry, ingress);
         };
         let at = |endpoint: &Endpoint| {
             let port = endpoint.authority().rsplit(':').next().unwrap_or_default();
@@ -232,7 +234,7 @@ impl Listening {
         };
         Endpoints {
             api: format!("https://{}", at(&self.api)),
-            registry: at(&self.registry),
+            registry: registry(&at).unwrap_or_default(),
             ingress,
             ca: tls.ca.clone(),
             socket: Some(links.join(API_SOCKET)),
@@ -245,15 +247,14 @@ pub const API_SOCKET: &str = "api.sock";
 
 impl LinkSockets {
     /// Binds them in `dir`.
-    pub fn bind(dir: &Path) -> Result<Self, Failure> {
+    pub fn bind(settings: &Settings, dir: &Path) -> Result<Self, Failure> {
         let bind = |name: &str| {
             let path = dir.join(format!("{name}.sock"));
             Listener::bind(name, &Endpoint::Unix(path)).or_fail(Kind::Other, "cannot begin")
         };
-        let (api, registry) = (bind("api")?, bind("registry")?);
         Ok(Self {
-            api,
-            registry,
+            api: bind("api")?,
+            registry: settings.own_registry().then(|| bind("registry")).transpose()?,
             global: bind("global")?,
             location: bind("location")?,
             gate: bind("gate")?,
@@ -262,7 +263,7 @@ impl LinkSockets {
 }
 
 /// An address to connect to for one to listen on: all addresses of a machine include loopback's.
-fn reachable(authority: &str) -> String {
+pub fn reachable(authority: &str) -> String {
     match authority.parse::<SocketAddr>() {
         Ok(address) if address.ip().is_unspecified() => format!("127.0.0.1:{}", address.port()),
         _ => authority.to_owned(),

@@ -15,7 +15,6 @@ use longshore_trust::{
 use longshore_types::ManifestProblem;
 
 use super::home::Home;
-use super::settings::Settings;
 use crate::failure::{Failure, Kind, OrFail};
 use crate::state_file;
 
@@ -45,8 +44,8 @@ impl TlsSettings {
         self.self_signed || self.cert.is_some()
     }
 
-    /// All that is wrong, with where the API and the registry are to listen, the API first.
-    pub fn problems(&self, listen: [(&str, SocketAddr); 2]) -> Vec<ManifestProblem> {
+    /// All that is wrong, with what is to listen where; the first is what users call.
+    pub fn problems(&self, listen: &[(&str, SocketAddr)]) -> Vec<ManifestProblem> {
         let mut problems = Vec::new();
         let mut wrong = |field: &str, value: String, allowed: String| {
             problems.push(ManifestProblem { field: field.to_owned(), value, allowed });
@@ -56,7 +55,7 @@ impl TlsSettings {
             None => "(none)".to_owned(),
         };
         if !self.is_spoken() {
-            for (field, address) in listen {
+            for &(field, address) in listen {
                 if !address.ip().is_loopback() {
                     let allowed = "a loopback address and a port, such as 127.0.0.1:4600, until TLS is \
                                    configured: with tls_cert and tls_key, or for trying with \
@@ -104,7 +103,8 @@ impl TlsSettings {
                 }
             }
             Ok(certificate) => {
-                if let Err(allowed) = self.host(listen[0].1, certificate.as_ref()) {
+                let first = listen.first().expect("something listens").1;
+                if let Err(allowed) = self.host(first, certificate.as_ref()) {
                     wrong(
                         "public_host",
                         format!("{:?}", self.host.clone().unwrap_or_default()),
@@ -125,14 +125,16 @@ impl TlsSettings {
     /// What users call the platform, or what they could.
     fn host(
         &self,
-        api: SocketAddr,
+        listen: SocketAddr,
         certificate: Option<&PublicCertificate>,
     ) -> Result<String, String> {
-        let own = (!api.ip().is_unspecified()).then(|| api.ip().to_string());
+        let own = (!listen.ip().is_unspecified()).then(|| listen.ip().to_string());
         let Some(certificate) = certificate else {
             let named = self.host.clone().or(own);
             return named.ok_or_else(|| {
-                format!("the name or address by which users reach this machine, when api_listen is {api}")
+                format!(
+                    "the name or address by which users reach this machine, when it listens on {listen}"
+                )
             });
         };
         let names = certificate.names();
@@ -204,15 +206,21 @@ pub struct UsersTls {
 }
 
 impl UsersTls {
-    /// As the settings say, with a certificate that is made where it has to be.
-    pub fn prepare(settings: &Settings, home: &Home) -> Result<Option<Self>, Failure> {
-        let TlsSettings { cert, key, ca, self_signed, .. } = &settings.tls;
+    /// As the settings say, with a certificate that is made where it has to be; the first of what listens is what
+    /// users call.
+    pub fn prepare(
+        settings: &TlsSettings,
+        listen: &[SocketAddr],
+        home: &Home,
+    ) -> Result<Option<Self>, Failure> {
+        let TlsSettings { cert, key, ca, self_signed, .. } = settings;
+        let first = *listen.first().expect("something listens");
         let refused =
             |allowed| Failure::new(Kind::Invalid, format!("public_host: it must be {allowed}"));
         if *self_signed {
-            let host = settings.tls.host(settings.api_listen, None).map_err(refused)?;
+            let host = settings.host(first, None).map_err(refused)?;
             let ((cert, key), ca) = (home.tls_made_files(), Some(home.tls_ca_file()));
-            let names = names(&host, settings);
+            let names = names(&host, listen);
             let tls = Self { cert, key, ca, host, names, made: true };
             let doing = "cannot make a certificate for users";
             let fingerprint = tls.make(home).or_fail(Kind::Other, doing)?;
@@ -224,11 +232,11 @@ impl UsersTls {
         }
         let Some((cert, key)) = cert.clone().zip(key.clone()) else { return Ok(None) };
         // They were looked at with the settings.
-        let certificate = settings.tls.read().map_err(|problems| {
+        let certificate = settings.read().map_err(|problems| {
             let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
             Failure::new(Kind::Invalid, all.join("; "))
         })?;
-        let host = settings.tls.host(settings.api_listen, certificate.as_ref()).map_err(refused)?;
+        let host = settings.host(first, certificate.as_ref()).map_err(refused)?;
         Ok(Some(Self { cert, key, ca: ca.clone(), host, names: Vec::new(), made: false }))
     }
 
@@ -267,10 +275,13 @@ impl UsersTls {
 }
 
 /// What a certificate that is made here is for.
-fn names(host: &str, settings: &Settings) -> Vec<String> {
+fn names(host: &str, listen: &[SocketAddr]) -> Vec<String> {
     let mut names = vec![host.to_owned()];
-    let listen = [settings.api_listen, settings.registry_listen].map(|address| address.ip());
-    let listen = listen.into_iter().filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string());
+    let listen = listen
+        .iter()
+        .map(SocketAddr::ip)
+        .filter(|ip| !ip.is_unspecified())
+        .map(|ip| ip.to_string());
     names.extend(listen);
     names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
     let mut seen = std::collections::BTreeSet::new();

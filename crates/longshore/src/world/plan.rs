@@ -279,10 +279,9 @@ mod tests {
         let plan = settings(&["ams", "sao"], 2, "lon").plan();
         let dir = Path::new("/world");
         let address = |machine: u8| Ipv4Addr::new(198, 18, 0, machine + 1);
-        let token = |role, location: &str| {
+        let token = |joins| {
             let token = longshore_trust::JoinToken {
-                role,
-                location: location.parse().unwrap(),
+                joins,
                 address: "198.18.0.1:4604".to_owned(),
                 root: "0".repeat(64).parse().unwrap(),
                 secret: "0".repeat(64).into(),
@@ -291,8 +290,8 @@ mod tests {
             token.text().to_string()
         };
         let (location, node) = (
-            token(longshore_trust::JoinRole::Location, "sao"),
-            token(longshore_trust::JoinRole::Node, "sao"),
+            token(longshore_trust::JoinAs::Location("sao".parse().unwrap())),
+            token(longshore_trust::JoinAs::Node("sao".parse().unwrap())),
         );
         let lines = [
             plan.up(0, address(0), Ports { api: 4600, registry: 4601 }, dir),

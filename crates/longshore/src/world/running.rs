@@ -128,7 +128,7 @@ impl World {
         let Machines { plan, subnet, .. } = &*self.machines;
         let code = plan.place_of(machine).code;
         let location = code.parse().or_fail(Kind::Other, "the name of a location")?;
-        let request = JoinTokenRequest { location, role, recover: false };
+        let request = JoinTokenRequest { location: Some(location), role, recover: false };
         let token = api.create_join_token(&request).await?.token;
         let address = subnet.address(machine);
         let line = |token| plan.member(machine, address, token, &self.dir);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use longshore_api::Problem;
 use longshore_link::{Endpoint, Listener};
-use longshore_trust::{JoinRole, JoinToken};
+use longshore_trust::{JoinAs, JoinToken};
 use longshore_types::{Coordinates, LocationName, ManifestProblem, NodeName};
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use super::super::child::RolePlan;
 use super::super::home::{Contents, Home};
 use super::super::plan::Flags;
 use super::super::tls::IngressTls;
-use super::{DRAIN, MachineOptions, Member};
+use super::{DRAIN, MachineOptions, Member, Planned};
 use crate::failure::{Failure, Kind, OrFail};
 use crate::said::SaidOptions;
 
@@ -95,62 +95,75 @@ struct Membership {
 /// The location, and with what it joins first.
 struct Location<'a> {
     options: &'a LocationStartOptions,
-    joins: Option<(JoinToken, Option<NodeName>)>,
+    joins: Option<Joining>,
 }
+
+/// A token, what for, and what this machine is to be called.
+type Joining = (JoinToken, LocationName, Option<NodeName>);
 
 /// Joins and runs the location.
 pub fn join(options: LocationJoinOptions) -> Result<(), Failure> {
     let LocationJoinOptions { token, node, start } = options;
-    if token.role != JoinRole::Location {
-        let message = "this token is for a node, not for a location";
-        return Err(Failure::new(Kind::Usage, message).hint("longshore node join takes it"));
-    }
-    super::run(&start.machine, Location { options: &start, joins: Some((token, node)) })
+    let JoinAs::Location(location) = token.joins.clone() else {
+        return Err(super::another(&token, "a location"));
+    };
+    let joins = Some((token, location, node));
+    super::run(&start.machine.home, Location { options: &start, joins })
 }
 
 /// Runs the location that this machine joined as.
 pub fn start(options: LocationStartOptions) -> Result<(), Failure> {
-    super::run(&options.machine, Location { options: &options, joins: None })
+    super::run(&options.machine.home, Location { options: &options, joins: None })
 }
 
 impl Member for Location<'_> {
     const ROLE: &'static str = "location";
     const CONTENTS: Contents = Contents::Location;
+    const RUNS_INSTANCES: bool = true;
 
-    fn roles(self, home: &Home) -> Result<(Vec<Vec<RolePlan>>, String), Failure> {
+    fn stops_instances(&self) -> bool {
+        self.options.machine.stop_instances
+    }
+
+    fn roles(self, home: &Home) -> Result<Planned, Failure> {
         // Before a token is used for nothing.
         if let Some(problem) = self.options.tls().problem() {
             let field = format!("--{}", problem.field.replace('_', "-"));
             return Err(Problem::invalid(vec![ManifestProblem { field, ..problem }]).into());
         }
         let sockets = Sockets::bind(self.options, home)?;
-        if let Some((token, node)) = self.joins {
-            join_as(home, token, super::named(node))?;
+        if let Some((token, location, node)) = self.joins {
+            join_as(home, &token, (location, super::named(node)))?;
         }
         let proof = home.authority_file();
         let membership: Membership = super::membership(home, proof, "a location")?;
         let what = format!("location {} runs for {}", membership.location, membership.global);
-        Ok((plan(self.options, home, &membership, sockets)?, what))
+        let waves = plan(self.options, home, &membership, sockets)?;
+        Ok(Planned { waves, what, tls: None })
     }
 }
 
-fn join_as(home: &Home, token: JoinToken, node: NodeName) -> Result<(), Failure> {
+fn join_as(
+    home: &Home,
+    token: &JoinToken,
+    (joins, node): (LocationName, NodeName),
+) -> Result<(), Failure> {
     let proof = home.authority_file();
     if super::is_member(&proof)? {
         let Membership { location, global, .. } = super::membership(home, proof, "a location")?;
         // The same machine may be what it was before, without what it knew.
-        if !token.recovers || token.location != location {
+        if !token.recovers || joins != location {
             return Err(super::joined_already(&format!("location {location} of {global}")));
         }
     }
-    let location = token.location.clone();
     super::keep_membership(
         home,
-        &Membership { location: location.clone(), node, global: token.address.clone() },
+        &Membership { location: joins.clone(), node, global: token.address.clone() },
     )?;
-    super::block_on(longshore_location::join(&token, &home.role_dir("location")))?
-        .map_err(|error| super::refused(error, &token))?;
-    tracing::info!("joined as location {location}");
+    let dir = home.role_dir("location");
+    super::block_on(longshore_location::join(token, joins.clone(), &dir))?
+        .map_err(|error| super::refused(error, token))?;
+    tracing::info!("joined as location {joins}");
     if token.recovers {
         set_store_aside(&home.role_dir("location"))?;
     }

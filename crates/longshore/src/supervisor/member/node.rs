@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 
 use longshore_link::{Endpoint, Listener};
-use longshore_trust::{JoinRole, JoinToken};
-use longshore_types::NodeName;
+use longshore_trust::{JoinAs, JoinToken};
+use longshore_types::{LocationName, NodeName};
 use serde::{Deserialize, Serialize};
 
 use super::super::child::RolePlan;
 use super::super::home::{Contents, Home};
-use super::{MachineOptions, Member};
+use super::{MachineOptions, Member, Planned};
 use crate::failure::{Failure, Kind, OrFail};
 use crate::said::SaidOptions;
 
@@ -64,34 +64,42 @@ struct Membership {
 /// The node, and with what it joins first.
 struct Node<'a> {
     options: &'a NodeStartOptions,
-    joins: Option<(JoinToken, Option<NodeName>)>,
+    joins: Option<Joining>,
 }
+
+/// A token, what for, and what this machine is to be called.
+type Joining = (JoinToken, LocationName, Option<NodeName>);
 
 /// Joins and runs the node.
 pub fn join(options: NodeJoinOptions) -> Result<(), Failure> {
     let NodeJoinOptions { token, name, start } = options;
-    if token.role != JoinRole::Node {
-        let message = "this token is for a location, not for a node";
-        return Err(Failure::new(Kind::Usage, message).hint("longshore location join takes it"));
-    }
-    super::run(&start.machine, Node { options: &start, joins: Some((token, name)) })
+    let JoinAs::Node(location) = token.joins.clone() else {
+        return Err(super::another(&token, "a node"));
+    };
+    let joins = Some((token, location, name));
+    super::run(&start.machine.home, Node { options: &start, joins })
 }
 
 /// Runs the node that this machine joined as.
 pub fn start(options: NodeStartOptions) -> Result<(), Failure> {
-    super::run(&options.machine, Node { options: &options, joins: None })
+    super::run(&options.machine.home, Node { options: &options, joins: None })
 }
 
 impl Member for Node<'_> {
     const ROLE: &'static str = "node";
     const CONTENTS: Contents = Contents::Node;
+    const RUNS_INSTANCES: bool = true;
 
-    fn roles(self, home: &Home) -> Result<(Vec<Vec<RolePlan>>, String), Failure> {
+    fn stops_instances(&self) -> bool {
+        self.options.machine.stop_instances
+    }
+
+    fn roles(self, home: &Home) -> Result<Planned, Failure> {
         // Before a token is used for nothing.
         let listen = Endpoint::Tls(self.options.gate_listen.to_string());
         let gate = Listener::bind("gate", &listen).or_fail(Kind::Other, "cannot begin")?;
-        if let Some((token, name)) = self.joins {
-            join_as(home, token, super::named(name))?;
+        if let Some((token, location, name)) = self.joins {
+            join_as(home, &token, (location, super::named(name)))?;
         }
         let mut membership: Membership = super::membership(home, home.identity_file(), "a node")?;
         if let Some(location) = &self.options.location_at {
@@ -99,11 +107,16 @@ impl Member for Node<'_> {
             super::keep_membership(home, &membership)?;
         }
         let what = format!("node {} runs for {}", membership.node, membership.location);
-        Ok((vec![vec![plan(self.options, home, &membership, gate)?]], what))
+        let waves = vec![vec![plan(self.options, home, &membership, gate)?]];
+        Ok(Planned { waves, what, tls: None })
     }
 }
 
-fn join_as(home: &Home, token: JoinToken, node: NodeName) -> Result<(), Failure> {
+fn join_as(
+    home: &Home,
+    token: &JoinToken,
+    (location, node): (LocationName, NodeName),
+) -> Result<(), Failure> {
     let file = home.identity_file();
     if super::is_member(&file)? {
         let Membership { node, location } = super::membership(home, file, "a node")?;
@@ -113,9 +126,9 @@ fn join_as(home: &Home, token: JoinToken, node: NodeName) -> Result<(), Failure>
         home,
         &Membership { node: node.clone(), location: token.address.clone() },
     )?;
-    super::block_on(longshore_node::join(&token, node.clone(), &file))?
-        .map_err(|error| super::refused(error, &token))?;
-    tracing::info!("joined location {} as node {node}", token.location);
+    super::block_on(longshore_node::join(token, (location.clone(), node.clone()), &file))?
+        .map_err(|error| super::refused(error, token))?;
+    tracing::info!("joined location {location} as node {node}");
     Ok(())
 }
 

@@ -93,8 +93,16 @@ pub const KEYS: &[Key] = &[
         show: |settings| quoted(settings.rebalance_after),
     },
     Key {
+        name: "registry",
+        help: "Which registry the platform has: \"own\", which is one of its roles; or \"joined\", one that joins\n\
+               from another machine, where locations_listen says (`longshore join-token --role registry`).\n\
+               Default \"own\".",
+        set: |settings, value| put(&mut settings.registry, parsed(value, "own or joined")),
+        show: |settings| quoted(settings.registry.as_str()),
+    },
+    Key {
         name: "registry_listen",
-        help: "Where the registry listens, likewise. Default \"127.0.0.1:4601\".",
+        help: "Where its own registry listens, likewise. Default \"127.0.0.1:4601\".",
         set: |settings, value| put(&mut settings.registry_listen, address(value)),
         show: |settings| quoted(settings.registry_listen),
     },
@@ -231,10 +239,10 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "locations_listen",
-        help: "Where other machines join as locations of their own and call from then on, with\n\
-               certificates on both sides. On the next port they have images, and on the one after that their\n\
-               ingresses pass requests on to this one's. An address and a port, such as \"0.0.0.0:4604\"; empty\n\
-               for nowhere. Default \"\".",
+        help: "Where other machines join as locations of their own, or one as the registry, and call from\n\
+               then on, with certificates on both sides. On the next port they have images, unless another\n\
+               machine is the registry, and on the one after that their ingresses pass requests on to this\n\
+               one's. An address and a port, such as \"0.0.0.0:4604\"; empty for nowhere. Default \"\".",
         set: |settings, value| put(&mut settings.locations_listen, nodes(value)),
         show: |settings| {
             quoted(settings.locations_listen.map_or(String::new(), |at| at.to_string()))

@@ -40,6 +40,8 @@ fn the_dump_reads_back_as_the_same_settings() {
             log: "warn,longshore_node=debug".to_owned(),
             ingress_listen: constant("[::]:80"),
             metrics_listen: None,
+            registry: RegistrySetting::Joined,
+            locations_listen: Some(constant("192.0.2.7:4604")),
             log_format: crate::logging::LogFormat::Json,
             otlp_endpoint: Some("http://127.0.0.1:4318".to_owned()),
             ..settings
@@ -108,6 +110,22 @@ fn what_is_said_of_an_object_store_is_looked_at_with_all_else() {
             "registry_s3_credentials = /none: nothing without registry_storage"
         ]
     );
+}
+
+#[test]
+fn a_registry_joins_where_locations_do() {
+    let joined = "registry = \"joined\"\n";
+    assert_eq!(
+        problems(joined, &[]),
+        ["registry = \"joined\": own, unless locations_listen says where it joins"]
+    );
+    let told = problems("", &[("registry", "joined")]);
+    assert!(told[0].starts_with("--registry = "), "{told:?}");
+    assert_eq!(problems("registry = \"none\"", &[]), ["registry = \"none\": own or joined"]);
+    let there =
+        format!("{joined}locations_listen = \"192.0.2.7:4604\"\nregistry_listen = \"0.0.0.0:1\"");
+    let settings = Settings::load(defaults(), Some(&there), &[]).unwrap();
+    assert_eq!(settings.to_users(), [settings.api_listen], "nothing of its own listens");
 }
 
 #[test]

@@ -2,6 +2,7 @@ use std::fs::Permissions;
 
 use super::*;
 use crate::supervisor::home::Contents;
+use crate::supervisor::settings::Settings;
 
 /// A certificate of an operator for these names.
 fn write(dir: &std::path::Path, names: &[&str]) -> TlsSettings {
@@ -18,7 +19,7 @@ fn write(dir: &std::path::Path, names: &[&str]) -> TlsSettings {
 fn problems(tls: &TlsSettings, api: &str) -> String {
     let listen =
         [("api_listen", api.parse().unwrap()), ("registry_listen", "[::1]:1".parse().unwrap())];
-    tls.problems(listen).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    tls.problems(&listen).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -84,7 +85,7 @@ fn a_certificate_is_made_once_and_anew_for_other_names() {
     settings.tls.self_signed = true;
     settings.api_listen = "192.0.2.1:4600".parse().unwrap();
     let made = |settings: &Settings| {
-        let tls = UsersTls::prepare(settings, &home).unwrap().unwrap();
+        let tls = UsersTls::prepare(&settings.tls, &settings.to_users(), &home).unwrap().unwrap();
         let certificate = PublicCertificate::read(&tls.cert, &tls.key).unwrap();
         (tls, certificate)
     };
