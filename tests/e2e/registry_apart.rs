@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use longshore_e2e::dockerd::{Firewall, Trusted};
 use longshore_e2e::image::{Layout, checked};
 use longshore_e2e::machine::{Machine, Part, platform_for};
 use longshore_e2e::platform::Instances;
 use longshore_e2e::process::signal;
-use longshore_e2e::{Platform, UpOptions, eventually};
+use longshore_e2e::{Dockerd, Platform, UpOptions, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -111,6 +112,37 @@ fn a_registry_on_a_machine_of_its_own_takes_pushes_and_gives_images_until_it_is_
     .unwrap();
     push((&machine, &platform), &one, "default/web:4").unwrap_err();
     assert_eq!(page(&platform, "web").trim(), "two");
+    platform.remove("web").unwrap();
+    platform.finish();
+    machine.finish();
+}
+
+#[test]
+fn docker_pushes_by_tls_once_it_is_told_whom_to_trust() {
+    let mut machine = Machine::start(Part::Registry).unwrap();
+    let platform = platform_for(&machine, UpOptions::default()).unwrap();
+    join(&mut machine, &platform);
+    // Docker asks no registry on loopback for a certificate; this one is on another machine.
+    let (registry, ca) = machine.registry();
+    let docker = Dockerd::start(Firewall::Untouched).unwrap();
+    let name = format!("{registry}/default/web:1");
+    let mut load = platform.tool("skopeo");
+    load.args(["--insecure-policy", "copy", "--quiet", "--dest-daemon-host", &docker.host()]);
+    load.arg(busybox(&platform, "one").source()).arg(format!("docker-daemon:{name}"));
+    checked(&mut load).unwrap();
+    let login = ["login", "--username", "anyone", "--password", platform.token(), &*registry];
+    let refused = docker.docker(&login).unwrap_err();
+    assert!(format!("{refused:#}").contains("x509"), "{refused:#}");
+
+    let trusted = Trusted::registry(&registry, &ca).unwrap();
+    docker.docker(&login).unwrap();
+    docker.docker(&["push", &name]).unwrap();
+    platform.deploy(&web("web", 1)).unwrap();
+    assert_eq!(page(&platform, "web").trim(), "one");
+    // And back, by the digest that runs.
+    docker.docker(&["image", "rm", &name]).unwrap();
+    docker.docker(&["pull", &name]).unwrap();
+    drop((trusted, docker));
     platform.remove("web").unwrap();
     platform.finish();
     machine.finish();

@@ -123,6 +123,38 @@ impl Dockerd {
     }
 }
 
+/// Where every daemon of the machine looks whom to trust, by the host and port of the registry.
+const TRUSTED: &str = "/etc/docker/certs.d";
+
+/// A registry that daemons of this machine trust, for as long as this is there.
+pub struct Trusted {
+    dir: PathBuf,
+    /// Those above it that were made for it.
+    made: Vec<PathBuf>,
+}
+
+impl Trusted {
+    /// The registry at `host:port`, by a file of certificates. The host should be one that no other test has.
+    pub fn registry(authority: &str, ca: &Path) -> Result<Self> {
+        let dir = Path::new(TRUSTED).join(authority);
+        let missing = dir.ancestors().skip(1).take_while(|dir| !dir.exists());
+        let trusted = Self { made: missing.map(Path::to_owned).collect(), dir };
+        fs::create_dir_all(&trusted.dir)?;
+        fs::copy(ca, trusted.dir.join("ca.crt"))?;
+        Ok(trusted)
+    }
+}
+
+impl Drop for Trusted {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+        // One that another test has come to use stays.
+        for dir in &self.made {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
 impl Drop for Dockerd {
     fn drop(&mut self) {
         // Errors are not raised from here: what is left shows in the leak checks of the platforms.
