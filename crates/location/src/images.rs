@@ -104,7 +104,7 @@ impl Registry {
         if let Some(known) = known {
             return Ok(known);
         }
-        let access = match told.and_then(|told| told.access) {
+        let access = match told.as_ref().and_then(|told| told.access.clone()) {
             Some(access) => access,
             // It says why there is none.
             None => ask(global, trust).await?,
@@ -116,7 +116,11 @@ impl Registry {
         let config = client_config(&trust.credentials().ok_or_else(none)?).map_err(|_| none())?;
         let client = Client::secured(Endpoint::Tls(access.address), config, Name::Registry);
         let client = client.with_token(access.token.as_str());
-        named.lock().unwrap_or_else(PoisonError::into_inner).client = Some(client.clone());
+        let mut named = named.lock().unwrap_or_else(PoisonError::into_inner);
+        // What it is told meanwhile may be that this one was removed.
+        if named.told == told {
+            named.client = Some(client.clone());
+        }
         Ok(client)
     }
 
