@@ -46,7 +46,8 @@ async fn images_come_from_the_registry_that_is_told_of_and_from_nobody_else() {
     let world = World::start_as(dir.path(), outside, more).await;
     let (held, image, layer) = registry(b"the layer");
     let mut wanted = set(5, 1);
-    Arc::make_mut(&mut wanted).allotments[0].release.image_digest = image;
+    let allotment = &mut Arc::make_mut(&mut wanted).allotments[0];
+    Arc::make_mut(&mut allotment.release).image_digest = image;
     world.node_says(&[]).await;
     world.allot.send_replace(wanted);
     let mut sets = world.watch::<AssignmentSet>("/link/nodes/n1/assignments").await;
