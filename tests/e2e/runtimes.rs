@@ -100,6 +100,7 @@ fn a_runtime_that_is_missing_is_refused_by_name() {
     let table = platform.run(&["nodes"]).ok();
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
     assert!(table.contains("everything: /no/such/place/runsc"), "{table}");
+    assert!(table.contains("IMAGES ARE MOUNTED FROM"), "{table}");
     let manifest = platform.dir().join("longshore.toml");
     std::fs::write(&manifest, "app = \"web\"\nimage = \"default/web:1\"\nruntime = \"runsc\"\n")
         .unwrap();

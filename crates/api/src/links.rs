@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use longshore_types::{
     AppName, Capacity, Coordinates, Cordon, Decision, Digest, Epoch, Generation, GpuShares,
-    HostName, InstanceId, LocationEpoch, LocationName, NodeGpu, NodeName, ProjectName,
+    HostName, ImageMount, InstanceId, LocationEpoch, LocationName, NodeGpu, NodeName, ProjectName,
     ReachAddress, Reached, Release, ReleaseNumber, Repository, RoomMaking, RuntimeOffer,
     SecretName, SecretValue, SecretVersion, Timestamp, Traits, Yielding, token::Rights,
 };
@@ -270,6 +270,13 @@ pub struct NodeSummary {
     /// The capability table: a row for each runtime.
     #[serde(default, deserialize_with = "longshore_types::lenient::known_items")]
     pub runtimes: Vec<RuntimeOffer>,
+    /// How images get to its kernel. Absent from one that is older than this.
+    #[serde(
+        default,
+        deserialize_with = "longshore_types::lenient::known",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub image_mount: Option<ImageMount>,
     /// What is said of it, and of its location.
     #[serde(default)]
     pub traits: Traits,

@@ -435,6 +435,7 @@ fn node_differs(a: &NodeSummary, b: &NodeSummary) -> bool {
         reached,
         version,
         runtimes,
+        image_mount,
         traits,
         lost,
         instances: _,
@@ -445,7 +446,8 @@ fn node_differs(a: &NodeSummary, b: &NodeSummary) -> bool {
     let outcome = |one: &Reached| (one.address.clone(), one.error.clone());
     (node, reachable, version) != (&b.node, &b.reachable, &b.version)
         || !reached.iter().map(outcome).eq(b.reached.iter().map(outcome))
-        || (runtimes, traits, lost, cordon) != (&b.runtimes, &b.traits, &b.lost, &b.cordon)
+        || (runtimes, image_mount) != (&b.runtimes, &b.image_mount)
+        || (traits, lost, cordon) != (&b.traits, &b.lost, &b.cordon)
 }
 
 #[cfg(test)]

@@ -67,6 +67,7 @@ pub async fn report(
             instances,
             network: identity.network.clone(),
             runtimes: identity.runtimes.clone(),
+            image_mount: Some(node.images.kernel_path().into()),
             traits: identity.traits.clone(),
             location_epoch,
             handed_over,

@@ -199,6 +199,7 @@ impl Node {
             instances: self.containers.iter().map(observe).collect(),
             network: String::new(),
             runtimes: Vec::new(),
+            image_mount: None,
             traits: Default::default(),
             gpus: gpus(),
             reached: Vec::new(),

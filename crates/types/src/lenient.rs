@@ -22,6 +22,19 @@ impl<T> Item<T> {
     }
 }
 
+/// A value, or nothing where it is not understood here.
+///
+/// # Errors
+///
+/// When it is no value at all.
+pub fn known<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Ok(Option::<Item<T>>::deserialize(deserializer)?.and_then(Item::known))
+}
+
 /// A map without the keys that are not known here.
 ///
 /// # Errors

@@ -15,6 +15,7 @@ pub mod garbage;
 pub mod gpu;
 pub mod id_range;
 pub mod ids;
+mod image_mount;
 pub mod image_reference;
 pub mod ingress;
 pub mod instance;
@@ -45,6 +46,7 @@ pub use ids::{
     AppName, Epoch, Generation, HostName, InstanceId, LocationEpoch, LocationName, NodeName,
     ProjectName, ReleaseNumber, Repository, SecretName,
 };
+pub use image_mount::ImageMount;
 pub use image_reference::{ImageReference, Tag};
 pub use ingress::{AppProtocol, IngressRules};
 pub use instance::{ExitReason, InstancePhase};

@@ -337,6 +337,7 @@ impl Location {
             promised,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             runtimes: Vec::new(),
+            image_mount: None,
             traits: Default::default(),
             lost: false,
             instances: u32::try_from(share).unwrap_or(0),

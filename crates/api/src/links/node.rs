@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use longshore_types::{
-    ByteCount, Capacity, Digest, ExitReason, Generation, Gpu, GpuShares, IdRange, InstanceId,
-    InstancePhase, LocationEpoch, NodeName, ReachAddress, Reached, Release, RuntimeOffer,
-    Timestamp, Traits,
+    ByteCount, Capacity, Digest, ExitReason, Generation, Gpu, GpuShares, IdRange, ImageMount,
+    InstanceId, InstancePhase, LocationEpoch, NodeName, ReachAddress, Reached, Release,
+    RuntimeOffer, Timestamp, Traits,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -120,6 +120,13 @@ pub struct NodeReport {
     /// The capability table: a row for each runtime. Empty from a node that is older than it.
     #[serde(default, deserialize_with = "longshore_types::lenient::known_items")]
     pub runtimes: Vec<RuntimeOffer>,
+    /// How images get to its kernel. Absent from one that is older than this.
+    #[serde(
+        default,
+        deserialize_with = "longshore_types::lenient::known",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub image_mount: Option<ImageMount>,
     /// What its operator says of it.
     #[serde(default)]
     pub traits: Traits,

@@ -261,6 +261,7 @@ mod tests {
             reached: Vec::new(),
             version: "1".to_owned(),
             runtimes: Vec::new(),
+            image_mount: None,
             traits: Default::default(),
             lost,
             instances,

@@ -30,6 +30,7 @@ fn node(name: &str, reachable: bool) -> NodeSummary {
         reached: Vec::new(),
         version: "1".to_owned(),
         runtimes: Vec::new(),
+        image_mount: None,
         traits: Default::default(),
         lost: false,
         instances: 0,

@@ -260,6 +260,7 @@ pub fn report_of(
         reached: Vec::new(),
         version: "1".to_owned(),
         runtimes,
+        image_mount: None,
         traits: Default::default(),
         lost: false,
         instances: 0,

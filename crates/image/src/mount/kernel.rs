@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longshore_archive::tar::Xattr;
+use longshore_types::ImageMount;
 
 use super::{ErofsImage, ImageTree, MountRootfsError, mount_tree, unmount_under};
 use crate::erofs::{self, BLOCK};
@@ -29,11 +30,17 @@ pub enum KernelPath {
 
 impl fmt::Display for KernelPath {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::File => "EROFS in files",
-            Self::Loop => "EROFS on loop devices",
-            Self::Directories => "directories",
-        })
+        ImageMount::from(*self).fmt(formatter)
+    }
+}
+
+impl From<KernelPath> for ImageMount {
+    fn from(path: KernelPath) -> Self {
+        match path {
+            KernelPath::File => Self::ErofsFiles,
+            KernelPath::Loop => Self::ErofsLoop,
+            KernelPath::Directories => Self::Directories,
+        }
     }
 }
 

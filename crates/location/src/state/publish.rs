@@ -173,6 +173,7 @@ impl State {
             capacity: reported.report.capacity,
             version: reported.report.version.clone(),
             runtimes: reported.report.runtimes.clone(),
+            image_mount: reported.report.image_mount,
             traits: self.traits.of_node(&reported.report.traits),
             reached: reported.report.reached.clone(),
             ..unknown(&reported.report.node)
@@ -314,6 +315,7 @@ fn unknown(node: &NodeName) -> NodeSummary {
         reached: Vec::new(),
         version: String::new(),
         runtimes: Vec::new(),
+        image_mount: None,
         traits: Traits::default(),
         lost: false,
         instances: 0,

@@ -158,6 +158,7 @@ impl World {
             instances: self.state.instances.values().filter(has).map(observe).collect(),
             network: String::new(),
             runtimes: vec![],
+            image_mount: None,
             traits: Default::default(),
             location_epoch: self.state.life.epoch(),
             handed_over: None,

@@ -167,6 +167,7 @@ fn report(node: &str, gate: &str, assignments: &[Assignment]) -> NodeReport {
         instances: assignments.iter().map(observe).collect(),
         network: String::new(),
         runtimes: vec![],
+        image_mount: None,
         traits: Default::default(),
         location_epoch: Default::default(),
         handed_over: None,

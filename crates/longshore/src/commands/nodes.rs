@@ -93,7 +93,8 @@ fn render(rows: &[Row], now: Timestamp) -> String {
         ]);
     }
     let mut text = table_text(&table);
-    for more in [render_traits(rows), render_gpus(rows), render_runtimes(rows)] {
+    let more = [render_traits(rows), render_images(rows), render_gpus(rows), render_runtimes(rows)];
+    for more in more {
         if !more.is_empty() {
             text.push('\n');
             text.push_str(&more);
@@ -143,6 +144,17 @@ fn render_gpus(rows: &[Row]) -> String {
     if any { table_text(&table) } else { String::new() }
 }
 
+/// How images get to the kernel of each node; nothing where none says so.
+fn render_images(rows: &[Row]) -> String {
+    let mut table = Table::new(&["NODE", "IMAGES ARE MOUNTED FROM"]);
+    for Row { node, .. } in rows {
+        let mount = node.image_mount.map_or_else(|| "-".to_owned(), |mount| mount.to_string());
+        table.row([node.node.to_string(), mount]);
+    }
+    let says = |Row { node, .. }: &Row| node.image_mount.is_some();
+    if rows.iter().any(says) { table_text(&table) } else { String::new() }
+}
+
 /// The capability table: what makes containers on each node, and what that cannot do. The reasons are
 /// in the JSON form, and in the refusal of a deploy that meets one.
 fn render_runtimes(rows: &[Row]) -> String {
@@ -172,7 +184,9 @@ fn render_runtimes(rows: &[Row]) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use longshore_types::{Ability, ByteCount, Capacity, MilliCpu, RuntimeName, RuntimeOffer};
+    use longshore_types::{
+        Ability, ByteCount, Capacity, ImageMount, MilliCpu, RuntimeName, RuntimeOffer,
+    };
 
     use super::*;
 
@@ -213,6 +227,7 @@ mod tests {
                 offer(RuntimeName::Crun, Some("/usr/bin/crun"), None, &[Ability::Gpu]),
                 offer(RuntimeName::Runsc, None, Some(missing), &[]),
             ],
+            image_mount: Some(ImageMount::ErofsLoop),
             traits: Traits {
                 country: "NL".parse().ok(),
                 labels: ["disk=nvme".parse().unwrap()].into(),
@@ -232,7 +247,16 @@ mod tests {
         assert_eq!(line("n1    1"), "n1    1    h100   20 GiB of 80 GiB");
         assert!(line("n1    crun").ends_with(" gpu"), "{text}");
         assert!(line("n1    runsc").contains("everything: not found in"), "{text}");
-        let json = serde_json::to_value(&node).unwrap();
+        assert!(text.contains("n1    EROFS on loop devices\n"), "{text}");
+        let mut json = serde_json::to_value(&node).unwrap();
         assert_eq!(json["runtimes"][1]["lacks"]["gpu"], "a reason");
+        assert_eq!(json["image_mount"], "erofs-loop");
+        // One that a later release has.
+        json["image_mount"] = "tape".into();
+        let later: NodeSummary = serde_json::from_value(json).unwrap();
+        assert_eq!(later, NodeSummary { image_mount: None, ..node });
+        let location = "ams".parse().unwrap();
+        let text = render(&[Row { location, node: later }], Timestamp(0));
+        assert!(!text.contains("MOUNTED"), "{text}");
     }
 }

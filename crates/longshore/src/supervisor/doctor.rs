@@ -39,6 +39,8 @@ pub struct Findings {
     kernel: String,
     /// What is missing.
     missing: Vec<Obstacle>,
+    /// Whether the kernel has EROFS; without it images are unpacked file by file.
+    erofs: bool,
     /// Runtimes that apps may ask for, beside the one that is built in.
     runtimes: Vec<PathBuf>,
     /// What should be known of certificates for users: what cannot be used, has expired or will soon.
@@ -54,7 +56,8 @@ pub fn run(options: &DoctorOptions) -> Result<(), Failure> {
         None => Vec::new(),
     };
     let missing = facts.obstacles();
-    let findings = Findings { missing, kernel: facts.kernel, runtimes, certificates };
+    let (kernel, erofs) = (facts.kernel, facts.has_erofs);
+    let findings = Findings { kernel, missing, erofs, runtimes, certificates };
     let format = if options.json { Format::Json } else { Format::Text };
     Output::new(format).data(&findings, render)?;
     match findings.missing.len() {
@@ -97,13 +100,17 @@ fn complaints(path: &Path) -> Result<Vec<String>, Failure> {
 }
 
 fn render(findings: &Findings) -> String {
-    let Findings { kernel, missing, runtimes, certificates } = findings;
+    let Findings { kernel, missing, erofs, runtimes, certificates } = findings;
     let mut text = format!("Linux {kernel}\n");
     for Obstacle { what, remedy } in missing {
         text.push_str(&format!("missing: {what}\n  {remedy}\n"));
     }
     if missing.is_empty() {
         text.push_str("this machine has what the platform needs\n");
+    }
+    if !erofs {
+        text.push_str("better with EROFS, without which images are unpacked file by file\n");
+        text.push_str("  modprobe erofs\n");
     }
     for complaint in certificates {
         text.push_str(&format!("look at: {complaint}\n"));
@@ -123,6 +130,7 @@ mod tests {
         let sound = Findings {
             kernel: "6.1".to_owned(),
             missing: vec![],
+            erofs: true,
             runtimes: vec!["/usr/sbin/runc".into()],
             certificates: vec![],
         };
@@ -132,8 +140,9 @@ mod tests {
         );
         let missing = vec![Obstacle::new("nft is missing", "apt-get install nftables")];
         let certificates = vec!["the certificate for a.test has expired".to_owned()];
-        let ill = Findings { missing, runtimes: vec![], certificates, ..sound };
-        let expected = "Linux 6.1\nmissing: nft is missing\n  apt-get install nftables\nlook at: the \
+        let ill = Findings { missing, erofs: false, runtimes: vec![], certificates, ..sound };
+        let expected = "Linux 6.1\nmissing: nft is missing\n  apt-get install nftables\nbetter with EROFS, \
+                        without which images are unpacked file by file\n  modprobe erofs\nlook at: the \
                         certificate for a.test has expired\n";
         assert_eq!(render(&ill), expected);
     }

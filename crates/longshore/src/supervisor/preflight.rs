@@ -43,6 +43,8 @@ pub struct Facts {
     pub kernel: String,
     /// Whether overlay file systems can be mounted.
     pub has_overlay: bool,
+    /// Whether EROFS can be mounted, by which images come without being unpacked file by file.
+    pub has_erofs: bool,
     /// The cgroup controllers that can be used.
     pub controllers: Vec<String>,
     /// Whether the program `nft` is there.
@@ -61,7 +63,8 @@ impl Facts {
         Self {
             is_root: rustix::process::geteuid().is_root(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-            has_overlay: has_overlay(),
+            has_overlay: has_file_system("overlay"),
+            has_erofs: has_file_system("erofs"),
             controllers: controllers(),
             has_nft: find_program("nft").is_some(),
             data_on_overlay: is_on_overlay(data_dir).then(|| data_dir.to_owned()),
@@ -144,15 +147,15 @@ fn kernel_version(release: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// Asks the kernel for the file system, which also loads its module where there is one.
-fn has_overlay() -> bool {
-    match fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
+/// Asks the kernel for a file system, which also loads its module where there is one.
+fn has_file_system(name: &str) -> bool {
+    match fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC) {
         Ok(_) => true,
         Err(rustix::io::Errno::NODEV) => false,
         // Without the right to ask, the list of what is loaded has to do.
         Err(_) => read("/proc/filesystems")
             .lines()
-            .any(|line| line.split_whitespace().last() == Some("overlay")),
+            .any(|line| line.split_whitespace().last() == Some(name)),
     }
 }
 
@@ -229,6 +232,7 @@ mod tests {
             is_root: true,
             kernel: "6.1.0-13-amd64".to_owned(),
             has_overlay: true,
+            has_erofs: true,
             controllers: ["cpuset", "cpu", "io", "memory", "pids"].map(str::to_owned).into(),
             has_nft: true,
             data_on_overlay: None,
@@ -248,6 +252,7 @@ mod tests {
             is_root: false,
             kernel: "4.19.0".to_owned(),
             has_overlay: false,
+            has_erofs: false,
             controllers: vec!["cpu".to_owned()],
             has_nft: false,
             data_on_overlay: Some("/data".into()),

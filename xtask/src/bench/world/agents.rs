@@ -124,6 +124,7 @@ impl Node {
             instances: instances.collect(),
             network: "nowhere".to_owned(),
             runtimes: Vec::new(),
+            image_mount: None,
             traits: Default::default(),
             location_epoch: set.map(|set| set.location_epoch).unwrap_or_default(),
             handed_over: None,

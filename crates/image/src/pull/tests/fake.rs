@@ -30,6 +30,8 @@ pub(super) enum Fault {
     HangsAt(usize),
     /// The bytes of the blob from this one on are not given until the source is healed.
     HangsBehind(usize),
+    /// A part is given with all that follows it.
+    GoesOn,
     /// Whatever part is asked for, the whole blob is given.
     HasNoParts,
 }
@@ -157,14 +159,16 @@ impl FakeSource {
             bytes.get(part.from as usize..).filter(|rest| part.from == 0 || !rest.is_empty());
         let no_part = || SourceError::new("no such part", Retry::Pointless);
         let mut rest = after.ok_or_else(no_part)?.to_vec();
-        rest.truncate(part.n_bytes.map_or(usize::MAX, |n_bytes| n_bytes.get() as usize));
+        if fault != Some(Fault::GoesOn) {
+            rest.truncate(part.n_bytes.map_or(usize::MAX, |n_bytes| n_bytes.get() as usize));
+        }
         let broken = || Err(SourceError::new("the connection broke", Retry::CanHelp));
         let n_given = match fault {
             Some(Fault::AlwaysBreaks) => return broken(),
             Some(Fault::BreaksEvery(n_bytes) | Fault::StallsEvery(n_bytes)) => n_bytes,
             Some(Fault::HangsAt(n_bytes)) => n_bytes,
             Some(Fault::HangsBehind(end)) => end.saturating_sub(part.from as usize),
-            Some(Fault::HasNoParts) | None => rest.len(),
+            Some(Fault::GoesOn | Fault::HasNoParts) | None => rest.len(),
         };
         let (now, later) = rest.split_at(n_given.min(rest.len()));
         *state.n_bytes_given.entry(*digest).or_default() += now.len() as u64;

@@ -70,6 +70,17 @@ async fn a_source_that_has_no_parts_gives_one_stream() {
     assert_eq!(source.n_layer_requests(), 1);
 }
 
+/// As a location of the release before does, which knows no ends of parts.
+#[tokio::test]
+async fn what_comes_behind_a_part_is_left() {
+    let source = Arc::new(FakeSource::default());
+    let parts = large();
+    let digest = parts.clone().publish(&source);
+    source.fault(&parts.blob(0), Fault::GoesOn);
+    assert_pulled(&source, &digest).await;
+    assert_eq!(source.n_layer_requests(), 10);
+}
+
 #[tokio::test]
 async fn a_blob_in_parts_that_is_not_as_long_as_it_should_be_is_refused() {
     let n_bytes = large().blob_size(0);
