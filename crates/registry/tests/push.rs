@@ -8,14 +8,16 @@ mod server;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use futures_util::TryStreamExt as _;
 use longshore_image::client::{BlobSource, Mounted, RegistryClient, RegistryClientError};
+use longshore_image::mount::{ImageTree, KernelPath};
 use longshore_image::pack::{PackOptions, PackOutput, pack};
 use longshore_image::push::{LocalImage, PushProgress, PushTarget, Pushed, push};
 use longshore_image::source::{Given, Part, Retry, Source, SourceError};
+use longshore_image::{ImageStore, Limits};
 use longshore_types::{Digest, Repository};
 use serde_json::json;
 use server::{ADMIN, NOBODY, READER, Server, hex, options, serve};
@@ -291,6 +293,50 @@ fn docker_archive(path: &Path) {
     header.set_size(0);
     tar.append_link(&mut header, "b/layer.tar", "../a/layer.tar").unwrap();
     tar.into_inner().unwrap();
+}
+
+/// Writes a tar like that of `docker save`, of an image of one layer with one file.
+fn large_image(path: &Path, contents: &[u8]) {
+    let append = |tar: &mut tar::Builder<_>, name: &str, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, bytes).unwrap();
+    };
+    let mut layer = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(contents.len() as u64);
+    header.set_mode(0o644);
+    layer.append_data(&mut header, "file", contents).unwrap();
+    let layer = layer.into_inner().unwrap();
+    let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let config = json!({
+        "os": "linux", "architecture": architecture,
+        "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
+    });
+    let list = json!([{"Config": "large.json", "RepoTags": ["large:1"], "Layers": ["layer.tar"]}]);
+    let mut tar = tar::Builder::new(fs::File::create(path).unwrap());
+    append(&mut tar, "layer.tar", &layer);
+    append(&mut tar, "large.json", config.to_string().as_bytes());
+    append(&mut tar, "manifest.json", list.to_string().as_bytes());
+    tar.into_inner().unwrap();
+}
+
+#[tokio::test]
+async fn a_layer_of_several_parts_is_pulled() {
+    let registry = Harness::new().await;
+    let (archive, contents) = (registry.path("large.tar"), noise(20 << 20));
+    large_image(&archive, &contents);
+    let pushed = registry.push(&archive, None, &target("a/large")).await;
+    let (root, name) = (registry.path("images"), repository("a/large"));
+    let form = Some(KernelPath::Directories);
+    let store = ImageStore::open_with(&root, Limits::default(), form).unwrap();
+    let source = Arc::new(registry.client(READER));
+    let (image, report) = store.pull(source, &name, &pushed.digest, &|_| ()).await.unwrap();
+    assert_eq!(report.bytes_fetched, report.bytes_unpacked);
+    assert!(report.bytes_fetched.0 > 20 << 20);
+    let ImageTree::Directories(layers) = &image.tree else { panic!("{image:?}") };
+    assert!(fs::read(layers[0].join("file")).unwrap() == contents);
 }
 
 #[tokio::test]
