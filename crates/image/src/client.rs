@@ -20,7 +20,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use longshore_types::garbage::Garbage;
-use longshore_types::{Digest, Repository};
+use longshore_types::{Digest, Repository, Retention};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LINK, LOCATION, RANGE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
@@ -37,6 +37,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 /// Where a Longshore registry tells what nobody needs, and removes it.
 const GARBAGE: &str = "/v2/_longshore/garbage";
+/// Where it is told what a repository keeps.
+const RETENTION: &str = "/v2/_longshore/retention";
 
 /// The largest manifest that is read, in bytes.
 const MAX_MANIFEST: usize = 4 << 20;
@@ -296,6 +298,26 @@ impl RegistryClient {
     pub async fn remove_garbage(&self) -> Result<Garbage, RegistryClientError> {
         let request = self.request(Method::POST, self.path(GARBAGE));
         json(self.send("remove what nobody needs", request).await?).await
+    }
+
+    /// What a repository of a Longshore registry keeps.
+    pub async fn retention(
+        &self,
+        repository: &Repository,
+    ) -> Result<Retention, RegistryClientError> {
+        let url = self.path(&format!("{RETENTION}/{repository}"));
+        json(self.send("ask what is kept", self.request(Method::GET, url)).await?).await
+    }
+
+    /// Tells a Longshore registry what a repository keeps.
+    pub async fn set_retention(
+        &self,
+        repository: &Repository,
+        retention: &Retention,
+    ) -> Result<Retention, RegistryClientError> {
+        let url = self.path(&format!("{RETENTION}/{repository}"));
+        let request = self.request(Method::PUT, url).json(retention);
+        json(self.send("say what is kept", request).await?).await
     }
 
     fn path(&self, path: &str) -> Url {

@@ -4,6 +4,10 @@
 //! not long ago are needed; so is what these lead to, and what is about something that is needed. A
 //! blob is needed by a manifest of its own repository, for only there can it be had.
 //!
+//! Where the owners of a repository said how many tags it keeps, and for how long, those go that are
+//! neither; not one whose manifest a release needs. They go last, and what they named is from then
+//! on as if it were pushed without a tag: so whoever said too little has time to tag it again.
+//!
 //! It is looked for without a lock, since reading all manifests takes long, and removed one by one. What
 //! happened in between is known by the leases (`storage::leases`): whoever pushes, asks for, mounts
 //! or names something renews its lease, and nothing goes whose lease holds. A manifest is kept under the
@@ -22,15 +26,15 @@ use std::time::{Duration, Instant};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use longshore_types::garbage::{Garbage, GarbageItem, GarbageReason};
-use longshore_types::{ByteCount, Digest, Repository};
+use longshore_types::garbage::{Garbage, GarbageItem, GarbageReason, GarbageTag};
+use longshore_types::{ByteCount, Digest, Repository, Retention};
 
 use crate::Registry;
 use crate::manifest::Manifest;
 use crate::pins::PinTable;
 use crate::refusal::{Code, Refusal};
 use crate::server::json;
-use crate::storage::{Lease, Storage, StorageError};
+use crate::storage::{FoundTag, Lease, Storage, StorageError};
 use needed::{Contents, Kept};
 
 /// The most that a report names; the rest is counted.
@@ -75,12 +79,16 @@ pub(crate) fn collect(
         let longer = storage.oldest_upload(Some(&repository))?.unwrap_or_default();
         let lease = Lease { length: patience.lease + longer, looked: Instant::now() };
         let sweep = Sweep { storage, repository: &repository, lease, removes };
-        let swept = contents(storage, &repository).and_then(|contents| {
+        let swept = storage.retention(&repository).and_then(|retention| {
+            let retention = retention.unwrap_or_default();
+            let untagged = retention.keep_untagged.map_or(patience.untagged, |keep| keep.0);
+            let contents = contents(storage, &repository)?;
             // What somebody counts on stays with all that it leads to.
             let leased = contents.manifests.keys();
             let leased = leased.filter(|digest| storage.is_leased(&repository, digest, lease));
             let roots = pinned.iter().chain(leased).copied().collect();
-            sweep.run(&contents, &contents.kept(&roots, patience.untagged), &mut found)
+            sweep.run(&contents, &contents.kept(&roots, untagged), &mut found)?;
+            sweep.tags(&retention, &pinned, &mut found)
         });
         // Nothing goes from where something cannot be read; from elsewhere it does.
         if let Err(error) = swept {
@@ -146,6 +154,32 @@ impl Sweep<'_> {
         Ok(())
     }
 
+    /// The tags that the repository need not keep.
+    fn tags(
+        &self,
+        retention: &Retention,
+        pinned: &BTreeSet<Digest>,
+        found: &mut Found,
+    ) -> Result<(), StorageError> {
+        if *retention == Retention::default() {
+            return Ok(());
+        }
+        let Self { storage, repository, removes, .. } = *self;
+        for (n_newer, tag) in storage.tags_by_age(repository)?.into_iter().enumerate() {
+            let age = longshore_types::Duration(tag.age());
+            if !retention.lets_go(n_newer, age) || pinned.contains(&tag.digest) {
+                continue;
+            }
+            if removes && !storage.collect_tag(repository, &tag)? {
+                continue;
+            }
+            let FoundTag { tag, digest, pushed: _ } = tag;
+            let (repository, n_newer) = (repository.clone(), n_newer as u64);
+            found.tags.push(GarbageTag { repository, tag, digest, n_newer, age });
+        }
+        Ok(())
+    }
+
     /// Whether it goes, by its lease; it is gone then, unless this only looks.
     fn goes(
         &self,
@@ -163,6 +197,7 @@ impl Sweep<'_> {
 #[derive(Default)]
 struct Found {
     items: Vec<GarbageItem>,
+    tags: Vec<GarbageTag>,
     manifests: u64,
     blobs: u64,
     /// The sizes of what goes, and what stays somewhere.
@@ -188,9 +223,10 @@ impl Found {
     }
 
     fn report(self, removed: bool) -> Garbage {
-        let Self { items, manifests, blobs, going, staying } = self;
+        let Self { items, mut tags, manifests, blobs, going, staying } = self;
+        tags.truncate(MAX_ITEMS);
         let freed = going.iter().filter(|(digest, _)| !staying.contains(digest));
         let bytes = ByteCount(freed.map(|(_, size)| size).sum());
-        Garbage { removed, manifests, blobs, bytes, items }
+        Garbage { removed, manifests, blobs, bytes, items, tags }
     }
 }

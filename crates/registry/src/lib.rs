@@ -26,6 +26,7 @@ mod range;
 mod referrers;
 mod refusal;
 mod registry;
+mod retention;
 mod route;
 mod server;
 mod storage;

@@ -22,6 +22,8 @@ pub(crate) enum Route {
     Token,
     /// `/v2/_longshore/garbage`
     Garbage,
+    /// `/v2/_longshore/retention/<name>`
+    Retention(Repository),
     /// `/v2/<name>/...`
     In(Repository, Target),
 }
@@ -57,6 +59,10 @@ impl Route {
             "/_longshore/garbage" => return Ok(Self::Garbage),
             rest => rest.strip_prefix('/').ok_or_else(no_such_endpoint)?,
         };
+        if let Some(name) = rest.strip_prefix("_longshore/retention/") {
+            let name = name.parse().map_err(|error| Refusal::bad(Code::NameInvalid, error))?;
+            return Ok(Self::Retention(name));
+        }
         let parts: Vec<&str> = rest.split('/').collect();
         let (name, target) = match parts.as_slice() {
             [name @ .., "tags", "list"] => (name, Target::Tags),
@@ -79,6 +85,9 @@ impl Route {
         match self {
             Self::Base | Self::Token | Self::Garbage => None,
             Self::Catalog => Some(Scopes::of_catalog()),
+            Self::Retention(repository) => {
+                retention_action(method).ok().map(|action| Scopes::of(repository, action))
+            }
             Self::In(repository, target) => {
                 target.action(method).ok().map(|action| Scopes::of(repository, action))
             }
@@ -103,6 +112,15 @@ impl Target {
             Self::Manifest(_) => ("GET, HEAD, PUT, DELETE", stored(method)),
         };
         action.ok_or_else(|| Refusal::method(method, allowed))
+    }
+}
+
+/// The right that it takes to ask or say what a repository keeps: who says it has things deleted.
+pub(crate) fn retention_action(method: &Method) -> Result<RegistryAction, Refusal> {
+    match *method {
+        Method::GET => Ok(Pull),
+        Method::PUT | Method::DELETE => Ok(Delete),
+        _ => Err(Refusal::method(method, "GET, PUT, DELETE")),
     }
 }
 
@@ -132,6 +150,9 @@ mod tests {
             ("/v2/_catalog", Some(Route::Catalog)),
             ("/v2/_longshore/garbage", Some(Route::Garbage)),
             ("/v2/_longshore", None),
+            ("/v2/_longshore/retention/a/b", Some(Route::Retention("a/b".parse().unwrap()))),
+            ("/v2/_longshore/retention/", None),
+            ("/v2/_longshore/retention/A", None),
             ("/v2/a/tags/list", of("a", Tags)),
             ("/v2/a/b/c/manifests/1", of("a/b/c", Manifest("1".into()))),
             ("/v2/a/manifests/sha256%3Aab", of("a", Manifest("sha256:ab".into()))),

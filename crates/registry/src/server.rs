@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::access::{Access, passing};
 use crate::refusal::{Code, Refusal};
 use crate::route::{Route, Target};
-use crate::{Registry, blobs, garbage, listings, manifests, referrers, uploads};
+use crate::{Registry, blobs, garbage, listings, manifests, referrers, retention, route, uploads};
 
 pub(crate) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -99,6 +99,10 @@ async fn answer(
         Route::Garbage => {
             access.check_all()?;
             return garbage::answer(registry, parts).await;
+        }
+        Route::Retention(repository) => {
+            access.check(&repository, route::retention_action(&parts.method)?)?;
+            return retention::answer(registry, repository, parts, body).await;
         }
         Route::Base | Route::Token => return Err(Refusal::method(&parts.method, "GET, HEAD")),
         Route::Catalog => return Err(Refusal::method(&parts.method, "GET")),

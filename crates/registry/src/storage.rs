@@ -6,6 +6,7 @@
 //! repositories/<name>/_blobs/<hex>      empty: the repository has this blob
 //! repositories/<name>/_manifests/<hex>  JSON: the repository has this manifest, of this media type
 //! repositories/<name>/_tags/<tag>       the digest that the tag names
+//! repositories/<name>/_retention        JSON: what of it goes by itself
 //! repositories/<name>/_referrers/<hex of the subject>/<hex>
 //!                                       JSON: the descriptor of a manifest about the subject
 //! pending/<hex>                         bytes of blobs that may not be on the disk yet
@@ -39,6 +40,7 @@ mod links;
 mod objects;
 mod parts;
 mod pending;
+mod retention;
 mod uploads;
 
 use std::fs::{self, File};
@@ -59,6 +61,7 @@ pub(crate) use leases::Lease;
 use leases::Leases;
 pub(crate) use links::{BlobBytes, Referrer, StoredManifest};
 use pending::Pending;
+pub(crate) use retention::FoundTag;
 pub(crate) use uploads::{UploadHash, UploadId};
 
 /// The disk, or the object store, refused an operation.

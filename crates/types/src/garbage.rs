@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteCount, Digest, Repository};
+use crate::{ByteCount, Digest, Duration, Repository, Tag};
 
 /// What was removed from a registry, or would be.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -18,6 +18,25 @@ pub struct Garbage {
     pub bytes: ByteCount,
     /// Which, in order of their repositories; of very many the first ones.
     pub items: Vec<GarbageItem>,
+    /// The tags that the retention of their repositories lets go. What they name counts as untagged from
+    /// then on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<GarbageTag>,
+}
+
+/// A tag that its repository need not keep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GarbageTag {
+    /// Where it is.
+    pub repository: Repository,
+    /// The tag.
+    pub tag: Tag,
+    /// What it names.
+    pub digest: Digest,
+    /// How many tags were pushed after it.
+    pub n_newer: u64,
+    /// For how long it has been there.
+    pub age: Duration,
 }
 
 /// One thing that nobody needs.

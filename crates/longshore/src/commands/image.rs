@@ -5,6 +5,7 @@ pub mod inspect;
 pub mod ls;
 pub mod pack;
 pub mod push;
+mod retention;
 mod rm;
 
 use longshore_image::client::{RegistryClient, RegistryClientError};
@@ -32,6 +33,7 @@ enum Verb {
     Inspect(inspect::Options),
     Rm(rm::Options),
     Gc(gc::Options),
+    Retention(retention::Options),
 }
 
 /// Carries the verb out.
@@ -43,6 +45,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         Verb::Inspect(options) => inspect::run(options).await,
         Verb::Rm(options) => rm::run(options).await,
         Verb::Gc(options) => gc::run(options).await,
+        Verb::Retention(options) => retention::run(options).await,
     }
 }
 

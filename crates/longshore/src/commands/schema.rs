@@ -76,6 +76,7 @@ stated! {
     Vec<image::ls::Row>: "image ls";
     image::inspect::Inspection: "image inspect";
     longshore_types::garbage::Garbage: "image gc";
+    longshore_types::Retention: "image retention";
     SecretView: "secret set";
     Vec<SecretView>: "secret ls";
     SecretKeyView: "secret rotate-key";

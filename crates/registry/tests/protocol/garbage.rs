@@ -177,6 +177,80 @@ async fn what_lost_its_tag_is_kept_for_a_while() {
 }
 
 #[tokio::test]
+async fn a_repository_keeps_as_many_tags_as_it_was_told_to() {
+    const RETENTION: &str = "/v2/_longshore/retention/a/b";
+    let (pins, pinned) = watch::channel(Arc::default());
+    let registry = harness(|options| {
+        options.pins = pinned;
+        options.keep_untagged = Duration::from_secs(3600);
+    });
+    let registry = registry.await;
+    let mut images = Vec::new();
+    for tag in ["one", "two", "three", "four", "five"] {
+        images.push(registry.push_image("a/b", tag, tag.as_bytes()).await);
+        registry.push_image("a/other", tag, tag.as_bytes()).await;
+    }
+    // As if these were pushed long ago, `one` first.
+    let tags = registry.root.path().join("repositories/a/b/_tags");
+    for (tag, days) in [("one", 5), ("two", 4), ("three", 3), ("four", 2)] {
+        let file = std::fs::File::open(tags.join(tag)).unwrap();
+        let age = Duration::from_secs(days * 86_400);
+        file.set_modified(std::time::SystemTime::now() - age).unwrap();
+    }
+    let pin = [(("a/b".parse().unwrap(), images[0].parse().unwrap()), "web r1".to_owned())];
+    pins.send_replace(Arc::new(BTreeMap::from(pin)));
+    assert_eq!(registry.get(RETENTION).await.json(), json!({}));
+    let look = registry.garbage("GET").await;
+    assert_eq!(look, Garbage::default(), "nothing was said, nothing goes");
+
+    let say = async |text: &str| registry.send("PUT", RETENTION, &[], text.to_owned()).await;
+    for bad in ["", "{}x", r#"{"keep_tags":0}"#, r#"{"keep_tagged":"soon"}"#, r#"{"tags":1}"#] {
+        say(bad).await.assert_refused(400, "UNSUPPORTED");
+    }
+    let policy = json!({"keep_tags": 1, "keep_tagged": "60h"});
+    assert_eq!(say(&policy.to_string()).await.status, 200);
+    assert_eq!(registry.get(RETENTION).await.json(), policy);
+    let expected = [("three", 2), ("two", 3)];
+    let look = registry.garbage("GET").await;
+    let found = |garbage: &Garbage| {
+        let tags = garbage.tags.iter().map(|tag| (tag.tag.to_string(), tag.n_newer));
+        tags.collect::<Vec<_>>()
+    };
+    assert_eq!(found(&look), expected.map(|(tag, n)| (tag.to_owned(), n)));
+    assert!(look.tags.iter().all(|tag| tag.repository.as_str() == "a/b"), "{look:?}");
+    let gone = registry.garbage("POST").await;
+    assert_eq!((found(&gone), gone.manifests), (found(&look), 0));
+    let left = registry.get("/v2/a/b/tags/list").await.json();
+    assert_eq!(left["tags"], json!(["five", "four", "one"]), "one is what a release needs");
+    assert_eq!(
+        registry.get("/v2/a/other/tags/list").await.json()["tags"].as_array().unwrap().len(),
+        5
+    );
+    // What they named is there for a while, and goes with what it is made of.
+    assert!(registry.has(&format!("/v2/a/b/manifests/{}", images[1])).await);
+    assert_eq!(registry.garbage("POST").await.manifests, 0);
+    assert_eq!(say(r#"{"keep_untagged":"0s"}"#).await.status, 200);
+    assert_eq!(registry.garbage("POST").await.manifests, 2);
+    assert!(!registry.has(&format!("/v2/a/b/blobs/{}", digest(b"two"))).await);
+
+    // To say it is to have things deleted; to know it, to see them.
+    let team = "/v2/_longshore/retention/team/a";
+    for (token, method, status) in [
+        (server::READER, "GET", 200),
+        (server::READER, "PUT", 403),
+        (server::TEAM, "DELETE", 403),
+        (server::NOBODY, "GET", 403),
+        (server::ADMIN, "DELETE", 204),
+    ] {
+        let answer = registry.send_as(token, method, team, &[], "{}").await;
+        assert_eq!(answer.status, status, "{method}");
+    }
+    registry.send("POST", team, &[], "").await.assert_refused(405, "UNSUPPORTED");
+    assert_eq!(registry.send("DELETE", RETENTION, &[], "").await.status, 204);
+    assert_eq!(registry.get(RETENTION).await.json(), json!({}));
+}
+
+#[tokio::test]
 async fn while_it_is_not_known_what_releases_need_nothing_goes() {
     let (told, is_told) = watch::channel(false);
     let registry = harness(|options| options.is_told = is_told).await;

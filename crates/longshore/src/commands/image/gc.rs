@@ -1,6 +1,7 @@
 //! `longshore image gc`
 
-use longshore_types::garbage::{Garbage, GarbageItem};
+use longshore_types::Duration;
+use longshore_types::garbage::{Garbage, GarbageItem, GarbageTag};
 
 use super::{failed, registry};
 use crate::connection::ConnectionOptions;
@@ -12,8 +13,8 @@ use crate::table::Table;
 /// Remove from the registry what nobody needs, now rather than within the hour
 ///
 /// Manifests that no tag, no release and no index has named for a while (`up --keep-untagged`), what is
-/// about manifests that are gone, and blobs that no manifest of their repository names. What a push
-/// under way may count on stays.
+/// about manifests that are gone, and blobs that no manifest of their repository names; and tags
+/// that their repository need not keep (`image retention`). What a push under way may count on stays.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Only show what would be removed, and why
@@ -45,12 +46,28 @@ fn render(garbage: &Garbage) -> String {
             reason.as_str().to_owned(),
         ]);
     }
-    let Garbage { removed, manifests, blobs, bytes, items } = garbage;
-    let listed = if items.is_empty() { String::new() } else { table_text(&table) + "\n" };
+    let Garbage { removed, manifests, blobs, bytes, items, tags } = garbage;
+    for GarbageTag { repository, tag, digest: _, n_newer, age } in tags {
+        let why = format!("{n_newer} newer, {} old", coarse(*age));
+        table.row([repository.to_string(), format!("tag {tag}"), String::new(), why]);
+    }
+    let is_empty = items.is_empty() && tags.is_empty();
+    let listed = if is_empty { String::new() } else { table_text(&table) + "\n" };
     let verb = if *removed { "removed" } else { "would remove" };
     let (manifests, blobs) =
         (human::count(*manifests as usize, "manifest"), human::count(*blobs as usize, "blob"));
-    format!("{listed}{verb} {manifests} and {blobs}, {bytes}\n")
+    let tags = match tags.len() {
+        0 => String::new(),
+        n => format!("{}, ", human::count(n, "tag")),
+    };
+    format!("{listed}{verb} {tags}{manifests} and {blobs}, {bytes}\n")
+}
+
+/// Nobody wants to read milliseconds of it.
+fn coarse(age: Duration) -> Duration {
+    let seconds = age.0.as_secs();
+    let unit = [86_400, 3600, 60, 1].into_iter().find(|unit| seconds >= *unit).unwrap_or(1);
+    Duration::from_secs(seconds / unit * unit)
 }
 
 #[cfg(test)]
@@ -68,16 +85,27 @@ mod tests {
             size: ByteCount::mib(3),
             reason,
         };
+        let none = Garbage::default();
         let items = vec![
             item("default/web", GarbageReason::Untagged),
             item("team/a-rather-long/name", GarbageReason::Unreferenced),
         ];
         let garbage =
-            Garbage { removed: false, manifests: 1, blobs: 1, bytes: ByteCount::mib(6), items };
+            Garbage { manifests: 1, blobs: 1, bytes: ByteCount::mib(6), items, ..none.clone() };
         let text = render(&garbage);
         assert!(text.contains("no tag, no release"), "{text}");
         assert!(text.ends_with("\nwould remove 1 manifest and 1 blob, 6 MiB\n"), "{text}");
         assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+        let tags = vec![GarbageTag {
+            repository: "default/web".parse().unwrap(),
+            tag: "1.2".parse().unwrap(),
+            digest: Digest::from_sha256([7; 32]),
+            n_newer: 20,
+            age: Duration::from_millis(3 * 86_400_000 + 7_654_321),
+        }];
+        let text = render(&Garbage { tags, ..none });
+        assert!(text.contains("tag 1.2") && text.contains("20 newer, 3d old"), "{text}");
+        assert!(text.ends_with("would remove 1 tag, 0 manifests and 0 blobs, 0 B\n"), "{text}");
         assert_eq!(
             render(&Garbage { removed: true, ..Garbage::default() }),
             "removed 0 manifests and 0 blobs, 0 B\n"
