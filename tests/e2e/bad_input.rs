@@ -149,7 +149,7 @@ const ROWS: &[Row] = &[
     ("store backup", USAGE, &["<FILE>"]),
     ("store restore missing --data-dir data", INVALID, &["missing"]),
     ("store migrate --from http://nowhere --to data", USAGE, &["nowhere"]),
-    ("registry --listen nonsense", USAGE, &["nonsense", "unix:/absolute/path"]),
+    ("registry run --listen nonsense", USAGE, &["nonsense", "unix:/absolute/path"]),
     ("ingress --listen nonsense", USAGE, &["nonsense", "unix:/absolute/path"]),
     ("up --api-rate 0", INVALID, &["--api-rate", "1 to 1000000"]),
     ("up --rebalance-after 0s", INVALID, &["--rebalance-after", "at least 1s"]),

@@ -81,7 +81,7 @@ fn a_registry_says_what_is_wrong_with_its_object_store() {
     let dir = platform.dir().join("apart");
     let (dir, credentials) = (dir.to_str().unwrap(), store.credentials());
     let credentials = credentials.to_str().unwrap();
-    let role = ["registry", "--data-dir", dir, "--global", "unix:/none"];
+    let role = ["registry", "run", "--data-dir", dir, "--global", "unix:/none"];
     let run = |more: &[&str]| platform.run(&[&role[..], more].concat());
     run(&["--storage", "images"]).fails(2, &["s3://BUCKET or s3://BUCKET/PREFIX"]);
     run(&["--s3-region", "auto"]).fails(3, &["--s3-region = auto: nothing without storage"]);

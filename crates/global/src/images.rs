@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::Method;
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{CallError, Client, Endpoint, chain};
-use longshore_trust::Name;
+use longshore_trust::{Fingerprint, Name, RootAuthority};
 use longshore_types::{Digest, ImageReference};
 use rustls::ClientConfig;
 
 use crate::Plane;
 use crate::catalog::Catalog;
 use crate::hash::sha256;
+use crate::registry;
 
 /// Asks the registry.
 pub struct ImageResolver {
@@ -27,9 +28,10 @@ enum Registry {
     Joined {
         /// As whom it is called.
         config: Arc<ClientConfig>,
-        token: String,
-        /// What was called last, by its address.
-        called: Mutex<Option<(String, Client)>>,
+        /// By which it knows this control plane.
+        root: Arc<RootAuthority>,
+        /// What was called last, by its key and its address.
+        called: Mutex<Option<((Fingerprint, String), Client)>>,
     },
     /// That of a simulation: it has every image, under a digest that follows from its name.
     Simulated,
@@ -53,9 +55,9 @@ impl ImageResolver {
         Self { registry: Registry::Asked { client: registry, public_name } }
     }
 
-    /// A resolver that asks the registry that joined, with a token, by what `config` shows.
-    pub fn joined(config: Arc<ClientConfig>, token: String) -> Self {
-        Self { registry: Registry::Joined { config, token, called: Mutex::default() } }
+    /// A resolver that asks the registry that joined, with a token of that root, by what `config` shows.
+    pub fn joined(config: Arc<ClientConfig>, root: Arc<RootAuthority>) -> Self {
+        Self { registry: Registry::Joined { config, root, called: Mutex::default() } }
     }
 
     /// A resolver that asks nobody.
@@ -69,16 +71,18 @@ impl ImageResolver {
             Registry::Asked { client, public_name } => {
                 Ok(Some((client.clone(), public_name.clone())))
             }
-            Registry::Joined { config, token, called } => {
-                let place = catalog.joined_registry()?;
+            Registry::Joined { config, root, called } => {
                 let mut called = called.lock().unwrap_or_else(PoisonError::into_inner);
-                let known = called.take().filter(|(address, _)| *address == place.address);
-                let (address, client) = known.unwrap_or_else(|| {
+                let before = called.take();
+                let (key, place) = catalog.joined_registry()?;
+                let known = before.filter(|(of, _)| (of.0, &of.1) == (key, &place.address));
+                let (of, client) = known.unwrap_or_else(|| {
                     let endpoint = Endpoint::Tls(place.address.clone());
                     let client = Client::secured(endpoint, Arc::clone(config), Name::Registry);
-                    (place.address.clone(), client.with_token(token.as_str()))
+                    let token = registry::token(root, Some(key), registry::CONTROL_PLANE);
+                    ((key, place.address.clone()), client.with_token(token.as_str()))
                 });
-                *called = Some((address, client.clone()));
+                *called = Some((of, client.clone()));
                 Ok(Some((client, place.public.clone())))
             }
             Registry::Simulated => Ok(None),

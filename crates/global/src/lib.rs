@@ -492,15 +492,15 @@ async fn lead(
 
 /// Says which digests images have, by the registry.
 fn images_of(options: &Options, trusted: &Trusted) -> Result<ImageResolver, GlobalError> {
-    let token = read_token(&options.system_token_file)?;
     match &options.registry {
         RegistryChoice::At { endpoint, public } => {
+            let token = read_token(&options.system_token_file)?;
             let registry = Client::new(endpoint.clone()).with_token(token);
             Ok(ImageResolver::new(registry, public.authority.clone()))
         }
         RegistryChoice::Joined => {
             let credentials = trusted.credentials.as_ref().ok_or(GlobalError::NowhereToJoin)?;
-            Ok(ImageResolver::joined(client_config(credentials)?, token))
+            Ok(ImageResolver::joined(client_config(credentials)?, Arc::clone(&trusted.root)))
         }
     }
 }

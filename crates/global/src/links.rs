@@ -18,7 +18,9 @@ use longshore_link::{Body, MAX_OF_STRANGERS, Refusal, json_lines, only, watch_li
 use longshore_store::Revision;
 use longshore_trust::{Peer, RootAuthority};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights};
-use longshore_types::{Epoch, Generation, LocationName, ProjectName, ReachAddress, Release};
+use longshore_types::{
+    AppName, Epoch, Generation, LocationName, ProjectName, ReachAddress, Release,
+};
 use tokio::sync::watch;
 
 use crate::catalog::{AppKey, Catalog};
@@ -33,6 +35,7 @@ pub fn router(plane: Arc<Plane>) -> Router {
         .route("/link/locations/{location}/allotments", get(allotments))
         .route("/link/locations/{location}/begin", post(lives::begin))
         .route("/link/locations/{location}/report", post(report))
+        .route("/link/locations/{location}/report/changes", post(report))
         .route("/link/locations/{location}/secrets", post(secrets))
         .route("/link/locations/{location}/authority", post(joining::authority))
         .route("/link/locations/{location}/join-tokens", post(joining::redeem))
@@ -321,10 +324,13 @@ fn of_this_life(plane: &Plane, report: LocationReport) -> Result<LocationReport,
 }
 
 /// What the registry has to know, again at each change.
-async fn registry_table(State(plane): State<Arc<Plane>>) -> Response {
+async fn registry_table(
+    State(plane): State<Arc<Plane>>,
+    Extension(peer): Extension<Peer>,
+) -> Response {
     let mut last = None;
     let (root, serves) = (Arc::clone(&plane.root), plane.registry.serves());
-    let removed = registry::removed(plane.catalog.subscribe());
+    let removed = registry::removed(plane.catalog.subscribe(), peer);
     let tables = watch_lines(plane.catalog.subscribe()).filter_map(move |catalog| {
         let allotted = catalog.any_changed_at();
         let newest = catalog.tokens_changed.max(catalog.releases_changed).max(allotted);
@@ -337,8 +343,20 @@ async fn registry_table(State(plane): State<Arc<Plane>>) -> Response {
 }
 
 fn table_of(catalog: &Catalog, root: &RootAuthority, serves: Serves) -> RegistryTable {
-    let tokens = catalog.tokens.values();
-    let tokens = tokens.map(|token| (token.hash.clone(), token.rights.clone()));
+    // One that joined is shown none that would open another in its place, or the one of this machine.
+    let key = match serves {
+        Serves::OtherMachines => None,
+        Serves::Everyone => catalog.registry.as_ref().map(|record| record.key),
+    };
+    let is_shown =
+        |name: &AppName| serves == Serves::OtherMachines || name.as_str() != tokens::SYSTEM;
+    let known = catalog.tokens.iter().filter(|(name, _)| is_shown(name));
+    let tokens = known.map(|(_, token)| (token.hash.clone(), token.rights.clone()));
+    let asks = (serves == Serves::Everyone).then(|| {
+        let token = registry::token(root, key, registry::CONTROL_PLANE);
+        let registry = vec![tokens::pull_everything()];
+        (tokens::hash(&token), Rights { registry, ..Rights::default() })
+    });
     let called_by = catalog.locations.iter().filter(|(_, record)| match serves {
         Serves::OtherMachines => record.authority.is_some(),
         Serves::Everyone => true,
@@ -350,10 +368,10 @@ fn table_of(catalog: &Catalog, root: &RootAuthority, serves: Serves) -> Registry
         let right =
             |repositories| RegistryRight { repositories, actions: vec![RegistryAction::Pull] };
         let registry = repositories.into_iter().map(right).collect();
-        let token = registry::token(root, location);
+        let token = registry::token(root, key, &registry::of_location(location));
         (tokens::hash(&token), Rights { registry, ..Rights::default() })
     });
-    let tokens = tokens.chain(of_locations).collect();
+    let tokens = tokens.chain(asks).chain(of_locations).collect();
     let mut pins = BTreeMap::new();
     for ((project, app, number), release) in &catalog.releases {
         let image = (release.manifest.image.repository.clone(), release.image_digest);

@@ -63,18 +63,23 @@ impl Plane {
         catalog: &Catalog,
         location: &LocationName,
     ) -> Result<RegistryAccess, Problem> {
-        let address = match &self.registry {
+        let (key, address) = match &self.registry {
             RegistryChoice::At { .. } => {
                 let joining = self.joining.as_ref();
-                joining.and_then(|joining| joining.registry_advertised.clone()).ok_or_else(|| {
+                let address = joining.and_then(|joining| joining.registry_advertised.clone());
+                let address = address.ok_or_else(|| {
                     let detail =
                         "the registry listens for no locations: start it with --locations-listen";
                     Problem::new(ProblemCode::Unavailable, detail)
-                })?
+                })?;
+                (None, address)
             }
-            RegistryChoice::Joined => catalog.joined_registry()?.address.clone(),
+            RegistryChoice::Joined => {
+                let (key, place) = catalog.joined_registry()?;
+                (Some(key), place.address.clone())
+            }
         };
-        Ok(RegistryAccess { address, token: token(&self.root, location) })
+        Ok(RegistryAccess { address, token: token(&self.root, key, &of_location(location)) })
     }
 }
 
@@ -84,8 +89,8 @@ impl Catalog {
         self.registry.as_ref()?.place.as_ref()
     }
 
-    /// The same, or a problem that says what is missing.
-    pub fn joined_registry(&self) -> Result<&RegistryPlace, Problem> {
+    /// The same with its key, or a problem that says what is missing.
+    pub fn joined_registry(&self) -> Result<(Fingerprint, &RegistryPlace), Problem> {
         let missing = match &self.registry {
             None => {
                 "no registry has joined; `longshore join-token --role registry` shows the command that \
@@ -93,7 +98,9 @@ impl Catalog {
             }
             Some(_) => "the registry has joined and has not said yet where it is; does it run?",
         };
-        self.registry_place().ok_or_else(|| Problem::new(ProblemCode::Unavailable, missing))
+        let key = self.registry.as_ref().map(|record| record.key);
+        let known = key.zip(self.registry_place());
+        known.ok_or_else(|| Problem::new(ProblemCode::Unavailable, missing))
     }
 }
 
@@ -209,20 +216,32 @@ pub async fn place(
     Err(Problem::new(ProblemCode::Unavailable, detail).into())
 }
 
-/// Waits until the registry that joined is not the one any more that it is now.
-pub async fn removed(mut catalog: watch::Receiver<Arc<Catalog>>) {
-    let key = |catalog: &Arc<Catalog>| catalog.registry.as_ref().map(|record| record.key);
-    let now = key(&catalog.borrow());
-    // One of this machine is never removed; and an error means that the control plane ends.
-    if now.is_none() || catalog.wait_for(|catalog| key(catalog) != now).await.is_err() {
+/// Waits until who is known by this key is the registry no more.
+pub async fn removed(mut catalog: watch::Receiver<Arc<Catalog>>, peer: Peer) {
+    // One of this machine is never removed.
+    let Peer::Known { key, .. } = peer else { return std::future::pending().await };
+    let is_another =
+        |catalog: &Arc<Catalog>| catalog.registry.as_ref().is_none_or(|record| record.key != key);
+    if catalog.wait_for(is_another).await.is_err() {
+        // The control plane ends.
         std::future::pending::<()>().await;
     }
 }
 
-/// The token by which a location pulls. It follows from the root, so that nothing has to be kept, and every
-/// control plane of the world says the same.
-pub fn token(root: &RootAuthority, location: &LocationName) -> Zeroizing<String> {
-    let secret = root.secret_for(&format!("the registry by location {location}"));
+/// Who asks the registry which digest a tag has.
+pub const CONTROL_PLANE: &str = "the control plane";
+
+/// A location that pulls from the registry.
+pub fn of_location(location: &LocationName) -> String {
+    format!("location {location}")
+}
+
+/// The token by which somebody pulls. It follows from the root, so that nothing has to be kept, and every control plane
+/// of the world says the same; and from the key of a registry that joined, so that what was shown to that opens no
+/// other in its place.
+pub fn token(root: &RootAuthority, registry: Option<Fingerprint>, who: &str) -> Zeroizing<String> {
+    let of = registry.map_or("the registry".to_owned(), |key| format!("the registry {key}"));
+    let secret = root.secret_for(&format!("{of} by {who}"));
     Zeroizing::new(format!("lsh_{}", *secret))
 }
 

@@ -33,7 +33,7 @@ pub struct Received {
     /// Those.
     instances: SharedMap<InstanceId, Arc<InstanceStatus>>,
     /// Those of each app.
-    by_app: SharedMap<AppKey, BTreeMap<InstanceId, Arc<InstanceStatus>>>,
+    by_app: SharedMap<AppKey, SharedMap<InstanceId, Arc<InstanceStatus>>>,
     /// When it came, by this process's monotonic clock.
     pub at: Instant,
     /// The same, for people.

@@ -36,17 +36,20 @@ pub fn random_text() -> std::io::Result<String> {
     Ok(hex(&random))
 }
 
+/// The right to have any image.
+pub fn pull_everything() -> RegistryRight {
+    RegistryRight { repositories: "*".to_owned(), actions: vec![RegistryAction::Pull] }
+}
+
 /// Stores the two tokens that every platform has, with the texts of their files.
 pub async fn ensure_built_in(
     store: &dyn Store,
     admin: &str,
     system: &str,
 ) -> Result<(), GlobalError> {
-    let pull_everything =
-        RegistryRight { repositories: "*".to_owned(), actions: vec![RegistryAction::Pull] };
     let wanted = [
         (ADMIN, admin, Rights { admin: true, ..Rights::default() }),
-        (SYSTEM, system, Rights { registry: vec![pull_everything], ..Rights::default() }),
+        (SYSTEM, system, Rights { registry: vec![pull_everything()], ..Rights::default() }),
     ];
     for (name, text, rights) in wanted {
         let name = name.parse().expect("the names of built-in tokens follow the grammar");

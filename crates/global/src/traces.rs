@@ -32,12 +32,14 @@ impl Starts {
         let over =
             |one: &&Arc<InstanceStatus>| over(one, report).is_some_and(|at| at >= self.since);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let there: HashSet<_> = report.instances.iter().map(|one| &one.observed.instance).collect();
-        let stays = |instance: &InstanceId| match report.since {
-            None => there.contains(instance),
-            Some(_) => !report.gone.contains(instance),
-        };
-        told.retain(|(at, instance)| *at != report.location || stays(instance));
+        if report.since.is_none() {
+            let there: HashSet<_> =
+                report.instances.iter().map(|one| &one.observed.instance).collect();
+            told.retain(|(at, instance)| *at != report.location || there.contains(instance));
+        }
+        for gone in &report.gone {
+            told.remove(&(report.location.clone(), gone.clone()));
+        }
         for one in report.instances.iter().filter(over) {
             if told.insert((report.location.clone(), one.observed.instance.clone())) {
                 self.tracer.tell(span(one, report));

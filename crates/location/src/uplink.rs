@@ -133,7 +133,13 @@ pub async fn report(global: Followed, place: Place, handle: Handle) {
                 report.node_keys = Some(place.trust.node_keys());
                 report.demand = place.demand.per_hour(began.into_std());
                 let report = changes.of(report);
-                let answer = global.call(Method::POST, &path, Some(&report)).await;
+                // One of the release before, which may lead by now, knows no such way: it must not take a change for
+                // the whole.
+                let to = match report.since {
+                    Some(_) => format!("{path}/changes"),
+                    None => path.clone(),
+                };
+                let answer = global.call(Method::POST, &to, Some(&report)).await;
                 answer.map(|answer: Option<ReportTaken>| changes.taken(answer))
             }
             None => Ok(true),

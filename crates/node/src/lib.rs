@@ -48,6 +48,9 @@ use joined::Joined;
 pub use joined::join;
 use source::LocationSource;
 
+/// How often it is looked for beginnings of layers that nobody came back for.
+const SWEEP: Duration = Duration::from_secs(3600);
+
 /// How long the agent may take to end. When its instances end with it, each has its grace first;
 /// what outlasts this is ended by the next start. Its supervisor waits a little longer.
 const DRAIN: Duration = Duration::from_secs(85);
@@ -253,6 +256,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
     service.spawn_until_shutdown("reports", reports);
     service.spawn_until_shutdown("reach", reach::keep(Arc::clone(&node)));
     service.spawn_until_shutdown("disk", space::keep(Arc::clone(&node), capacity));
+    service.spawn_until_shutdown("images", remove_old_beginnings(Arc::clone(&node)));
     service.spawn_until_shutdown("network", uplink::keep_network(Arc::clone(&node)));
     let router = gate::router(Arc::clone(&node));
     match joined {
@@ -340,5 +344,21 @@ fn registry_source(registry: &Endpoint, token: PathBuf) -> Result<Arc<dyn Source
     match client {
         Ok(client) => Ok(Arc::new(client)),
         Err(error) => Err(NodeError::Registry(format!("{registry}: {error}"))),
+    }
+}
+
+/// Removes what came of layers that nobody came back for, now and then.
+async fn remove_old_beginnings(node: Arc<Node>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let swept = Arc::clone(&node);
+        match tokio::task::spawn_blocking(move || swept.images.remove_old_beginnings()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "cannot remove what came of layers");
+            }
+            Err(error) => tracing::error!(%error, "sweeping did not end"),
+        }
     }
 }

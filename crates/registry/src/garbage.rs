@@ -167,11 +167,17 @@ impl Sweep<'_> {
         let Self { storage, repository, removes, .. } = *self;
         for (n_newer, tag) in storage.tags_by_age(repository)?.into_iter().enumerate() {
             let age = longshore_types::Duration(tag.age());
-            if !retention.lets_go(n_newer, age) || pinned.contains(&tag.digest) {
+            // Whoever has just pushed it may be about to deploy it.
+            let is_new = age.0 < self.lease.length;
+            if is_new || !retention.lets_go(n_newer, age) || pinned.contains(&tag.digest) {
                 continue;
             }
-            if removes && !storage.collect_tag(repository, &tag)? {
-                continue;
+            if removes {
+                if !storage.collect_tag(repository, &tag)? {
+                    continue;
+                }
+                let (tag, digest) = (&tag.tag, &tag.digest);
+                tracing::info!(%repository, %tag, %digest, n_newer, "a tag went, as was asked for");
             }
             let FoundTag { tag, digest, pushed: _ } = tag;
             let (repository, n_newer) = (repository.clone(), n_newer as u64);

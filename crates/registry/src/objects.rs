@@ -37,9 +37,9 @@ pub use location::{
 
 /// As many parts are held in memory at a time, of all uploads together.
 const PARTS_AT_ONCE: usize = 8;
-/// How long the store may say nothing in the middle of a request. It has to be enough for a part to be
-/// sent, in which it says nothing either.
-const SILENCE: Duration = Duration::from_secs(120);
+/// How long the store may say nothing in the middle of a request. It has to be enough for all parts that are sent at
+/// a time, in which it says nothing either: 4 Mbit/s are.
+const SILENCE: Duration = Duration::from_secs(600);
 /// How long a request is tried again that the store refused for now, or that broke.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The longest pause between two tries.
@@ -165,16 +165,16 @@ impl Objects {
         if part_size.0 < MIN_PART {
             return Err(ConnectS3Error::PartSize { part_size, least: ByteCount(MIN_PART) });
         }
-        let client = |patience| {
-            let made = client(&options, patience);
+        let client = |patience, silence| {
+            let made = client(&options, (patience, silence));
             made.map_err(|error| {
                 let (location, source) = (location.clone(), Box::new(error));
                 ConnectS3Error::Settings { location, source }
             })
         };
-        let at_start = client(PATIENCE_AT_START.min(options.patience))?;
+        let at_start = client(PATIENCE_AT_START.min(options.patience), PATIENCE_AT_START)?;
         let objects = Self(Arc::new(Inner {
-            store: client(options.patience)?,
+            store: client(options.patience, SILENCE)?,
             location: location.clone(),
             part_size: part_size.0,
             patience: options.patience,
@@ -228,7 +228,7 @@ impl Objects {
 
     /// Writes a file of so few bytes that it needs no parts.
     pub(crate) async fn put(&self, key: &str, file: &FilePath) -> Result<(), StorageError> {
-        let (_in_memory, bytes) = self.read(file).await?;
+        let (_in_memory, bytes) = self.read(key, file).await?;
         let put = self.0.store.put(&self.path(key), bytes.into()).await;
         put.map(drop).map_err(|error| self.failed("write", key, error))
     }
@@ -246,7 +246,7 @@ impl Objects {
         idx: usize,
         file: &FilePath,
     ) -> Result<String, StorageError> {
-        let (_in_memory, bytes) = self.read(file).await?;
+        let (_in_memory, bytes) = self.read(key, file).await?;
         let (path, upload) = (self.path(key), upload.to_owned());
         let put = self.0.store.put_part(&path, &upload, idx, bytes.into()).await;
         put.map(|part| part.content_id).map_err(|error| self.failed("write a part of", key, error))
@@ -263,7 +263,7 @@ impl Objects {
     ) -> Result<(), StorageError> {
         let (path, upload) = (self.path(key), upload.to_owned());
         let last = match last {
-            Some(file) => Some(self.read(file).await?),
+            Some(file) => Some(self.read(key, file).await?),
             None => None,
         };
         let of_id = |part: &String| PartId { content_id: part.clone() };
@@ -298,8 +298,18 @@ impl Objects {
     }
 
     /// A file in memory, when there is room for it.
-    async fn read(&self, file: &FilePath) -> Result<(OwnedSemaphorePermit, Bytes), StorageError> {
-        let room = Arc::clone(&self.0.parts).acquire_owned().await.expect("nobody closes it");
+    async fn read(
+        &self,
+        key: &str,
+        file: &FilePath,
+    ) -> Result<(OwnedSemaphorePermit, Bytes), StorageError> {
+        let room = Arc::clone(&self.0.parts).acquire_owned();
+        // As long as one part may take. While the store takes nothing, requests must not gather without end.
+        let room = tokio::time::timeout(self.0.patience + SILENCE, room).await.map_err(|_| {
+            let source = "other parts wait for the store".into();
+            self.failed("write", key, object_store::Error::Generic { store: "S3", source })
+        })?;
+        let room = room.expect("nobody closes it");
         let bytes = tokio::fs::read(file).await;
         let bytes = bytes.map_err(|error| StorageError::of_file("read", file, error))?;
         Ok((room, bytes.into()))
@@ -312,9 +322,11 @@ impl Objects {
             // Of what was completed nothing else is left.
             Some(upload) => match self.0.store.head(&path).await {
                 Ok(_) => self.0.store.delete(&path).await,
-                Err(object_store::Error::NotFound { .. }) => {
-                    self.0.store.abort_multipart(&path, &upload.to_owned()).await
-                }
+                // Who may not list is told so of what is not there.
+                Err(
+                    object_store::Error::NotFound { .. }
+                    | object_store::Error::PermissionDenied { .. },
+                ) => self.0.store.abort_multipart(&path, &upload.to_owned()).await,
                 Err(error) => Err(error),
             },
             None => self.0.store.delete(&path).await,
@@ -326,7 +338,10 @@ impl Objects {
     }
 }
 
-fn client(options: &S3Options, patience: Duration) -> Result<AmazonS3, object_store::Error> {
+fn client(
+    options: &S3Options,
+    (patience, silence): (Duration, Duration),
+) -> Result<AmazonS3, object_store::Error> {
     // Only the first call of a process can set it, and all set the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = match &options.credentials {
@@ -344,7 +359,7 @@ fn client(options: &S3Options, patience: Duration) -> Result<AmazonS3, object_st
     let http = ClientOptions::new()
         .with_timeout_disabled()
         .with_connect_timeout(PATIENCE_AT_START)
-        .with_read_timeout(SILENCE)
+        .with_read_timeout(silence)
         .with_allow_http(is_plain)
         // A machine without any CA certificate can still speak to a store next to it.
         .with_no_system_certificates(is_plain);

@@ -101,7 +101,8 @@ async fn answer(
             return garbage::answer(registry, parts).await;
         }
         Route::Retention(repository) => {
-            access.check(&repository, route::retention_action(&parts.method)?)?;
+            let action = route::retention_action(&parts.method)?;
+            may(registry, parts, access, (&repository, action)).await?;
             return retention::answer(registry, repository, parts, body).await;
         }
         Route::Base | Route::Token => return Err(Refusal::method(&parts.method, "GET, HEAD")),
@@ -109,10 +110,7 @@ async fn answer(
         Route::In(repository, target) => (repository, target),
     };
     let action = target.action(&parts.method)?;
-    access.check(&repository, action)?;
-    if action != RegistryAction::Pull {
-        registry.check_told().await?;
-    }
+    let access = may(registry, parts, access, (&repository, action)).await?;
     match target {
         Target::Tags => listings::tags(registry, repository, query(parts)?).await,
         Target::Referrers(subject) => {
@@ -130,6 +128,25 @@ async fn answer(
         }
         Target::Upload(id) => uploads::answer(registry, repository, &id, parts, body).await,
     }
+}
+
+/// What whoever sent a request may do, when that may be done. What changes something waits until it is known who may,
+/// and is looked at again then: a token may have been removed meanwhile.
+async fn may(
+    registry: &Registry,
+    parts: &Parts,
+    access: Access,
+    (repository, action): (&Repository, RegistryAction),
+) -> Result<Access, Refusal> {
+    access.check(repository, action)?;
+    if action == RegistryAction::Pull {
+        return Ok(access);
+    }
+    registry.check_told().await?;
+    let access = Access::of(&*registry.authorizer, &registry.passing, &parts.headers)
+        .ok_or_else(|| Refusal::unauthorized(Some(Scopes::of(repository, action))))?;
+    access.check(repository, action)?;
+    Ok(access)
 }
 
 /// A mount from where the token may not pull is answered like one from where the blob is not, so

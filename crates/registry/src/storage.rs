@@ -185,6 +185,13 @@ impl Storage {
 
     fn empty_tmp(&self) -> Result<(), StorageError> {
         let tmp = self.tmp();
+        // Uploads that were put away, and of which a crash left what is in an object store.
+        for name in durable::list(&tmp)? {
+            let dir = tmp.join(name);
+            if dir.is_dir() {
+                self.drop_object(&dir.join(objects::OBJECT))?;
+            }
+        }
         match fs::remove_dir_all(&tmp) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).during("empty", &tmp)

@@ -298,8 +298,9 @@ impl Location {
             staying: Vec::new(),
             strays: Vec::new(),
         };
-        let path = format!("/link/locations/{}/report", self.name);
         let report = changes.of(report);
+        let part = if report.since.is_some() { "/changes" } else { "" };
+        let path = format!("/link/locations/{}/report{part}", self.name);
         self.shared.traffic.up.fetch_add(size(&report), Ordering::Relaxed);
         let answer = self.link.call(Method::POST, &path, Some(&report)).await;
         changes.taken(answer?);

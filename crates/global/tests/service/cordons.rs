@@ -160,10 +160,13 @@ async fn a_drained_location_loses_an_app_once_it_is_healthy_elsewhere() {
     assert_eq!(view.staying_apps[0].why, "there is no other location");
     assert!(!view.staying_apps[0].under_way);
 
+    // Once there is somewhere, it goes at once: a preview is of what has not begun.
+    plane.delete("/v1/locations/ams/cordon").await.unwrap();
     plane.report_from("sin", Generation(0), vec![], vec![]).await;
     let preview: Vec<AppMoveView> = plane.user.get("/v1/locations/ams/drain").await.unwrap();
     assert_eq!((preview[0].count, preview[0].staying), (2, 0));
     assert_eq!(preview[0].to, BTreeMap::from([("sin".parse().unwrap(), 2)]));
+    plane.cordon("/v1/locations/ams", true).await.unwrap();
     // The budget that it gives away goes to the other once it has acknowledged that.
     let mut sets = plane.allotments().await;
     let lowered = until(&mut sets, |set| set.allotments[0].budget == 2).await;

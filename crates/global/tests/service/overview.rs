@@ -183,7 +183,8 @@ async fn report_of_number(
     report: LocationReport,
 ) -> Option<ReportTaken> {
     let report = LocationReport { number, since, ..report };
-    let path = format!("/link/locations/{}/report", report.location);
+    let changes = if since.is_some() { "/changes" } else { "" };
+    let path = format!("/link/locations/{}/report{changes}", report.location);
     plane.link.call(http::Method::POST, &path, Some(&report)).await.unwrap()
 }
 

@@ -27,6 +27,9 @@ const FROM: u64 = if cfg!(test) { 2 << 20 } else { 64 << 20 };
 /// unpacks to as well.
 const ROOM: u64 = 4;
 
+/// After so many bytes it is looked again whether there is room.
+const LOOK: u64 = 4 << 20;
+
 /// Bytes that are read at once.
 const READ: usize = 1 << 20;
 
@@ -41,9 +44,11 @@ pub(super) struct Keeper {
     path: PathBuf,
     /// `None` once it could not be written.
     data: Option<DataFile>,
-    /// Bytes of the blob that came by.
+    /// Bytes of the blob that came by, and of the whole.
     n_seen: u64,
-    _alone: File,
+    size: u64,
+    /// Held by who keeps it.
+    alone: File,
 }
 
 /// Looks for the beginning of a large layer, and goes on keeping it. `None` of a small one, and where
@@ -73,7 +78,7 @@ fn try_open(store: &Inner, layer: &LayerIdentity) -> io::Result<Option<(Beginnin
     let length = file.metadata()?.len();
     // The disk was asked for whole blocks.
     let n_bytes = if length > layer.size.0 { 0 } else { length - length % BLOCK };
-    if room < layer.size.0.saturating_mul(ROOM) {
+    if room.saturating_add(n_bytes) < layer.size.0.saturating_mul(ROOM) {
         std::fs::remove_file(&path)?;
         return Ok(None);
     }
@@ -82,7 +87,7 @@ fn try_open(store: &Inner, layer: &LayerIdentity) -> io::Result<Option<(Beginnin
     let writing = File::options().write(true).open(&path)?;
     let beginning = Beginning { file: Arc::new(File::open(&path)?), n_bytes };
     let data = Some(DataFile::from_block(writing, n_bytes));
-    Ok(Some((beginning, Keeper { path, data, n_seen: 0, _alone: file })))
+    Ok(Some((beginning, Keeper { path, data, n_seen: 0, size: layer.size.0, alone: file })))
 }
 
 impl Beginning {
@@ -115,7 +120,16 @@ impl Keeper {
         if let Err(error) = data.write_at(from + n_kept, &piece[n_kept as usize..]) {
             tracing::debug!(%error, "what comes of a layer is kept no more");
             self.data = None;
+        } else if from / LOOK != self.n_seen / LOOK && !self.has_room() {
+            // What it unpacks to needs the room more.
+            self.data = None;
+            let _ = self.alone.set_len(0);
         }
+    }
+
+    fn has_room(&self) -> bool {
+        fstatvfs(&self.alone)
+            .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= self.size)
     }
 
     /// Nobody will come back for it.

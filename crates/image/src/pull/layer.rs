@@ -66,7 +66,7 @@ pub(super) async fn fetch_layer(
     let LayerIdentity { blob, diff_id, .. } = layer;
     let store_error = |source| PullImageError::Store { digest: blob, source };
     let flight = store.flight(&diff_id);
-    let _alone = flight.lock().await;
+    let alone = flight.lock_owned().await;
     if store.has_layer(&diff_id) {
         progress(PullEvent::LayerReused { blob });
         let report = store.read_layer_report(store.form(), &diff_id).map_err(store_error)?;
@@ -79,7 +79,12 @@ pub(super) async fn fetch_layer(
     let (sender, pieces) = queue(keeper);
     let worker = {
         let store = Arc::clone(store);
-        blocking(move || unpack_and_commit(&store, &layer, pieces))
+        blocking(move || {
+            let worked = unpack_and_commit(&store, &layer, pieces);
+            // Also when nobody waits for this any more: whoever comes next finds what this one kept.
+            drop(alone);
+            worked
+        })
     };
     // The worker's future only watches the thread; joined, so that either side's end ends both.
     let (sent, worked) = tokio::join!(send(fetcher, layer, beginning, sender, progress), worker);

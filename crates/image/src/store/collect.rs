@@ -58,6 +58,13 @@ impl ImageStore {
     }
 }
 
+impl ImageStore {
+    /// Removes what came of layers that nobody came back for. Blocks.
+    pub fn remove_old_beginnings(&self) -> Result<(), CollectError> {
+        Ok(remove_old_beginnings(&self.inner.directory(BEGINNINGS))?)
+    }
+}
+
 impl Inner {
     /// Removes an image's record, then what belongs to it alone.
     fn forget(&self, state: &mut State, digest: &Digest) -> Result<bool, StoreIoError> {

@@ -128,7 +128,11 @@ pub(super) fn remove_old_beginnings(directory: &Path) -> Result<(), StoreIoError
             Err(error) => return Err(StoreIoError::of("looking at", &path)(error)),
         };
         if is_old {
-            remove(&path)?;
+            match std::fs::remove_file(&path) {
+                // A pull has just ended.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                removed => removed.map_err(StoreIoError::of("removing", &path))?,
+            }
         }
     }
     Ok(())

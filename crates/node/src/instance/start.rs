@@ -288,6 +288,9 @@ fn arguments(manifest: &Manifest, config: &ImageConfig) -> Result<Vec<String>, S
     Ok(arguments)
 }
 
+/// Which GPUs a program may use: the vendor's name for it, which its libraries and container hooks go by.
+const VISIBLE_GPUS: &str = "NVIDIA_VISIBLE_DEVICES";
+
 /// The environment: the image's, then the manifest's, then what the platform tells.
 fn environment(
     manifest: &Manifest,
@@ -304,11 +307,17 @@ fn environment(
         own("LONGSHORE_INSTANCE", instance.as_str()),
         own("LONGSHORE_ADDRESS", &address.to_string()),
     ];
-    // By the vendor's name for it, which its libraries and container hooks go by.
-    let gpus = (!gpus.is_empty()).then(|| own("NVIDIA_VISIBLE_DEVICES", &gpus.to_string()));
     let users = manifest.process.env.iter().map(|(name, value)| own(name, value));
     let image = config.env.iter().cloned();
-    before.into_iter().chain(image).chain(users).chain(told).chain(gpus).collect()
+    let mut all: BTreeMap<_, _> =
+        before.into_iter().chain(image).chain(users).chain(told).collect();
+    if !gpus.is_empty() {
+        all.insert(VISIBLE_GPUS.to_owned(), gpus.to_string());
+    } else if let Some(said) = all.get_mut(VISIBLE_GPUS) {
+        // Images of the vendor say "all". This is its word for none.
+        "void".clone_into(said);
+    }
+    all
 }
 
 fn workdir(manifest: &Manifest, config: &ImageConfig) -> String {
@@ -367,6 +376,11 @@ mod tests {
         assert!(!env.contains_key("NVIDIA_VISIBLE_DEVICES"));
         let env = with(&[2, 0]);
         assert_eq!(env["NVIDIA_VISIBLE_DEVICES"], "0,2");
+        let mut vendors = image();
+        vendors.env.push(("NVIDIA_VISIBLE_DEVICES".to_owned(), "all".to_owned()));
+        let none = (&id, &GpuShares::default());
+        let env = environment(&manifest(json!({})), &vendors, Ipv4Addr::LOCALHOST, none);
+        assert_eq!(env["NVIDIA_VISIBLE_DEVICES"], "void", "what was given none has none");
         assert_eq!(workdir(&manifest(json!({})), &image()), "/srv");
         assert_eq!(workdir(&manifest(json!({"workdir": "/w"})), &image()), "/w");
     }

@@ -65,6 +65,11 @@ impl Reader {
                         return Ok(Some(bytes));
                     }
                 }
+                // Long after it was asked for, nobody else tries again: what came counts, and the rest is asked for
+                // anew. Each time something has to have come.
+                Some(Err(error)) if begun < self.left.start => {
+                    tracing::debug!(%error, key = self.key, "asking again for the rest of an object");
+                }
                 Some(Err(error)) => return Err(self.failed(error)),
                 None if begun == self.left.start => {
                     return Err(self.failed(generic("it sent nothing of what was asked for")));

@@ -237,6 +237,13 @@ impl Storage {
 
     /// What of it is in an object store goes later.
     fn remove_upload_dir(&self, dir: &Path) -> Result<(), StorageError> {
+        // Away at once: a request that is at it still must not name the object that goes here.
+        let away = self.tmp().join(Uuid::new_v4().simple().to_string());
+        match fs::rename(dir, &away) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            moved => moved.during("put away", dir)?,
+        }
+        let dir = &*away;
         self.drop_object(&dir.join(OBJECT))?;
         match fs::remove_dir_all(dir) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),

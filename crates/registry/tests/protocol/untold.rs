@@ -29,6 +29,8 @@ async fn nothing_is_changed_while_it_is_not_known_who_may_and_pulls_go_on() {
         ("PUT", "/v2/a/b/manifests/two"),
         ("DELETE", &manifest),
         ("DELETE", &blob),
+        ("PUT", "/v2/_longshore/retention/a/b"),
+        ("DELETE", "/v2/_longshore/retention/a/b"),
     ] {
         let answer = registry.send(method, path, &[], "").await;
         answer.assert_refused(403, "DENIED");

@@ -26,10 +26,15 @@ pub(in crate::pull) const PART: u64 = if cfg!(test) { 1 << 20 } else { 8 << 20 }
 /// Parts of one blob that are asked for at the same time.
 pub(in crate::pull) const PARTS_AT_ONCE: usize = 4;
 
+/// Pieces of one part that are held before its turn comes: a source may send crumbs.
+const MOST_PIECES: usize = (PART >> 9) as usize;
+
 pub(in crate::pull) struct Window<'a> {
     fetcher: &'a Fetcher<'a>,
     digest: Digest,
     size: u64,
+    /// How many bytes of the blob came so far, those before the first part included.
+    n_given: u64,
     parts: VecDeque<InFlight<'a>>,
     /// Where the part begins that is asked for next; `None` when there is no further one.
     next_from: Option<u64>,
@@ -46,7 +51,7 @@ impl<'a> Window<'a> {
         let parts = VecDeque::with_capacity(PARTS_AT_ONCE);
         // A source cannot be asked for what is behind the end.
         let next_from = (from < size || from == 0).then_some(from);
-        Self { fetcher, digest, size, parts, next_from, was_opened: false }
+        Self { fetcher, digest, size, n_given: from, parts, next_from, was_opened: false }
     }
 
     /// The next piece of the blob, never empty, or `None` at its end as the source sees it. After a
@@ -87,17 +92,21 @@ impl<'a> Window<'a> {
                 self.parts.push_back(InFlight::new(part));
             }
             for part in self.parts.iter_mut().skip(1) {
-                while part.fill(context).is_ready() {}
+                // One that a source sends more for than was asked for, or in crumbs, is read on when its turn comes.
+                while part.may_fill() && part.fill(context).is_ready() {}
             }
             let Some(head) = self.parts.front_mut() else { return Poll::Ready(Ok(None)) };
             if head.ready.is_empty() {
                 let _ = head.fill(context);
             }
             if let Some(piece) = head.ready.pop_front() {
+                self.n_given += piece.len() as u64;
                 return Poll::Ready(Ok(Some(piece)));
             }
             match head.end.take() {
                 None => return Poll::Pending,
+                // It broke off behind the last byte, before it said that this was all.
+                Some(Err(_)) if self.n_given == self.size => return Poll::Ready(Ok(None)),
                 Some(Err(error)) => return Poll::Ready(Err(error)),
                 Some(Ok(Ended::Whole)) => drop(self.parts.pop_front()),
                 Some(Ok(Ended::Early)) => {
@@ -120,6 +129,8 @@ struct InFlight<'a> {
     pieces: BoxStream<'a, Result<Bytes, SourceError>>,
     /// What is here of it.
     ready: VecDeque<Bytes>,
+    /// How many bytes that is, until it is taken.
+    n_ready: u64,
     end: Option<Result<Ended, SourceError>>,
     /// Bytes that have to come yet, when its length is known.
     n_left: Option<u64>,
@@ -132,7 +143,12 @@ impl<'a> InFlight<'a> {
             let piece = part.next().await?;
             Ok(piece.map(|piece| (piece, part)))
         });
-        Self { pieces: pieces.boxed(), ready: VecDeque::new(), end: None, n_left }
+        Self { pieces: pieces.boxed(), ready: VecDeque::new(), n_ready: 0, end: None, n_left }
+    }
+
+    /// Whether more of it may be held before its turn comes.
+    fn may_fill(&self) -> bool {
+        self.n_ready <= PART && self.ready.len() < MOST_PIECES
     }
 
     /// Takes one piece, or the end; ready for as long as there may be another.
@@ -146,6 +162,7 @@ impl<'a> InFlight<'a> {
                 if let Some(n_left) = &mut self.n_left {
                     *n_left -= piece.len() as u64;
                 }
+                self.n_ready += piece.len() as u64;
                 self.ready.push_back(piece);
             }
             Poll::Ready(Some(Err(error))) => self.end = Some(Err(error)),
