@@ -11,11 +11,12 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt as _;
+use longshore_types::Repository;
 use longshore_types::token::RegistryAction;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::access::{Access, passing};
+use crate::access::{Access, Scopes, passing};
 use crate::refusal::{Code, Refusal};
 use crate::route::{Route, Target};
 use crate::{Registry, blobs, garbage, listings, manifests, referrers, retention, route, uploads};
