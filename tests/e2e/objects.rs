@@ -20,7 +20,7 @@ fn size(dir: &Path) -> u64 {
 }
 
 /// Of a layer that no compression makes smaller: many parts.
-const LARGE: u64 = 300 << 20;
+const LARGE: u64 = 100 << 20;
 
 fn large(platform: &Platform) -> image::Layout {
     let rootfs = platform.dir().join("large-rootfs");
@@ -65,11 +65,8 @@ fn images_are_pushed_to_an_object_store_and_run_from_it() {
         .unwrap();
     assert_eq!(page(&platform, "two"), "two");
 
-    // Without the store nothing is pushed, and what runs goes on.
+    // What runs goes on without the store.
     store.stop();
-    let three = busybox(&platform, "three");
-    let error = platform.push(&three, "default/web:3").unwrap_err().to_string();
-    assert!(error.contains("503 Service Unavailable"), "{error}");
     assert_eq!(page(&platform, "web"), "one");
     platform.finish();
 }
