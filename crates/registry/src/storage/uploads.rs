@@ -193,7 +193,11 @@ impl Storage {
         let dir = self.upload_dir(upload);
         let data = dir.join(DATA);
         match &self.objects {
-            None if durable::size(&data)?.is_none() => Ok(None),
+            None if durable::size(&data)?.is_none() => {
+                // It became a blob, and whoever was to end it was killed.
+                self.remove_upload_dir(&dir)?;
+                Ok(None)
+            }
             None => UploadHash::of_file(data).map(Some),
             Some(_) if !dir.exists() => Ok(None),
             Some(objects) => {
