@@ -47,7 +47,7 @@ pub use clock::{now, simulate};
 pub use endpoint::{Endpoint, Endpoints};
 pub use followed::Followed;
 pub use guard::{MAX_OF_STRANGERS, not_for, only};
-pub use joining::{JoinError, expired_config, join, joined_identity};
+pub use joining::{JoinError, KeptIdentity, expired_config, join, joined_identity};
 pub use listener::{FDS_VARIABLE, ListenError, Listener};
 pub use pace::Pace;
 pub use passing::NotPassedOn;

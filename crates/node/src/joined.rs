@@ -11,8 +11,8 @@ use axum::{Extension, Router};
 use futures_util::future::BoxFuture;
 use http::Method;
 use longshore_link::{
-    CallError, Client, Endpoint, JoinError, Service, Tunnel, be_called, expired_config,
-    joined_identity, now, only,
+    CallError, Client, Endpoint, JoinError, KeptIdentity, Service, Tunnel, be_called,
+    expired_config, joined_identity, only,
 };
 use longshore_trust::{
     CertificateRequest, Credentials, JoinRequest, JoinToken, Name, Peer, Signed, client_config,
@@ -22,9 +22,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// How often to look whether the certificate should be renewed, and how soon again when it has expired.
-const LOOK: Duration = Duration::from_secs(60);
-const RETRY: Duration = Duration::from_secs(1);
 /// How long to wait after an ingress let no connection be opened: requests come through the location meanwhile.
 const OPEN_AGAIN: Duration = Duration::from_secs(2);
 /// The gate's path of what an ingress may ask for.
@@ -53,8 +50,7 @@ pub async fn join(
 pub struct Joined {
     node: NodeName,
     location: LocationName,
-    file: PathBuf,
-    credentials: Credentials,
+    identity: KeptIdentity,
     client: Client,
     /// The same, showing nothing.
     bare: Client,
@@ -71,11 +67,12 @@ impl Joined {
                 return Err(JoinError::Another { path: file, name });
             }
         };
-        let credentials = Credentials::new(&identity)?;
+        let kept = KeptIdentity::new(file, &identity)?;
         let name = Name::Location(location.clone());
-        let client = Client::secured(endpoint.clone(), client_config(&credentials)?, name.clone());
+        let client =
+            Client::secured(endpoint.clone(), client_config(kept.credentials())?, name.clone());
         let bare = Client::secured(endpoint, expired_config(&identity)?, name);
-        Ok(Self { node, location, file, credentials, client, bare })
+        Ok(Self { node, location, identity: kept, client, bare })
     }
 
     /// Speaks to the location as this node.
@@ -85,47 +82,21 @@ impl Joined {
 
     /// What is shown to who connects.
     pub fn credentials(&self) -> Credentials {
-        self.credentials.clone()
+        self.identity.credentials().clone()
     }
 
-    /// Keeps the certificate good.
+    /// Keeps the certificate good. Never ends.
     pub async fn keep(self: Arc<Self>) {
-        loop {
-            let wait = match self.renew_when_due().await {
-                Ok(()) => LOOK,
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, "the certificate is not renewed");
-                    if self.has_expired() { RETRY } else { LOOK }
-                }
+        let this = &self;
+        let ask = |request, expired| async move {
+            let (client, path) = match expired {
+                false => (&this.client, format!("/link/nodes/{}/certificate", this.node)),
+                // Nobody lets in who shows this.
+                true => (&this.bare, format!("/renew/{}", this.node)),
             };
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    fn has_expired(&self) -> bool {
-        joined_identity(&self.file).is_ok_and(|identity| identity.has_expired(now()))
-    }
-
-    async fn renew_when_due(&self) -> Result<(), JoinError> {
-        let identity = joined_identity(&self.file)?;
-        if !identity.is_due(now()) {
-            return Ok(());
-        }
-        let request = CertificateRequest { key: identity.public_key()? };
-        let expired = identity.has_expired(now());
-        let (client, path) = match expired {
-            false => (&self.client, format!("/link/nodes/{}/certificate", self.node)),
-            // Nobody lets in who shows this.
-            true => (&self.bare, format!("/renew/{}", self.node)),
+            client.call::<CertificateRequest, Signed>(Method::POST, &path, Some(&request)).await
         };
-        let signed: Signed = client.call(Method::POST, &path, Some(&request)).await?;
-        let failed = |source| JoinError::File { path: self.file.clone(), source };
-        let renewed = identity.renewed(&signed, now()).map_err(failed)?;
-        self.credentials.replace(&renewed)?;
-        renewed.save(&self.file).map_err(failed)?;
-        tracing::info!(expired, "this node was named anew");
-        Ok(())
+        self.identity.keep(ask).await;
     }
 
     /// Keeps connections open over which the gate is called, by the location and by its ingresses.
@@ -170,7 +141,8 @@ impl Joined {
             let until = shutdown.child_token();
             for address in ingresses.borrow_and_update().iter() {
                 let endpoint = Endpoint::Tls(address.clone());
-                let config = client_config(&self.credentials).map_err(std::io::Error::other)?;
+                let config =
+                    client_config(self.identity.credentials()).map_err(std::io::Error::other)?;
                 let ingress = Client::secured(endpoint, config, name.clone());
                 open.spawn(be_called(opening(ingress), gate.clone(), until.clone()));
             }

@@ -7,15 +7,13 @@ use std::time::Duration;
 use http::Method;
 use longshore_api::ProblemCode;
 use longshore_link::{
-    CallError, Endpoints, Followed, JoinError, expired_config, joined_identity, now,
+    CallError, Endpoints, Followed, JoinError, KeptIdentity, expired_config, joined_identity,
 };
 use longshore_trust::{
     CertificateRequest, Credentials, JoinToken, Name, RegistryJoinRequest, RegistryPlace, Signed,
     client_config,
 };
 
-/// How often to look whether the certificate should be renewed.
-const LOOK: Duration = Duration::from_secs(60);
 /// How often to say where it is: a store that was restored may know of an earlier place.
 const TELL: Duration = Duration::from_secs(10);
 /// How soon again after a failure.
@@ -37,8 +35,7 @@ pub async fn join(token: &JoinToken, file: &Path) -> Result<(), JoinError> {
 
 /// What a registry has by having joined.
 pub struct Joined {
-    file: PathBuf,
-    credentials: Credentials,
+    identity: KeptIdentity,
     global: Followed,
     /// The same, showing nothing.
     bare: Followed,
@@ -51,11 +48,11 @@ impl Joined {
         if identity.name() != Some(Name::Registry) {
             return Err(JoinError::Another { path: file, name: "a registry".to_owned() });
         }
-        let credentials = Credentials::new(&identity)?;
-        let config = client_config(&credentials)?;
+        let kept = KeptIdentity::new(file, &identity)?;
+        let config = client_config(kept.credentials())?;
         let global = Followed::secured(endpoints.clone(), config, Name::Global);
         let bare = Followed::secured(endpoints, expired_config(&identity)?, Name::Global);
-        Ok(Self { file, credentials, global, bare })
+        Ok(Self { identity: kept, global, bare })
     }
 
     /// The control plane, called as the registry.
@@ -65,47 +62,21 @@ impl Joined {
 
     /// What is shown to who connects.
     pub fn credentials(&self) -> Credentials {
-        self.credentials.clone()
+        self.identity.credentials().clone()
     }
 
     /// Keeps the certificate good. Never ends.
     pub async fn keep(self: Arc<Self>) {
-        loop {
-            let wait = match self.renew_when_due().await {
-                Ok(()) => LOOK,
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, "the certificate is not renewed");
-                    if self.has_expired() { RETRY } else { LOOK }
-                }
+        let this = &self;
+        let ask = |request, expired| async move {
+            let (global, path) = match expired {
+                false => (&this.global, "/link/registry/certificate"),
+                // Nobody lets in who shows this.
+                true => (&this.bare, "/registry/renew"),
             };
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    fn has_expired(&self) -> bool {
-        joined_identity(&self.file).is_ok_and(|identity| identity.has_expired(now()))
-    }
-
-    async fn renew_when_due(&self) -> Result<(), JoinError> {
-        let identity = joined_identity(&self.file)?;
-        if !identity.is_due(now()) {
-            return Ok(());
-        }
-        let request = CertificateRequest { key: identity.public_key()? };
-        let expired = identity.has_expired(now());
-        let (global, path) = match expired {
-            false => (&self.global, "/link/registry/certificate"),
-            // Nobody lets in who shows this.
-            true => (&self.bare, "/registry/renew"),
+            global.call::<CertificateRequest, Signed>(Method::POST, path, Some(&request)).await
         };
-        let signed: Signed = global.call(Method::POST, path, Some(&request)).await?;
-        let failed = |source| JoinError::File { path: self.file.clone(), source };
-        let renewed = identity.renewed(&signed, now()).map_err(failed)?;
-        self.credentials.replace(&renewed)?;
-        renewed.save(&self.file).map_err(failed)?;
-        tracing::info!(expired, "this registry was named anew");
-        Ok(())
+        self.identity.keep(ask).await;
     }
 
     /// Says where this registry is, again and again. Never ends.
