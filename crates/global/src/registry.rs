@@ -39,10 +39,16 @@ impl Plane {
             (RegistryChoice::At { .. }, Peer::Local) => true,
             // One elsewhere cannot be spoken for from this machine either.
             (RegistryChoice::Joined, Peer::Known { name: Name::Registry, key, .. }) => {
-                self.catalog().registry.as_ref().is_some_and(|record| record.key == *key)
+                self.has_joined_by(*key)
             }
             _ => false,
         }
+    }
+
+    /// Whether the registry is one that joined by this key.
+    fn has_joined_by(&self, key: Fingerprint) -> bool {
+        self.registry == RegistryChoice::Joined
+            && self.catalog().registry.as_ref().is_some_and(|record| record.key == key)
     }
 
     /// The registry as users see it; none while none has joined that should.
@@ -164,10 +170,7 @@ fn name_joined(
     plane: &Plane,
     CertificateRequest { key }: &CertificateRequest,
 ) -> Result<axum::Json<Signed>, Refusal> {
-    let catalog = plane.catalog();
-    let is_joined = plane.registry == RegistryChoice::Joined
-        && catalog.registry.as_ref().is_some_and(|record| record.key == key.fingerprint());
-    if !is_joined {
+    if !plane.has_joined_by(key.fingerprint()) {
         let detail = "no registry joined with this key, or it was removed";
         return Err(Problem::new(ProblemCode::Forbidden, detail).into());
     }

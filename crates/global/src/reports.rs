@@ -84,9 +84,11 @@ impl Received {
         if self.instances.get(&instance) == Some(&status) {
             return None;
         }
-        // It could be said to be of another app than before.
-        self.remove(&instance);
         let key = (status.project.clone(), status.app.clone());
+        let before = self.instances.get(&instance);
+        if before.is_some_and(|before| (&before.project, &before.app) != (&key.0, &key.1)) {
+            self.remove(&instance);
+        }
         let mut of_app = self.by_app.get(&key).cloned().unwrap_or_default();
         of_app.insert(instance.clone(), Arc::clone(&status));
         self.by_app.insert(key.clone(), of_app);

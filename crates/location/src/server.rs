@@ -291,11 +291,10 @@ async fn routes(State(server): Shared) -> Response {
             let table = Arc::clone(&tables.borrow_and_update());
             // A table is another one when its revision is.
             if let Some(table) = table.as_ref() {
-                let now = Some((table.revision, nodes));
-                if now != last {
-                    let nodes = now.iter().flat_map(|(_, nodes)| nodes.clone()).collect();
-                    last = now;
-                    let told = RoutingTable { nodes, ..table.clone() };
+                let now = (table.revision, nodes);
+                if last.as_ref() != Some(&now) {
+                    let told = RoutingTable { nodes: now.1.clone(), ..table.clone() };
+                    last = Some(now);
                     return Some((told, (server, tables, joined, last)));
                 }
             }

@@ -227,20 +227,20 @@ impl State {
                 self.due.extend(self.instances.get(instance).map(app_key));
             }
         }
-        let gone = before.into_iter().flatten().filter(|(was, _)| !observed.contains_key(*was));
-        let gone: Vec<_> = gone.map(|(instance, _)| instance).collect();
-        self.statuses.stale(gone.iter().copied());
+        for (instance, _) in before.into_iter().flatten() {
+            if !observed.contains_key(instance) {
+                self.statuses.stale([instance]);
+                let app = self.instances.get(instance).map(app_key);
+                self.routes.stale(app.clone());
+                self.due.extend(app);
+            }
+        }
         let same_way = self.nodes.get(&report.node).is_some_and(|known| known.reach == reach);
         if !same_way {
-            let here: Vec<_> = self.instances.on_node(&report.node).collect();
-            self.statuses.stale(here.iter().map(|record| &record.instance));
-            self.routes.stale(here.into_iter().map(app_key));
+            let here = || self.instances.on_node(&report.node);
+            self.statuses.stale(here().map(|record| &record.instance));
+            self.routes.stale(here().map(app_key));
         }
-        let gone =
-            gone.into_iter().filter_map(|instance| self.instances.get(instance).map(app_key));
-        let gone: Vec<_> = gone.collect();
-        self.routes.stale(gone.iter().cloned());
-        self.due.extend(gone);
         let (at, at_wall, owes) = (moment.instant, moment.wall, self.owes(&report));
         let reported = ReportedNode { at, at_wall, observed, reach, owes, report };
         self.nodes.insert(reported.report.node.clone(), reported);

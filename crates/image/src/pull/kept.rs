@@ -73,8 +73,7 @@ fn try_open(store: &Inner, layer: &LayerIdentity) -> io::Result<Option<(Beginnin
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(None);
     }
-    let disk = fstatvfs(&file)?;
-    let room = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let room = free(&file)?;
     let length = file.metadata()?.len();
     // The disk was asked for whole blocks.
     let n_bytes = if length > layer.size.0 { 0 } else { length - length % BLOCK };
@@ -88,6 +87,12 @@ fn try_open(store: &Inner, layer: &LayerIdentity) -> io::Result<Option<(Beginnin
     let beginning = Beginning { file: Arc::new(File::open(&path)?), n_bytes };
     let data = Some(DataFile::from_block(writing, n_bytes));
     Ok(Some((beginning, Keeper { path, data, n_seen: 0, size: layer.size.0, alone: file })))
+}
+
+/// The room on the disk of a file, in bytes.
+fn free(file: &File) -> io::Result<u64> {
+    let disk = fstatvfs(file)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 impl Beginning {
@@ -128,8 +133,7 @@ impl Keeper {
     }
 
     fn has_room(&self) -> bool {
-        fstatvfs(&self.alone)
-            .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= self.size)
+        free(&self.alone).is_ok_and(|room| room >= self.size)
     }
 
     /// Nobody will come back for it.

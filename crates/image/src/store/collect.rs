@@ -53,12 +53,10 @@ impl ImageStore {
             collected.layers = self.inner.trash_unused_layers(&state)?;
         }
         self.inner.empty_trash()?;
-        remove_old_beginnings(&self.inner.directory(BEGINNINGS))?;
+        self.remove_old_beginnings()?;
         Ok(collected)
     }
-}
 
-impl ImageStore {
     /// Removes what came of layers that nobody came back for. Blocks.
     pub fn remove_old_beginnings(&self) -> Result<(), CollectError> {
         Ok(remove_old_beginnings(&self.inner.directory(BEGINNINGS))?)

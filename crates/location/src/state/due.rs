@@ -16,8 +16,13 @@ use tokio::time::Instant;
 
 use super::{AppKey, Moment, State};
 
-/// How often all apps are looked at.
+/// How often all are looked at of which otherwise only those are that may have changed.
 const WHOLE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Whether all have to be looked at that were at that time; nothing when they have to be now.
+pub(super) fn is_whole_due(whole_at: Option<Instant>, moment: Moment) -> bool {
+    whole_at.is_none_or(|at| moment.instant.saturating_duration_since(at) >= WHOLE_INTERVAL)
+}
 
 /// What has to be looked at.
 #[derive(Debug, Default)]
@@ -61,7 +66,6 @@ impl State {
     pub(super) fn take_due(&mut self, moment: Moment) -> Option<BTreeSet<AppKey>> {
         let mut apps = std::mem::take(&mut self.due.apps);
         apps.extend(self.instances.take_changed_apps());
-        let is_old = |at: Instant| moment.instant.saturating_duration_since(at) >= WHOLE_INTERVAL;
         let nodes = self.known_nodes(moment);
         let waiting = self.shortfalls.iter().map(|one| (one.project.clone(), one.app.clone()));
         apps.extend(waiting);
@@ -69,7 +73,7 @@ impl State {
         let makes_room = |key: &AppKey| {
             self.allotments.get(key).is_some_and(|allotment| allotment.make_room > 0)
         };
-        let is_whole = self.due.whole_at.is_none_or(is_old)
+        let is_whole = is_whole_due(self.due.whole_at, moment)
             || nodes != self.due.nodes
             || apps.iter().any(makes_room);
         if is_whole {

@@ -41,9 +41,11 @@ impl Given {
         for address in reach(allotment) {
             if let Some(count) = self.reach.get_mut(address) {
                 *count -= 1;
+                if *count == 0 {
+                    self.reach.remove(address);
+                }
             }
         }
-        self.reach.retain(|_, count| *count > 0);
     }
 
     /// The addresses that have to answer for one of them.

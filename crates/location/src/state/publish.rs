@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use longshore_api::links::{
     Assignment, Endpoint, InstanceStatus, LocationReport, NodeSummary, ObservedInstance, Route,
@@ -14,11 +13,9 @@ use longshore_types::{
 };
 use tokio::time::Instant;
 
+use super::due::is_whole_due;
 use super::{AppKey, Moment, Published, State};
 use crate::records::InstanceRecord;
-
-/// How often all routes are made anew, should something have been overlooked.
-const WHOLE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The routes of the table that was made last, and of which apps they may be out of date.
 #[derive(Debug, Default)]
@@ -97,8 +94,8 @@ impl State {
         let mut routes = std::mem::take(&mut self.routes);
         let mut stale = std::mem::take(&mut routes.stale);
         stale.append(&mut self.instances.take_unrouted());
-        let is_old = |at| moment.instant.saturating_duration_since(at) >= WHOLE_INTERVAL;
-        if routes.whole_at.is_none_or(is_old) {
+        // Should something have been overlooked.
+        if is_whole_due(routes.whole_at, moment) {
             routes.whole_at = Some(moment.instant);
             stale.extend(self.allotments.keys().chain(routes.by_app.keys()).cloned());
         }

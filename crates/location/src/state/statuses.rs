@@ -5,16 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use longshore_api::links::InstanceStatus;
 use longshore_types::InstanceId;
 use tokio::time::Instant;
 
+use super::due::is_whole_due;
 use super::{Moment, State};
-
-/// How often all are looked at.
-const WHOLE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What was told last, and of what it may be out of date.
 #[derive(Debug, Default)]
@@ -54,9 +51,8 @@ impl State {
         let mut statuses = std::mem::take(&mut self.statuses);
         let mut due = std::mem::take(&mut statuses.stale);
         due.append(&mut self.instances.take_changed());
-        let is_old = |at| moment.instant.saturating_duration_since(at) >= WHOLE_INTERVAL;
         // What is a stray says so, and ends to be one by itself.
-        if statuses.whole_at.is_none_or(is_old) || !self.strays.is_empty() {
+        if is_whole_due(statuses.whole_at, moment) || !self.strays.is_empty() {
             statuses.whole_at = Some(moment.instant);
             statuses.told.retain(|instance, _| self.instances.contains_key(instance));
             self.instances.values().for_each(|record| statuses.put(self.status(record, moment)));

@@ -288,7 +288,8 @@ impl NodeRoom<'_> {
     pub(super) fn soon_holds(&self, goal: &Goal, gone: &[&PlacedInstance]) -> bool {
         let held = gone.iter().fold(self.held, |held, one| held.minus(one.each));
         let gpus = || gone.iter().fold(self.gpus_held.clone(), |held, one| held.minus(&one.gpus));
-        self.node.capacity.minus(held).holds(goal.each) && self.gpus_for(goal, &gpus()).is_some()
+        self.node.capacity.minus(held).holds(goal.each)
+            && (goal.gpus.is_none() || self.gpus_for(goal, &gpus()).is_some())
     }
 
     /// Keeps room for an instance that is placed once others have left.

@@ -273,19 +273,15 @@ pub const KEYS: &[Key] = &[
         name: "coordinates",
         help: "Where on Earth this machine is, for maps: latitude and longitude in degrees, such as\n\
                \"52.37, 4.90\", south and west negative; empty for no place on them. Default \"\".",
-        set: |settings, value| put(&mut settings.coordinates, place(value)),
-        show: |settings| {
-            quoted(settings.coordinates.map(|place| place.to_string()).unwrap_or_default())
-        },
+        set: |settings, value| put(&mut settings.coordinates, some(value, Coordinates::ALLOWED)),
+        show: |settings| shown_some(settings.coordinates.as_ref()),
     },
     Key {
         name: "country",
         help: "The country whose law holds there, by its two letters in ISO 3166, such as \"NL\"; empty when\n\
                it is not to be known: then an app that asks for a jurisdiction is not there. Default \"\".",
-        set: |settings, value| put(&mut settings.traits.country, country(value)),
-        show: |settings| {
-            quoted(settings.traits.country.map(|country| country.to_string()).unwrap_or_default())
-        },
+        set: |settings, value| put(&mut settings.traits.country, some(value, Country::ALLOWED)),
+        show: |settings| shown_some(settings.traits.country.as_ref()),
     },
     Key {
         name: "label",
@@ -414,20 +410,6 @@ fn some<T: std::str::FromStr>(
 
 fn shown_some(value: Option<&impl ToString>) -> String {
     quoted(value.map(ToString::to_string).unwrap_or_default())
-}
-
-fn place(value: &Value) -> Result<Option<Coordinates>, &'static str> {
-    match text(value) {
-        Some("") => Ok(None),
-        _ => parsed(value, Coordinates::ALLOWED).map(Some),
-    }
-}
-
-fn country(value: &Value) -> Result<Option<Country>, &'static str> {
-    match text(value) {
-        Some("") => Ok(None),
-        _ => parsed(value, Country::ALLOWED).map(Some),
-    }
 }
 
 /// A list of texts, or one with commas.
