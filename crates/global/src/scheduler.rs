@@ -410,8 +410,10 @@ pub fn staying_at(
 /// Whether a release may be at a location. Of one that has not reported only the name is known.
 fn may_be(release: &Release, name: &LocationName, locations: &[LocationState]) -> bool {
     let placement: &Placement = &release.manifest.placement;
+    let gpus = release.manifest.resources.gpu.as_ref();
     let known = locations.iter().find(|location| location.name == *name);
-    placement.is_none() || known.is_some_and(|location| planner::permits(placement, location))
+    placement.is_none() && gpus.is_none()
+        || known.is_some_and(|location| planner::permits(placement, gpus, location))
 }
 
 /// How many canaries, and which one the command of a release, each of these shares has: none where that

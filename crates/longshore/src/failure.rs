@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{CallError, chain};
+use longshore_types::ManifestProblem;
 
 /// The kinds of failure that a script may want to tell apart. The number is the exit code; clap
 /// itself uses 2 for a command line that it cannot read.
@@ -71,10 +72,22 @@ impl Failure {
         self
     }
 
+    /// That these flags have values that are not allowed; each problem names its flag as a key is named.
+    pub fn of_flags(problems: impl IntoIterator<Item = ManifestProblem>) -> Self {
+        let named =
+            |problem: ManifestProblem| ManifestProblem { field: flag(&problem.field), ..problem };
+        Problem::invalid(problems.into_iter().map(named).collect()).into()
+    }
+
     /// The exit code.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.kind as u8)
     }
+}
+
+/// The flag that is called as a key is.
+pub fn flag(key: &str) -> String {
+    format!("--{}", key.replace('_', "-"))
 }
 
 impl Display for Failure {

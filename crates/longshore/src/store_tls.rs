@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use longshore_api::Problem;
 use longshore_store::{EtcdAddress, EtcdTls, EtcdTlsFile, EtcdTlsFiles, EtcdTlsProblem};
 use longshore_types::ManifestProblem;
 
@@ -30,12 +29,7 @@ impl StoreTlsOptions {
             Ok(tls) => return Ok(tls),
             Err(problems) => problems,
         };
-        let as_flags = |problem| {
-            let mut problem = shown(problem);
-            problem.field = format!("--{}", problem.field.replace('_', "-"));
-            problem
-        };
-        Err(Problem::invalid(problems.into_iter().map(as_flags).collect()).into())
+        Err(Failure::of_flags(problems.into_iter().map(shown)))
     }
 }
 

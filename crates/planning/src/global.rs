@@ -216,7 +216,7 @@ pub fn plan_shares(now: Timestamp, app: &WantedApp, locations: &[LocationState])
         share.make_room = share.make_room.min(share.count);
     }
     keep_for_tried(now, app, &mut shares, locations);
-    share_budgets(app, &mut shares);
+    share_budgets(app, &mut shares, locations);
     Shared { shares, waiting }
 }
 
@@ -231,7 +231,7 @@ fn keep_for_tried(
     let Some(tried) = &app.tried else { return };
     let permits = |name: &LocationName| {
         let mut found = locations.iter().filter(|location| location.name == *name);
-        found.any(|location| permits(tried, location))
+        found.any(|location| permits(tried, None, location))
     };
     if shares.iter().any(|share| permits(&share.location)) {
         return;
@@ -489,13 +489,17 @@ fn in_force_elsewhere(app: &WantedApp, shares: &[Share]) -> u32 {
 
 /// Gives every location its count and shares what `max` leaves above that, without ever handing out
 /// more than `max` in all, budgets that may still be in force elsewhere included.
-fn share_budgets(app: &WantedApp, shares: &mut [Share]) {
+fn share_budgets(app: &WantedApp, shares: &mut [Share], locations: &[LocationState]) {
     let in_force_elsewhere = in_force_elsewhere(app, shares);
     let counts: u32 = shares.iter().map(|share| share.count).sum();
     let mut spare = app.max.saturating_sub(in_force_elsewhere).saturating_sub(counts);
     // One that is lost has enough in what it may still be going by.
     let mut open =
         u32::try_from(shares.iter().filter(|share| !share.lost).count()).unwrap_or(u32::MAX);
+    // What is tried beside an app needs all of it, and not for long.
+    if app.pinned.is_none() && app.tried.is_none() && locations.len() > 1 {
+        spare -= kept_back(shares, spare, open);
+    }
     for share in shares.iter_mut() {
         if share.lost {
             share.budget = share.count;
@@ -515,6 +519,14 @@ fn share_budgets(app: &WantedApp, shares: &mut [Share]) {
         share.budget = share.budget.min(share.budget_in_force + growth);
         share.budget_in_force = share.budget_in_force.max(share.budget);
     }
+}
+
+/// What is not handed out of what `max` leaves, so that there is something for others when a location is lost: as
+/// much as the largest share, but at most half, and never what a location needs to start one beside what it has.
+/// Without it an app in one place would have its whole `max` there, and nothing could run in the place of it.
+fn kept_back(shares: &[Share], spare: u32, n_open: u32) -> u32 {
+    let largest = shares.iter().map(|share| share.count).max().unwrap_or(0);
+    largest.min(spare / 2).min(spare.saturating_sub(n_open))
 }
 
 #[cfg(test)]

@@ -233,6 +233,22 @@ impl Objects {
         put.map(drop).map_err(|error| self.failed("write", key, error))
     }
 
+    /// Writes an object that says what wrote it.
+    pub(crate) async fn put_mark(&self, key: &str) -> Result<(), StorageError> {
+        let bytes = Bytes::from_static(b"a registry of Longshore has its blobs beside this");
+        let put = self.0.store.put(&self.path(key), bytes.into()).await;
+        put.map(drop).map_err(|error| self.failed("write", key, error))
+    }
+
+    /// Whether the store has an object.
+    pub(crate) async fn has(&self, key: &str) -> Result<bool, StorageError> {
+        match self.0.store.head(&self.path(key)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(self.failed("look for", key, error)),
+        }
+    }
+
     /// Begins an object of many parts, and gives the name by which the store knows them.
     pub(crate) async fn begin(&self, key: &str) -> Result<String, StorageError> {
         let begun = self.0.store.create_multipart(&self.path(key)).await;

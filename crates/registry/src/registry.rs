@@ -208,8 +208,16 @@ impl Registry {
         Storage::known_objects(root).is_ok_and(|known| known.as_deref() == Some(&store.to_string()))
     }
 
+    /// Refuses an object store that has not what the registry in this directory put there, though it has the same
+    /// name; one that does not answer may still be the right one.
+    pub async fn check_store(root: &Path, objects: &Objects) -> Result<(), OpenRegistryError> {
+        let checked = Storage::check_mark(root, objects).await;
+        checked.map_err(|source| OpenRegistryError::Storage { root: root.to_owned(), source })
+    }
+
     /// Brings blobs to the disk that no manifest has asked for, each second, removes objects that nobody
-    /// knows any more, and each hour drops uploads that nobody continues and what nobody needs; never ends. Run beside the server and dropped with it.
+    /// knows any more, and each hour drops uploads that nobody continues and what nobody needs; never
+    /// ends. Run beside the server and dropped with it.
     pub async fn maintain(&self) {
         // Beside each other: blobs do not wait for what takes long.
         tokio::join!(

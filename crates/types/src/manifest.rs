@@ -126,10 +126,11 @@ impl Manifest {
         })
     }
 
-    /// The most instances that may ever run when `count` should: the user's limit, else twice the
-    /// count, so that a rollout and the replacement of a lost location have room.
+    /// The most instances that may ever run when `count` should: the user's limit, else three times the
+    /// count. All may be in one place that nobody hears of, which may have begun to replace each by another, and
+    /// as many have to run elsewhere.
     pub fn max_for(&self, count: u32) -> u32 {
-        self.max.unwrap_or_else(|| count.saturating_mul(2).max(2))
+        self.max.unwrap_or_else(|| count.saturating_mul(3).max(3))
     }
 }
 

@@ -66,7 +66,10 @@ pub(super) fn wanted_app(
     // Nobody asks as long as nothing has to leave, and to count is to look at every instance.
     let drains =
         catalog.cordons.iter().any(|((_, node), stored)| node.is_none() && stored.record.0.drains);
-    let is_placed = |release: &Arc<Release>| !release.manifest.placement.is_none();
+    let is_placed = |release: &Arc<Release>| {
+        let manifest = &release.manifest;
+        !manifest.placement.is_none() || manifest.resources.gpu.is_some()
+    };
     let placed: u32 = held.values().map(|stored| stored.record.count).sum();
     let counts = drains || placed > count || catalog.releases_of(key).any(is_placed);
     // What may run once at most is not started beside what may still run.

@@ -25,7 +25,6 @@ use crate::failure::Failure;
 use crate::supervisor;
 use joined::Joined;
 pub use joined::join;
-use objects::ObjectOptions;
 pub use objects::ObjectSettings;
 use table::{FollowTableError, FollowedTable};
 
@@ -58,7 +57,7 @@ struct RunOptions {
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
     #[command(flatten)]
-    objects: ObjectOptions,
+    objects: ObjectSettings,
     /// Where it listens: http on loopback, https anywhere
     #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:4601")]
     listen: Endpoint,

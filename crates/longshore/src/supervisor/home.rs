@@ -81,6 +81,9 @@ impl Home {
     /// that was killed; refuses beside one that is alive.
     pub fn take(data_dir: &Path, run_root: &Path, contents: Contents) -> Result<Self, Failure> {
         let doing = |path: &Path| format!("cannot use {}", path.display());
+        // Other processes are told of these, not all of which begin where this one did.
+        let absolute = |path| std::path::absolute(path).or_fail(Kind::Other, doing(path));
+        let (data_dir, run_root) = (&*absolute(data_dir)?, absolute(run_root)?);
         private_dir(data_dir).or_fail(Kind::Other, doing(data_dir))?;
         let lock = lock_or_refuse(data_dir)?;
         let hold = wait_for_old_roles(&data_dir.join("roles.lock"))?;
@@ -366,6 +369,17 @@ mod tests {
         let agent = home.agent().to_string();
         drop(home);
         assert_eq!(Home::take(&data, &run, Contents::Platform).unwrap().agent().to_string(), agent);
+    }
+
+    #[test]
+    fn directories_are_the_same_for_who_begins_elsewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        std::env::set_current_dir(dir.path()).unwrap();
+        let home = Home::take(Path::new("data"), Path::new("run"), Contents::Platform).unwrap();
+        home.prepare_run_dir().unwrap();
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(home.data_dir(), here.join("data"));
+        assert_eq!(home.run_dir().parent().unwrap(), here.join("run"));
     }
 
     #[test]

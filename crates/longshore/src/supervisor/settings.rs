@@ -21,6 +21,7 @@ use longshore_types::{
 use toml::Value;
 
 use super::tls::{IngressTls, TlsSettings};
+use crate::failure::flag;
 use crate::logging::LogFormat;
 use crate::roles::registry::ObjectSettings;
 use crate::store_tls;
@@ -192,7 +193,7 @@ impl Settings {
                 KEYS.iter().find(|key| key.name == *name).expect("every flag is named as a key");
             if let Err(allowed) = (key.set)(&mut settings, &Value::from(text.as_str())) {
                 problems.push(ManifestProblem {
-                    field: format!("--{}", name.replace('_', "-")),
+                    field: flag(name),
                     value: format!("{text:?}"),
                     allowed: allowed.to_owned(),
                 });
@@ -213,10 +214,7 @@ impl Settings {
         // Named as they were given.
         problems.extend(of_files.map(|problem| {
             match flags.iter().any(|(name, _)| *name == problem.field) {
-                true => ManifestProblem {
-                    field: format!("--{}", problem.field.replace('_', "-")),
-                    ..problem
-                },
+                true => ManifestProblem { field: flag(&problem.field), ..problem },
                 false => problem,
             }
         }));

@@ -2,7 +2,7 @@
 
 use longshore_types::jurisdiction::is_within;
 use longshore_types::{
-    Capacity, Lack, LocationName, Near, Placement, Reached, Spread, Traits, unreached,
+    Capacity, GpuNeed, Lack, LocationName, Near, Placement, Reached, Spread, Traits, unreached,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,9 +35,9 @@ pub struct NodeKind {
     pub freed: Vec<Freed>,
 }
 
-/// Whether an app that says this may have instances at a location at all.
-pub fn permits(placement: &Placement, location: &LocationState) -> bool {
-    forbidden(placement, location).is_none()
+/// Whether an app that says this, and needs such GPUs, may have instances at a location at all.
+pub fn permits(placement: &Placement, gpus: Option<&GpuNeed>, location: &LocationState) -> bool {
+    forbidden(placement, location).is_none() && !location.has_no_such(placement, gpus)
 }
 
 /// What an app says against a location.
@@ -137,7 +137,7 @@ pub(super) fn leaving(app: &WantedApp, shares: &[Share], locations: &[LocationSt
     let is_closed = |share: &Share| {
         at(share).is_some_and(|location| {
             location.cordon.as_ref().is_some_and(|cordon| cordon.drains)
-                || forbidden(&app.placement, location).is_some()
+                || !permits(&app.placement, app.gpus.as_ref(), location)
         })
     };
     let mut leaving: Vec<u32> =

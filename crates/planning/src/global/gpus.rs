@@ -8,7 +8,8 @@
 use longshore_types::{GpuNeed, Placement, Priority};
 use serde::{Deserialize, Serialize};
 
-use super::{LocationState, WantedApp};
+use super::constraints::node_refusal;
+use super::{LocationState, NodeKind, WantedApp};
 use crate::gpus::{FreeGpu, choose, lack, take};
 
 /// GPUs of a node that are alike.
@@ -152,6 +153,19 @@ impl LocationState {
         let kinds = self.open_to(&app.placement);
         let rooms = kinds.map(|kind| kind.freed_gpus(up_to).room_for(need, n_more));
         rooms.fold(0, u32::saturating_add) >= n_more
+    }
+
+    /// Whether none of its nodes that an app may be on would have the GPUs that it needs if nobody else were there.
+    /// Nobody knows before each node was heard.
+    pub(super) fn has_no_such(&self, placement: &Placement, gpus: Option<&GpuNeed>) -> bool {
+        let Some(need) = gpus.filter(|_| !self.unheard) else { return false };
+        let may_be_on = |kind: &&NodeKind| node_refusal(placement, &kind.traits).is_none();
+        let nodes = self.kinds.iter().filter(may_be_on).flat_map(|kind| &kind.gpus.0);
+        let empty = |nodes: &GpuNodes| {
+            let each = listed(&nodes.gpus).into_iter();
+            each.map(|gpu| FreeGpu { free: gpu.memory, ..gpu }).collect::<Vec<_>>()
+        };
+        !nodes.map(empty).any(|gpus| choose(need, &gpus).is_some())
     }
 
     /// What it lacks of GPUs, when so many were given already that are not taken yet.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! object-store              the store that all this is about
+//! object-store-mark         JSON: the key of an object by which that is known again, and whether it is there
 //! objects/sha256/ab/<hex>   JSON: the key and the size of the bytes of a blob
 //! uploads/<id>/object       JSON: the key of an upload, and what of it the store has
 //! gone/<id>                 JSON, either of these: an object that nobody knows any more
@@ -30,6 +31,17 @@ use crate::objects::Objects;
 pub(super) const OBJECT: &str = "object";
 /// Which store it is.
 const OBJECT_STORE: &str = "object-store";
+
+/// By what it is known again: another store may have a bucket of the same name.
+const MARK: &str = "object-store-mark";
+
+/// An object that this registry has put where its blobs are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Mark {
+    key: String,
+    /// False until the store has acknowledged it.
+    is_there: bool,
+}
 
 /// The version of [`Record`] that this code writes.
 const VERSION: u32 = 1;
@@ -100,6 +112,49 @@ impl Storage {
     pub(crate) fn known_objects(root: &Path) -> Result<Option<String>, StorageError> {
         let known = durable::read(&root.join(OBJECT_STORE))?;
         Ok(known.map(|known| String::from_utf8_lossy(&known).into_owned()))
+    }
+
+    /// Refuses a store that has not what the registry of a directory once put there; one that is away is not known
+    /// to be another.
+    pub(crate) async fn check_mark(root: &Path, objects: &Objects) -> Result<(), StorageError> {
+        let mark: Option<Mark> = read_json(&root.join(MARK))?;
+        let Some(Mark { key, is_there: true }) = mark else { return Ok(()) };
+        match objects.has(&key).await {
+            Ok(false) => Err(no_mark(objects, key)),
+            Ok(true) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Makes sure that the store is the one that it was, and can be known again.
+    fn ensure_mark(&self, objects: &Objects) -> Result<(), StorageError> {
+        let path = self.root.join(MARK);
+        let write = |mark: &Mark| {
+            let text = serde_json::to_vec(mark).expect("a text and a truth value are valid JSON");
+            durable::write(&self.tmp(), &path, &text)
+        };
+        let mark = match read_json(&path)? {
+            Some(mark) => mark,
+            None => {
+                let mark =
+                    Mark { key: format!("registry-{}", Objects::new_key()), is_there: false };
+                write(&mark)?;
+                mark
+            }
+        };
+        if !mark.is_there {
+            objects.wait(objects.put_mark(&mark.key))?;
+            return write(&Mark { is_there: true, ..mark });
+        }
+        match objects.wait(objects.has(&mark.key))? {
+            true => Ok(()),
+            false => Err(no_mark(objects, mark.key)),
+        }
+    }
+
+    /// Whether the store has got what it is known again by.
+    fn has_mark(&self) -> Result<bool, StorageError> {
+        let mark: Option<Mark> = read_json(&self.root.join(MARK))?;
+        Ok(mark.is_some_and(|mark| mark.is_there))
     }
 
     fn object_path(&self, digest: &Digest) -> PathBuf {
@@ -181,6 +236,11 @@ impl Storage {
     pub(crate) fn remove_gone(&self) -> Result<usize, StorageError> {
         let Some(objects) = &self.objects else { return Ok(0) };
         let gone = self.root.join("gone");
+        let names = durable::list(&gone)?;
+        // What another store has not is not removed by asking that one.
+        if !names.is_empty() || !self.has_mark()? {
+            self.ensure_mark(objects)?;
+        }
         let remove = |path: &Path| {
             let Some(record) = Record::read(path)? else { return Ok(()) };
             let upload = record.sent.as_ref().map(|sent| sent.upload.as_str());
@@ -188,7 +248,7 @@ impl Storage {
             durable::remove(path).map(drop)
         };
         let (mut n_removed, mut failed) = (0, None);
-        for name in durable::list(&gone)? {
+        for name in names {
             // What is the matter with one need not be with the next.
             match remove(&gone.join(name)) {
                 Ok(()) => n_removed += 1,
@@ -197,6 +257,22 @@ impl Storage {
         }
         failed.map_or(Ok(n_removed), Err)
     }
+}
+
+fn no_mark(objects: &Objects, key: String) -> StorageError {
+    let location = objects.location().to_string();
+    let error = io::Error::other(NoMark { key });
+    StorageError::of_file("use", Path::new(&location), error)
+}
+
+/// It is not the store where the blobs are.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it has no object {key}, which this registry put beside its blobs: it is another bucket of that name, or one \
+     that was emptied (is it the right endpoint?)"
+)]
+struct NoMark {
+    key: String,
 }
 
 /// The blobs are where the registry was not told to look.

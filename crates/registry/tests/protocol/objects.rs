@@ -269,6 +269,40 @@ async fn a_store_that_was_used_before_may_be_away_at_the_start() {
 }
 
 #[tokio::test]
+async fn another_bucket_of_the_same_name_is_refused_and_nothing_is_forgotten_for_it() {
+    let registry = Harness::new().await;
+    let store = shared();
+    registry.push_image("a/b", "tag", b"layer").await;
+    let root = stop(registry).await;
+    let n_marks = |store: &ObjectStore| store.all().len() - store.objects().len();
+    let (right, other) = (Objects::connect(store.options()).await.unwrap(), ObjectStore::start());
+    let wrong = Objects::connect(other.options()).await.unwrap();
+    // The next start finds out, of a registry of an older release too: it has put nothing there yet.
+    Registry::check_store(root.path(), &wrong).await.unwrap();
+    remove_gone(root.path(), Duration::ZERO).await;
+    assert_eq!(n_marks(&store), 1);
+    Registry::check_store(root.path(), &right).await.unwrap();
+    let error = Registry::check_store(root.path(), &wrong).await.unwrap_err();
+    let cause = std::iter::successors(std::error::Error::source(&error), |error| error.source());
+    let told = cause.last().unwrap().to_string();
+    assert!(told.contains("it is another bucket of that name, or one that was emptied"), "{told}");
+    // One that was away at the start is found out when something is to be removed from it.
+    let registry = Harness::around(serve(stored(options(root.path())).await).await, root);
+    assert_eq!(registry.send("DELETE", "/v2/a/b/manifests/tag", &[], "").await.status, 202);
+    let layer = format!("/v2/a/b/blobs/{}", digest(b"layer"));
+    assert_eq!(registry.send("DELETE", &layer, &[], "").await.status, 202);
+    let root = stop(registry).await;
+    let opened = RegistryOptions { objects: Some(wrong), ..options(root.path()) };
+    assert!(Registry::open(opened).unwrap().remove_gone().await.is_err());
+    assert_eq!(store.objects().len(), 2);
+    remove_gone(root.path(), Duration::ZERO).await;
+    assert_eq!((store.objects().len(), n_marks(&store), n_marks(&other)), (1, 1, 0));
+    // A store that does not answer may be the right one.
+    store.faults.refused.store(usize::MAX, Ordering::Relaxed);
+    Registry::check_store(root.path(), &right).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_store_that_cannot_be_used_is_refused_before_anybody_is_served() {
     let store = ObjectStore::start();
     let refused = async |options: S3Options| {

@@ -109,8 +109,15 @@ impl ObjectStore {
         options(&self.address.to_string())
     }
 
-    /// The objects, by their keys.
+    /// The objects with blobs, by their keys.
     pub fn objects(&self) -> BTreeMap<String, PathBuf> {
+        let mut all = self.all();
+        all.retain(|key, _| !key.starts_with("registry-"));
+        all
+    }
+
+    /// The same with what registries know it again by.
+    pub fn all(&self) -> BTreeMap<String, PathBuf> {
         let Ok(entries) = std::fs::read_dir(self.dir.path().join(BUCKET).join("tests")) else {
             return BTreeMap::new();
         };

@@ -85,7 +85,7 @@ impl Manifest {
         let image = top.required("image");
         let project = top.text("project");
         let count = top.number("count", 0, MAX_COUNT).unwrap_or(1);
-        let max = top.number("max", 1, MAX_COUNT * 2);
+        let max = top.number("max", 1, MAX_COUNT * 3);
         let replace_lost = top.text("replace_lost").unwrap_or_default();
         let priority = priority_of(&mut top);
         let port = top.number("port", 1, 65535).and_then(port_of);

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use http::Method;
 use longshore_api::v1::{DeployRequest, InstanceView};
 use longshore_e2e::eventually;
@@ -40,7 +40,10 @@ pub fn run(quick: bool) -> Result<Figures> {
     fleet.expect("everywhere");
     let began = Instant::now();
     deploy(&fleet, "everywhere", everywhere)?;
-    let reached = until(began, || Ok(fleet.n_told() == sites.len()))?;
+    let reached = until("every location is told", began, || {
+        let n_told = fleet.n_told();
+        Ok((n_told, n_told == sites.len()))
+    })?;
 
     let (noticed, replaced) = lose_one(&fleet)?;
     Ok(Figures::from([
@@ -67,8 +70,14 @@ fn lose_one(fleet: &Fleet) -> Result<(Duration, Duration)> {
     fleet.expect("lonely");
     fleet.lose(&name);
     let began = Instant::now();
-    let noticed = until(began, || Ok(fleet.heard()?.get(&name) == Some(&false)))?;
-    let replaced = until(began, || Ok(fleet.n_told() > 0))?;
+    let noticed = until("the lost location is noticed", began, || {
+        let heard = fleet.heard()?;
+        Ok((heard.len(), heard.get(&name) == Some(&false)))
+    })?;
+    let replaced = until("another has the instance", began, || {
+        let n_told = fleet.n_told();
+        Ok((n_told, n_told > 0))
+    })?;
     Ok((noticed, replaced))
 }
 
@@ -79,12 +88,19 @@ fn deploy(fleet: &Fleet, name: &str, manifest: Value) -> Result<()> {
     Ok(())
 }
 
-/// How long after `began` something is so.
-fn until(began: Instant, mut is_so: impl FnMut() -> Result<bool>) -> Result<Duration> {
+/// How long after `began` something is so; `look` says beside that how many locations it saw.
+fn until(
+    what: &str,
+    began: Instant,
+    mut look: impl FnMut() -> Result<(usize, bool)>,
+) -> Result<Duration> {
     let patience = Duration::from_secs(120);
-    while !is_so()? {
-        anyhow::ensure!(began.elapsed() < patience, "it did not come within {patience:?}");
+    loop {
+        let (n_seen, is_so) = look()?;
+        if is_so {
+            return Ok(began.elapsed());
+        }
+        ensure!(began.elapsed() < patience, "not within {patience:?}: {what} ({n_seen} seen)");
         thread::sleep(LOOK);
     }
-    Ok(began.elapsed())
 }

@@ -2,25 +2,30 @@
 
 use std::path::{Path, PathBuf};
 
-use longshore_api::Problem;
 use longshore_link::chain;
 use longshore_registry::{
-    ConnectS3Error, Objects, Registry, S3Credentials, S3Endpoint, S3Location, S3Options, S3Region,
+    Objects, Registry, S3Credentials, S3Endpoint, S3Location, S3Options, S3Region,
 };
 use longshore_types::ManifestProblem;
 
+use super::RegistryRoleError;
 use crate::failure::Failure;
 
-/// What is said of that.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What is said of that, as flags.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct ObjectSettings {
-    /// The bucket; on the disk when absent.
+    /// Where the bytes of blobs are, as s3://BUCKET/PREFIX [default: in --data-dir, where all else is]
+    #[arg(long, value_name = "URL")]
     pub storage: Option<S3Location>,
-    /// The store; Amazon's, or what the environment says, when absent.
+    /// The object store, as https://HOST:PORT [default: what AWS_ENDPOINT_URL says, else Amazon's]
+    #[arg(long = "s3-endpoint", value_name = "URL")]
     pub endpoint: Option<S3Endpoint>,
-    /// Its region; what the environment says when absent.
+    /// Its region [default: what AWS_REGION says, else us-east-1]
+    #[arg(long = "s3-region", value_name = "NAME")]
     pub region: Option<S3Region>,
-    /// The file of the credentials; those of the environment when absent.
+    /// The credentials for it, in a file like ~/.aws/credentials, for its owner alone [default: those of the
+    /// environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY]
+    #[arg(long = "s3-credentials", value_name = "FILE")]
     pub credentials: Option<PathBuf>,
 }
 
@@ -50,41 +55,14 @@ impl ObjectSettings {
         });
         wrong.into_iter().collect()
     }
-}
 
-/// The flags.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct ObjectOptions {
-    /// Where the bytes of blobs are, as s3://BUCKET/PREFIX [default: in --data-dir, where all else is]
-    #[arg(long, value_name = "URL")]
-    storage: Option<S3Location>,
-    /// The object store, as https://HOST:PORT [default: what AWS_ENDPOINT_URL says, else Amazon's]
-    #[arg(long, value_name = "URL")]
-    s3_endpoint: Option<S3Endpoint>,
-    /// Its region [default: what AWS_REGION says, else us-east-1]
-    #[arg(long, value_name = "NAME")]
-    s3_region: Option<S3Region>,
-    /// The credentials for it, in a file like ~/.aws/credentials, for its owner alone [default: those of the
-    /// environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY]
-    #[arg(long, value_name = "FILE")]
-    s3_credentials: Option<PathBuf>,
-}
-
-impl ObjectOptions {
     /// What the registry is to connect to, if to anything.
     pub fn read(self) -> Result<Option<S3Options>, Failure> {
-        let Self { storage, s3_endpoint: endpoint, s3_region: region, s3_credentials: credentials } =
-            self;
-        let settings = ObjectSettings { storage, endpoint, region, credentials };
-        let problems = settings.problems("");
+        let problems = self.problems("");
         if !problems.is_empty() {
-            let as_flags = |problem: ManifestProblem| ManifestProblem {
-                field: format!("--{}", problem.field.replace('_', "-")),
-                ..problem
-            };
-            return Err(Problem::invalid(problems.into_iter().map(as_flags).collect()).into());
+            return Err(Failure::of_flags(problems));
         }
-        let ObjectSettings { storage, endpoint, region, credentials } = settings;
+        let Self { storage, endpoint, region, credentials } = self;
         let credentials = credentials.map(|path| S3Credentials::read(&path)).transpose();
         let credentials = credentials.map_err(|error| {
             // It was readable a moment ago.
@@ -104,13 +82,14 @@ impl ObjectOptions {
 pub async fn connect(
     options: Option<S3Options>,
     images: &Path,
-) -> Result<Option<Objects>, ConnectS3Error> {
+) -> Result<Option<Objects>, RegistryRoleError> {
     let Some(options) = options else { return Ok(None) };
     let location = options.location.clone();
     let objects = match Registry::has_used(images, &location) {
         true => Objects::connect_again(options).await?,
         false => Objects::connect(options).await?,
     };
+    Registry::check_store(images, &objects).await?;
     tracing::info!(%location, "the bytes of images are in an object store");
     Ok(Some(objects))
 }

@@ -3,10 +3,9 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use longshore_api::Problem;
 use longshore_link::{Endpoint, Listener};
 use longshore_trust::{JoinAs, JoinToken};
-use longshore_types::{Coordinates, LocationName, ManifestProblem, NodeName};
+use longshore_types::{Coordinates, LocationName, NodeName};
 use serde::{Deserialize, Serialize};
 
 use super::super::child::RolePlan;
@@ -128,8 +127,7 @@ impl Member for Location<'_> {
     fn roles(self, home: &Home) -> Result<Planned, Failure> {
         // Before a token is used for nothing.
         if let Some(problem) = self.options.tls().problem() {
-            let field = format!("--{}", problem.field.replace('_', "-"));
-            return Err(Problem::invalid(vec![ManifestProblem { field, ..problem }]).into());
+            return Err(Failure::of_flags([problem]));
         }
         let sockets = Sockets::bind(self.options, home)?;
         if let Some((token, location, node)) = self.joins {

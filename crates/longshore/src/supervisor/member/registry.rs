@@ -3,10 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use longshore_api::Problem;
 use longshore_link::{Endpoint, Listener};
 use longshore_trust::{JoinAs, JoinToken};
-use longshore_types::{Duration, ManifestProblem};
+use longshore_types::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::super::child::RolePlan;
@@ -16,7 +15,7 @@ use super::super::sockets::reachable;
 use super::super::tls::{TlsSettings, UsersTls};
 use super::{DRAIN, HomeOptions, Member, Planned};
 use crate::failure::{Failure, Kind, OrFail};
-use crate::roles;
+use crate::roles::{self, registry::ObjectSettings};
 
 /// Join the platform as its registry, and run until told to end
 ///
@@ -60,6 +59,8 @@ pub struct RegistryStartOptions {
     /// plane]
     #[arg(long, value_name = "HOST:PORT")]
     locations_advertise: Option<String>,
+    #[command(flatten)]
+    objects: ObjectSettings,
     /// How long a manifest is kept that no tag and no release names
     #[arg(long, value_name = "DURATION", default_value = "7d")]
     keep_untagged: Duration,
@@ -106,12 +107,9 @@ impl Member for Registry<'_> {
         // Before a token is used for nothing.
         let tls = self.options.tls();
         let problems = tls.problems(&[("listen", self.options.listen)]);
+        let problems = [problems, self.options.objects.problems("")].concat();
         if !problems.is_empty() {
-            let flag = |problem: ManifestProblem| {
-                let field = format!("--{}", problem.field.replace('_', "-"));
-                ManifestProblem { field, ..problem }
-            };
-            return Err(Problem::invalid(problems.into_iter().map(flag).collect()).into());
+            return Err(Failure::of_flags(problems));
         }
         let sockets = Sockets::bind(self.options, tls.is_spoken())?;
         if let Some(token) = self.joins {
@@ -201,6 +199,7 @@ fn plan(
         .with("identity-file", home.identity_file().display())
         .with("locations-advertise", advertised)
         .with("public", public)
+        .with_objects(&options.objects)
         .with("keep-untagged", options.keep_untagged)
         .with_some("metrics-listen", options.metrics_listen.as_ref());
     let sockets = vec![("registry", users), ("locations", locations)];
@@ -237,6 +236,7 @@ mod tests {
         for (more, public) in [
             (&["--metrics-listen", "http://127.0.0.1:0"][..], "127.0.0.1:"),
             (&named, "https://registry.example.com:"),
+            (&["--storage", "s3://images/ours", "--s3-region", "auto"], "127.0.0.1:"),
         ] {
             let free = ["--listen", "127.0.0.1:0", "--locations-listen", "127.0.0.1:0"];
             let options = options(&[&free, more].concat());
@@ -260,6 +260,7 @@ mod tests {
             (["--listen", "192.0.2.7:4601"], "--listen = \"192.0.2.7:4601\": a loopback address"),
             (["--tls-key", "/k"], "--tls-key = /k: nothing without"),
             (["--public-host", "a.example.com"], "--public-host = a.example.com: nothing without"),
+            (["--s3-region", "auto"], "--s3-region = auto: nothing without storage"),
         ] {
             let options = options(&flags);
             let registry = Registry { options: &options, joins: None };

@@ -44,12 +44,12 @@ fn a_drained_location_loses_what_is_healthy_elsewhere() {
     locations[0].cordon = cordon(true);
     let next = |shares: &[Share]| plan(6, &app(2, 4, shares.to_vec()), &locations);
     let started = next(&carried_out(all.clone()));
-    assert_eq!(counts(&started), [("loc1".to_owned(), 2, 2), ("loc2".to_owned(), 2, 0)]);
+    assert_eq!(counts(&started), [("loc1".to_owned(), 2, 2), ("loc2".to_owned(), 2, 1)]);
     let told = staying(&app(2, 4, vec![]), &started, &locations).unwrap();
     assert_eq!(told, (true, "waits until 2 elsewhere are healthy".to_owned()));
-    // Its budget is acknowledged, so there is one for the other.
+    // What was kept back is for one of them; the other waits until what the first place gave up is acknowledged.
     let budgeted = next(&carried_out(started));
-    assert_eq!(counts(&budgeted), [("loc1".to_owned(), 2, 2), ("loc2".to_owned(), 2, 2)]);
+    assert_eq!(counts(&budgeted), [("loc1".to_owned(), 1, 2), ("loc2".to_owned(), 2, 2)]);
     let mut half = carried_out(budgeted.clone());
     half[1].ready = 1;
     assert_eq!(count_at(&next(&half), "loc1"), 1);

@@ -60,7 +60,7 @@ fn an_app_goes_where_its_gpus_are_and_no_more_of_it_than_these_take() {
     let app = needing(8, (1, 20), &["h100", "a100"]);
     let Shared { shares, waiting } = plan_shares(Timestamp(5), &app, &locations);
     // Four on the one that is whole, two on the other.
-    assert_eq!(counts(&shares), [("loc2".to_owned(), 6, 16)]);
+    assert_eq!(counts(&shares), [("loc2".to_owned(), 6, 11)]);
     let why = &shares[0].decision.why;
     assert!(why.ends_with("it has 1 GPU of a100 or h100 with 20 GiB free"), "{why}");
     let Waiting { missing, decision } = waiting.unwrap();
@@ -72,6 +72,37 @@ fn an_app_goes_where_its_gpus_are_and_no_more_of_it_than_these_take() {
     assert_eq!(told["loc1"], format!("{needs}, and there is only l4"));
     assert_eq!(told["loc2"], format!("{needs}, and has that for 6 that it is given"));
     assert_eq!(told["loc3"], format!("{needs}, and there is no GPU"));
+}
+
+#[test]
+fn what_needs_gpus_from_now_on_leaves_where_there_are_none_once_another_runs() {
+    let (bare, small) = (location(1, true, 9000), with_gpus(2, &[vec![("l4", 16, 0)]]));
+    let right = with_gpus(3, &[vec![("l4", 24, 0)]]);
+    let before = |name: &LocationName| {
+        let mut shares = plan(1, &app(1, 3, vec![]), &[location(9, true, 9000)]);
+        (shares[0].location, shares[0].ready) = (name.clone(), 1);
+        shares
+    };
+    for old in [&bare, &small] {
+        let locations = [old.clone(), right.clone()];
+        let wanted = |shares| WantedApp { max: 3, shares, ..needing(1, (1, 20), &[]) };
+        let mut both = plan(2, &wanted(before(&old.name)), &locations);
+        assert_eq!((count_at(&both, &old.name), count_at(&both, &right.name)), (1, 1));
+        for share in &mut both {
+            share.budget_in_force = share.budget;
+        }
+        assert_eq!(count_at(&plan(3, &wanted(both.clone()), &locations), &old.name), 1);
+        both.iter_mut().for_each(|share| share.ready = share.count);
+        let moved = plan(4, &wanted(both), &locations);
+        assert_eq!((count_at(&moved, &old.name), count_at(&moved, &right.name)), (0, 1));
+    }
+    // Where nobody has such, and where not every node was heard, it stays.
+    let needs = |shares| WantedApp { shares, ..needing(1, (1, 20), &[]) };
+    let stays = plan(2, &needs(before(&bare.name)), &[bare.clone(), small.clone()]);
+    assert_eq!(count_at(&stays, &bare.name), 1);
+    let unheard = LocationState { unheard: true, ..bare };
+    let stays = plan(2, &needs(before(&unheard.name)), &[unheard.clone(), right]);
+    assert_eq!((stays.len(), count_at(&stays, &unheard.name)), (1, 1));
 }
 
 #[test]

@@ -86,6 +86,26 @@ fn nothing_is_replaced_beyond_what_max_leaves() {
     assert_eq!((n_at(&planned, "loc1"), n_at(&planned, "loc2")), (2, 1));
 }
 
+#[test]
+fn an_app_in_one_place_runs_elsewhere_when_that_is_lost() {
+    for count in [1, 2, 5, 40] {
+        let mut locations = vec![location(1, true, 9900), location(2, true, 4100)];
+        let mut shares = heard(plan(1, &app(count, 3 * count, vec![]), &locations));
+        assert_eq!(counts(&shares), [("loc1".to_owned(), count, 2 * count)]);
+        lose(&mut shares, &mut locations, "loc1", true);
+        let planned = plan(2, &app(count, 3 * count, shares), &locations);
+        assert_eq!(n_at(&planned, "loc2"), count);
+        let second = planned.iter().find(|share| share.location.as_str() == "loc2").unwrap();
+        assert_eq!(second.budget, count, "the other may have begun to replace each of its own");
+    }
+    // Of less there is a part for others, once one can be started beside what there is.
+    for (count, max, budget) in [(1, 2, 2), (2, 4, 3), (4, 8, 6), (4, 5, 5), (4, 6, 5)] {
+        let locations = [location(1, true, 9000), location(2, true, 8000)];
+        let shares = plan(1, &app(count, max, vec![]), &locations);
+        assert_eq!(counts(&shares), [("loc1".to_owned(), count, budget)], "of {max}");
+    }
+}
+
 proptest! {
     #[test]
     fn budgets_never_exceed_max_whoever_is_lost_and_back(

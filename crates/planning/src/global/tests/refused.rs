@@ -11,7 +11,7 @@ fn refusing(wanted: WantedApp, name: &str, lack: Lack) -> WantedApp {
 fn what_a_location_refuses_goes_on_at_once_and_not_back() {
     let locations = [location(1, true, 9000), location(2, true, 250), location(3, true, 50)];
     let mut shares = plan(5, &app(4, 8, vec![]), &locations);
-    assert_eq!(counts(&shares), [("loc1".to_owned(), 4, 8)]);
+    assert_eq!(counts(&shares), [("loc1".to_owned(), 4, 6)]);
     // Three of four have no runtime there; the second location takes two.
     shares[0].refused = 3;
     let wanted = refusing(app(4, 8, shares), "loc1", Lack::Runtime);

@@ -10,7 +10,7 @@ fn problems(document: Value) -> Vec<String> {
 fn the_smallest_manifest_gets_the_defaults() {
     let manifest =
         Manifest::from_document(&json!({"app": "web", "image": "default/web:1"})).unwrap();
-    assert_eq!((manifest.count, manifest.max_for(1), manifest.project.as_str()), (1, 2, "default"));
+    assert_eq!((manifest.count, manifest.max_for(1), manifest.project.as_str()), (1, 3, "default"));
     assert_eq!(manifest.resources, Resources::default());
     assert_eq!((manifest.health, manifest.restart), (None, RestartPolicy::Always));
     assert_eq!(manifest.runtime, RuntimeName::Embedded);
