@@ -76,6 +76,13 @@ const ROWS: &[Row] = &[
     ("replay absent.jsonl", NOT_FOUND, &["absent.jsonl"]),
     ("replay web.toml", INVALID, &["line 1 of web.toml is no decision of this version"]),
     ("image rm default/absent:1", NOT_FOUND, &["default/absent"]),
+    ("image pull default/absent:1", USAGE, &["--into"]),
+    ("image pull default/absent:1 --into some-images", NOT_FOUND, &["default/absent"]),
+    (
+        "image pull default/web:1 --into data/node/images",
+        UNAVAILABLE,
+        &["--into", "open elsewhere"],
+    ),
     ("image inspect default/absent:1", NOT_FOUND, &["default/absent"]),
     ("image pack /no/such/program --push default/x:1", INVALID, &["/no/such/program"]),
     ("image pack web.toml --push default/x:1", INVALID, &["web.toml"]),

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::ensure;
+use longshore_api::links::StartPath;
 use longshore_e2e::image::{BUSYBOX_PORT, Entries, Layered, Layout};
 use longshore_e2e::platform::Instances;
 use longshore_e2e::{Platform, eventually};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::faults::{Random, Victim, kill, n_kills};
 use crate::odd_images::base;
-use crate::scene::host;
+use crate::scene::{busybox, host, web};
 
 /// An image that serves its number, with enough in it that a kill can come in the middle.
 fn image(dir: &Path, number: u32) -> Layout {
@@ -106,5 +107,37 @@ fn random_kills_while_images_are_pushed_and_pulled_lose_nothing() {
         let left: Vec<_> = std::fs::read_dir(&directory).unwrap().collect();
         assert!(left.is_empty(), "{left:?} in {}", directory.display());
     }
+    platform.finish();
+}
+
+#[test]
+fn a_node_finds_an_image_that_was_brought_to_it_before() {
+    let mut platform = Platform::start().unwrap();
+    let image = busybox(&platform, "one");
+    platform.push(&image, "default/web:1").unwrap();
+    let brought = platform.dir().join("brought");
+    let pull = |options: &[&str]| -> Value {
+        let verb = ["image", "pull", "default/web:1", "--json"];
+        platform.run(&[&verb, options].concat()).json()
+    };
+    let into = brought.to_str().unwrap();
+    let first = pull(&["--into", into]);
+    assert_eq!((&first["digest"], &first["reused_layers"]), (&json!(image.digest), &json!(0)));
+    let again = pull(&["--into", into]);
+    assert_eq!((&again["layers"], &again["reused_layers"]), (&json!(1), &json!(1)));
+    assert_eq!(again["bytes_fetched"], 0);
+    let unpacked = platform.dir().join("unpacked");
+    pull(&["--directories", "--into", unpacked.to_str().unwrap()]);
+    let layers: Vec<_> = std::fs::read_dir(unpacked.join("layers")).unwrap().collect();
+    assert!(layers[0].as_ref().unwrap().path().join("fs/bin/busybox").is_file());
+
+    platform.down().unwrap();
+    let images = platform.data_dir().join("node/images");
+    std::fs::remove_dir_all(&images).unwrap();
+    std::fs::rename(&brought, &images).unwrap();
+    platform.up(Instances::Keep).unwrap();
+    platform.deploy(&web("web", 1)).unwrap();
+    let instance = platform.instances("web").unwrap().remove(0);
+    assert_eq!(instance.observed.path, Some(StartPath::Cached));
     platform.finish();
 }

@@ -87,6 +87,11 @@ impl Dockerd {
         Ok(dockerd)
     }
 
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        self.daemon.id().cast_signed()
+    }
+
     /// The address of its socket, as clients name it.
     pub fn host(&self) -> String {
         host_of(&self.dir)
@@ -158,8 +163,7 @@ impl Drop for Trusted {
 impl Drop for Dockerd {
     fn drop(&mut self) {
         // Errors are not raised from here: what is left shows in the leak checks of the platforms.
-        let pid = self.daemon.id().cast_signed();
-        let _ = signal(pid, Signal::TERM);
+        let _ = signal(self.pid(), Signal::TERM);
         let ended = eventually("dockerd ends", || Ok(self.daemon.try_wait()?));
         if ended.is_err() {
             let _ = self.daemon.kill();

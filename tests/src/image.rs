@@ -41,6 +41,19 @@ pub enum Compression {
     None,
     /// With gzip, as docker does.
     Gzip,
+    /// With zstd, as buildx and podman can.
+    Zstd,
+}
+
+/// A layer of an image that is put together.
+#[derive(Debug, Clone)]
+pub struct StoredLayer {
+    /// The file that it lies in.
+    pub path: PathBuf,
+    /// The SHA-256 of its archive, in hexadecimal digits.
+    pub diff_id: String,
+    /// How the file is compressed.
+    pub compression: Compression,
 }
 
 /// An image of busybox that serves `page` at `/` on [`BUSYBOX_PORT`], in a directory below `dir`.
@@ -71,8 +84,7 @@ pub fn busybox(dir: &Path, name: &str, page: &str) -> Result<Layout> {
 
 /// Packs a directory as the one layer of an image.
 pub fn pack(rootfs: &Path, dir: &Path, config: &Value, kind: Compression) -> Result<Layout> {
-    let blobs = dir.join("blobs/sha256");
-    fs::create_dir_all(&blobs)?;
+    fs::create_dir_all(dir)?;
     let tar = dir.join("layer.tar");
     // Sorted and without times, so that the same files give the same digest on every run.
     let mut command = Command::new("tar");
@@ -80,22 +92,42 @@ pub fn pack(rootfs: &Path, dir: &Path, config: &Value, kind: Compression) -> Res
     command.arg(rootfs).arg("-cf").arg(&tar).arg(".");
     checked(&mut command)?;
     let diff_id = sha256_of(&tar)?;
-    let (layer, media_type) = match kind {
-        Compression::None => (tar, "application/vnd.oci.image.layer.v1.tar"),
+    let path = match kind {
+        Compression::None => tar,
         Compression::Gzip => {
             checked(Command::new("gzip").args(["-n", "-1"]).arg(&tar))?;
-            (dir.join("layer.tar.gz"), "application/vnd.oci.image.layer.v1.tar+gzip")
+            dir.join("layer.tar.gz")
+        }
+        Compression::Zstd => {
+            checked(Command::new("zstd").args(["-q", "--rm", "-1"]).arg(&tar))?;
+            dir.join("layer.tar.zst")
         }
     };
-    let layer = descriptor(&layer, &blobs, media_type)?;
+    assemble(dir, config, vec![StoredLayer { path, diff_id, compression: kind }])
+}
+
+/// Makes an image of layers that are there, the lowest first; their files are moved.
+pub fn assemble(dir: &Path, config: &Value, layers: Vec<StoredLayer>) -> Result<Layout> {
+    let blobs = dir.join("blobs/sha256");
+    fs::create_dir_all(&blobs)?;
+    let (mut described, mut diff_ids) = (Vec::new(), Vec::new());
+    for StoredLayer { path, diff_id, compression } in layers {
+        let media_type = match compression {
+            Compression::None => "application/vnd.oci.image.layer.v1.tar",
+            Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+        };
+        described.push(descriptor(&path, &blobs, media_type)?);
+        diff_ids.push(format!("sha256:{diff_id}"));
+    }
     let config = json!({
         "architecture": architecture()?,
         "os": "linux",
         "config": config,
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff_id}")]},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
     });
     let config = document(&config, dir, &blobs, "application/vnd.oci.image.config.v1+json")?;
-    write_index(dir, &blobs, &config, &[layer])
+    write_index(dir, &blobs, &config, &described)
 }
 
 /// Writes the manifest of an image whose blobs are there, and what leads to it.
@@ -138,7 +170,8 @@ fn descriptor(path: &Path, blobs: &Path, media_type: &str) -> Result<Value> {
     Ok(json!({"mediaType": media_type, "digest": format!("sha256:{hash}"), "size": size}))
 }
 
-fn sha256_of(path: &Path) -> Result<String> {
+/// The SHA-256 of a file, in hexadecimal digits.
+pub fn sha256_of(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 16];

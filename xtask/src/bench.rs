@@ -12,6 +12,7 @@ mod first_answer;
 mod fleet;
 mod laboratory;
 mod plane;
+mod pull;
 mod registry;
 mod rollout;
 mod start;
@@ -36,6 +37,9 @@ pub enum Bench {
     Density(density::Options),
     /// Pushes and pulls, of many small blobs and of a large one, beside Debian's docker-registry
     Registry(registry::Options),
+    /// From the call to the image being there, beside docker, podman and containerd; pushes, and starts of
+    /// what is there
+    Pull(pull::Options),
     /// The API with 351 locations and 10,000 instances: lists, and watches by 200 clients
     Api(api::Options),
     /// The dashboard with 351 locations and 10,000 instances: until it is useful, and the bytes sent
@@ -57,6 +61,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Start(options) => start::run(options),
         Bench::Density(options) => density::run(options),
         Bench::Registry(options) => registry::run(options),
+        Bench::Pull(options) => pull::run(options),
         Bench::Api(options) => api::run(options),
         Bench::Dashboard(options) => dashboard::run(options),
         Bench::Rollout(options) => rollout::run(options),

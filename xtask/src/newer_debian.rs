@@ -46,6 +46,38 @@ pub fn dir() -> PathBuf {
     target_dir().join("newer-debian")
 }
 
+/// The newest suite, for peers that only it has.
+const NEWEST: &str = "sid";
+
+/// A root with these packages of the newest Debian and all that they need, made once and kept; its programs run
+/// in it by chroot. Unpacked and not installed: no script of theirs is run.
+pub fn ensure_root(packages: &[&str]) -> Result<PathBuf> {
+    let root = target_dir().join("newest-debian").join(packages.join("-"));
+    if root.exists() {
+        return Ok(root);
+    }
+    let mirror = debian::mirror()?;
+    let (partial, archives) = (root.with_extension("partial"), root.with_extension("archives"));
+    for old in [&partial, &archives] {
+        if old.exists() {
+            fs::remove_dir_all(old).context("cannot remove what a killed run left")?;
+        }
+    }
+    fs::create_dir_all(&partial).context("cannot make a root for a newer Debian")?;
+    let mut download = program("debootstrap", ["--download-only", "--variant=minbase"]);
+    download.arg(format!("--include={}", packages.join(",")));
+    run(download.arg(NEWEST).arg(&archives).arg(mirror))?;
+    for entry in fs::read_dir(archives.join("var/cache/apt/archives"))? {
+        let archive = entry?.path();
+        if archive.extension().is_some_and(|extension| extension == "deb") {
+            output(program("dpkg-deb", ["-x"]).arg(&archive).arg(&partial))?;
+        }
+    }
+    fs::remove_dir_all(&archives).context("cannot remove the archives")?;
+    fs::rename(&partial, &root).context("cannot put the root in its place")?;
+    Ok(root)
+}
+
 /// Fetches and unpacks the packages that are not there.
 pub fn ensure_fetched() -> Result<()> {
     let dir = dir();

@@ -34,6 +34,7 @@ pub mod mount;
 pub mod pack;
 pub mod pull;
 pub mod push;
+pub mod rates;
 pub mod source;
 pub mod store;
 pub mod tar;

@@ -12,9 +12,9 @@
 //! What 16 clients push of the large case is 16 blobs that have its size together; what they pull is
 //! the one large blob, each all of it.
 
-mod client;
+pub mod client;
 mod content;
-mod peer;
+pub mod peer;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

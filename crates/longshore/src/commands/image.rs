@@ -4,7 +4,9 @@ mod gc;
 pub mod inspect;
 pub mod ls;
 pub mod pack;
+pub mod pull;
 pub mod push;
+pub mod rates;
 mod retention;
 mod rm;
 
@@ -18,7 +20,7 @@ use crate::failure::{self, Failure, Kind};
 pub use pack::pack_own_program;
 pub use push::push_layout;
 
-/// Make, push, list and remove images
+/// Make, push, pull, list and remove images
 #[derive(Debug, clap::Args)]
 pub struct Options {
     #[command(subcommand)]
@@ -29,11 +31,13 @@ pub struct Options {
 enum Verb {
     Pack(pack::Options),
     Push(push::Options),
+    Pull(pull::Options),
     Ls(ls::Options),
     Inspect(inspect::Options),
     Rm(rm::Options),
     Gc(gc::Options),
     Retention(retention::Options),
+    Rates(rates::Options),
 }
 
 /// Carries the verb out.
@@ -41,11 +45,13 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     match options.verb {
         Verb::Pack(options) => pack::run(options).await,
         Verb::Push(options) => push::run(options).await,
+        Verb::Pull(options) => pull::run(options).await,
         Verb::Ls(options) => ls::run(options).await,
         Verb::Inspect(options) => inspect::run(options).await,
         Verb::Rm(options) => rm::run(options).await,
         Verb::Gc(options) => gc::run(options).await,
         Verb::Retention(options) => retention::run(options).await,
+        Verb::Rates(options) => rates::run(options).await,
     }
 }
 

@@ -73,6 +73,8 @@ stated! {
     drain::Drain: "drain";
     image::pack::Report: "image pack";
     image::push::Report: "image push";
+    image::pull::Report: "image pull";
+    image::rates::Report: "image rates";
     Vec<image::ls::Row>: "image ls";
     image::inspect::Inspection: "image inspect";
     longshore_types::garbage::Garbage: "image gc";

@@ -58,6 +58,11 @@ impl Peer {
         Ok(Self { program, dir, child, place, peak: 0 })
     }
 
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
     /// What it is.
     pub fn label(&self) -> String {
         let version = output(Command::new(&self.program).arg("--version")).unwrap_or_default();
@@ -76,7 +81,7 @@ impl Peer {
 
     /// The most memory that it took, in KiB.
     pub fn peak(&mut self) -> Result<u64> {
-        let now = memory_field(self.child.id().cast_signed(), "status", "VmHWM:")?;
+        let now = memory_field(self.pid(), "status", "VmHWM:")?;
         self.peak = self.peak.max(now);
         Ok(self.peak)
     }
