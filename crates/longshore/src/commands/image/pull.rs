@@ -174,6 +174,6 @@ mod tests {
         let digest = Digest::from_sha256([7; 32]);
         let text = render(&Report::new("default/web:1".parse().unwrap(), digest, &pulled));
         assert!(text.starts_with(&format!("default/web:1: {digest}\n3 layers (1 there")), "{text}");
-        assert!(text.ends_with("2 MiB fetched, 5 MiB unpacked, 1.5 s\n"), "{text}");
+        assert!(text.ends_with("2 MiB fetched, 5 MiB unpacked, 1.50 s\n"), "{text}");
     }
 }
