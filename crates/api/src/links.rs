@@ -1,15 +1,18 @@
 //! The internal links. Each is a pair of plain HTTP exchanges that the lower role opens:
 //!
 //! - a **watch** down: `GET`, answered by a stream of JSON lines. Each line is the whole present
-//!   state (level-triggered: a line that was missed does not matter), sent again when it changed.
+//!   state (level-triggered: a line that was missed does not matter), sent again when it changed. Where the whole is
+//!   large, who asks for changes is told the whole first, and then what differs; each change names what it builds on.
 //! - a **report** up: `POST` of the whole observed state, sent when it changed and at least every
-//!   few seconds as a heartbeat, acknowledging the last generation that was taken over.
+//!   few seconds as a heartbeat, acknowledging the last generation that was taken over. To who answers which report is
+//!   known now, the next says what differs from that.
 //!
 //! Rejected: one bidirectional gRPC stream per link. It would need a second schema language and
 //! conversions for the same types, cannot be read with curl, and its only gain, one connection
 //! instead of two, HTTP/2 gives as well.
 
 mod archive;
+mod assignments;
 mod demand;
 mod elsewhere;
 mod exec;
@@ -30,6 +33,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use archive::{ArchiveRequest, TAR};
+pub use assignments::AssignmentsQuery;
 pub use demand::{AppDemand, AppRequests, Counted};
 pub use elsewhere::{Elsewhere, ElsewhereChange, MeasuredWays, Peering, Places, ServedElsewhere};
 pub use exec::{
@@ -41,7 +45,7 @@ pub use node::{
     Stage, StartPath,
 };
 pub use node::{InstanceUsage, LogStream, UsageRequest};
-pub use report::{ReportChanges, ReportTaken};
+pub use report::{ReportChanges, ReportTaken, Said, Told};
 pub use routes::{Endpoint, Reach, Route, RouteAck, RoutingTable};
 
 /// What the global scheduler gives a location for one app.

@@ -17,7 +17,7 @@ use longshore_store::world::World;
 use longshore_store::{Event, KeyValue, Page, RecordError, Revision, Store, WatchBatch};
 use longshore_types::{
     AppName, Cordon, Epoch, LocationName, NodeName, ProjectName, ReachAddress, Release,
-    ReleaseNumber, SecretName, SecretVersion,
+    ReleaseNumber, SecretName, SecretVersion, SharedMap,
 };
 use tokio::sync::watch;
 
@@ -27,7 +27,6 @@ use crate::records::{
     AllotmentRecord, AppRecord, CordonRecord, Key, LocationRecord, RegistryRecord, ReleaseRecord,
     SecretRecord, TokenRecord, decode,
 };
-use crate::shared_map::SharedMap;
 
 /// Of how many apps the last change is remembered.
 const TOUCHED: usize = 16_384;

@@ -10,7 +10,7 @@
 //!   is, and which one counts. `lives`: which life of a location does. `elsewhere`: what
 //!   is served where, for ingresses that pass requests on.
 //! - `records`: what is stored, and under which keys.
-//! - `events`: what was changed by whom. `feeds`: what changes, for those who watch. `catalog`: the mirror of the store, of `shared_map`s. `reports`: what locations say.
+//! - `events`: what was changed by whom. `feeds`: what changes, for those who watch. `catalog`: the mirror of the store, of shared maps. `reports`: what locations say.
 //! - `leader`: which of several control planes plans. `front`: what the others answer.
 //! - `simulation`: all of it but its sockets, driven from outside.
 //! - `scheduler`: carries out `longshore_planning::global`; `rollouts`: `longshore_planning::rollout`. `strays`: what a restored store does not know.
@@ -36,7 +36,6 @@ mod registry;
 mod reports;
 mod rollouts;
 mod scheduler;
-mod shared_map;
 pub mod simulation;
 mod strays;
 mod tokens;

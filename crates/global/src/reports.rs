@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use longshore_api::links::{InstanceStatus, LocationReport, NodeSummary, Shortfall};
 use longshore_planning::global::{Demand, Ways};
-use longshore_types::{InstanceId, LocationName, ProjectName, Reached, Timestamp};
+use longshore_types::{InstanceId, LocationName, ProjectName, Reached, SharedMap, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::catalog::AppKey;
-use crate::shared_map::SharedMap;
 pub use refusals::Refusals;
 
 /// A location that did not report for this long counts as unreachable. Locations report at least

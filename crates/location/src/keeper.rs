@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_api::links::{
-    AllotmentSet, AssignmentSet, LocationReport, Move, NodeReport, Reach, RouteAck, RoutingTable,
+    AllotmentSet, AssignmentSet, LocationReport, Move, NodeReport, Reach, ReportTaken, RouteAck,
+    RoutingTable,
 };
 use longshore_link::{Endpoint, Pace, now};
 use longshore_store::{MAX_OPERATIONS, Page, Store, StoreError, Transaction};
@@ -28,11 +29,11 @@ use crate::records::{
     ALLOTMENTS, ALLOTMENTS_GENERATION, AllotmentRecord, CORDONS, CordonsRecord, GenerationRecord,
     INSTANCES, InstanceRecord, STRAYS, StrayRecord, allotment_key, instance_key, stray_key,
 };
-use crate::state::{Adopted, Changes, Moment, State};
+use crate::state::{Adopted, Changes, Moment, Reported, State};
 
 /// How many events may wait. Senders wait when it is full: reports come again anyway.
 const QUEUE: usize = 256;
-/// A report lists all instances: between two there is a rest this many times as long as the first took.
+/// A report is made of all nodes: between two there is a rest this many times as long as the first took.
 const REPORT_REST: u32 = 4;
 /// How often to look without an event: nodes fall silent, drained instances wait.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -44,8 +45,8 @@ const DISK_FULL_WAIT: Duration = Duration::from_secs(1);
 pub enum Event {
     /// The global plane sent the allotments.
     Allotments(AllotmentSet),
-    /// A node reported; answered with whether what it has taken over is stored.
-    Report(Box<NodeReport>, Reach, oneshot::Sender<bool>),
+    /// A node reported.
+    Report(Box<NodeReport>, Reach, oneshot::Sender<Heard>),
     /// An ingress routes by a table.
     Ack(RouteAck),
     /// A user wants an instance to be stopped; answered with whether there is one.
@@ -55,13 +56,24 @@ pub enum Event {
     PreviewDrain(NodeName, oneshot::Sender<Option<Vec<Move>>>),
 }
 
+/// What came of a report of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// What the node has taken over is stored.
+    Stored(ReportTaken),
+    /// It is a change of what is not known.
+    Unknown,
+    /// The disk has no room for what the node has taken over.
+    NoRoom,
+}
+
 /// Who waits for what, until a round is over.
 #[derive(Default)]
 struct Answers {
     /// For whether there is such an instance.
     found: Vec<(oneshot::Sender<bool>, bool)>,
-    /// For whether what a node took over is stored.
-    stored: Vec<oneshot::Sender<bool>>,
+    /// For whether what a node took over is stored, as it said in this report.
+    stored: Vec<(oneshot::Sender<Heard>, ReportTaken)>,
 }
 
 /// What operators wish of each node.
@@ -76,7 +88,7 @@ pub struct Handle {
     /// What ingresses are told; nothing until the location has settled.
     pub routes: watch::Receiver<Arc<Option<RoutingTable>>>,
     /// What the global plane is told; nothing until the location has settled.
-    pub report: watch::Receiver<Arc<Option<LocationReport>>>,
+    pub report: watch::Receiver<Arc<Option<Reported>>>,
     /// What operators wish of the nodes.
     pub cordons: watch::Receiver<Cordons>,
     /// Told when a change of the allotments does not fit what there is.
@@ -109,12 +121,12 @@ pub struct Keeper {
     events: mpsc::Receiver<Event>,
     assignments: watch::Sender<Arc<BTreeMap<NodeName, Arc<AssignmentSet>>>>,
     routes: watch::Sender<Arc<Option<RoutingTable>>>,
-    report: watch::Sender<Arc<Option<LocationReport>>>,
+    report: watch::Sender<Arc<Option<Reported>>>,
     cordons: watch::Sender<Cordons>,
     missed: Arc<Notify>,
     /// What was taken over and is stored with what follows from it, before anyone is told of either.
     taken: Vec<Write>,
-    /// Spaces out the reports, each of which tells of all instances.
+    /// Spaces out the reports, each of which tells of all nodes.
     reporting: Pace,
     /// The generation of the assignment sets: the store's revision, which never goes back.
     generation: Generation,
@@ -246,8 +258,8 @@ impl Keeper {
             for (answer, found) in answers.found {
                 let _ = answer.send(found);
             }
-            for answer in answers.stored {
-                let _ = answer.send(is_kept);
+            for (answer, taken) in answers.stored {
+                let _ = answer.send(if is_kept { Heard::Stored(taken) } else { Heard::NoRoom });
             }
             self.watched.rounds.observe(began.elapsed().as_secs_f64());
         }
@@ -282,11 +294,15 @@ impl Keeper {
                 );
             }
             Event::Allotments(set) => self.take_whole(set).await?,
+            Event::Report(report, _, answer) if !self.state.knows(&report) => {
+                // Whoever said it may have gone away.
+                let _ = answer.send(Heard::Unknown);
+            }
             Event::Report(report, reach, answer) => {
-                let moment = moment();
+                let (moment, taken) = (moment(), ReportTaken { number: Some(report.number) });
                 self.state.take_handed_over(&report, &reach, moment, changes);
                 self.state.take_report(*report, reach, changes, moment);
-                answers.stored.push(answer);
+                answers.stored.push((answer, taken));
             }
             Event::Ack(ack) => self.state.take_ack(ack),
             Event::Stop(instance, answer) => {
@@ -518,7 +534,7 @@ impl Keeper {
             changed
         });
         let (generation, location_epoch) = (self.generation, self.state.life.epoch());
-        let changed = self.state.instances.take_changed_nodes();
+        let (changed, none) = (self.state.instances.take_changed_nodes(), BTreeSet::new());
         let state = &self.state;
         let (told, reach) = (state.told_nodes(), state.reach());
         let owes = |node: &NodeName| state.nodes.get(node).is_some_and(|reported| reported.owes);
@@ -526,7 +542,8 @@ impl Keeper {
             let is_due = |node: &&&NodeName| {
                 let is_same =
                     |set: &AssignmentSet| set.hand_over == owes(node) && set.reach == reach;
-                changed.contains(**node) || !published.get(**node).is_some_and(|set| is_same(set))
+                changed.contains_key(**node)
+                    || !published.get(**node).is_some_and(|set| is_same(set))
             };
             let due: Vec<_> = told.iter().filter(is_due).collect();
             let is_gone = published.len()
@@ -540,14 +557,21 @@ impl Keeper {
             next.retain(|node, _| told.contains(node));
             for node in due {
                 let hand_over = owes(node);
-                let (generation, assignments) = match hand_over {
-                    true => (Generation(0), Vec::new()),
-                    false => (generation, state.assignments(node)),
+                let before = published.get(*node).filter(|before| !before.hand_over);
+                let (generation, assignments) = match (hand_over, before) {
+                    (true, _) => (Generation(0), Vec::new()),
+                    (false, None) => (generation, state.assignments(node)),
+                    (false, Some(before)) => {
+                        let changed = changed.get(*node).unwrap_or(&none);
+                        (generation, state.assignments_after(&before.assignments, node, changed))
+                    }
                 };
                 let set = AssignmentSet {
                     location_epoch,
                     generation,
+                    since: None,
                     assignments,
+                    gone: Vec::new(),
                     // Said as a node is told.
                     ingresses: Vec::new(),
                     reach: reach.clone(),
@@ -625,8 +649,11 @@ fn seed(location: &LocationName, generation: Generation, now: Timestamp) -> u64 
 }
 
 /// True when two reports differ in nothing but the times at which they were made.
-fn same_news(before: &LocationReport, after: &LocationReport) -> bool {
-    let mut before = before.clone();
+fn same_news(before: &Reported, after: &Reported) -> bool {
+    if !before.instances.is_same(&after.instances) {
+        return false;
+    }
+    let (mut before, after): (LocationReport, _) = (before.report.clone(), &after.report);
     before.at = after.at;
     for (node, newer) in before.nodes.iter_mut().zip(&after.nodes) {
         node.reported_at = newer.reported_at;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use longshore_api::links::{LocationReport, NodeSummary, RoutingTable};
+use longshore_api::links::{NodeSummary, RoutingTable};
 use longshore_link::Service;
 use longshore_store::StoreMetrics;
 use longshore_telemetry::metrics::{Registry, Unit, times};
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::log::Log;
 use crate::records::InstanceRecord;
+use crate::state::Reported;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
 struct AppAndPhase {
@@ -91,7 +92,7 @@ impl Watched {
 
 /// What others are told, and operators too.
 pub struct Told {
-    pub report: watch::Receiver<Arc<Option<LocationReport>>>,
+    pub report: watch::Receiver<Arc<Option<Reported>>>,
     pub routes: watch::Receiver<Arc<Option<RoutingTable>>>,
 }
 
@@ -112,22 +113,22 @@ impl Metrics {
             scrape.gauge("routes_revision", help, revision as f64)?;
             let report = Arc::clone(&told.report.borrow());
             tell_of_instances(scrape, report.as_ref().as_ref())?;
-            let nodes = report.as_ref().as_ref().map_or(&[][..], |report| &report.nodes);
+            let nodes = report.as_ref().as_ref().map_or(&[][..], |told| &told.report.nodes);
             tell_of_nodes(scrape, nodes)
         });
     }
 }
 
-fn tell_of_instances(scrape: &mut Scrape<'_>, report: Option<&LocationReport>) -> fmt::Result {
+fn tell_of_instances(scrape: &mut Scrape<'_>, told: Option<&Reported>) -> fmt::Result {
     let mut counts = BTreeMap::<AppAndPhase, u32>::new();
-    for one in report.into_iter().flat_map(|report| &report.instances) {
+    for one in told.into_iter().flat_map(|told| told.instances.values()) {
         let (project, app) = (one.project.to_string(), one.app.to_string());
         let phase = one.observed.phase.as_str();
         *counts.entry(AppAndPhase { project, app, phase }).or_default() += 1;
     }
     let counts = counts.into_iter().map(|(labels, count)| (labels, f64::from(count)));
     scrape.gauges("instances", "Instances by app and phase", counts)?;
-    let shortfalls = report.into_iter().flat_map(|report| &report.shortfalls).map(|one| {
+    let shortfalls = told.into_iter().flat_map(|told| &told.report.shortfalls).map(|one| {
         let (project, app) = (one.project.to_string(), one.app.to_string());
         (AppLabels { project, app }, f64::from(one.missing))
     });

@@ -11,8 +11,8 @@ use axum::{Extension, Router};
 use futures_util::stream::{self, StreamExt};
 use http::Method;
 use longshore_api::links::{
-    AssignmentSet, Counted, InstanceSecretsRequest, MeasuredWays, Move, NodeReport, RouteAck,
-    RoutingTable, SecretValues, StopInstance, TAR, UsageRequest,
+    AssignmentSet, AssignmentsQuery, Counted, InstanceSecretsRequest, MeasuredWays, Move,
+    NodeReport, ReportTaken, RouteAck, RoutingTable, SecretValues, StopInstance, TAR, UsageRequest,
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{
@@ -28,7 +28,7 @@ use crate::demand::Demand;
 use crate::elsewhere::Others;
 use crate::gates::Gates;
 use crate::images::{Images, Wanted};
-use crate::keeper::{Event, Handle};
+use crate::keeper::{Event, Handle, Heard};
 use crate::secrets::{Secrets, SecretsError};
 use crate::trust::Trust;
 
@@ -55,6 +55,7 @@ pub fn router(server: Server) -> Router {
     let nodes = Router::new()
         .route("/link/nodes/{node}/assignments", get(assignments))
         .route("/link/nodes/{node}/report", post(report))
+        .route("/link/nodes/{node}/report/changes", post(report))
         .route("/link/nodes/{node}/secrets", post(instance_secrets))
         .route("/link/nodes/{node}/certificate", post(renew_node))
         .route("/link/nodes/{node}/reverse", get(reverse))
@@ -196,7 +197,11 @@ async fn blob(
     server.images.blob(&node, &wanted, server.service.shutdown()).await
 }
 
-async fn assignments(State(server): Shared, Path(node): Path<NodeName>) -> Response {
+async fn assignments(
+    State(server): Shared,
+    Path(node): Path<NodeName>,
+    Query(AssignmentsQuery { changes }): Query<AssignmentsQuery>,
+) -> Response {
     let mut last: Option<Arc<AssignmentSet>> = None;
     let told = node.clone();
     // One of this machine is dialled.
@@ -208,11 +213,13 @@ async fn assignments(State(server): Shared, Path(node): Path<NodeName>) -> Respo
         let is_told =
             |set: &&Arc<AssignmentSet>| last.as_ref().is_some_and(|last| Arc::ptr_eq(last, set));
         let set = by_node.get(&told).filter(|set| !is_told(set)).cloned();
-        last = set.clone().or_else(|| last.take());
-        std::future::ready(set.map(|set| AssignmentSet {
-            ingresses: ingresses.clone(),
-            ..AssignmentSet::clone(&set)
-        }))
+        let next = set.as_ref().map(|set| match last.as_ref().filter(|_| changes) {
+            Some(last) => set.since(last),
+            None => AssignmentSet::clone(set),
+        });
+        last = set.or_else(|| last.take());
+        let ingresses = ingresses.clone();
+        std::future::ready(next.map(|next| AssignmentSet { ingresses, ..next }))
     });
     // A node that is removed is told nothing more from that moment on.
     let sets = sets.take_until(server.trust.clone().removed(node));
@@ -231,17 +238,20 @@ async fn report(
     State(server): Shared,
     Path(node): Path<NodeName>,
     Body(report): Body<NodeReport>,
-) -> Result<axum::Json<()>, Refusal> {
+) -> Result<axum::Json<Option<ReportTaken>>, Refusal> {
     if report.node != node {
         let detail = format!("a report of {} came over the link of {node}", report.node);
         return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
     }
     let reach = server.gates.reported(&node, &report.gate)?;
-    let (sender, stored) = oneshot::channel();
+    // One that says all each time knows of no answer.
+    let has_number = report.number > 0;
+    let (sender, heard) = oneshot::channel();
     tell(&server, Event::Report(Box::new(report), reach, sender)).await?;
-    match stored.await {
-        Ok(true) => Ok(axum::Json(())),
-        Ok(false) => {
+    match heard.await {
+        Ok(Heard::Stored(taken)) => Ok(axum::Json(has_number.then_some(taken))),
+        Ok(Heard::Unknown) => Ok(axum::Json(Some(ReportTaken { number: None }))),
+        Ok(Heard::NoRoom) => {
             let detail = "the location has no room to keep what this node took over";
             Err(Problem::new(ProblemCode::Unavailable, detail).into())
         }

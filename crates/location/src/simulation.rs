@@ -9,16 +9,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use longshore_api::links::{AllotmentSet, AssignmentSet, LocationReport, NodeReport, Reach};
+use longshore_api::links::{AllotmentSet, AssignmentSet, NodeReport, Reach, ReportTaken};
 use longshore_link::Service;
 use longshore_store::Store;
 use longshore_types::{InstanceId, LocationName, NodeName, Traits};
 use tokio::sync::{oneshot, watch};
 
 use crate::LocationError;
-use crate::keeper::{Event, Handle, Keeper};
+use crate::keeper::{Event, Handle, Heard, Keeper};
 use crate::life::Life;
 use crate::metrics::{Metrics, Watched};
+pub use crate::state::Reported;
 
 /// One that has begun.
 #[derive(Clone)]
@@ -54,10 +55,21 @@ impl Simulated {
         self.0.missed.notified().now_or_never().is_some()
     }
 
-    /// Takes over what a node says. What comes while too much waits is lost.
-    pub fn take_report(&self, report: NodeReport) {
-        let answer = oneshot::channel().0;
-        let _ = self.0.events.try_send(Event::Report(Box::new(report), Reach::Here, answer));
+    /// Takes over what a node says; gives what the node is answered, or nothing. What comes while too much waits is
+    /// lost.
+    pub fn take_report(
+        &self,
+        report: NodeReport,
+    ) -> impl Future<Output = Option<ReportTaken>> + Send + 'static {
+        let (sender, heard) = oneshot::channel();
+        let _ = self.0.events.try_send(Event::Report(Box::new(report), Reach::Here, sender));
+        async move {
+            match heard.await {
+                Ok(Heard::Stored(taken)) => Some(taken),
+                Ok(Heard::Unknown) => Some(ReportTaken { number: None }),
+                Ok(Heard::NoRoom) | Err(_) => None,
+            }
+        }
     }
 
     /// Stops an instance for a user, who does not wait for the answer.
@@ -71,7 +83,7 @@ impl Simulated {
     }
 
     /// What the global plane is to be told; nothing until the location has settled.
-    pub fn report(&self) -> watch::Receiver<Arc<Option<LocationReport>>> {
+    pub fn report(&self) -> watch::Receiver<Arc<Option<Reported>>> {
         self.0.report.clone()
     }
 }

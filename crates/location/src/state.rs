@@ -8,8 +8,10 @@ mod instances;
 mod publish;
 mod reconcile;
 mod statuses;
+mod sums;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_api::links::{
@@ -29,6 +31,7 @@ use due::Due;
 use given::Given;
 use instances::{AppKey, Instances, app_key};
 use publish::Routes;
+pub use statuses::Reported;
 use statuses::Statuses;
 
 /// A node that did not report for this long gets nothing new. Nodes report at least every five
@@ -126,7 +129,7 @@ pub struct KnownIngress {
 /// The last report of a node.
 #[derive(Debug, Clone)]
 pub struct ReportedNode {
-    /// What it said.
+    /// What it said last, less what it said of its instances.
     pub report: NodeReport,
     /// When it came.
     pub at: Instant,
@@ -135,7 +138,7 @@ pub struct ReportedNode {
     /// How ingresses reach its instances.
     pub reach: Reach,
     /// Its instances by id.
-    pub observed: BTreeMap<InstanceId, ObservedInstance>,
+    pub observed: BTreeMap<InstanceId, Arc<ObservedInstance>>,
     /// True while it has not handed over what an earlier life of the location gave it.
     pub owes: bool,
 }
@@ -199,11 +202,18 @@ impl State {
         (set.epoch, set.generation) >= (self.epoch, self.acknowledged)
     }
 
-    /// Takes over what a node says; of one that was removed, nothing. What it says for the first time that it
-    /// was given is to be stored.
+    /// True when a report says all by itself, or what differs from the last one of its node. What a node hands over
+    /// it says with all that it has.
+    pub fn knows(&self, report: &NodeReport) -> bool {
+        let before = self.nodes.get(&report.node).map(|known| known.report.number);
+        report.since.is_none_or(|since| before == Some(since) && report.handed_over.is_none())
+    }
+
+    /// Takes over what a node says that is known; of one that was removed, nothing. What it says for the first time
+    /// that it was given is to be stored.
     pub fn take_report(
         &mut self,
-        report: NodeReport,
+        mut report: NodeReport,
         reach: Reach,
         changes: &mut Changes,
         moment: Moment,
@@ -211,28 +221,33 @@ impl State {
         if self.is_removed(&report.node) {
             return;
         }
-        let before = self.nodes.get(&report.node).map(|reported| &reported.observed);
-        let observed: BTreeMap<_, _> =
-            report.instances.iter().map(|o| (o.instance.clone(), o.clone())).collect();
-        for (instance, now) in &observed {
+        let before = self.nodes.get_mut(&report.node);
+        let mut observed =
+            before.map(|known| std::mem::take(&mut known.observed)).unwrap_or_default();
+        let instances = std::mem::take(&mut report.instances);
+        let mut gone = std::mem::take(&mut report.gone);
+        if report.since.is_none() {
+            let there: BTreeSet<_> = instances.iter().map(|one| &one.instance).collect();
+            gone = observed.keys().filter(|known| !there.contains(known)).cloned().collect();
+        }
+        for instance in gone.iter().filter(|instance| observed.remove(instance).is_some()) {
+            self.statuses.stale([instance]);
+            let app = self.instances.get(instance).map(app_key);
+            self.routes.stale(app.clone());
+            self.due.extend(app);
+        }
+        for now in instances {
+            let instance = &now.instance;
             if self.instances.confirm(&report.node, instance, now.generation) {
                 changes.confirmed.insert(instance.clone());
             }
-            let was = before.and_then(|before| before.get(instance));
-            if was != Some(now) {
+            let was = observed.insert(instance.clone(), Arc::clone(&now));
+            if was.as_ref() != Some(&now) {
                 self.statuses.stale([instance]);
                 self.routes.stale(self.instances.get(instance).map(app_key));
             }
             if was.is_none_or(|was| (was.phase, was.generation) != (now.phase, now.generation)) {
                 self.due.extend(self.instances.get(instance).map(app_key));
-            }
-        }
-        for (instance, _) in before.into_iter().flatten() {
-            if !observed.contains_key(instance) {
-                self.statuses.stale([instance]);
-                let app = self.instances.get(instance).map(app_key);
-                self.routes.stale(app.clone());
-                self.due.extend(app);
             }
         }
         let same_way = self.nodes.get(&report.node).is_some_and(|known| known.reach == reach);
@@ -272,7 +287,7 @@ impl State {
     /// What the node of an instance says of it, when it has said something of its present
     /// generation or of an earlier one.
     pub fn observed(&self, record: &InstanceRecord) -> Option<&ObservedInstance> {
-        self.nodes.get(&record.node)?.observed.get(&record.instance)
+        self.nodes.get(&record.node)?.observed.get(&record.instance).map(|observed| &**observed)
     }
 
     /// True once every node that has instances reported, or the time for that is over; after a loss of the store

@@ -8,7 +8,9 @@ use axum::{Extension, Router};
 use futures_util::StreamExt;
 use http::Method;
 use longshore_api::ProblemCode;
-use longshore_api::links::{AllotmentSet, MeasuredWays, Peering, ReportChanges, ReportTaken};
+use longshore_api::links::{
+    AllotmentSet, LocationReport, MeasuredWays, Peering, ReportChanges, ReportTaken, Said,
+};
 use longshore_link::{CallError, Followed, Pace};
 use longshore_trust::{Name, Peer};
 use longshore_types::{Coordinates, Epoch, LocationName};
@@ -20,6 +22,7 @@ use crate::demand::Demand;
 use crate::elsewhere::Others;
 use crate::keeper::{Event, Handle};
 use crate::secrets::{Needing, Secrets};
+use crate::state::Reported;
 use crate::trust::Trust;
 
 /// A report goes out at least this often.
@@ -67,7 +70,7 @@ async fn receive_until_broken(
         let Some(set) = set else { return Ok(()) };
         *wait = RETRY.0;
         let set = set?;
-        let known = handle.report.borrow().as_ref().as_ref().map(|report| report.epoch);
+        let known = handle.report.borrow().as_ref().as_ref().map(|told| told.report.epoch);
         if known.is_some_and(|known| set.epoch < known) {
             // Of a store that was restored or moved since; perhaps another control plane has that.
             if std::mem::replace(passed_over, set.epoch) != set.epoch {
@@ -121,9 +124,11 @@ pub async fn report(global: Followed, place: Place, handle: Handle) {
         pace.rest().await;
         let began = Instant::now();
         // Cloned out at once: the borrow must not be held while sending.
-        let report = reports.borrow_and_update().as_ref().clone();
-        let outcome = match report {
-            Some(mut report) => {
+        let told = reports.borrow_and_update().as_ref().clone();
+        let outcome = match told {
+            Some(Reported { report, instances }) => {
+                let Said { number, since, instances, gone } = changes.of(&instances);
+                let mut report = LocationReport { number, since, instances, gone, ..report };
                 report.at = longshore_link::now();
                 report.coordinates = place.coordinates;
                 report.joining.clone_from(&place.joining);
@@ -132,7 +137,6 @@ pub async fn report(global: Followed, place: Place, handle: Handle) {
                 report.round_trip_micros = round_trip_micros;
                 report.node_keys = Some(place.trust.node_keys());
                 report.demand = place.demand.per_hour(began.into_std());
-                let report = changes.of(report);
                 // One of the release before, which may lead by now, knows no such way: it must not take a change for
                 // the whole.
                 let to = match report.since {

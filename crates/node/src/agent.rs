@@ -79,7 +79,7 @@ impl Agent {
         };
         for assignment in assignments {
             let found = adopted.remove(&assignment.instance);
-            agent.spawn(assignment, found);
+            agent.spawn(&assignment, found);
         }
         agent.wait_for_first_look().await;
         Ok(agent)
@@ -90,9 +90,9 @@ impl Agent {
         self.carried.subscribe()
     }
 
-    fn spawn(&mut self, assignment: Assignment, adopted: Option<Adopted>) {
+    fn spawn(&mut self, assignment: &Assignment, adopted: Option<Adopted>) {
         let instance = assignment.instance.clone();
-        let (wish, wishes) = watch::channel(Wish::Carry(Box::new(assignment)));
+        let (wish, wishes) = watch::channel(Wish::Carry(Box::new(assignment.clone())));
         let actor = Actor::new(Arc::clone(&self.node), wishes, adopted);
         let task = tokio::spawn(actor.run());
         self.actors.insert(instance, Running { wish, task });
@@ -119,27 +119,26 @@ impl Agent {
 
     /// Never ends by itself.
     async fn follow(&mut self, location: &Client) {
-        let path = format!("/link/nodes/{}/assignments", self.node.name);
+        let path = format!("/link/nodes/{}/assignments?changes=true", self.node.name);
         let mut wait = RETRY.0;
         loop {
             match location.watch::<AssignmentSet>(&path).await {
                 Ok(mut sets) => {
                     // A location that has just begun knows nothing of this node until it reports.
                     self.carried.send_modify(|_| {});
-                    while let Some(set) = sets.next().await {
+                    let mut told = AssignmentSet::default();
+                    while let Some(next) = sets.next().await {
                         wait = RETRY.0;
-                        match set {
-                            // Not acknowledged, it is sent again.
-                            Ok(set) => {
-                                if let Err(error) = self.take_over(set) {
-                                    tracing::warn!(
-                                        message = chain(&error),
-                                        "cannot take assignments over"
-                                    );
-                                    break;
-                                }
+                        // Not acknowledged, all of it is sent over the next connection.
+                        let is_taken = match next {
+                            Ok(next) => self.take_next(&mut told, next),
+                            Err(error) => {
+                                log_broken(&error);
+                                true
                             }
-                            Err(error) => log_broken(&error),
+                        };
+                        if !is_taken {
+                            break;
                         }
                     }
                 }
@@ -148,6 +147,21 @@ impl Agent {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RETRY.1);
         }
+    }
+
+    /// Takes over what a connection says after what was `told` by it; false when that cannot be.
+    fn take_next(&mut self, told: &mut AssignmentSet, next: AssignmentSet) -> bool {
+        let (since, generation) = (next.since, told.generation);
+        let Some(set) = told.followed_by(next) else {
+            tracing::warn!(%generation, ?since, "asking for all assignments: a change is not one of these");
+            return false;
+        };
+        told.clone_from(&set);
+        if let Err(error) = self.take_over(set) {
+            tracing::warn!(message = chain(&error), "cannot take assignments over");
+            return false;
+        }
+        true
     }
 
     /// Makes the actors follow a set of assignments, after it is on disk.
@@ -193,10 +207,10 @@ impl Agent {
         for assignment in set.assignments {
             match self.actors.get(&assignment.instance) {
                 Some(running) => {
-                    let wish = Wish::Carry(Box::new(assignment));
+                    let wish = Wish::Carry(Box::new(Assignment::clone(&assignment)));
                     running.wish.send_if_modified(|before| before.replace(wish));
                 }
-                None => self.spawn(assignment, None),
+                None => self.spawn(&assignment, None),
             }
         }
         for (instance, running) in &self.actors {
@@ -220,7 +234,7 @@ impl Agent {
             return;
         }
         let carried = self.actors.values().filter_map(|running| match &*running.wish.borrow() {
-            Wish::Carry(assignment) => Some((**assignment).clone()),
+            Wish::Carry(assignment) => Some(Arc::new((**assignment).clone())),
             Wish::Remove => None,
         });
         let assignments: Vec<_> = carried.collect();
@@ -234,14 +248,14 @@ impl Agent {
     fn carries_out(&self, set: &AssignmentSet) -> bool {
         set.assignments.iter().all(|assignment| {
             self.actors.get(&assignment.instance).is_some_and(|running| {
-                matches!(&*running.wish.borrow(), Wish::Carry(carried) if **carried == *assignment)
+                matches!(&*running.wish.borrow(), Wish::Carry(carried) if **carried == **assignment)
             })
         })
     }
 
     /// Tells of assignments that could not be taken over, which have no actor that would.
     fn show_why_not(&self, set: &AssignmentSet, error: &NodeError) {
-        let new = |assignment: &&Assignment| !self.actors.contains_key(&assignment.instance);
+        let new = |assignment: &&Arc<Assignment>| !self.actors.contains_key(&assignment.instance);
         for assignment in set.assignments.iter().filter(new) {
             let (instance, generation) = (assignment.instance.clone(), assignment.generation);
             let mut observed = ObservedInstance::pending(instance, generation);

@@ -1,24 +1,23 @@
 //! What the agent observes: one entry per instance, written by its actor alone.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use longshore_api::links::ObservedInstance;
+use longshore_api::links::{ObservedInstance, Told};
 use longshore_types::InstanceId;
 use tokio::sync::watch;
 
 /// Every instance as it was last observed.
-pub type Entries = BTreeMap<InstanceId, Arc<ObservedInstance>>;
+pub type Entries = Told<ObservedInstance>;
 
 /// The entries, and who wants to know of changes.
 #[derive(Debug)]
 pub struct Board {
-    entries: watch::Sender<Arc<Entries>>,
+    entries: watch::Sender<Entries>,
 }
 
 impl Default for Board {
     fn default() -> Self {
-        Self { entries: watch::channel(Arc::default()).0 }
+        Self { entries: watch::channel(Entries::default()).0 }
     }
 }
 
@@ -28,8 +27,7 @@ impl Board {
         self.entries.send_if_modified(|entries| {
             let news = entries.get(&observed.instance).is_none_or(|before| **before != *observed);
             if news {
-                let observed = Arc::new(observed.clone());
-                Arc::make_mut(entries).insert(observed.instance.clone(), observed);
+                entries.insert(observed.instance.clone(), Arc::new(observed.clone()));
             }
             news
         });
@@ -37,16 +35,16 @@ impl Board {
 
     /// Removes an entry.
     pub fn remove(&self, instance: &InstanceId) {
-        self.entries.send_if_modified(|entries| Arc::make_mut(entries).remove(instance).is_some());
+        self.entries.send_if_modified(|entries| entries.remove(instance));
     }
 
     /// All entries now.
-    pub fn now(&self) -> Arc<Entries> {
-        Arc::clone(&self.entries.borrow())
+    pub fn now(&self) -> Entries {
+        self.entries.borrow().clone()
     }
 
     /// Tells of changes.
-    pub fn subscribe(&self) -> watch::Receiver<Arc<Entries>> {
+    pub fn subscribe(&self) -> watch::Receiver<Entries> {
         self.entries.subscribe()
     }
 }

@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use longshore_api::links::Assignment;
 use longshore_image::mount::unmount_under;
@@ -34,7 +35,7 @@ pub struct Disk {
 struct Stored<'a> {
     location_epoch: LocationEpoch,
     generation: Generation,
-    assignments: &'a [Assignment],
+    assignments: &'a [Arc<Assignment>],
 }
 
 /// The same, read.
@@ -46,7 +47,7 @@ pub struct Assignments {
     /// Its generation in that.
     pub generation: Generation,
     /// What it asked for, less what was forgotten since.
-    pub assignments: Vec<Assignment>,
+    pub assignments: Vec<Arc<Assignment>>,
 }
 
 /// What an instance sees of the machine.
@@ -196,7 +197,7 @@ impl Disk {
     pub fn save_assignments(
         &self,
         (location_epoch, generation): (LocationEpoch, Generation),
-        assignments: &[Assignment],
+        assignments: &[Arc<Assignment>],
     ) -> Result<(), NodeError> {
         for assignment in assignments {
             let dir = self.instance(&assignment.instance);
@@ -281,7 +282,6 @@ mod tests {
     use longshore_api::links::Intent;
     use longshore_types::{Manifest, Release, ReleaseNumber, Timestamp};
     use std::os::unix::fs::MetadataExt as _;
-    use std::sync::Arc;
 
     use super::*;
 
@@ -329,7 +329,7 @@ mod tests {
     fn what_was_saved_is_there_and_what_was_half_removed_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let disk = Disk::open(dir.path(), &dir.path().join("run")).unwrap();
-        let all = ["web-01234567", "web-12345678", "web-23456789"].map(assignment);
+        let all = ["web-01234567", "web-12345678", "web-23456789"].map(assignment).map(Arc::new);
         disk.save_assignments((LocationEpoch(2), Generation(7)), &all).unwrap();
         let [kept, forgotten, half] = all.each_ref().map(|one| one.instance.clone());
         let history = History { restarts: 3, ..History::default() };

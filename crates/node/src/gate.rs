@@ -122,7 +122,7 @@ async fn send_lines(
 /// ends by itself.
 async fn next_unless_removed<S: Stream + Unpin>(
     entries: &mut S,
-    board: &watch::Receiver<Arc<Entries>>,
+    board: &watch::Receiver<Entries>,
     instance: &InstanceId,
 ) -> Option<S::Item> {
     let mut board = board.clone();

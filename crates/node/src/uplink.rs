@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use longshore_api::links::NodeReport;
+use longshore_api::links::{NodeReport, ReportChanges, ReportTaken, Said};
 use longshore_link::{Client, Pace};
 use longshore_types::{Capacity, Gpu, RuntimeOffer, Traits};
 use tokio::sync::watch;
@@ -15,8 +15,7 @@ use crate::agent::Carried;
 
 /// A report goes out at least this often.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// A report holds all instances, so one for each change of many would cost the square of their number:
-/// between two there is a rest this many times as long as the first took.
+/// A report may hold all instances: between two there is a rest this many times as long as the first took.
 const REST: u32 = 4;
 /// The first and the longest wait before a report is tried again.
 pub const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
@@ -46,18 +45,28 @@ pub async fn report(
     mut identity: Identity,
     mut carried: watch::Receiver<Carried>,
 ) {
-    let path = format!("/link/nodes/{}/report", node.name);
+    let whole = format!("/link/nodes/{}/report", node.name);
+    // One of the release before knows no such way: it must not take a change for the whole.
+    let change = format!("{whole}/changes");
     let (mut board, mut reached) = (node.board.subscribe(), node.reach.tries());
     let mut wait = RETRY.0;
     let mut pace = Pace::new(REST);
+    let mut changes = ReportChanges::new(longshore_link::now());
     loop {
         pace.rest().await;
         let began = Instant::now();
-        let instances = board.borrow_and_update().values().map(|o| (**o).clone()).collect();
+        let observed = board.borrow_and_update().clone();
         let Carried { location_epoch, acknowledged, handed_over } =
             carried.borrow_and_update().clone();
+        if handed_over.is_some() {
+            // What was said of it before, the location did not know as its own.
+            changes.begin_anew();
+        }
+        let Said { number, since, instances, gone } = changes.of(&observed);
         let report = NodeReport {
             node: node.name.clone(),
+            number,
+            since,
             gate: identity.gate.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             capacity: *identity.capacity.borrow_and_update(),
@@ -65,6 +74,7 @@ pub async fn report(
             acknowledged,
             images: node.images.list_images().iter().map(|image| image.digest).collect(),
             instances,
+            gone,
             network: identity.network.clone(),
             runtimes: identity.runtimes.clone(),
             image_mount: Some(node.images.kernel_path().into()),
@@ -73,10 +83,12 @@ pub async fn report(
             handed_over,
             reached: reached.borrow_and_update().clone(),
         };
-        let outcome = location.call::<_, ()>(Method::POST, &path, Some(&report)).await;
+        let path = if since.is_some() { &change } else { &whole };
+        let answer = location.call(Method::POST, path, Some(&report)).await;
         pace.worked_since(began);
-        match outcome {
-            Ok(()) => {
+        match answer.map(|answer: Option<ReportTaken>| changes.taken(answer)) {
+            Ok(false) => tracing::debug!("the location asks for a whole report"),
+            Ok(true) => {
                 wait = RETRY.0;
                 tokio::select! {
                     // The senders live as long as the agent, so these errors cannot come.

@@ -1,12 +1,12 @@
 //! Who tells whom what: the two ends of each link, as `longshore_api::links` has them. Down go whole states, again
-//! when the connection broke, and to locations what differs from them; up go reports, one at a time, when something
-//! changed and every few seconds.
+//! when the connection broke, and then what differs from them; up go reports, one at a time, when something changed
+//! and every few seconds.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use longshore_api::links::{ReportChanges, ReportTaken};
+use longshore_api::links::{AssignmentSet, LocationReport, ReportChanges, ReportTaken, Said};
 use longshore_global::simulation::Told;
-use longshore_types::Generation;
+use longshore_location::simulation::Reported;
 
 use crate::net::{Message, Party, Sent};
 use crate::world::{N_GLOBALS, World};
@@ -19,8 +19,8 @@ const HEARTBEAT: u64 = 5_000;
 pub struct Watch {
     /// With which life of the one above.
     life: u64,
-    /// The newest state that was sent.
-    sent: Option<Generation>,
+    /// The newest state that a node was sent.
+    sent: Option<Arc<AssignmentSet>>,
     /// What a location was told over it, of which it is told changes.
     told: Told,
     /// What was looked at last.
@@ -82,7 +82,7 @@ impl Uplink {
     }
 }
 
-/// What came of a report that was handed to a control plane; none when it was refused.
+/// What came of a report that was handed over; none when it was refused.
 pub type Taken = Option<Option<ReportTaken>>;
 
 /// The same of several: from whom to whom, and in which lives.
@@ -153,20 +153,25 @@ impl World {
                 }
             }
             (Party::Location(number), Message::Observed(report)) => {
-                if let Some(location) = self.locations[number].role.handle() {
-                    location.take_report(*report);
-                    self.send_message(to, from, Message::Answer(true));
-                }
+                let Some(location) = self.locations[number].role.handle() else { return };
+                let (heard, outbox) = (location.take_report(*report), Arc::clone(&self.outbox));
+                let process = self.locations[number].role.process.as_ref();
+                process.expect("who has a handle runs").spawn(async move {
+                    let done = (to, from, (lives.1, lives.0), heard.await.map(Some));
+                    outbox.lock().unwrap_or_else(PoisonError::into_inner).push(done);
+                });
             }
-            (Party::Node(number), Message::Answer(was_taken)) => {
-                self.nodes[number].uplink.answered(was_taken, self.now);
+            (Party::Node(number), Message::Taken(taken)) => {
+                let node = &mut self.nodes[number];
+                node.uplink.answered(taken.is_some(), self.now);
+                if !node.node.changes.taken(taken.flatten()) {
+                    node.uplink.tell();
+                }
             }
             (Party::Node(number), Message::Assignments(set)) => {
                 let now = self.now;
                 let node = &mut self.nodes[number].node;
-                if now >= node.silent_until {
-                    node.take_over(set, now);
-                } else {
+                if now < node.silent_until || !node.take_over(set, now) {
                     self.nodes[number].watch.broken_until = now + 100;
                 }
             }
@@ -246,9 +251,10 @@ impl World {
         if !location.uplink.is_due(now) {
             return;
         }
-        let Some(mut report) = Option::clone(&reports.borrow_and_update()) else { return };
-        report.at = wall;
-        let report = changes.of(report);
+        let told = Option::clone(&reports.borrow_and_update());
+        let Some(Reported { report, instances }) = told else { return };
+        let Said { number: sent, since, instances, gone } = changes.of(&instances);
+        let report = LocationReport { number: sent, since, instances, gone, at: wall, ..report };
         let (from, to) = (Party::Location(number), Party::Global(location.target));
         let gives_up = self.net.random_of(from, to).u64(500..12_000);
         self.locations[number].uplink.sent(now, gives_up);
@@ -276,14 +282,19 @@ impl World {
         let assignments = location.assignments();
         let told = assignments.borrow();
         let Some(set) = told.get(&node.node.name) else { return };
-        if !began && node.watch.sent == Some(set.generation) {
+        let sent = node.watch.sent.take().filter(|_| !began);
+        let is_news = sent.as_ref().is_none_or(|sent| !Arc::ptr_eq(sent, set));
+        let next = match &sent {
+            Some(sent) => set.since(sent),
+            None => AssignmentSet::clone(set),
+        };
+        node.watch.sent = Some(Arc::clone(set));
+        drop(told);
+        if !is_news {
             return;
         }
-        node.watch.sent = Some(set.generation);
-        let set = longshore_api::links::AssignmentSet::clone(set);
-        drop(told);
         let (from, to) = (Party::Location(home), Party::Node(number));
-        if !self.send_message(from, to, Message::Assignments(set)) {
+        if !self.send_message(from, to, Message::Assignments(next)) {
             let noticed = self.net.random_of(from, to).u64(100..15_000);
             self.nodes[number].watch.broken_until = now + noticed;
         }

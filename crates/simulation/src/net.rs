@@ -23,14 +23,12 @@ pub enum Message {
     Allotments(AllotmentSet),
     /// What a location observes.
     Report(Box<LocationReport>),
-    /// What a control plane knows by that; none when it did not take it over.
+    /// What a node observes.
+    Observed(Box<NodeReport>),
+    /// What is known by either; none when it was not taken over.
     Taken(Option<Option<ReportTaken>>),
     /// What a node is assigned.
     Assignments(AssignmentSet),
-    /// What a node observes.
-    Observed(Box<NodeReport>),
-    /// Whether its location took that over.
-    Answer(bool),
 }
 
 /// A message under way.

@@ -3,11 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-use longshore_api::links::{Assignment, AssignmentSet, Intent, NodeReport, ObservedInstance};
+use longshore_api::links::{
+    Assignment, AssignmentSet, Intent, NodeReport, ObservedInstance, ReportChanges, Said, Told,
+};
 use longshore_types::{
     AppName, ByteCount, Capacity, Generation, Gpu, GpuShares, InstanceId, InstancePhase, MilliCpu,
-    NodeName, ReleaseNumber,
+    NodeName, ReleaseNumber, Timestamp,
 };
 
 /// How many instances of 1 GiB a node has room for.
@@ -66,6 +69,8 @@ pub struct Node {
     pub silent_until: u64,
     /// What is to be reported changed.
     pub has_news: bool,
+    /// What of its reports is known.
+    pub changes: ReportChanges<ObservedInstance>,
     random: fastrand::Rng,
 }
 
@@ -80,6 +85,7 @@ impl Node {
             acknowledged: None,
             silent_until: 0,
             has_news: true,
+            changes: ReportChanges::new(Timestamp(0)),
             random: fastrand::Rng::with_seed(seed),
         }
     }
@@ -88,6 +94,7 @@ impl Node {
     pub fn kill_agent(&mut self, until: u64) {
         self.silent_until = self.silent_until.max(until);
         self.acknowledged = None;
+        self.changes = ReportChanges::new(Timestamp(self.silent_until));
     }
 
     /// The machine loses its power: no container outlives that.
@@ -96,15 +103,17 @@ impl Node {
         self.containers.clear();
     }
 
-    /// Takes a set over; an older one is refused.
-    pub fn take_over(&mut self, set: AssignmentSet, now: u64) {
+    /// Takes a set over, or a change of what it has; false when it is one of another. An older one is refused.
+    pub fn take_over(&mut self, next: AssignmentSet, now: u64) -> bool {
+        let Some(set) = self.disk.followed_by(next) else { return false };
         if set.generation < self.disk.generation {
-            return;
+            return true;
         }
         self.acknowledged = Some(set.generation);
         self.has_news = true;
         self.disk = set;
         self.carry_out(now);
+        true
     }
 
     /// What is wrong with the GPUs that its instances were given, if anything.
@@ -112,7 +121,7 @@ impl Node {
         let assigned = &self.disk.assignments;
         let all = assigned.iter().fold(GpuShares::default(), |sum, one| sum.plus(&one.gpus));
         let too_much = (0..).zip(gpus()).find(|(index, gpu)| all.of(*index) > gpu.memory);
-        let is_odd = |one: &&Assignment| {
+        let is_odd = |one: &&Arc<Assignment>| {
             let needed = one.release.manifest.resources.gpu.as_ref().map_or(0, |need| need.count);
             one.gpus.len() != needed as usize
         };
@@ -180,13 +189,18 @@ impl Node {
     /// What it says.
     pub fn report(&mut self) -> NodeReport {
         self.has_news = false;
-        let observe = |(id, container): (&InstanceId, &Container)| ObservedInstance {
-            phase: container.phase,
-            address: Some(Ipv4Addr::new(100, 64, 0, 2)),
-            ..ObservedInstance::pending(id.clone(), container.generation)
-        };
+        let mut observed = Told::default();
+        for (id, container) in &self.containers {
+            let pending = ObservedInstance::pending(id.clone(), container.generation);
+            let address = Some(Ipv4Addr::new(100, 64, 0, 2));
+            let now = ObservedInstance { phase: container.phase, address, ..pending };
+            observed.insert(id.clone(), Arc::new(now));
+        }
+        let Said { number, since, instances, gone } = self.changes.of(&observed);
         NodeReport {
             node: self.name.clone(),
+            number,
+            since,
             gate: "unix:/nowhere".to_owned(),
             version: "1".to_owned(),
             capacity: Capacity {
@@ -196,7 +210,8 @@ impl Node {
             },
             acknowledged: self.acknowledged,
             images: Vec::new(),
-            instances: self.containers.iter().map(observe).collect(),
+            instances,
+            gone,
             network: String::new(),
             runtimes: Vec::new(),
             image_mount: None,

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use longshore_api::links::{LocationReport, ReportChanges};
+use longshore_api::links::{InstanceStatus, ReportChanges};
 use longshore_global::simulation::Simulated as Global;
-use longshore_location::simulation::Simulated as Location;
+use longshore_location::simulation::{Reported, Simulated as Location};
 use longshore_types::LocationName;
 use tokio::sync::watch;
 
@@ -51,7 +51,7 @@ pub(crate) struct GlobalRole {
     pub cut: watch::Sender<bool>,
 }
 
-type Reports = watch::Receiver<Arc<Option<LocationReport>>>;
+type Reports = watch::Receiver<Arc<Option<Reported>>>;
 
 /// A location.
 pub(crate) struct LocationRole {
@@ -63,7 +63,7 @@ pub(crate) struct LocationRole {
     pub watch: Watch,
     pub uplink: Uplink,
     /// What it would say, of which of its lives, and what of that is known.
-    pub reports: Option<(u64, Reports, ReportChanges)>,
+    pub reports: Option<(u64, Reports, ReportChanges<InstanceStatus>)>,
 }
 
 /// A node and its connections.

@@ -32,6 +32,7 @@ pub mod retention;
 pub mod rollout;
 pub mod runtime;
 pub mod secret;
+pub mod shared_map;
 pub mod time;
 pub mod token;
 pub mod units;
@@ -66,6 +67,7 @@ pub use retention::Retention;
 pub use rollout::{Portion, Rollout};
 pub use runtime::{Ability, RuntimeName, RuntimeOffer};
 pub use secret::{SecretPlace, SecretValue, SecretVersion};
+pub use shared_map::SharedMap;
 pub use time::{Duration, Timestamp};
 pub use units::{ByteCount, Capacity, MilliCpu, Port};
 

@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use http::Method;
 use longshore_api::links::{
     Allotment, AllotmentSet, InstanceStatus, LocationReport, NodeSummary, ObservedInstance,
-    ReportChanges,
+    ReportChanges, Said, Told,
 };
 use longshore_api::v1::{AppView, DeployRequest, LocationView};
 use longshore_e2e::eventually;
@@ -270,16 +270,18 @@ impl Location {
     async fn report(
         &self,
         set: &AllotmentSet,
-        changes: &mut ReportChanges,
+        changes: &mut ReportChanges<InstanceStatus>,
     ) -> Result<(), CallError> {
         let instances = set.allotments.iter().flat_map(|allotment| self.instances(allotment));
-        let mut instances: Vec<_> = instances.map(Arc::new).collect();
-        instances.sort_by(|a, b| a.observed.instance.cmp(&b.observed.instance));
+        let mut told = Told::default();
+        instances.for_each(|one| told.insert(one.observed.instance.clone(), Arc::new(one)));
+        let Said { number, since, instances, gone } = changes.of(&told);
         let report = LocationReport {
             location: self.name.clone(),
-            number: 0,
-            since: None,
-            gone: Vec::new(),
+            number,
+            since,
+            instances,
+            gone,
             coordinates: Some(self.coordinates),
             traits: Default::default(),
             joining: None,
@@ -292,13 +294,11 @@ impl Location {
             epoch: set.epoch,
             acknowledged: set.generation,
             at: now(),
-            nodes: (0..N_NODES).map(|number| self.node(number, instances.len())).collect(),
-            instances,
+            nodes: (0..N_NODES).map(|number| self.node(number, told.len())).collect(),
             shortfalls: Vec::new(),
             staying: Vec::new(),
             strays: Vec::new(),
         };
-        let report = changes.of(report);
         let part = if report.since.is_some() { "/changes" } else { "" };
         let path = format!("/link/locations/{}/report{part}", self.name);
         self.shared.traffic.up.fetch_add(size(&report), Ordering::Relaxed);

@@ -60,6 +60,10 @@ pub enum Intent {
 
 /// All assignments of a node. An instance that is missing here is to be ended and removed with all
 /// that it used.
+///
+/// A node that asks for `changes` is told the whole once on each connection, and then what differs from the set before:
+/// with many instances the whole at each change would cost the square of their number. Each change says what it builds
+/// on ([`Self::since`]), so one that was missed is noticed, and the connection made anew.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AssignmentSet {
     /// Of which life of the location it is; a node refuses an earlier one.
@@ -67,8 +71,14 @@ pub struct AssignmentSet {
     pub location_epoch: LocationEpoch,
     /// Raised at each change of the set; a node refuses an older one of the same life.
     pub generation: Generation,
-    /// One per instance.
-    pub assignments: Vec<Assignment>,
+    /// The generation of the set of the same life that this is a change of; absent when it is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Generation>,
+    /// One per instance; in a change those that are new or others than before.
+    pub assignments: Vec<Arc<Assignment>>,
+    /// In a change, the instances that the node should not have any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<InstanceId>,
     /// The `host:port` of each ingress of its location to which a node of another machine keeps connections open,
     /// over which requests for its instances come where its gate cannot be dialled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -88,14 +98,24 @@ pub struct HandedOver {
     /// The life of the location that asked.
     pub to: LocationEpoch,
     /// All that it carries out.
-    pub assignments: Vec<Assignment>,
+    pub assignments: Vec<Arc<Assignment>>,
 }
 
 /// What a node reports to its location.
+///
+/// A location that answers by [`super::ReportTaken`] is told the whole once, and then of the instances only those that
+/// differ from the report before. Each change says what it builds on ([`Self::since`]); where that is not known, the
+/// whole is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeReport {
     /// The node.
     pub node: NodeName,
+    /// Which report it is, of all that its node makes; 0 from one that reports the whole each time.
+    #[serde(default)]
+    pub number: u64,
+    /// The number of the report that this is a change of; absent when it is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
     /// Where its HTTP interface is reached, as an endpoint of `longshore-link`: on this machine for all that it
     /// is asked, from another for requests to instances, where it can be dialled. For the rest a node of
     /// another machine opens connections over which it is called.
@@ -112,8 +132,11 @@ pub struct NodeReport {
     pub acknowledged: Option<Generation>,
     /// The images that are complete on it, by the digest a release pins.
     pub images: Vec<Digest>,
-    /// Every instance it has.
-    pub instances: Vec<ObservedInstance>,
+    /// Every instance it has; in a change those that are new or others than before.
+    pub instances: Vec<Arc<ObservedInstance>>,
+    /// In a change, the instances that are gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<InstanceId>,
     /// Where the node runs on the same kernel as the ingress that asks, instance addresses can be
     /// dialled directly. This names that kernel (boot id and network namespace).
     pub network: String,

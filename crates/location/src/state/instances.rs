@@ -22,9 +22,9 @@ pub struct Instances {
     by_app: BTreeMap<AppKey, BTreeSet<InstanceId>>,
     by_node: BTreeMap<NodeName, OnNode>,
     draining: BTreeSet<InstanceId>,
-    /// The nodes whose instances, or what these are told, changed since that was taken.
-    changed_nodes: BTreeSet<NodeName>,
-    /// The same of apps.
+    /// The nodes whose instances, or what these are told, changed since that was taken, and which of these.
+    changed_nodes: BTreeMap<NodeName, BTreeSet<InstanceId>>,
+    /// The apps whose instances did.
     changed_apps: BTreeSet<AppKey>,
     /// The instances themselves.
     changed: BTreeSet<InstanceId>,
@@ -87,7 +87,7 @@ impl Instances {
             self.draining.insert(instance.clone());
         }
         let (node, app) = (record.node.clone(), app_key(record));
-        self.changed_nodes.insert(node);
+        self.changed_nodes.entry(node).or_default().insert(instance.clone());
         self.unrouted.insert(app.clone());
         self.changed_apps.insert(app);
         self.changed.insert(instance.clone());
@@ -118,7 +118,8 @@ impl Instances {
     }
 
     fn note(&mut self, record: &InstanceRecord) {
-        self.changed_nodes.insert(record.node.clone());
+        let on_node = self.changed_nodes.entry(record.node.clone()).or_default();
+        on_node.insert(record.instance.clone());
         self.changed_apps.insert(app_key(record));
         self.unrouted.insert(app_key(record));
         self.changed.insert(record.instance.clone());
@@ -185,8 +186,8 @@ impl Instances {
         self.found(Some(&self.draining))
     }
 
-    /// The nodes of which something changed since this was last asked for.
-    pub fn take_changed_nodes(&mut self) -> BTreeSet<NodeName> {
+    /// The nodes of which something changed since this was last asked for, and of which of their instances.
+    pub fn take_changed_nodes(&mut self) -> BTreeMap<NodeName, BTreeSet<InstanceId>> {
         std::mem::take(&mut self.changed_nodes)
     }
 

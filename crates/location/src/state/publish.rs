@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use longshore_api::links::{
     Assignment, Endpoint, InstanceStatus, LocationReport, NodeSummary, ObservedInstance, Route,
@@ -9,11 +10,13 @@ use longshore_api::links::{
 };
 use longshore_types::{
     ByteCount, Capacity, Gpu, GpuShares, InstanceId, InstancePhase, NodeGpu, NodeName,
-    ReachAddress, Traits, Yielding,
+    ReachAddress, Traits,
 };
 use tokio::time::Instant;
 
 use super::due::is_whole_due;
+use super::statuses::Reported;
+use super::sums::Sums;
 use super::{AppKey, Moment, Published, State};
 use crate::records::InstanceRecord;
 
@@ -47,19 +50,35 @@ impl State {
         self.nodes.keys().chain(self.instances.nodes()).chain(removed).collect()
     }
 
-    /// What a node is told.
-    pub fn assignments(&self, node: &NodeName) -> Vec<Assignment> {
+    /// What a node is told, in the order of the ids.
+    pub fn assignments(&self, node: &NodeName) -> Vec<Arc<Assignment>> {
         let is_removed = self.is_removed(node);
         let records = self.instances.on_node(node).filter(|_| !is_removed);
-        let assignment = |record: &InstanceRecord| Assignment {
-            instance: record.instance.clone(),
-            release: record.release.clone(),
-            intent: record.intent,
-            generation: record.generation,
-            gpus: record.gpus.clone(),
-            origin: record.origin(),
-        };
-        records.map(assignment).collect()
+        records.map(|record| Arc::new(assignment(record))).collect()
+    }
+
+    /// The same, where it was told that before and of these something changed.
+    pub fn assignments_after(
+        &self,
+        before: &[Arc<Assignment>],
+        node: &NodeName,
+        changed: &BTreeSet<InstanceId>,
+    ) -> Vec<Arc<Assignment>> {
+        if self.is_removed(node) {
+            return Vec::new();
+        }
+        let mut all = before.to_vec();
+        for instance in changed {
+            let record = self.instances.get(instance).filter(|record| record.node == *node);
+            let now = record.map(|record| Arc::new(assignment(record)));
+            match (all.binary_search_by(|one| one.instance.cmp(instance)), now) {
+                (Ok(idx), Some(now)) => all[idx] = now,
+                (Err(idx), Some(now)) => all.insert(idx, now),
+                (Ok(idx), None) => _ = all.remove(idx),
+                (Err(_), None) => {}
+            }
+        }
+        all
     }
 
     /// What the nodes are to try to reach: what the global plane says, and what has been given to the location, so
@@ -159,11 +178,9 @@ impl State {
     }
 
     /// What the global plane is told.
-    pub fn report(&mut self, gate: Option<&str>, moment: Moment) -> LocationReport {
+    pub fn report(&mut self, gate: Option<&str>, moment: Moment) -> Reported {
         let instances = self.statuses(moment);
-        let n_instances = |node: &NodeName| {
-            u32::try_from(self.instances.on_node(node).count()).unwrap_or(u32::MAX)
-        };
+        let none = Sums::default();
         let mut summaries = self.unheard_nodes();
         summaries.extend(self.nodes.values().map(|reported| NodeSummary {
             reported_at: reported.at_wall,
@@ -180,20 +197,21 @@ impl State {
             summary.reachable = self.reachable(node, moment);
             summary.lost = self.is_lost(node, moment);
             summary.promised = self.instances.promised(node);
-            summary.instances = n_instances(node);
-            let (leaving, gpus_leaving, yielding) = self.leaving_and_yielding(node);
-            (summary.leaving, summary.yielding) = (leaving, yielding);
-            summary.gpus = self.gpus_of(node, &gpus_leaving);
+            let sums = self.statuses.sums(node).unwrap_or(&none);
+            summary.instances = sums.n_instances;
+            (summary.leaving, summary.yielding) = (sums.leaving, sums.yielding());
+            summary.gpus = self.gpus_of(node, &sums.gpus_leaving);
             summary.cordon = self.cordons.get(node).cloned();
             let drains = summary.cordon.as_ref().is_some_and(|cordon| cordon.drains);
             summary.drained = drains && summary.instances == 0;
         }
         summaries.sort_by(|a, b| a.node.cmp(&b.node));
-        LocationReport {
+        let report = LocationReport {
             location: self.name.clone(),
             // The uplink knows these.
             number: 0,
             since: None,
+            instances: Vec::new(),
             gone: Vec::new(),
             coordinates: None,
             traits: self.traits.clone(),
@@ -206,38 +224,13 @@ impl State {
             acknowledged: self.acknowledged,
             at: moment.wall,
             nodes: summaries,
-            instances,
             shortfalls: self.shortfalls.clone(),
             staying: self.staying.clone(),
             strays: self.strays.iter().cloned().collect(),
             location_epoch: self.life.epoch(),
             node_keys: None,
-        }
-    }
-
-    /// What of a node is promised to those that leave, and to those that could be made to.
-    fn leaving_and_yielding(&self, node: &NodeName) -> (Capacity, GpuShares, Vec<Yielding>) {
-        let (mut leaving, mut gpus_leaving) = (Capacity::default(), GpuShares::default());
-        let mut by_priority = BTreeMap::new();
-        for record in self.instances.on_node(node) {
-            let each = record.release.manifest.resources.capacity();
-            match (&record.draining, self.yields(record)) {
-                (Some(_), _) => {
-                    leaving = leaving.plus(each);
-                    gpus_leaving = gpus_leaving.plus(&record.gpus);
-                }
-                (None, Some(priority)) => {
-                    let sum: &mut (u32, Capacity, GpuShares) =
-                        by_priority.entry(priority).or_default();
-                    *sum = (sum.0 + 1, sum.1.plus(each), sum.2.plus(&record.gpus));
-                }
-                (None, None) => {}
-            }
-        }
-        let yielding = by_priority.into_iter().map(|(priority, (instances, promised, gpus))| {
-            Yielding { priority, instances, promised, gpus }
-        });
-        (leaving, gpus_leaving, yielding.collect())
+        };
+        Reported { report, instances }
     }
 
     /// The GPUs that a node says it has, with what of each is promised.
@@ -295,6 +288,17 @@ impl State {
             created_at: record.created_at,
             decision: record.decision.clone(),
         }
+    }
+}
+
+fn assignment(record: &InstanceRecord) -> Assignment {
+    Assignment {
+        instance: record.instance.clone(),
+        release: record.release.clone(),
+        intent: record.intent,
+        generation: record.generation,
+        gpus: record.gpus.clone(),
+        origin: record.origin(),
     }
 }
 

@@ -1,7 +1,10 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use longshore_api::links::{Allotment, AppRef, Endpoint, Intent, NodeSummary, Reach};
+use longshore_api::links::{
+    Allotment, AppRef, Assignment, Endpoint, Intent, NodeSummary, Reach, ReportChanges,
+    ReportTaken, Said, Told,
+};
 use longshore_types::{
     AppProtocol, ByteCount, Capacity, Decision, Digest, Epoch, Gpu, GpuNeed, InstancePhase,
     Manifest, MilliCpu, Priority, Reached, Release, ReleaseNumber, RestartPolicy, Timestamp,
@@ -58,6 +61,10 @@ struct World {
     elapsed: Duration,
     seed: u64,
     nodes: Vec<&'static str>,
+    /// What each was told.
+    told: BTreeMap<NodeName, Vec<Arc<Assignment>>>,
+    /// What of their reports is known.
+    says: BTreeMap<&'static str, ReportChanges<ObservedInstance>>,
 }
 
 impl World {
@@ -66,7 +73,9 @@ impl World {
         let moment = Moment { instant: start, wall: Timestamp(1000) };
         let name = "ams".parse().unwrap();
         let state = State::new(name, AllotmentSet::default(), vec![], moment);
-        Self { state, start, elapsed: Duration::ZERO, seed: 1, nodes: vec!["n1"] }
+        let (elapsed, nodes) = (Duration::ZERO, vec!["n1"]);
+        let (told, says) = Default::default();
+        Self { state, start, elapsed, seed: 1, nodes, told, says }
     }
 
     fn moment(&self) -> Moment {
@@ -93,8 +102,8 @@ impl World {
     /// The instances with the releases that others know them by.
     fn releases(&mut self) -> BTreeMap<InstanceId, u64> {
         let report = self.state.report(Some("unix:/x"), self.moment());
-        let each = report.instances.into_iter();
-        each.map(|status| (status.observed.instance.clone(), status.release.0)).collect()
+        let each = report.instances.iter();
+        each.map(|(instance, status)| (instance.clone(), status.release.0)).collect()
     }
 
     fn wait(&mut self, millis: u64) {
@@ -112,11 +121,25 @@ impl World {
     /// What is made anew only where something changed is what it would be if all of it were.
     fn check_told(&mut self) {
         let moment = self.moment();
-        let told = self.state.report(None, moment).instances;
-        let state = &self.state;
-        let anew: Vec<_> =
-            state.instances.values().map(|record| state.status(record, moment)).collect();
-        assert!(told.iter().map(|told| &**told).eq(&anew), "{told:#?}, not {anew:#?}");
+        let told = self.state.report(None, moment);
+        let kept = std::mem::take(&mut self.state.statuses);
+        let anew = self.state.report(None, moment);
+        self.state.statuses = kept;
+        assert!(told.instances.values().eq(anew.instances.values()), "{told:#?}, not {anew:#?}");
+        assert_eq!(told.report, anew.report);
+        let state = &mut self.state;
+        let changed = state.instances.take_changed_nodes();
+        let told: BTreeSet<_> = state.told_nodes().into_iter().cloned().collect();
+        self.told.retain(|node, _| told.contains(node));
+        for node in told {
+            let changed = changed.get(&node).cloned().unwrap_or_default();
+            let all = state.assignments(&node);
+            if let Some(before) = self.told.get(&node) {
+                let after = state.assignments_after(before, &node, &changed);
+                assert_eq!(after, all, "{node}, of which {changed:?} changed");
+            }
+            self.told.insert(node, all);
+        }
         let routes: Vec<_> =
             state.allotments.values().filter_map(|allotment| state.route(allotment)).collect();
         assert_eq!(state.table.routes, routes);
@@ -132,10 +155,11 @@ impl World {
         }
     }
 
-    /// Gives what it says for the first time that it was given.
+    /// Gives what it says for the first time that it was given. It says what differs from the report before, where
+    /// that is known.
     fn report_of(
         &mut self,
-        node: &str,
+        node: &'static str,
         phase: impl Fn(&InstanceRecord) -> InstancePhase,
     ) -> BTreeSet<InstanceId> {
         let has = |record: &&InstanceRecord| record.node.as_str() == node;
@@ -144,8 +168,17 @@ impl World {
             address: Some(Ipv4Addr::new(100, 64, 0, 2)),
             ..ObservedInstance::pending(record.instance.clone(), record.generation)
         };
+        let mut observed = Told::default();
+        for record in self.state.instances.values().filter(has) {
+            observed.insert(record.instance.clone(), Arc::new(observe(record)));
+        }
+        let says = self.says.entry(node).or_insert_with(|| ReportChanges::new(Timestamp(1)));
+        let Said { number, since, instances, gone } = says.of(&observed);
         let report = NodeReport {
             node: node.parse().unwrap(),
+            number,
+            since,
+            gone,
             gate: "unix:/x".to_owned(),
             version: "1".to_owned(),
             capacity: Capacity {
@@ -155,7 +188,7 @@ impl World {
             },
             acknowledged: None,
             images: vec![],
-            instances: self.state.instances.values().filter(has).map(observe).collect(),
+            instances,
             network: String::new(),
             runtimes: vec![],
             image_mount: None,
@@ -165,8 +198,15 @@ impl World {
             gpus: Vec::new(),
             reached: Vec::new(),
         };
+        let is_known = self.state.knows(&report);
+        if !says.taken(Some(ReportTaken { number: is_known.then_some(number) })) {
+            return self.report_of(node, phase);
+        }
         let (mut changes, moment) = (Changes::default(), self.moment());
         self.state.take_report(report, Reach::Here, &mut changes, moment);
+        // What it left out is known all the same.
+        let known = self.state.nodes.get(&node.parse::<NodeName>().unwrap());
+        assert!(known.is_none_or(|known| known.observed.values().eq(observed.values())));
         changes.confirmed
     }
 
@@ -176,7 +216,7 @@ impl World {
         }
     }
 
-    fn obey_of(&mut self, node: &str) {
+    fn obey_of(&mut self, node: &'static str) {
         self.report_of(node, |record| match record.intent {
             Intent::Run => InstancePhase::Healthy,
             Intent::Stop => InstancePhase::Exited,
@@ -195,7 +235,7 @@ impl World {
 
     fn awaiting_an_ingress(&mut self) -> usize {
         let report = self.state.report(Some("unix:/x"), self.moment());
-        report.instances.iter().filter(|status| status.awaits_ingress).count()
+        report.instances.values().filter(|status| status.awaits_ingress).count()
     }
 
     fn routed(&self) -> usize {
@@ -323,7 +363,7 @@ fn a_silent_node_gets_nothing_new_and_its_instances_are_lost_after_a_while() {
     let mut world = World::running();
     world.wait(20_000);
     let report = world.state.report(Some("unix:/x"), world.moment());
-    assert!(!report.nodes[0].reachable);
+    assert!(!report.report.nodes[0].reachable);
     assert!(world.reconcile().is_empty(), "nothing is replaced before it counts as lost");
     world.wait(60_000);
     world.reconcile();
@@ -352,7 +392,7 @@ fn nodes_try_what_the_global_plane_says_and_what_was_given_also_after_a_restart(
     }
     world.reconcile();
     assert_eq!(world.state.instances.len(), 2);
-    assert_eq!(world.state.report(None, world.moment()).nodes[0].reached, reached);
+    assert_eq!(world.state.report(None, world.moment()).report.nodes[0].reached, reached);
     let stored = AllotmentSet { allotments: set.allotments, ..AllotmentSet::default() };
     let again = State::new(world.state.name.clone(), stored, vec![], world.moment());
     assert_eq!(again.reach(), [reach("db:5432")].into());
@@ -368,7 +408,7 @@ fn a_report_tells_what_leaves_and_what_could_be_made_to() {
         promised: each.times(instances),
         gpus: Default::default(),
     };
-    let node = |world: &mut World| world.state.report(None, world.moment()).nodes.remove(0);
+    let node = |world: &mut World| world.state.report(None, world.moment()).report.nodes.remove(0);
     let told = node(&mut world);
     assert_eq!((told.leaving, told.yielding), (Capacity::default(), vec![yielding(2)]));
     let first = world.state.instances.keys().next().unwrap().clone();
@@ -376,7 +416,7 @@ fn a_report_tells_what_leaves_and_what_could_be_made_to() {
     let told = node(&mut world);
     assert_eq!((told.leaving, told.yielding), (each, vec![yielding(1)]));
     let report = world.state.report(None, world.moment());
-    let notes = report.instances.iter().filter_map(|status| status.observed.note.as_deref());
+    let notes = report.instances.values().filter_map(|status| status.observed.note.as_deref());
     assert_eq!(notes.collect::<Vec<_>>(), ["makes room for shop (priority 80)"]);
     // What is attached to a client, or runs once, never leaves for anything.
     for instance in world.state.instances.keys().cloned().collect::<Vec<_>>() {
@@ -464,6 +504,8 @@ fn what_a_node_took_over_is_to_be_stored_once() {
     assert!(world.report_of("n1", pending).is_empty());
     let first = world.state.instances.keys().next().unwrap().clone();
     world.state.instances.unconfirm(&first);
+    // A node that is not told that it was stored says all again.
+    world.says.clear();
     assert_eq!(world.report_of("n1", pending), [first].into(), "it could not be stored");
 }
 
@@ -508,6 +550,7 @@ fn a_restored_store_is_followed_with_lower_generations_and_the_one_before_is_ref
     world.settle();
     assert_eq!(world.releases(), before, "what it says again is nothing new");
     let report = world.state.report(Some("unix:/x"), world.moment());
+    let Reported { report, .. } = report;
     assert_eq!((report.epoch, report.acknowledged), (Epoch(7), Generation(3)));
     assert!(!world.state.accepts(&set(901, 1)), "of the life before, however new");
     assert!(!world.state.accepts(&of_life(7, set(2, 1))) && world.state.accepts(&restored));
@@ -529,8 +572,8 @@ fn what_a_restored_store_does_not_know_goes_on_until_it_is_to_be_let_go() {
     world.settle();
     assert_eq!(world.releases(), before);
     let report = world.state.report(Some("unix:/x"), world.moment());
-    assert_eq!(report.strays, std::slice::from_ref(&web));
-    let note = report.instances[0].observed.note.as_deref().unwrap();
+    assert_eq!(report.report.strays, std::slice::from_ref(&web));
+    let note = report.instances.values().next().unwrap().observed.note.as_deref().unwrap();
     assert!(note.contains("restored") && note.contains("longshore rm web"), "{note}");
     let one = before.keys().next().unwrap();
     world.state.drain(one, "test", &mut Changes::default());
@@ -609,7 +652,7 @@ fn what_is_given_of_gpus_is_promised_and_told_to_the_node_and_to_the_world() {
     assert_eq!(shares, ["0", "1"].map(str::to_owned).into());
     let records = world.state.instances.values().map(|record| record.gpus.clone());
     assert_eq!(records.collect::<Vec<_>>(), given);
-    let node = |world: &mut World| world.state.report(None, world.moment()).nodes.remove(0);
+    let node = |world: &mut World| world.state.report(None, world.moment()).report.nodes.remove(0);
     let promised = |node: &NodeSummary| node.gpus.iter().map(|gpu| gpu.promised.0 >> 30).collect();
     let all: Vec<u64> = promised(&node(&mut world));
     assert_eq!(all, [16, 16]);

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod changes;
 mod elsewhere;
 mod joining;
 mod lives;
@@ -122,11 +123,11 @@ impl World {
         self.done.await.unwrap().unwrap();
     }
 
-    async fn node_says(&self, assignments: &[Assignment]) {
+    async fn node_says(&self, assignments: &[Arc<Assignment>]) {
         self.try_to_say(assignments).await.unwrap();
     }
 
-    async fn try_to_say(&self, assignments: &[Assignment]) -> Result<(), CallError> {
+    async fn try_to_say(&self, assignments: &[Arc<Assignment>]) -> Result<(), CallError> {
         let report = report("n1", "unix:/nowhere/gate.sock", assignments);
         let path = "/link/nodes/n1/report";
         self.location.call::<_, ()>(Method::POST, path, Some(&report)).await
@@ -144,8 +145,8 @@ impl World {
 }
 
 /// What a node says that carries out its assignments.
-fn report(node: &str, gate: &str, assignments: &[Assignment]) -> NodeReport {
-    let observe = |assignment: &Assignment| ObservedInstance {
+fn report(node: &str, gate: &str, assignments: &[Arc<Assignment>]) -> NodeReport {
+    let observe = |assignment: &Arc<Assignment>| ObservedInstance {
         phase: match assignment.intent {
             Intent::Run => InstancePhase::Healthy,
             Intent::Stop => InstancePhase::Exited,
@@ -164,7 +165,10 @@ fn report(node: &str, gate: &str, assignments: &[Assignment]) -> NodeReport {
         },
         acknowledged: None,
         images: vec![],
-        instances: assignments.iter().map(observe).collect(),
+        number: 0,
+        since: None,
+        instances: assignments.iter().map(observe).map(Arc::new).collect(),
+        gone: Vec::new(),
         network: String::new(),
         runtimes: vec![],
         image_mount: None,

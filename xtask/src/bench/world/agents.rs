@@ -1,20 +1,26 @@
 //! The nodes of a location as a process of their own: they say that everything which they are given runs.
 //!
-//! Each node does over the link what an agent does: it follows its assignments and reports all that it has, at
-//! once when that changed and every few seconds otherwise. When the answer to a report says that it is stored, the
+//! Each node does over the link what an agent does: it follows its assignments and reports what it has, at once when
+//! that changed and every few seconds otherwise, as changes where the location knows the rest. When the answer to a report says that it is stored, the
 //! names of the apps that are new in it are printed, one a line.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
 use futures_util::StreamExt;
 use http::Method;
-use longshore_api::links::{AssignmentSet, Intent, NodeReport, ObservedInstance};
+use longshore_api::links::{
+    Assignment, AssignmentSet, Intent, NodeReport, ObservedInstance, ReportChanges, ReportTaken,
+    Said, Told,
+};
 use longshore_link::{CallError, Client, Endpoint, now};
-use longshore_types::{ByteCount, Capacity, InstanceId, InstancePhase, MilliCpu};
+use longshore_types::{
+    ByteCount, Capacity, Generation, InstanceId, InstancePhase, LocationEpoch, MilliCpu,
+};
 
 /// How often a node reports without news.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -52,13 +58,23 @@ pub fn run(options: &Options) -> Result<()> {
 struct Node {
     name: String,
     link: Client,
+    /// What it has, as it reports it.
+    observed: Told<ObservedInstance>,
+    changes: ReportChanges<ObservedInstance>,
     /// The instances of which the location has stored that they are here.
     told: BTreeSet<InstanceId>,
 }
 
 impl Node {
     fn new(number: u32, link: Client) -> Self {
-        Self { name: format!("n{number:04}"), link, told: BTreeSet::new() }
+        let (observed, told) = Default::default();
+        Self {
+            name: format!("n{number:04}"),
+            link,
+            observed,
+            changes: ReportChanges::new(now()),
+            told,
+        }
     }
 
     async fn run(mut self) {
@@ -72,27 +88,35 @@ impl Node {
 
     /// Carries out assignments until the location is away.
     async fn follow(&mut self) -> Result<(), CallError> {
-        let path = format!("/link/nodes/{}/assignments", self.name);
+        let path = format!("/link/nodes/{}/assignments?changes=true", self.name);
         // A location tells nothing to a node that it has not heard of.
         self.report(None).await?;
         let mut sets = self.link.watch::<AssignmentSet>(&path).await?;
-        let mut set = AssignmentSet::default();
+        let mut last = None;
         loop {
-            if let Ok(next) = tokio::time::timeout(HEARTBEAT, sets.next()).await {
-                let Some(next) = next else { return Ok(()) };
-                set = next?;
+            let next = match tokio::time::timeout(HEARTBEAT, sets.next()).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(next)) => Some(next?),
+                Err(_idle) => None,
+            };
+            if let Some(next) = &next {
+                let now = (next.location_epoch, next.generation);
+                let is_of_it = |since| last.is_some_and(|(_, generation)| generation == since);
+                if !next.since.is_none_or(is_of_it) {
+                    // The next connection begins with the whole.
+                    return Ok(());
+                }
+                last = Some(now);
+                self.carry_out(next);
             }
-            self.report(Some(&set)).await?;
-            let given = set.assignments.iter();
-            let given: BTreeSet<_> = given.map(|given| given.instance.clone()).collect();
+            self.report(last).await?;
             let mut news = String::new();
-            for one in &set.assignments {
-                if !self.told.contains(&one.instance) {
+            for one in next.iter().flat_map(|next| &next.assignments) {
+                if self.told.insert(one.instance.clone()) {
                     news.push_str(one.release.manifest.app.as_str());
                     news.push('\n');
                 }
             }
-            self.told = given;
             let mut output = std::io::stdout().lock();
             // Whoever started this has ended, and so does this.
             if output.write_all(news.as_bytes()).and_then(|()| output.flush()).is_err() {
@@ -101,37 +125,64 @@ impl Node {
         }
     }
 
-    async fn report(&self, set: Option<&AssignmentSet>) -> Result<(), CallError> {
-        let given = set.into_iter().flat_map(|set| &set.assignments);
-        let instances = given.map(|assignment| {
-            let id = assignment.instance.clone();
-            let mut observed = ObservedInstance::pending(id, assignment.generation);
-            observed.phase = match assignment.intent {
-                Intent::Run => InstancePhase::Healthy,
-                Intent::Stop => InstancePhase::Exited,
-            };
-            observed.started_at = Some(now());
-            observed.ready_at = observed.started_at;
-            observed
-        });
-        let report = NodeReport {
-            node: self.name.parse().expect("a letter and digits are a name"),
-            gate: "unix:/nowhere".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            capacity: CAPACITY,
-            acknowledged: set.map(|set| set.generation),
-            images: Vec::new(),
-            instances: instances.collect(),
-            network: "nowhere".to_owned(),
-            runtimes: Vec::new(),
-            image_mount: None,
-            traits: Default::default(),
-            location_epoch: set.map(|set| set.location_epoch).unwrap_or_default(),
-            handed_over: None,
-            gpus: Vec::new(),
-            reached: Vec::new(),
-        };
-        let path = format!("/link/nodes/{}/report", self.name);
-        self.link.call(Method::POST, &path, Some(&report)).await
+    /// All that it is given runs at once.
+    fn carry_out(&mut self, next: &AssignmentSet) {
+        if next.since.is_none() {
+            self.observed = Told::default();
+        }
+        for instance in &next.gone {
+            self.observed.remove(instance);
+        }
+        for assignment in &next.assignments {
+            self.observed.insert(assignment.instance.clone(), Arc::new(observe(assignment)));
+        }
     }
+
+    /// Reports until the location knows it.
+    async fn report(&mut self, of: Option<(LocationEpoch, Generation)>) -> Result<(), CallError> {
+        loop {
+            let Said { number, since, instances, gone } = self.changes.of(&self.observed);
+            let report = NodeReport {
+                node: self.name.parse().expect("a letter and digits are a name"),
+                number,
+                since,
+                gate: "unix:/nowhere".to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                capacity: CAPACITY,
+                acknowledged: of.map(|(_, generation)| generation),
+                images: Vec::new(),
+                instances,
+                gone,
+                network: "nowhere".to_owned(),
+                runtimes: Vec::new(),
+                image_mount: None,
+                traits: Default::default(),
+                location_epoch: of.map(|(epoch, _)| epoch).unwrap_or_default(),
+                handed_over: None,
+                gpus: Vec::new(),
+                reached: Vec::new(),
+            };
+            let path = match since {
+                None => format!("/link/nodes/{}/report", self.name),
+                Some(_) => format!("/link/nodes/{}/report/changes", self.name),
+            };
+            let answer = self.link.call(Method::POST, &path, Some(&report)).await?;
+            let answer: Option<ReportTaken> = answer;
+            if self.changes.taken(answer) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn observe(assignment: &Assignment) -> ObservedInstance {
+    let id = assignment.instance.clone();
+    let mut observed = ObservedInstance::pending(id, assignment.generation);
+    observed.phase = match assignment.intent {
+        Intent::Run => InstancePhase::Healthy,
+        Intent::Stop => InstancePhase::Exited,
+    };
+    observed.started_at = Some(now());
+    observed.ready_at = observed.started_at;
+    observed
 }

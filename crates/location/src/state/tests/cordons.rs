@@ -20,7 +20,7 @@ impl World {
 
     fn summary(&mut self, node: &str) -> Option<NodeSummary> {
         let report = self.state.report(Some("unix:/x"), self.moment());
-        report.nodes.into_iter().find(|summary| summary.node.as_str() == node)
+        report.report.nodes.into_iter().find(|summary| summary.node.as_str() == node)
     }
 }
 
@@ -36,9 +36,10 @@ fn what_leaves_a_drained_node_is_routed_until_another_is() {
     world.take(&with_cordon(2, true, false));
     world.reconcile();
     let report = world.state.report(Some("unix:/x"), world.moment());
-    assert_eq!((report.staying.len(), report.staying[0].node.as_str()), (2, "n1"));
-    let notes = report.instances.iter().filter_map(|status| status.observed.note.as_deref());
-    assert!(notes.clone().any(|note| note.starts_with("its node is drained; waits until")));
+    let staying = &report.report.staying;
+    assert_eq!((staying.len(), staying[0].node.as_str()), (2, "n1"));
+    let mut notes = report.instances.values().filter_map(|status| status.observed.note.as_deref());
+    assert!(notes.any(|note| note.starts_with("its node is drained; waits until")));
     assert!(!world.summary("n1").unwrap().drained);
     for _ in 0..40 {
         world.reconcile();
@@ -95,5 +96,6 @@ fn what_has_ended_for_good_is_not_run_once_more_elsewhere() {
     world.reconcile();
     assert_eq!((world.on("n1"), world.on("n2")), (2, 0));
     let report = world.state.report(Some("unix:/x"), world.moment());
-    assert!(report.staying.len() == 2 && report.staying.iter().all(|one| !one.under_way));
+    let staying = &report.report.staying;
+    assert!(staying.len() == 2 && staying.iter().all(|one| !one.under_way));
 }

@@ -34,7 +34,9 @@ fn before() -> World {
 /// What a node says that carries out what the life before gave it, and hands it over where it was asked to.
 fn says(before: &World, node: &str, to: Option<u64>) -> NodeReport {
     let name = node.parse().unwrap();
-    let mut report = before.state.nodes[&name].report.clone();
+    let known = &before.state.nodes[&name];
+    let instances = known.observed.values().cloned().collect();
+    let mut report = NodeReport { since: None, instances, ..known.report.clone() };
     let has = before.state.assignments(&name);
     let handed_over = |to| HandedOver { to: LocationEpoch(to), assignments: has };
     report.handed_over = to.map(handed_over);
@@ -158,7 +160,8 @@ fn a_node_of_another_machine_hands_over_what_it_was_given_and_nothing_else() {
     assert_eq!(count(of_another), 0);
     let with = |change: &dyn Fn(&mut Assignment)| {
         let mut report = own.clone();
-        report.handed_over.as_mut().unwrap().assignments.iter_mut().for_each(change);
+        let all = &mut report.handed_over.as_mut().unwrap().assignments;
+        all.iter_mut().for_each(|one| change(Arc::make_mut(one)));
         report
     };
     assert_eq!(count(with(&|one| one.origin.seal = None)), 0);
@@ -183,7 +186,7 @@ fn what_was_being_stopped_goes_on_being_stopped() {
     let mut world = recovered(&["n1", "n2"], true);
     world.take(&set(5, 1));
     let mut report = says(&before, "n1", Some(1));
-    let stopped = &mut report.handed_over.as_mut().unwrap().assignments[0];
+    let stopped = Arc::make_mut(&mut report.handed_over.as_mut().unwrap().assignments[0]);
     (stopped.intent, stopped.generation) = (Intent::Stop, Generation(4));
     hear(&mut world, report, Reach::Here);
     let record = world.state.instances.values().next().unwrap();

@@ -1,9 +1,10 @@
 //! An ordered map whose copies share what they have in common.
 //!
-//! The catalog is published anew at each change, and readers keep theirs for as long as they like. With a map of
+//! What is told is published anew at each change, and readers keep theirs for as long as they like. With a map of
 //! the standard library each change copies everything, so a world of a hundred thousand apps would be copied for
 //! every deploy. Here a copy costs nothing and a change as many nodes as the tree is high: it is a balanced tree
-//! (AVL) whose nodes are counted, and one that somebody else reads is copied before it is changed.
+//! (AVL) whose nodes are counted, and one that somebody else reads is copied before it is changed. In what two copies
+//! differ is found without a look at what they share.
 //! Rejected: a lock around one map, which every reader would hold up; a crate for it, of which those that are
 //! kept up have a licence that we do not link.
 
@@ -98,6 +99,17 @@ impl<K: Ord, V> SharedMap<K, V> {
         is_there
     }
 
+    /// True for a copy of which neither was changed since.
+    pub fn is_same(&self, other: &Self) -> bool {
+        same_tree(self.root.as_deref(), other.root.as_deref())
+    }
+
+    /// In what it differs from a copy of before, in the order of the keys: each key with what it has now, if it has
+    /// anything. What was put in anew counts as different, whatever it was.
+    pub fn changes_since<'a>(&'a self, before: &'a Self) -> Changes<'a, K, V> {
+        Changes { now: ahead(&self.root), before: ahead(&before.root) }
+    }
+
     /// All entries.
     pub fn iter(&self) -> Iter<'_, K, V> {
         self.iter_from(|_| false)
@@ -155,6 +167,99 @@ impl<'a, K: Ord, V> IntoIterator for &'a SharedMap<K, V> {
 
     fn into_iter(self) -> Iter<'a, K, V> {
         self.iter()
+    }
+}
+
+/// In what two maps differ.
+pub struct Changes<'a, K, V> {
+    now: Vec<Ahead<'a, K, V>>,
+    before: Vec<Ahead<'a, K, V>>,
+}
+
+/// What is still to be looked at of a map; the next is the last in a list.
+enum Ahead<'a, K, V> {
+    Tree(&'a Node<K, V>),
+    Entry(&'a Arc<(K, V)>),
+}
+
+fn ahead<K, V>(root: &Link<K, V>) -> Vec<Ahead<'_, K, V>> {
+    root.as_deref().map(Ahead::Tree).into_iter().collect()
+}
+
+/// Puts the parts of the next tree in its place.
+fn open<'a, K, V>(ahead: &mut Vec<Ahead<'a, K, V>>) {
+    match ahead.pop() {
+        Some(Ahead::Tree(node)) => {
+            ahead.extend(node.right.as_deref().map(Ahead::Tree));
+            ahead.push(Ahead::Entry(&node.entry));
+            ahead.extend(node.left.as_deref().map(Ahead::Tree));
+        }
+        other => ahead.extend(other),
+    }
+}
+
+fn same_tree<K, V>(one: Option<&Node<K, V>>, other: Option<&Node<K, V>>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => std::ptr::eq(one, other),
+        _ => false,
+    }
+}
+
+impl<'a, K: Ord, V> Iterator for Changes<'a, K, V> {
+    type Item = (&'a K, Option<&'a V>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match (self.now.last(), self.before.last()) {
+                (None, None) => return None,
+                (Some(Ahead::Tree(now)), Some(Ahead::Tree(before))) => {
+                    let (same, by_height) =
+                        (std::ptr::eq(*now, *before), now.height.cmp(&before.height));
+                    if same {
+                        (_, _) = (self.now.pop(), self.before.pop());
+                        continue;
+                    }
+                    // The higher one first, so that what they share comes up in both at the same time.
+                    if by_height.is_ge() {
+                        open(&mut self.now);
+                    }
+                    if by_height.is_le() {
+                        open(&mut self.before);
+                    }
+                }
+                (Some(Ahead::Tree(_)), _) => open(&mut self.now),
+                (_, Some(Ahead::Tree(_))) => open(&mut self.before),
+                (Some(Ahead::Entry(now)), before) => {
+                    let (now, before) = (*now, before.and_then(Ahead::entry));
+                    let order = before.map_or(Ordering::Less, |before| now.0.cmp(&before.0));
+                    if order.is_ge() {
+                        self.before.pop();
+                    }
+                    if order.is_gt() {
+                        return before.map(|before| (&before.0, None));
+                    }
+                    self.now.pop();
+                    if order.is_lt() || !before.is_some_and(|before| Arc::ptr_eq(now, before)) {
+                        return Some((&now.0, Some(&now.1)));
+                    }
+                }
+                (None, Some(Ahead::Entry(before))) => {
+                    let before = *before;
+                    self.before.pop();
+                    return Some((&before.0, None));
+                }
+            }
+        }
+    }
+}
+
+impl<'a, K, V> Ahead<'a, K, V> {
+    fn entry(&self) -> Option<&'a Arc<(K, V)>> {
+        match self {
+            Self::Tree(_) => None,
+            Self::Entry(entry) => Some(entry),
+        }
     }
 }
 
@@ -271,7 +376,8 @@ fn rotate_right<K, V>(shared: &mut Arc<Node<K, V>>) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::cell::Cell;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
@@ -287,6 +393,41 @@ mod tests {
 
     fn entries(map: &SharedMap<u8, u32>) -> Vec<(u8, u32)> {
         map.iter().map(|(key, value)| (*key, *value)).collect()
+    }
+
+    /// A key that counts how often it is compared.
+    #[derive(PartialEq, Eq)]
+    struct Counted<'a>(u32, &'a Cell<u32>);
+
+    impl PartialOrd for Counted<'_> {
+        fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+            Some(self.cmp(other))
+        }
+    }
+
+    impl Ord for Counted<'_> {
+        fn cmp(&self, other: &Self) -> Ordering {
+            self.1.set(self.1.get() + 1);
+            self.0.cmp(&other.0)
+        }
+    }
+
+    #[test]
+    fn what_two_copies_share_is_not_looked_at() {
+        let compared = Cell::new(0);
+        let key = |number| Counted(number, &compared);
+        let mut map = SharedMap::default();
+        (0..10_000).for_each(|number| map.insert(key(number), ()));
+        let before = map.clone();
+        assert!(map.is_same(&before));
+        map.insert(key(7), ());
+        map.insert(key(20_000), ());
+        map.remove(&key(9_999));
+        assert!(!map.is_same(&before));
+        compared.set(0);
+        let changes = map.changes_since(&before).map(|(key, value)| (key.0, value.is_some()));
+        assert_eq!(changes.collect::<Vec<_>>(), [(7, true), (9_999, false), (20_000, true)]);
+        assert!(compared.get() < 200, "{compared:?}");
     }
 
     proptest! {
@@ -311,6 +452,21 @@ mod tests {
             }
             copies.push((map, model));
             for (map, model) in &copies {
+                for (before, model_before) in [&copies[0], &copies[copies.len() / 2]] {
+                    let changes = map.changes_since(before);
+                    let changes: Vec<_> = changes.map(|(key, value)| (*key, value.copied())).collect();
+                    prop_assert!(changes.is_sorted_by_key(|(key, _)| *key));
+                    let keys = changes.iter().map(|(key, _)| *key).collect::<BTreeSet<_>>();
+                    prop_assert_eq!(keys.len(), changes.len());
+                    let mut again = model_before.clone();
+                    for (key, value) in changes {
+                        match value {
+                            Some(value) => _ = again.insert(key, value),
+                            None => _ = again.remove(&key),
+                        }
+                    }
+                    prop_assert_eq!(&again, model);
+                }
                 prop_assert_eq!(map.len(), model.len());
                 let all: Vec<_> = model.iter().map(|(key, value)| (*key, *value)).collect();
                 prop_assert_eq!(entries(map), all);
