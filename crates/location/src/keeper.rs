@@ -235,7 +235,7 @@ impl Keeper {
                 let moment = moment();
                 let planned = self.state.reconcile(self.seed(moment), moment);
                 if let Some(decided) = self.state.decided.take() {
-                    self.watched.log.note(&decided);
+                    self.watched.log.note(decided);
                 }
                 changes.put.extend(planned.put);
                 changes.delete.extend(planned.delete);

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use longshore_planning::replay::Record;
-use longshore_telemetry::journal::{Journal, MAX_FILE_BYTES};
+use longshore_planning::location::{NodeState, Plan, Snapshot};
+use longshore_planning::replay::{Record, Recorder};
+use longshore_telemetry::journal::{Journal, MAX_FILE_BYTES, Noted};
 
 /// Below the data directory.
 const FILE: &str = "decisions.jsonl";
@@ -11,29 +12,48 @@ const FILE: &str = "decisions.jsonl";
 /// The log.
 pub struct Log {
     journal: Journal,
-    /// Whether the version stands in the file.
-    has_begun: bool,
+    recorder: Recorder,
+}
+
+/// A plan that decided something, with what it was made from.
+#[derive(Debug)]
+pub struct Decided {
+    pub snapshot: Snapshot,
+    pub plan: Plan,
 }
 
 impl Log {
     /// Goes on with that in a data directory.
     pub fn open(data_dir: &Path) -> Self {
         let journal = Journal::open(&data_dir.join(FILE), MAX_FILE_BYTES);
-        Self { journal, has_begun: false }
+        Self { journal, recorder: Recorder::default() }
     }
 
     /// Notes a decision.
-    pub fn note(&mut self, decision: &Record) {
-        let mut lines = encode(decision);
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        let began = encode(&Record::Began { version });
-        let n_bytes = began.len() + lines.len() + 2;
-        if !self.has_begun || self.journal.begins_file(n_bytes) {
-            lines = [began, lines].join(&b'\n');
-            self.has_begun = true;
+    pub fn note(&mut self, Decided { mut snapshot, plan }: Decided) {
+        let nodes = std::mem::take(&mut snapshot.nodes);
+        let (snapshot, plan) = (Box::new(snapshot), Box::new(plan));
+        let decision = encode(&Record::Location { snapshot, nodes_said: true, plan });
+        let mut lines = self.lines(&nodes, &decision);
+        if self.journal.begins_file(lines.len() + 1) {
+            self.recorder.forget();
+            lines = self.lines(&nodes, &decision);
         }
-        // One that the disk did not keep up with is missing; the next one says all by itself.
-        self.journal.note(lines);
+        if self.journal.note(lines) == Noted::Dropped {
+            // What comes next must not build on what nobody will read.
+            self.recorder.forget();
+        }
+    }
+
+    /// A decision with what has to be known of the nodes, in lines but for the last line end. Where all that is said
+    /// stands behind, so does the version.
+    fn lines(&mut self, nodes: &[NodeState], decision: &[u8]) -> Vec<u8> {
+        let said = self.recorder.nodes(nodes);
+        let is_all = matches!(said, Some(Record::Nodes { all: true, .. }));
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let began = is_all.then_some(Record::Began { version });
+        let before = began.iter().chain(&said).map(encode);
+        before.chain([decision.to_vec()]).collect::<Vec<_>>().join(&b'\n')
     }
 }
 

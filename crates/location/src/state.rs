@@ -18,13 +18,13 @@ use longshore_api::links::{
     AllotmentSet, AppRef, NodeReport, ObservedInstance, Reach, RouteAck, RoutingTable, Shortfall,
     Staying,
 };
-use longshore_planning::replay::Record;
 use longshore_types::{
     Cordon, Epoch, Generation, InstanceId, LocationName, NodeName, ReachAddress, Traits,
 };
 use tokio::time::Instant;
 
 use crate::life::{Awaited, Life};
+use crate::log::Decided;
 use crate::records::InstanceRecord;
 pub use adopt::Adopted;
 use due::Due;
@@ -95,7 +95,7 @@ pub struct State {
     /// What has not left drained nodes, by the last plan.
     pub staying: Vec<Staying>,
     /// The last plan that decided something, with what it was made from, until it is logged.
-    pub decided: Option<Record>,
+    pub decided: Option<Decided>,
     /// The table that was last published.
     pub table: RoutingTable,
     /// When that was.

@@ -363,10 +363,18 @@ const KEPT_OF_EACH: usize = 8;
 
 /// The best of each kind: with hundreds of locations a decision that named all would be longer than
 /// everything else that is kept of an app.
-pub(crate) fn worth_keeping(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> {
+fn worth_keeping(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> {
+    best_of_each(candidates, |candidate| candidate.score.is_some())
+}
+
+/// The same of what has yet to be put in words.
+pub(crate) fn best_of_each<T>(
+    candidates: impl Iterator<Item = T>,
+    would_do: impl Fn(&T) -> bool,
+) -> Vec<T> {
     let (mut n_good, mut n_refused) = (0, 0);
-    let is_kept = |candidate: &Candidate| {
-        let seen = if candidate.score.is_some() { &mut n_good } else { &mut n_refused };
+    let is_kept = |candidate: &T| {
+        let seen = if would_do(candidate) { &mut n_good } else { &mut n_refused };
         *seen += 1;
         *seen <= KEPT_OF_EACH
     };

@@ -7,13 +7,13 @@ use longshore_planning::Pinned;
 use longshore_planning::location::{
     self as planner, Action, Goal, NodeState, PlacedInstance, Snapshot, Standing, WantedApp,
 };
-use longshore_planning::replay::Record;
 use longshore_types::{
     AppName, Capacity, Generation, GpuShares, InstanceId, InstancePhase, NodeName, Priority,
     ProjectName, Release,
 };
 
 use super::{ACK_WAIT, Changes, Moment, Published, State};
+use crate::log::Decided;
 use crate::records::InstanceRecord;
 
 impl State {
@@ -29,10 +29,7 @@ impl State {
         }
         let snapshot = self.snapshot(seed, due.as_ref(), moment);
         let plan = planner::plan(&snapshot);
-        self.decided = self.decides(&plan).then(|| Record::Location {
-            snapshot: Box::new(snapshot),
-            plan: Box::new(plan.clone()),
-        });
+        self.decided = self.decides(&plan).then(|| Decided { snapshot, plan: plan.clone() });
         for action in plan.actions {
             self.carry_out(action, &mut changes, moment);
         }

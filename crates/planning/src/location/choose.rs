@@ -1,5 +1,6 @@
 //! Which node gets an instance.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{
@@ -11,7 +12,7 @@ use super::{
     Action, Goal, NodeState, PlacedInstance, Plan, Shortfall, Snapshot, Standing, Staying,
     WantedApp,
 };
-use crate::global::{node_refusal, worth_keeping};
+use crate::global::{best_of_each, node_refusal};
 use crate::gpus::{FreeGpu, choose, free_gpus, lack};
 use crate::seeded::Seeded;
 
@@ -70,7 +71,9 @@ impl<'a> Room<'a> {
         nodes.sort_by(|a, b| a.node.name.cmp(&b.node.name));
         // Leaving and lost instances still hold what they were promised: they may be running.
         for instance in &snapshot.instances {
-            if let Some(room) = nodes.iter_mut().find(|room| room.node.name == instance.node) {
+            let found = nodes.binary_search_by(|room| room.node.name.cmp(&instance.node));
+            if let Ok(idx) = found {
+                let room = &mut nodes[idx];
                 room.free = room.free.minus(instance.each);
                 room.gpus_taken = room.gpus_taken.plus(&instance.gpus);
                 if instance.standing != Standing::Leaving {
@@ -205,31 +208,38 @@ impl<'a> Room<'a> {
         app: &(String, String),
         goal: &Goal,
     ) -> Option<(NodeName, GpuShares)> {
-        let chosen = decision.chosen.as_deref();
-        let found = self.nodes.iter_mut().find(|room| Some(room.node.name.as_str()) == chosen);
-        found.map(|room| {
-            let gpus = room.take(app.clone(), goal);
-            (room.node.name.clone(), gpus)
-        })
+        let chosen = decision.chosen.as_deref()?;
+        let found = self.nodes.binary_search_by(|room| room.node.name.as_str().cmp(chosen));
+        let room = &mut self.nodes[found.ok()?];
+        let gpus = room.take(app.clone(), goal);
+        Some((room.node.name.clone(), gpus))
     }
 
     pub(super) fn decide(&self, app: &(String, String), goal: &Goal) -> Decision {
-        let mut candidates: Vec<_> = self.nodes.iter().map(|room| room.judge(app, goal)).collect();
+        let mut judged: Vec<_> =
+            self.nodes.iter().map(|room| (room, room.judge(app, goal))).collect();
         // The sort is stable and the nodes are in order of their names, so ties are settled.
-        candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.score));
-        let best = candidates.first().filter(|best| best.score.is_some());
+        judged.sort_by_key(|(_, judged)| Reverse(judged.as_ref().ok().copied()));
+        let is_any_good = judged.first().is_some_and(|(_, best)| best.is_ok());
+        if is_any_good {
+            // Words are made for these alone: they cost more than all the rest.
+            judged = best_of_each(judged.into_iter(), |(_, judged)| judged.is_ok());
+        }
+        let told = |(room, judged): (&NodeRoom<'_>, Judged)| room.told(judged, app, goal);
+        let candidates: Vec<_> = judged.into_iter().map(told).collect();
+        let best = candidates.first().filter(|_| is_any_good);
         let why = match (best, self.nodes.len()) {
             (Some(_), 1) => "the only node".to_owned(),
             (Some(best), n_nodes) => format!("best of {n_nodes} nodes: {}", best.why),
             (None, _) => nowhere(&candidates, goal),
         };
         let chosen = best.map(|best| best.name.clone());
-        if chosen.is_some() {
-            candidates = worth_keeping(candidates.into_iter());
-        }
         Decision { at: self.now, chosen, why, candidates }
     }
 }
+
+/// How good a node is for an instance, or what it lacks, and why it takes none.
+type Judged = Result<i64, (Lack, String)>;
 
 /// That so many found no place, if any.
 fn shortfall(
@@ -345,9 +355,10 @@ impl NodeRoom<'_> {
             return refused((Lack::Runtime, why));
         }
         // Of one release: the next one needs room beside it.
-        let same_release = self.releases.get(&(app.clone(), goal.release)).copied().unwrap_or(0);
-        if let Some(most) = goal.placement.max_per_node.filter(|most| same_release >= *most) {
-            let release = goal.release;
+        let most = goal.placement.max_per_node?;
+        let release = goal.release;
+        let same_release = self.releases.get(&(app.clone(), release)).copied().unwrap_or(0);
+        if same_release >= most {
             let why =
                 format!("it has {same_release} of {release}, and placement.max_per_node = {most}");
             return refused((Lack::Spread, why));
@@ -355,21 +366,41 @@ impl NodeRoom<'_> {
         None
     }
 
-    fn judge(&self, app: &(String, String), goal: &Goal) -> Candidate {
-        let name = self.node.name.to_string();
-        if let Some((lack, why)) = self.refusal(app, goal) {
-            return Candidate { name, score: None, why, lack: Some(lack) };
+    fn judge(&self, app: &(String, String), goal: &Goal) -> Judged {
+        if let Some(refusal) = self.refusal(app, goal) {
+            return Err(refusal);
         }
-        let same_app = self.apps.get(app).copied().unwrap_or(0);
-        let has_image = self.node.images.contains(&goal.image);
         let left = self.free.minus(goal.each);
         let free_mib = i64::try_from(left.memory.0 >> 20).unwrap_or(i64::MAX / 2);
-        let bonus = if has_image { IMAGE_BONUS } else { 0 };
-        let (gpus, needless) = self.told_of_gpus(goal);
-        let score = free_mib.min(MOST_MEMORY) + bonus
-            - if needless { GPU_PENALTY } else { 0 }
-            - i64::from(same_app) * SPREAD_PENALTY;
-        let image = if has_image { "has the image" } else { "must pull the image" };
+        let bonus = if self.has_image(goal) { IMAGE_BONUS } else { 0 };
+        let penalty = if self.has_needless_gpus(goal) { GPU_PENALTY } else { 0 };
+        let spread = i64::from(self.n_of(app)) * SPREAD_PENALTY;
+        Ok(free_mib.min(MOST_MEMORY) + bonus - penalty - spread)
+    }
+
+    fn n_of(&self, app: &(String, String)) -> u32 {
+        self.apps.get(app).copied().unwrap_or(0)
+    }
+
+    fn has_image(&self, goal: &Goal) -> bool {
+        self.node.images.contains(&goal.image)
+    }
+
+    /// Whether it has GPUs that are of no use to an instance.
+    fn has_needless_gpus(&self, goal: &Goal) -> bool {
+        goal.gpus.is_none() && !self.node.gpus.is_empty()
+    }
+
+    /// What it was judged to be, in words.
+    fn told(&self, judged: Judged, app: &(String, String), goal: &Goal) -> Candidate {
+        let name = self.node.name.to_string();
+        let score = match judged {
+            Ok(score) => score,
+            Err((lack, why)) => return Candidate { name, score: None, why, lack: Some(lack) },
+        };
+        let (left, same_app) = (self.free.minus(goal.each), self.n_of(app));
+        let gpus = self.told_of_gpus(goal);
+        let image = if self.has_image(goal) { "has the image" } else { "must pull the image" };
         let why = format!(
             "{gpus}{} of memory and {} of disk stay free, {image}, {same_app} of this app there",
             left.memory, left.disk
@@ -377,12 +408,11 @@ impl NodeRoom<'_> {
         Candidate { name, score: Some(score), why, lack: None }
     }
 
-    /// Which of its GPUs an instance would get, and whether it has some that are of no use to it.
-    fn told_of_gpus(&self, goal: &Goal) -> (String, bool) {
+    /// Which of its GPUs an instance would get.
+    fn told_of_gpus(&self, goal: &Goal) -> String {
         if goal.gpus.is_none() {
-            let needless = !self.node.gpus.is_empty();
-            let told = if needless { "its GPUs are better left free, " } else { "" };
-            return (told.to_owned(), needless);
+            let needless = self.has_needless_gpus(goal);
+            return if needless { "its GPUs are better left free, " } else { "" }.to_owned();
         }
         let shares = self.gpus_for(goal, &self.gpus_taken).unwrap_or_default();
         let free = self.free_gpus(&self.gpus_taken.plus(&shares));
@@ -390,7 +420,7 @@ impl NodeRoom<'_> {
             let gpu = free.get(share.index as usize)?;
             Some(format!("{} of {} stay free on GPU {}, ", gpu.free, gpu.model, share.index))
         });
-        (each.collect(), false)
+        each.collect()
     }
 }
 
