@@ -78,6 +78,8 @@ impl Puller {
                 format!("docker {}, overlay2", number(&mut version, 2))
             }
             Self::Podman(root) => {
+                // It looks at its own process. What cannot be mounted is told when it pulls.
+                let _seen = root.as_deref().map(|root| Seen::mount(root, Path::new("/proc")));
                 let mut version = in_root(root.as_deref(), "/usr/bin/podman", None);
                 format!("podman {}, overlay", number(version.arg("--version"), 2))
             }
@@ -138,7 +140,7 @@ fn in_root(root: Option<&Path>, path: &str, group: Option<&Group>) -> Command {
 }
 
 /// What a program in a root of its own sees beside that root: the kernel's file systems, and the disk at its usual
-/// path.
+/// path, or whatever else is to be seen.
 struct Seen {
     points: Vec<PathBuf>,
     disk: PathBuf,

@@ -26,9 +26,10 @@ pub fn figures(rows: &[Row]) -> BTreeMap<&'static str, f64> {
         let ratio = middle(&ours.disk_mib) / middle(&containerd.disk_mib);
         figures.insert("disk_ratio_vs_containerd", ratio);
     }
-    let peaks = rows.iter().filter(|row| row.puller == Puller::Longshore);
-    let peak = peaks.flat_map(|row| &row.peak_mib).copied().fold(0.0, f64::max);
-    figures.insert("peak_rss_mib", peak);
+    let ours = rows.iter().filter(|row| row.puller == Puller::Longshore);
+    if let Some(peak) = ours.flat_map(|row| &row.peak_mib).copied().max_by(f64::total_cmp) {
+        figures.insert("peak_rss_mib", peak);
+    }
     figures
 }
 
