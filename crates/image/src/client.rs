@@ -37,6 +37,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 /// Where a Longshore registry tells what nobody needs, and removes it.
 const GARBAGE: &str = "/v2/_longshore/garbage";
+/// Where it gives what it converted of an image.
+const CONVERTED: &str = "/v2/_longshore/converted";
 /// Where it is told what a repository keeps.
 const RETENTION: &str = "/v2/_longshore/retention";
 
@@ -159,21 +161,31 @@ impl RegistryClient {
         let response = self.send("read the manifest", request).await?;
         let media_type =
             header(response.headers(), CONTENT_TYPE.as_str()).unwrap_or_default().to_owned();
-        let mut body = body(response);
-        let mut bytes = BytesMut::new();
-        while let Some(part) = body.try_next().await? {
-            bytes.extend_from_slice(&part);
-            if bytes.len() > MAX_MANIFEST {
-                return Err(RegistryClientError::Answer("a manifest over 4 MiB"));
-            }
-        }
-        let bytes = bytes.freeze();
+        let bytes = read_manifest(response).await?;
         let digest = Digest::from_sha256(Sha256::digest(&bytes).into());
         match reference.parse::<Digest>() {
             Ok(wanted) if wanted != digest => {
                 Err(RegistryClientError::Digest { wanted, found: digest })
             }
             _ => Ok(Manifest { digest, media_type, bytes }),
+        }
+    }
+
+    /// The artifact that names what the registry converted of the image with this manifest, when it has; never of
+    /// a registry that does not convert.
+    pub async fn converted(
+        &self,
+        repository: &Repository,
+        manifest: &Digest,
+    ) -> Result<Option<Bytes>, RegistryClientError> {
+        let mut url = self.path(&format!("{CONVERTED}/{repository}"));
+        url.query_pairs_mut().append_pair("manifest", &manifest.to_string());
+        let request = self.request(Method::GET, url);
+        match self.send("ask for what is converted", request).await {
+            Ok(response) => read_manifest(response).await.map(Some),
+            // As one of a release before answers, too.
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -389,6 +401,27 @@ impl Source for RegistryClient {
             Ok(if is_part { Given::Part(bytes) } else { Given::Whole(bytes) })
         })
     }
+
+    fn converted<'a>(
+        &'a self,
+        repository: &'a Repository,
+        manifest: &'a Digest,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, SourceError>> {
+        Box::pin(async move { Ok(self.converted(repository, manifest).await?) })
+    }
+}
+
+/// The bytes of a document that is no longer than a manifest may be.
+async fn read_manifest(response: Response) -> Result<Bytes, RegistryClientError> {
+    let mut body = body(response);
+    let mut bytes = BytesMut::new();
+    while let Some(part) = body.try_next().await? {
+        bytes.extend_from_slice(&part);
+        if bytes.len() > MAX_MANIFEST {
+            return Err(RegistryClientError::Answer("a manifest over 4 MiB"));
+        }
+    }
+    Ok(bytes.freeze())
 }
 
 impl From<RegistryClientError> for SourceError {

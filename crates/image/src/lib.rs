@@ -11,6 +11,7 @@
 //!
 //! A layer is one file with the contents of its files (`data`) and a tree of the rest (`index`); an
 //! image is a small EROFS file system (`erofs`), merged of such trees, that points into the data.
+//! A registry cuts large layers anew ([`converted`]), so that nodes fetch and check them piece by piece.
 //! Where the kernel mounts none ([`mount::KernelPath`]), the same reader of archives fills
 //! directories for overlayfs, and instances see the same tree.
 //!
@@ -26,6 +27,7 @@ mod attributes;
 pub mod client;
 pub mod compression;
 pub mod config;
+pub mod converted;
 mod erofs;
 mod index;
 pub mod limits;

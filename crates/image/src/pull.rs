@@ -9,6 +9,7 @@
 //! Dropping the future stops the pull: the threads see their queue closed and remove what they made.
 
 mod commit;
+mod converted;
 mod fetch;
 mod kept;
 mod layer;
@@ -62,6 +63,13 @@ pub enum PullEvent {
         /// Bytes in all.
         total: ByteCount,
     },
+    /// A layer is pulled as it was pushed, although the registry has it converted.
+    LayerPlain {
+        /// The layer's blob.
+        blob: Digest,
+        /// What is wrong with the converted form.
+        why: String,
+    },
     /// A layer is unpacked, checked and on the disk.
     LayerDone {
         /// The layer's blob.
@@ -78,6 +86,11 @@ pub struct PullReport {
     pub layers: usize,
     /// Of these, the ones that were on the disk already or that another pull brought.
     pub reused_layers: usize,
+    /// Of these, the ones that came as the registry converted them.
+    pub converted_layers: usize,
+    /// Why layers came as they were pushed although the registry may have them converted; nothing of
+    /// those that it has not.
+    pub why_plain: Vec<String>,
     /// Bytes of layers that came from the source.
     pub bytes_fetched: ByteCount,
     /// What they unpacked to, as archives.
@@ -240,6 +253,13 @@ fn name_full_disk(error: PullImageError, directory: &Path) -> PullImageError {
     }
 }
 
+/// How a layer came.
+enum Way {
+    Converted,
+    /// As it was pushed; and why, when it could have come in the other way.
+    Plain(Option<String>),
+}
+
 /// Where a pull's events go.
 pub type Progress<'a> = &'a (dyn Fn(PullEvent) + Send + Sync);
 
@@ -290,13 +310,25 @@ impl ImageStore {
             bytes: ByteCount(resolved.layers.iter().map(|layer| layer.size.0).sum()),
         });
         let pins = self.inner.pin(&resolved.config.diff_ids);
+        let (converted, why_plain) = match converted::look(&self.inner, &fetcher, &resolved).await {
+            Ok(converted) => (converted, None),
+            Err(why) => {
+                let why = why.text();
+                tracing::warn!(image = %digest, why, "an image is pulled as it was pushed");
+                (Default::default(), Some(why))
+            }
+        };
         let outcomes: Vec<LayerOutcome> =
             futures_util::stream::iter(resolved.layers.iter().copied())
-                .map(|layer| fetch_layer(&self.inner, &fetcher, layer, progress))
+                .map(|layer| {
+                    let parts = converted.get(&layer.diff_id);
+                    fetch_layer(&self.inner, &fetcher, layer, parts, progress)
+                })
                 .buffer_unordered(LAYERS_AT_ONCE)
                 .try_collect()
                 .await?;
         let mut report = summarise(&outcomes);
+        report.why_plain.extend(why_plain);
         // The guards go along: the thread ends its work also when this future is dropped.
         self.commit(*digest, resolved, outcomes, (alone, pins)).await?;
         report.elapsed = started.elapsed();
@@ -400,6 +432,13 @@ fn summarise(outcomes: &[LayerOutcome]) -> PullReport {
     let mut report = PullReport { layers: outcomes.len(), ..PullReport::default() };
     for outcome in outcomes {
         report.dropped_devices += outcome.report.dropped_devices;
+        match &outcome.way {
+            Way::Converted => report.converted_layers += 1,
+            Way::Plain(Some(why)) => {
+                report.why_plain.push(format!("layer {}: {why}", outcome.diff_id));
+            }
+            Way::Plain(None) => {}
+        }
         match &outcome.fetched {
             None => report.reused_layers += 1,
             Some(fetched) => {

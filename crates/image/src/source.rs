@@ -1,7 +1,8 @@
 //! Where a pull gets its bytes from: the registry today, peers of the location later.
 //!
 //! A source is not trusted. It hands over bytes; the pull checks every size and digest itself, so a
-//! source that lies costs a failed pull and nothing else.
+//! source that lies costs a failed pull and nothing else. What our own registry converted is the exception:
+//! that its parts belong to a layer only who made them can say.
 
 use std::num::NonZeroU64;
 
@@ -29,6 +30,17 @@ pub trait Source: Send + Sync {
         digest: &'a Digest,
         part: Part,
     ) -> BoxFuture<'a, Result<Given, SourceError>>;
+
+    /// The artifact that names the converted layers of the image with this manifest
+    /// ([`crate::converted`]); nothing where there is none. Of all that a source gives this alone is believed:
+    /// only a registry of ours gives it, of what it made itself.
+    fn converted<'a>(
+        &'a self,
+        _repository: &'a Repository,
+        _manifest: &'a Digest,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, SourceError>> {
+        Box::pin(async { Ok(None) })
+    }
 }
 
 /// Which bytes of a blob are wanted.

@@ -29,7 +29,7 @@ use crate::limits::{LimitExceeded, Limits};
 use crate::source::Retry;
 use crate::tar::{TarError, TarReader};
 
-pub(crate) use data::DataFile;
+pub(crate) use data::{CACHED, DataFile, HOLE, Sink};
 pub(crate) use entries::is_allowed_xattr;
 use entries::{Destination, Unpacker};
 use rows::Rows;
@@ -198,7 +198,7 @@ impl UnpackError {
         Self::Entry { path: String::from_utf8_lossy(path.as_ref()).into_owned(), problem }
     }
 
-    fn write(action: &'static str, path: &[u8], source: io::Error) -> Self {
+    pub(crate) fn write(action: &'static str, path: &[u8], source: io::Error) -> Self {
         Self::Write { action, path: String::from_utf8_lossy(path).into_owned(), source }
     }
 
@@ -249,6 +249,16 @@ pub(crate) fn index(
     blob: impl Blob,
     identity: &LayerIdentity,
     data: File,
+    limits: &Limits,
+) -> Result<(LayerReport, LayerTree), UnpackError> {
+    index_into(blob, identity, DataFile::new(data), limits)
+}
+
+/// The same, with the contents written into whatever `data` stands for.
+pub(crate) fn index_into(
+    blob: impl Blob,
+    identity: &LayerIdentity,
+    data: DataFile,
     limits: &Limits,
 ) -> Result<(LayerReport, LayerTree), UnpackError> {
     read_layer(blob, identity, Ok(Rows::new(data, limits)), limits)

@@ -163,7 +163,14 @@ impl Actor {
         }
         self.node.metrics.note_stage(name, took);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.observed.stages.push(Stage { name: name.to_owned(), micros });
+        self.observed.stages.push(Stage { name: name.to_owned(), micros, notes: Vec::new() });
+    }
+
+    /// Says more of the stage that ended last.
+    fn note_stage(&mut self, notes: Vec<String>) {
+        if let Some(stage) = self.observed.stages.last_mut() {
+            stage.notes = notes;
+        }
     }
 
     /// The start that is under way is over, if there is one.

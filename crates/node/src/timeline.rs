@@ -88,7 +88,9 @@ impl PullTimes {
                 seen.first_bytes.get_or_insert_with(SystemTime::now);
             }
             PullEvent::LayerDone { .. } => seen.last_done = Some(SystemTime::now()),
-            PullEvent::Resolved { .. } | PullEvent::LayerReused { .. } => {}
+            PullEvent::Resolved { .. }
+            | PullEvent::LayerReused { .. }
+            | PullEvent::LayerPlain { .. } => {}
         }
     }
 }

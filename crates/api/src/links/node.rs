@@ -232,6 +232,9 @@ pub struct Stage {
     pub name: String,
     /// How long it took, in microseconds.
     pub micros: u64,
+    /// What else there is to say of it: that layers came as the registry converted them, or why not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Which stream of a process a text came from.

@@ -2,7 +2,6 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::codec::IndexError;
 use super::*;
 use crate::limits::Limits;
 use crate::tar::tests::{Archive, RawHeader};

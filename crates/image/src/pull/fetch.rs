@@ -3,6 +3,7 @@
 mod window;
 
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -75,21 +76,9 @@ impl<'a> Fetcher<'a> {
         let allowed = self.limits.config_bytes;
         LimitExceeded::check("bytes in the config", config.size.0, allowed.0)
             .map_err(|source| PullImageError::Limit { digest, source })?;
-        let mut bytes = Vec::new();
-        let mut blob = self.part(digest, Part::WHOLE);
-        loop {
-            match blob.next().await {
-                Ok(Some(piece)) if bytes.len() + piece.len() <= config.size.0 as usize => {
-                    bytes.extend_from_slice(&piece);
-                }
-                Ok(Some(piece)) => {
-                    bytes.extend_from_slice(&piece);
-                    break; // Too long, which the check below says.
-                }
-                Ok(None) => break,
-                Err(source) => return Err(PullImageError::FetchConfig { digest, source }),
-            }
-        }
+        // One that is too long the check below tells.
+        let fetched = self.whole(digest, config.size).await;
+        let bytes = fetched.map_err(|source| PullImageError::FetchConfig { digest, source })?;
         check("config", &digest, Some(config.size), &bytes)?;
         let parsed = ConfigFile::parse(&bytes)
             .map_err(|source| PullImageError::Config { digest, source })?;
@@ -101,6 +90,31 @@ impl<'a> Fetcher<'a> {
     /// they are many.
     pub fn blob(&self, digest: Digest, from: u64, size: ByteCount) -> Window<'_> {
         Window::new(self, digest, from, size)
+    }
+
+    /// These bytes of a blob, several parts at a time when they are many. More may follow from a source that
+    /// has no parts to give.
+    pub fn range(&self, digest: Digest, bytes: Range<u64>) -> Window<'_> {
+        Window::of_range(self, digest, bytes)
+    }
+
+    /// The bytes of a blob that should be so long; fewer or more when it is not. They are not checked.
+    pub async fn whole(&self, digest: Digest, size: ByteCount) -> Result<Vec<u8>, SourceError> {
+        let mut bytes = Vec::new();
+        let mut blob = self.part(digest, Part::WHOLE);
+        while let Some(piece) = blob.next().await? {
+            bytes.extend_from_slice(&piece);
+            if bytes.len() as u64 > size.0 {
+                break;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The artifact that names the converted layers of an image. It is asked for once: without it an image is
+    /// pulled as it was pushed.
+    pub async fn converted(&self, manifest: &Digest) -> Result<Option<Bytes>, SourceError> {
+        within_stall(self.source.converted(self.repository, manifest)).await
     }
 
     /// The bytes of a part of a blob, resumed where they break off.
@@ -223,6 +237,7 @@ impl PartFetch<'_> {
         within_stall(async { stream.next().await.transpose() }).await
     }
 }
+
 /// The same bytes without the first `skip` of them.
 fn without_first(mut skip: u64, bytes: BlobStream) -> BlobStream {
     let bytes = bytes.map_ok(move |mut part| {

@@ -21,7 +21,7 @@ use crate::store::Inner;
 use crate::unpack::{DataFile, LayerIdentity};
 
 /// A layer of fewer bytes is fetched again rather than kept.
-const FROM: u64 = if cfg!(test) { 2 << 20 } else { 64 << 20 };
+pub(super) const FROM: u64 = if cfg!(test) { 2 << 20 } else { 64 << 20 };
 
 /// Nothing is kept on a disk with less room than the layer so many times: it has to take what it
 /// unpacks to as well.

@@ -8,9 +8,11 @@ use bytes::Bytes;
 use longshore_types::{ByteCount, Digest};
 use tokio::sync::{mpsc, oneshot};
 
+use super::converted::{self, NotConverted};
 use super::fetch::{Fetcher, PART, PARTS_AT_ONCE};
 use super::kept::{self, Beginning, Keeper};
-use super::{Progress, PullEvent, PullImageError, blocking};
+use super::{Progress, PullEvent, PullImageError, Way, blocking};
+use crate::converted::artifact::ConvertedLayer;
 use crate::index;
 use crate::source::SourceError;
 use crate::store::{DATA, Form, INDEX, Inner, REPORT, Staging, StoreIoError, report_text};
@@ -35,6 +37,7 @@ pub(super) struct LayerOutcome {
     pub report: LayerReport,
     /// `None` when it was there already.
     pub fetched: Option<Fetched>,
+    pub way: Way,
 }
 
 pub(super) struct Fetched {
@@ -56,29 +59,59 @@ enum WorkError {
     Store(StoreIoError),
 }
 
-/// Makes sure that a layer is on the disk.
+/// Makes sure that a layer is on the disk; of its converted form, where there is one that is right.
 pub(super) async fn fetch_layer(
     store: &Arc<Inner>,
     fetcher: &Fetcher<'_>,
     layer: LayerIdentity,
+    parts: Option<&ConvertedLayer>,
+    progress: Progress<'_>,
+) -> Result<LayerOutcome, PullImageError> {
+    let LayerIdentity { blob, diff_id, .. } = layer;
+    let flight = store.flight(&diff_id);
+    let alone = Arc::new(flight.lock_owned().await);
+    if store.has_layer(&diff_id) {
+        progress(PullEvent::LayerReused { blob });
+        let report = store.read_layer_report(store.form(), &diff_id);
+        let report = report.map_err(|source| PullImageError::Store { digest: blob, source })?;
+        return Ok(LayerOutcome { diff_id, report, fetched: None, way: Way::Plain(None) });
+    }
+    let Some(parts) = parts else {
+        return fetch_plain(store, fetcher, layer, &alone, progress).await;
+    };
+    let together = (&alone, progress);
+    match converted::fetch_converted(store, fetcher, &layer, parts, together).await {
+        Ok(outcome) => Ok(outcome),
+        Err(NotConverted::Failed(error)) => Err(error),
+        Err(NotConverted::Plain(why)) => {
+            let why = why.text();
+            tracing::warn!(layer = %blob, why, "a layer is pulled as it was pushed");
+            progress(PullEvent::LayerPlain { blob, why: why.clone() });
+            let outcome = fetch_plain(store, fetcher, layer, &alone, progress).await?;
+            converted::forget(store, &layer)
+                .map_err(|source| PullImageError::Store { digest: blob, source })?;
+            Ok(LayerOutcome { way: Way::Plain(Some(why)), ..outcome })
+        }
+    }
+}
+
+/// Brings a layer as it was pushed.
+async fn fetch_plain(
+    store: &Arc<Inner>,
+    fetcher: &Fetcher<'_>,
+    layer: LayerIdentity,
+    alone: &converted::Alone,
     progress: Progress<'_>,
 ) -> Result<LayerOutcome, PullImageError> {
     let LayerIdentity { blob, diff_id, .. } = layer;
     let store_error = |source| PullImageError::Store { digest: blob, source };
-    let flight = store.flight(&diff_id);
-    let alone = flight.lock_owned().await;
-    if store.has_layer(&diff_id) {
-        progress(PullEvent::LayerReused { blob });
-        let report = store.read_layer_report(store.form(), &diff_id).map_err(store_error)?;
-        return Ok(LayerOutcome { diff_id, report, fetched: None });
-    }
     let (beginning, keeper) = {
         let store = Arc::clone(store);
         blocking(move || kept::open(&store, &layer)).await?.unzip()
     };
     let (sender, pieces) = queue(keeper);
     let worker = {
-        let store = Arc::clone(store);
+        let (store, alone) = (Arc::clone(store), Arc::clone(alone));
         blocking(move || {
             let worked = unpack_and_commit(&store, &layer, pieces);
             // Also when nobody waits for this any more: whoever comes next finds what this one kept.
@@ -98,8 +131,8 @@ pub(super) async fn fetch_layer(
             progress(PullEvent::LayerDone { blob, unpacked: report.unpacked });
             // All was sent, or it would not be there.
             let bytes = sent.unwrap_or(layer.size);
-            let fetched = Fetched { bytes, waiting, working };
-            Ok(LayerOutcome { diff_id, report, fetched: Some(fetched) })
+            let fetched = Some(Fetched { bytes, waiting, working });
+            Ok(LayerOutcome { diff_id, report, fetched, way: Way::Plain(None) })
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Whole pulls from a source in memory.
 
+mod converted;
 mod crash;
 mod fake;
 mod forms;

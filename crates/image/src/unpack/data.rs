@@ -12,7 +12,8 @@ use std::io;
 
 use super::pool::{Lent, Pool};
 use crate::erofs::BLOCK;
-use writer::Writer;
+pub(crate) use writer::{CACHED, Sink};
+use writer::{Output, Writer};
 
 /// Bytes that are written at once; whole blocks.
 pub(super) const BUFFER: usize = 4 << 20;
@@ -21,7 +22,7 @@ pub(super) const BUFFER: usize = 4 << 20;
 pub(super) const BUFFERS: usize = 3;
 
 /// A gap of at least this many bytes becomes a hole; a shorter one is written.
-const HOLE: u64 = 64 << 10;
+pub(crate) const HOLE: u64 = 64 << 10;
 
 pub(crate) struct DataFile {
     pool: Pool<Buffer>,
@@ -39,9 +40,18 @@ impl DataFile {
 
     /// Takes a file of so many bytes, which are whole blocks, to write behind them.
     pub fn from_block(file: File, start: u64) -> Self {
+        Self::with(Box::new(Output::new(file)), start)
+    }
+
+    /// Takes something else that has nothing yet.
+    pub fn into_sink(sink: Box<dyn Sink>) -> Self {
+        Self::with(sink, 0)
+    }
+
+    fn with(sink: Box<dyn Sink>, start: u64) -> Self {
         let mut pool = Pool::new(BUFFERS, Buffer::new);
         let buffer = pool.take();
-        Self { pool, buffer, start, writer: Writer::new(file) }
+        Self { pool, buffer, start, writer: Writer::new(sink) }
     }
 
     /// Where the next byte goes.

@@ -11,7 +11,6 @@
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
-use std::fs::File;
 use std::hash::BuildHasher;
 use std::io::{self, Read};
 
@@ -63,12 +62,12 @@ enum Stuck {
 }
 
 impl Rows {
-    /// Takes an empty file for the contents.
-    pub fn new(data: File, limits: &Limits) -> Self {
+    /// Takes an empty place for the contents.
+    pub fn new(data: DataFile, limits: &Limits) -> Self {
         Self {
             nodes: vec![Node::Directory(undescribed())],
             places: vec![Place { parent: ROOT, depth: 0 }],
-            data: DataFile::new(data),
+            data,
             recent: None,
             whited_out: HashSet::new(),
             hash: RandomState::new(),

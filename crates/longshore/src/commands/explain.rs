@@ -109,6 +109,9 @@ pub fn render(explanation: &Explanation) -> String {
         text.push_str("last start\n");
         for stage in &observed.stages {
             text.push_str(&format!("  {:<10} {:>10}\n", stage.name, human::micros(stage.micros)));
+            for note in &stage.notes {
+                text.push_str(&format!("    {note}\n"));
+            }
         }
     }
     if let Some(exit) = &observed.last_exit {
@@ -221,7 +224,11 @@ mod tests {
         let memory = longshore_types::ByteCount::gib(60);
         instance.gpus = vec![GpuShare { index: 1, memory }].into();
         instance.observed.ids = longshore_types::IdRange::new(671_088_640);
-        instance.observed.stages = vec![Stage { name: "create".to_owned(), micros: 28_400 }];
+        instance.observed.stages = vec![Stage {
+            name: "create".to_owned(),
+            micros: 28_400,
+            notes: vec!["1 of 2 layers came converted".to_owned()],
+        }];
         let text = render(&Explanation {
             instance,
             location: decision("here", "it is the only one", vec![]),
@@ -245,7 +252,7 @@ mod tests {
              \x20 refused  n3: needs 64 MiB, has 10 MiB\n\
              GPU 1: 60 GiB\n\
              users: ids 671088640 to 671154175 of the machine\n\
-             last start\n  create        28.4 ms\n"
+             last start\n  create        28.4 ms\n    1 of 2 layers came converted\n"
         );
     }
 }

@@ -168,8 +168,11 @@ mod tests {
     fn stages_have_a_row_each_and_instances_a_column() {
         let with = |id: &str, stages: &[(&str, u64)]| {
             let mut instance = test_views::instance(id);
-            let stage =
-                |(name, micros): &(&str, u64)| Stage { name: (*name).to_owned(), micros: *micros };
+            let stage = |(name, micros): &(&str, u64)| Stage {
+                name: (*name).to_owned(),
+                micros: *micros,
+                notes: Vec::new(),
+            };
             instance.observed.stages = stages.iter().map(stage).collect();
             instance
         };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use longshore_api::links::StartPath;
 use longshore_image::config::ImageConfig;
 use longshore_image::mount::IdMap;
-use longshore_image::pull::PullEvent;
+use longshore_image::pull::{PullEvent, PullReport};
 use longshore_image::store::Image;
 use longshore_link::chain;
 use longshore_network::{Attachment, InstanceUsers};
@@ -25,6 +25,8 @@ use crate::disk::View;
 use crate::machine;
 use crate::timeline::{PullTimes, Timeline};
 
+/// The most reasons that are told why layers of one pull came as they were pushed.
+const MAX_NOTES: usize = 8;
 /// How many files of a log are kept, the newest included.
 const LOG_FILES: u32 = 4;
 /// When the newest file reaches this size the files are rotated.
@@ -108,6 +110,7 @@ impl Actor {
             timeline.pulled(&times);
         }
         self.stage("pull", report.fetch);
+        self.note_stage(pull_notes(&report));
         self.stage("unpack", report.unpack);
         if report.dropped_devices > 0 {
             let dropped = report.dropped_devices;
@@ -262,6 +265,18 @@ impl Actor {
 }
 
 /// Runs what waits for the disk or the kernel off the async workers.
+/// What there is to say of a pull beside its time.
+fn pull_notes(report: &PullReport) -> Vec<String> {
+    let PullReport { layers, reused_layers, converted_layers, why_plain, .. } = report;
+    let mut notes = Vec::new();
+    if *converted_layers > 0 {
+        let n_pulled = layers - reused_layers;
+        notes.push(format!("{converted_layers} of {n_pulled} layers came converted"));
+    }
+    notes.extend(why_plain.iter().take(MAX_NOTES).map(|why| format!("plain: {why}")));
+    notes
+}
+
 async fn in_background<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {

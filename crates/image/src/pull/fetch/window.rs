@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -38,7 +39,17 @@ pub(in crate::pull) struct Window<'a> {
     parts: VecDeque<InFlight<'a>>,
     /// Where the part begins that is asked for next; `None` when there is no further one.
     next_from: Option<u64>,
+    last: Last,
     was_opened: bool,
+}
+
+/// How the last part is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    /// Without an end.
+    Open,
+    /// As long as it has to be.
+    Bounded,
 }
 
 impl<'a> Window<'a> {
@@ -51,7 +62,15 @@ impl<'a> Window<'a> {
         let parts = VecDeque::with_capacity(PARTS_AT_ONCE);
         // A source cannot be asked for what is behind the end.
         let next_from = (from < size || from == 0).then_some(from);
-        Self { fetcher, digest, size, n_given: from, parts, next_from, was_opened: false }
+        let last = Last::Open;
+        Self { fetcher, digest, size, n_given: from, parts, next_from, last, was_opened: false }
+    }
+
+    /// The same of some bytes of a blob that is longer.
+    pub fn of_range(fetcher: &'a Fetcher<'a>, digest: Digest, bytes: Range<u64>) -> Self {
+        let window = Self::new(fetcher, digest, bytes.start, ByteCount(bytes.end));
+        let next_from = (!bytes.is_empty()).then_some(bytes.start);
+        Self { next_from, last: Last::Bounded, ..window }
     }
 
     /// The next piece of the blob, never empty, or `None` at its end as the source sees it. After a
@@ -80,7 +99,11 @@ impl<'a> Window<'a> {
         let to = from + PART;
         let has_more = to < self.size;
         self.next_from = has_more.then_some(to);
-        let n_bytes = if has_more { NonZeroU64::new(PART) } else { None };
+        let n_bytes = match self.last {
+            _ if has_more => NonZeroU64::new(PART),
+            Last::Open => None,
+            Last::Bounded => NonZeroU64::new(self.size - from),
+        };
         Some(self.fetcher.part(self.digest, Part { from, n_bytes }))
     }
 

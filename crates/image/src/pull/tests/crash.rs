@@ -15,6 +15,8 @@ const STORE: &str = "LONGSHORE_TEST_KILLED_STORE";
 const DIRECTORIES: &str = "LONGSHORE_TEST_KILLED_DIRECTORIES";
 /// Is there when it is to pull an image of one large layer.
 const LARGE: &str = "LONGSHORE_TEST_KILLED_LARGE";
+/// Is there when that image is converted.
+const CONVERTED: &str = "LONGSHORE_TEST_KILLED_CONVERTED";
 /// Each form of layers; nothing has to be mounted for it to be written.
 const FORMS: [KernelPath; 2] = [KernelPath::Directories, KernelPath::Loop];
 
@@ -39,7 +41,10 @@ async fn process_to_be_killed() {
         open_by(Path::new(&root), FORMS[usize::from(std::env::var_os(DIRECTORIES).is_none())]);
     let source = Arc::new(FakeSource::default());
     let parts = if std::env::var_os(LARGE).is_some() { kept::large() } else { parts() };
-    let digest = parts.publish(&source);
+    let digest = parts.clone().publish(&source);
+    if std::env::var_os(CONVERTED).is_some() {
+        converted::convert(&parts, &source, &digest);
+    }
     let say = |event| {
         let mut stdout = std::io::stdout();
         writeln!(stdout, "event {event:?}").and_then(|()| stdout.flush()).unwrap();
@@ -220,4 +225,32 @@ async fn what_came_before_a_kill_is_not_fetched_again() {
         assert_eq!(report.bytes_fetched.0, parts.blob_size(0) - n_kept);
         assert_eq!(entries(root.path(), "beginnings"), [""; 0]);
     }
+}
+
+#[tokio::test]
+async fn frames_that_came_before_a_kill_are_not_fetched_again() {
+    let source = Arc::new(FakeSource::default());
+    let parts = kept::large();
+    let digest = parts.clone().publish(&source);
+    let [layer] = converted::convert(&parts, &source, &digest)[..] else { panic!("one layer") };
+    let whole = layer.blobs().iter().map(|part| part.size.0).sum::<u64>();
+    let root = tempfile::tempdir().unwrap();
+    let mut command = command(root.path(), KernelPath::Loop);
+    let mut child = command.env(LARGE, "").env(CONVERTED, "").spawn().unwrap();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    let mut told = output.lines().map_while(Result::ok).filter(|line| line.contains("event "));
+    // What was told of was dealt out; of it no more than the threads hold is not written.
+    let n_told = told.by_ref().take(9).count();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(told);
+    assert_eq!(n_told, 9);
+    let store = open_by(root.path(), KernelPath::Loop);
+    assert_no_leftovers(root.path());
+    let (image, report) = pull(&store, &source, &digest).await.unwrap();
+    assert_eq!((report.converted_layers, report.why_plain.len()), (1, 0));
+    assert!(report.bytes_fetched.0 < whole, "{report:?}");
+    assert_eq!(Seen::of(&image).nodes[&b"a"[..]].size, 14 * super::super::fetch::PART);
+    assert_eq!(entries(root.path(), "beginnings"), [""; 0]);
+    assert_no_leftovers(root.path());
 }

@@ -49,6 +49,8 @@ struct State {
     layers: HashSet<Digest>,
     faults: HashMap<Digest, Fault>,
     n_bytes_given: HashMap<Digest, u64>,
+    /// The artifacts of images, by their manifests; an empty one cannot be had.
+    converted: HashMap<Digest, Vec<u8>>,
 }
 
 impl Default for FakeSource {
@@ -76,6 +78,11 @@ impl FakeSource {
         let fetched = FetchedManifest { media_type: media_type.to_owned(), bytes: bytes.into() };
         self.state.lock().unwrap().manifests.insert(digest, fetched);
         digest
+    }
+
+    /// Gives this when it is asked what is converted of an image; nothing of it stands for an error.
+    pub fn add_converted(&self, manifest: &Digest, artifact: Vec<u8>) {
+        self.state.lock().unwrap().converted.insert(*manifest, artifact);
     }
 
     /// An index with that manifest for this machine and another for a different one.
@@ -218,5 +225,21 @@ impl Source for FakeSource {
         part: Part,
     ) -> BoxFuture<'a, Result<Given, SourceError>> {
         async move { self.give(digest, part) }.boxed()
+    }
+
+    fn converted<'a>(
+        &'a self,
+        _repository: &'a Repository,
+        manifest: &'a Digest,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, SourceError>> {
+        let found = self.state.lock().unwrap().converted.get(manifest).cloned();
+        let away = || SourceError::new("the registry is away", Retry::CanHelp);
+        async move {
+            match found {
+                Some(artifact) if artifact.is_empty() => Err(away()),
+                found => Ok(found.map(Bytes::from)),
+            }
+        }
+        .boxed()
     }
 }

@@ -57,7 +57,7 @@ impl Seen {
     }
 }
 
-async fn pull_by(
+pub(super) async fn pull_by(
     kernel: KernelPath,
     source: &Arc<FakeSource>,
     digest: &Digest,
@@ -83,7 +83,7 @@ async fn pull_by(
 }
 
 /// Every corner that a layer can have.
-fn corners() -> ImageParts {
+pub(super) fn corners() -> ImageParts {
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let many = (0..400).fold(Archive::default().directory("many"), |archive, n| {
         let name = format!("many/{n}-{}", "n".repeat(n % 200));

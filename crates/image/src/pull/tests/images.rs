@@ -1,11 +1,12 @@
 //! Images put together in memory.
 
-use longshore_types::Digest;
+use longshore_types::{ByteCount, Digest};
 use serde_json::json;
 
 use super::fake::FakeSource;
 use crate::config::host_architecture;
 use crate::tar::tests::Archive;
+use crate::unpack::LayerIdentity;
 use crate::unpack::tests::{digest_of, gzip};
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -78,6 +79,15 @@ impl ImageParts {
 
     pub fn bytes(&self, idx: usize) -> &[u8] {
         &self.layers[idx].1
+    }
+
+    pub fn identity(&self, idx: usize) -> LayerIdentity {
+        let (blob, size) = (self.blob(idx), ByteCount(self.blob_size(idx)));
+        LayerIdentity { blob, size, diff_id: self.diff_ids[idx] }
+    }
+
+    pub fn n_layers(&self) -> usize {
+        self.layers.len()
     }
 
     fn config(&self) -> Vec<u8> {

@@ -18,25 +18,34 @@ use super::Buffer;
 use crate::unpack::pool::Lent;
 
 /// Bytes at the beginning that go through the page cache.
-pub(super) const CACHED: u64 = 32 << 20;
+pub(crate) const CACHED: u64 = 32 << 20;
+
+/// Where filled buffers go, each behind the one before it.
+pub(crate) trait Sink: Send {
+    /// Takes bytes that begin at a position; what lies between them and those before is zero.
+    fn write(&mut self, bytes: &[u8], start: u64) -> io::Result<()>;
+
+    /// Ends it at a length, and waits until it can be counted on.
+    fn finish(&mut self, end: u64) -> io::Result<()>;
+}
 
 pub(super) enum Writer {
     /// Nothing is written yet.
-    Idle(Output),
+    Idle(Box<dyn Sink>),
     Busy(Thread),
     /// It failed; who wrote last was told why.
     Failed,
 }
 
 impl Writer {
-    pub fn new(file: File) -> Self {
-        Self::Idle(Output { file, way: Way::Cached })
+    pub fn new(sink: Box<dyn Sink>) -> Self {
+        Self::Idle(sink)
     }
 
     /// Has a buffer written. An error may be that of an earlier one; nothing is written after it.
     pub fn write(&mut self, buffer: Lent<Buffer>, start: u64) -> io::Result<()> {
         let thread = match std::mem::replace(self, Self::Failed) {
-            Self::Idle(output) => Thread::start(output)?,
+            Self::Idle(sink) => Thread::start(sink)?,
             Self::Busy(thread) => thread,
             Self::Failed => return Err(failed()),
         };
@@ -46,14 +55,13 @@ impl Writer {
 
     /// Writes the last buffer, and waits until all is on the disk, with that length.
     pub fn finish(self, buffer: Lent<Buffer>, start: u64, end: u64) -> io::Result<()> {
-        let mut output = match self {
-            Self::Idle(output) => output,
+        let mut sink = match self {
+            Self::Idle(sink) => sink,
             Self::Busy(thread) => thread.finish()?,
             Self::Failed => return Err(failed()),
         };
-        output.write(buffer.bytes(), start)?;
-        output.file.set_len(end)?;
-        output.file.sync_data()
+        sink.write(buffer.bytes(), start)?;
+        sink.finish(end)
     }
 }
 
@@ -66,18 +74,18 @@ type Full = (Lent<Buffer>, u64);
 /// A thread that writes; dropping it waits until it has ended.
 pub(super) struct Thread {
     buffers: Option<mpsc::Sender<Full>>,
-    handle: Option<JoinHandle<io::Result<Output>>>,
+    handle: Option<JoinHandle<io::Result<Box<dyn Sink>>>>,
 }
 
 impl Thread {
-    fn start(mut output: Output) -> io::Result<Self> {
+    fn start(mut sink: Box<dyn Sink>) -> io::Result<Self> {
         // The number of buffers is its bound.
         let (buffers, full) = mpsc::channel::<Full>();
         let handle = thread::Builder::new().name("layer-writer".to_owned()).spawn(move || {
             for (buffer, start) in full {
-                output.write(buffer.bytes(), start)?;
+                sink.write(buffer.bytes(), start)?;
             }
-            Ok(output)
+            Ok(sink)
         })?;
         Ok(Self { buffers: Some(buffers), handle: Some(handle) })
     }
@@ -94,7 +102,7 @@ impl Thread {
     }
 
     /// Waits until all buffers are written.
-    fn finish(mut self) -> io::Result<Output> {
+    fn finish(mut self) -> io::Result<Box<dyn Sink>> {
         self.buffers = None;
         let handle = self.handle.take().expect("it is joined once");
         handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -111,6 +119,7 @@ impl Drop for Thread {
     }
 }
 
+/// A file.
 pub(super) struct Output {
     file: File,
     way: Way,
@@ -127,6 +136,23 @@ enum Way {
 }
 
 impl Output {
+    pub fn new(file: File) -> Self {
+        Self { file, way: Way::Cached }
+    }
+
+    fn go(&mut self, way: Way) -> io::Result<()> {
+        let mut flags = fcntl_getfl(&self.file)?;
+        flags.set(OFlags::DIRECT, way == Way::Direct);
+        self.way = match fcntl_setfl(&self.file, flags) {
+            Ok(()) => way,
+            Err(_) if way == Way::Direct => Way::AlwaysCached,
+            Err(errno) => return Err(errno.into()),
+        };
+        Ok(())
+    }
+}
+
+impl Sink for Output {
     fn write(&mut self, bytes: &[u8], start: u64) -> io::Result<()> {
         if self.way == Way::Cached && start >= CACHED {
             self.go(Way::Direct)?;
@@ -143,15 +169,9 @@ impl Output {
         }
     }
 
-    fn go(&mut self, way: Way) -> io::Result<()> {
-        let mut flags = fcntl_getfl(&self.file)?;
-        flags.set(OFlags::DIRECT, way == Way::Direct);
-        self.way = match fcntl_setfl(&self.file, flags) {
-            Ok(()) => way,
-            Err(_) if way == Way::Direct => Way::AlwaysCached,
-            Err(errno) => return Err(errno.into()),
-        };
-        Ok(())
+    fn finish(&mut self, end: u64) -> io::Result<()> {
+        self.file.set_len(end)?;
+        self.file.sync_data()
     }
 }
 

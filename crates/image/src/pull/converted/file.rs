@@ -1,0 +1,209 @@
+//! The contents of a layer while its frames come.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use longshore_types::Digest;
+
+use super::super::kept;
+use crate::converted::{FRAME, Stored, Table};
+use crate::erofs::BLOCK;
+use crate::store::{DATA, INDEX, Inner, REPORT, Staging, StoreIoError, report_text};
+use crate::unpack::{CACHED, HOLE};
+
+use super::frames::{in_parallel, n_threads};
+
+/// A frame that has to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Missing {
+    pub idx: usize,
+    pub place: Place,
+}
+
+/// What is where a frame has to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Zeros.
+    Blank,
+    /// A part of the frame, of a pull that was killed, or what a power cut left.
+    Written,
+}
+
+pub(super) struct Contents {
+    path: PathBuf,
+    file: File,
+    /// The same, past the page cache; `None` where the file system has no such way.
+    direct: Option<File>,
+    /// Where it gets its name from; a large one lies elsewhere until then.
+    staging: Staging,
+}
+
+/// Where the contents of a large layer lie until they are whole.
+fn kept_path(store: &Inner, diff_id: &Digest) -> PathBuf {
+    store.beginning_path(diff_id).with_extension("data")
+}
+
+/// Removes what was kept of a layer.
+pub(super) fn remove(store: &Inner, diff_id: &Digest) -> Result<(), StoreIoError> {
+    let path = kept_path(store, diff_id);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(StoreIoError::of("removing", &path)),
+    }
+}
+
+impl Contents {
+    /// Takes what an earlier pull left of a large layer, or begins; gives the frames that are missing.
+    pub fn open(store: &Arc<Inner>, table: &Table) -> Result<(Self, Vec<Missing>), StoreIoError> {
+        let staging = Staging::new(store)?;
+        let path = match table.data.0 >= kept::FROM {
+            true => kept_path(store, &table.diff_id),
+            false => staging.path().join(DATA),
+        };
+        let failed = StoreIoError::of("opening", &path);
+        let open = || {
+            let mut options = File::options();
+            let file = options.create(true).truncate(false).read(true).write(true).open(&path)?;
+            let length = file.metadata()?.len();
+            file.set_len(table.data.0)?;
+            let direct = File::options().write(true).custom_flags(libc::O_DIRECT).open(&path).ok();
+            Ok((file, direct, length))
+        };
+        let (file, direct, length) = open().map_err(failed)?;
+        let contents = Self { path, file, direct, staging };
+        let missing = match length {
+            0 => contents.all(table),
+            _ => contents.look(table)?,
+        };
+        Ok((contents, missing))
+    }
+
+    /// Everything but zeros.
+    fn all(&self, table: &Table) -> Vec<Missing> {
+        let frames = table.frames.iter().enumerate();
+        let stored = frames.filter(|(_, frame)| frame.stored != Stored::Zeros);
+        stored.map(|(idx, _)| Missing { idx, place: Place::Blank }).collect()
+    }
+
+    /// What is missing, or wrong, of what is here.
+    fn look(&self, table: &Table) -> Result<Vec<Missing>, StoreIoError> {
+        let n_threads = n_threads();
+        let looked = in_parallel(0..n_threads, |first| {
+            let mut missing = Vec::new();
+            let mut bytes = vec![0; FRAME];
+            for idx in (first..table.frames.len()).step_by(n_threads) {
+                let bytes = &mut bytes[..table.frame_bytes(idx)];
+                self.file.read_exact_at(bytes, idx as u64 * FRAME as u64)?;
+                if !table.frames[idx].is(bytes) {
+                    let place = match is_zero(bytes) {
+                        true => Place::Blank,
+                        false => Place::Written,
+                    };
+                    missing.push(Missing { idx, place });
+                }
+            }
+            Ok(missing)
+        });
+        let looked = looked.and_then(|looked| looked.into_iter().collect::<io::Result<Vec<_>>>());
+        let mut missing = looked.map_err(StoreIoError::of("reading", &self.path))?.concat();
+        missing.sort_by_key(|missing| missing.idx);
+        Ok(missing)
+    }
+
+    /// Puts a frame in its place; where zeros are, long runs of them are not written.
+    pub fn write(&self, missing: Missing, bytes: &[u8]) -> io::Result<()> {
+        let mut start = missing.idx as u64 * FRAME as u64;
+        if missing.place == Place::Written {
+            return self.write_at(bytes, start);
+        }
+        let mut unwritten = bytes;
+        while !unwritten.is_empty() {
+            let n_zeros = length_while(unwritten, is_zero);
+            let rest = &unwritten[n_zeros..];
+            let n_bytes = length_while(rest, |piece| !is_zero(piece));
+            let from = start + n_zeros as u64;
+            if n_bytes > 0 {
+                self.write_at(&rest[..n_bytes], from)?;
+            }
+            start = from + n_bytes as u64;
+            unwritten = &rest[n_bytes..];
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, bytes: &[u8], start: u64) -> io::Result<()> {
+        match &self.direct {
+            // As with a layer that is unpacked.
+            Some(direct) if start >= CACHED => match direct.write_all_at(bytes, start) {
+                // It wants them in larger pieces than blocks.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                written => return written,
+            },
+            _ => {}
+        }
+        self.file.write_all_at(bytes, start)
+    }
+
+    /// Waits until all is on the disk, and gives the layer its name.
+    pub fn commit(
+        self,
+        store: &Arc<Inner>,
+        table: &Table,
+        index: &[u8],
+    ) -> Result<(), StoreIoError> {
+        let Self { path, file, direct: _, staging } = self;
+        file.sync_data().map_err(StoreIoError::of("syncing", &path))?;
+        let data = staging.path().join(DATA);
+        if path != data {
+            std::fs::rename(&path, &data).map_err(StoreIoError::of("renaming", &path))?;
+        }
+        staging.write(INDEX, index)?;
+        staging.write(REPORT, &report_text(&table.report))?;
+        staging.commit_synced(&store.layer_path(store.form(), &table.diff_id))
+    }
+
+    /// Says where a write failed.
+    pub fn failed(&self, source: io::Error) -> StoreIoError {
+        StoreIoError::of("writing", &self.path)(source)
+    }
+
+    /// It will not be gone on with.
+    pub fn discard(self) -> Result<(), StoreIoError> {
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(StoreIoError::of("removing", &self.path)),
+        }
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte == 0)
+}
+
+/// The length of the pieces, each as long as the shortest hole, from the beginning on that are so.
+fn length_while(bytes: &[u8], is_so: fn(&[u8]) -> bool) -> usize {
+    let pieces = bytes.chunks(HOLE as usize).take_while(|piece| is_so(piece));
+    pieces.map(<[u8]>::len).sum()
+}
+
+/// Memory for a frame that begins with a block, as direct writes want it.
+pub(super) struct FrameBuffer {
+    memory: Vec<u8>,
+    begin: usize,
+}
+
+impl FrameBuffer {
+    pub fn new() -> Self {
+        let memory = vec![0; FRAME + BLOCK as usize];
+        let begin = memory.as_ptr().align_offset(BLOCK as usize).min(BLOCK as usize);
+        Self { memory, begin }
+    }
+
+    /// So many bytes of it.
+    pub fn bytes(&mut self, n_bytes: usize) -> &mut [u8] {
+        &mut self.memory[self.begin..self.begin + n_bytes]
+    }
+}
