@@ -16,6 +16,8 @@ mod clients;
 #[cfg(test)]
 mod control_plane;
 #[cfg(test)]
+mod converted;
+#[cfg(test)]
 mod copying;
 #[cfg(test)]
 mod dashboard;

@@ -69,7 +69,7 @@ impl Plane {
         catalog: &Catalog,
         location: &LocationName,
     ) -> Result<RegistryAccess, Problem> {
-        let (key, address) = match &self.registry {
+        let (key, address, is_own) = match &self.registry {
             RegistryChoice::At { .. } => {
                 let joining = self.joining.as_ref();
                 let address = joining.and_then(|joining| joining.registry_advertised.clone());
@@ -78,14 +78,15 @@ impl Plane {
                         "the registry listens for no locations: start it with --locations-listen";
                     Problem::new(ProblemCode::Unavailable, detail)
                 })?;
-                (None, address)
+                (None, address, true)
             }
             RegistryChoice::Joined => {
                 let (key, place) = catalog.joined_registry()?;
-                (Some(key), place.address.clone())
+                (Some(key), place.address.clone(), false)
             }
         };
-        Ok(RegistryAccess { address, token: token(&self.root, key, &of_location(location)) })
+        let token = token(&self.root, key, &of_location(location));
+        Ok(RegistryAccess { address, token, is_own })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Images for nodes that do not reach the registry, which the location asks for in their place.
 //!
 //! A node is given the images of its assignments and nothing else: a manifest that an assignment names,
-//! and what that refers to.
+//! and what that refers to; and what the registry converted of these.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
@@ -83,7 +83,15 @@ pub struct Named {
     /// What it tells now; nothing before it told anything, as one of an earlier release.
     told: Option<RegistryTold>,
     /// The registry, once it was called.
-    client: Option<Client>,
+    client: Option<Called>,
+}
+
+/// The registry as it is called.
+#[derive(Clone)]
+struct Called {
+    client: Client,
+    /// Whether it is believed what it says that it converted.
+    is_own: bool,
 }
 
 impl Registry {
@@ -92,9 +100,9 @@ impl Registry {
         Self::Elsewhere { global, trust, named: Mutex::default() }
     }
 
-    async fn client(&self) -> Result<Client, Refusal> {
+    async fn called(&self) -> Result<Called, Refusal> {
         let (global, trust, named) = match self {
-            Self::Here(client) => return Ok(client.clone()),
+            Self::Here(client) => return Ok(Called { client: client.clone(), is_own: true }),
             Self::Elsewhere { global, trust, named } => (global, trust, named),
         };
         let (told, known) = {
@@ -116,12 +124,13 @@ impl Registry {
         let config = client_config(&trust.credentials().ok_or_else(none)?).map_err(|_| none())?;
         let client = Client::secured(Endpoint::Tls(access.address), config, Name::Registry);
         let client = client.with_token(access.token.as_str());
+        let called = Called { client, is_own: access.is_own };
         let mut named = named.lock().unwrap_or_else(PoisonError::into_inner);
         // What it is told meanwhile may be that this one was removed.
         if named.told == told {
-            named.client = Some(client.clone());
+            named.client = Some(called.clone());
         }
-        Ok(client)
+        Ok(called)
     }
 
     /// Has it called anew: it may have moved, or know its tokens no more.
@@ -160,7 +169,7 @@ impl Registry {
         path: &str,
         header: Option<(&'static str, HeaderValue)>,
     ) -> Result<http::Response<hyper::body::Incoming>, Refusal> {
-        let mut client = self.client().await?;
+        let Called { mut client, .. } = self.called().await?;
         if let Some((name, value)) = header {
             client = client.with_header(name, value);
         }
@@ -181,6 +190,8 @@ pub struct Images {
     handle: Handle,
     /// What manifests refer to. They never change, so this is never wrong.
     references: Mutex<BTreeMap<Digest, Arc<References>>>,
+    /// The blobs that were converted of the image with a manifest, by the last that the registry said.
+    converted: Mutex<BTreeMap<Digest, Arc<BTreeSet<Digest>>>>,
 }
 
 /// What a manifest refers to.
@@ -193,7 +204,8 @@ struct References {
 impl Images {
     /// Those of a registry; a task of `service` keeps in mind where that is.
     pub fn of(registry: Registry, handle: Handle, service: &Service) -> Arc<Self> {
-        let images = Arc::new(Self { registry, handle, references: Mutex::default() });
+        let (references, converted) = Default::default();
+        let images = Arc::new(Self { registry, handle, references, converted });
         let followed = Arc::clone(&images);
         service.spawn_until_shutdown("registry", async move { followed.registry.follow().await });
         images
@@ -207,7 +219,22 @@ impl Images {
         shutdown: CancellationToken,
     ) -> Result<Response, Refusal> {
         let Wanted { repository, digest, .. } = wanted;
-        let mut allowed = false;
+        self.check_manifest(node, wanted).await?;
+        let answer = self.ask_manifest(repository, digest).await?;
+        Ok(relay_whole(answer, shutdown))
+    }
+
+    /// What the registry converted of an image that an assignment of the node needs.
+    pub async fn converted(&self, node: &NodeName, wanted: &Wanted) -> Result<Response, Refusal> {
+        let Wanted { repository, digest, .. } = wanted;
+        self.check_manifest(node, wanted).await?;
+        let (bytes, _) = self.ask_converted(repository, digest).await?;
+        Ok(Response::new(bytes.into()))
+    }
+
+    /// Refuses a manifest that no assignment of the node needs.
+    async fn check_manifest(&self, node: &NodeName, wanted: &Wanted) -> Result<(), Refusal> {
+        let Wanted { repository, digest, .. } = wanted;
         for image in self.assigned(node, repository) {
             let is_child = || async {
                 Ok::<_, Refusal>(
@@ -215,15 +242,10 @@ impl Images {
                 )
             };
             if image == *digest || is_child().await? {
-                allowed = true;
-                break;
+                return Ok(());
             }
         }
-        if !allowed {
-            return Err(refuse(node, wanted));
-        }
-        let answer = self.ask_manifest(repository, digest).await?;
-        Ok(relay_whole(answer, shutdown))
+        Err(refuse(node, wanted))
     }
 
     /// A blob that an assignment of the node needs.
@@ -271,8 +293,76 @@ impl Images {
                     return Ok(true);
                 }
             }
+            for manifest in references.manifests.iter().take(MAX_CHILDREN).chain([&image]) {
+                if self.is_converted_of(repository, manifest, digest).await {
+                    return Ok(true);
+                }
+            }
         }
         Ok(false)
+    }
+
+    /// Whether a blob is one that was converted of an image. A node asks for that after it was told of it,
+    /// and so is what is remembered; after a restart in between the registry is asked again, once.
+    async fn is_converted_of(
+        &self,
+        repository: &Repository,
+        manifest: &Digest,
+        blob: &Digest,
+    ) -> bool {
+        let known = self.remembered_converted().get(manifest).cloned();
+        let blobs = match known {
+            Some(blobs) => blobs,
+            None => match self.ask_converted(repository, manifest).await {
+                Ok((_, blobs)) => blobs,
+                Err(Refusal(problem)) if problem.code == ProblemCode::NotFound => {
+                    self.remember_converted(manifest, BTreeSet::new())
+                }
+                // Without an answer it is one that the node may not have, for now.
+                Err(_) => return false,
+            },
+        };
+        blobs.contains(blob)
+    }
+
+    /// The artifact that names what was converted of an image, and the blobs in it.
+    async fn ask_converted(
+        &self,
+        repository: &Repository,
+        manifest: &Digest,
+    ) -> Result<(bytes::Bytes, Arc<BTreeSet<Digest>>), Refusal> {
+        // One on a machine of its own could say what it likes, and nobody could tell.
+        if !self.registry.called().await?.is_own {
+            let detail =
+                "the registry is on a machine of its own, so nothing that it converted is used";
+            return Err(Problem::new(ProblemCode::NotFound, detail).into());
+        }
+        let path = format!("/v2/_longshore/converted/{repository}?manifest={manifest}");
+        let answer = self.registry.send(&path, None).await?;
+        let body = Limited::new(answer.into_body(), MAX_MANIFEST).collect().await;
+        let body = body.map_err(|error| unusable(manifest, &error.to_string()))?.to_bytes();
+        let references = read_references(&body).map_err(|error| unusable(manifest, &error))?;
+        Ok((body, self.remember_converted(manifest, references.blobs)))
+    }
+
+    fn remember_converted(
+        &self,
+        manifest: &Digest,
+        blobs: BTreeSet<Digest>,
+    ) -> Arc<BTreeSet<Digest>> {
+        let blobs = Arc::new(blobs);
+        let mut remembered = self.remembered_converted();
+        if remembered.len() >= REMEMBERED {
+            remembered.clear();
+        }
+        remembered.insert(*manifest, Arc::clone(&blobs));
+        blobs
+    }
+
+    fn remembered_converted(
+        &self,
+    ) -> std::sync::MutexGuard<'_, BTreeMap<Digest, Arc<BTreeSet<Digest>>>> {
+        self.converted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn references(

@@ -61,6 +61,7 @@ pub fn router(server: Server) -> Router {
         .route("/link/nodes/{node}/reverse", get(reverse))
         .route("/link/nodes/{node}/images/manifest", get(manifest))
         .route("/link/nodes/{node}/images/blob", get(blob))
+        .route("/link/nodes/{node}/images/converted", get(converted))
         .route_layer(from_fn_with_state(Arc::clone(&server), only_that_node));
     let ingresses = Router::new()
         .route("/link/routes", get(routes))
@@ -187,6 +188,14 @@ async fn manifest(
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Refusal> {
     server.images.manifest(&node, &wanted, server.service.shutdown()).await
+}
+
+async fn converted(
+    State(server): Shared,
+    Path(node): Path<NodeName>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Response, Refusal> {
+    server.images.converted(&node, &wanted).await
 }
 
 async fn blob(

@@ -1,10 +1,11 @@
 //! Images from the location, for a node that does not reach the registry.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::{Method, StatusCode, header};
 use http_body_util::BodyExt as _;
+use longshore_api::ProblemCode;
 use longshore_image::source::{FetchedManifest, Given, Part, Retry, Source, SourceError};
 use longshore_link::{CallError, Client};
 use longshore_types::{Digest, NodeName, Repository};
@@ -29,7 +30,7 @@ impl LocationSource {
         what: &str,
         (repository, digest): (&Repository, &Digest),
         part: Part,
-    ) -> Result<http::Response<hyper::body::Incoming>, SourceError> {
+    ) -> Result<http::Response<hyper::body::Incoming>, CallError> {
         let Self { location, node } = self;
         let Part { from, n_bytes } = part;
         let mut path = format!(
@@ -39,7 +40,7 @@ impl LocationSource {
         if let Some(n_bytes) = n_bytes {
             path += &format!("&n_bytes={n_bytes}");
         }
-        location.send(Method::GET, &path, None::<&()>).await.map_err(failed)
+        location.send(Method::GET, &path, None::<&()>).await
     }
 
     async fn read_manifest(
@@ -47,19 +48,25 @@ impl LocationSource {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<FetchedManifest, SourceError> {
-        let answer = self.ask("manifest", (repository, digest), Part::WHOLE).await?;
+        let answer = self.ask("manifest", (repository, digest), Part::WHOLE).await;
+        let answer = answer.map_err(failed)?;
         let media_type = answer.headers().get(header::CONTENT_TYPE);
         let media_type = media_type.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let media_type = media_type.to_owned();
-        let mut bytes = BytesMut::new();
-        let mut body = answer.into_body().into_data_stream();
-        while let Some(part) = body.try_next().await.map_err(broken)? {
-            bytes.extend_from_slice(&part);
-            if bytes.len() > MAX_MANIFEST {
-                return Err(SourceError::new("a manifest over 4 MiB", Retry::Pointless));
-            }
+        Ok(FetchedManifest { media_type, bytes: read_whole(answer).await? })
+    }
+
+    async fn read_converted(
+        &self,
+        repository: &Repository,
+        manifest: &Digest,
+    ) -> Result<Option<Bytes>, SourceError> {
+        match self.ask("converted", (repository, manifest), Part::WHOLE).await {
+            Ok(answer) => read_whole(answer).await.map(Some),
+            // As a location of the release before says, too.
+            Err(error) if is_not_found(&error) => Ok(None),
+            Err(error) => Err(failed(error)),
         }
-        Ok(FetchedManifest { media_type, bytes: bytes.freeze() })
     }
 
     async fn read_blob(
@@ -68,7 +75,7 @@ impl LocationSource {
         digest: &Digest,
         part: Part,
     ) -> Result<Given, SourceError> {
-        let answer = self.ask("blob", (repository, digest), part).await?;
+        let answer = self.ask("blob", (repository, digest), part).await.map_err(failed)?;
         // A registry may ignore the range and send all.
         let is_part = answer.status() == StatusCode::PARTIAL_CONTENT;
         let bytes = answer.into_body().into_data_stream().map_err(broken).boxed();
@@ -92,6 +99,35 @@ impl Source for LocationSource {
         part: Part,
     ) -> BoxFuture<'a, Result<Given, SourceError>> {
         Box::pin(self.read_blob(repository, digest, part))
+    }
+
+    fn converted<'a>(
+        &'a self,
+        repository: &'a Repository,
+        manifest: &'a Digest,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, SourceError>> {
+        Box::pin(self.read_converted(repository, manifest))
+    }
+}
+
+/// The bytes of a document that is no longer than a manifest may be.
+async fn read_whole(answer: http::Response<hyper::body::Incoming>) -> Result<Bytes, SourceError> {
+    let mut bytes = BytesMut::new();
+    let mut body = answer.into_body().into_data_stream();
+    while let Some(part) = body.try_next().await.map_err(broken)? {
+        bytes.extend_from_slice(&part);
+        if bytes.len() > MAX_MANIFEST {
+            return Err(SourceError::new("a manifest over 4 MiB", Retry::Pointless));
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+fn is_not_found(error: &CallError) -> bool {
+    match error {
+        CallError::Refused(problem) => problem.code == ProblemCode::NotFound,
+        CallError::Status { status, .. } => *status == StatusCode::NOT_FOUND.as_u16(),
+        _ => false,
     }
 }
 

@@ -7,6 +7,8 @@
 //! The bytes of blobs may be in an object store of the S3 protocol instead ([`Objects`]); what belongs
 //! to whom is always in the directory.
 //!
+//! In the background it converts large layers, beside what was pushed ([`Registry::convert`]).
+//!
 //! The crate knows nothing of apps, nodes or images that run. Test: `cargo nextest run -p
 //! longshore-registry`; `tests/clients.rs` needs docker.io, podman, buildah and skopeo, and crane and
 //! oras of a newer Debian (`cargo xtask packages`).
@@ -15,6 +17,7 @@
 
 mod access;
 mod blobs;
+mod converter;
 mod garbage;
 mod listings;
 mod manifest;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use longshore_image::converted::artifact::ARTIFACT_TYPE;
 use longshore_types::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -156,6 +157,11 @@ impl Manifest {
             (None, None) => return Err(ManifestError::NoMediaType),
         };
         document.read_as(kind)
+    }
+
+    /// Whether it is what the registry makes itself, and takes from nobody.
+    pub(crate) fn is_converted(&self) -> bool {
+        self.artifact_type.as_deref() == Some(ARTIFACT_TYPE)
     }
 
     /// The descriptor of this manifest for the list of those about its subject, in JSON.

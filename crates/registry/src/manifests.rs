@@ -7,6 +7,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::Response;
+use longshore_image::converted::artifact::ARTIFACT_TYPE;
 use longshore_types::{Digest, Repository, Tag};
 use sha2::{Digest as _, Sha256};
 
@@ -21,7 +22,7 @@ const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
 /// How a client names a manifest.
 #[derive(Debug, Clone)]
-enum Name {
+pub(crate) enum Name {
     Digest(Digest),
     Tag(Tag),
 }
@@ -126,6 +127,13 @@ async fn put(
     let bytes = read_whole(registry, body, MAX_MANIFEST).await?;
     let manifest = Manifest::parse(text(parts, CONTENT_TYPE), &bytes)
         .map_err(|error| Refusal::bad(Code::ManifestInvalid, error))?;
+    if manifest.is_converted() {
+        let message = format!(
+            "artifacts of the type {ARTIFACT_TYPE} are what the registry itself made of an image; \
+             it takes them from nobody"
+        );
+        return Err(Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message));
+    }
     let digest = Digest::from_sha256(Sha256::digest(&bytes).into());
     if let Name::Digest(claimed) = &name
         && *claimed != digest
@@ -134,8 +142,11 @@ async fn put(
         return Err(Refusal::bad(Code::DigestInvalid, message));
     }
     let to = repository.clone();
-    let subject = manifest.subject;
+    let (subject, is_image) = (manifest.subject, manifest.manifests.is_empty());
     registry.blocking(move |storage| keep(storage, &to, &name, &digest, (manifest, bytes))).await?;
+    if is_image && registry.convert_from.is_some() {
+        registry.pushed.add(&repository, &digest);
+    }
     let mut response = empty(StatusCode::CREATED);
     if let Some(subject) = subject {
         // Tells the client that it need not keep the list of referrers under a tag itself.
@@ -147,7 +158,8 @@ async fn put(
     Ok(response)
 }
 
-fn keep(
+/// Keeps a manifest when all is there that it names.
+pub(crate) fn keep(
     storage: &Storage,
     repository: &Repository,
     name: &Name,

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::access::Authorizer;
 use crate::access::passing::PassingTokens;
+use crate::converter::Queue;
 use crate::garbage::{self, Patience};
 use crate::objects::{Objects, S3Location};
 use crate::pins::{PinTable, Pins};
@@ -49,6 +50,9 @@ pub struct RegistryOptions {
     pub push_lease: Duration,
     /// How long a manifest is kept that no tag and no release names. Default: 7 days.
     pub keep_untagged: Duration,
+    /// Layers of at least so many bytes are converted; none when it is not said. Default: 8 MiB, for a smaller
+    /// one comes in one request as it is.
+    pub convert_from: Option<ByteCount>,
     /// How long a client may send nothing in the middle of a body. Default: 30 s.
     pub body_stall: Duration,
     /// The largest blob that is taken. Default: 256 GiB.
@@ -71,6 +75,7 @@ impl RegistryOptions {
             pushes: Pushes::Always,
             push_lease: Duration::from_secs(3600),
             keep_untagged: Duration::from_secs(7 * 24 * 3600),
+            convert_from: Some(ByteCount(8 << 20)),
             body_stall: Duration::from_secs(30),
             max_blob: ByteCount(256 << 30),
             upload_age: Duration::from_secs(24 * 3600),
@@ -131,11 +136,14 @@ pub struct Registry {
     patience: Patience,
     /// One collection at a time.
     collecting: tokio::sync::Mutex<()>,
+    pub(crate) convert_from: Option<ByteCount>,
+    /// What came and may have to be converted.
+    pub(crate) pushed: Queue,
     pub(crate) body_stall: Duration,
     pub(crate) max_blob: ByteCount,
     pub(crate) uploads: Uploads,
     upload_age: Duration,
-    storage: Arc<Storage>,
+    pub(crate) storage: Arc<Storage>,
 }
 
 /// Does something again and again; what failed is tried again the next time.
@@ -172,6 +180,7 @@ impl Registry {
             pushes,
             push_lease,
             keep_untagged,
+            convert_from,
             body_stall,
             max_blob,
             upload_age,
@@ -195,6 +204,8 @@ impl Registry {
             pushes,
             patience: Patience { lease: push_lease, untagged: keep_untagged },
             collecting: tokio::sync::Mutex::default(),
+            convert_from,
+            pushed: Queue::default(),
             body_stall,
             max_blob: ByteCount(max_blob.0.min(largest)),
             uploads: Uploads::default(),

@@ -22,6 +22,8 @@ pub(crate) enum Route {
     Token,
     /// `/v2/_longshore/garbage`
     Garbage,
+    /// `/v2/_longshore/converted/<name>`
+    Converted(Repository),
     /// `/v2/_longshore/retention/<name>`
     Retention(Repository),
     /// `/v2/<name>/...`
@@ -63,6 +65,10 @@ impl Route {
             let name = name.parse().map_err(|error| Refusal::bad(Code::NameInvalid, error))?;
             return Ok(Self::Retention(name));
         }
+        if let Some(name) = rest.strip_prefix("_longshore/converted/") {
+            let name = name.parse().map_err(|error| Refusal::bad(Code::NameInvalid, error))?;
+            return Ok(Self::Converted(name));
+        }
         let parts: Vec<&str> = rest.split('/').collect();
         let (name, target) = match parts.as_slice() {
             [name @ .., "tags", "list"] => (name, Target::Tags),
@@ -85,6 +91,7 @@ impl Route {
         match self {
             Self::Base | Self::Token | Self::Garbage => None,
             Self::Catalog => Some(Scopes::of_catalog()),
+            Self::Converted(repository) => Some(Scopes::of(repository, Pull)),
             Self::Retention(repository) => {
                 retention_action(method).ok().map(|action| Scopes::of(repository, action))
             }
@@ -151,6 +158,8 @@ mod tests {
             ("/v2/_longshore/garbage", Some(Route::Garbage)),
             ("/v2/_longshore", None),
             ("/v2/_longshore/retention/a/b", Some(Route::Retention("a/b".parse().unwrap()))),
+            ("/v2/_longshore/converted/a/b", Some(Route::Converted("a/b".parse().unwrap()))),
+            ("/v2/_longshore/converted/", None),
             ("/v2/_longshore/retention/", None),
             ("/v2/_longshore/retention/A", None),
             ("/v2/a/tags/list", of("a", Tags)),

@@ -19,7 +19,9 @@ use serde::de::DeserializeOwned;
 use crate::access::{Access, Scopes, passing};
 use crate::refusal::{Code, Refusal};
 use crate::route::{Route, Target};
-use crate::{Registry, blobs, garbage, listings, manifests, referrers, retention, route, uploads};
+use crate::{
+    Registry, blobs, converter, garbage, listings, manifests, referrers, retention, route, uploads,
+};
 
 pub(crate) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -105,6 +107,10 @@ async fn answer(
             let action = route::retention_action(&parts.method)?;
             may(registry, parts, access, (&repository, action)).await?;
             return retention::answer(registry, repository, parts, body).await;
+        }
+        Route::Converted(repository) => {
+            access.check(&repository, RegistryAction::Pull)?;
+            return converter::answer(registry, repository, parts).await;
         }
         Route::Base | Route::Token => return Err(Refusal::method(&parts.method, "GET, HEAD")),
         Route::Catalog => return Err(Refusal::method(&parts.method, "GET")),

@@ -6,10 +6,13 @@
 //! repositories/<name>/_blobs/<hex>      empty: the repository has this blob
 //! repositories/<name>/_manifests/<hex>  JSON: the repository has this manifest, of this media type
 //! repositories/<name>/_tags/<tag>       the digest that the tag names
+//! repositories/<name>/_converted/<hex of an image>
+//!                                       the digest of the artifact that names what was converted of it
 //! repositories/<name>/_retention        JSON: what of it goes by itself
 //! repositories/<name>/_referrers/<hex of the subject>/<hex>
 //!                                       JSON: the descriptor of a manifest about the subject
 //! pending/<hex>                         bytes of blobs that may not be on the disk yet
+//! converted/<hex>-<hex of a DiffID>      JSON: what the registry made of a layer
 //! token-key                             signs passing tokens
 //! uploads/<id>/{repository,data}        an upload that is not finished
 //! tmp/<id>                              a file about to be renamed into place; emptied at start
@@ -34,6 +37,7 @@
 //! All functions here block; they are called through `Registry::blocking`.
 
 mod collect;
+mod converted;
 mod durable;
 mod leases;
 mod links;
@@ -56,6 +60,7 @@ use rustix::fs::FlockOperation;
 
 use crate::manifest::ManifestError;
 use crate::objects::{self as store, Objects};
+pub(crate) use converted::{Outcome, Pushed};
 use durable::During as _;
 pub(crate) use leases::Lease;
 use leases::Leases;
@@ -119,6 +124,11 @@ impl StorageError {
         self.is_of_objects() && self.source.kind() == io::ErrorKind::NotFound
     }
 
+    /// As an error of what reads and writes.
+    pub(crate) fn into_io(self) -> io::Error {
+        io::Error::new(self.source.kind(), self)
+    }
+
     /// True when another process holds the directory.
     pub fn is_locked(&self) -> bool {
         self.source.kind() == io::ErrorKind::WouldBlock
@@ -180,6 +190,7 @@ impl Storage {
         storage.open_objects()?;
         storage.recover_pending()?;
         storage.sweep_uploads(upload_age)?;
+        storage.remove_own_uploads()?;
         Ok(storage)
     }
 

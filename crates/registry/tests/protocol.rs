@@ -12,6 +12,8 @@ pub(crate) mod server;
 mod access;
 #[path = "protocol/blobs.rs"]
 mod blobs;
+#[path = "protocol/converted.rs"]
+mod converted;
 #[path = "protocol/crash.rs"]
 mod crash;
 #[path = "protocol/disk.rs"]

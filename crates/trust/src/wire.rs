@@ -85,6 +85,10 @@ pub struct RegistryAccess {
     pub address: String,
     /// Pulls what the location was allotted.
     pub token: Zeroizing<String>,
+    /// Whether it runs where the control plane does. Only then is it believed what it says of layers that it
+    /// converted: what was pushed can be checked by its digests, that cannot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_own: bool,
 }
 
 /// Who holds a certificate asks for the next; a location for that of its authority.

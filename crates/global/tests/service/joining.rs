@@ -168,6 +168,7 @@ async fn a_location_joins_once_and_speaks_for_itself_alone() {
     }
     let access: RegistryAccess = location.get("/link/locations/sin/registry").await.unwrap();
     assert_eq!(access.address, "203.0.113.1:4605");
+    assert!(access.is_own);
     // Its nodes and ingresses are nobody here, nor is a stranger, nor anyone of this machine it.
     let node = Name::Node("sin".parse().unwrap(), "n1".parse().unwrap());
     for name in [node, Name::Ingress("sin".parse().unwrap())] {

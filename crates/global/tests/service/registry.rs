@@ -207,6 +207,7 @@ async fn locations_and_users_are_told_where_the_registry_is_and_images_are_asked
     let news = next(&mut told, |told| told.access.is_some()).await.access.unwrap();
     let access: RegistryAccess = plane.link.get(path).await.unwrap();
     assert_eq!((&news.address, &access.address), (&address, &address));
+    assert!(!access.is_own && !news.is_own);
     // A location of this machine pulls what it was allotted, as those of others do.
     let mut tables = registry.watch::<RegistryTable>(TABLE).await.unwrap();
     let hash = Fingerprint::of(access.token.as_bytes()).to_string();

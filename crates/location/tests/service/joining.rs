@@ -52,6 +52,7 @@ pub fn registry(layer: &'static [u8]) -> (Router, Digest, Digest) {
         (format!("manifests/{of_manifest}"), manifest.into_bytes()),
         (format!("blobs/{of_layer}"), layer.to_vec()),
         (format!("blobs/{}", digest(b"of others")), b"of others".to_vec()),
+        (format!("blobs/{}", digest(b"converted")), b"converted".to_vec()),
     ] {
         held.insert(name, bytes);
     }

@@ -11,6 +11,8 @@ use longshore_link::{CallError, Endpoint, Listener, Refusal, json_lines, now, wa
 use longshore_location::ImageOrigin;
 use longshore_trust::{Credentials, Name, RegistryAccess, RegistryTold, RootAuthority};
 use longshore_types::Digest;
+use serde_json::json;
+use sha2::Digest as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +27,21 @@ fn serve_as(root: &RootAuthority, name: &Name, router: Router, end: &Cancellatio
     let credentials = Credentials::new(&root.identify(name, now()).unwrap()).unwrap();
     tokio::spawn(listener.serve_with(credentials, router, end.clone()));
     address
+}
+
+/// A registry that has a blob which it made of its image, and that blob.
+fn converting(held: Router) -> (Router, Digest) {
+    let converted = Digest::from_sha256(sha2::Sha256::digest(b"converted").into());
+    let artifact = json!({"layers": [{"digest": converted}]}).to_string();
+    let give = get(move || async move { artifact });
+    (held.route("/v2/_longshore/converted/default/web", give), converted)
+}
+
+/// Asks, as a node does, what is converted of an image.
+async fn ask_converted(world: &World, image: &Digest) -> Result<http::StatusCode, CallError> {
+    let path = format!("/link/nodes/n1/images/converted?repository=default/web&digest={image}");
+    let answer = world.location.send(Method::GET, &path, None::<&()>).await?;
+    Ok(answer.status())
 }
 
 #[tokio::test]
@@ -45,6 +62,7 @@ async fn images_come_from_the_registry_that_is_told_of_and_from_nobody_else() {
     let outside = Outside { images: Some(ImageOrigin::Elsewhere), ..Outside::default() };
     let world = World::start_as(dir.path(), outside, more).await;
     let (held, image, layer) = registry(b"the layer");
+    let (held, converted) = converting(held);
     let mut wanted = set(5, 1);
     let allotment = &mut Arc::make_mut(&mut wanted).allotments[0];
     Arc::make_mut(&mut allotment.release).image_digest = image;
@@ -76,14 +94,28 @@ async fn images_come_from_the_registry_that_is_told_of_and_from_nobody_else() {
     let answer = ask_until(&|answer| says(answer, "no registry has joined")).await;
     refused(answer, ProblemCode::Unavailable);
 
-    let at = |address: &str| {
-        let access =
-            RegistryAccess { address: address.to_owned(), token: "lsh_t".to_owned().into() };
-        Arc::new(RegistryTold { access: Some(access) })
+    let told_of = |address: &str, is_own| {
+        let (address, token) = (address.to_owned(), "lsh_t".to_owned().into());
+        Arc::new(RegistryTold { access: Some(RegistryAccess { address, token, is_own }) })
     };
+    let at = |address: &str| told_of(address, false);
     let address = serve_as(&root, &Name::Registry, held.clone(), &end);
     tell.send_replace(at(&address));
     assert_eq!(ask_until(&Result::is_ok).await.unwrap(), "the layer");
+
+    // What it converted is used where it runs beside the control plane alone, for nobody could check it.
+    refused(ask_converted(&world, &image).await, ProblemCode::NotFound);
+    refused(ask(&converted).await, ProblemCode::Forbidden);
+    tell.send_replace(told_of(&address, true));
+    let told = async {
+        while ask_converted(&world, &image).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), told).await.expect("in time");
+    assert_eq!(ask(&converted).await.unwrap(), "converted");
+    let others = Digest::from_sha256(sha2::Sha256::digest(b"of others").into());
+    refused(ask(&others).await, ProblemCode::Forbidden);
 
     // Another role of this world at that address is not it, nor is the registry of another world.
     let other = RootAuthority::open(&dir.path().join("other.json"), now()).unwrap();

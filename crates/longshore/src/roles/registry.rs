@@ -85,6 +85,10 @@ struct RunOptions {
     /// How long a manifest is kept that no tag and no release names
     #[arg(long, value_name = "DURATION", default_value = "7d")]
     keep_untagged: Duration,
+    /// Whether, with nothing else to do, it makes of each large layer a form that nodes have in less time, which
+    /// takes about as much room again
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = true)]
+    convert_images: bool,
     #[command(flatten)]
     metrics: MetricsOptions,
 }
@@ -171,6 +175,10 @@ async fn serve(
     let authorizer = Arc::new(table.tokens());
     let images = options.data_dir.join("images");
     let objects = objects::connect(objects, &images).await?;
+    let mut defaults = RegistryOptions::new(images, authorizer);
+    if !options.convert_images {
+        defaults.convert_from = None;
+    }
     let registry = RegistryOptions {
         objects,
         pins: table.pins(),
@@ -180,7 +188,7 @@ async fn serve(
             None => Pushes::Always,
         },
         keep_untagged: options.keep_untagged.0,
-        ..RegistryOptions::new(images, authorizer)
+        ..defaults
     };
     let registry = Arc::new(Registry::open(registry)?);
 
@@ -192,6 +200,8 @@ async fn serve(
     service.spawn_until_shutdown("table", table.follow(global.clone()));
     let maintained = Arc::clone(&registry);
     service.spawn_until_shutdown("maintenance", async move { maintained.maintain().await });
+    let converting = Arc::clone(&registry);
+    service.spawn_until_shutdown("converter", async move { converting.convert().await });
     let metrics = longshore_registry::Metrics::default();
     if let Some(listener) = listeners.metrics {
         let mut told = longshore_registry::metrics_registry();

@@ -222,6 +222,10 @@ struct RegistryFlags {
     /// How long the registry keeps a manifest that no tag and no release names [default: 7d]
     #[arg(long, value_name = "DURATION")]
     keep_untagged: Option<String>,
+    /// Whether the registry, with nothing else to do, makes of each large layer a form that nodes have in less
+    /// time [default: true]
+    #[arg(long, value_name = "BOOL")]
+    convert_images: Option<String>,
 }
 
 impl RegistryFlags {
@@ -234,6 +238,7 @@ impl RegistryFlags {
             registry_s3_region,
             registry_s3_credentials,
             keep_untagged,
+            convert_images,
         } = self.clone();
         let flags = [
             ("registry", registry),
@@ -243,6 +248,7 @@ impl RegistryFlags {
             ("registry_s3_region", registry_s3_region),
             ("registry_s3_credentials", registry_s3_credentials),
             ("keep_untagged", keep_untagged),
+            ("convert_images", convert_images),
         ];
         flags.into_iter().filter_map(|(key, text)| Some((key, text?)))
     }

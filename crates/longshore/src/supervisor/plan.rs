@@ -129,6 +129,7 @@ fn registry(
         .with_tls(reached.tls.as_ref())
         .with("global", global)
         .with("keep-untagged", settings.keep_untagged)
+        .with("convert-images", settings.convert_images)
         .with_objects(&settings.registry_objects);
     let mut sockets = vec![("registry", users), ("registry-here", here)];
     let flags = match locations {

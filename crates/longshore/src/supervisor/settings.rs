@@ -54,6 +54,8 @@ pub struct Settings {
     pub registry_objects: ObjectSettings,
     /// How long the registry keeps a manifest that no tag and no release names.
     pub keep_untagged: Duration,
+    /// Whether it converts the layers of images.
+    pub convert_images: bool,
     /// How users of both are spoken to.
     pub tls: TlsSettings,
     /// Where the ingress listens.
@@ -145,6 +147,7 @@ impl Settings {
             registry_listen: loopback(4601),
             registry_objects: ObjectSettings::default(),
             keep_untagged: Duration::from_secs(7 * 24 * 3600),
+            convert_images: true,
             tls: TlsSettings::default(),
             ingress_listen: loopback(8080),
             ingress_tls: IngressTls::default(),

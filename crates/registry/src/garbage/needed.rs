@@ -60,7 +60,9 @@ impl Contents {
             }
         }
         let is_root = |(digest, kind): &(&Digest, &Kind)| {
-            self.tagged.contains(*digest) || roots.contains(*digest) || kind.age < untagged
+            // What the registry itself made of an image is there for that alone.
+            let is_young = kind.age < untagged && !kind.manifest.is_converted();
+            self.tagged.contains(*digest) || roots.contains(*digest) || is_young
         };
         let needed = self.manifests.iter().filter(is_root);
         let mut to_follow: Vec<Digest> = needed.map(|(digest, _)| *digest).collect();

@@ -335,6 +335,7 @@ impl Storage {
     ) -> Result<bool, StorageError> {
         let subject = self.manifest_link(repository, digest)?.and_then(|link| link.subject);
         let existed = self.delete_link(repository, MANIFESTS, digest)?;
+        self.forget_converted(repository, digest)?;
         if let Some(subject) = subject {
             durable::remove(&self.link(repository, &referrers_of(&subject), &digest.hex()))?;
         }

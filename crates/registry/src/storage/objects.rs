@@ -172,7 +172,7 @@ impl Storage {
     }
 
     /// Gives the repository a blob whose bytes are here or in the store already; false when they are not.
-    pub(super) fn link_present(
+    pub(crate) fn link_present(
         &self,
         repository: &Repository,
         digest: &Digest,

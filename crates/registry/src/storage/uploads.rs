@@ -154,11 +154,19 @@ impl Storage {
         &self,
         repository: &Repository,
     ) -> Result<(UploadId, UploadHash), StorageError> {
+        self.begin_upload_of(repository.as_str())
+    }
+
+    /// The same for whoever has this name.
+    pub(super) fn begin_upload_of(
+        &self,
+        owner: &str,
+    ) -> Result<(UploadId, UploadHash), StorageError> {
         let upload = UploadId(Uuid::new_v4());
         let dir = self.upload_dir(upload);
         let made = fs::create_dir(&dir)
             .and_then(|()| File::create_new(dir.join(DATA)).map(drop))
-            .and_then(|()| fs::write(dir.join(REPOSITORY), repository.as_str()))
+            .and_then(|()| fs::write(dir.join(REPOSITORY), owner))
             .during("begin an upload in", &dir);
         if made.is_err() {
             // The first error is the one to tell; the sweep removes what this cannot.
@@ -240,7 +248,7 @@ impl Storage {
     }
 
     /// What of it is in an object store goes later.
-    fn remove_upload_dir(&self, dir: &Path) -> Result<(), StorageError> {
+    pub(super) fn remove_upload_dir(&self, dir: &Path) -> Result<(), StorageError> {
         // Away at once: a request that is at it still must not name the object that goes here.
         let away = self.tmp().join(Uuid::new_v4().simple().to_string());
         match fs::rename(dir, &away) {

@@ -12,6 +12,8 @@ const ROOT: &str = "LONGSHORE_TEST_REGISTRY_ROOT";
 const STORE: &str = "LONGSHORE_TEST_REGISTRY_STORE";
 /// In milliseconds; with it, what nobody needs is kept no longer.
 const LEASE: &str = "LONGSHORE_TEST_REGISTRY_LEASE";
+/// Is there when it converts what is pushed.
+const CONVERTS: &str = "LONGSHORE_TEST_REGISTRY_CONVERTS";
 
 /// Not a test by itself: what the tests below start as a process of its own.
 #[tokio::test]
@@ -23,6 +25,9 @@ async fn serves_when_started_as_a_child() {
     if let Some(lease) = std::env::var(LEASE).ok().and_then(|text| text.parse().ok()) {
         options.push_lease = Duration::from_millis(lease);
         options.keep_untagged = Duration::ZERO;
+    }
+    if std::env::var_os(CONVERTS).is_some() {
+        options.convert_from = Some(longshore_types::ByteCount(1000));
     }
     if let Ok(address) = std::env::var(STORE) {
         options.objects = Some(Objects::connect(s3::options(&address)).await.unwrap());
@@ -47,6 +52,11 @@ impl Process {
     /// One that keeps what nobody needs for so long only.
     pub fn start_impatient(root: &Path, lease: Duration) -> Self {
         Self::start_with(root, &[(LEASE, lease.as_millis().to_string())])
+    }
+
+    /// One that converts what is pushed.
+    pub fn start_converting(root: &Path) -> Self {
+        Self::start_with(root, &[(CONVERTS, String::new())])
     }
 
     fn start_with(root: &Path, environment: &[(&str, String)]) -> Self {

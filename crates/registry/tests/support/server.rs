@@ -21,12 +21,13 @@ pub const NOBODY: &str = "nobody-token";
 
 pub struct Server {
     pub address: SocketAddr,
-    task: tokio::task::JoinHandle<()>,
+    /// The one that serves and the one that converts, where that is wanted.
+    tasks: [tokio::task::JoinHandle<()>; 2],
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
 
@@ -57,7 +58,9 @@ pub fn changing_options(root: &Path) -> (Tokens, RegistryOptions) {
     .map(|(token, rights)| (hex(token.as_bytes()), rights))
     .collect();
     let (sender, receiver) = watch::channel(Arc::new(tokens));
-    (sender, RegistryOptions::new(root, Arc::new(TokenTable::new(receiver))))
+    let defaults = RegistryOptions::new(root, Arc::new(TokenTable::new(receiver)));
+    // Only the tests of that convert.
+    (sender, RegistryOptions { convert_from: None, ..defaults })
 }
 
 pub fn hex(bytes: &[u8]) -> String {
@@ -70,13 +73,14 @@ pub async fn serve(options: RegistryOptions) -> Server {
 
 /// Serves, and keeps what that needs for as long.
 pub async fn serve_with(options: RegistryOptions, needs: impl Send + 'static) -> Server {
-    let registry = Registry::open(options).expect("the registry opens");
+    let registry = Arc::new(Registry::open(options).expect("the registry opens"));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("a bound socket");
-    let app = router(Arc::new(registry), Scheme::Http);
-    let task = tokio::spawn(async move {
+    let app = router(Arc::clone(&registry), Scheme::Http);
+    let converter = tokio::spawn(async move { registry.convert().await });
+    let serving = tokio::spawn(async move {
         let _needs = needs;
         axum::serve(listener, app).await.expect("serves for ever");
     });
-    Server { address, task }
+    Server { address, tasks: [serving, converter] }
 }

@@ -161,7 +161,7 @@ async fn parts_that_are_damaged_or_missing_are_told_and_done_without() {
     let cut = |source: &FakeSource, digest: &Digest, n_bytes: usize| {
         source.replace_blob(digest, |blob| blob.truncate(n_bytes));
     };
-    assert_plain(|source, _, layer| cut(source, &layer.table.digest, 300), table).await;
+    assert_plain(|source, _, layer| cut(source, &layer.table.digest, 200), table).await;
     let early = "the frames of its converted form cannot be had";
     assert_plain(|source, _, layer| cut(source, &layer.frames.digest, 2 << 20), early).await;
     let longer = |source: &FakeSource, digest: &Digest| {

@@ -150,6 +150,14 @@ pub const KEYS: &[Key] = &[
         show: |settings| quoted(settings.keep_untagged),
     },
     Key {
+        name: "convert_images",
+        help: "Whether the registry, while it has nothing else to do, makes of each large layer a form that\n\
+               nodes have in less time, beside what was pushed. That takes about as much room again.\n\
+               Default true.",
+        set: |settings, value| put(&mut settings.convert_images, truth(value)),
+        show: |settings| settings.convert_images.to_string(),
+    },
+    Key {
         name: "tls_cert",
         help: "By which users of the API and the registry are spoken to with TLS: a file with the\n\
                certificate and those between it and one that they trust, in PEM. It is read again when it\n\

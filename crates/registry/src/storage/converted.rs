@@ -1,0 +1,206 @@
+//! What the registry itself made of the layers of images, and of which image it told that.
+//!
+//! What became of a layer is kept by the blob that it was made of **and** its DiffID, never by the DiffID
+//! alone: the config that names one is anybody's, and who has no right to a layer must not get what was
+//! made of it by naming it. A repository that has the blob was given it by somebody who has its bytes.
+//!
+//! That an artifact is the registry's own is told by a link that only the converter makes, in a directory
+//! that no request names. What its manifest says anybody could have pushed, to an earlier release at least.
+
+use std::path::PathBuf;
+
+use longshore_image::converted::artifact::ConvertedLayer;
+use longshore_image::manifest::Descriptor;
+use longshore_types::{ByteCount, Digest, Repository};
+use serde::{Deserialize, Serialize};
+
+use super::durable::{self, During as _};
+use super::links::read_json;
+use super::uploads::UploadHash;
+use super::{Storage, StorageError, UploadId};
+
+/// In a repository, the artifact about each image, by its manifest.
+const CONVERTED: &str = "_converted";
+
+/// Whose uploads those of the converter are: no repository has such a name.
+const CONVERTER: &str = "_converter";
+
+/// Raised when what a layer becomes changes, or what is refused.
+const VERSION: u32 = 1;
+
+/// A layer as it was pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pushed {
+    pub(crate) blob: Digest,
+    pub(crate) diff_id: Digest,
+}
+
+/// What became of a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Converted(ConvertedLayer),
+    /// It never can be, for this reason.
+    Refused(String),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    version: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    converted: Option<Parts>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Parts {
+    index: Part,
+    frames: Part,
+    table: Part,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Part {
+    digest: Digest,
+    size: u64,
+}
+
+impl From<Descriptor> for Part {
+    fn from(Descriptor { digest, size }: Descriptor) -> Self {
+        Self { digest, size: size.0 }
+    }
+}
+
+impl From<Part> for Descriptor {
+    fn from(Part { digest, size }: Part) -> Self {
+        Self { digest, size: ByteCount(size) }
+    }
+}
+
+impl Storage {
+    fn outcome_path(&self, Pushed { blob, diff_id }: Pushed) -> PathBuf {
+        self.root.join("converted").join(format!("{}-{}", blob.hex(), diff_id.hex()))
+    }
+
+    /// What became of a layer before, when that is known.
+    pub(crate) fn outcome(&self, layer: Pushed) -> Result<Option<Outcome>, StorageError> {
+        let record: Option<Record> = read_json(&self.outcome_path(layer))?;
+        let record = record.filter(|record| record.version == VERSION);
+        Ok(record.and_then(|Record { version: _, converted, refused }| match converted {
+            Some(Parts { index, frames, table }) => Some(Outcome::Converted(ConvertedLayer {
+                index: index.into(),
+                frames: frames.into(),
+                table: table.into(),
+            })),
+            None => refused.map(Outcome::Refused),
+        }))
+    }
+
+    /// Remembers what became of a layer.
+    pub(crate) fn keep_outcome(
+        &self,
+        layer: Pushed,
+        outcome: &Outcome,
+    ) -> Result<(), StorageError> {
+        let (converted, refused) = match outcome {
+            Outcome::Converted(ConvertedLayer { index, frames, table }) => {
+                let (index, frames) = ((*index).into(), (*frames).into());
+                (Some(Parts { index, frames, table: (*table).into() }), None)
+            }
+            Outcome::Refused(why) => (None, Some(why.clone())),
+        };
+        let record = Record { version: VERSION, converted, refused };
+        let record = serde_json::to_vec(&record).expect("texts and numbers are valid JSON");
+        let path = self.outcome_path(layer);
+        durable::ensure_dir(&self.root, &self.root.join("converted"))?;
+        durable::write(&self.tmp(), &path, &record)
+    }
+
+    /// Forgets what became of layers that nobody has any more.
+    pub(crate) fn forget_outcomes(&self) -> Result<(), StorageError> {
+        let directory = self.root.join("converted");
+        for name in durable::list(&directory)? {
+            let blob = name.split_once('-').and_then(|(blob, _)| Digest::from_hex(blob).ok());
+            let is_there = match blob {
+                Some(blob) => self.bytes_size(&blob)?.is_some(),
+                None => false,
+            };
+            if !is_there {
+                durable::remove(&directory.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the repository what a layer of it became; false when that is not there any more.
+    pub(crate) fn link_converted(
+        &self,
+        repository: &Repository,
+        layer: &ConvertedLayer,
+    ) -> Result<bool, StorageError> {
+        for blob in layer.blobs() {
+            if !self.link_present(repository, &blob.digest)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn converted_path(&self, repository: &Repository, image: &Digest) -> PathBuf {
+        self.link(repository, CONVERTED, &image.hex())
+    }
+
+    /// The artifact that names what was converted of an image, when the repository has both.
+    pub(crate) fn converted(
+        &self,
+        repository: &Repository,
+        image: &Digest,
+    ) -> Result<Option<Digest>, StorageError> {
+        let path = self.converted_path(repository, image);
+        let Some(text) = durable::read(&path)? else { return Ok(None) };
+        let digest = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
+        let digest = digest.ok_or_else(|| std::io::Error::other("not a digest"));
+        let digest: Digest = digest.during("understand", &path)?;
+        for needed in [&digest, image] {
+            if self.manifest_size(repository, needed)?.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(digest))
+    }
+
+    /// Says that an artifact of the repository names what was converted of an image.
+    pub(crate) fn set_converted(
+        &self,
+        repository: &Repository,
+        image: &Digest,
+        artifact: &Digest,
+    ) -> Result<(), StorageError> {
+        let path = self.new_link(repository, CONVERTED, &image.hex())?;
+        durable::write(&self.tmp(), &path, artifact.to_string().as_bytes())
+    }
+
+    /// Nothing is converted of an image that is gone.
+    pub(super) fn forget_converted(
+        &self,
+        repository: &Repository,
+        image: &Digest,
+    ) -> Result<(), StorageError> {
+        durable::remove(&self.converted_path(repository, image)).map(drop)
+    }
+
+    /// Begins an upload that no request can name.
+    pub(crate) fn begin_own_upload(&self) -> Result<(UploadId, UploadHash), StorageError> {
+        self.begin_upload_of(CONVERTER)
+    }
+
+    /// Removes what a crash left of such, and of those that it left before they were anybody's.
+    pub(super) fn remove_own_uploads(&self) -> Result<(), StorageError> {
+        for (dir, owner) in self.uploads()? {
+            if owner.is_empty() || owner == CONVERTER.as_bytes() {
+                self.remove_upload_dir(&dir)?;
+            }
+        }
+        Ok(())
+    }
+}
