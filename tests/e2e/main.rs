@@ -56,6 +56,8 @@ mod moving_images;
 #[cfg(test)]
 mod neighbours;
 #[cfg(test)]
+mod node_images;
+#[cfg(test)]
 mod objects;
 #[cfg(test)]
 mod odd_images;

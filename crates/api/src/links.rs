@@ -16,6 +16,7 @@ mod assignments;
 mod demand;
 mod elsewhere;
 mod exec;
+mod images;
 mod node;
 mod report;
 mod routes;
@@ -40,6 +41,7 @@ pub use exec::{
     AttachRequest, Channel, EXEC_PROTOCOL, ExecQueryProblem, ExecRequest, FromCommand,
     INPUT_WINDOW, MAX_EXEC_MESSAGE, TerminalSize, ToCommand,
 };
+pub use images::{HoldsRequest, ImageHolds};
 pub use node::{
     Assignment, AssignmentSet, HandedOver, Intent, LogLine, NodeReport, ObservedInstance, Origin,
     Stage, StartPath,
@@ -67,12 +69,24 @@ pub struct Allotment {
     /// has room for them.
     #[serde(default)]
     pub make_room: u32,
+    /// The release that would take the place of this one again, with its image, which nodes that have it keep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackImage>,
     /// The host names that lead to the app.
     pub hosts: Vec<HostName>,
     /// Raised at each change of this allotment.
     pub generation: Generation,
     /// Why this location.
     pub decision: Decision,
+}
+
+/// The image of an earlier release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollbackImage {
+    /// The release.
+    pub release: ReleaseNumber,
+    /// Its image.
+    pub image: Digest,
 }
 
 impl Allotment {
@@ -450,7 +464,7 @@ mod tests {
         let decision =
             Decision { at: Timestamp(1), chosen: None, why: String::new(), candidates: vec![] };
         let (canary, command, hosts, generation) = Default::default();
-        let (budget, make_room) = (9, 0);
+        let (budget, make_room, rollback) = (9, 0, None);
         Allotment {
             release: Arc::new(release),
             count,
@@ -458,6 +472,7 @@ mod tests {
             command,
             budget,
             make_room,
+            rollback,
             hosts,
             generation,
             decision,

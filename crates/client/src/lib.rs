@@ -20,7 +20,7 @@ use longshore_api::v1::{
     TokenView,
 };
 use longshore_link::{ByteStream, CallError, Endpoint, EventStream};
-use longshore_types::{AppName, Cordon, LocationName, NodeName, ProjectName};
+use longshore_types::{AppName, Cordon, LocationName, NodeImage, NodeName, ProjectName};
 
 use change::change;
 pub use project::{InstanceFilter, LogOptions, Project, WatchScope};
@@ -93,6 +93,15 @@ impl Client {
         node: &NodeName,
     ) -> Result<Vec<Move>, CallError> {
         self.link.get(&Place::Node(location.clone(), node.clone()).path("/drain")).await
+    }
+
+    /// The images of a node, with what keeps each.
+    pub async fn node_images(
+        &self,
+        location: &LocationName,
+        node: &NodeName,
+    ) -> Result<Vec<NodeImage>, CallError> {
+        self.link.get(&Place::Node(location.clone(), node.clone()).path("/images")).await
     }
 
     /// Forgets a node that is drained or lost, which is refused from then on.

@@ -8,6 +8,7 @@ mod endpoint;
 mod endpoints;
 mod events;
 pub mod idempotency;
+mod images;
 mod instances;
 mod join_tokens;
 pub mod limits;

@@ -11,7 +11,7 @@ use axum::{Extension, Router};
 use futures_util::StreamExt;
 use longshore_api::links::{
     Allotment, AllotmentSet, AllotmentsQuery, AppRef, Canary, LocationReport, Pin, RegistryTable,
-    ReportTaken, SecretValues, SecretsRequest,
+    ReportTaken, RollbackImage, SecretValues, SecretsRequest,
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, MAX_OF_STRANGERS, Refusal, json_lines, only, watch_lines};
@@ -19,7 +19,7 @@ use longshore_store::Revision;
 use longshore_trust::{Peer, RootAuthority};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights};
 use longshore_types::{
-    AppName, Epoch, Generation, LocationName, ProjectName, ReachAddress, Release,
+    AppName, Epoch, Generation, LocationName, ProjectName, ReachAddress, Release, ReleaseNumber,
 };
 use tokio::sync::watch;
 
@@ -208,10 +208,21 @@ fn allotment(
         command,
         budget: record.budget,
         make_room: record.make_room,
+        rollback: rollback_image(catalog, key, record.release),
         hosts: views::hosts(&release.manifest, domain),
         generation: record.generation,
         decision: record.decision.clone(),
     })
+}
+
+/// The image of the release that a rollback from this one would go to: the newest before it, as `rollback` has it.
+fn rollback_image(
+    catalog: &Catalog,
+    key: &AppKey,
+    release: ReleaseNumber,
+) -> Option<RollbackImage> {
+    let before = catalog.releases_of(key).take_while(|other| other.number < release).last()?;
+    Some(RollbackImage { release: before.number, image: before.image_digest })
 }
 
 /// What a location is told beside its allotments.

@@ -29,7 +29,7 @@ use crate::config::{ConfigError, ConfigFile};
 use crate::limits::LimitExceeded;
 use crate::manifest::{Descriptor, Document, ManifestError};
 use crate::source::{Retry, Source, SourceError};
-use crate::store::{Image, ImageStore, StoreIoError};
+use crate::store::{Image, ImageStore, NoRoom, Reservation, StoreIoError};
 use crate::unpack::{LayerIdentity, UnpackError};
 
 use commit::{CommitError, commit};
@@ -209,6 +209,17 @@ pub enum PullImageError {
         #[source]
         source: Box<PullImageError>,
     },
+    /// The disk that the store lies on has no room for it, also after what nobody needs had gone.
+    #[error("there is no room for the image {digest} below {directory:?}", directory = .directory.display())]
+    NoRoom {
+        /// As it was asked for.
+        digest: Digest,
+        /// The store's directory.
+        directory: PathBuf,
+        /// How much there is, and is needed.
+        #[source]
+        source: NoRoom,
+    },
     /// The process is shutting down.
     #[error("the pull was interrupted")]
     Interrupted,
@@ -225,6 +236,7 @@ impl PullImageError {
             Self::Mismatch { .. }
             | Self::Store { .. }
             | Self::DiskFull { .. }
+            | Self::NoRoom { .. }
             | Self::Interrupted => Retry::CanHelp,
             Self::Manifest { .. }
             | Self::Config { .. }
@@ -318,11 +330,18 @@ impl ImageStore {
                 (Default::default(), Some(why))
             }
         };
+        let reservation = self.reserve(digest, &resolved.layers).await?;
+        let progress = |event: PullEvent| {
+            if let Some(reservation) = &reservation {
+                reservation.note(&event);
+            }
+            progress(event);
+        };
         let outcomes: Vec<LayerOutcome> =
             futures_util::stream::iter(resolved.layers.iter().copied())
                 .map(|layer| {
                     let parts = converted.get(&layer.diff_id);
-                    fetch_layer(&self.inner, &fetcher, layer, parts, progress)
+                    fetch_layer(&self.inner, &fetcher, layer, parts, &progress)
                 })
                 .buffer_unordered(LAYERS_AT_ONCE)
                 .try_collect()
@@ -334,6 +353,24 @@ impl ImageStore {
         report.elapsed = started.elapsed();
         let image = self.image(digest).ok_or(PullImageError::Interrupted)?;
         Ok((image, report))
+    }
+
+    /// Looks for room for the layers that are not here, and keeps it.
+    async fn reserve(
+        &self,
+        digest: &Digest,
+        layers: &[LayerIdentity],
+    ) -> Result<Option<Reservation>, PullImageError> {
+        let missing = layers.iter().filter(|layer| !self.inner.has_layer(&layer.diff_id));
+        let missing = missing.map(|layer| (layer.blob, layer.size.0)).collect();
+        match self.inner.reserve(missing).await {
+            Ok(Ok(reservation)) => Ok(reservation),
+            Ok(Err(source)) => {
+                let directory = self.inner.root().to_owned();
+                Err(PullImageError::NoRoom { digest: *digest, directory, source })
+            }
+            Err(source) => Err(PullImageError::Store { digest: *digest, source }),
+        }
     }
 
     /// The report of a pull that had nothing to do.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock               held while a store is open: one process per directory
-//! images/<digest>.json
+//! images/<digest>.json  its time is when the image was last used
 //! indexed/<DiffID>/  data (the contents of a layer's files), index (the rest) and report.json
 //! metadata/<digest>  an image as EROFS, whose files lie in the data of its layers
 //! layers/<DiffID>/   the same layer for a kernel without EROFS: fs/, a lower directory of overlayfs
@@ -20,9 +20,11 @@ mod collect;
 mod form;
 mod open;
 mod record;
+mod room;
 mod staging;
 #[cfg(test)]
 mod tests;
+mod used;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -42,7 +44,10 @@ pub use collect::{CollectError, Collected};
 pub(crate) use form::{DATA, Form, INDEX};
 pub use open::OpenStoreError;
 pub(crate) use record::{REPORT, StoredImage, report_text};
+pub(crate) use room::Reservation;
+pub use room::{Lack, MakeRoom, NoRoom, Space, UNPACKED};
 pub(crate) use staging::Staging;
+pub use used::{HeldImage, Stocked};
 
 /// The directory of beginnings of blobs.
 const BEGINNINGS: &str = "beginnings";
@@ -96,6 +101,7 @@ pub(crate) struct Inner {
     kernel: KernelPath,
     state: Mutex<State>,
     flights: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    room: room::Room,
     n_staged: AtomicU64,
     /// Held by who deletes the files in the trash.
     trash_lock: Mutex<()>,
@@ -114,6 +120,8 @@ struct State {
     images: BTreeMap<Digest, Known>,
     /// Layers that pulls in progress need, with how many need each.
     pins: HashMap<Digest, usize>,
+    /// Images that somebody uses, with how many do.
+    held: HashMap<Digest, usize>,
 }
 
 impl ImageStore {

@@ -12,14 +12,16 @@ use axum::response::Response;
 use futures_util::StreamExt as _;
 use http::{HeaderValue, Method};
 use http_body_util::{BodyExt as _, Limited};
+use longshore_api::links::ImageHolds;
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{CallError, Client, Endpoint, Followed, Refusal, Service, relay_whole};
 use longshore_trust::{Name, RegistryAccess, RegistryTold, client_config};
-use longshore_types::{Digest, NodeName, Repository};
+use longshore_types::{Digest, NodeImage, NodeName, Repository};
 use serde::Deserialize;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::keeper::Handle;
+use crate::keeper::{Event, Handle};
 use crate::trust::Trust;
 
 /// How soon the global plane is asked again where the registry is, when it fell silent.
@@ -262,6 +264,32 @@ impl Images {
         let range = wanted.range().map(|range| ("range", range));
         let path = format!("/v2/{repository}/blobs/{digest}");
         Ok(relay_whole(self.registry.send(&path, range).await?, shutdown))
+    }
+
+    /// What keeps images on a node.
+    pub async fn holds(&self, node: NodeName, images: Vec<Digest>) -> Result<ImageHolds, Refusal> {
+        let (sender, answer) = oneshot::channel();
+        let asked = self.handle.events.send(Event::Holds(node, images, sender)).await;
+        let ending = || Problem::new(ProblemCode::Unavailable, "the location is shutting down");
+        asked.map_err(|_| ending())?;
+        answer.await.map_err(|_| ending())?.ok_or_else(|| {
+            let detail = "the location has just begun, and does not know yet what is needed";
+            Problem::new(ProblemCode::Unavailable, detail).into()
+        })
+    }
+
+    /// Images of a node with what keeps each.
+    pub async fn with_holds(
+        &self,
+        node: NodeName,
+        mut images: Vec<NodeImage>,
+    ) -> Result<Vec<NodeImage>, Refusal> {
+        let digests = images.iter().map(|image| image.digest).collect();
+        let mut holds = self.holds(node, digests).await?.holds;
+        for image in &mut images {
+            image.holds = holds.remove(&image.digest).unwrap_or_default();
+        }
+        Ok(images)
     }
 
     /// The images of a repository that the node should run.

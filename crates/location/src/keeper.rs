@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_api::links::{
-    AllotmentSet, AssignmentSet, LocationReport, Move, NodeReport, Reach, ReportTaken, RouteAck,
-    RoutingTable,
+    AllotmentSet, AssignmentSet, ImageHolds, LocationReport, Move, NodeReport, Reach, ReportTaken,
+    RouteAck, RoutingTable,
 };
 use longshore_link::{Endpoint, Pace, now};
 use longshore_store::{MAX_OPERATIONS, Page, Store, StoreError, Transaction};
 use longshore_types::{
-    Cordon, Generation, InstanceId, LocationName, NodeName, Release, Timestamp, Traits,
+    Cordon, Digest, Generation, InstanceId, LocationName, NodeName, Release, Timestamp, Traits,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -54,6 +54,8 @@ pub enum Event {
     /// Somebody wants to know what draining a node would do; answered with nothing when there is no
     /// such node.
     PreviewDrain(NodeName, oneshot::Sender<Option<Vec<Move>>>),
+    /// Somebody wants to know what keeps images on a node; answered with nothing until that is known.
+    Holds(NodeName, Vec<Digest>, oneshot::Sender<Option<ImageHolds>>),
 }
 
 /// What came of a report of a node.
@@ -312,6 +314,9 @@ impl Keeper {
             Event::PreviewDrain(node, answer) => {
                 // Whoever asked may have gone away.
                 let _ = answer.send(self.state.preview_drain(&node, moment()));
+            }
+            Event::Holds(node, images, answer) => {
+                let _ = answer.send(self.state.holds(&node, &images, moment()));
             }
         }
         Ok(())

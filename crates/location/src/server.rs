@@ -11,8 +11,9 @@ use axum::{Extension, Router};
 use futures_util::stream::{self, StreamExt};
 use http::Method;
 use longshore_api::links::{
-    AssignmentSet, AssignmentsQuery, Counted, InstanceSecretsRequest, MeasuredWays, Move,
-    NodeReport, ReportTaken, RouteAck, RoutingTable, SecretValues, StopInstance, TAR, UsageRequest,
+    AssignmentSet, AssignmentsQuery, Counted, HoldsRequest, ImageHolds, InstanceSecretsRequest,
+    MeasuredWays, Move, NodeReport, ReportTaken, RouteAck, RoutingTable, SecretValues,
+    StopInstance, TAR, UsageRequest,
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{
@@ -20,7 +21,7 @@ use longshore_link::{
     relay_whole, watch_lines,
 };
 use longshore_trust::{CertificateRequest, JoinRequest, Name, Peer, Signed};
-use longshore_types::{InstanceId, LocationName, NodeName};
+use longshore_types::{InstanceId, LocationName, NodeImage, NodeName};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -62,6 +63,7 @@ pub fn router(server: Server) -> Router {
         .route("/link/nodes/{node}/images/manifest", get(manifest))
         .route("/link/nodes/{node}/images/blob", get(blob))
         .route("/link/nodes/{node}/images/converted", get(converted))
+        .route("/link/nodes/{node}/images/holds", post(image_holds))
         .route_layer(from_fn_with_state(Arc::clone(&server), only_that_node));
     let ingresses = Router::new()
         .route("/link/routes", get(routes))
@@ -84,6 +86,7 @@ pub fn router(server: Server) -> Router {
         .route("/gate/nodes/{node}/instances/{instance}/archive", get(pack).put(unpack))
         .route("/gate/nodes/{node}/usage", post(usage))
         .route("/gate/nodes/{node}/drain", get(preview_drain))
+        .route("/gate/nodes/{node}/images", get(node_images))
         .route_layer(from_fn_with_state(Arc::clone(&server), only_global));
     Router::new()
         .route("/join", post(join).layer(DefaultBodyLimit::max(MAX_OF_STRANGERS)))
@@ -371,6 +374,35 @@ async fn preview_drain(
         Ok(None) => Err(Problem::not_found("node", &node).into()),
         Err(_) => Err(ending().into()),
     }
+}
+
+/// What keeps images on a node that is about to make room.
+async fn image_holds(
+    State(server): Shared,
+    Path(node): Path<NodeName>,
+    Body(request): Body<HoldsRequest>,
+) -> Result<axum::Json<ImageHolds>, Refusal> {
+    let mut told = server.images.holds(node, request.images).await?;
+    // A node is told whether, and not for whom.
+    told.holds.values_mut().flatten().for_each(|hold| hold.by.clear());
+    Ok(axum::Json(told))
+}
+
+/// The images of a node, with what keeps each.
+async fn node_images(
+    State(server): Shared,
+    Path(node): Path<NodeName>,
+) -> Result<axum::Json<Vec<NodeImage>>, Refusal> {
+    let gate = server.gates.client(&node)?;
+    let images = gate.call::<(), Vec<NodeImage>>(Method::GET, "/images", None).await;
+    let images = images.map_err(|error| match error {
+        CallError::Status { status: 404, .. } => {
+            let detail = format!("node {node} is of an earlier release, which does not tell");
+            Problem::new(ProblemCode::Unavailable, detail).into()
+        }
+        error => unreachable(&node, error),
+    })?;
+    server.images.with_holds(node, images).await.map(axum::Json)
 }
 
 /// Passes a request on to a node, and its answer back.

@@ -4,6 +4,7 @@ mod adopt;
 mod due;
 mod given;
 mod hand_over;
+mod holds;
 mod instances;
 mod publish;
 mod reconcile;

@@ -1,4 +1,4 @@
-//! What the location asks of a node on behalf of users: logs, exec, ports, files and what instances use.
+//! What the location asks of a node on behalf of users: logs, exec, ports, files, what instances use, its images.
 
 mod archive;
 mod exec;
@@ -12,17 +12,17 @@ use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use axum::routing::{get, post};
 use futures_util::stream::{self, Stream, StreamExt};
-use longshore_api::Problem;
 use longshore_api::links::{InstanceUsage, LogLine, LogStream, UsageRequest};
-use longshore_link::{Body, Refusal, json_lines};
+use longshore_api::{Problem, ProblemCode};
+use longshore_link::{Body, Refusal, chain, json_lines};
 use longshore_runtime::logs::{Follow, StreamTag, read_log};
-use longshore_types::{InstanceId, InstancePhase, Timestamp};
+use longshore_types::{InstanceId, InstancePhase, NodeImage, Timestamp};
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 
 use crate::board::Entries;
 use crate::instance::log_path;
-use crate::{Node, space};
+use crate::{Node, space, stock};
 
 /// How many lines may wait for a slow reader.
 const LINES_AHEAD: usize = 64;
@@ -38,6 +38,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/instances/{instance}/port-forward", get(ports::connect))
         .route("/instances/{instance}/archive", get(archive::pack).put(archive::unpack))
         .route("/usage", post(usage))
+        .route("/images", get(images))
         .with_state(node)
 }
 
@@ -159,6 +160,21 @@ async fn usage(
         }
     }
     axum::Json(usages)
+}
+
+/// The images that are here or on their way. What keeps them, the location adds.
+async fn images(State(node): State<Arc<Node>>) -> Result<axum::Json<Vec<NodeImage>>, Refusal> {
+    let listed = tokio::task::spawn_blocking(move || stock::list(&node)).await;
+    let failed = |why: String| {
+        tracing::warn!(why, "cannot list images");
+        Refusal(Problem::new(
+            ProblemCode::Internal,
+            format!("the node cannot list its images: {why}"),
+        ))
+    };
+    // A panic in it would be a bug; it is told like a failure.
+    let listed = listed.map_err(|error| failed(chain(&error)))?;
+    listed.map(axum::Json).map_err(|error| failed(chain(&error)))
 }
 
 fn usage_of(node: &Node, instance: InstanceId, used: longshore_runtime::Usage) -> InstanceUsage {

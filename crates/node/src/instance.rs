@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use longshore_api::links::{Assignment, Intent, ObservedInstance, Stage, StartPath};
+use longshore_image::store::HeldImage;
 use longshore_link::now;
 use longshore_planning::restart::{Restart, plan_restart};
 use longshore_runtime::logs::{Follow, read_log};
@@ -66,6 +67,8 @@ pub struct Actor {
     detail: Option<String>,
     /// Of the start that is under way.
     timeline: Option<Timeline>,
+    /// The image that it uses, which stays meanwhile.
+    held: Option<HeldImage>,
 }
 
 /// Why a container is no longer watched.
@@ -96,6 +99,8 @@ impl Actor {
         observed.restarts = history.restarts;
         observed.last_exit.clone_from(&history.last_exit);
         let adopted = adopted.map(|adopted| adopted.state);
+        let used = adopted.as_ref().map(|_| assignment.release.image_digest);
+        let held = used.and_then(|image| node.images.hold(&image));
         Self {
             node,
             wishes,
@@ -105,6 +110,7 @@ impl Actor {
             adopted,
             detail: None,
             timeline: None,
+            held,
         }
     }
 

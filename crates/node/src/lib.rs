@@ -9,7 +9,8 @@
 //! ([`agent::Agent::restore`]) before it says a word to its location.
 //!
 //! - `agent`: assignments to actors. `instance`: the life of one instance.
-//! - `disk`: what an agent must remember. `board`: what it observes. `space`: the room on the disk.
+//! - `disk`: what an agent must remember. `board`: what it observes. `space`: the room on the disk. `stock`: the
+//!   images that are there, and which go.
 //! - `uplink`: the link to the location. `gate`: logs and exec. `joined`: certificates of a node on another
 //!   machine. `source`: its images.
 
@@ -24,6 +25,7 @@ mod metrics;
 mod reach;
 mod source;
 mod space;
+mod stock;
 mod timeline;
 mod uplink;
 
@@ -39,7 +41,7 @@ use longshore_link::{Client, Endpoint, JoinError, Listener, Service, ServiceErro
 use longshore_network::{AgentId, Network, NetworkConfig, OpenNetworkError};
 use longshore_runtime::{AdoptError, RuntimeProblem, RuntimePrograms, Shims, ShimsConfig, probe};
 use longshore_telemetry::traces::Tracer;
-use longshore_types::{Gpu, IpNet, NodeName, Traits};
+use longshore_types::{DiskMarks, Gpu, IpNet, NodeName, Traits};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -82,6 +84,8 @@ pub struct Options {
     pub instance_pool: IpNet,
     /// How many instances may share a core: the node offers this many times its cores.
     pub cpu_overcommit: f64,
+    /// When images that nothing keeps leave the disk.
+    pub image_disk: DiskMarks,
     /// What is said of it: its country, its labels.
     pub traits: Traits,
     /// The GPUs that its operator declares.
@@ -170,6 +174,7 @@ struct Node {
     name: NodeName,
     location: Client,
     images: ImageStore,
+    stock: stock::Stock,
     source: Arc<dyn Source>,
     network: Network,
     shims: Shims,
@@ -230,6 +235,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         name: options.name,
         location: location.clone(),
         images,
+        stock: stock::Stock::new(options.image_disk),
         source,
         network,
         shims,
@@ -256,7 +262,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
     service.spawn_until_shutdown("reports", reports);
     service.spawn_until_shutdown("reach", reach::keep(Arc::clone(&node)));
     service.spawn_until_shutdown("disk", space::keep(Arc::clone(&node), capacity));
-    service.spawn_until_shutdown("images", remove_old_beginnings(Arc::clone(&node)));
+    look_after_images(&node, &service);
     service.spawn_until_shutdown("network", uplink::keep_network(Arc::clone(&node)));
     let router = gate::router(Arc::clone(&node));
     match joined {
@@ -345,6 +351,12 @@ fn registry_source(registry: &Endpoint, token: PathBuf) -> Result<Arc<dyn Source
         Ok(client) => Ok(Arc::new(client)),
         Err(error) => Err(NodeError::Registry(format!("{registry}: {error}"))),
     }
+}
+
+/// Starts what goes on for ever with the images on the disk.
+fn look_after_images(node: &Arc<Node>, service: &Service) {
+    service.spawn_until_shutdown("beginnings", remove_old_beginnings(Arc::clone(node)));
+    service.spawn_until_shutdown("images", stock::keep(Arc::clone(node)));
 }
 
 /// Removes what came of layers that nobody came back for, now and then.

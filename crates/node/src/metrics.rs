@@ -9,7 +9,7 @@ use longshore_api::links::StartPath;
 use longshore_link::{Listener, Service};
 use longshore_telemetry::metrics::{Registry, Unit, long_times};
 use longshore_telemetry::scrape::{Scrape, at_scrape};
-use longshore_types::{Capacity, ExitReason};
+use longshore_types::{ByteCount, Capacity, ExitReason};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -67,6 +67,8 @@ pub struct Metrics {
     pulls: Family<Pulled, Counter>,
     pulled: Counter,
     pull_durations: Histogram,
+    collected: Counter,
+    collected_bytes: Counter,
 }
 
 impl Default for Metrics {
@@ -91,6 +93,8 @@ impl Default for Metrics {
             pulls,
             pulled: Counter::default(),
             pull_durations: long_times(),
+            collected: Counter::default(),
+            collected_bytes: Counter::default(),
         }
     }
 }
@@ -127,6 +131,15 @@ impl Metrics {
             help,
             Unit::Seconds,
             self.pull_durations.clone(),
+        );
+        let help = "Images that left the disk because room was needed";
+        registry.register("images_collected", help, self.collected.clone());
+        let help = "Bytes that gave back";
+        registry.register_with_unit(
+            "images_collected",
+            help,
+            Unit::Bytes,
+            self.collected_bytes.clone(),
         );
         at_scrape(registry, move |scrape| {
             tell_of_capacity(scrape, *capacity.borrow())?;
@@ -180,6 +193,14 @@ impl Metrics {
             self.pulled.inc_by(bytes);
             self.pull_durations.observe(took.as_secs_f64());
         }
+    }
+}
+
+impl Metrics {
+    /// Images left the disk.
+    pub fn note_collected(&self, images: usize, frees: ByteCount) {
+        self.collected.inc_by(images as u64);
+        self.collected_bytes.inc_by(frees.0);
     }
 }
 

@@ -49,12 +49,14 @@ pub async fn report(
     // One of the release before knows no such way: it must not take a change for the whole.
     let change = format!("{whole}/changes");
     let (mut board, mut reached) = (node.board.subscribe(), node.reach.tries());
+    let mut images = node.stock.changes();
     let mut wait = RETRY.0;
     let mut pace = Pace::new(REST);
     let mut changes = ReportChanges::new(longshore_link::now());
     loop {
         pace.rest().await;
         let began = Instant::now();
+        images.mark_unchanged();
         let observed = board.borrow_and_update().clone();
         let Carried { location_epoch, acknowledged, handed_over } =
             carried.borrow_and_update().clone();
@@ -94,6 +96,7 @@ pub async fn report(
                     // The senders live as long as the agent, so these errors cannot come.
                     _ = board.changed() => {}
                     _ = reached.changed() => {}
+                    _ = images.changed() => {}
                     _ = carried.changed() => {}
                     _ = identity.capacity.changed() => {}
                     () = tokio::time::sleep(HEARTBEAT) => {}

@@ -1,5 +1,6 @@
 //! The pure deciders: a snapshot, a clock value and a seed in; a plan with reasons out.
 //!
+//! - [`collection`]: which images leave the disk of a node.
 //! - [`global`]: which locations run how many instances of an app.
 //! - [`gpus`]: which GPUs of a node an instance gets.
 //! - [`location`]: which node runs an instance, and which instance of an old release goes next.
@@ -14,6 +15,7 @@
 
 #![deny(missing_docs)]
 
+pub mod collection;
 pub mod global;
 pub mod gpus;
 pub mod location;

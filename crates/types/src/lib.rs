@@ -24,6 +24,7 @@ mod latency;
 pub mod lenient;
 pub mod manifest;
 mod nearest;
+mod node_image;
 pub mod placement;
 mod priority;
 mod reach;
@@ -59,6 +60,7 @@ pub use manifest::{
     ReleaseCommand, Resources, RestartPolicy,
 };
 pub use nearest::nearest;
+pub use node_image::{DiskMarks, HoldReason, ImageHold, ImageState, NodeImage};
 pub use placement::{Label, Near, PlaceMatch, Placement, Spread, Traits};
 pub use priority::{Priority, RoomMaking, Yielding};
 pub use reach::{ReachAddress, Reached, unreached};

@@ -10,13 +10,15 @@ use longshore_api::v1::{
     TokenCreated, TokenRequest, TokenView, UsageView,
 };
 use longshore_types::token::Role;
-use longshore_types::{AppName, Cordon, InstanceId, LocationName, Port, ProjectName, Timestamp};
+use longshore_types::{
+    AppName, Cordon, InstanceId, LocationName, NodeImage, Port, ProjectName, Timestamp,
+};
 
 use super::Access::{Everywhere, InProject, SomeProject};
 use super::endpoint::{DELETE, Endpoint, GET, POST, PUT, endpoint};
 use super::{
-    Access, apps, archive, cordons, events, instances, join_tokens, locations, plan, registry,
-    releases, secrets, store, tokens, usage, watch, whoami,
+    Access, apps, archive, cordons, events, images, instances, join_tokens, locations, plan,
+    registry, releases, secrets, store, tokens, usage, watch, whoami,
 };
 
 const READ: Access = InProject(Role::Read);
@@ -259,6 +261,12 @@ fn of_its_operators() -> Vec<Endpoint> {
         )
         .about("previewNodeDrain", "What draining a node would move, and where")
         .answers::<Vec<Move>>(),
+        endpoint(GET, "/locations/{location}/nodes/{node}/images", Everywhere, images::of_node)
+            .about(
+                "listNodeImages",
+                "The images of a node, how far each is there, and what keeps it",
+            )
+            .answers::<Vec<NodeImage>>(),
         endpoint(DELETE, "/locations/{location}", Everywhere, locations::remove).about(
             "removeLocation",
             "Forget a location that joined and is empty or silent, and refuse it from then on",

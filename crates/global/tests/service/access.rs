@@ -59,6 +59,7 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("PUT", "/locations/{location}/nodes/{node}/cordon", Everywhere),
     ("DELETE", "/locations/{location}/nodes/{node}/cordon", Everywhere),
     ("GET", "/locations/{location}/nodes/{node}/drain", Everywhere),
+    ("GET", "/locations/{location}/nodes/{node}/images", Everywhere),
     ("DELETE", "/locations/{location}", Everywhere),
     ("DELETE", "/registry", Everywhere),
     ("DELETE", "/locations/{location}/nodes/{node}", Everywhere),

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::limits::Limits;
 use crate::mount::{ImageTree, KernelPath};
+use crate::store::{Collected, Stocked};
 use crate::tar::tests::{Archive, RawHeader};
 use crate::unpack::tests::digest_of;
 use fake::{FakeSource, Fault};
@@ -396,21 +397,74 @@ async fn collecting_spares_what_a_pull_is_about_to_need() {
     let collect = async {
         eventually(|| entries(root.path(), "layers").len() == 3).await;
         let store = store.clone();
-        let collected =
-            tokio::task::spawn_blocking(move || store.collect(&Default::default())).await.unwrap();
+        let collected = tokio::task::spawn_blocking(move || clear(&store)).await.unwrap();
         source.heal();
-        collected.unwrap()
+        collected
     };
     let (collected, pulled) = tokio::join!(collect, pull(&store, &source, &digest));
     assert_eq!((collected.images, collected.layers.len()), (vec![old], 1));
     assert_eq!(pulled.unwrap().1.reused_layers, 0);
-    let kept = store.collect(&[digest].into()).unwrap();
-    assert_eq!(kept, Default::default());
-    assert!(store.remove_image(&digest).unwrap());
-    assert!(!store.remove_image(&digest).unwrap());
-    assert_eq!(store.collect(&Default::default()).unwrap().layers.len(), 3);
+    assert_eq!(store.collect(&[old]).unwrap(), Default::default(), "that was gone before");
+    let collected = clear(&store);
+    assert_eq!((collected.images, collected.layers.len()), (vec![digest], 3));
     assert_eq!(entries(root.path(), "layers"), [""; 0]);
     assert_no_leftovers(root.path());
+}
+
+/// Removes all that nobody holds.
+fn clear(store: &ImageStore) -> Collected {
+    let all: Vec<_> = store.list_images().iter().map(|image| image.digest).collect();
+    store.collect(&all).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_held_stays_and_a_shared_layer_goes_with_its_last_image() {
+    for kernel in [KernelPath::Directories, *forms::ways().last().unwrap()] {
+        let root = tempfile::tempdir().unwrap();
+        let store = open_by(root.path(), kernel);
+        let source = Arc::new(FakeSource::default());
+        let first = three_layers().publish(&source);
+        let second = three_layers().plain(Archive::default().file("more", b"x")).publish(&source);
+        for digest in [&first, &second] {
+            pull(&store, &source, digest).await.unwrap();
+        }
+        let (held, again) = (store.hold(&first).unwrap(), store.hold(&first).unwrap());
+        let collected = clear(&store);
+        assert_eq!((collected.images, collected.layers.len()), (vec![second], 1));
+        drop(held);
+        assert_eq!(clear(&store), Default::default(), "it is held twice");
+        drop(again);
+        let collected = clear(&store);
+        assert_eq!((collected.images, collected.layers.len()), (vec![first], 3));
+        assert!(store.hold(&first).is_none());
+        assert_no_leftovers(root.path());
+    }
+}
+
+#[tokio::test]
+async fn the_stock_tells_what_images_take_and_when_they_were_used_also_after_a_restart() {
+    for kernel in [KernelPath::Directories, *forms::ways().last().unwrap()] {
+        let root = tempfile::tempdir().unwrap();
+        let store = open_by(root.path(), kernel);
+        let source = Arc::new(FakeSource::default());
+        let digest = three_layers().publish(&source);
+        pull(&store, &source, &digest).await.unwrap();
+        let [came] = <[Stocked; 1]>::try_from(store.stock().unwrap()).unwrap();
+        assert_eq!((came.digest, came.held, came.layers.len()), (digest, false, 3));
+        assert!(came.layers.values().all(|size| size.0 >= 4096), "{came:?}");
+        let long_ago = std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(1_234_567);
+        let record = root.path().join("images").join(format!("{}.json", digest.hex()));
+        let times = std::fs::FileTimes::new().set_modified(long_ago);
+        std::fs::File::open(&record).unwrap().set_times(times).unwrap();
+        drop(store);
+        let store = open_by(root.path(), kernel);
+        assert_eq!(store.stock().unwrap()[0].last_used, long_ago);
+        let held = store.hold(&digest).unwrap();
+        held.note_use();
+        let used = &store.stock().unwrap()[0];
+        assert!(used.held && used.last_used >= came.last_used, "{used:?}");
+        assert_eq!(used.size(), came.size());
+    }
 }
 
 /// What a container sees: layers from a pull, mounted.
@@ -474,7 +528,9 @@ async fn pulled_image_mounts_as_its_layers_say(kernel: KernelPath) {
     if kernel == KernelPath::Directories {
         assert_eq!(layers(&image).len(), 1);
     }
-    store.collect(&[alone].into()).unwrap();
+    let others: Vec<_> = store.list_images().iter().map(|image| image.digest).collect();
+    let others: Vec<_> = others.into_iter().filter(|digest| *digest != alone).collect();
+    store.collect(&others).unwrap();
     assert_eq!(entries(&scratch.path().join("store"), "attributes"), [""; 0]);
 }
 

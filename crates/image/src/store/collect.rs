@@ -29,31 +29,21 @@ pub struct Collected {
 }
 
 impl ImageStore {
-    /// Removes one image's record; true when there was one. Its layers go with the next
-    /// [`ImageStore::collect`]. The caller makes sure that nothing runs from it.
-    pub fn remove_image(&self, digest: &Digest) -> Result<bool, CollectError> {
-        let mut state = self.inner.state();
-        Ok(self.inner.forget(&mut state, digest)?)
-    }
-
-    /// Removes every image whose digest is not in `keep`, and every layer that neither an image nor
-    /// a pull in progress needs. Blocks while files are deleted.
-    ///
-    /// `keep` must name every image that something runs from: a mounted layer would lose its files.
-    pub fn collect(&self, keep: &BTreeSet<Digest>) -> Result<Collected, CollectError> {
+    /// Removes these images, except those that are held, and every layer that neither an image nor a pull in
+    /// progress needs any more. Blocks while files are deleted.
+    pub fn collect(&self, take: &[Digest]) -> Result<Collected, CollectError> {
         let mut collected = Collected::default();
         {
-            // Held while things are renamed, so that a pull cannot begin to use a layer meanwhile.
+            // Held while things are renamed, so that neither a pull nor a start can begin to use any of it.
             let mut state = self.inner.state();
-            let images: Vec<Digest> = state.images.keys().copied().collect();
-            for digest in images.into_iter().filter(|digest| !keep.contains(digest)) {
-                self.inner.forget(&mut state, &digest)?;
-                collected.images.push(digest);
+            for digest in take {
+                if !state.held.contains_key(digest) && self.inner.forget(&mut state, digest)? {
+                    collected.images.push(*digest);
+                }
             }
             collected.layers = self.inner.trash_unused_layers(&state)?;
         }
         self.inner.empty_trash()?;
-        self.remove_old_beginnings()?;
         Ok(collected)
     }
 

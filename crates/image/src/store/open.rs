@@ -76,6 +76,7 @@ impl ImageStore {
             kernel,
             state: Mutex::default(),
             flights: Mutex::default(),
+            room: super::room::Room::default(),
             n_staged: AtomicU64::new(0),
             trash_lock: Mutex::default(),
             _lock: lock.into(),

@@ -35,7 +35,7 @@ fn set(generation: u64, release: u64) -> AllotmentSet {
         Decision { at: Timestamp(0), chosen: None, why: String::new(), candidates: vec![] };
     let hosts = vec!["web.localhost".parse().unwrap()];
     let generation = Generation(generation);
-    let (count, budget, make_room) = (2, 4, 0);
+    let (count, budget, make_room, rollback) = (2, 4, 0, None);
     let (canary, command) = (None, None);
     let allotment = Allotment {
         release: Arc::new(release),
@@ -44,6 +44,7 @@ fn set(generation: u64, release: u64) -> AllotmentSet {
         command,
         budget,
         make_room,
+        rollback,
         hosts,
         generation,
         decision,
@@ -53,6 +54,7 @@ fn set(generation: u64, release: u64) -> AllotmentSet {
 
 mod cordons;
 mod hand_over;
+mod holds;
 
 /// A location with one node, or more, that does what it is told.
 struct World {

@@ -11,7 +11,8 @@ use axum::routing::{get, post};
 use futures_util::StreamExt as _;
 use http::{Method, StatusCode};
 use longshore_api::links::{
-    AllotmentSet, AssignmentSet, InstanceSecretsRequest, RoutingTable, SecretValues,
+    AllotmentSet, AssignmentSet, HoldsRequest, ImageHolds, InstanceSecretsRequest, RoutingTable,
+    SecretValues,
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, CallError, Client, Endpoint, Listener, Refusal, Service, Upgrade, now};
@@ -217,6 +218,10 @@ async fn a_node_speaks_for_itself_and_for_nobody_else() {
     let secrets: Result<SecretValues, _> =
         node.call(Method::POST, "/link/nodes/n2/secrets", Some(&request)).await;
     refused(secrets, ProblemCode::Forbidden);
+    let asked = HoldsRequest::default();
+    let others: Result<ImageHolds, _> =
+        node.call(Method::POST, "/link/nodes/n1/images/holds", Some(&asked)).await;
+    refused(others, ProblemCode::Forbidden);
     // A gate through which this location would speak to another is none.
     for gate in ["unix:/run/global.sock", "http://127.0.0.1:80", "nonsense"] {
         refused(says(&node, "n2", gate).await, ProblemCode::InvalidRequest);

@@ -208,6 +208,7 @@ fn set(generation: u64, count: u32) -> Arc<AllotmentSet> {
         command: None,
         budget: 4,
         make_room: 0,
+        rollback: None,
         hosts: vec!["web.localhost".parse().unwrap()],
         generation: Generation(generation),
         decision: Decision {

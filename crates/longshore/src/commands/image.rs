@@ -9,6 +9,7 @@ pub mod push;
 pub mod rates;
 mod retention;
 mod rm;
+pub mod stocked;
 
 use longshore_image::client::{RegistryClient, RegistryClientError};
 use longshore_link::chain;

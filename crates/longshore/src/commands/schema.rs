@@ -76,6 +76,7 @@ stated! {
     image::pull::Report: "image pull";
     image::rates::Report: "image rates";
     Vec<image::ls::Row>: "image ls";
+    Vec<image::stocked::Row>: "image ls --node", "image ls --location";
     image::inspect::Inspection: "image inspect";
     longshore_types::garbage::Garbage: "image gc";
     longshore_types::Retention: "image retention";

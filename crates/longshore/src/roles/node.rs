@@ -6,7 +6,7 @@ use longshore_link::Endpoint;
 use longshore_network::AgentId;
 use longshore_node::Membership;
 use longshore_runtime::RuntimePrograms;
-use longshore_types::{DeclaredGpus, IpNet, NodeName};
+use longshore_types::{DeclaredGpus, DiskMarks, IpNet, NodeName};
 
 use super::{MetricsOptions, Threads, listener};
 use crate::failure::{Failure, Kind, OrFail};
@@ -69,6 +69,9 @@ struct AgentOptions {
     /// How many times over the processor time of the machine is promised
     #[arg(long, value_name = "FACTOR", default_value_t = 4.0)]
     cpu_overcommit: f64,
+    /// When images that nothing keeps leave the disk: over the second percentage of it, down to the first
+    #[arg(long, value_name = "LOW-HIGH", default_value_t)]
+    image_disk: DiskMarks,
     /// GPUs that the machine has, for apps that need some, such as h100:80GiB:4; may be given several times
     #[arg(long = "gpu", value_name = "MODEL:MEMORY[:COUNT]")]
     gpus: Vec<DeclaredGpus>,
@@ -127,6 +130,7 @@ fn run_agent(options: AgentOptions) -> Result<(), Failure> {
             cgroup_parent: options.cgroup_parent,
             instance_pool: options.instance_pool,
             cpu_overcommit: options.cpu_overcommit,
+            image_disk: options.image_disk,
             traits: options.said.traits(),
             gpus: DeclaredGpus::each(&options.gpus),
             programs: RuntimePrograms {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use longshore_link::{CallError, Endpoint, JoinError, chain};
 use longshore_trust::{Identity, JoinAs, JoinToken};
-use longshore_types::{DeclaredGpus, IpNet, NodeName};
+use longshore_types::{DeclaredGpus, DiskMarks, IpNet, NodeName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -67,6 +67,9 @@ struct MachineOptions {
     /// How many times over the processor time of the machine is promised
     #[arg(long, value_name = "FACTOR", default_value = "4")]
     cpu_overcommit: String,
+    /// When images that nothing keeps leave the disk: over the second percentage of it, down to the first
+    #[arg(long, value_name = "LOW-HIGH", default_value_t)]
+    image_disk: DiskMarks,
     /// GPUs that this machine has, for apps that need some, such as h100:80GiB:4; may be given several times
     #[arg(long = "gpu", value_name = "MODEL:MEMORY[:COUNT]")]
     gpus: Vec<DeclaredGpus>,
@@ -240,6 +243,7 @@ fn agent_flags(machine: &MachineOptions, home: &Home, node: &NodeName) -> Flags 
         .with("run-dir", home.run_dir().display())
         .with("instance-pool", machine.instance_pool)
         .with("cpu-overcommit", &machine.cpu_overcommit)
+        .with("image-disk", machine.image_disk)
         .with_each("gpu", &machine.gpus);
     let given = given.into_iter().filter_map(|(name, value)| Some((name, value?)));
     given.fold(flags, |flags, (name, value)| flags.with(name, value))

@@ -100,6 +100,9 @@ pub struct UpOptions {
     /// How many times over processor time is promised [default: 4]
     #[arg(long, value_name = "FACTOR")]
     cpu_overcommit: Option<String>,
+    /// When images that nothing keeps leave the disk, in percent of it [default: 75-85]
+    #[arg(long, value_name = "LOW-HIGH")]
+    image_disk: Option<String>,
     /// GPUs that this machine has, for apps that need some, such as h100:80GiB:4; may be given several times
     #[arg(long, value_name = "MODEL:MEMORY[:COUNT]")]
     gpu: Vec<String>,
@@ -318,6 +321,7 @@ impl UpOptions {
             node,
             instance_pool,
             cpu_overcommit,
+            image_disk,
             gpu,
             cgroup_parent,
             runc,
@@ -353,6 +357,7 @@ impl UpOptions {
             ("node", node),
             ("instance_pool", instance_pool),
             ("cpu_overcommit", cpu_overcommit),
+            ("image_disk", image_disk),
             ("gpu", &listed(gpu)),
             ("cgroup_parent", cgroup_parent),
             ("runc", runc),

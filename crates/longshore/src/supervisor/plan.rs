@@ -209,6 +209,7 @@ fn agent(
         .with_registry(registry, home)
         .with("instance-pool", settings.instance_pool)
         .with("cpu-overcommit", settings.cpu_overcommit)
+        .with("image-disk", settings.image_disk)
         .with_each("gpu", &settings.gpus);
     let node = match &settings.cgroup_parent {
         Some(parent) => node.with("cgroup-parent", parent),

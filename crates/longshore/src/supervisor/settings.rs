@@ -15,8 +15,8 @@ use longshore_global::StoreChoice;
 use longshore_runtime::RuntimePrograms;
 use longshore_store::EtcdTlsFiles;
 use longshore_types::{
-    Coordinates, DeclaredGpus, Duration, HostName, IpNet, LocationName, ManifestProblem, NodeName,
-    Traits, nearest,
+    Coordinates, DeclaredGpus, DiskMarks, Duration, HostName, IpNet, LocationName, ManifestProblem,
+    NodeName, Traits, nearest,
 };
 use toml::Value;
 
@@ -88,6 +88,8 @@ pub struct Settings {
     pub instance_pool: IpNet,
     /// How many times over the processor time of the machine is promised.
     pub cpu_overcommit: f64,
+    /// When images that nothing keeps leave the disk.
+    pub image_disk: DiskMarks,
     /// The GPUs that the machine has.
     pub gpus: Vec<DeclaredGpus>,
     /// The cgroup below which the instances have theirs; the node's own when absent.
@@ -163,6 +165,7 @@ impl Settings {
             node,
             instance_pool: constant(longshore_network::NetworkConfig::DEFAULT_POOL),
             cpu_overcommit: 4.0,
+            image_disk: DiskMarks::default(),
             gpus: Vec::new(),
             cgroup_parent: None,
             programs: RuntimePrograms::default(),

@@ -8,7 +8,7 @@ use longshore_api::links::StartPath;
 use longshore_image::config::ImageConfig;
 use longshore_image::mount::IdMap;
 use longshore_image::pull::{PullEvent, PullReport};
-use longshore_image::store::Image;
+use longshore_image::store::{HeldImage, Image};
 use longshore_link::chain;
 use longshore_network::{Attachment, InstanceUsers};
 use longshore_runtime::{
@@ -44,7 +44,10 @@ impl Actor {
         // A start that fails must not count as a run that began when the last one did.
         self.observed.started_at = None;
         self.observed.ready_at = None;
-        let Some(image) = self.pull().await? else { return Ok(None) };
+        let Some(held) = self.pull().await? else { return Ok(None) };
+        held.note_use();
+        let image = held.image.clone();
+        self.held = Some(held);
         let node = Arc::clone(&self.node);
         let _turn = tokio::select! {
             turn = node.starts.acquire() => turn.expect("the semaphore is never closed"),
@@ -76,20 +79,22 @@ impl Actor {
         Ok(Some(running))
     }
 
-    async fn pull(&mut self) -> Result<Option<Image>, String> {
+    async fn pull(&mut self) -> Result<Option<HeldImage>, String> {
         let release = &self.assignment.release;
-        if let Some(image) = self.node.images.image(&release.image_digest) {
+        if let Some(held) = self.node.images.hold(&release.image_digest) {
             self.observed.path = Some(StartPath::Cached);
-            return Ok(Some(image));
+            return Ok(Some(held));
         }
         let (repository, digest) =
             (release.manifest.image.repository.clone(), release.image_digest);
         self.observed.path = Some(StartPath::Pulled);
         self.show(InstancePhase::Pulling, None);
         let times = PullTimes::begin();
+        let seen = self.node.stock.pull(&digest);
         let progress = |event: PullEvent| {
             tracing::trace!(?event, "pulling");
             times.note(&event);
+            seen.note(&event);
         };
         let node = Arc::clone(&self.node);
         let pull = node.images.pull(Arc::clone(&node.source), &repository, &digest, &progress);
@@ -105,7 +110,9 @@ impl Actor {
         machine::release_memory();
         let fetched = pulled.as_ref().ok().map(|(_, report)| report.bytes_fetched.0);
         self.node.metrics.note_pull(fetched, began.elapsed());
-        let (image, report) = pulled.map_err(|error| chain(&error))?;
+        let (_, report) = pulled.map_err(|error| chain(&error))?;
+        let held = node.images.hold(&digest);
+        node.stock.change();
         if let Some(timeline) = &mut self.timeline {
             timeline.pulled(&times);
         }
@@ -116,7 +123,8 @@ impl Actor {
             let dropped = report.dropped_devices;
             tracing::info!(dropped, %digest, "device nodes of the image were left out");
         }
-        Ok(Some(image))
+        let gone = || format!("the image {digest} was removed as soon as it had come");
+        held.map(Some).ok_or_else(gone)
     }
 
     async fn attach(&self) -> Result<Attachment, String> {
@@ -241,7 +249,11 @@ impl Actor {
         longshore_image::mount::unmount_rootfs(&self.node.disk.rootfs(instance))
             .map_err(|error| chain(&error))?;
         let (node, dir) = (Arc::clone(&self.node), self.node.disk.instance(instance));
-        in_background(move || node.layers.remove(&dir).map_err(|error| chain(&error))).await
+        in_background(move || node.layers.remove(&dir).map_err(|error| chain(&error))).await?;
+        if let Some(held) = self.held.take() {
+            held.note_use();
+        }
+        Ok(())
     }
 
     /// One try to remove everything that the instance used.

@@ -5,6 +5,7 @@ use std::ffi::CString;
 
 use rustix::mount::{MountFlags, UnmountFlags};
 
+use crate::store::NoRoom;
 use crate::unpack::tests::listing::{Node, list};
 
 use super::*;
@@ -183,4 +184,68 @@ fn missing(kernel: KernelPath, told: &BTreeSet<String>) -> Vec<(&'static str, &'
         told.iter().any(|told| told.contains(what) && told.contains(path))
     };
     both.into_iter().chain(of_form.iter().copied()).filter(|step| !is_told(step)).collect()
+}
+
+/// An image of one layer of so many bytes that nothing packs.
+fn unpackable(seed: u64, length: usize) -> ImageParts {
+    let mut bytes = vec![0; length];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    ImageParts::default().plain(Archive::default().file("a", &bytes))
+}
+
+/// What a pull was refused for.
+fn no_room(pulled: Result<(Image, PullReport), PullImageError>) -> NoRoom {
+    match pulled {
+        Err(error @ PullImageError::NoRoom { .. }) => {
+            assert_eq!(error.retry(), Retry::CanHelp);
+            let PullImageError::NoRoom { source, .. } = error else { unreachable!() };
+            source
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_pull_looks_for_room_before_it_begins_beside_what_others_will_take() {
+    let disk = SmallDisk::new();
+    disk.resize("size=18m");
+    let store = open_by(&disk.path().join("store"), KernelPath::Directories);
+    let asked = Arc::new(Mutex::new((Vec::new(), Vec::new())));
+    let (told, cleared) = (Arc::clone(&asked), store.clone());
+    store.keep_room(Box::new(move |lack| {
+        let mut asked = told.lock().unwrap();
+        asked.0.push(lack);
+        cleared.collect(&asked.1).unwrap();
+        Box::pin(std::future::ready(()))
+    }));
+    let source = Arc::new(FakeSource::default());
+    let (first, second) = (unpackable(1, 4 << 20), unpackable(2, 14 << 20));
+    let (one, two) = (first.clone().publish(&source), second.clone().publish(&source));
+    source.fault(&first.blob(0), Fault::HangsAt(100_000));
+    let beside = async {
+        eventually(|| !entries(&disk.path().join("store"), "staging").is_empty()).await;
+        let refused = no_room(pull(&store, &source, &two).await);
+        source.heal();
+        refused
+    };
+    let (pulled, refused) = tokio::join!(pull(&store, &source, &one), beside);
+    pulled.unwrap();
+    assert_eq!(refused.packed.0, second.blob_size(0));
+    assert_eq!(refused.reserved.0 >> 20, 3, "{refused}");
+    assert_eq!(refused.floor.0, (18 << 20) / 20);
+    assert_eq!(entries(&disk.path().join("store"), "staging"), [""; 0]);
+    assert_eq!(asked.lock().unwrap().0.len(), 1, "the first had room for what it may unpack to");
+
+    // It is on the disk by now, and in the way until it may go.
+    let refused = no_room(pull(&store, &source, &two).await);
+    assert_eq!(refused.reserved, ByteCount(0));
+    asked.lock().unwrap().1.push(one);
+    pull(&store, &source, &two).await.unwrap();
+    assert_eq!(store.list_images().len(), 1);
+    let lacks = std::mem::take(&mut asked.lock().unwrap().0);
+    assert!(lacks.iter().all(|lack| lack.likely > lack.least), "{lacks:?}");
+    // What is here needs no room.
+    disk.resize("size=15m");
+    pull(&store, &source, &two).await.unwrap();
+    assert_eq!(asked.lock().unwrap().0, []);
 }

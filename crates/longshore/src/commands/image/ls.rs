@@ -1,8 +1,9 @@
 //! `longshore image ls`
 
-use longshore_types::Repository;
+use longshore_types::{LocationName, NodeName, Repository};
 use serde::Serialize;
 
+use super::stocked::{of_location, of_node};
 use super::{failed, registry};
 use crate::connection::ConnectionOptions;
 use crate::failure::Failure;
@@ -10,13 +11,21 @@ use crate::human;
 use crate::output::table_text;
 use crate::table::Table;
 
-/// List the images of the registry
+/// List the images of the registry, of a node or of the nodes of a location
 ///
-/// --json shows whole digests.
+/// --json shows whole digests. On a node an image that nothing keeps goes when room is needed, the least
+/// recently used first.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Only the images of this repository
+    #[arg(conflicts_with_all = ["node", "location"])]
     repository: Option<Repository>,
+    /// The images of this node
+    #[arg(long, value_name = "NAME")]
+    node: Option<NodeName>,
+    /// The images of all nodes of this location, or that of the node
+    #[arg(long, value_name = "NAME")]
+    location: Option<LocationName>,
     #[command(flatten)]
     connection: ConnectionOptions,
 }
@@ -31,8 +40,20 @@ pub struct Row {
 
 /// Lists the images.
 pub async fn run(options: Options) -> Result<(), Failure> {
-    let (connection, client) = registry(&options.connection, None).await?;
-    let repositories = match options.repository {
+    let Options { repository, node, location, connection } = options;
+    match (node, location) {
+        (Some(node), location) => of_node(&connection, node, location).await,
+        (None, Some(location)) => of_location(&connection, location).await,
+        (None, None) => of_registry(&connection, repository).await,
+    }
+}
+
+async fn of_registry(
+    connection: &ConnectionOptions,
+    repository: Option<Repository>,
+) -> Result<(), Failure> {
+    let (connection, client) = registry(connection, None).await?;
+    let repositories = match repository {
         Some(repository) => vec![repository],
         None => client.repositories().await.map_err(|error| failed("the registry", &error))?,
     };

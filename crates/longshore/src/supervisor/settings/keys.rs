@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use longshore_global::StoreChoice;
 use longshore_registry::{S3Endpoint, S3Location, S3Region};
-use longshore_types::{Coordinates, Country, DeclaredGpus, Duration, HostName, Label};
+use longshore_types::{Coordinates, Country, DeclaredGpus, DiskMarks, Duration, HostName, Label};
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -320,6 +320,13 @@ pub const KEYS: &[Key] = &[
                100. Memory is never promised twice. Default 4.",
         set: |settings, value| put(&mut settings.cpu_overcommit, factor(value)),
         show: |settings| format!("{:?}", settings.cpu_overcommit),
+    },
+    Key {
+        name: "image_disk",
+        help: "When images that nothing keeps leave the disk of this machine: over the second percentage of it,\n\
+               until it is at the first; the least recently used go first. Default \"75-85\".",
+        set: |settings, value| put(&mut settings.image_disk, parsed(value, DiskMarks::ALLOWED)),
+        show: |settings| quoted(settings.image_disk),
     },
     Key {
         name: "gpu",
