@@ -8,6 +8,8 @@ use longshore_e2e::{Platform, UpOptions, eventually};
 use serde_json::{Value, json};
 
 use crate::odd_images::{base, shell};
+use crate::scene::but;
+use crate::second_node::SecondNode;
 
 /// What nothing packs, in bytes.
 const BULK: usize = 11 << 20;
@@ -43,12 +45,23 @@ fn manifest(app: &str, image: &str) -> Value {
     })
 }
 
-/// An image of the node, with its state and the reasons for which it is kept.
-fn found(platform: &Platform, digest: &str) -> anyhow::Result<Option<(String, Vec<String>)>> {
-    let node = &platform.run(&["nodes", "--json"]).ok();
-    let node: Value = serde_json::from_str(node)?;
-    let node = node[0]["node"].as_str().context("a node")?.to_owned();
-    let listed = platform.run(&["image", "ls", "--node", &node, "--json"]).ok();
+/// The state of an image, and the reasons for which it is kept.
+type Found = Option<(String, Vec<String>)>;
+
+/// The node of the platform itself.
+fn name_of_first(platform: &Platform) -> anyhow::Result<String> {
+    let nodes: Value = platform.run(&["nodes", "--json"]).json();
+    let names = nodes.as_array().context("a list")?.iter().filter_map(|node| node["node"].as_str());
+    let first = names.filter(|name| *name != "n2").map(str::to_owned).next();
+    first.context("a node")
+}
+
+fn found(platform: &Platform, digest: &str) -> anyhow::Result<Found> {
+    found_on(platform, &name_of_first(platform)?, digest)
+}
+
+fn found_on(platform: &Platform, node: &str, digest: &str) -> anyhow::Result<Found> {
+    let listed = platform.run(&["image", "ls", "--node", node, "--json"]).ok();
     let listed: Value = serde_json::from_str(&listed)?;
     let images = listed.as_array().context("a list")?;
     let image = images.iter().find(|image| image["digest"] == digest);
@@ -111,5 +124,79 @@ fn a_disk_that_fills_loses_the_images_that_nobody_needs_and_no_others() {
     // What went comes again, and that is the only difference.
     platform.deploy(&manifest("oldest", "oldest")).unwrap();
     assert_eq!(path(&platform, "oldest"), Some(StartPath::Pulled));
+    platform.finish();
+}
+
+/// The only instance of an app.
+fn only(platform: &Platform, app: &str) -> longshore_api::v1::InstanceView {
+    platform.instances(app).unwrap().remove(0)
+}
+
+#[test]
+fn an_image_is_on_nodes_before_it_starts_and_never_in_the_way_of_what_does() {
+    // At this rate it takes minutes on the first node, and as long as it takes on the second.
+    let config = "prewarm_rate = \"64KiB\"\n".to_owned();
+    let platform = Platform::start_with(&UpOptions { config, ..UpOptions::default() }).unwrap();
+    let digest = push(&platform, "warm");
+    let second = SecondNode::start(&platform, &["--label", "disk=nvme"]);
+    let first = name_of_first(&platform).unwrap();
+    eventually("both nodes are known", || {
+        let nodes = platform.run(&["nodes"]).ok();
+        Ok(nodes.lines().any(|line| line.starts_with("n2 ")).then_some(()))
+    })
+    .unwrap();
+    platform.run(&["image", "prewarm", "default/warm:1", "--detach"]).ok();
+    let state = |node: &str| -> anyhow::Result<String> {
+        let found = found_on(&platform, node, &digest)?;
+        Ok(found.map_or_else(String::new, |(state, _)| state))
+    };
+    let is = |node: &str, wanted: &str| {
+        eventually(&format!("the image is {wanted} on {node}"), || {
+            let state = state(node)?;
+            ensure!(state == wanted, "{state}");
+            Ok(Some(()))
+        })
+        .unwrap();
+    };
+    is("n2", "complete");
+    is(&first, "pulling");
+    let held = found_on(&platform, "n2", &digest).unwrap().unwrap().1;
+    assert_eq!(held, ["prewarm"]);
+    // The wish outlives the agent, and nothing is left by half.
+    platform.role("node").unwrap().kill().unwrap();
+    is(&first, "pulling");
+
+    let at = |app: &str, key: &str| {
+        but(manifest(app, "warm"), &json!({"placement": {key: ["disk=nvme"]}}))
+    };
+    platform.deploy(&at("there", "allow")).unwrap();
+    let there = only(&platform, "there");
+    assert_eq!((there.node.as_str(), there.observed.path), ("n2", Some(StartPath::Cached)));
+    assert!(there.observed.stages.iter().all(|stage| stage.name != "pull"), "{there:?}");
+    // What waits for the image does not wait for that rate.
+    platform.deploy(&at("here", "deny")).unwrap();
+    let here = only(&platform, "here");
+    assert_eq!((here.node.as_str(), here.observed.path), (&*first, Some(StartPath::Pulled)));
+    let told = platform.run(&["image", "prewarm", "default/warm:1", "--json"]).ok();
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let states = told["nodes"].as_array().unwrap().iter().map(|node| node["state"].clone());
+    assert_eq!(states.collect::<Vec<_>>(), ["mounted", "mounted"], "{told}");
+
+    let wished = platform.run(&["image", "ls", "--wished"]).ok();
+    assert!(wished.contains("default/warm:1") && wished.contains("everywhere"), "{wished}");
+    platform.run(&["image", "prewarm", "default/warm:1", "--rm"]).ok();
+    let wished = platform.run(&["image", "ls", "--wished"]).ok();
+    assert!(!wished.contains("default/warm:1"), "{wished}");
+    for (arguments, code, told) in [
+        (["default/none:1", "--where", "everywhere"], 3, "an image in the registry"),
+        (["default/warm:1", "--where", "location=nowhere"], 3, "nowhere"),
+        (["default/warm:1", "--where", "nvme"], 2, "location=NAME or label=KEY=VALUE"),
+    ] {
+        platform.run(&[&["image", "prewarm"], &arguments[..]].concat()).fails(code, &[told]);
+    }
+    for app in ["here", "there"] {
+        platform.remove(app).unwrap();
+    }
+    second.finish();
     platform.finish();
 }

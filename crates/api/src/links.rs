@@ -41,7 +41,7 @@ pub use exec::{
     AttachRequest, Channel, EXEC_PROTOCOL, ExecQueryProblem, ExecRequest, FromCommand,
     INPUT_WINDOW, MAX_EXEC_MESSAGE, TerminalSize, ToCommand,
 };
-pub use images::{HoldsRequest, ImageHolds};
+pub use images::{HoldsRequest, ImageHolds, PrewarmOrder, PrewarmOrders, PrewarmSet, PrewarmWish};
 pub use node::{
     Assignment, AssignmentSet, HandedOver, Intent, LogLine, NodeReport, ObservedInstance, Origin,
     Stage, StartPath,

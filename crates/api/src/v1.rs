@@ -38,6 +38,9 @@
 //! | `GET /v1/locations/{location}/drain` | | list of [`AppMoveView`] |
 //! | `PUT`, `DELETE /v1/locations/{location}/cordon` | [`CordonRequest`] | [`Cordon`], `204` |
 //! | `GET /v1/locations/{location}/nodes/{node}/drain` | | list of [`Move`] |
+//! | `GET /v1/locations/{location}/nodes/{node}/images` | | list of [`longshore_types::NodeImage`] |
+//! | `GET`, `POST /v1/projects/{project}/prewarms` | [`PrewarmRequest`] | list of [`PrewarmView`], [`PrewarmView`] |
+//! | `GET`, `DELETE /v1/projects/{project}/prewarms/{digest}` | | [`PrewarmStatus`], `204` |
 //! | `PUT`, `DELETE /v1/locations/{location}/nodes/{node}/cordon` | [`CordonRequest`] | [`Cordon`], `204` |
 //! | `DELETE /v1/locations/{location}/nodes/{node}` | | `204` |
 //! | `GET /v1/registry`, `DELETE /v1/registry` | | [`RegistryView`], `204` |
@@ -51,6 +54,7 @@
 //! Blank lines in streams of JSON lines are heartbeats, as comments are in events. Errors are [`crate::Problem`] documents.
 
 mod joining;
+mod prewarm;
 
 use std::collections::BTreeMap;
 
@@ -65,6 +69,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::links::{Move, Staying};
 pub use joining::{JoinTokenCreated, JoinTokenRequest, JoinTokenRole, RegistryView};
+pub use prewarm::{PrewarmRequest, PrewarmStatus, PrewarmView, PrewarmedNode};
 
 use crate::links::{InstanceUsage, NodeSummary, ObservedInstance, Shortfall};
 

@@ -10,13 +10,13 @@ use longshore_api::links::{
 };
 use longshore_api::v1::{
     AppExplanation, AppLocationView, AppView, DeployRequest, DeployResponse, Explanation,
-    InstanceView, PlanView, ProjectView, ReleaseView, RollbackRequest, ScaleRequest, SecretRequest,
-    SecretView, UsageView,
+    InstanceView, PlanView, PrewarmRequest, PrewarmStatus, PrewarmView, ProjectView, ReleaseView,
+    RollbackRequest, ScaleRequest, SecretRequest, SecretView, UsageView,
 };
 use longshore_link::{ByteStream, CallError, Client, EventStream, LineStream, Tunnel, WebSocket};
 use longshore_types::{
-    AppName, Generation, InstanceId, LocationName, Port, ProjectName, ReleaseNumber, SecretName,
-    SecretValue, Timestamp,
+    AppName, Digest, Generation, InstanceId, LocationName, Port, ProjectName, ReleaseNumber,
+    SecretName, SecretValue, Timestamp,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -128,6 +128,26 @@ impl Project {
 
     async fn delete(&self, rest: impl Display) -> Result<(), CallError> {
         change(&self.link, Method::DELETE, &self.path(rest), None::<&()>).await
+    }
+
+    /// The images that should be on nodes beforehand.
+    pub async fn prewarms(&self) -> Result<Vec<PrewarmView>, CallError> {
+        self.get("prewarms").await
+    }
+
+    /// Brings an image to nodes before anything starts from it.
+    pub async fn prewarm(&self, request: &PrewarmRequest) -> Result<PrewarmView, CallError> {
+        self.post("prewarms", Some(request)).await
+    }
+
+    /// How far it is on each node that should have it.
+    pub async fn prewarm_status(&self, image: &Digest) -> Result<PrewarmStatus, CallError> {
+        self.get(format!("prewarms/{image}")).await
+    }
+
+    /// Needs it on nodes no longer.
+    pub async fn remove_prewarm(&self, image: &Digest) -> Result<(), CallError> {
+        self.delete(format!("prewarms/{image}")).await
     }
 
     /// Its apps.

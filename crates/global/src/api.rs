@@ -18,6 +18,7 @@ mod params;
 mod placement;
 mod plan;
 mod precondition;
+mod prewarms;
 mod registry;
 mod releases;
 pub mod secrets;

@@ -16,7 +16,7 @@ use longshore_link::Service;
 use longshore_store::world::World;
 use longshore_store::{Event, KeyValue, Page, RecordError, Revision, Store, WatchBatch};
 use longshore_types::{
-    AppName, Cordon, Epoch, LocationName, NodeName, ProjectName, ReachAddress, Release,
+    AppName, Cordon, Digest, Epoch, LocationName, NodeName, ProjectName, ReachAddress, Release,
     ReleaseNumber, SecretName, SecretVersion, SharedMap,
 };
 use tokio::sync::watch;
@@ -24,8 +24,8 @@ use tokio::sync::watch;
 use crate::GlobalError;
 use crate::events::EventLog;
 use crate::records::{
-    AllotmentRecord, AppRecord, CordonRecord, Key, LocationRecord, RegistryRecord, ReleaseRecord,
-    SecretRecord, TokenRecord, decode,
+    AllotmentRecord, AppRecord, CordonRecord, Key, LocationRecord, PrewarmRecord, RegistryRecord,
+    ReleaseRecord, SecretRecord, TokenRecord, decode,
 };
 
 /// Of how many apps the last change is remembered.
@@ -85,6 +85,9 @@ pub struct Catalog {
     pub registry: Option<RegistryRecord>,
     /// What operators wish of locations, and of their nodes.
     pub cordons: BTreeMap<(LocationName, Option<NodeName>), Stored<CordonRecord>>,
+    /// Which images should be on nodes.
+    pub prewarms: BTreeMap<(ProjectName, Digest), PrewarmRecord>,
+    pub prewarms_changed: Revision,
     /// Which strays are to be let go of where, and since which revision.
     pub let_go: BTreeMap<(LocationName, ProjectName, AppName), Revision>,
     /// Which life of the store this is.
@@ -293,6 +296,10 @@ impl Catalog {
                 self.changed(&location, revision);
                 self.let_go.insert((location, project, app), revision);
             }
+            Some(Key::Prewarm(project, image)) => {
+                self.prewarms_changed = revision;
+                self.prewarms.insert((project, image), decode(stored)?);
+            }
             Some(Key::Registry) => self.registry = Some(decode(stored)?),
             Some(Key::World) => self.epoch = Epoch(decode::<World>(stored)?.epoch),
             // Kept in the log of the newest, and read from the store by those who need them.
@@ -345,6 +352,10 @@ impl Catalog {
                 self.rest_changed = revision;
                 self.changed(&location, revision);
                 self.let_go.remove(&(location, project, app));
+            }
+            Some(Key::Prewarm(project, image)) => {
+                self.prewarms_changed = revision;
+                self.prewarms.remove(&(project, image));
             }
             Some(Key::Registry) => self.registry = None,
             // A life of a store has no end that its control plane sees.

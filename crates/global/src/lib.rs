@@ -31,6 +31,7 @@ mod leader;
 mod links;
 mod lives;
 mod metrics;
+mod prewarms;
 mod records;
 mod registry;
 mod reports;
@@ -486,6 +487,7 @@ async fn lead(
     let scheduled = (data_dir, options.rebalance_after.0);
     service.spawn("scheduler", scheduler::run(Arc::clone(&plane), rounds, scheduled));
     service.spawn_until_shutdown("elsewhere", elsewhere::keep(Arc::clone(&plane)));
+    service.spawn_until_shutdown("prewarms", prewarms::keep(Arc::clone(&plane)));
     Ok(plane)
 }
 

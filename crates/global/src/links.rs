@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 use crate::catalog::{AppKey, Catalog};
 use crate::records::AllotmentRecord;
-use crate::{Plane, Serves, api, elsewhere, joining, lives, registry, tokens, views};
+use crate::{Plane, Serves, api, elsewhere, joining, lives, prewarms, registry, tokens, views};
 
 /// The longest report, in bytes: a location with a hundred thousand instances tells of all of them.
 const MOST_OF_A_REPORT: usize = 256 << 20;
@@ -41,6 +41,7 @@ pub fn router(plane: Arc<Plane>) -> Router {
         .route("/link/locations/{location}/join-tokens", post(joining::redeem))
         .route("/link/locations/{location}/registry", get(registry::access))
         .route("/link/locations/{location}/registry/told", get(registry::told))
+        .route("/link/locations/{location}/prewarm", get(prewarms::told))
         .route("/link/locations/{location}/reverse", get(joining::reverse))
         .route("/link/locations/{location}/elsewhere", get(elsewhere::elsewhere))
         .route_layer(from_fn_with_state(Arc::clone(&plane), only_that_location));
@@ -375,6 +376,7 @@ fn table_of(catalog: &Catalog, root: &RootAuthority, serves: Serves) -> Registry
     let of_locations = called_by.map(|(location, _)| {
         let repositories: BTreeSet<_> = releases_at(catalog, location)
             .map(|release| release.manifest.image.repository.to_string())
+            .chain(prewarms::at(catalog, location).map(|(_, _, wish)| wish.repository.to_string()))
             .collect();
         let right =
             |repositories| RegistryRight { repositories, actions: vec![RegistryAction::Pull] };

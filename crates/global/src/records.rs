@@ -9,8 +9,9 @@ use longshore_store::world::WORLD;
 use longshore_store::{KeyValue, Record, RecordError};
 use longshore_trust::{Fingerprint, JoinAs, RegistryPlace};
 use longshore_types::{
-    AppName, Cordon, Decision, Generation, LocationEpoch, LocationName, Manifest, NodeName,
-    ProjectName, Release, ReleaseNumber, SecretName, SecretVersion, Timestamp, token::Rights,
+    AppName, Cordon, Decision, Digest, Generation, Label, LocationEpoch, LocationName, Manifest,
+    NodeName, PlaceMatch, ProjectName, Release, ReleaseNumber, Repository, SecretName,
+    SecretVersion, Timestamp, token::Rights,
 };
 use serde::{Deserialize, Serialize};
 
@@ -255,6 +256,36 @@ pub const JOIN_TOKENS: &str = "/join-tokens/";
 #[serde(transparent)]
 pub struct CordonRecord(pub Cordon);
 
+/// An image that should be on nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrewarmRecord {
+    /// As who wished it named it.
+    pub named: String,
+    /// Where it lies.
+    pub repository: Repository,
+    /// On which nodes; on all where none is named.
+    #[serde(default)]
+    pub places: Vec<PlaceMatch>,
+    /// Since when.
+    pub created_at: Timestamp,
+    /// By the bearer of which token.
+    pub by: AppName,
+    /// Why it ended by itself, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+}
+
+impl PrewarmRecord {
+    /// Whether it is for a node at that location with these labels.
+    pub fn is_for(&self, location: &LocationName, labels: &BTreeSet<Label>) -> bool {
+        PlaceMatch::any_has(&self.places, location, labels)
+    }
+}
+
+impl Record for PrewarmRecord {
+    const KIND: &'static str = "prewarm";
+}
+
 /// What a key names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
@@ -280,6 +311,8 @@ pub enum Key {
     Cordon(LocationName, Option<NodeName>),
     /// `/let-go/{location}/{project}/{app}`
     LetGo(LocationName, ProjectName, AppName),
+    /// `/projects/{project}/prewarms/{hexadecimal digits of the digest}`
+    Prewarm(ProjectName, Digest),
     /// `/registry`
     Registry,
     /// `/leader`
@@ -310,6 +343,9 @@ impl std::fmt::Display for Key {
             Self::Cordon(location, None) => write!(f, "/cordons/{location}"),
             Self::Cordon(location, Some(node)) => write!(f, "/cordons/{location}/{node}"),
             Self::LetGo(location, project, app) => write!(f, "/let-go/{location}/{project}/{app}"),
+            Self::Prewarm(project, image) => {
+                write!(f, "/projects/{project}/prewarms/{}", image.hex())
+            }
             Self::Registry => f.write_str("/registry"),
             Self::Leader => f.write_str("/leader"),
             Self::World => f.write_str(WORLD),
@@ -347,6 +383,9 @@ impl Key {
             }
             ["let-go", location, project, app] => {
                 Self::LetGo(location.parse().ok()?, project.parse().ok()?, app.parse().ok()?)
+            }
+            ["projects", project, "prewarms", image] => {
+                Self::Prewarm(project.parse().ok()?, Digest::from_hex(image).ok()?)
             }
             ["registry"] => Self::Registry,
             ["leader"] => Self::Leader,
@@ -433,6 +472,7 @@ mod tests {
             "/projects/default/apps/web",
             "/projects/default/releases/web/00000000000000000012",
             "/projects/default/secrets/database-url/00000000000000000003",
+            "/projects/default/prewarms/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
             "/events/001795720627652/0a1b",
             "/allotments/ams/default/web",
             "/answers/ci/0a1b",

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::keeper::{Event, Handle};
+use crate::prewarm::Prewarm;
 use crate::trust::Trust;
 
 /// How soon the global plane is asked again where the registry is, when it fell silent.
@@ -190,6 +191,8 @@ async fn ask(global: &Followed, trust: &Trust) -> Result<RegistryAccess, Refusal
 pub struct Images {
     registry: Registry,
     handle: Handle,
+    /// Which images nodes should have beforehand.
+    pub prewarm: Arc<Prewarm>,
     /// What manifests refer to. They never change, so this is never wrong.
     references: Mutex<BTreeMap<Digest, Arc<References>>>,
     /// The blobs that were converted of the image with a manifest, by the last that the registry said.
@@ -205,9 +208,14 @@ struct References {
 
 impl Images {
     /// Those of a registry; a task of `service` keeps in mind where that is.
-    pub fn of(registry: Registry, handle: Handle, service: &Service) -> Arc<Self> {
+    pub fn of(
+        registry: Registry,
+        handle: Handle,
+        prewarm: Arc<Prewarm>,
+        service: &Service,
+    ) -> Arc<Self> {
         let (references, converted) = Default::default();
-        let images = Arc::new(Self { registry, handle, references, converted });
+        let images = Arc::new(Self { registry, handle, prewarm, references, converted });
         let followed = Arc::clone(&images);
         service.spawn_until_shutdown("registry", async move { followed.registry.follow().await });
         images
@@ -269,13 +277,23 @@ impl Images {
     /// What keeps images on a node.
     pub async fn holds(&self, node: NodeName, images: Vec<Digest>) -> Result<ImageHolds, Refusal> {
         let (sender, answer) = oneshot::channel();
-        let asked = self.handle.events.send(Event::Holds(node, images, sender)).await;
+        let asked = (node.clone(), images.clone());
+        let asked = self.handle.events.send(Event::Holds(asked.0, asked.1, sender)).await;
         let ending = || Problem::new(ProblemCode::Unavailable, "the location is shutting down");
         asked.map_err(|_| ending())?;
-        answer.await.map_err(|_| ending())?.ok_or_else(|| {
+        let told = answer.await.map_err(|_| ending())?;
+        let unknown = || {
             let detail = "the location has just begun, and does not know yet what is needed";
-            Problem::new(ProblemCode::Unavailable, detail).into()
-        })
+            Problem::new(ProblemCode::Unavailable, detail)
+        };
+        let mut told = told.ok_or_else(unknown)?;
+        for image in images {
+            let wished = self.prewarm.holds(&node, &image).ok_or_else(unknown)?;
+            if !wished.is_empty() {
+                told.holds.entry(image).or_default().extend(wished);
+            }
+        }
+        Ok(told)
     }
 
     /// Images of a node with what keeps each.
@@ -292,14 +310,15 @@ impl Images {
         Ok(images)
     }
 
-    /// The images of a repository that the node should run.
+    /// The images of a repository that the node should run, or have beforehand.
     fn assigned(&self, node: &NodeName, repository: &Repository) -> BTreeSet<Digest> {
         let by_node = self.handle.assignments.borrow();
         let assignments = by_node.get(node).map(|set| &set.assignments[..]).unwrap_or_default();
         let of_repository = assignments
             .iter()
             .filter(|assignment| assignment.release.manifest.image.repository == *repository);
-        of_repository.map(|assignment| assignment.release.image_digest).collect()
+        let wished = self.prewarm.images_of(node, repository);
+        of_repository.map(|assignment| assignment.release.image_digest).chain(wished).collect()
     }
 
     async fn is_blob_of_node(

@@ -10,6 +10,7 @@
 //! - `records`: what is stored. `secrets`: those of its instances. `uplink`: the link to the global plane.
 //! - `server`: what nodes, ingresses and the global plane call. `trust`: who may, over a network.
 //! - `simulation`: a location without sockets, driven from outside.
+//! - `prewarm`: which images nodes should have beforehand.
 //! - `demand`: how many requests come in here. `elsewhere`: what other locations serve. `images`: those of nodes on other machines. `joined`: a location on another machine than the global
 //!   plane's.
 
@@ -22,6 +23,7 @@ mod keeper;
 mod life;
 mod log;
 mod metrics;
+mod prewarm;
 mod records;
 mod secrets;
 mod server;
@@ -50,6 +52,7 @@ use joined::Joined;
 pub use joined::join;
 use keeper::{Handle, Keeper};
 use metrics::{Metrics, Told, Watched};
+use prewarm::Prewarm;
 use secrets::Secrets;
 use server::Server;
 pub use trust::Joining;
@@ -230,7 +233,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     let ingress = options.joining.as_ref().and_then(|options| options.ingress.clone());
     let joining = options.joining.map(|JoiningOptions { joining, .. }| joining);
     let images = registry(options.images, &global, &trust)?;
-    let images = Images::of(images, handle.clone(), &service);
+    let prewarm = Arc::new(Prewarm::new(options.name.clone(), handle.report.clone()));
+    service.spawn_until_shutdown("prewarm", Arc::clone(&prewarm).follow(global.clone()));
+    let images = Images::of(images, handle.clone(), prewarm, &service);
     let forget = Arc::clone(&trust).forget_removed(handle.cordons.clone());
     service.spawn_until_shutdown("removals", forget);
     let gates = Arc::new(Gates::new(Arc::clone(&trust), service.clone()));

@@ -64,6 +64,7 @@ pub fn router(server: Server) -> Router {
         .route("/link/nodes/{node}/images/blob", get(blob))
         .route("/link/nodes/{node}/images/converted", get(converted))
         .route("/link/nodes/{node}/images/holds", post(image_holds))
+        .route("/link/nodes/{node}/prewarm", get(prewarm))
         .route_layer(from_fn_with_state(Arc::clone(&server), only_that_node));
     let ingresses = Router::new()
         .route("/link/routes", get(routes))
@@ -374,6 +375,14 @@ async fn preview_drain(
         Ok(None) => Err(Problem::not_found("node", &node).into()),
         Err(_) => Err(ending().into()),
     }
+}
+
+/// The images that a node should have beforehand, again at each change.
+async fn prewarm(State(server): Shared, Path(node): Path<NodeName>) -> Response {
+    let orders = Arc::clone(&server.images.prewarm).orders_of(node.clone());
+    // A node that is removed is told nothing more from that moment on.
+    let orders = orders.take_until(server.trust.clone().removed(node));
+    json_lines(orders, server.service.shutdown())
 }
 
 /// What keeps images on a node that is about to make room.

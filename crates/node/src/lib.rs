@@ -10,7 +10,7 @@
 //!
 //! - `agent`: assignments to actors. `instance`: the life of one instance.
 //! - `disk`: what an agent must remember. `board`: what it observes. `space`: the room on the disk. `stock`: the
-//!   images that are there, and which go.
+//!   images that are there, and which go. `prewarm`: those that come before they are needed.
 //! - `uplink`: the link to the location. `gate`: logs and exec. `joined`: certificates of a node on another
 //!   machine. `source`: its images.
 
@@ -22,6 +22,7 @@ mod instance;
 mod joined;
 mod machine;
 mod metrics;
+mod prewarm;
 mod reach;
 mod source;
 mod space;
@@ -41,7 +42,7 @@ use longshore_link::{Client, Endpoint, JoinError, Listener, Service, ServiceErro
 use longshore_network::{AgentId, Network, NetworkConfig, OpenNetworkError};
 use longshore_runtime::{AdoptError, RuntimeProblem, RuntimePrograms, Shims, ShimsConfig, probe};
 use longshore_telemetry::traces::Tracer;
-use longshore_types::{DiskMarks, Gpu, IpNet, NodeName, Traits};
+use longshore_types::{DiskMarks, Gpu, IpNet, NodeName, PrewarmRate, Traits};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -86,6 +87,8 @@ pub struct Options {
     pub cpu_overcommit: f64,
     /// When images that nothing keeps leave the disk.
     pub image_disk: DiskMarks,
+    /// How much of the network pulls may take that no instance waits for.
+    pub prewarm_rate: PrewarmRate,
     /// What is said of it: its country, its labels.
     pub traits: Traits,
     /// The GPUs that its operator declares.
@@ -175,6 +178,7 @@ struct Node {
     location: Client,
     images: ImageStore,
     stock: stock::Stock,
+    prewarm: prewarm::Prewarm,
     source: Arc<dyn Source>,
     network: Network,
     shims: Shims,
@@ -220,12 +224,11 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         upstream_dns: None,
     })
     .await?;
-    let parent = options.cgroup_parent.unwrap_or_default();
     let shims = Shims::new(ShimsConfig {
         executable: options.exe,
         run_dir: options.run_dir.join("shims"),
         state_dir: options.data_dir.join("shims"),
-        cgroup_root: format!("{parent}/longshore-{}", options.agent),
+        cgroup_root: cgroup_root(options.cgroup_parent, options.agent),
     })?;
     let Belonging { location, source, gate, joined } =
         belong(options.membership, &options.name, options.location, &options.gate)?;
@@ -236,6 +239,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         location: location.clone(),
         images,
         stock: stock::Stock::new(options.image_disk),
+        prewarm: prewarm::Prewarm::new(options.prewarm_rate),
         source,
         network,
         shims,
@@ -284,6 +288,11 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         let _ = std::fs::remove_file(&stop_file);
     }
     Ok(outcome?)
+}
+
+/// The cgroup that an agent makes its own.
+fn cgroup_root(parent: Option<String>, agent: AgentId) -> String {
+    format!("{}/longshore-{agent}", parent.unwrap_or_default())
 }
 
 /// Removes what the instances shared, once none is left.
@@ -357,6 +366,8 @@ fn registry_source(registry: &Endpoint, token: PathBuf) -> Result<Arc<dyn Source
 fn look_after_images(node: &Arc<Node>, service: &Service) {
     service.spawn_until_shutdown("beginnings", remove_old_beginnings(Arc::clone(node)));
     service.spawn_until_shutdown("images", stock::keep(Arc::clone(node)));
+    service.spawn_until_shutdown("wishes", prewarm::follow(Arc::clone(node)));
+    service.spawn_until_shutdown("prewarm", prewarm::keep(Arc::clone(node)));
 }
 
 /// Removes what came of layers that nobody came back for, now and then.

@@ -128,7 +128,7 @@ impl Stock {
     }
 }
 
-/// The images that are here or on their way, by digest. Blocks while files are looked at.
+/// The images that are here, on their way or should be, by digest. Blocks while files are looked at.
 pub fn list(node: &Node) -> Result<Vec<NodeImage>, StoreIoError> {
     let mut coming = node.stock.coming();
     let mut images = Vec::new();
@@ -140,6 +140,8 @@ pub fn list(node: &Node) -> Result<Vec<NodeImage>, StoreIoError> {
             size: stocked.size(),
             last_used: timestamp(stocked.last_used),
             holds: Vec::new(),
+            note: None,
+            given_up: false,
         });
     }
     let (size, holds, last_used) = (ByteCount(0), Vec::new(), now());
@@ -149,7 +151,10 @@ pub fn list(node: &Node) -> Result<Vec<NodeImage>, StoreIoError> {
         size,
         last_used,
         holds: holds.clone(),
+        note: None,
+        given_up: false,
     }));
+    node.prewarm.add_absent(&mut images);
     images.sort_by_key(|image| image.digest);
     Ok(images)
 }

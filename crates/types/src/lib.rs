@@ -60,7 +60,7 @@ pub use manifest::{
     ReleaseCommand, Resources, RestartPolicy,
 };
 pub use nearest::nearest;
-pub use node_image::{DiskMarks, HoldReason, ImageHold, ImageState, NodeImage};
+pub use node_image::{DiskMarks, HoldReason, ImageHold, ImageState, NodeImage, PrewarmRate};
 pub use placement::{Label, Near, PlaceMatch, Placement, Spread, Traits};
 pub use priority::{Priority, RoomMaking, Yielding};
 pub use reach::{ReachAddress, Reached, unreached};

@@ -95,6 +95,12 @@ pub struct NodeImage {
     /// What keeps it there; where that is nothing, it goes when room is needed, the least recently used first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<ImageHold>,
+    /// Why it is not there although somebody wished it, as far as something stood in the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// True when trying again does not help.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
 }
 
 /// When images that nothing keeps leave a disk: over the high mark, until it is at the low one.
@@ -156,6 +162,50 @@ impl fmt::Display for DiskMarks {
 
 text_type!(DiskMarks, { "pattern": "^[1-9][0-9]?-[1-9][0-9]?$" });
 
+/// How much of the network pulls may take that nobody waits for, in bytes a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PrewarmRate(Option<ByteCount>);
+
+impl PrewarmRate {
+    /// What a text of it looks like.
+    pub const ALLOWED: &str =
+        "unlimited, or a size of at least 64KiB that may come each second: 50MiB";
+
+    /// The least: slower than that, a source would look as if it had stopped.
+    const LEAST: ByteCount = ByteCount(64 << 10);
+
+    /// How long so many bytes should take; nothing where that is not limited.
+    pub fn time_of(self, n_bytes: u64) -> Option<std::time::Duration> {
+        let rate = self.0?.0;
+        // No overflow: the product is widened, and a rate is at least 64 KiB.
+        let micros = u128::from(n_bytes) * 1_000_000 / u128::from(rate);
+        Some(std::time::Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
+    }
+}
+
+impl FromStr for PrewarmRate {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        if text == "unlimited" {
+            return Ok(Self(None));
+        }
+        let rate = text.parse::<ByteCount>().ok().filter(|rate| *rate >= Self::LEAST);
+        let refuse = || ParseError::new("rate", text, Self::ALLOWED);
+        rate.map(|rate| Self(Some(rate))).ok_or_else(refuse)
+    }
+}
+
+impl fmt::Display for PrewarmRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("unlimited"),
+            // As it is read again, to the byte.
+            Some(ByteCount(rate)) if rate.is_multiple_of(1 << 20) => write!(f, "{}MiB", rate >> 20),
+            Some(ByteCount(rate)) => write!(f, "{rate}B"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,6 +225,27 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_is_written_as_it_is_read_and_has_a_least() {
+        for (text, shown) in [
+            ("unlimited", "unlimited"),
+            ("50MiB", "50MiB"),
+            ("64KiB", "65536B"),
+            ("1MB", "1000000B"),
+        ] {
+            let rate: PrewarmRate = text.parse().unwrap();
+            assert_eq!((rate.to_string().as_str(), shown.parse()), (shown, Ok(rate)));
+        }
+        for bad in ["", "0", "65535", "fast", "-1MiB", "Unlimited"] {
+            let error = bad.parse::<PrewarmRate>().unwrap_err();
+            assert!(error.to_string().contains("unlimited, or a size"), "{bad}: {error}");
+        }
+        let rate: PrewarmRate = "64KiB".parse().unwrap();
+        assert_eq!(rate.time_of(32 << 10), Some(std::time::Duration::from_millis(500)));
+        assert!(rate.time_of(u64::MAX).is_some(), "no overflow");
+        assert_eq!(PrewarmRate::default().time_of(1), None);
+    }
+
+    #[test]
     fn marks_are_parts_of_a_disk_of_any_size() {
         let marks = DiskMarks::default();
         assert_eq!(marks.low_of(ByteCount(1000)), ByteCount(750));
@@ -190,6 +261,8 @@ mod tests {
             size: ByteCount(5),
             last_used: Timestamp(9),
             holds: vec![ImageHold { reason: HoldReason::Other, by: "it".to_owned() }],
+            note: None,
+            given_up: false,
         };
         let mut json = serde_json::to_value(&image).unwrap();
         assert_eq!((&json["state"], &json["done"]), (&"pulling".into(), &(3 << 20).into()));

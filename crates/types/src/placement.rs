@@ -93,6 +93,11 @@ impl PlaceMatch {
     /// What a text of one looks like.
     pub const ALLOWED: &str = "the name of a location, or a label of locations as key=value";
 
+    /// Whether a place is one of some, which are all places where none is named.
+    pub fn any_has(all: &[Self], name: &LocationName, labels: &BTreeSet<Label>) -> bool {
+        all.is_empty() || all.iter().any(|place| place.has(name, labels))
+    }
+
     /// Whether a location is one of them.
     pub fn has(&self, name: &LocationName, labels: &BTreeSet<Label>) -> bool {
         match self {

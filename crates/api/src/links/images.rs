@@ -1,8 +1,10 @@
 //! What nodes, their location and the global plane tell each other of images.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use longshore_types::{Digest, ImageHold};
+use longshore_types::{
+    Digest, Epoch, ImageHold, Label, LocationName, PlaceMatch, ProjectName, Repository,
+};
 use serde::{Deserialize, Serialize};
 
 /// Asks a location what keeps images on a node, before that makes room.
@@ -17,4 +19,52 @@ pub struct HoldsRequest {
 pub struct ImageHolds {
     /// By image; one that is missing may go.
     pub holds: BTreeMap<Digest, Vec<ImageHold>>,
+}
+
+/// The images that should be on nodes of a location before anything starts from them, all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PrewarmSet {
+    /// Of which life of the global store it is; a location refuses an earlier one.
+    #[serde(default)]
+    pub epoch: Epoch,
+    /// What is wished.
+    pub wishes: Vec<PrewarmWish>,
+}
+
+/// An image that should be on nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrewarmWish {
+    /// Whose wish it is.
+    pub project: ProjectName,
+    /// Where the image lies.
+    pub repository: Repository,
+    /// The image.
+    pub digest: Digest,
+    /// As who wished it named it: `web r3`, `default/web:1`.
+    pub named: String,
+    /// On which nodes; on all where none is named.
+    pub places: Vec<PlaceMatch>,
+}
+
+impl PrewarmWish {
+    /// Whether it is for a node at that location with these labels.
+    pub fn is_for(&self, location: &LocationName, labels: &BTreeSet<Label>) -> bool {
+        PlaceMatch::any_has(&self.places, location, labels)
+    }
+}
+
+/// The images that should be on a node, all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PrewarmOrders {
+    /// By repository and digest.
+    pub images: Vec<PrewarmOrder>,
+}
+
+/// An image that should be on a node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PrewarmOrder {
+    /// Where it lies.
+    pub repository: Repository,
+    /// The image.
+    pub digest: Digest,
 }

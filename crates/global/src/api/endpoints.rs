@@ -5,9 +5,9 @@ use longshore_api::links::LogLine;
 use longshore_api::v1::{
     AppExplanation, AppLocationView, AppMoveView, AppView, CallerView, CordonRequest,
     DeployRequest, DeployResponse, EventView, Explanation, InstanceView, JoinTokenCreated,
-    JoinTokenRequest, LocationView, Move, PlanView, ProjectChange, ProjectView, RegistryView,
-    ReleaseView, RollbackRequest, ScaleRequest, SecretKeyView, SecretRequest, SecretView,
-    TokenCreated, TokenRequest, TokenView, UsageView,
+    JoinTokenRequest, LocationView, Move, PlanView, PrewarmRequest, PrewarmStatus, PrewarmView,
+    ProjectChange, ProjectView, RegistryView, ReleaseView, RollbackRequest, ScaleRequest,
+    SecretKeyView, SecretRequest, SecretView, TokenCreated, TokenRequest, TokenView, UsageView,
 };
 use longshore_types::token::Role;
 use longshore_types::{
@@ -18,7 +18,7 @@ use super::Access::{Everywhere, InProject, SomeProject};
 use super::endpoint::{DELETE, Endpoint, GET, POST, PUT, endpoint};
 use super::{
     Access, apps, archive, cordons, events, images, instances, join_tokens, locations, plan,
-    registry, releases, secrets, store, tokens, usage, watch, whoami,
+    prewarms, registry, releases, secrets, store, tokens, usage, watch, whoami,
 };
 
 const READ: Access = InProject(Role::Read);
@@ -30,6 +30,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         of_apps(),
         of_instances(),
         of_secrets(),
+        of_prewarms(),
         of_projects(),
         of_the_platform(),
         of_its_operators(),
@@ -165,6 +166,23 @@ fn of_secrets() -> Vec<Endpoint> {
         endpoint(POST, "/secrets/rotate-key", Everywhere, secrets::rotate)
             .about("rotateSecretKey", "Seal all secrets with a new key")
             .answers::<SecretKeyView>(),
+    ]
+}
+
+fn of_prewarms() -> Vec<Endpoint> {
+    vec![
+        endpoint(GET, "/projects/{project}/prewarms", READ, prewarms::list)
+            .about("listPrewarms", "The images of a project that should be on nodes beforehand")
+            .answers::<Vec<PrewarmView>>(),
+        endpoint(POST, "/projects/{project}/prewarms", DEPLOY, prewarms::set)
+            .about("prewarmImage", "Bring an image to nodes before anything starts from it")
+            .takes::<PrewarmRequest>()
+            .answers::<PrewarmView>(),
+        endpoint(GET, "/projects/{project}/prewarms/{digest}", READ, prewarms::show)
+            .about("showPrewarm", "How far an image is on each node that should have it")
+            .answers::<PrewarmStatus>(),
+        endpoint(DELETE, "/projects/{project}/prewarms/{digest}", DEPLOY, prewarms::remove)
+            .about("removePrewarm", "Need an image on nodes no longer"),
     ]
 }
 

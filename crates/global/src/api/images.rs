@@ -13,6 +13,7 @@ use super::instances::{gate, gate_failed};
 use super::params::Path;
 use super::parse;
 use crate::Plane;
+use crate::reports::Received;
 
 /// What a node has, as it says itself: reports have no more of it than which images are whole.
 pub async fn of_node(
@@ -27,11 +28,20 @@ pub async fn of_node(
     if !received.report.nodes.iter().any(|summary| summary.node == node) {
         return Err(Problem::not_found("node", &node).into());
     }
+    ask(&plane, received, &node).await.map(Json)
+}
+
+/// Asks a node, through its location.
+pub async fn ask(
+    plane: &Plane,
+    received: &Received,
+    node: &NodeName,
+) -> Result<Vec<NodeImage>, Refusal> {
     let path = format!("/gate/nodes/{node}/images");
-    let gate = gate(&plane, received)?;
-    let images = gate.call::<(), Vec<NodeImage>>(Method::GET, &path, None).await;
-    images.map(Json).map_err(|error| match error {
+    let images = gate(plane, received)?.call::<(), _>(Method::GET, &path, None).await;
+    images.map_err(|error| match error {
         CallError::Status { status: 404, .. } => {
+            let location = &received.report.location;
             let detail =
                 format!("location {location} is of an earlier release, which does not tell");
             Problem::new(ProblemCode::Unavailable, detail).into()

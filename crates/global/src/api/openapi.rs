@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use longshore_api::Problem;
 use longshore_api::v1::HealthView;
-use longshore_types::{AppName, InstanceId, LocationName, NodeName, ProjectName, SecretName};
+use longshore_types::{
+    AppName, Digest, InstanceId, LocationName, NodeName, ProjectName, SecretName,
+};
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -19,7 +21,7 @@ use super::endpoints::endpoints;
 use super::precondition::Preconditions;
 
 /// What stands in braces in paths.
-const PATH_PARAMETERS: [(&str, Describe); 7] = [
+const PATH_PARAMETERS: [(&str, Describe); 8] = [
     ("project", SchemaGenerator::subschema_for::<ProjectName>),
     ("app", SchemaGenerator::subschema_for::<AppName>),
     ("instance", SchemaGenerator::subschema_for::<InstanceId>),
@@ -27,6 +29,7 @@ const PATH_PARAMETERS: [(&str, Describe); 7] = [
     ("node", SchemaGenerator::subschema_for::<NodeName>),
     ("secret", SchemaGenerator::subschema_for::<SecretName>),
     ("token", SchemaGenerator::subschema_for::<AppName>),
+    ("digest", SchemaGenerator::subschema_for::<Digest>),
 ];
 
 /// The whole document.

@@ -35,6 +35,26 @@ pub fn refuse_unknown(plane: &Plane, placement: &Placement) -> Result<(), Refusa
     if problems.is_empty() { Ok(()) } else { Err(Problem::invalid(problems).into()) }
 }
 
+/// Refuses names of locations that nobody has.
+pub fn refuse_unknown_places(
+    plane: &Plane,
+    field: &str,
+    places: &[PlaceMatch],
+) -> Result<(), Refusal> {
+    let (catalog, reports) = (plane.catalog(), plane.reports.now());
+    let known: Vec<&str> =
+        catalog.locations.keys().chain(reports.keys()).map(LocationName::as_str).collect();
+    let problems = places.iter().filter_map(|place| match place {
+        PlaceMatch::Location(name) => {
+            let problem = unknown("", name, &known)?;
+            Some(ManifestProblem { field: field.to_owned(), ..problem })
+        }
+        PlaceMatch::Label(_) => None,
+    });
+    let problems: Vec<_> = problems.collect();
+    if problems.is_empty() { Ok(()) } else { Err(Problem::invalid(problems).into()) }
+}
+
 fn unknown(field: &str, name: &LocationName, known: &[&str]) -> Option<ManifestProblem> {
     if known.contains(&name.as_str()) {
         return None;

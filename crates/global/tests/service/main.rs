@@ -17,6 +17,7 @@ mod once;
 mod overview;
 mod placement;
 mod plane;
+mod prewarms;
 mod priorities;
 mod registry;
 mod restored;

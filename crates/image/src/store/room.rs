@@ -109,7 +109,7 @@ impl Reservation {
                 (blob, total.0.saturating_sub(fetched.0))
             }
             PullEvent::LayerReused { blob } | PullEvent::LayerDone { blob, .. } => (blob, 0),
-            PullEvent::Resolved { .. } => return,
+            PullEvent::Resolved { .. } | PullEvent::LayerPlain { .. } => return,
         };
         let mut pulls = self.store.room.pulls();
         let left = pulls.left.get_mut(&self.number).and_then(|left| left.get_mut(blob));

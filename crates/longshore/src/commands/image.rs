@@ -4,6 +4,7 @@ mod gc;
 pub mod inspect;
 pub mod ls;
 pub mod pack;
+mod prewarm;
 pub mod pull;
 pub mod push;
 pub mod rates;
@@ -34,6 +35,7 @@ enum Verb {
     Push(push::Options),
     Pull(pull::Options),
     Ls(ls::Options),
+    Prewarm(prewarm::Options),
     Inspect(inspect::Options),
     Rm(rm::Options),
     Gc(gc::Options),
@@ -48,6 +50,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         Verb::Push(options) => push::run(options).await,
         Verb::Pull(options) => pull::run(options).await,
         Verb::Ls(options) => ls::run(options).await,
+        Verb::Prewarm(options) => prewarm::run(options).await,
         Verb::Inspect(options) => inspect::run(options).await,
         Verb::Rm(options) => rm::run(options).await,
         Verb::Gc(options) => gc::run(options).await,

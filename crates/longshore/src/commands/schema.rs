@@ -4,8 +4,8 @@
 //! shape is not stated.
 
 use longshore_api::v1::{
-    AppView, EventView, InstanceView, JoinTokenCreated, LocationView, PlanView, RegistryView,
-    ReleaseView, SecretKeyView, SecretView, TokenCreated, TokenView,
+    AppView, EventView, InstanceView, JoinTokenCreated, LocationView, PlanView, PrewarmStatus,
+    PrewarmView, RegistryView, ReleaseView, SecretKeyView, SecretView, TokenCreated, TokenView,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -78,6 +78,8 @@ stated! {
     Vec<image::ls::Row>: "image ls";
     Vec<image::stocked::Row>: "image ls --node", "image ls --location";
     image::inspect::Inspection: "image inspect";
+    PrewarmStatus: "image prewarm";
+    Vec<PrewarmView>: "image ls --wished";
     longshore_types::garbage::Garbage: "image gc";
     longshore_types::Retention: "image retention";
     SecretView: "secret set";

@@ -6,7 +6,7 @@ use longshore_link::Endpoint;
 use longshore_network::AgentId;
 use longshore_node::Membership;
 use longshore_runtime::RuntimePrograms;
-use longshore_types::{DeclaredGpus, DiskMarks, IpNet, NodeName};
+use longshore_types::{DeclaredGpus, DiskMarks, IpNet, NodeName, PrewarmRate};
 
 use super::{MetricsOptions, Threads, listener};
 use crate::failure::{Failure, Kind, OrFail};
@@ -72,6 +72,9 @@ struct AgentOptions {
     /// When images that nothing keeps leave the disk: over the second percentage of it, down to the first
     #[arg(long, value_name = "LOW-HIGH", default_value_t)]
     image_disk: DiskMarks,
+    /// How much of the network pulls may take that no instance waits for, a second
+    #[arg(long, value_name = "SIZE", default_value_t)]
+    prewarm_rate: PrewarmRate,
     /// GPUs that the machine has, for apps that need some, such as h100:80GiB:4; may be given several times
     #[arg(long = "gpu", value_name = "MODEL:MEMORY[:COUNT]")]
     gpus: Vec<DeclaredGpus>,
@@ -131,6 +134,7 @@ fn run_agent(options: AgentOptions) -> Result<(), Failure> {
             instance_pool: options.instance_pool,
             cpu_overcommit: options.cpu_overcommit,
             image_disk: options.image_disk,
+            prewarm_rate: options.prewarm_rate,
             traits: options.said.traits(),
             gpus: DeclaredGpus::each(&options.gpus),
             programs: RuntimePrograms {

@@ -103,6 +103,9 @@ pub struct UpOptions {
     /// When images that nothing keeps leave the disk, in percent of it [default: 75-85]
     #[arg(long, value_name = "LOW-HIGH")]
     image_disk: Option<String>,
+    /// How much of the network pulls may take that no instance waits for, a second [default: unlimited]
+    #[arg(long, value_name = "SIZE")]
+    prewarm_rate: Option<String>,
     /// GPUs that this machine has, for apps that need some, such as h100:80GiB:4; may be given several times
     #[arg(long, value_name = "MODEL:MEMORY[:COUNT]")]
     gpu: Vec<String>,
@@ -322,6 +325,7 @@ impl UpOptions {
             instance_pool,
             cpu_overcommit,
             image_disk,
+            prewarm_rate,
             gpu,
             cgroup_parent,
             runc,
@@ -358,6 +362,7 @@ impl UpOptions {
             ("instance_pool", instance_pool),
             ("cpu_overcommit", cpu_overcommit),
             ("image_disk", image_disk),
+            ("prewarm_rate", prewarm_rate),
             ("gpu", &listed(gpu)),
             ("cgroup_parent", cgroup_parent),
             ("runc", runc),

@@ -210,6 +210,7 @@ fn agent(
         .with("instance-pool", settings.instance_pool)
         .with("cpu-overcommit", settings.cpu_overcommit)
         .with("image-disk", settings.image_disk)
+        .with("prewarm-rate", settings.prewarm_rate)
         .with_each("gpu", &settings.gpus);
     let node = match &settings.cgroup_parent {
         Some(parent) => node.with("cgroup-parent", parent),

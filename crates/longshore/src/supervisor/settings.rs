@@ -16,7 +16,7 @@ use longshore_runtime::RuntimePrograms;
 use longshore_store::EtcdTlsFiles;
 use longshore_types::{
     Coordinates, DeclaredGpus, DiskMarks, Duration, HostName, IpNet, LocationName, ManifestProblem,
-    NodeName, Traits, nearest,
+    NodeName, PrewarmRate, Traits, nearest,
 };
 use toml::Value;
 
@@ -90,6 +90,8 @@ pub struct Settings {
     pub cpu_overcommit: f64,
     /// When images that nothing keeps leave the disk.
     pub image_disk: DiskMarks,
+    /// How much of the network pulls may take that no instance waits for.
+    pub prewarm_rate: PrewarmRate,
     /// The GPUs that the machine has.
     pub gpus: Vec<DeclaredGpus>,
     /// The cgroup below which the instances have theirs; the node's own when absent.
@@ -166,6 +168,7 @@ impl Settings {
             instance_pool: constant(longshore_network::NetworkConfig::DEFAULT_POOL),
             cpu_overcommit: 4.0,
             image_disk: DiskMarks::default(),
+            prewarm_rate: PrewarmRate::default(),
             gpus: Vec::new(),
             cgroup_parent: None,
             programs: RuntimePrograms::default(),

@@ -97,6 +97,7 @@ impl Actor {
             seen.note(&event);
         };
         let node = Arc::clone(&self.node);
+        let _first = node.prewarm.start();
         let pull = node.images.pull(Arc::clone(&node.source), &repository, &digest, &progress);
         let began = Instant::now();
         let pulled = tokio::select! {

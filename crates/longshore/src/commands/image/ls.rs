@@ -4,8 +4,8 @@ use longshore_types::{LocationName, NodeName, Repository};
 use serde::Serialize;
 
 use super::stocked::{of_location, of_node};
-use super::{failed, registry};
-use crate::connection::ConnectionOptions;
+use super::{failed, prewarm, registry};
+use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::Failure;
 use crate::human;
 use crate::output::table_text;
@@ -26,6 +26,11 @@ pub struct Options {
     /// The images of all nodes of this location, or that of the node
     #[arg(long, value_name = "NAME")]
     location: Option<LocationName>,
+    /// The images that somebody wished on nodes (`image prewarm`)
+    #[arg(long, conflicts_with_all = ["repository", "node", "location"])]
+    wished: bool,
+    #[command(flatten)]
+    project: ProjectOption,
     #[command(flatten)]
     connection: ConnectionOptions,
 }
@@ -40,7 +45,10 @@ pub struct Row {
 
 /// Lists the images.
 pub async fn run(options: Options) -> Result<(), Failure> {
-    let Options { repository, node, location, connection } = options;
+    let Options { repository, node, location, wished, project, connection } = options;
+    if wished {
+        return prewarm::list(&connection, &project).await;
+    }
     match (node, location) {
         (Some(node), location) => of_node(&connection, node, location).await,
         (None, Some(location)) => of_location(&connection, location).await,

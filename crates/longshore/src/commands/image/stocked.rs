@@ -141,6 +141,8 @@ mod tests {
             size: ByteCount::mib(900),
             last_used: Timestamp(1_000),
             holds: holds.iter().map(hold).collect(),
+            note: None,
+            given_up: false,
         };
         Row { location: "ams".parse().unwrap(), node: node.parse().unwrap(), image }
     }

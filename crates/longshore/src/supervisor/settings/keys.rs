@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use longshore_global::StoreChoice;
 use longshore_registry::{S3Endpoint, S3Location, S3Region};
-use longshore_types::{Coordinates, Country, DeclaredGpus, DiskMarks, Duration, HostName, Label};
+use longshore_types::{
+    Coordinates, Country, DeclaredGpus, DiskMarks, Duration, HostName, Label, PrewarmRate,
+};
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -327,6 +329,13 @@ pub const KEYS: &[Key] = &[
                until it is at the first; the least recently used go first. Default \"75-85\".",
         set: |settings, value| put(&mut settings.image_disk, parsed(value, DiskMarks::ALLOWED)),
         show: |settings| quoted(settings.image_disk),
+    },
+    Key {
+        name: "prewarm_rate",
+        help: "How much of the network pulls may take that no instance waits for (`image prewarm`): unlimited,\n\
+               or a size that may come each second, at least \"64KiB\". Default \"unlimited\".",
+        set: |settings, value| put(&mut settings.prewarm_rate, parsed(value, PrewarmRate::ALLOWED)),
+        show: |settings| quoted(settings.prewarm_rate),
     },
     Key {
         name: "gpu",

@@ -34,6 +34,7 @@ fn the_dump_reads_back_as_the_same_settings() {
             },
             cpu_overcommit: 1.5,
             image_disk: constant("60-70"),
+            prewarm_rate: constant("100000B"),
             gpus: vec![constant("h100:80GiB:4"), constant("t4:16000000001:1")],
             cgroup_parent: Some("/a/b".to_owned()),
             programs: RuntimePrograms { runsc: Some("/opt/runsc".into()), ..Default::default() },
@@ -75,7 +76,7 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
 fn all_problems_are_told_at_once() {
     let file = "data_dri = \"/x\"\nregistry_listen = \"0.0.0.0:1\"\ncpu_overcommit = 0.5\n\
                 whatever = 1\notlp_endpoint = \"127.0.0.1:4318\"\nlog_format = \"xml\"\nmetrics_listen = \"127.0.0.1:65532\"\nlocation = \"Here\"\ncountry = \"Holland\"\nlabel = [\"nvme\"]\ngpu = [\"h100:80\"]\ncgroup_parent = \"a/../b\"\n\
-                registry_storage = \"images\"\nregistry_s3_endpoint = \"s3.example.com\"\nimage_disk = \"85-75\"";
+                registry_storage = \"images\"\nregistry_s3_endpoint = \"s3.example.com\"\nimage_disk = \"85-75\"\nprewarm_rate = \"1KiB\"";
     let found = problems(file, &[("api_listen", "192.0.2.1:4600"), ("log", "loud=what")]);
     for part in [
         "data_dri = \"/x\": unknown key; did you mean \"data_dir\"?",
@@ -90,6 +91,7 @@ fn all_problems_are_told_at_once() {
         "country = \"Holland\": a two-letter country code",
         "label = [\"nvme\"]: key=value",
         "image_disk = \"85-75\": LOW-HIGH, two whole percentages",
+        "prewarm_rate = \"1KiB\": unlimited, or a size of at least 64KiB",
         "gpu = [\"h100:80\"]: MODEL:MEMORY or MODEL:MEMORY:COUNT",
         "cgroup_parent = \"a/../b\": a path",
         "registry_storage = \"images\": s3://BUCKET or s3://BUCKET/PREFIX",
@@ -99,7 +101,7 @@ fn all_problems_are_told_at_once() {
     ] {
         assert!(found.iter().any(|line| line.contains(part)), "{part:?} missing in {found:#?}");
     }
-    assert_eq!(found.len(), 17, "{found:#?}");
+    assert_eq!(found.len(), 18, "{found:#?}");
 }
 
 #[test]

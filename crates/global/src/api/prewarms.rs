@@ -1,0 +1,211 @@
+//! Which images should be on which nodes before anything starts from them.
+//!
+//! A wish is a record of the store, one for each image of a project. Locations are told of all that may be
+//! theirs, nodes pull what is theirs as long as it is wished, those too that join later. What became of it is asked
+//! of the nodes when somebody wants to know.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use futures_util::{StreamExt as _, stream};
+use http::StatusCode;
+use longshore_api::v1::{PrewarmRequest, PrewarmStatus, PrewarmView, PrewarmedNode};
+use longshore_api::{Problem, ProblemCode};
+use longshore_link::{Body, Refusal, now};
+use longshore_store::Transaction;
+use longshore_types::jurisdiction::is_within;
+use longshore_types::token::RegistryAction;
+use longshore_types::{
+    Digest, ImageReference, ImageState, NodeImage, PlaceMatch, ProjectName, Repository,
+};
+
+use super::access::Caller;
+use super::apps::app_key;
+use super::params::Path;
+use super::{images, invalid, parse, placement, store_failed};
+use crate::Plane;
+use crate::catalog::Catalog;
+use crate::events::with_event;
+use crate::records::{Key, PrewarmRecord, encode};
+use crate::reports::Received;
+
+type Shared = State<Arc<Plane>>;
+
+/// How many nodes are asked at the same time.
+const AT_ONCE: usize = 32;
+
+pub async fn list(
+    State(plane): Shared,
+    Path(project): Path<String>,
+) -> Result<Json<Vec<PrewarmView>>, Refusal> {
+    let project: ProjectName = parse("project", &project)?;
+    let catalog = plane.catalog();
+    let wishes = catalog.prewarms.iter().filter(|((of, _), _)| *of == project);
+    Ok(Json(wishes.map(|((_, digest), record)| view(*digest, record)).collect()))
+}
+
+/// Wishes it, or wishes it elsewhere than before.
+pub async fn set(
+    State(plane): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(project): Path<String>,
+    Body(request): Body<PrewarmRequest>,
+) -> Result<Json<PrewarmView>, Refusal> {
+    let key: ProjectName = parse("project", &project)?;
+    let (named, repository, digest) = image(&plane, &project, &request).await?;
+    // The platform pulls it with rights of its own, so those of who asks are looked at here.
+    if !caller.rights.allows(&repository, RegistryAction::Pull) {
+        let detail = format!("token {} has no right to pull from {repository}", caller.token);
+        return Err(Problem::new(ProblemCode::Forbidden, detail).into());
+    }
+    let places = request.places;
+    placement::refuse_unknown_places(&plane, "places", &places)?;
+    refuse_abroad(&plane, &plane.catalog(), &digest, &places)?;
+    let (created_at, by, ended) = (now(), caller.token.clone(), None);
+    let record = PrewarmRecord { named, repository, places, created_at, by, ended };
+    let wish = Key::Prewarm(key.clone(), digest).to_string();
+    let change = Transaction::new().put(wish, encode(&record));
+    let change = with_event(change, &caller.who(), Some(&key), "image prewarm", &record.named);
+    let result = plane.store.commit(change).await.map_err(store_failed)?;
+    plane.catalog.reached(result.revision).await;
+    Ok(Json(view(digest, &record)))
+}
+
+/// Takes a wish back; what came by it stays until room is needed.
+pub async fn remove(
+    State(plane): Shared,
+    Extension(caller): Extension<Caller>,
+    Path((project, digest)): Path<(String, String)>,
+) -> Result<StatusCode, Refusal> {
+    let (project, digest): (ProjectName, Digest) =
+        (parse("project", &project)?, parse("digest", &digest)?);
+    let catalog = plane.catalog();
+    let record = wish(&catalog, &project, digest)?;
+    let change = Transaction::new().delete(Key::Prewarm(project.clone(), digest).to_string());
+    let what = "image prewarm --rm";
+    let change = with_event(change, &caller.who(), Some(&project), what, &record.named);
+    let result = plane.store.commit(change).await.map_err(store_failed)?;
+    plane.catalog.reached(result.revision).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A wish, with how far it is on each node that it is for.
+pub async fn show(
+    State(plane): Shared,
+    Path((project, digest)): Path<(String, String)>,
+) -> Result<Json<PrewarmStatus>, Refusal> {
+    let (project, digest): (ProjectName, Digest) =
+        (parse("project", &project)?, parse("digest", &digest)?);
+    let catalog = plane.catalog();
+    let record = wish(&catalog, &project, digest)?.clone();
+    let reports = plane.reports.now();
+    let asked = reports.values().flat_map(|received| {
+        let location = &received.report.location;
+        let nodes = received.report.nodes.iter();
+        let nodes = nodes.filter(|node| record.is_for(location, &node.traits.labels));
+        nodes.map(move |node| (received.clone(), node.node.clone()))
+    });
+    let asked: Vec<_> = asked.collect();
+    let answers = asked.into_iter().map(|(received, node)| {
+        let plane = &plane;
+        async move { ask(plane, &received, node, digest).await }
+    });
+    let nodes = stream::iter(answers).buffered(AT_ONCE).collect().await;
+    Ok(Json(PrewarmStatus { wish: view(digest, &record), nodes }))
+}
+
+async fn ask(
+    plane: &Plane,
+    received: &Received,
+    node: longshore_types::NodeName,
+    digest: Digest,
+) -> PrewarmedNode {
+    let location = received.report.location.clone();
+    let absent = |note| PrewarmedNode {
+        location: location.clone(),
+        node: node.clone(),
+        state: ImageState::Absent,
+        note,
+        given_up: false,
+    };
+    match images::ask(plane, received, &node).await {
+        Err(Refusal(problem)) => absent(Some(problem.detail)),
+        Ok(images) => match images.into_iter().find(|image| image.digest == digest) {
+            None => absent(None),
+            Some(NodeImage { state, note, given_up, .. }) => {
+                PrewarmedNode { state, note, given_up, ..absent(None) }
+            }
+        },
+    }
+}
+
+fn wish<'a>(
+    catalog: &'a Catalog,
+    project: &ProjectName,
+    digest: Digest,
+) -> Result<&'a PrewarmRecord, Refusal> {
+    let found = catalog.prewarms.get(&(project.clone(), digest));
+    Ok(found.ok_or_else(|| Problem::not_found("wish for an image", digest))?)
+}
+
+fn view(digest: Digest, record: &PrewarmRecord) -> PrewarmView {
+    let PrewarmRecord { named, repository, places, created_at, by, ended } = record.clone();
+    PrewarmView { image: named, repository, digest, places, created_at, by, ended }
+}
+
+/// What a request means: as its image is named, and which one that is now.
+async fn image(
+    plane: &Plane,
+    project: &str,
+    PrewarmRequest { app, image, .. }: &PrewarmRequest,
+) -> Result<(String, Repository, Digest), Refusal> {
+    match (app, image) {
+        (Some(app), None) => {
+            let key = app_key(project, app.as_str())?;
+            let catalog = plane.catalog();
+            let release = catalog.current_release(&key).ok_or_else(|| catalog.no_app(&key))?;
+            let named = format!("{app} {}", release.number);
+            Ok((named, release.manifest.image.repository.clone(), release.image_digest))
+        }
+        (None, Some(image)) => {
+            let digest = plane.resolve_image(image).await?;
+            let image = ImageReference { registry: None, ..image.clone() };
+            Ok((image.to_string(), image.repository, digest))
+        }
+        _ => Err(invalid("app", "(given)", "either an app or an image")),
+    }
+}
+
+/// The image of an app that has to stay in a jurisdiction goes where that holds, and nowhere else.
+fn refuse_abroad(
+    plane: &Plane,
+    catalog: &Catalog,
+    digest: &Digest,
+    places: &[PlaceMatch],
+) -> Result<(), Refusal> {
+    let bound = catalog.releases.iter().find(|(_, release)| {
+        release.image_digest == *digest && !release.manifest.placement.jurisdiction.is_empty()
+    });
+    let Some(((_, app, _), release)) = bound else { return Ok(()) };
+    let all = &release.manifest.placement.jurisdiction;
+    let reports = plane.reports.now();
+    let is_inside = |place: &PlaceMatch| match place {
+        PlaceMatch::Location(location) => reports.get(location).is_some_and(|received| {
+            let nodes = &received.report.nodes;
+            nodes.iter().all(|node| is_within(all, node.traits.country))
+        }),
+        PlaceMatch::Label(_) => false,
+    };
+    if !places.is_empty() && places.iter().all(is_inside) {
+        return Ok(());
+    }
+    let all: Vec<_> = all.iter().map(ToString::to_string).collect();
+    let allowed = format!(
+        "location=NAME of locations in {}: app {app} keeps its image there",
+        all.join(" or ")
+    );
+    let given: Vec<_> = places.iter().map(ToString::to_string).collect();
+    let given = if given.is_empty() { "everywhere".to_owned() } else { given.join(", ") };
+    Err(invalid("places", &given, &allowed))
+}
