@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, stream};
-use longshore_api::links::{
-    LocationReport, NodeSummary, PrewarmOrder, PrewarmOrders, PrewarmSet, PrewarmWish,
-};
+use longshore_api::links::{NodeSummary, PrewarmOrder, PrewarmOrders, PrewarmSet, PrewarmWish};
 use longshore_link::{CallError, Followed};
 use longshore_types::{Digest, HoldReason, ImageHold, LocationName, NodeName, Repository};
 use tokio::sync::watch;
+
+use crate::state::Reported;
 
 /// How soon the global plane is asked again for what is wished, when it fell silent.
 const HEAR_AGAIN: Duration = Duration::from_secs(1);
@@ -23,15 +23,12 @@ const HEAR_AGAIN: Duration = Duration::from_secs(1);
 pub struct Prewarm {
     location: LocationName,
     told: watch::Sender<Option<Arc<PrewarmSet>>>,
-    report: watch::Receiver<Arc<Option<LocationReport>>>,
+    report: watch::Receiver<Arc<Option<Reported>>>,
 }
 
 impl Prewarm {
     /// That of a location, which knows its nodes by its own reports.
-    pub fn new(
-        location: LocationName,
-        report: watch::Receiver<Arc<Option<LocationReport>>>,
-    ) -> Self {
+    pub fn new(location: LocationName, report: watch::Receiver<Arc<Option<Reported>>>) -> Self {
         Self { location, told: watch::Sender::default(), report }
     }
 
@@ -90,7 +87,7 @@ impl Prewarm {
 
     fn with_node<T>(&self, node: &NodeName, with: impl FnOnce(&NodeSummary) -> T) -> Option<T> {
         let report = self.report.borrow();
-        let nodes = &report.as_ref().as_ref()?.nodes;
+        let nodes = &report.as_ref().as_ref()?.report.nodes;
         nodes.iter().find(|summary| summary.node == *node).map(with)
     }
 
@@ -179,6 +176,7 @@ mod tests {
             "nodes": [node("n1", &[]), node("n2", &["disk=nvme"])],
         });
         let report = serde_json::from_value(report).unwrap();
+        let report = Reported { report, instances: Default::default() };
         Prewarm::new("ams".parse().unwrap(), watch::channel(Arc::new(Some(report))).1)
     }
 

@@ -54,7 +54,9 @@ impl Progress {
             PullEvent::LayerProgress { blob, fetched: now, .. } => {
                 fetched.blobs.insert(*blob, now.0);
             }
-            PullEvent::LayerReused { .. } | PullEvent::LayerDone { .. } => {}
+            PullEvent::LayerReused { .. }
+            | PullEvent::LayerPlain { .. }
+            | PullEvent::LayerDone { .. } => {}
         }
     }
 

@@ -100,12 +100,8 @@ pub struct UpOptions {
     /// How many times over processor time is promised [default: 4]
     #[arg(long, value_name = "FACTOR")]
     cpu_overcommit: Option<String>,
-    /// When images that nothing keeps leave the disk, in percent of it [default: 75-85]
-    #[arg(long, value_name = "LOW-HIGH")]
-    image_disk: Option<String>,
-    /// How much of the network pulls may take that no instance waits for, a second [default: unlimited]
-    #[arg(long, value_name = "SIZE")]
-    prewarm_rate: Option<String>,
+    #[command(flatten)]
+    node_images: NodeImagesFlags,
     /// GPUs that this machine has, for apps that need some, such as h100:80GiB:4; may be given several times
     #[arg(long, value_name = "MODEL:MEMORY[:COUNT]")]
     gpu: Vec<String>,
@@ -260,6 +256,25 @@ impl RegistryFlags {
     }
 }
 
+/// Those of the images that the node has.
+#[derive(Debug, Clone, clap::Args)]
+struct NodeImagesFlags {
+    /// When images that nothing keeps leave the disk, in percent of it [default: 75-85]
+    #[arg(long, value_name = "LOW-HIGH")]
+    image_disk: Option<String>,
+    /// How much of the network pulls may take that no instance waits for, a second [default: unlimited]
+    #[arg(long, value_name = "SIZE")]
+    prewarm_rate: Option<String>,
+}
+
+impl NodeImagesFlags {
+    fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let Self { image_disk, prewarm_rate } = self.clone();
+        let flags = [("image_disk", image_disk), ("prewarm_rate", prewarm_rate)];
+        flags.into_iter().filter_map(|(key, text)| Some((key, text?)))
+    }
+}
+
 /// Whether later commands may come to mean this platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContextUse {
@@ -324,8 +339,7 @@ impl UpOptions {
             node,
             instance_pool,
             cpu_overcommit,
-            image_disk,
-            prewarm_rate,
+            node_images,
             gpu,
             cgroup_parent,
             runc,
@@ -361,8 +375,6 @@ impl UpOptions {
             ("node", node),
             ("instance_pool", instance_pool),
             ("cpu_overcommit", cpu_overcommit),
-            ("image_disk", image_disk),
-            ("prewarm_rate", prewarm_rate),
             ("gpu", &listed(gpu)),
             ("cgroup_parent", cgroup_parent),
             ("runc", runc),
@@ -374,7 +386,7 @@ impl UpOptions {
             ("otlp_endpoint", otlp_endpoint),
         ];
         let given = flags.into_iter().filter_map(|(key, text)| Some((key, text.clone()?)));
-        let given = given.chain(registry.given());
+        let given = given.chain(registry.given()).chain(node_images.given());
         given.chain(users_tls.given()).chain(ingress_tls.given()).collect()
     }
 }

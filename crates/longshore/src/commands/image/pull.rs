@@ -52,6 +52,9 @@ pub struct Report {
     bytes_unpacked: u64,
     /// From the call to the image being on the disk.
     elapsed_micros: u64,
+    /// Why layers came as they were pushed although the registry has them converted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
 }
 
 /// Brings the image.
@@ -109,14 +112,16 @@ impl Report {
             bytes_fetched: pulled.bytes_fetched.0,
             bytes_unpacked: pulled.bytes_unpacked.0,
             elapsed_micros: u64::try_from(pulled.elapsed.as_micros()).unwrap_or(u64::MAX),
+            notes: pulled.why_plain.clone(),
         }
     }
 }
 
 fn render(report: &Report) -> String {
-    let Report { image, digest, layers, reused_layers, .. } = report;
+    let Report { image, digest, layers, reused_layers, notes, .. } = report;
+    let notes: String = notes.iter().map(|note| format!("note: {note}\n")).collect();
     format!(
-        "{image}: {digest}\n{} ({reused_layers} there already), {} fetched, {} unpacked, {}\n",
+        "{image}: {digest}\n{} ({reused_layers} there already), {} fetched, {} unpacked, {}\n{notes}",
         human::count(*layers, "layer"),
         ByteCount(report.bytes_fetched),
         ByteCount(report.bytes_unpacked),
@@ -150,7 +155,9 @@ impl Shown {
             PullEvent::LayerProgress { blob, fetched, .. } => {
                 state.fetched.insert(blob, fetched.0);
             }
-            PullEvent::LayerReused { .. } | PullEvent::LayerDone { .. } => return,
+            PullEvent::LayerReused { .. }
+            | PullEvent::LayerPlain { .. }
+            | PullEvent::LayerDone { .. } => return,
         }
         let fetched = ByteCount(state.fetched.values().sum());
         self.progress.status(format!("{fetched} of {}", state.all));
