@@ -14,7 +14,7 @@ use longshore_types::{Digest, ImageReference, LocationName, PlaceMatch, ProjectN
 
 use crate::catalog::Catalog;
 use crate::events::{Who, with_event};
-use crate::records::{Key, PrewarmRecord, encode};
+use crate::records::{Key, PrewarmRecord, decode, encode};
 use crate::{Plane, links};
 
 /// How often the registry is asked whether it still has what is wished.
@@ -102,6 +102,10 @@ async fn end_if_gone(plane: &Plane, project: &ProjectName, digest: Digest, recor
             return;
         }
     };
+    // It may have been wished anew since, of an image that is there again.
+    if !decode::<PrewarmRecord>(&before).is_ok_and(|now| now == *record) {
+        return;
+    }
     let ended = PrewarmRecord { ended: Some(GONE.to_owned()), ..record.clone() };
     let unchanged = Compare::mod_revision(&key, Relation::Equal, before.mod_revision);
     let change = Transaction::new().when(unchanged).put(key, encode(&ended));

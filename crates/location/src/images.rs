@@ -172,12 +172,26 @@ impl Registry {
         path: &str,
         header: Option<(&'static str, HeaderValue)>,
     ) -> Result<http::Response<hyper::body::Incoming>, Refusal> {
-        let Called { mut client, .. } = self.called().await?;
+        self.send_by(self.called().await?, path, header).await
+    }
+
+    async fn send_by(
+        &self,
+        Called { mut client, .. }: Called,
+        path: &str,
+        header: Option<(&'static str, HeaderValue)>,
+    ) -> Result<http::Response<hyper::body::Incoming>, Refusal> {
         if let Some((name, value)) = header {
             client = client.with_header(name, value);
         }
         let answer = client.send(Method::GET, path, None::<&()>).await;
-        answer.inspect_err(|_| self.forget()).map_err(failed)
+        answer
+            .inspect_err(|error| match error {
+                // It is still there: this it has not.
+                CallError::Status { status: 404, .. } => {}
+                _ => self.forget(),
+            })
+            .map_err(failed)
     }
 }
 
@@ -379,13 +393,14 @@ impl Images {
         manifest: &Digest,
     ) -> Result<(bytes::Bytes, Arc<BTreeSet<Digest>>), Refusal> {
         // One on a machine of its own could say what it likes, and nobody could tell.
-        if !self.registry.called().await?.is_own {
+        let called = self.registry.called().await?;
+        if !called.is_own {
             let detail =
                 "the registry is on a machine of its own, so nothing that it converted is used";
             return Err(Problem::new(ProblemCode::NotFound, detail).into());
         }
         let path = format!("/v2/_longshore/converted/{repository}?manifest={manifest}");
-        let answer = self.registry.send(&path, None).await?;
+        let answer = self.registry.send_by(called, &path, None).await?;
         let body = Limited::new(answer.into_body(), MAX_MANIFEST).collect().await;
         let body = body.map_err(|error| unusable(manifest, &error.to_string()))?.to_bytes();
         let references = read_references(&body).map_err(|error| unusable(manifest, &error))?;

@@ -239,6 +239,11 @@ impl State {
         }
         for now in instances {
             let instance = &now.instance;
+            // What it was not given nobody asks for, and changes would add up without end.
+            if self.instances.get(instance).is_none_or(|record| record.node != report.node) {
+                observed.remove(instance);
+                continue;
+            }
             if self.instances.confirm(&report.node, instance, now.generation) {
                 changes.confirmed.insert(instance.clone());
             }

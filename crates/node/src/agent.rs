@@ -134,7 +134,8 @@ impl Agent {
                             Ok(next) => self.take_next(&mut told, next),
                             Err(error) => {
                                 log_broken(&error);
-                                true
+                                // What comes next may build on it.
+                                false
                             }
                         };
                         if !is_taken {

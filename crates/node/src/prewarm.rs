@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::uplink::RETRY;
-use crate::{Node, machine};
+use crate::{Node, machine, stock};
 
 /// The first and the longest wait before a pull that failed is tried again.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
@@ -130,23 +130,27 @@ impl Prewarm {
     }
 
     fn note(&self, image: &Digest, outcome: Result<(), &PullImageError>, now: Instant) {
-        let mut failures = self.failures();
-        let Err(error) = outcome else {
-            failures.remove(image);
-            return;
-        };
-        let n_times = failures.get(image).map_or(0, |failure| failure.n_times) + 1;
-        let given_up = error.retry() == Retry::Pointless;
-        let wait = match given_up {
-            true => GIVEN_UP,
-            false => (AGAIN.0 * 2_u32.saturating_pow(n_times - 1)).min(AGAIN.1),
-        };
-        let failure = Failure { note: chain(error), given_up, n_times, again_at: now + wait };
-        failures.insert(*image, failure);
+        match outcome {
+            Ok(()) => drop(self.failures().remove(image)),
+            Err(error) => {
+                self.fail(image, chain(error), error.retry() == Retry::Pointless, now);
+            }
+        }
     }
 
-    fn still_wants(&self, order: &PrewarmOrder) -> bool {
-        self.orders.borrow().contains(order)
+    fn fail(&self, image: &Digest, note: String, given_up: bool, now: Instant) {
+        let mut failures = self.failures();
+        let n_times = failures.get(image).map_or(0, |failure| failure.n_times).saturating_add(1);
+        let wait = match given_up {
+            true => GIVEN_UP,
+            false => AGAIN.0.saturating_mul(2_u32.saturating_pow(n_times - 1)).min(AGAIN.1),
+        };
+        failures.insert(*image, Failure { note, given_up, n_times, again_at: now + wait });
+    }
+
+    /// Whether an instance waits for its image.
+    pub fn is_awaited(&self) -> bool {
+        *self.starts.borrow() > 0
     }
 }
 
@@ -157,13 +161,19 @@ pub async fn follow(node: Arc<Node>) {
     loop {
         match node.location.watch::<PrewarmOrders>(&path).await {
             Ok(mut told) => {
+                let mut is_first = true;
                 while let Some(Ok(PrewarmOrders { images })) = told.next().await {
                     wait = RETRY.0;
+                    if is_first {
+                        // One that began anew refused what it had not been told of itself.
+                        node.prewarm.failures().clear();
+                    }
                     node.prewarm.orders.send_if_modified(|orders| {
-                        let is_news = *orders != images;
+                        let is_news = is_first || *orders != images;
                         *orders = images;
                         is_news
                     });
+                    is_first = false;
                 }
             }
             // One of the release before tells of none.
@@ -188,7 +198,7 @@ pub async fn keep(node: Arc<Node>) {
                 // The senders live as long as the node, so errors cannot come.
                 tokio::select! {
                     () = pull(&node, &order) => {}
-                    _ = orders.wait_for(|_| !prewarm.still_wants(&order)) => {}
+                    _ = orders.wait_for(|now| !now.contains(&order)) => {}
                 }
             }
             Err(again_at) => {
@@ -215,6 +225,11 @@ async fn pull(node: &Node, order: &PrewarmOrder) {
         return;
     }
     let PrewarmOrder { repository, digest } = order;
+    if stock::is_over(node) {
+        let why = "the disk is over its high mark (image_disk)".to_owned();
+        node.prewarm.fail(digest, why, false, Instant::now());
+        return;
+    }
     let seen = node.stock.pull(digest);
     let source =
         Throttled { source: Arc::clone(&node.source), rate: Arc::clone(&node.prewarm.rate) };
@@ -303,6 +318,14 @@ impl Source for Throttled {
                 Given::Whole(bytes) => Given::Whole(self.slow(bytes)),
             })
         })
+    }
+
+    fn converted<'a>(
+        &'a self,
+        repository: &'a Repository,
+        manifest: &'a Digest,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, SourceError>> {
+        self.source.converted(repository, manifest)
     }
 }
 

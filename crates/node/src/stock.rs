@@ -204,7 +204,15 @@ fn make_room_for_pulls(node: &Arc<Node>) {
 async fn make_room(node: &Arc<Node>, need: RoomNeed) -> Result<(), MakeRoomError> {
     let _alone = node.stock.alone.lock().await;
     let marks = node.stock.marks;
-    let disk = disk_use(node)?;
+    let mut disk = disk_use(node)?;
+    if need == RoomNeed::default() && disk.used <= marks.high_of(disk.total) {
+        return Ok(());
+    }
+    // What failed pulls or a crash left behind belongs to no image, and nobody has to be asked about it.
+    let sweeper = Arc::clone(node);
+    in_background(move || sweeper.images.collect(&[])).await??;
+    let before = std::mem::replace(&mut disk, disk_use(node)?);
+    let need = need.less(ByteCount(before.used.0.saturating_sub(disk.used.0)));
     if need == RoomNeed::default() && disk.used <= marks.high_of(disk.total) {
         return Ok(());
     }
@@ -212,9 +220,16 @@ async fn make_room(node: &Arc<Node>, need: RoomNeed) -> Result<(), MakeRoomError
     let stock = in_background(move || looker.images.stock()).await??;
     let asked = stock.iter().filter(|image| !image.held).map(|image| image.digest).collect();
     let holds = ask(node, asked).await?;
-    let images: Vec<_> = stock.into_iter().map(|image| cached(image, &holds)).collect();
+    let mut images: Vec<_> = stock.into_iter().map(|image| cached(image, &holds)).collect();
     let pulled = node.images.pulled_layers();
-    let plan = plan_collection(&images, &pulled, disk, marks, need);
+    let mut plan = plan_collection(&images, &pulled, disk, marks, need);
+    if plan.frees < need.least && node.prewarm.is_awaited() {
+        // What was merely wished keeps no instance from starting.
+        for image in &mut images {
+            image.holds.retain(|hold| hold.reason != HoldReason::Prewarm);
+        }
+        plan = plan_collection(&images, &pulled, disk, marks, need);
+    }
     if plan.take.is_empty() {
         if plan.wanted > ByteCount(0) {
             let (wanted, kept) = (plan.wanted, plan.stays.len());
@@ -234,6 +249,11 @@ async fn make_room(node: &Arc<Node>, need: RoomNeed) -> Result<(), MakeRoomError
 fn disk_use(node: &Node) -> Result<DiskUse, StoreIoError> {
     let space = node.images.space()?;
     Ok(DiskUse { total: space.total, used: ByteCount(space.total.0.saturating_sub(space.free.0)) })
+}
+
+/// Whether the disk is over its high mark: then nothing comes that nobody waits for.
+pub fn is_over(node: &Node) -> bool {
+    disk_use(node).is_ok_and(|disk| disk.used > node.stock.marks.high_of(disk.total))
 }
 
 /// Asks the location what is needed of these.

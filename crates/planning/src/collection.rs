@@ -41,6 +41,14 @@ pub struct RoomNeed {
     pub likely: ByteCount,
 }
 
+impl RoomNeed {
+    /// What is still lacking once so much came free.
+    pub fn less(self, freed: ByteCount) -> Self {
+        let less = |wanted: ByteCount| ByteCount(wanted.0.saturating_sub(freed.0));
+        Self { least: less(self.least), likely: less(self.likely) }
+    }
+}
+
 /// What should go.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Collection {

@@ -231,7 +231,7 @@ fn keep_for_tried(
     let Some(tried) = &app.tried else { return };
     let permits = |name: &LocationName| {
         let mut found = locations.iter().filter(|location| location.name == *name);
-        found.any(|location| permits(tried, None, location))
+        found.any(|location| permits(tried, app.gpus.as_ref(), location))
     };
     if shares.iter().any(|share| permits(&share.location)) {
         return;

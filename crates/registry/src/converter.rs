@@ -36,7 +36,7 @@ use crate::manifest::Manifest;
 use crate::manifests::{self, Name};
 use crate::refusal::{Code, Refusal};
 use crate::server::{CONTENT_DIGEST, query, set};
-use crate::storage::{Outcome, Pushed, Storage, StorageError, UploadHash};
+use crate::storage::{Outcome, Pushed, Storage, StorageError, UploadHash, UploadId};
 
 mod pieces;
 
@@ -51,6 +51,10 @@ const MAX_PUSHED: usize = 1024;
 
 /// The lowest priority of a thread; for its reads and writes, too.
 const LOWEST: i32 = 19;
+
+/// What was pushed may become so many times as large, and no more: frames know nothing of one another, and
+/// what repeats over more than one of them is in each.
+const MOST_TIMES: u64 = 4;
 
 /// An image of a repository.
 type Image = (Repository, Digest);
@@ -94,10 +98,14 @@ enum ConvertError {
     Storage(#[from] StorageError),
     #[error("converting the layer {0}")]
     Layer(Digest, #[source] UnpackError),
+    #[error("there is too little room on the disk")]
+    Room,
     #[error("publishing what was converted: {0:?}")]
     Publish(Refusal),
     #[error("starting a thread")]
     Thread(#[source] io::Error),
+    #[error("the converter broke off; this is a bug")]
+    Broken,
     #[error("the registry ends")]
     Ends,
 }
@@ -149,6 +157,10 @@ impl Registry {
             match self.blocking(unconverted).await {
                 Ok(images) => {
                     for image in images {
+                        // What was pushed a moment ago is likely to be pulled next.
+                        while let Some(pushed) = self.pushed.take() {
+                            self.convert_or_tell(pushed, from).await;
+                        }
                         self.convert_or_tell(image, from).await;
                     }
                 }
@@ -201,7 +213,7 @@ async fn on_thread<T: Send + 'static>(
         let _ = done.send(work(&is_ending));
     });
     thread.map_err(ConvertError::Thread)?;
-    result.await.unwrap_or(Err(ConvertError::Ends))
+    result.await.unwrap_or(Err(ConvertError::Broken))
 }
 
 /// The images of which nothing is converted yet, as far as that can be known without reading them.
@@ -234,6 +246,9 @@ fn convert_image(
     // Something else than an image, or one that no node takes.
     let document = Document::parse(&stored.bytes, &stored.media_type);
     let Ok(Document::Manifest { config, layers }) = document else { return Ok(0) };
+    if !layers.iter().any(|layer| layer.size >= from) {
+        return Ok(0);
+    }
     let Some(diff_ids) = diff_ids(storage, repository, &config)? else { return Ok(0) };
     if diff_ids.len() != layers.len() || storage.converted(repository, digest)?.is_some() {
         return Ok(0);
@@ -288,6 +303,10 @@ fn convert_layer(
     of: &LayerIdentity,
     is_ending: &AtomicBool,
 ) -> Result<Option<ConvertedLayer>, ConvertError> {
+    // A layer that is said to lie elsewhere is taken without its bytes, so it may name anybody's.
+    if storage.blob_size(repository, &of.blob)? != Some(of.size.0) {
+        return Ok(None);
+    }
     let pushed = Pushed { blob: of.blob, diff_id: of.diff_id };
     match storage.outcome(pushed)? {
         Some(Outcome::Converted(parts)) if storage.link_converted(repository, &parts)? => {
@@ -297,22 +316,28 @@ fn convert_layer(
         Some(Outcome::Converted(_)) | None => {}
     }
     let Some((bytes, size)) = storage.open_blob(repository, &of.blob)? else { return Ok(None) };
+    let most = of.size.0.saturating_mul(MOST_TIMES);
+    if !storage.has_room(most)? {
+        return Err(ConvertError::Room);
+    }
     let (upload, hash) = storage.begin_own_upload()?;
-    let pieces = Pieces::new(bytes, size, is_ending);
-    let converted = convert(pieces, of, &Limits::default(), Writer(hash));
-    let Converted { index, table, frames: Writer(mut hash) } = match converted {
+    let mut pieces = Pieces::new(bytes, size, is_ending);
+    let converted = convert(&mut pieces, of, &Limits::default(), Writer { hash, most });
+    let Converted { index, table, frames: Writer { mut hash, .. } } = match converted {
         Ok(converted) => converted,
         Err(error) => {
             storage.remove_upload(upload)?;
             if is_ending.load(Ordering::Relaxed) {
                 return Err(ConvertError::Ends);
             }
+            // What cannot be read now says nothing of the layer.
+            if pieces.has_failed() {
+                return Err(ConvertError::Layer(of.blob, error));
+            }
             return refuse(storage, pushed, error).map(|()| None);
         }
     };
-    hash.settle()?;
-    let frames = Descriptor { digest: hash.digest(), size: ByteCount(hash.length()) };
-    storage.finish_upload(repository, upload, &mut hash)?;
+    let frames = finish(storage, repository, upload, hash)?;
     let index = put_blob(storage, repository, index)?;
     let table = put_blob(storage, repository, table.encode())?;
     let parts = ConvertedLayer { index, frames, table };
@@ -342,11 +367,35 @@ fn put_blob(
     bytes: Vec<u8>,
 ) -> Result<Descriptor, StorageError> {
     let (upload, mut hash) = storage.begin_own_upload()?;
-    hash.append(&[bytes.into()])?;
-    hash.settle()?;
-    let size = ByteCount(hash.length());
-    storage.finish_upload(repository, upload, &mut hash)?;
-    Ok(Descriptor { digest: hash.digest(), size })
+    match hash.append(&[bytes.into()]) {
+        Ok(()) => finish(storage, repository, upload, hash),
+        Err(error) => given_up(storage, upload, error),
+    }
+}
+
+/// Makes what was written of an upload a blob of the repository.
+fn finish(
+    storage: &Storage,
+    repository: &Repository,
+    upload: UploadId,
+    mut hash: UploadHash,
+) -> Result<Descriptor, StorageError> {
+    let settled = hash.settle();
+    match settled.and_then(|()| storage.finish_upload(repository, upload, &mut hash)) {
+        Ok(()) => Ok(Descriptor { digest: hash.digest(), size: ByteCount(hash.length()) }),
+        Err(error) => given_up(storage, upload, error),
+    }
+}
+
+/// Removes an upload that came to nothing.
+fn given_up<T>(
+    storage: &Storage,
+    upload: UploadId,
+    error: StorageError,
+) -> Result<T, StorageError> {
+    // The first error is the one to tell; what is left goes at the next start.
+    let _ = storage.remove_upload(upload);
+    Err(error)
 }
 
 /// Says in the repository what was converted of an image.
@@ -367,12 +416,19 @@ fn publish(
     Ok(storage.set_converted(repository, &image, &digest)?)
 }
 
-/// An upload as something to be written.
-struct Writer(UploadHash);
+/// An upload as something to be written, of so many bytes at most.
+struct Writer {
+    hash: UploadHash,
+    most: u64,
+}
 
 impl io::Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let appended = self.0.append(&[axum::body::Bytes::copy_from_slice(bytes)]);
+        if self.hash.length().saturating_add(bytes.len() as u64) > self.most {
+            let why = format!("it would become more than {MOST_TIMES} times as large");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let appended = self.hash.append(&[axum::body::Bytes::copy_from_slice(bytes)]);
         appended.map_err(StorageError::into_io)?;
         Ok(bytes.len())
     }

@@ -8,6 +8,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -26,6 +28,8 @@ pub struct Journal {
     limit: u64,
     /// What the present file holds once all that was handed over is written.
     size: u64,
+    /// Whether a line could not be written since a caller was last told.
+    has_failed: Arc<AtomicBool>,
 }
 
 /// What became of a line.
@@ -33,7 +37,7 @@ pub struct Journal {
 pub enum Noted {
     /// It is written.
     Kept,
-    /// The disk did not keep up, and nobody will read it.
+    /// The disk did not keep up, or failed before, and nobody will read it.
     Dropped,
 }
 
@@ -43,7 +47,9 @@ impl Journal {
         let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
         let (lines, waiting) = sync_channel(QUEUE);
         let target = path.to_owned();
-        let write = move || write_all(&target, &waiting, limit, size);
+        let has_failed = Arc::<AtomicBool>::default();
+        let fails = Arc::clone(&has_failed);
+        let write = move || write_all(&target, &waiting, (limit, size), &fails);
         let thread = std::thread::Builder::new().name("journal".to_owned());
         let writer = match thread.spawn(write) {
             Ok(writer) => Some(writer),
@@ -52,7 +58,7 @@ impl Journal {
                 None
             }
         };
-        Self { lines: Some(lines), writer, limit, size }
+        Self { lines: Some(lines), writer, limit, size, has_failed }
     }
 
     /// Whether a line of so many bytes begins a new file, which has to be understood by itself.
@@ -62,6 +68,9 @@ impl Journal {
 
     /// Hands a line over, which has no line end.
     pub fn note(&mut self, mut line: Vec<u8>) -> Noted {
+        if self.has_failed.swap(false, Ordering::Relaxed) {
+            return Noted::Dropped;
+        }
         line.push(b'\n');
         let n_bytes = line.len();
         let sent = self.lines.as_ref().is_some_and(|lines| lines.try_send(line).is_ok());
@@ -89,13 +98,21 @@ fn begins_file(size: u64, n_bytes: usize, limit: u64) -> bool {
     size > 0 && size + n_bytes as u64 > limit
 }
 
-fn write_all(path: &Path, lines: &Receiver<Vec<u8>>, limit: u64, mut size: u64) {
+fn write_all(
+    path: &Path,
+    lines: &Receiver<Vec<u8>>,
+    (limit, mut size): (u64, u64),
+    has_failed: &AtomicBool,
+) {
     let mut file: Option<File> = None;
     let mut is_told = false;
     for line in lines {
         let is_new = begins_file(size, line.len(), limit);
         let outcome = write_line(path, &mut file, (&line, is_new));
         size = if is_new { line.len() as u64 } else { size + line.len() as u64 };
+        if outcome.is_err() {
+            has_failed.store(true, Ordering::Relaxed);
+        }
         if let Err(error) = outcome
             && !std::mem::replace(&mut is_told, true)
         {
@@ -162,7 +179,12 @@ mod tests {
     fn a_place_that_cannot_be_written_stops_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(&dir.path().join("absent/decisions.jsonl"), 100);
-        journal.note(b"a line".to_vec());
+        assert_eq!(journal.note(b"a line".to_vec()), Noted::Kept, "it is not known yet");
+        // What would build on it is not written either.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while journal.note(b"the next".to_vec()) == Noted::Kept {
+            assert!(std::time::Instant::now() < deadline);
+        }
         drop(journal);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -4,6 +4,7 @@
 //! theirs, nodes pull what is theirs as long as it is wished, those too that join later. What became of it is asked
 //! of the nodes when somebody wants to know.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -17,7 +18,8 @@ use longshore_store::Transaction;
 use longshore_types::jurisdiction::is_within;
 use longshore_types::token::RegistryAction;
 use longshore_types::{
-    Digest, ImageReference, ImageState, NodeImage, PlaceMatch, ProjectName, Repository,
+    Digest, ImageReference, ImageState, Jurisdiction, NodeImage, PlaceMatch, ProjectName,
+    Repository,
 };
 
 use super::access::Caller;
@@ -34,6 +36,8 @@ type Shared = State<Arc<Plane>>;
 
 /// How many nodes are asked at the same time.
 const AT_ONCE: usize = 32;
+/// How many wishes a project may have: every location is told of all.
+const MOST_WISHES: usize = 100;
 
 pub async fn list(
     State(plane): Shared,
@@ -59,9 +63,15 @@ pub async fn set(
         let detail = format!("token {} has no right to pull from {repository}", caller.token);
         return Err(Problem::new(ProblemCode::Forbidden, detail).into());
     }
+    let catalog = plane.catalog();
+    let n_wishes = catalog.prewarms.keys().filter(|(of, _)| *of == key).count();
+    if n_wishes >= MOST_WISHES && !catalog.prewarms.contains_key(&(key.clone(), digest)) {
+        let allowed = format!("one of {MOST_WISHES} wishes of a project; take one back first");
+        return Err(invalid("image", &named, &allowed));
+    }
     let places = request.places;
     placement::refuse_unknown_places(&plane, "places", &places)?;
-    refuse_abroad(&plane, &plane.catalog(), &digest, &places)?;
+    refuse_abroad(&plane, &catalog, &digest, &places)?;
     let (created_at, by, ended) = (now(), caller.token.clone(), None);
     let record = PrewarmRecord { named, repository, places, created_at, by, ended };
     let wish = Key::Prewarm(key.clone(), digest).to_string();
@@ -104,12 +114,12 @@ pub async fn show(
         let location = &received.report.location;
         let nodes = received.report.nodes.iter();
         let nodes = nodes.filter(|node| record.is_for(location, &node.traits.labels));
-        nodes.map(move |node| (received.clone(), node.node.clone()))
+        nodes.map(move |node| (received.clone(), node.node.clone(), node.reachable))
     });
     let asked: Vec<_> = asked.collect();
-    let answers = asked.into_iter().map(|(received, node)| {
+    let answers = asked.into_iter().map(|(received, node, reachable)| {
         let plane = &plane;
-        async move { ask(plane, &received, node, digest).await }
+        async move { ask(plane, &received, (node, reachable), digest).await }
     });
     let nodes = stream::iter(answers).buffered(AT_ONCE).collect().await;
     Ok(Json(PrewarmStatus { wish: view(digest, &record), nodes }))
@@ -118,7 +128,7 @@ pub async fn show(
 async fn ask(
     plane: &Plane,
     received: &Received,
-    node: longshore_types::NodeName,
+    (node, reachable): (longshore_types::NodeName, bool),
     digest: Digest,
 ) -> PrewarmedNode {
     let location = received.report.location.clone();
@@ -129,6 +139,9 @@ async fn ask(
         note,
         given_up: false,
     };
+    if !reachable {
+        return absent(Some("its location does not hear from it".to_owned()));
+    }
     match images::ask(plane, received, &node).await {
         Err(Refusal(problem)) => absent(Some(problem.detail)),
         Ok(images) => match images.into_iter().find(|image| image.digest == digest) {
@@ -184,27 +197,25 @@ fn refuse_abroad(
     digest: &Digest,
     places: &[PlaceMatch],
 ) -> Result<(), Refusal> {
-    let bound = catalog.releases.iter().find(|(_, release)| {
+    let bound = catalog.releases.iter().filter(|(_, release)| {
         release.image_digest == *digest && !release.manifest.placement.jurisdiction.is_empty()
     });
-    let Some(((_, app, _), release)) = bound else { return Ok(()) };
-    let all = &release.manifest.placement.jurisdiction;
     let reports = plane.reports.now();
-    let is_inside = |place: &PlaceMatch| match place {
+    let is_inside = |all: &BTreeSet<Jurisdiction>, place: &PlaceMatch| match place {
         PlaceMatch::Location(location) => reports.get(location).is_some_and(|received| {
             let nodes = &received.report.nodes;
-            nodes.iter().all(|node| is_within(all, node.traits.country))
+            !nodes.is_empty() && nodes.iter().all(|node| is_within(all, node.traits.country))
         }),
         PlaceMatch::Label(_) => false,
     };
-    if !places.is_empty() && places.iter().all(is_inside) {
-        return Ok(());
-    }
+    let mut bound = bound.map(|(_, release)| &release.manifest.placement.jurisdiction);
+    let broken =
+        bound.find(|all| places.is_empty() || !places.iter().all(|place| is_inside(all, place)));
+    let Some(all) = broken else { return Ok(()) };
     let all: Vec<_> = all.iter().map(ToString::to_string).collect();
-    let allowed = format!(
-        "location=NAME of locations in {}: app {app} keeps its image there",
-        all.join(" or ")
-    );
+    // Not which app: it may be somebody else's.
+    let allowed =
+        format!("location=NAME of locations in {}: an app keeps its image there", all.join(" or "));
     let given: Vec<_> = places.iter().map(ToString::to_string).collect();
     let given = if given.is_empty() { "everywhere".to_owned() } else { given.join(", ") };
     Err(invalid("places", &given, &allowed))

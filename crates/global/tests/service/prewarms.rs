@@ -142,7 +142,7 @@ async fn a_wish_is_refused_to_who_may_not_and_where_it_may_not_be() {
         for what in [json!({"app": "web"}), json!({"image": "default/web:1"})] {
             let mut wish = what.clone();
             wish["places"] = places.clone();
-            refused(plane.wish(wish).await, invalid, "app web keeps its image there");
+            refused(plane.wish(wish).await, invalid, "an app keeps its image there");
         }
     }
     let wish = plane.wish(json!({"app": "web", "places": ["ams"]})).await.unwrap();

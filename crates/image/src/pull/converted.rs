@@ -125,7 +125,11 @@ pub(super) async fn fetch_converted(
     )
     .await?;
     let table = Arc::new(table);
-    check_index(&table, &index, fetcher.limits)?;
+    let index = {
+        let (table, limits) = (Arc::clone(&table), fetcher.limits.clone());
+        let checked = blocking(move || check_index(&table, &index, &limits).map(|()| index));
+        checked.await.map_err(NotConverted::Failed)??
+    };
     let total = ByteCount(parts.blobs().iter().map(|part| part.size.0).sum());
     let before = table_and_index(parts);
     let told = |n_bytes| {

@@ -41,6 +41,10 @@ impl ImageStore {
                     collected.images.push(*digest);
                 }
             }
+            if !collected.images.is_empty() {
+                // Before their layers go. Of a record that a power cut brings back without those nothing is used.
+                sync_directory(&self.inner.directory("images"))?;
+            }
             collected.layers = self.inner.trash_unused_layers(&state)?;
         }
         self.inner.empty_trash()?;
@@ -64,7 +68,6 @@ impl Inner {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             result => result.map_err(StoreIoError::of("removing", &path))?,
         }
-        sync_directory(&self.directory("images"))?;
         if known.stored.has_files_of_its_own() {
             self.trash(&self.image_path(known.stored.form, digest))?;
         }

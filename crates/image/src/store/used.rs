@@ -133,7 +133,10 @@ impl Inner {
             // One that has just gone takes nothing.
             Form::Directories if !path.is_dir() => Ok(ByteCount(0)),
             Form::Directories => {
-                let report = self.read_layer_report(form, layer)?;
+                // One that has just gone, or that a power cut spoilt, must not keep the others here.
+                let Ok(report) = self.read_layer_report(form, layer) else {
+                    return Ok(ByteCount(0));
+                };
                 let entries = report.entries.saturating_mul(PER_ENTRY);
                 Ok(ByteCount(report.unpacked.0.saturating_add(entries)))
             }

@@ -16,23 +16,24 @@ impl State {
         }
         let asked: BTreeSet<_> = images.iter().collect();
         let mut holds: BTreeMap<Digest, BTreeSet<ImageHold>> = BTreeMap::new();
-        let mut keep = |image: &Digest, reason, by: String| {
+        let mut keep = |image: &Digest, reason, by: &dyn Fn() -> String| {
             if asked.contains(image) {
-                holds.entry(*image).or_default().insert(ImageHold { reason, by });
+                holds.entry(*image).or_default().insert(ImageHold { reason, by: by() });
             }
         };
         for allotment in self.allotments.values() {
             for release in allotment.releases() {
-                let by = named(allotment, release.number);
-                keep(&release.image_digest, HoldReason::Release, by);
+                let by = || named(allotment, release.number);
+                keep(&release.image_digest, HoldReason::Release, &by);
             }
             if let Some(rollback) = allotment.rollback {
-                keep(&rollback.image, HoldReason::Rollback, named(allotment, rollback.release));
+                let by = || named(allotment, rollback.release);
+                keep(&rollback.image, HoldReason::Rollback, &by);
             }
         }
         for record in self.instances.on_node(node) {
-            let by = record.instance.to_string();
-            keep(&record.release.image_digest, HoldReason::Instance, by);
+            let by = || record.instance.to_string();
+            keep(&record.release.image_digest, HoldReason::Instance, &by);
         }
         let holds = holds.into_iter().map(|(image, holds)| (image, holds.into_iter().collect()));
         Some(ImageHolds { holds: holds.collect() })

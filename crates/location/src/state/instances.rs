@@ -181,6 +181,11 @@ impl Instances {
         self.by_node.contains_key(node)
     }
 
+    /// How many a node has.
+    pub fn n_on(&self, node: &NodeName) -> usize {
+        self.by_node.get(node).map_or(0, |on_node| on_node.instances.len())
+    }
+
     /// Those that get no more requests.
     pub fn draining(&self) -> impl Iterator<Item = &InstanceRecord> {
         self.found(Some(&self.draining))

@@ -78,7 +78,8 @@ impl State {
                 (Err(_), None) => {}
             }
         }
-        all
+        // It may have been told nothing while it was removed.
+        if all.len() == self.instances.n_on(node) { all } else { self.assignments(node) }
     }
 
     /// What the nodes are to try to reach: what the global plane says, and what has been given to the location, so

@@ -380,6 +380,8 @@ mod tests {
         let here = std::env::current_dir().unwrap();
         assert_eq!(home.data_dir(), here.join("data"));
         assert_eq!(home.run_dir().parent().unwrap(), here.join("run"));
+        // Others may run in this process.
+        std::env::set_current_dir("/").unwrap();
     }
 
     #[test]

@@ -277,7 +277,6 @@ impl Actor {
     }
 }
 
-/// Runs what waits for the disk or the kernel off the async workers.
 /// What there is to say of a pull beside its time.
 fn pull_notes(report: &PullReport) -> Vec<String> {
     let PullReport { layers, reused_layers, converted_layers, why_plain, .. } = report;
@@ -290,6 +289,7 @@ fn pull_notes(report: &PullReport) -> Vec<String> {
     notes
 }
 
+/// Runs what waits for the disk or the kernel off the async workers.
 async fn in_background<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {

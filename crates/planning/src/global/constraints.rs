@@ -134,10 +134,12 @@ pub(super) fn km(
 /// none, what is too many in one place, and what moves to be nearer to users.
 pub(super) fn leaving(app: &WantedApp, shares: &[Share], locations: &[LocationState]) -> Vec<u32> {
     let at = |share: &Share| locations.iter().find(|location| location.name == share.location);
+    // Those are of what is tried beside the app, as long as something is.
+    let gpus = app.gpus.as_ref().filter(|_| app.tried.is_none());
     let is_closed = |share: &Share| {
         at(share).is_some_and(|location| {
             location.cordon.as_ref().is_some_and(|cordon| cordon.drains)
-                || !permits(&app.placement, app.gpus.as_ref(), location)
+                || !permits(&app.placement, gpus, location)
         })
     };
     let mut leaving: Vec<u32> =

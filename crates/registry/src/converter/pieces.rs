@@ -17,6 +17,7 @@ const PIECE: usize = 64 << 10;
 pub(super) struct Pieces<'a> {
     bytes: Opened,
     is_ending: &'a AtomicBool,
+    has_failed: bool,
 }
 
 enum Opened {
@@ -32,21 +33,24 @@ impl<'a> Pieces<'a> {
             BlobBytes::Here(file) => Opened::Here(file),
             BlobBytes::Object(objects, key) => Opened::Object(objects, key, size),
         };
-        Self { bytes, is_ending }
+        Self { bytes, is_ending, has_failed: false }
     }
 
     /// All of a small one.
     pub(super) fn read_all(&mut self) -> io::Result<Vec<u8>> {
         let mut whole = Vec::new();
-        while let Some(piece) = self.next()? {
+        while let Some(piece) = self.read_piece()? {
             whole.extend_from_slice(&piece);
         }
         Ok(whole)
     }
-}
 
-impl Blob for Pieces<'_> {
-    fn next(&mut self) -> io::Result<Option<Bytes>> {
+    /// Whether some of it could not be read.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    fn read_piece(&mut self) -> io::Result<Option<Bytes>> {
         if self.is_ending.load(Ordering::Relaxed) {
             return Err(io::Error::other("the registry ends"));
         }
@@ -68,6 +72,14 @@ impl Blob for Pieces<'_> {
             }
             Opened::Object(..) => unreachable!("it was asked for"),
         }
+    }
+}
+
+impl Blob for &mut Pieces<'_> {
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let piece = self.read_piece();
+        self.has_failed |= piece.is_err();
+        piece
     }
 
     fn is_ready(&self) -> bool {

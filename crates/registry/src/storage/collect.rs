@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use longshore_types::{Digest, Repository, Tag};
 
+use super::converted::CONVERTER;
 use super::durable::{self, During as _};
 use super::leases::Lease;
 use super::links::{BLOBS, MANIFESTS, TAGS};
@@ -65,7 +66,10 @@ impl Storage {
     ) -> Result<Option<Duration>, StorageError> {
         let mut oldest = None;
         for (dir, owner) in self.uploads()? {
-            if repository.is_some_and(|repository| owner != repository.as_str().as_bytes()) {
+            // What is being converted may be for any of them.
+            let is_of =
+                |of: &Repository| owner == of.as_str().as_bytes() || owner == CONVERTER.as_bytes();
+            if !repository.is_none_or(is_of) {
                 continue;
             }
             // Written when it began, and never again.

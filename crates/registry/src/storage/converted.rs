@@ -23,7 +23,10 @@ use super::{Storage, StorageError, UploadId};
 const CONVERTED: &str = "_converted";
 
 /// Whose uploads those of the converter are: no repository has such a name.
-const CONVERTER: &str = "_converter";
+pub(super) const CONVERTER: &str = "_converter";
+
+/// What is left free of the largest disk, in bytes.
+const ENOUGH_FREE: u64 = 10 << 30;
 
 /// Raised when what a layer becomes changes, or what is refused.
 const VERSION: u32 = 1;
@@ -187,6 +190,19 @@ impl Storage {
         image: &Digest,
     ) -> Result<(), StorageError> {
         durable::remove(&self.converted_path(repository, image)).map(drop)
+    }
+
+    /// Whether so much more leaves a tenth of the disk free, or what is enough on a large one, which pushes and
+    /// whoever shares it need. Of an object store nobody knows.
+    pub(crate) fn has_room(&self, most: u64) -> Result<bool, StorageError> {
+        if self.objects.is_some() {
+            return Ok(true);
+        }
+        let disk = rustix::fs::statvfs(&self.root).map_err(std::io::Error::from);
+        let disk = disk.during("look at", &self.root)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+        Ok(bytes(disk.f_bavail)
+            >= most.saturating_add((bytes(disk.f_blocks) / 10).min(ENOUGH_FREE)))
     }
 
     /// Begins an upload that no request can name.

@@ -269,7 +269,8 @@ fn no_mark(objects: &Objects, key: String) -> StorageError {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "it has no object {key}, which this registry put beside its blobs: it is another bucket of that name, or one \
-     that was emptied (is it the right endpoint?)"
+     that was emptied (is it the right endpoint? where it surely is, remove object-store-mark from the directory of \
+     the images)"
 )]
 struct NoMark {
     key: String,

@@ -32,10 +32,15 @@ async fn harness() -> Harness {
 fn layer(n_bytes: usize, seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; n_bytes];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    archive(&bytes)
+}
+
+/// An archive with one file.
+fn archive(bytes: &[u8]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
-    header.set_size(n_bytes as u64);
-    archive.append_data(&mut header, "noise", &bytes[..]).unwrap();
+    header.set_size(bytes.len() as u64);
+    archive.append_data(&mut header, "noise", bytes).unwrap();
     archive.into_inner().unwrap()
 }
 
@@ -198,6 +203,21 @@ async fn who_names_the_layer_of_another_gets_nothing_of_it() {
     let honest = registry.push_layer(TEAM, "team/x", &own, &own).await;
     registry.until_converted("team/x", &honest).await;
     registry.converted("team/x", &lie).await.assert_refused(404, "MANIFEST_UNKNOWN");
+    // A layer that is said to lie elsewhere need not be had by who names it.
+    let foreign = "application/vnd.oci.image.layer.nondistributable.v1.tar";
+    let mut elsewhere: Value =
+        serde_json::from_str(&manifest(&config(&[&secret]), &[&secret])).unwrap();
+    elsewhere["layers"][0]["mediaType"] = json!(foreign);
+    elsewhere["layers"][0]["urls"] = json!(["https://example.com/layer"]);
+    let elsewhere = elsewhere.to_string();
+    let named = digest(elsewhere.as_bytes());
+    let (path, headers) = (format!("/v2/team/x/manifests/{named}"), [("content-type", IMAGE)]);
+    let answer = registry.send_as(TEAM, "PUT", &path, &headers, elsewhere).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    let next = layer(70_000, 9);
+    let next = registry.push_layer(TEAM, "team/x", &next, &next).await;
+    registry.until_converted("team/x", &next).await;
+    registry.converted("team/x", &named).await.assert_refused(404, "MANIFEST_UNKNOWN");
     for part in &parts {
         assert_eq!(registry.status(format!("/v2/team/x/blobs/{part}")).await, 404);
     }
@@ -224,6 +244,28 @@ async fn what_no_node_would_take_is_remembered_and_stays_as_it_was_pushed() {
     assert!(std::fs::read_dir(registry.root.path().join("uploads")).unwrap().next().is_none());
     let whole = registry.get(&format!("/v2/a/b/blobs/{}", digest(&broken))).await;
     assert!(whole.body == broken);
+}
+
+#[tokio::test]
+async fn what_would_become_several_times_as_large_stays_as_it_was_pushed() {
+    let registry = harness().await;
+    let mut bytes = vec![0; 1_200_000];
+    fastrand::Rng::with_seed(10).fill(&mut bytes);
+    // It repeats over more than a frame, so none of them shrinks.
+    let archive = archive(&bytes.repeat(6));
+    let packed = zstd::encode_all(&archive[..], 3).unwrap();
+    assert!(packed.len() < 2_000_000, "{}", packed.len());
+    let image = registry.push_layer(ADMIN, "a/b", &packed, &archive).await;
+    let fine = layer(100_000, 11);
+    let fine = registry.push_layer(ADMIN, "a/b", &fine, &fine).await;
+    registry.until_converted("a/b", &fine).await;
+    registry.converted("a/b", &image).await.assert_refused(404, "MANIFEST_UNKNOWN");
+    let hex = |bytes: &[u8]| digest(bytes).replace("sha256:", "");
+    let kept = format!("converted/{}-{}", hex(&packed), hex(&archive));
+    let record = std::fs::read(registry.root.path().join(kept)).unwrap();
+    let record: Value = serde_json::from_slice(&record).unwrap();
+    assert!(record["refused"].as_str().unwrap().contains("more than 4 times"), "{record}");
+    assert!(std::fs::read_dir(registry.root.path().join("uploads")).unwrap().next().is_none());
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::progress::Progress;
 use crate::table::Table;
 
 /// How often nodes are asked how far they are.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Bring an image to nodes before anything starts from it, and keep it there
 ///

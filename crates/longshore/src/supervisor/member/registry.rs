@@ -64,10 +64,6 @@ pub struct RegistryStartOptions {
     /// How long a manifest is kept that no tag and no release names
     #[arg(long, value_name = "DURATION", default_value = "7d")]
     keep_untagged: Duration,
-    /// Whether, with nothing else to do, it makes of each large layer a form that nodes have in less time, which
-    /// takes about as much room again
-    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = true)]
-    convert_images: bool,
     /// Where Prometheus asks for the metrics of the registry [default: nowhere]
     #[arg(long, value_name = "ENDPOINT")]
     metrics_listen: Option<Endpoint>,
@@ -205,7 +201,8 @@ fn plan(
         .with("public", public)
         .with_objects(&options.objects)
         .with("keep-untagged", options.keep_untagged)
-        .with("convert-images", options.convert_images)
+        // Nobody would believe what it makes of layers (SECURITY.md).
+        .with("convert-images", false)
         .with_some("metrics-listen", options.metrics_listen.as_ref());
     let sockets = vec![("registry", users), ("locations", locations)];
     Ok(RolePlan { role: "registry", args: flags.into_args(), sockets, drain: DRAIN })

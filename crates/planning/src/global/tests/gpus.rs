@@ -96,6 +96,14 @@ fn what_needs_gpus_from_now_on_leaves_where_there_are_none_once_another_runs() {
         let moved = plan(4, &wanted(both), &locations);
         assert_eq!((count_at(&moved, &old.name), count_at(&moved, &right.name)), (0, 1));
     }
+    // What is tried beside it finds its place there, and what runs stays where it is.
+    let locations = [bare.clone(), right.clone()];
+    let tried = Some(Placement::default());
+    let trying =
+        WantedApp { max: 3, tried, shares: before(&bare.name), ..needing(1, (1, 20), &[]) };
+    let beside = plan(2, &trying, &locations);
+    assert_eq!((count_at(&beside, &bare.name), count_at(&beside, &right.name)), (1, 0));
+    assert!(beside.iter().any(|share| share.location == right.name), "{beside:?}");
     // Where nobody has such, and where not every node was heard, it stays.
     let needs = |shares| WantedApp { shares, ..needing(1, (1, 20), &[]) };
     let stays = plan(2, &needs(before(&bare.name)), &[bare.clone(), small.clone()]);
