@@ -323,7 +323,7 @@ fn convert_layer(
     let (upload, hash) = storage.begin_own_upload()?;
     let mut pieces = Pieces::new(bytes, size, is_ending);
     let converted = convert(&mut pieces, of, &Limits::default(), Writer { hash, most });
-    let Converted { index, table, frames: Writer { mut hash, .. } } = match converted {
+    let Converted { index, table, frames: Writer { hash, .. } } = match converted {
         Ok(converted) => converted,
         Err(error) => {
             storage.remove_upload(upload)?;
