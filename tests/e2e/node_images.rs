@@ -166,15 +166,14 @@ fn an_image_is_on_nodes_before_it_starts_and_never_in_the_way_of_what_does() {
     platform.role("node").unwrap().kill().unwrap();
     is(&first, "pulling");
 
-    let at = |app: &str, key: &str| {
-        but(manifest(app, "warm"), &json!({"placement": {key: ["disk=nvme"]}}))
-    };
-    platform.deploy(&at("there", "allow")).unwrap();
+    let labels = json!({"placement": {"labels": ["disk=nvme"]}});
+    platform.deploy(&but(manifest("there", "warm"), &labels)).unwrap();
     let there = only(&platform, "there");
     assert_eq!((there.node.as_str(), there.observed.path), ("n2", Some(StartPath::Cached)));
     assert!(there.observed.stages.iter().all(|stage| stage.name != "pull"), "{there:?}");
     // What waits for the image does not wait for that rate.
-    platform.deploy(&at("here", "deny")).unwrap();
+    platform.run(&["cordon", "n2"]).ok();
+    platform.deploy(&manifest("here", "warm")).unwrap();
     let here = only(&platform, "here");
     assert_eq!((here.node.as_str(), here.observed.path), (&*first, Some(StartPath::Pulled)));
     let told = platform.run(&["image", "prewarm", "default/warm:1", "--json"]).ok();

@@ -66,11 +66,18 @@ impl S3Server {
         )
     }
 
-    /// The sizes of the objects in bytes.
+    /// The sizes in bytes of the objects with blobs, without what the registry knows the store by.
     pub fn sizes(&self) -> Result<Vec<u64>> {
         let dir = self.dir.path().join("store").join(BUCKET).join("platform");
         let entries = fs::read_dir(dir)?;
-        entries.map(|entry| Ok(entry?.metadata()?.len())).collect()
+        let mut sizes = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            if !entry.file_name().to_string_lossy().starts_with("registry-") {
+                sizes.push(entry.metadata()?.len());
+            }
+        }
+        Ok(sizes)
     }
 
     /// Answers nobody any more.

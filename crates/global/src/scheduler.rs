@@ -481,10 +481,16 @@ fn allotments(
         let before = held.get(&share.location).map(|stored| &stored.record);
         let canary = CanaryRecord { release: record.release, count: n_canaries };
         // Where a release may not be, what is there stays as it is until it has left.
-        let number = releases.at(&share.location, before);
-        let at_it = catalog.release(key, number);
-        let stays = before
-            .filter(|_| !at_it.is_some_and(|release| may_be(release, &share.location, locations)));
+        let is_open = |number| {
+            let release = catalog.release(key, number);
+            release.is_some_and(|release| may_be(release, &share.location, locations))
+        };
+        let number = match releases.at(&share.location, before) {
+            // The place was chosen for the new one, and the one before may not be there.
+            number if before.is_none() && !is_open(number) => record.main(),
+            number => number,
+        };
+        let stays = before.filter(|_| !is_open(number));
         let next = AllotmentRecord {
             release: stays.map_or(number, |before| before.release),
             count: share.count,

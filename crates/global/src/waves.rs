@@ -96,6 +96,8 @@ impl Releases {
         match self {
             Self::Same(release) => *release,
             Self::Waves { told, new, .. } if told.contains(location) => *new,
+            // It may be nowhere where it was, so where it comes to is the first wave.
+            Self::Waves { told, new, .. } if told.is_empty() && before.is_none() => *new,
             Self::Waves { good, .. } => before.map_or(*good, |before| before.release),
         }
     }

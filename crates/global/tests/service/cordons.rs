@@ -169,12 +169,12 @@ async fn a_drained_location_loses_an_app_once_it_is_healthy_elsewhere() {
     plane.cordon("/v1/locations/ams", true).await.unwrap();
     // The budget that it gives away goes to the other once it has acknowledged that.
     let mut sets = plane.allotments().await;
-    let lowered = until(&mut sets, |set| set.allotments[0].budget == 2).await;
+    let lowered = until(&mut sets, |set| set.allotments[0].budget == 3).await;
     assert_eq!(lowered.allotments[0].count, 2);
     plane.report(lowered.generation, here.to_vec()).await;
     let mut others = plane.sets_of("sin").await;
     let given = until(&mut others, |set| {
-        set.allotments.first().is_some_and(|one| (one.count, one.budget) == (2, 2))
+        set.allotments.first().is_some_and(|one| (one.count, one.budget) == (2, 3))
     })
     .await;
     let there = |n: usize| {

@@ -83,10 +83,10 @@ async fn a_jurisdiction_is_kept_and_a_changed_one_moves_what_runs_with_its_relea
 
     // What is new is never told to the place where it may not be, and there the old goes on meanwhile.
     plane.deploy(placed(json!({"jurisdiction": ["eu"]}))).await.unwrap();
-    let moved = carry_out(&plane, ("nyc", "US"), &mut nyc, |set| set.allotments[0].budget == 2);
+    let moved = carry_out(&plane, ("nyc", "US"), &mut nyc, |set| set.allotments[0].budget == 3);
     assert_eq!(moved.await.allotments[0].release.number, ReleaseNumber(1));
     let there = carry_out(&plane, ("ams", "NL"), &mut ams, |set| {
-        set.allotments.iter().any(|one| (one.count, one.budget) == (2, 2))
+        set.allotments.iter().any(|one| one.count == 2 && one.budget >= 2)
     });
     assert_eq!(there.await.allotments[0].release.number, ReleaseNumber(2));
     carry_out(&plane, ("nyc", "US"), &mut nyc, |set| count(set) == 0).await;
