@@ -416,6 +416,23 @@ fn may_be(release: &Release, name: &LocationName, locations: &[LocationState]) -
         || known.is_some_and(|location| planner::permits(placement, gpus, location))
 }
 
+/// The release that a location is to run. Where that may not be, what is there stays as it is until it has left; a place
+/// that comes to the app was chosen for the new one, where the one before may not be.
+fn release_at(
+    (catalog, locations): (&Catalog, &[LocationState]),
+    (key, record): (&AppKey, &AppRecord),
+    releases: &Releases,
+    (location, before): (&LocationName, Option<&AllotmentRecord>),
+) -> ReleaseNumber {
+    let number = releases.at(location, before);
+    let release = catalog.release(key, number);
+    match (release.is_some_and(|release| may_be(release, location, locations)), before) {
+        (true, _) => number,
+        (false, Some(before)) => before.release,
+        (false, None) => record.main(),
+    }
+}
+
 /// How many canaries, and which one the command of a release, each of these shares has: none where that
 /// release may not be.
 fn tried(
@@ -480,19 +497,9 @@ fn allotments(
     for (idx, (share, n_canaries)) in shares.iter().zip(canaries).enumerate() {
         let before = held.get(&share.location).map(|stored| &stored.record);
         let canary = CanaryRecord { release: record.release, count: n_canaries };
-        // Where a release may not be, what is there stays as it is until it has left.
-        let is_open = |number| {
-            let release = catalog.release(key, number);
-            release.is_some_and(|release| may_be(release, &share.location, locations))
-        };
-        let number = match releases.at(&share.location, before) {
-            // The place was chosen for the new one, and the one before may not be there.
-            number if before.is_none() && !is_open(number) => record.main(),
-            number => number,
-        };
-        let stays = before.filter(|_| !is_open(number));
+        let there = (&share.location, before);
         let next = AllotmentRecord {
-            release: stays.map_or(number, |before| before.release),
+            release: release_at((catalog, locations), (key, record), &releases, there),
             count: share.count,
             canary: (n_canaries > 0).then_some(canary),
             // One location does it for all.
