@@ -110,7 +110,7 @@ async fn an_app_that_needs_gpus_from_now_on_moves_to_them() {
     let mut report = with_gpu("ams", "h100", 20 * u64::from(count), set.generation);
     report.instances = all(&set.allotments[0], 'b').into_iter().map(Into::into).collect();
     plane.send(&report).await;
-    until(&mut at_sin, |set| set.allotments.is_empty()).await;
+    until(&mut at_sin, |set| set.allotments.iter().all(|one| one.count == 0)).await;
     plane.stop().await;
     assert!(recomputed(&dir.path().join("data/decisions.jsonl")) > 1);
 }

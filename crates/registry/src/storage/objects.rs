@@ -17,6 +17,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use longshore_types::{Digest, Repository};
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,9 @@ const OBJECT_STORE: &str = "object-store";
 
 /// By what it is known again: another store may have a bucket of the same name.
 const MARK: &str = "object-store-mark";
+
+/// How long it is looked for at a start; a store that is away need not be another.
+const LOOK_AT_START: Duration = Duration::from_secs(5);
 
 /// An object that this registry has put where its blobs are.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -119,9 +123,10 @@ impl Storage {
     pub(crate) async fn check_mark(root: &Path, objects: &Objects) -> Result<(), StorageError> {
         let mark: Option<Mark> = read_json(&root.join(MARK))?;
         let Some(Mark { key, is_there: true }) = mark else { return Ok(()) };
-        match objects.has(&key).await {
-            Ok(false) => Err(no_mark(objects, key)),
-            Ok(true) | Err(_) => Ok(()),
+        // It has a patience with a store that is away which nobody has at a start.
+        match tokio::time::timeout(LOOK_AT_START, objects.has(&key)).await {
+            Ok(Ok(false)) => Err(no_mark(objects, key)),
+            Ok(Ok(true) | Err(_)) | Err(_) => Ok(()),
         }
     }
 
