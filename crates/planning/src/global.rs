@@ -216,7 +216,7 @@ pub fn plan_shares(now: Timestamp, app: &WantedApp, locations: &[LocationState])
         share.make_room = share.make_room.min(share.count);
     }
     keep_for_tried(now, app, &mut shares, locations);
-    share_budgets(app, &mut shares, locations);
+    share_budgets(app, &mut shares);
     Shared { shares, waiting }
 }
 
@@ -497,15 +497,16 @@ fn in_force_elsewhere(app: &WantedApp, shares: &[Share]) -> u32 {
 
 /// Gives every location its count and shares what `max` leaves above that, without ever handing out
 /// more than `max` in all, budgets that may still be in force elsewhere included.
-fn share_budgets(app: &WantedApp, shares: &mut [Share], locations: &[LocationState]) {
+fn share_budgets(app: &WantedApp, shares: &mut [Share]) {
     let in_force_elsewhere = in_force_elsewhere(app, shares);
     let counts: u32 = shares.iter().map(|share| share.count).sum();
     let mut spare = app.max.saturating_sub(in_force_elsewhere).saturating_sub(counts);
     // One that is lost has enough in what it may still be going by.
     let mut open =
         u32::try_from(shares.iter().filter(|share| !share.lost).count()).unwrap_or(u32::MAX);
-    // What is tried beside an app needs all of it, and not for long.
-    if app.pinned.is_none() && app.tried.is_none() && locations.len() > 1 {
+    // What is tried beside an app needs all of it, and not for long. How many locations there are does not count: who
+    // has just begun to lead has not heard of them all.
+    if app.pinned.is_none() && app.tried.is_none() {
         spare -= kept_back(shares, spare, open);
     }
     for share in shares.iter_mut() {

@@ -58,7 +58,7 @@ async fn a_deploy_becomes_an_allotment_and_reports_become_what_users_see() {
     let mut sets = plane.allotments().await;
     let set = until(&mut sets, |set| set.allotments.len() == 1).await;
     let allotment = &set.allotments[0];
-    assert_eq!((allotment.count, allotment.budget), (2, 6));
+    assert_eq!((allotment.count, allotment.budget), (2, 4));
     assert_eq!(allotment.hosts[0].as_str(), "web.localhost");
 
     let ids = ["web-00000001", "web-00000002"];

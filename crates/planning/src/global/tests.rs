@@ -64,8 +64,8 @@ fn counts(shares: &[Share]) -> Vec<(String, u32, u32)> {
 }
 
 #[test]
-fn one_location_gets_everything_and_the_whole_budget() {
-    let shares = plan(5, &app(2, 4, vec![]), &[location(1, true, 1000)]);
+fn one_location_gets_everything_and_as_much_again_by_default() {
+    let shares = plan(5, &app(2, 6, vec![]), &[location(1, true, 1000)]);
     assert_eq!(counts(&shares), [("loc1".to_owned(), 2, 4)]);
     assert_eq!(shares[0].decision.why, "the only location");
 }
@@ -120,7 +120,7 @@ fn a_location_without_disk_is_refused_and_says_so() {
 fn a_lowered_budget_is_not_given_away_before_it_is_acknowledged() {
     let locations = [location(1, true, 1000), location(2, true, 9000)];
     let first = plan(1, &app(4, 8, vec![]), &locations[..1]);
-    assert_eq!(first[0].budget, 8);
+    assert_eq!(first[0].budget, 6);
     let second = plan(2, &app(6, 8, first), &locations);
     let total: u32 = second.iter().map(|share| share.budget_in_force).sum();
     assert!(total <= 8, "{second:?}");
