@@ -13,6 +13,7 @@ mod converted;
 mod fetch;
 mod kept;
 mod layer;
+mod progress;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt};
-use longshore_types::{ByteCount, Digest, Repository};
+use longshore_types::{ByteCount, Digest, Repository, chain};
 
 use crate::config::{ConfigError, ConfigFile};
 use crate::limits::LimitExceeded;
@@ -35,9 +36,10 @@ use crate::unpack::{LayerIdentity, UnpackError};
 use commit::{CommitError, commit};
 use fetch::Fetcher;
 use layer::{LayerOutcome, fetch_layer};
+pub use progress::PullProgress;
 
 /// Layers that one pull fetches and unpacks at the same time.
-const LAYERS_AT_ONCE: usize = 2;
+pub const LAYERS_AT_ONCE: usize = 2;
 
 /// What a pull tells while it runs. Sizes are of the bytes as the registry stores them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -325,7 +327,7 @@ impl ImageStore {
         let (converted, why_plain) = match converted::look(&self.inner, &fetcher, &resolved).await {
             Ok(converted) => (converted, None),
             Err(why) => {
-                let why = why.text();
+                let why = chain(&why);
                 tracing::warn!(image = %digest, why, "an image is pulled as it was pushed");
                 (Default::default(), Some(why))
             }

@@ -20,7 +20,6 @@
 
 #![deny(missing_docs)]
 
-mod chain;
 mod client;
 mod clock;
 mod endpoint;
@@ -41,7 +40,6 @@ mod transfer;
 mod upgrade;
 mod websocket;
 
-pub use chain::chain;
 pub use client::{CallError, Client, EventStream, LineStream};
 pub use clock::{now, simulate};
 pub use endpoint::{Endpoint, Endpoints};
@@ -49,6 +47,7 @@ pub use followed::Followed;
 pub use guard::{MAX_OF_STRANGERS, not_for, only};
 pub use joining::{JoinError, KeptIdentity, expired_config, join, joined_identity};
 pub use listener::{FDS_VARIABLE, ListenError, Listener};
+pub use longshore_types::chain;
 pub use pace::Pace;
 pub use passing::NotPassedOn;
 pub use public::{PublicTls, PublicTlsError};

@@ -291,8 +291,8 @@ impl Images {
     /// What keeps images on a node.
     pub async fn holds(&self, node: NodeName, images: Vec<Digest>) -> Result<ImageHolds, Refusal> {
         let (sender, answer) = oneshot::channel();
-        let asked = (node.clone(), images.clone());
-        let asked = self.handle.events.send(Event::Holds(asked.0, asked.1, sender)).await;
+        let event = Event::Holds(node.clone(), images.clone(), sender);
+        let asked = self.handle.events.send(event).await;
         let ending = || Problem::new(ProblemCode::Unavailable, "the location is shutting down");
         asked.map_err(|_| ending())?;
         let told = answer.await.map_err(|_| ending())?;

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use http::Method;
 use longshore_api::links::{HoldsRequest, ImageHolds};
-use longshore_image::pull::PullEvent;
+use longshore_image::pull::PullProgress;
 use longshore_image::store::{CollectError, Lack, Stocked, StoreIoError};
 use longshore_link::{CallError, now};
 use longshore_planning::collection::{CachedImage, DiskUse, RoomNeed, plan_collection};
@@ -28,43 +28,16 @@ const INTERVAL: Duration = Duration::from_secs(30);
 pub struct Stock {
     marks: DiskMarks,
     /// What comes, by image.
-    pulls: Mutex<BTreeMap<Digest, Vec<Weak<Progress>>>>,
+    pulls: Mutex<BTreeMap<Digest, Vec<Weak<PullProgress>>>>,
     /// Held by who makes room.
     alone: tokio::sync::Mutex<()>,
     /// Told when images came or went.
     changed: watch::Sender<()>,
 }
 
-/// How far a pull is.
-#[derive(Default)]
-pub struct Progress(Mutex<Fetched>);
-
-#[derive(Default)]
-struct Fetched {
-    of: ByteCount,
-    blobs: BTreeMap<Digest, u64>,
-}
-
-impl Progress {
-    /// Something happened in it.
-    pub fn note(&self, event: &PullEvent) {
-        let mut fetched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            PullEvent::Resolved { bytes, .. } => fetched.of = *bytes,
-            PullEvent::LayerProgress { blob, fetched: now, .. } => {
-                fetched.blobs.insert(*blob, now.0);
-            }
-            PullEvent::LayerReused { .. }
-            | PullEvent::LayerPlain { .. }
-            | PullEvent::LayerDone { .. } => {}
-        }
-    }
-
-    fn state(&self) -> ImageState {
-        let fetched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = ByteCount(fetched.blobs.values().sum());
-        ImageState::Pulling { done, of: fetched.of }
-    }
+fn state(progress: &PullProgress) -> ImageState {
+    let (done, of) = progress.so_far();
+    ImageState::Pulling { done, of }
 }
 
 /// Why no room was made.
@@ -92,7 +65,7 @@ impl Stock {
     }
 
     /// A pull begins, which is seen until what is given is dropped.
-    pub fn pull(&self, image: &Digest) -> Arc<Progress> {
+    pub fn pull(&self, image: &Digest) -> Arc<PullProgress> {
         let progress = Arc::default();
         let mut pulls = self.pulls();
         let of_image = pulls.entry(*image).or_default();
@@ -111,7 +84,7 @@ impl Stock {
         self.changed.subscribe()
     }
 
-    fn pulls(&self) -> MutexGuard<'_, BTreeMap<Digest, Vec<Weak<Progress>>>> {
+    fn pulls(&self) -> MutexGuard<'_, BTreeMap<Digest, Vec<Weak<PullProgress>>>> {
         self.pulls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -119,8 +92,8 @@ impl Stock {
     fn coming(&self) -> BTreeMap<Digest, ImageState> {
         let mut pulls = self.pulls();
         pulls.retain(|_, of_image| of_image.iter().any(|pull| pull.strong_count() > 0));
-        let furthest = |of_image: &Vec<Weak<Progress>>| {
-            let states = of_image.iter().filter_map(|pull| Some(pull.upgrade()?.state()));
+        let furthest = |of_image: &Vec<Weak<PullProgress>>| {
+            let states = of_image.iter().filter_map(|pull| Some(state(&*pull.upgrade()?)));
             states.max_by_key(|state| match state {
                 ImageState::Pulling { done, of } => (*of, *done),
                 _ => Default::default(),
@@ -205,7 +178,7 @@ async fn make_room(node: &Arc<Node>, need: RoomNeed) -> Result<(), MakeRoomError
     let _alone = node.stock.alone.lock().await;
     let marks = node.stock.marks;
     let mut disk = disk_use(node)?;
-    if need == RoomNeed::default() && disk.used <= marks.high_of(disk.total) {
+    if need == RoomNeed::default() && !disk.is_over(marks) {
         return Ok(());
     }
     // What failed pulls or a crash left behind belongs to no image, and nobody has to be asked about it.
@@ -213,7 +186,7 @@ async fn make_room(node: &Arc<Node>, need: RoomNeed) -> Result<(), MakeRoomError
     in_background(move || sweeper.images.collect(&[])).await??;
     let before = std::mem::replace(&mut disk, disk_use(node)?);
     let need = need.less(ByteCount(before.used.0.saturating_sub(disk.used.0)));
-    if need == RoomNeed::default() && disk.used <= marks.high_of(disk.total) {
+    if need == RoomNeed::default() && !disk.is_over(marks) {
         return Ok(());
     }
     let looker = Arc::clone(node);
@@ -253,7 +226,7 @@ fn disk_use(node: &Node) -> Result<DiskUse, StoreIoError> {
 
 /// Whether the disk is over its high mark: then nothing comes that nobody waits for.
 pub fn is_over(node: &Node) -> bool {
-    disk_use(node).is_ok_and(|disk| disk.used > node.stock.marks.high_of(disk.total))
+    disk_use(node).is_ok_and(|disk| disk.is_over(node.stock.marks))
 }
 
 /// Asks the location what is needed of these.
@@ -285,6 +258,8 @@ async fn in_background<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use longshore_image::pull::PullEvent;
+
     use super::*;
 
     fn digest(n: u8) -> Digest {

@@ -32,6 +32,13 @@ pub struct DiskUse {
     pub used: ByteCount,
 }
 
+impl DiskUse {
+    /// Whether more is in use than there may be before something goes.
+    pub fn is_over(&self, marks: DiskMarks) -> bool {
+        self.used > marks.high_of(self.total)
+    }
+}
+
 /// How much room a pull lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RoomNeed {
@@ -81,7 +88,7 @@ pub fn plan_collection(
 ) -> Collection {
     let mut candidates: Vec<_> = images.iter().filter(|image| image.holds.is_empty()).collect();
     candidates.sort_by_key(|image| (image.last_used, image.digest));
-    let over = match disk.used > marks.high_of(disk.total) {
+    let over = match disk.is_over(marks) {
         true => disk.used.0.saturating_sub(marks.low_of(disk.total).0),
         false => 0,
     };

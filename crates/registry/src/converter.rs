@@ -26,7 +26,7 @@ use longshore_image::converted::{Converted, convert};
 use longshore_image::manifest::{Descriptor, Document};
 use longshore_image::source::Retry;
 use longshore_image::unpack::{LayerIdentity, UnpackError};
-use longshore_types::{ByteCount, Digest, Repository};
+use longshore_types::{ByteCount, Digest, Repository, chain};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, oneshot};
@@ -350,12 +350,7 @@ fn refuse(storage: &Storage, pushed: Pushed, error: UnpackError) -> Result<(), C
     if error.retry() == Retry::CanHelp {
         return Err(ConvertError::Layer(pushed.blob, error));
     }
-    let mut why = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        why = format!("{why}: {error}");
-        cause = error.source();
-    }
+    let why = chain(&error);
     tracing::info!(layer = %pushed.blob, why, "a layer cannot be converted");
     Ok(storage.keep_outcome(pushed, &Outcome::Refused(why))?)
 }

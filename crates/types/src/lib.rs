@@ -6,6 +6,7 @@
 
 #![deny(missing_docs)]
 
+mod chain;
 pub mod coordinates;
 pub mod cordon;
 pub mod decision;
@@ -38,6 +39,7 @@ pub mod time;
 pub mod token;
 pub mod units;
 
+pub use chain::chain;
 pub use coordinates::Coordinates;
 pub use cordon::Cordon;
 pub use decision::{Candidate, Decision, Lack};

@@ -1,5 +1,7 @@
 //! What a manifest says of locations, held against those that there are.
 
+use std::collections::BTreeSet;
+
 use longshore_api::Problem;
 use longshore_link::Refusal;
 use longshore_types::{LocationName, ManifestProblem, Near, PlaceMatch, Placement, nearest};
@@ -9,21 +11,11 @@ use crate::Plane;
 /// Refuses a name that no location has: a slip of the finger would leave everything waiting, or let in what
 /// should stay away.
 pub fn refuse_unknown(plane: &Plane, placement: &Placement) -> Result<(), Refusal> {
-    let (catalog, reports) = (plane.catalog(), plane.reports.now());
-    let mut known: Vec<&str> =
-        catalog.locations.keys().chain(reports.keys()).map(LocationName::as_str).collect();
-    known.sort_unstable();
-    known.dedup();
-    let mut problems = Vec::new();
-    for (field, places) in [("allow", &placement.allow), ("deny", &placement.deny)] {
-        for place in places {
-            if let PlaceMatch::Location(name) = place {
-                problems.extend(unknown(field, name, &known));
-            }
-        }
-    }
+    let (known, reports) = (known(plane), plane.reports.now());
+    let mut problems = unknown_places("placement.allow", &placement.allow, &known);
+    problems.extend(unknown_places("placement.deny", &placement.deny, &known));
     if let Some(Near::Location(name)) = &placement.near {
-        let problem = unknown("near", name, &known);
+        let problem = unknown("placement.near", name, &known);
         let nowhere = reports.get(name).is_some_and(|it| it.report.coordinates.is_none());
         let nowhere = nowhere.then(|| ManifestProblem {
             field: "placement.near".to_owned(),
@@ -41,29 +33,42 @@ pub fn refuse_unknown_places(
     field: &str,
     places: &[PlaceMatch],
 ) -> Result<(), Refusal> {
-    let (catalog, reports) = (plane.catalog(), plane.reports.now());
-    let known: Vec<&str> =
-        catalog.locations.keys().chain(reports.keys()).map(LocationName::as_str).collect();
-    let problems = places.iter().filter_map(|place| match place {
-        PlaceMatch::Location(name) => {
-            let problem = unknown("", name, &known)?;
-            Some(ManifestProblem { field: field.to_owned(), ..problem })
-        }
-        PlaceMatch::Label(_) => None,
-    });
-    let problems: Vec<_> = problems.collect();
+    let problems = unknown_places(field, places, &known(plane));
     if problems.is_empty() { Ok(()) } else { Err(Problem::invalid(problems).into()) }
 }
 
-fn unknown(field: &str, name: &LocationName, known: &[&str]) -> Option<ManifestProblem> {
-    if known.contains(&name.as_str()) {
+/// The names of all locations.
+fn known(plane: &Plane) -> BTreeSet<LocationName> {
+    let (catalog, reports) = (plane.catalog(), plane.reports.now());
+    catalog.locations.keys().chain(reports.keys()).cloned().collect()
+}
+
+fn unknown_places<'a>(
+    field: &str,
+    places: impl IntoIterator<Item = &'a PlaceMatch>,
+    known: &BTreeSet<LocationName>,
+) -> Vec<ManifestProblem> {
+    let problems = places.into_iter().filter_map(|place| match place {
+        PlaceMatch::Location(name) => unknown(field, name, known),
+        PlaceMatch::Label(_) => None,
+    });
+    problems.collect()
+}
+
+fn unknown(
+    field: &str,
+    name: &LocationName,
+    known: &BTreeSet<LocationName>,
+) -> Option<ManifestProblem> {
+    if known.contains(name) {
         return None;
     }
+    let known: Vec<&str> = known.iter().map(LocationName::as_str).collect();
     let allowed = match nearest(known.iter().copied(), name.as_str()) {
         Some(meant) => format!("the name of a location; did you mean {meant:?}?"),
         None if known.is_empty() => "the name of a location, and none has joined yet".to_owned(),
         None => format!("the name of a location: {}", known.join(", ")),
     };
-    let (field, value) = (format!("placement.{field}"), format!("{:?}", name.as_str()));
+    let (field, value) = (field.to_owned(), format!("{:?}", name.as_str()));
     Some(ManifestProblem { field, value, allowed })
 }

@@ -12,7 +12,6 @@
 mod file;
 mod frames;
 
-use std::error::Error;
 use std::sync::Arc;
 
 use futures_util::future::try_join;
@@ -61,19 +60,6 @@ pub(super) enum WhyPlain {
     Contradiction,
     #[error("frame {idx} of its converted form {problem}")]
     Frame { idx: usize, problem: FrameProblem },
-}
-
-impl WhyPlain {
-    /// In one line, with every cause.
-    pub fn text(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        text
-    }
 }
 
 /// Why a converted form did not become a layer.

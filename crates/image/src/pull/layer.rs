@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use longshore_types::{ByteCount, Digest};
+use longshore_types::{ByteCount, Digest, chain};
 use tokio::sync::{mpsc, oneshot};
 
 use super::converted::{self, NotConverted};
@@ -84,7 +84,7 @@ pub(super) async fn fetch_layer(
         Ok(outcome) => Ok(outcome),
         Err(NotConverted::Failed(error)) => Err(error),
         Err(NotConverted::Plain(why)) => {
-            let why = why.text();
+            let why = chain(&why);
             tracing::warn!(layer = %blob, why, "a layer is pulled as it was pushed");
             progress(PullEvent::LayerPlain { blob, why: why.clone() });
             let outcome = fetch_plain(store, fetcher, layer, &alone, progress).await?;

@@ -22,14 +22,30 @@ pub struct Instances {
     by_app: BTreeMap<AppKey, BTreeSet<InstanceId>>,
     by_node: BTreeMap<NodeName, OnNode>,
     draining: BTreeSet<InstanceId>,
-    /// The nodes whose instances, or what these are told, changed since that was taken, and which of these.
-    changed_nodes: BTreeMap<NodeName, BTreeSet<InstanceId>>,
+    changed: Changed,
+}
+
+/// What changed since each of these was taken.
+#[derive(Debug, Default)]
+struct Changed {
+    /// The nodes whose instances, or what these are told, did, and which of these.
+    nodes: BTreeMap<NodeName, BTreeSet<InstanceId>>,
     /// The apps whose instances did.
-    changed_apps: BTreeSet<AppKey>,
+    apps: BTreeSet<AppKey>,
     /// The instances themselves.
-    changed: BTreeSet<InstanceId>,
+    instances: BTreeSet<InstanceId>,
     /// The apps again, for the routes.
     unrouted: BTreeSet<AppKey>,
+}
+
+impl Changed {
+    fn note(&mut self, record: &InstanceRecord) {
+        let on_node = self.nodes.entry(record.node.clone()).or_default();
+        on_node.insert(record.instance.clone());
+        self.apps.insert(app_key(record));
+        self.unrouted.insert(app_key(record));
+        self.instances.insert(record.instance.clone());
+    }
 }
 
 /// What is on a node.
@@ -51,7 +67,7 @@ pub fn app_key(record: &InstanceRecord) -> AppKey {
 impl Instances {
     /// Adds one.
     pub fn insert(&mut self, record: InstanceRecord) {
-        self.note(&record);
+        self.changed.note(&record);
         let instance = record.instance.clone();
         if let Some(before) = self.by_id.insert(instance.clone(), record) {
             self.unlist(&before);
@@ -70,7 +86,7 @@ impl Instances {
     /// Takes one away.
     pub fn remove(&mut self, instance: &InstanceId) {
         if let Some(record) = self.by_id.remove(instance) {
-            self.note(&record);
+            self.changed.note(&record);
             self.unlist(&record);
         }
     }
@@ -86,11 +102,7 @@ impl Instances {
         if record.draining.is_some() {
             self.draining.insert(instance.clone());
         }
-        let (node, app) = (record.node.clone(), app_key(record));
-        self.changed_nodes.entry(node).or_default().insert(instance.clone());
-        self.unrouted.insert(app.clone());
-        self.changed_apps.insert(app);
-        self.changed.insert(instance.clone());
+        self.changed.note(record);
         true
     }
 
@@ -115,14 +127,6 @@ impl Instances {
         if let Some(record) = self.by_id.get_mut(instance) {
             record.confirmed = None;
         }
-    }
-
-    fn note(&mut self, record: &InstanceRecord) {
-        let on_node = self.changed_nodes.entry(record.node.clone()).or_default();
-        on_node.insert(record.instance.clone());
-        self.changed_apps.insert(app_key(record));
-        self.unrouted.insert(app_key(record));
-        self.changed.insert(record.instance.clone());
     }
 
     fn unlist(&mut self, record: &InstanceRecord) {
@@ -193,22 +197,22 @@ impl Instances {
 
     /// The nodes of which something changed since this was last asked for, and of which of their instances.
     pub fn take_changed_nodes(&mut self) -> BTreeMap<NodeName, BTreeSet<InstanceId>> {
-        std::mem::take(&mut self.changed_nodes)
+        std::mem::take(&mut self.changed.nodes)
     }
 
     /// The apps whose routes may be others since this was last asked for.
     pub fn take_unrouted(&mut self) -> BTreeSet<AppKey> {
-        std::mem::take(&mut self.unrouted)
+        std::mem::take(&mut self.changed.unrouted)
     }
 
     /// The instances that changed since this was last asked for.
     pub fn take_changed(&mut self) -> BTreeSet<InstanceId> {
-        std::mem::take(&mut self.changed)
+        std::mem::take(&mut self.changed.instances)
     }
 
     /// The same of apps.
     pub fn take_changed_apps(&mut self) -> BTreeSet<AppKey> {
-        std::mem::take(&mut self.changed_apps)
+        std::mem::take(&mut self.changed.apps)
     }
 }
 

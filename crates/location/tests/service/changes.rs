@@ -1,13 +1,11 @@
 //! What a node is told and says once, and what differs after that.
 
-use std::sync::Arc;
-
 use http::Method;
-use longshore_api::links::{AllotmentSet, AssignmentSet, InstanceStatus, NodeReport, ReportTaken};
+use longshore_api::links::{AssignmentSet, InstanceStatus, NodeReport, ReportTaken};
 use longshore_link::LineStream;
 use longshore_types::{Generation, InstancePhase};
 
-use crate::{World, report, set, until};
+use crate::{World, of_web, report, set, until};
 
 const PATH: &str = "/link/nodes/n1/report";
 
@@ -26,13 +24,6 @@ impl World {
         let phase = |status: &InstanceStatus| status.observed.phase;
         self.reported(|said| said.instances.iter().map(|one| phase(one)).eq(phases.to_vec())).await;
     }
-}
-
-/// So many instances of the same release.
-fn of_web(generation: u64, count: u32) -> Arc<AllotmentSet> {
-    let mut set = AllotmentSet::clone(&set(generation, 1));
-    set.allotments[0].count = count;
-    Arc::new(set)
 }
 
 /// What there is once a connection has said that there are so many, and how much each line said.

@@ -192,6 +192,13 @@ async fn until<T>(lines: &mut LineStream<T>, holds: impl Fn(&T) -> bool) -> T {
     tokio::time::timeout(Duration::from_secs(20), search).await.expect("in time")
 }
 
+/// So many instances of the same release.
+fn of_web(generation: u64, count: u32) -> Arc<AllotmentSet> {
+    let mut set = AllotmentSet::clone(&set(generation, 1));
+    set.allotments[0].count = count;
+    Arc::new(set)
+}
+
 fn set(generation: u64, count: u32) -> Arc<AllotmentSet> {
     let document = json!({"app": "web", "image": "default/web:1", "port": 80, "count": count});
     let release = Release {
@@ -277,9 +284,7 @@ async fn a_change_is_taken_over_and_one_that_does_not_fit_has_the_whole_asked_fo
     let mut sets = world.watch::<AssignmentSet>("/link/nodes/n1/assignments").await;
     until(&mut sets, |set| set.assignments.len() == 1).await;
     let set_of = |since: Option<u64>, generation, count| {
-        // The same release all the time.
-        let mut set = AllotmentSet::clone(&set(generation, 1));
-        set.allotments[0].count = count;
+        let set = AllotmentSet::clone(&of_web(generation, count));
         Arc::new(AllotmentSet { since: since.map(Generation), ..set })
     };
     world.allot.send_replace(set_of(Some(5), 6, 2));

@@ -47,6 +47,12 @@ struct Mark {
     is_there: bool,
 }
 
+impl Mark {
+    fn read(root: &Path) -> Result<Option<Self>, StorageError> {
+        read_json(&root.join(MARK))
+    }
+}
+
 /// The version of [`Record`] that this code writes.
 const VERSION: u32 = 1;
 
@@ -121,8 +127,7 @@ impl Storage {
     /// Refuses a store that has not what the registry of a directory once put there; one that is away is not known
     /// to be another.
     pub(crate) async fn check_mark(root: &Path, objects: &Objects) -> Result<(), StorageError> {
-        let mark: Option<Mark> = read_json(&root.join(MARK))?;
-        let Some(Mark { key, is_there: true }) = mark else { return Ok(()) };
+        let Some(Mark { key, is_there: true }) = Mark::read(root)? else { return Ok(()) };
         // It has a patience with a store that is away which nobody has at a start.
         match tokio::time::timeout(LOOK_AT_START, objects.has(&key)).await {
             Ok(Ok(false)) => Err(no_mark(objects, key)),
@@ -132,12 +137,11 @@ impl Storage {
 
     /// Makes sure that the store is the one that it was, and can be known again.
     fn ensure_mark(&self, objects: &Objects) -> Result<(), StorageError> {
-        let path = self.root.join(MARK);
         let write = |mark: &Mark| {
             let text = serde_json::to_vec(mark).expect("a text and a truth value are valid JSON");
-            durable::write(&self.tmp(), &path, &text)
+            durable::write(&self.tmp(), &self.root.join(MARK), &text)
         };
-        let mark = match read_json(&path)? {
+        let mark = match Mark::read(&self.root)? {
             Some(mark) => mark,
             None => {
                 let mark =
@@ -154,12 +158,6 @@ impl Storage {
             true => Ok(()),
             false => Err(no_mark(objects, mark.key)),
         }
-    }
-
-    /// Whether the store has got what it is known again by.
-    fn has_mark(&self) -> Result<bool, StorageError> {
-        let mark: Option<Mark> = read_json(&self.root.join(MARK))?;
-        Ok(mark.is_some_and(|mark| mark.is_there))
     }
 
     fn object_path(&self, digest: &Digest) -> PathBuf {
@@ -243,7 +241,8 @@ impl Storage {
         let gone = self.root.join("gone");
         let names = durable::list(&gone)?;
         // What another store has not is not removed by asking that one.
-        if !names.is_empty() || !self.has_mark()? {
+        let has_mark = Mark::read(&self.root)?.is_some_and(|mark| mark.is_there);
+        if !names.is_empty() || !has_mark {
             self.ensure_mark(objects)?;
         }
         let remove = |path: &Path| {

@@ -190,6 +190,13 @@ impl Session {
     /// Pulls an image, once.
     pub fn pull(&self, origin: &Origin, image: &str) -> Result<Took> {
         let reference = format!("{}/{image}", origin.authority);
+        let with_credentials = |mut command: Command, flag: &str| {
+            if let Some(credentials) = origin.credentials() {
+                command.args([flag, &credentials]);
+            }
+            command.arg(&reference);
+            command
+        };
         let mut command = match &self.puller {
             Puller::Longshore | Puller::LongshoreDirectories => {
                 let mut command = self.group.command(release_binary());
@@ -209,20 +216,12 @@ impl Session {
             Puller::Podman(_) => {
                 let mut command = self.podman();
                 command.args(["pull", "--quiet", "--tls-verify=false"]);
-                if let Some(credentials) = origin.credentials() {
-                    command.args(["--creds", &credentials]);
-                }
-                command.arg(&reference);
-                command
+                with_credentials(command, "--creds")
             }
             Puller::Containerd(_) => {
                 let mut command = self.ctr();
                 command.args(["images", "pull", "--plain-http"]);
-                if let Some(credentials) = origin.credentials() {
-                    command.args(["--user", &credentials]);
-                }
-                command.arg(&reference);
-                command
+                with_credentials(command, "--user")
             }
         };
         let mut took = watch(&mut command)?;

@@ -2,6 +2,7 @@
 //! an image of 30 GB on other links and with more cores.
 
 use anyhow::{Context, Result};
+use longshore_image::pull::LAYERS_AT_ONCE;
 use serde::Deserialize;
 
 use super::disk::FreshDisk;
@@ -18,8 +19,6 @@ const LINK_BYTES: f64 = 1e9 / 8.0 * 0.94;
 const CORES: [f64; 3] = [4.0, 16.0, 64.0];
 /// Bytes a second that the disk takes: a fast NVMe.
 const DISK: f64 = 6e9;
-/// Layers that a pull takes at a time.
-const LAYERS_AT_ONCE: f64 = 2.0;
 
 /// What was measured before there was a puller, in GB for each second of one core: the prototype's stages, and what
 /// the peers have.
@@ -153,7 +152,7 @@ fn print_bounds(forms: &[Bound]) {
         for link in LINKS {
             print!("{:<6} {link:<8}", form.form);
             for cores in CORES {
-                let (now, why) = form.seconds(link, cores, LAYERS_AT_ONCE);
+                let (now, why) = form.seconds(link, cores, LAYERS_AT_ONCE as f64);
                 let (most, why_most) = form.seconds(link, cores, cores);
                 print!(" {:>30}", format!("{now:.1} {why} ({most:.1} {why_most})"));
             }

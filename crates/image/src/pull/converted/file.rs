@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use longshore_types::Digest;
@@ -48,10 +48,13 @@ fn kept_path(store: &Inner, diff_id: &Digest) -> PathBuf {
 
 /// Removes what was kept of a layer.
 pub(super) fn remove(store: &Inner, diff_id: &Digest) -> Result<(), StoreIoError> {
-    let path = kept_path(store, diff_id);
-    match std::fs::remove_file(&path) {
+    remove_file(&kept_path(store, diff_id))
+}
+
+fn remove_file(path: &Path) -> Result<(), StoreIoError> {
+    match std::fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed.map_err(StoreIoError::of("removing", &path)),
+        removed => removed.map_err(StoreIoError::of("removing", path)),
     }
 }
 
@@ -172,10 +175,7 @@ impl Contents {
 
     /// It will not be gone on with.
     pub fn discard(self) -> Result<(), StoreIoError> {
-        match std::fs::remove_file(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.map_err(StoreIoError::of("removing", &self.path)),
-        }
+        remove_file(&self.path)
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) async fn pull_by(
         Err(error) => {
             // The thread of another layer may still be at work.
             eventually(|| entries(root.path(), "staging").is_empty()).await;
-            Err(super::hostile::chain(&error))
+            Err(longshore_types::chain(&error))
         }
     }
 }
@@ -312,7 +312,7 @@ async fn an_index_that_is_damaged_brings_its_layer_again() {
     bytes[20] ^= 1;
     std::fs::write(&index, bytes).unwrap();
     let error = pull(&store, &source, &second).await.unwrap_err();
-    assert!(super::hostile::chain(&error).contains("its bytes are damaged"), "{error:?}");
+    assert!(longshore_types::chain(&error).contains("its bytes are damaged"), "{error:?}");
     assert_eq!(error.retry(), Retry::CanHelp);
     let (image, _) = pull(&store, &source, &second).await.unwrap();
     assert_eq!(Seen::of(&image).nodes[&b"base"[..]].size, 10_000);
@@ -333,7 +333,7 @@ async fn more_names_than_memory_should_hold_are_refused() {
     ] {
         let error = pull(&store, &source, &parts.publish(&source)).await.unwrap_err();
         assert_eq!(error.retry(), Retry::Pointless);
-        assert!(super::hostile::chain(&error).contains("10000"), "{error:?}");
+        assert!(longshore_types::chain(&error).contains("10000"), "{error:?}");
     }
     pull(&store, &source, &ImageParts::default().plain(layer(100)).publish(&source)).await.unwrap();
 }

@@ -111,7 +111,7 @@ async fn failures(
             panic!("{n}: {error:?}");
         };
         assert_eq!(directory, root);
-        failures.insert(super::hostile::chain(cause.as_ref()));
+        failures.insert(longshore_types::chain(cause.as_ref()));
         assert_eq!(store.list_images(), [], "{n}");
         assert_eq!(entries(&root, "images"), [""; 0], "{n}");
         eventually(|| entries(&root, "staging").is_empty()).await;

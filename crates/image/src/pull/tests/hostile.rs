@@ -79,14 +79,6 @@ fn two(lower: Archive, upper: Archive) -> ImageParts {
     ImageParts::default().gzip(lower).zstd(upper)
 }
 
-/// An error with its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        None => error.to_string(),
-        Some(source) => format!("{error}: {}", chain(source)),
-    }
-}
-
 impl Case {
     /// The error names what is not as expected.
     async fn run(&self, kernel: KernelPath) -> Result<(), String> {
@@ -110,7 +102,7 @@ impl Case {
                 check(&tree);
             }
             (Err(error), Expected::Refused(texts)) => {
-                let told = chain(&error);
+                let told = longshore_types::chain(&error);
                 if let Some(text) = texts.iter().find(|text| !told.contains(*text)) {
                     return Err(format!("{name}: no {text:?} in {told:?}"));
                 }

@@ -99,7 +99,7 @@ async fn a_blob_in_parts_that_is_not_as_long_as_it_should_be_is_refused() {
         let digest = parts.clone().publish(&source);
         source.replace_blob(&parts.blob(0), |blob| blob.resize(wrong as usize, 0));
         let error = pull(&store, &source, &digest).await.unwrap_err();
-        assert!(hostile::chain(&error).contains(expected), "{wrong}: {error:?}");
+        assert!(longshore_types::chain(&error).contains(expected), "{wrong}: {error:?}");
         eventually(|| entries(root.path(), "staging").is_empty()).await;
     }
 }

@@ -1,12 +1,12 @@
 //! `longshore image pull`
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use longshore_image::mount::KernelPath;
+use longshore_image::pull::PullProgress;
 use longshore_image::store::OpenStoreError;
-use longshore_image::{ImageStore, Limits, PullEvent, PullImageError, PullReport, Retry};
+use longshore_image::{ImageStore, Limits, PullImageError, PullReport, Retry};
 use longshore_link::chain;
 use longshore_types::{ByteCount, Digest, ImageReference};
 use serde::Serialize;
@@ -64,9 +64,14 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let (connection, client) = registry(&connection, Some(&image)).await?;
     let found = client.manifest(&image.repository, &image.wanted()).await;
     let digest = found.map_err(|error| failed(&image, &error))?.digest;
-    let shown = Shown::default();
+    let (shown, progress) = (Progress::begin(), PullProgress::default());
+    let tell = |event| {
+        progress.note(&event);
+        let (fetched, all) = progress.so_far();
+        shown.status(format!("{fetched} of {all}"));
+    };
     let pulled = store
-        .pull(Arc::new(client), &image.repository, &digest, &|event| shown.take(event))
+        .pull(Arc::new(client), &image.repository, &digest, &tell)
         .await
         .map_err(|error| refused(&image, &error))?;
     drop(shown);
@@ -127,41 +132,6 @@ fn render(report: &Report) -> String {
         ByteCount(report.bytes_unpacked),
         human::micros(report.elapsed_micros),
     )
-}
-
-/// Adds up what every layer that is underway tells.
-struct Shown {
-    progress: Progress,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    all: ByteCount,
-    fetched: HashMap<Digest, u64>,
-}
-
-impl Default for Shown {
-    fn default() -> Self {
-        Self { progress: Progress::begin(), state: Mutex::default() }
-    }
-}
-
-impl Shown {
-    fn take(&self, event: PullEvent) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            PullEvent::Resolved { bytes, .. } => state.all = bytes,
-            PullEvent::LayerProgress { blob, fetched, .. } => {
-                state.fetched.insert(blob, fetched.0);
-            }
-            PullEvent::LayerReused { .. }
-            | PullEvent::LayerPlain { .. }
-            | PullEvent::LayerDone { .. } => return,
-        }
-        let fetched = ByteCount(state.fetched.values().sum());
-        self.progress.status(format!("{fetched} of {}", state.all));
-    }
 }
 
 #[cfg(test)]
