@@ -17,6 +17,7 @@ mod drain;
 mod freed;
 mod gpus;
 mod lost;
+mod places;
 mod rebalance;
 mod refused;
 mod room;
@@ -40,9 +41,9 @@ pub use constraints::{NodeKind, permits};
 pub use drain::{AppMove, preview_drain, staying};
 pub use freed::{Freed, ReportedNode, Without, kinds};
 pub use gpus::{GpuCount, GpuNodes, GpuSummary};
+use places::{Among, Places};
 pub use rebalance::{Better, LEAST_GAIN, Moving, better};
 pub use supply::{Blocked, Supplies, more_of_nodes, supplies};
-use users::Nearness;
 pub use users::{Demand, Ways, reached};
 
 /// An app that should run.
@@ -185,53 +186,49 @@ pub struct Waiting {
     pub decision: Decision,
 }
 
-/// Plans the shares of one app. What no location takes waits. While something has to leave a location, or one
-/// is lost, more may be shared out than should run, and never more than `max`.
+/// Plans the shares of one app among locations in the order of their names. What no location takes waits. While
+/// something has to leave a location, or one is lost, more may be shared out than should run, and never more than
+/// `max`.
 pub fn plan_shares(now: Timestamp, app: &WantedApp, locations: &[LocationState]) -> Shared {
     let mut shares = app.shares.clone();
-    let app = &*rebalance::possible(app, locations);
-    drain::empty(&mut shares, app, locations);
+    let places = &Places::new(locations, &app.demand);
+    let app = &*rebalance::possible(app, places);
+    drain::empty(&mut shares, app, places);
     let app = &*rebalance::unless_done(app, &shares);
     let placed: u32 = shares.iter().map(|share| share.count).sum();
-    let leaving = constraints::leaving(app, &shares, locations);
+    let leaving = constraints::leaving(app, &shares, places);
     // What is elsewhere for what still has to leave, or is lost, is no surplus.
     let lost = lost::of(&shares, &leaving);
     let kept: Vec<u32> = leaving.iter().zip(&lost).map(|(leaving, lost)| leaving + lost).collect();
     let settled = placed - kept.iter().sum::<u32>();
-    take_away(&mut shares, app, (&kept, settled.saturating_sub(app.count)), locations);
+    take_away(&mut shares, app, (&kept, settled.saturating_sub(app.count)), places);
     let mut waiting = None;
     for missing in (1..=app.count.saturating_sub(placed)).rev() {
-        if let Err(decision) = add_one_or_make_room(now, app, &mut shares, locations) {
+        if let Err(decision) = add_one_or_make_room(now, app, &mut shares, places) {
             waiting = Some(Waiting { missing, decision });
             break;
         }
     }
-    lost::replace(now, app, &mut shares, locations);
-    refused::move_on(now, app, &mut shares, locations);
-    rebalance::begin(now, app, &mut shares, locations);
-    let app = &*rebalance::if_begun(app, &shares, locations);
-    drain::fill(now, app, &mut shares, locations);
+    lost::replace(now, app, &mut shares, places);
+    refused::move_on(now, app, &mut shares, places);
+    rebalance::begin(now, app, &mut shares, places);
+    let app = &*rebalance::if_begun(app, &shares, places);
+    drain::fill(now, app, &mut shares, places);
     shares.retain(|share| share.count > 0);
     for share in &mut shares {
         share.make_room = share.make_room.min(share.count);
     }
-    keep_for_tried(now, app, &mut shares, locations);
+    keep_for_tried(now, app, &mut shares, places);
     share_budgets(app, &mut shares);
     Shared { shares, waiting }
 }
 
 /// Finds a location for what is tried beside an app when none of those that have some of it will do: one
 /// with a share of nothing, and perhaps a budget.
-fn keep_for_tried(
-    now: Timestamp,
-    app: &WantedApp,
-    shares: &mut Vec<Share>,
-    locations: &[LocationState],
-) {
+fn keep_for_tried(now: Timestamp, app: &WantedApp, shares: &mut Vec<Share>, places: &Places<'_>) {
     let Some(tried) = &app.tried else { return };
     let permits = |name: &LocationName| {
-        let mut found = locations.iter().filter(|location| location.name == *name);
-        found.any(|location| permits(tried, app.gpus.as_ref(), location))
+        places.at(name).is_some_and(|location| permits(tried, app.gpus.as_ref(), location))
     };
     if shares.iter().any(|share| permits(&share.location)) {
         return;
@@ -244,7 +241,7 @@ fn keep_for_tried(
     let placement = tried.clone();
     let tried = WantedApp { placement, tried: None, shares: Vec::new(), count: 1, ..app.clone() };
     let mut found = Vec::new();
-    if add_one(now, &tried, &mut found, locations).is_ok() {
+    if add_one(now, &tried, &mut found, places).is_ok() {
         shares.extend(found.into_iter().map(|share| Share { count: 0, ..share }));
     }
 }
@@ -275,14 +272,12 @@ fn take_away(
     shares: &mut [Share],
     app: &WantedApp,
     (kept, surplus): (&[u32], u32),
-    locations: &[LocationState],
+    places: &Places<'_>,
 ) {
-    let reachable = |name: &LocationName| {
-        locations.iter().any(|location| location.name == *name && location.reachable)
-    };
+    let reachable = |name: &LocationName| places.at(name).is_some_and(|place| place.reachable);
     let keeps_apart = app.placement.spread_locations.is_some();
     for _ in 0..surplus {
-        let losses = rebalance::losses(app, shares, locations);
+        let losses = rebalance::losses(app, shares, places);
         let each = shares.iter_mut().zip(kept).zip(losses);
         let open = each.filter(|((share, kept), _)| share.count > **kept);
         let most = open.max_by_key(|((share, kept), loss)| {
@@ -302,12 +297,12 @@ fn add_one(
     now: Timestamp,
     app: &WantedApp,
     shares: &mut Vec<Share>,
-    locations: &[LocationState],
+    places: &Places<'_>,
 ) -> Result<usize, Decision> {
-    let users = Nearness::of(app, shares, locations);
-    let among = (locations, users.as_ref());
+    let among = Among::of(app, shares, places);
+    let locations = places.all();
     let mut candidates: Vec<(Candidate, &LocationState)> =
-        locations.iter().map(|location| (judge(app, location, shares, among), location)).collect();
+        locations.iter().map(|location| (judge(app, location, &among), location)).collect();
     candidates.sort_by(|(a, _), (b, _)| b.score.cmp(&a.score).then_with(|| a.name.cmp(&b.name)));
     let chosen = candidates.first().filter(|(best, _)| best.score.is_some());
     let Some((best, location)) = chosen else {
@@ -331,10 +326,10 @@ fn add_one_or_make_room(
     now: Timestamp,
     app: &WantedApp,
     shares: &mut Vec<Share>,
-    locations: &[LocationState],
+    places: &Places<'_>,
 ) -> Result<usize, Decision> {
-    let added = add_one(now, app, shares, locations);
-    added.or_else(|refused| room::make_room(now, app, shares, locations, refused))
+    let added = add_one(now, app, shares, places);
+    added.or_else(|refused| room::make_room(now, app, shares, places, refused))
 }
 
 /// Gives a location one more instance, and says which share that is.
@@ -391,8 +386,7 @@ const LATE_PENALTY: i64 = 1 << 61;
 fn against(
     app: &WantedApp,
     location: &LocationState,
-    shares: &[Share],
-    locations: &[LocationState],
+    among: &Among<'_, '_>,
     known: Option<&constraints::Refusal>,
 ) -> Option<constraints::Refusal> {
     if let Some(cordon) = &location.cordon {
@@ -404,26 +398,19 @@ fn against(
     let against = constraints::forbidden(&app.placement, location)
         .or_else(|| constraints::out_of_reach(&app.placement, location))
         .or_else(|| known.cloned())
-        .or_else(|| constraints::crowded(app, location, shares, locations));
+        .or_else(|| constraints::crowded(app, location, among));
     against.map(|(lack, why)| (lack, format!("refused: {why}")))
 }
 
-/// Judges a location for one more instance of an app, of which `shares` is what each will have, among others and
-/// for its users, where these are known.
-fn judge(
-    app: &WantedApp,
-    location: &LocationState,
-    shares: &[Share],
-    (locations, users): (&[LocationState], Option<&Nearness<'_>>),
-) -> Candidate {
+/// Judges a location for one more instance of an app, among others and for its users, where these are known.
+fn judge(app: &WantedApp, location: &LocationState, among: &Among<'_, '_>) -> Candidate {
     let name = location.name.to_string();
     let refused = |lack, why| Candidate { name: name.clone(), score: None, why, lack: Some(lack) };
     let known = app.refusals.get(&location.name);
-    if let Some((lack, why)) = against(app, location, shares, locations, known) {
+    if let Some((lack, why)) = against(app, location, among, known) {
         return refused(lack, why);
     }
-    let (before, now) = (count_at(&app.shares, &location.name), count_at(shares, &location.name));
-    let n_given = now.saturating_sub(before);
+    let n_given = among.now(&location.name).saturating_sub(among.before(&location.name));
     // Of what lacks the scarcest is told.
     if let Some(need) = app.gpus.as_ref().filter(|_| !location.has_gpus_for(app, n_given + 1)) {
         let lack = location.gpu_lack(&app.placement, need, n_given);
@@ -439,7 +426,7 @@ fn judge(
     if let (Some(lack), Some(why)) = (largest.lack_for(app.each), largest.lacks_for(app.each)) {
         return refused(lack, format!("refused: {why} on any one node"));
     }
-    let (score, why) = score(app, location, shares, free.minus(app.each), (locations, users));
+    let (score, why) = score(app, location, free.minus(app.each), among);
     Candidate { name, score: Some(score), why, lack: None }
 }
 
@@ -452,11 +439,10 @@ pub fn count_at(shares: &[Share], name: &LocationName) -> u32 {
 fn score(
     app: &WantedApp,
     location: &LocationState,
-    shares: &[Share],
     left: Capacity,
-    (locations, users): (&[LocationState], Option<&Nearness<'_>>),
+    among: &Among<'_, '_>,
 ) -> (i64, String) {
-    let n_here = count_at(shares, &location.name);
+    let n_here = among.now(&location.name);
     // More memory than this makes no difference beside a kilometre.
     let free_mib = i64::try_from(left.memory.0 >> 20).unwrap_or(i64::MAX).min(KM_PENALTY - 1);
     let mut score = free_mib;
@@ -465,7 +451,7 @@ fn score(
         why.push_str(&format!(", it has {need} free"));
     }
     if let Some(near) = &app.placement.near {
-        let km = constraints::km(&app.placement, location, locations);
+        let km = constraints::km(&app.placement, location, among.places);
         // What is somewhere unknown comes after the antipodes.
         score -= km.map_or(1 << 15, i64::from) * KM_PENALTY;
         why.push_str(&match km {
@@ -473,7 +459,7 @@ fn score(
             None => format!(", nobody knows how far from {near}"),
         });
     }
-    if let Some(users) = users {
+    if let Some(users) = &among.users {
         let (worth, words) = users.judge(&location.name);
         score += worth;
         why.push_str(&words);

@@ -6,7 +6,7 @@ use longshore_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Freed, GpuSummary, LocationState, Share, WantedApp};
+use super::{Among, Freed, GpuSummary, LocationState, Places, Share, WantedApp};
 
 /// Why a place does not take an instance, and what it lacks.
 pub(super) type Refusal = (Lack, String);
@@ -120,9 +120,9 @@ pub(super) fn free_for(placement: &Placement, location: &LocationState) -> (Capa
 pub(super) fn km(
     placement: &Placement,
     location: &LocationState,
-    locations: &[LocationState],
+    places: &Places<'_>,
 ) -> Option<u32> {
-    let of = |name: &LocationName| locations.iter().find(|other| other.name == *name)?.coordinates;
+    let of = |name: &LocationName| places.at(name)?.coordinates;
     let there = match placement.near.as_ref()? {
         Near::Coordinates(place) => Some(*place),
         Near::Location(name) => of(name),
@@ -132,12 +132,11 @@ pub(super) fn km(
 
 /// How many of each share have to leave, in the order of the shares: all where an operator or the app wants
 /// none, what is too many in one place, and what moves to be nearer to users.
-pub(super) fn leaving(app: &WantedApp, shares: &[Share], locations: &[LocationState]) -> Vec<u32> {
-    let at = |share: &Share| locations.iter().find(|location| location.name == share.location);
+pub(super) fn leaving(app: &WantedApp, shares: &[Share], places: &Places<'_>) -> Vec<u32> {
     // Those are of what is tried beside the app, as long as something is.
     let gpus = app.gpus.as_ref().filter(|_| app.tried.is_none());
     let is_closed = |share: &Share| {
-        at(share).is_some_and(|location| {
+        places.at(&share.location).is_some_and(|location| {
             location.cordon.as_ref().is_some_and(|cordon| cordon.drains)
                 || !permits(&app.placement, gpus, location)
         })
@@ -174,31 +173,39 @@ pub(super) fn leaving(app: &WantedApp, shares: &[Share], locations: &[LocationSt
 pub(super) fn crowded(
     app: &WantedApp,
     location: &LocationState,
-    shares: &[Share],
-    locations: &[LocationState],
+    among: &Among<'_, '_>,
 ) -> Option<Refusal> {
-    let here = shares.iter().find(|share| share.location == location.name);
-    let n_here = here.map_or(0, |share| share.count);
+    let n_here = among.now(&location.name);
     if let Some(most) = app.placement.spread_locations.and_then(Spread::most)
         && n_here >= most
     {
         let why = format!("it has {n_here} of this app, and placement.spread_locations = {most}");
         return Some((Lack::Spread, why));
     }
+    (among.only_elsewhere && n_here > 0).then(|| {
+        let least = app.min_locations();
+        let why = format!("it has {n_here} of this app, which has to be at {least} locations");
+        (Lack::Spread, why)
+    })
+}
+
+/// Whether all that are still to come of an app have to be where it has none, so as to be at as many locations as it
+/// says; `leaving` tells how many of each share leave.
+pub(super) fn only_elsewhere(
+    app: &WantedApp,
+    shares: &[Share],
+    leaving: impl FnOnce() -> Vec<u32>,
+) -> bool {
     let least = app.min_locations();
-    if least < 2 || n_here == 0 {
-        return None;
+    if least < 2 {
+        return false;
     }
-    let leaving = leaving(app, shares, locations);
-    let staying = shares.iter().zip(leaving).map(|(share, gone)| share.count - gone);
+    let staying = shares.iter().zip(leaving()).map(|(share, gone)| share.count - gone);
     let (n_placed, n_places) = staying
         .filter(|count| *count > 0)
         .fold((0, 0), |(sum, places), count| (sum + count, places + 1_u32));
     let n_open = app.count.saturating_sub(n_placed);
-    (least.saturating_sub(n_places) >= n_open.max(1)).then(|| {
-        let why = format!("it has {n_here} of this app, which has to be at {least} locations");
-        (Lack::Spread, why)
-    })
+    least.saturating_sub(n_places) >= n_open.max(1)
 }
 
 /// Several things in a row.

@@ -9,7 +9,9 @@
 use longshore_types::{AppName, Cordon, LocationName, ProjectName, Timestamp};
 
 use super::constraints::leaving;
-use super::{LocationState, Share, WantedApp, add_one, count_at, judge, plan_shares};
+use super::{
+    Among, LocationState, Places, Share, WantedApp, add_one, count_at, judge, plan_shares,
+};
 
 /// How many instances have to leave, how many stay, and how many of those are healthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,9 +22,9 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    pub(super) fn new(app: &WantedApp, shares: &[Share], locations: &[LocationState]) -> Self {
+    pub(super) fn new(app: &WantedApp, shares: &[Share], places: &Places<'_>) -> Self {
         let none = Self { held: 0, count: 0, ready: 0 };
-        let leaving = leaving(app, shares, locations);
+        let leaving = leaving(app, shares, places);
         shares.iter().zip(leaving).fold(none, |sum, (share, gone)| {
             let count = share.count - gone;
             Self {
@@ -35,9 +37,9 @@ impl Standing {
 }
 
 /// Takes from what has to leave what is healthy elsewhere in its place.
-pub(super) fn empty(shares: &mut [Share], app: &WantedApp, locations: &[LocationState]) {
-    let leaving = leaving(app, shares, locations);
-    let Standing { held, ready, .. } = Standing::new(app, shares, locations);
+pub(super) fn empty(shares: &mut [Share], app: &WantedApp, places: &Places<'_>) {
+    let leaving = leaving(app, shares, places);
+    let Standing { held, ready, .. } = Standing::new(app, shares, places);
     let mut surplus = held.saturating_sub(app.count.saturating_sub(ready));
     for (share, gone) in shares.iter_mut().zip(leaving) {
         let taken = surplus.min(gone);
@@ -47,32 +49,28 @@ pub(super) fn empty(shares: &mut [Share], app: &WantedApp, locations: &[Location
 }
 
 /// Gives other locations what still has to leave, as far as they have room and `max` allows.
-pub(super) fn fill(
-    now: Timestamp,
-    app: &WantedApp,
-    shares: &mut Vec<Share>,
-    locations: &[LocationState],
-) {
-    let Standing { held, count, .. } = Standing::new(app, shares, locations);
+pub(super) fn fill(now: Timestamp, app: &WantedApp, shares: &mut Vec<Share>, places: &Places<'_>) {
+    let Standing { held, count, .. } = Standing::new(app, shares, places);
     let most = app.count.min(app.max.saturating_sub(held));
     if held > 0 && app.pinned.is_none() {
         for _ in count..most {
             // It is where it is.
-            if add_one(now, app, shares, locations).is_err() {
+            if add_one(now, app, shares, places).is_err() {
                 return;
             }
         }
     }
 }
 
-/// Why locations still have instances of an app with these shares that have to leave, and whether that
-/// comes to its end by itself; nothing when none has.
+/// Why locations, in the order of their names, still have instances of an app with these shares that have to leave,
+/// and whether that comes to its end by itself; nothing when none has.
 pub fn staying(
     app: &WantedApp,
     shares: &[Share],
     locations: &[LocationState],
 ) -> Option<(bool, String)> {
-    let Standing { held, count, ready } = Standing::new(app, shares, locations);
+    let places = &Places::new(locations, &app.demand);
+    let Standing { held, count, ready } = Standing::new(app, shares, places);
     if held == 0 {
         return None;
     }
@@ -88,7 +86,8 @@ pub fn staying(
     }
     let is_drained = |other: &&LocationState| other.cordon.as_ref().is_some_and(|it| it.drains);
     let others = locations.iter().filter(|other| !is_drained(other));
-    let refusals = others.map(|other| judge(app, other, shares, (locations, None)));
+    let among = Among::without_users(app, shares, places);
+    let refusals = others.map(|other| judge(app, other, &among));
     let refusals = refusals.filter(|other| other.score.is_none());
     let refusals: Vec<_> = refusals
         .take(super::KEPT_OF_EACH)

@@ -6,7 +6,7 @@
 
 use longshore_types::Timestamp;
 
-use super::{LocationState, Share, WantedApp, add_one_or_make_room, in_force_elsewhere};
+use super::{Places, Share, WantedApp, add_one_or_make_room, in_force_elsewhere};
 
 /// How many of each share are lost, those left out that have to leave anyway.
 pub(super) fn of(shares: &[Share], leaving: &[u32]) -> Vec<u32> {
@@ -20,14 +20,14 @@ pub(super) fn replace(
     now: Timestamp,
     app: &WantedApp,
     shares: &mut Vec<Share>,
-    locations: &[LocationState],
+    places: &Places<'_>,
 ) {
     if app.pinned.is_some() || !shares.iter().any(|share| share.lost) {
         return;
     }
     let heard: u32 = shares.iter().filter(|share| !share.lost).map(|share| share.count).sum();
     for _ in 0..app.count.saturating_sub(heard).min(app.max.saturating_sub(held(app, shares))) {
-        let Ok(idx) = add_one_or_make_room(now, app, shares, locations) else { return };
+        let Ok(idx) = add_one_or_make_room(now, app, shares, places) else { return };
         shares[idx].decision.why.push_str("; for a location that is not heard of");
     }
 }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::drain::Standing;
 use super::users::Nearness;
-use super::{LocationState, Share, WantedApp, constraints, count_at, give, judge};
+use super::{Among, LocationState, Places, Share, WantedApp, constraints, count_at, give, judge};
 
 /// Of a thousand users, how many have to gain by a move.
 pub const LEAST_GAIN: u32 = 50;
@@ -49,49 +49,47 @@ pub struct Better {
 /// The move that brings most users of an app within its goal, if one is worth it and may be made.
 pub fn better(app: &WantedApp, locations: &[LocationState]) -> Option<Better> {
     let goal = app.placement.goal()?;
-    if !is_calm(app, locations) {
+    let places = &Places::new(locations, &app.demand);
+    if !is_calm(app, places) {
         return None;
     }
-    let now = Nearness::of(app, &app.shares, locations)?;
+    let now = Nearness::of(app, &app.shares, places)?;
     let before = now.worth(now.figure());
     if goal.users.permille() < before + LEAST_GAIN {
         return None;
     }
     let mut best: Option<(u32, Reverse<u32>, Moving)> = None;
     for share in app.shares.iter().filter(|share| share.count > 0) {
-        let rest = without_one(&app.shares, &share.location);
-        let Some(rest) = Nearness::of(app, &rest, locations) else { continue };
         for location in locations.iter().filter(|one| one.name != share.location) {
-            let figure = rest.with(&location.name);
-            let (after, way) = (rest.worth(figure), Reverse(figure.way));
+            let figure = now.moved(&share.location, &location.name);
+            let (after, way) = (now.worth(figure), Reverse(figure.way));
             let is_better =
                 best.as_ref().is_none_or(|(most, least, _)| (after, way) > (*most, *least));
             if after < before + LEAST_GAIN || !is_better {
                 continue;
             }
             let moving = Moving { from: share.location.clone(), to: location.name.clone() };
-            if takes(app, &moving, location, locations) {
+            if takes(app, &moving, location, places) {
                 best = Some((after, way, moving));
             }
         }
     }
     let (_, _, moving) = best?;
-    let rest = without_one(&app.shares, &moving.from);
-    let after = Nearness::of(app, &rest, locations)?.with(&moving.to).within;
+    let after = now.moved(&moving.from, &moving.to).within;
     Some(Better { moving, before: now.figure().within, after })
 }
 
 /// Whether an app is as it should be in every other way, and may have one instance more for a while.
-fn is_calm(app: &WantedApp, locations: &[LocationState]) -> bool {
+fn is_calm(app: &WantedApp, places: &Places<'_>) -> bool {
     let is_well = |share: &Share| {
-        let at = locations.iter().find(|location| location.name == share.location);
+        let at = places.at(&share.location);
         share.ready >= share.count
             && share.refused == 0
             && !share.lost
             && (share.count == 0 || at.is_some_and(|at| at.reachable))
     };
     let placed: u32 = app.shares.iter().map(|share| share.count).sum();
-    let leaving = constraints::leaving(app, &app.shares, locations);
+    let leaving = constraints::leaving(app, &app.shares, places);
     placed == app.count
         && app.max > app.count
         && app.pinned.is_none()
@@ -101,36 +99,21 @@ fn is_calm(app: &WantedApp, locations: &[LocationState]) -> bool {
         && leaving.iter().all(|gone| *gone == 0)
 }
 
-fn without_one(shares: &[Share], name: &LocationName) -> Vec<Share> {
-    let less = |share: &Share| Share {
-        count: share.count - u32::from(share.location == *name),
-        ..share.clone()
-    };
-    shares.iter().map(less).collect()
-}
-
 /// Whether a location takes an instance from another. It has none yet, or nobody would gain by it: so as many
 /// locations have some as before, and an app that keeps apart stays so.
-fn takes(
-    app: &WantedApp,
-    moving: &Moving,
-    to: &LocationState,
-    locations: &[LocationState],
-) -> bool {
+fn takes(app: &WantedApp, moving: &Moving, to: &LocationState, places: &Places<'_>) -> bool {
     let mut moved = app.clone();
     moved.demand.moving = Some(moving.clone());
-    !to.late && judge(&moved, to, &app.shares, (locations, None)).score.is_some()
+    let among = Among::without_users(&moved, &app.shares, places);
+    !to.late && judge(&moved, to, &among).score.is_some()
 }
 
 /// The app as it is planned: without its move when that cannot be begun any more.
-pub(super) fn possible<'a>(app: &'a WantedApp, locations: &[LocationState]) -> Cow<'a, WantedApp> {
+pub(super) fn possible<'a>(app: &'a WantedApp, places: &Places<'_>) -> Cow<'a, WantedApp> {
     let Some(moving) = &app.demand.moving else { return Cow::Borrowed(app) };
-    let may_begin = || {
-        let to = locations.iter().find(|location| location.name == moving.to);
-        to.is_some_and(|to| takes(app, moving, to, locations))
-    };
+    let may_begin = || places.at(&moving.to).is_some_and(|to| takes(app, moving, to, places));
     let has_one = count_at(&app.shares, &moving.from) > 0;
-    match has_one && (!is_to_begin(app, &app.shares, locations) || may_begin()) {
+    match has_one && (!is_to_begin(app, &app.shares, places) || may_begin()) {
         true => Cow::Borrowed(app),
         false => Cow::Owned(without_move(app)),
     }
@@ -150,9 +133,9 @@ pub(super) fn unless_done<'a>(app: &'a WantedApp, shares: &[Share]) -> Cow<'a, W
 pub(super) fn if_begun<'a>(
     app: &'a WantedApp,
     shares: &[Share],
-    locations: &[LocationState],
+    places: &Places<'_>,
 ) -> Cow<'a, WantedApp> {
-    match app.demand.moving.is_some() && is_to_begin(app, shares, locations) {
+    match app.demand.moving.is_some() && is_to_begin(app, shares, places) {
         true => Cow::Owned(without_move(app)),
         false => Cow::Borrowed(app),
     }
@@ -165,25 +148,19 @@ fn without_move(app: &WantedApp) -> WantedApp {
 }
 
 /// Whether the one in whose place another ends is missing.
-fn is_to_begin(app: &WantedApp, shares: &[Share], locations: &[LocationState]) -> bool {
-    let Standing { held, count, .. } = Standing::new(app, shares, locations);
+fn is_to_begin(app: &WantedApp, shares: &[Share], places: &Places<'_>) -> bool {
+    let Standing { held, count, .. } = Standing::new(app, shares, places);
     held > 0 && count < app.count.min(app.max.saturating_sub(held))
 }
 
 /// Gives the location to which an instance moves its own.
-pub(super) fn begin(
-    now: Timestamp,
-    app: &WantedApp,
-    shares: &mut Vec<Share>,
-    locations: &[LocationState],
-) {
+pub(super) fn begin(now: Timestamp, app: &WantedApp, shares: &mut Vec<Share>, places: &Places<'_>) {
     let Some(Moving { from, to }) = &app.demand.moving else { return };
-    let Some(location) = locations.iter().find(|location| location.name == *to) else { return };
-    if !is_to_begin(app, shares, locations) {
+    let Some(location) = places.at(to) else { return };
+    if !is_to_begin(app, shares, places) {
         return;
     }
-    let users = Nearness::of(app, shares, locations);
-    let candidate = judge(app, location, shares, (locations, users.as_ref()));
+    let candidate = judge(app, location, &Among::of(app, shares, places));
     if candidate.score.is_some() {
         let chosen = Some(to.to_string());
         let why = format!("nearer to its users than one at {from}: {}", candidate.why);
@@ -193,22 +170,16 @@ pub(super) fn begin(
 
 /// How much users lose with one less at each of these shares, in their order; nothing where nobody knows who the
 /// users are.
-pub(super) fn losses(
-    app: &WantedApp,
-    shares: &[Share],
-    locations: &[LocationState],
-) -> Vec<(u32, u32)> {
-    let loss = |share: &Share| {
-        if share.count == 0 {
-            return (0, 0);
-        }
-        let rest = without_one(shares, &share.location);
-        let rest = Nearness::of(app, &rest, locations);
-        // What is left of the goal, and how far it is then; the same for all of them is what there is now.
-        rest.map_or((0, 0), |rest| (1000 - rest.worth(rest.figure()), rest.figure().way))
+pub(super) fn losses(app: &WantedApp, shares: &[Share], places: &Places<'_>) -> Vec<(u32, u32)> {
+    let Some(users) = Nearness::of(app, shares, places) else { return vec![(0, 0); shares.len()] };
+    let loss = |(share, gone): (&Share, u32)| {
+        // Of what is lost nobody has anything, and what leaves anyway is what is taken first.
+        let rest = match share.lost || gone > 0 || share.count == 0 {
+            true => users.figure(),
+            false => users.without(&share.location),
+        };
+        // What is left of the goal, and how far it is then.
+        (1000 - users.worth(rest), rest.way)
     };
-    match app.demand.users.is_empty() {
-        true => vec![(0, 0); shares.len()],
-        false => shares.iter().map(loss).collect(),
-    }
+    shares.iter().zip(constraints::leaving(app, shares, places)).map(loss).collect()
 }

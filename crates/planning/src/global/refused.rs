@@ -2,7 +2,7 @@
 
 use longshore_types::{LocationName, Timestamp};
 
-use super::{LocationState, Share, WantedApp, add_one_or_make_room};
+use super::{Places, Share, WantedApp, add_one_or_make_room};
 
 /// Gives other locations what some refused, as far as they take it; but what was only to be nearer to users need not
 /// be anywhere, since the one that it was for goes on. The rest stays where it was given: nobody
@@ -11,7 +11,7 @@ pub(super) fn move_on(
     now: Timestamp,
     app: &WantedApp,
     shares: &mut Vec<Share>,
-    locations: &[LocationState],
+    places: &Places<'_>,
 ) {
     if app.pinned.is_some() {
         return;
@@ -25,7 +25,7 @@ pub(super) fn move_on(
             if is_moving_there(app, &shares[idx].location) {
                 continue;
             }
-            if add_one_or_make_room(now, app, shares, locations).is_err() {
+            if add_one_or_make_room(now, app, shares, places).is_err() {
                 (shares[idx].count, shares[idx].make_room) = before;
                 return;
             }

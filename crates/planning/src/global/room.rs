@@ -18,7 +18,7 @@ use std::cmp::Reverse;
 
 use longshore_types::{Candidate, Capacity, Decision, Priority, Timestamp};
 
-use super::{LocationState, Share, WantedApp, against, count_at, give, score, worth_keeping};
+use super::{Among, LocationState, Places, Share, WantedApp, against, give, score, worth_keeping};
 
 /// What it costs to make room at a location: the less the better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,13 +45,14 @@ pub(super) fn make_room(
     now: Timestamp,
     app: &WantedApp,
     shares: &mut Vec<Share>,
-    locations: &[LocationState],
+    places: &Places<'_>,
     mut refused: Decision,
 ) -> Result<usize, Decision> {
     let Some(limit) = app.priority.displaces() else { return Err(refused) };
     let mut offers = Vec::new();
-    for location in locations {
-        match offer(app, location, shares, locations, limit) {
+    let among = Among::without_users(app, shares, places);
+    for location in places.all() {
+        match offer(app, location, &among, limit) {
             Offer::Nothing => {}
             Offer::Soon => {
                 let name = &location.name;
@@ -62,7 +63,7 @@ pub(super) fn make_room(
         }
     }
     let best = offers.into_iter().min_by_key(|(cost, location)| {
-        let (score, _) = score(app, location, shares, Capacity::default(), (locations, None));
+        let (score, _) = score(app, location, Capacity::default(), &among);
         (*cost, Reverse(score), &location.name)
     });
     let Some((cost, location)) = best else { return Err(refused) };
@@ -91,16 +92,15 @@ pub(super) fn make_room(
 fn offer(
     app: &WantedApp,
     location: &LocationState,
-    shares: &[Share],
-    locations: &[LocationState],
+    among: &Among<'_, '_>,
     limit: Priority,
 ) -> Offer {
     let refusal = app.refusals.get(&location.name);
     let is_asked = refusal.is_none() || app.may_make_room.contains(&location.name);
-    if !is_asked || against(app, location, shares, locations, None).is_some() {
+    if !is_asked || against(app, location, among, None).is_some() {
         return Offer::Nothing;
     }
-    let (before, now) = (count_at(&app.shares, &location.name), count_at(shares, &location.name));
+    let (before, now) = (among.before(&location.name), among.now(&location.name));
     // What it was given before counts as taken, also what it had no room for.
     let (more, fewer) = (now.saturating_sub(before), before.saturating_sub(now));
     let fits = |up_to| {

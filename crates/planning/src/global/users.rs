@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::constraints::leaving;
 use super::rebalance::Moving;
-use super::{KM_PENALTY, LocationState, Share, WantedApp};
+use super::{KM_PENALTY, LocationState, Places, Share, WantedApp};
 
 /// Below so many requests an hour nobody knows where the users of an app are: it may be one who tried it.
 const LEAST_REQUESTS: u64 = 12;
@@ -109,25 +109,81 @@ impl<'a> Ways<'a> {
     }
 }
 
-/// How near the instances of an app are to its users.
+/// How far locations are from the users of an app, in milliseconds: worked out once, and then looked at for each
+/// instance and each place where it could be.
 #[derive(Debug, Clone)]
+pub(super) struct UserWays<'a> {
+    /// Of a thousand users, how many are at each location that is known.
+    users: Vec<u32>,
+    /// The ways from there to a location, in the same order.
+    to: BTreeMap<&'a LocationName, Vec<u32>>,
+    /// Those to a location of which nothing is known.
+    unknown: Vec<u32>,
+}
+
+impl<'a> UserWays<'a> {
+    /// Those to all of these locations.
+    pub fn between(demand: &Demand, locations: &'a [LocationState]) -> Self {
+        Self::new(demand, &Ways::between(locations), locations.iter().map(|one| &one.name))
+    }
+
+    fn new(
+        demand: &Demand,
+        ways: &Ways<'_>,
+        names: impl Iterator<Item = &'a LocationName>,
+    ) -> Self {
+        // Users of a location that was removed come in elsewhere by now.
+        let known = demand.users.iter().filter(|(at, _)| ways.0.contains_key(at));
+        let (at, users): (Vec<_>, Vec<_>) = known.map(|(at, users)| (at, *users)).unzip();
+        let to = |name| {
+            let way = |at: &&LocationName| ways.millis(at, name).unwrap_or(UNKNOWN);
+            (name, at.iter().map(way).collect())
+        };
+        Self { to: names.map(to).collect(), unknown: vec![UNKNOWN; at.len()], users }
+    }
+
+    fn to(&self, name: &LocationName) -> &[u32] {
+        self.to.get(name).unwrap_or(&self.unknown)
+    }
+}
+
+/// How near the instances of an app are to its users.
+#[derive(Debug)]
 pub(super) struct Nearness<'a> {
     goal: Option<LatencyGoal>,
     /// Whether something else says which place is best.
     has_place: bool,
-    ways: Ways<'a>,
-    groups: Vec<Group<'a>>,
+    ways: &'a UserWays<'a>,
+    groups: Vec<Group>,
 }
 
 /// The users at a location.
 #[derive(Debug, Clone, Copy)]
-struct Group<'a> {
-    at: &'a LocationName,
+struct Group {
     users: u32,
     /// The way to the nearest instance, in milliseconds.
     way: u32,
     /// How many instances are as near as that.
     n_near: u32,
+    /// The way to the nearest of those that are farther.
+    next: u32,
+}
+
+impl Group {
+    fn add(&mut self, way: u32, count: u32) {
+        if way < self.way {
+            (self.way, self.n_near, self.next) = (way, count, self.way);
+        } else if way == self.way {
+            self.n_near += count;
+        } else {
+            self.next = self.next.min(way);
+        }
+    }
+
+    /// The way to the nearest without one that is so far.
+    fn without(&self, way: u32) -> u32 {
+        if way == self.way && self.n_near <= 1 { self.next } else { self.way }
+    }
 }
 
 /// A figure for how well users are off.
@@ -141,35 +197,23 @@ pub(super) struct Figure {
 
 impl<'a> Nearness<'a> {
     /// By what stays of these shares and is heard of; nothing where nobody knows who the users are.
-    pub fn of(
-        app: &'a WantedApp,
-        shares: &[Share],
-        locations: &'a [LocationState],
-    ) -> Option<Self> {
+    pub fn of(app: &WantedApp, shares: &[Share], places: &'a Places<'_>) -> Option<Self> {
         if app.demand.users.is_empty() {
             return None;
         }
-        let leaving = leaving(app, shares, locations);
+        let leaving = leaving(app, shares, places);
         let staying = shares.iter().zip(leaving).filter(|(share, _)| !share.lost);
         let staying = staying.map(|(share, gone)| (&share.location, share.count - gone));
-        Self::new(&app.placement, &app.demand, staying, Ways::between(locations))
+        Self::new(&app.placement, staying, places.ways())
     }
 
     fn new<'b>(
         placement: &Placement,
-        demand: &'a Demand,
         instances: impl Iterator<Item = (&'b LocationName, u32)>,
-        ways: Ways<'a>,
+        ways: &'a UserWays<'a>,
     ) -> Option<Self> {
-        // Users of a location that was removed come in elsewhere by now.
-        let known = demand.users.iter().filter(|(at, _)| ways.0.contains_key(at));
-        let group = |(at, users): (&'a LocationName, &u32)| Group {
-            at,
-            users: *users,
-            way: UNKNOWN,
-            n_near: 0,
-        };
-        let groups: Vec<_> = known.map(group).collect();
+        let group = |users: &u32| Group { users: *users, way: UNKNOWN, n_near: 0, next: UNKNOWN };
+        let groups: Vec<_> = ways.users.iter().map(group).collect();
         if groups.is_empty() {
             return None;
         }
@@ -182,40 +226,47 @@ impl<'a> Nearness<'a> {
     }
 
     fn add(&mut self, name: &LocationName, count: u32) {
-        for group in &mut self.groups {
-            let way = self.ways.millis(group.at, name).unwrap_or(UNKNOWN);
-            if way < group.way {
-                (group.way, group.n_near) = (way, count);
-            } else if way == group.way {
-                group.n_near += count;
-            }
+        for (group, way) in self.groups.iter_mut().zip(self.ways.to(name)) {
+            group.add(*way, count);
         }
     }
 
     /// As it is.
     pub fn figure(&self) -> Figure {
-        self.sum(|group| (group.users, group.way))
+        self.sum(self.groups.iter().map(|group| (group.users, group.way)))
     }
 
     /// As it would be with one more instance there.
     pub fn with(&self, name: &LocationName) -> Figure {
-        self.sum(|group| (group.users, group.way.min(self.way(group, name))))
+        self.sum(self.each(name).map(|(group, way)| (group.users, group.way.min(way))))
     }
 
     /// As it would be with that one alone.
     fn alone(&self, name: &LocationName) -> Figure {
-        self.sum(|group| (group.users, self.way(group, name)))
+        self.sum(self.each(name).map(|(group, way)| (group.users, way)))
     }
 
-    fn way(&self, group: &Group<'_>, name: &LocationName) -> u32 {
-        self.ways.millis(group.at, name).unwrap_or(UNKNOWN)
+    /// As it would be with one less there, where one is.
+    pub fn without(&self, name: &LocationName) -> Figure {
+        self.sum(self.each(name).map(|(group, way)| (group.users, group.without(way))))
+    }
+
+    /// As it would be with one less there, where one is, and one more elsewhere.
+    pub fn moved(&self, from: &LocationName, to: &LocationName) -> Figure {
+        let each = self.each(from).zip(self.ways.to(to));
+        self.sum(each.map(|((group, from), to)| (group.users, group.without(from).min(*to))))
+    }
+
+    /// The groups, and how far each is from a location.
+    fn each(&self, name: &LocationName) -> impl Iterator<Item = (&Group, u32)> {
+        self.groups.iter().zip(self.ways.to(name).iter().copied())
     }
 
     /// Over all groups, each with a weight and a way.
-    fn sum(&self, of: impl Fn(&Group<'a>) -> (u32, u32)) -> Figure {
+    fn sum(&self, each: impl Iterator<Item = (u32, u32)>) -> Figure {
         let goal = self.goal.map(|goal| goal.within.0.as_millis());
         let (mut total, mut within, mut way) = (0_u64, 0_u64, 0_u64);
-        for (weight, millis) in self.groups.iter().map(of) {
+        for (weight, millis) in each {
             let weight = u64::from(weight);
             total += weight;
             way += weight * u64::from(millis) * 10;
@@ -239,10 +290,8 @@ impl<'a> Nearness<'a> {
         let mut score = gain * GOAL_BONUS;
         if !self.has_place {
             // Where all have an instance that is as near as can be, the next goes to those who share one with most.
-            let shared = self.sum(|group| {
-                let weight = group.users * 1000 / (1 + group.n_near);
-                (weight, self.way(group, name))
-            });
+            let weight = |group: &Group| group.users * 1000 / (1 + group.n_near);
+            let shared = self.sum(self.each(name).map(|(group, way)| (weight(group), way)));
             score -= i64::from(with.way + shared.way / SECOND) * KM_PENALTY;
         }
         let words = match self.goal {
@@ -272,7 +321,9 @@ pub fn reached<'b>(
     ways: Ways<'_>,
 ) -> Option<u32> {
     placement.goal()?;
-    Some(Nearness::new(placement, demand, instances, ways)?.figure().within)
+    let instances: Vec<_> = instances.collect();
+    let ways = UserWays::new(demand, &ways, instances.iter().map(|(name, _)| *name));
+    Some(Nearness::new(placement, instances.into_iter(), &ways)?.figure().within)
 }
 
 #[cfg(test)]

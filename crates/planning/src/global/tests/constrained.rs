@@ -317,9 +317,11 @@ proptest! {
             if let Some(waiting) = waiting {
                 prop_assert!(waiting.decision.candidates.iter().all(|one| one.score.is_none()));
             }
-            let standing = drain::Standing::new(&wanted, &shares, &locations);
+            let places = Places::new(&locations, &wanted.demand);
+            let standing = drain::Standing::new(&wanted, &shares, &places);
             if standing.held > 0 {
-                let open = |state: &LocationState| judge(&wanted, state, &shares, (&locations, None)).score;
+                let among = Among::without_users(&wanted, &shares, &places);
+                let open = |state: &LocationState| judge(&wanted, state, &among).score;
                 prop_assert!(locations.iter().all(|state| open(state).is_none()), "{shares:#?}");
             }
         }

@@ -304,10 +304,21 @@ proptest! {
         let demand = demands[0].iter().enumerate().map(|(at, n)| (name(at), *n));
         let wanted = WantedApp { placement: placement(SAID[said]), demand: Demand::of(demand), ..app(count, 2 * count, vec![]) };
         let shares = plan(1, &wanted, &locations);
-        let Some(users) = users::Nearness::of(&wanted, &shares, &locations) else { return Ok(()) };
+        let places = Places::new(&locations, &wanted.demand);
+        let Some(users) = users::Nearness::of(&wanted, &shares, &places) else { return Ok(()) };
         for state in &locations {
             let (now, more) = (users.figure(), users.with(&state.name));
             prop_assert!(more.within >= now.within && more.way <= now.way);
+        }
+        // What is worked out for one less is what is worked out of what then is.
+        for from in shares.iter().filter(|share| share.count > 0).map(|share| &share.location) {
+            let less = |share: &Share| Share { count: share.count - u32::from(share.location == *from), ..share.clone() };
+            let rest: Vec<_> = shares.iter().map(less).collect();
+            let rest = users::Nearness::of(&wanted, &rest, &places).unwrap();
+            prop_assert_eq!(users.without(from), rest.figure());
+            for to in &locations {
+                prop_assert_eq!(users.moved(from, &to.name), rest.with(&to.name));
+            }
         }
     }
 }

@@ -150,7 +150,7 @@ proptest! {
                     prop_assert!(state.cordon.is_none() || after <= before);
                 }
                 let held =
-                    |shares: &[Share]| drain::Standing::new(&wanted, shares, &locations).held;
+                    |shares: &[Share]| drain::Standing::new(&wanted, shares, &Places::new(&locations, &wanted.demand)).held;
                 let (here, was_here) = (held(&planned), held(&shares));
                 prop_assert!(here == was_here || here + ready >= count, "{planned:?}");
                 // Some plans come before anything was carried out.
@@ -160,7 +160,7 @@ proptest! {
             let room: u64 = open.map(|(_, room)| *room).sum();
             if extra > 0 && room >= u64::from(count) {
                 let standing =
-                    drain::Standing::new(&app(count, count + extra, vec![]), &shares, &locations);
+                    drain::Standing::new(&app(count, count + extra, vec![]), &shares, &Places::new(&locations, &Demand::default()));
                 prop_assert_eq!(standing.held, 0);
                 prop_assert_eq!(shares.iter().map(|share| share.count).sum::<u32>(), count);
             }
