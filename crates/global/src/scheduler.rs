@@ -2,8 +2,8 @@
 //!
 //! A reconciler: it takes no orders, looks at the present state whenever something changed, and
 //! writes what differs, conditional on the app not having changed meanwhile. It looks at the apps that the change
-//! concerns ([`due`]), and every few seconds at all; what is to be written of several is written at once, so that
-//! they wait for the disk together.
+//! concerns ([`due`]), and at all of them in turn, a part at a time; what is to be written of several is written at
+//! once, so that they wait for the disk together.
 
 mod blocked;
 mod due;
@@ -53,7 +53,7 @@ use summaries::{Summaries, locations};
 use wanted::{in_force, wanted_app, wanted_now};
 
 /// How often to look without a change: reachability fades without one.
-const INTERVAL: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_millis(500);
 /// How often what is old is looked after.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 /// However near a deadline is.
@@ -99,7 +99,7 @@ pub async fn run(
             () = shutdown.cancelled() => return Ok(()),
             Ok(()) = catalog.changed() => {}
             Ok(()) = reports.changed() => {}
-            () = tokio::time::sleep(deadline.clamp(LEAST_WAIT, INTERVAL)) => judged.seen.forget(),
+            () = tokio::time::sleep(deadline.clamp(LEAST_WAIT, INTERVAL)) => judged.is_time = true,
         }
     }
 }
@@ -119,6 +119,8 @@ struct Judged {
     moves: Moves,
     summaries: Summaries,
     seen: Seen,
+    /// Whether the present round is one that time alone called for: what is judged by it is looked at.
+    is_time: bool,
     log: Log,
 }
 
@@ -127,14 +129,15 @@ impl Judged {
         let (rollouts, ended, strays, queue) = Default::default();
         let (summaries, seen) = Default::default();
         let moves = Moves::new(rebalance_after);
-        Self { rollouts, ended, strays, queue, moves, summaries, seen, log }
+        Self { rollouts, ended, strays, queue, moves, summaries, seen, is_time: true, log }
     }
 
     /// The apps to look at, in the order in which they are planned, and what the locations have been given by now.
     fn due(&mut self, catalog: &Catalog, (reports, news): (&ByLocation, News)) -> Vec<AppKey> {
-        let waiting = self.queue.waiting().chain(self.rollouts.under_way().filter(|_| news.any));
+        let judges = std::mem::take(&mut self.is_time) || news.any;
+        let waiting = self.queue.waiting().chain(self.rollouts.under_way().filter(|_| judges));
         let waiting = waiting.chain(self.moves.due(Instant::now())).cloned().collect();
-        match self.seen.due(catalog, news, waiting) {
+        match self.seen.due(catalog, (news, all_heard(catalog, reports)), waiting) {
             Due::All => {
                 self.summaries = Summaries::of(catalog, reports);
                 in_order(catalog, catalog.apps.keys())
@@ -147,6 +150,12 @@ impl Judged {
             }
         }
     }
+}
+
+/// Whether every location has reported in time, so that what an app is owed does not change as time passes.
+fn all_heard(catalog: &Catalog, reports: &ByLocation) -> bool {
+    reports.values().all(|received| !received.late())
+        && catalog.locations.keys().all(|location| reports.contains_key(location))
 }
 
 /// Brings the allotments of apps in line, and judges their rollouts; true when something was written.

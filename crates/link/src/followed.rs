@@ -5,16 +5,21 @@
 //! longer be reached, those that were given are tried one after the other. Whoever calls does so again
 //! after a failure anyway, with waits between, so nothing is tried again here but what was told to
 //! be elsewhere.
+//!
+//! A service whose machine is frozen takes calls and answers none. A stream notices first, by the beats that it
+//! misses; with that all calls under way there are given up, which would wait for an answer twice as long.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::StreamExt as _;
 use http::Method;
 use longshore_api::ProblemCode;
 use longshore_trust::Name;
 use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 
 use crate::client::LineStream;
 use crate::{CallError, Client, Endpoint, Endpoints, Tunnel};
@@ -29,6 +34,8 @@ struct Inner {
     /// What is shown to a service on another machine, and who that has to be.
     shown: Option<(Arc<ClientConfig>, Name)>,
     place: Mutex<Place>,
+    /// The service of which somebody found last that it is silent.
+    silent: watch::Sender<Option<Endpoint>>,
 }
 
 #[derive(Debug)]
@@ -53,7 +60,8 @@ impl Followed {
         let client = dial(endpoints.first.clone(), shown.as_ref());
         let given: Vec<_> = [endpoints.first].into_iter().chain(endpoints.rest).collect();
         let next = 1 % given.len();
-        Self(Arc::new(Inner { given, shown, place: Mutex::new(Place { client, next }) }))
+        let (place, silent) = (Mutex::new(Place { client, next }), watch::Sender::default());
+        Self(Arc::new(Inner { given, shown, place, silent }))
     }
 
     /// As [`Client::call`].
@@ -75,7 +83,18 @@ impl Followed {
         &self,
         path: &str,
     ) -> Result<LineStream<T>, CallError> {
-        self.follow(|client| async move { client.watch(path).await }).await
+        let watch = |client: Client| async move {
+            let lines = client.watch(path).await?;
+            Ok((client, lines))
+        };
+        let (client, lines) = self.follow(watch).await?;
+        let this = self.clone();
+        let noted = lines.inspect(move |line| {
+            if matches!(line, Err(CallError::TimedOut { .. })) {
+                this.left_silent(client.endpoint());
+            }
+        });
+        Ok(noted.boxed())
     }
 
     /// As [`Client::tunnel`].
@@ -89,7 +108,7 @@ impl Followed {
         call: impl Fn(Client) -> F,
     ) -> Result<T, CallError> {
         let asked = self.place().client.clone();
-        let outcome = call(asked.clone()).await;
+        let outcome = self.unless_silent(&asked, call(asked.clone())).await;
         let Some(leader) = leader(&outcome) else { return self.noted(&asked, outcome) };
         if leader == *asked.endpoint() {
             return self.noted(&asked, outcome);
@@ -97,8 +116,37 @@ impl Followed {
         tracing::info!(%leader, "another control plane leads; going there");
         let leader = dial(leader, self.0.shown.as_ref());
         self.place().client = leader.clone();
-        let outcome = call(leader.clone()).await;
+        let outcome = self.unless_silent(&leader, call(leader.clone())).await;
         self.noted(&leader, outcome)
+    }
+
+    /// Makes a call, and gives it up once another finds that the service is silent.
+    async fn unless_silent<T>(
+        &self,
+        asked: &Client,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let mut silent = self.0.silent.subscribe();
+        let is_silent = async {
+            loop {
+                // Whoever sends lives as long as this does.
+                silent.changed().await.expect("the sender is ours");
+                if silent.borrow_and_update().as_ref() == Some(asked.endpoint()) {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = call => outcome,
+            () = is_silent => Err(CallError::TimedOut { endpoint: asked.endpoint().clone() }),
+        }
+    }
+
+    /// Goes on to the next service, and has others give up what they wait for from this one.
+    fn left_silent(&self, endpoint: &Endpoint) {
+        self.leave(endpoint);
+        self.0.silent.send_replace(Some(endpoint.clone()));
     }
 
     /// Goes on to the next service when this one was of no use.
@@ -121,11 +169,15 @@ impl Followed {
 
     /// Goes on to the next service, unless another call has done so already.
     fn leave(&self, asked: &Endpoint) {
-        let mut place = self.place();
-        if place.client.endpoint() == asked {
-            place.client = dial(self.0.given[place.next].clone(), self.0.shown.as_ref());
-            place.next = (place.next + 1) % self.0.given.len();
+        let (mut place, given) = (self.place(), &self.0.given);
+        if place.client.endpoint() != asked {
+            return;
         }
+        // That one may be among them, or one may be given twice.
+        let from = |idx: usize| (0..given.len()).map(move |more| (idx + more) % given.len());
+        let next = from(place.next).find(|idx| given[*idx] != *asked).unwrap_or(place.next);
+        place.client = dial(given[next].clone(), self.0.shown.as_ref());
+        place.next = (next + 1) % given.len();
     }
 
     /// Where the next call goes first.
@@ -197,6 +249,47 @@ mod tests {
         let end = CancellationToken::new();
         tokio::spawn(listener.serve(router, end.clone()));
         end
+    }
+
+    /// As one whose machine is frozen: it takes calls and answers none.
+    fn hang(world: &Shared) -> CancellationToken {
+        let listener = Listener::bind("test", &Endpoint::Tcp("127.0.0.1:0".into())).unwrap();
+        world.lock().unwrap().all.push(listener.endpoint().unwrap());
+        let end = CancellationToken::new();
+        let router = Router::new().fallback(std::future::pending::<()>);
+        tokio::spawn(listener.serve(router, end.clone()));
+        end
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_one_that_is_silent_goes_elsewhere() {
+        let world = Shared::default();
+        let _ends = [hang(&world), serve(&world)];
+        let given = world.lock().unwrap().all.clone();
+        world.lock().unwrap().leads = Some(1);
+        let endpoints =
+            Endpoints { first: given[0].clone(), rest: vec![given[0].clone(), given[1].clone()] };
+        let followed = Followed::new(endpoints);
+        let waiting: Vec<_> = (0..3)
+            .map(|_| {
+                let followed = followed.clone();
+                tokio::spawn(
+                    async move { followed.call::<(), usize>(Method::GET, "/", None).await },
+                )
+            })
+            .collect();
+        while followed.0.silent.receiver_count() < waiting.len() {
+            tokio::task::yield_now().await;
+        }
+        followed.left_silent(&given[1]);
+        assert_eq!(followed.endpoint(), given[0], "it is another one that is silent");
+        followed.left_silent(&given[0]);
+        for call in waiting {
+            let outcome = call.await.unwrap();
+            assert!(matches!(outcome, Err(CallError::TimedOut { .. })), "{outcome:?}");
+        }
+        assert_eq!(followed.endpoint(), given[1], "the other one that is given is the same");
+        assert_eq!(followed.call::<(), usize>(Method::GET, "/", None).await.unwrap(), 1);
     }
 
     #[tokio::test]

@@ -1,9 +1,10 @@
 //! Problems as answers.
 
+use axum::body::Bytes;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use longshore_api::problem::{MEDIA_TYPE, Problem, ProblemCode};
 use serde::de::DeserializeOwned;
 
@@ -32,11 +33,23 @@ pub struct Body<T>(pub T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Refusal;
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        match axum::Json::<T>::from_request(request, state).await {
-            Ok(axum::Json(value)) => Ok(Self(value)),
-            Err(rejection) => Err(Refusal(body_problem(&rejection))),
-        }
+        read(request, state).await.map(Self).map_err(|rejection| Refusal(body_problem(&rejection)))
     }
+}
+
+async fn read<S: Send + Sync, T: DeserializeOwned>(
+    request: Request,
+    state: &S,
+) -> Result<T, JsonRejection> {
+    let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    // Of others axum says what is wrong with them, where anything is.
+    if !kind.is_some_and(|kind| kind.starts_with(b"application/json")) {
+        return axum::Json::from_request(request, state).await.map(|axum::Json(value)| value);
+    }
+    let bytes = Bytes::from_request(request, state).await?;
+    // To know where in a document something is takes as long as to read it, so that is found out where something is wrong.
+    serde_json::from_slice(&bytes)
+        .or_else(|_| axum::Json::from_bytes(&bytes).map(|axum::Json(value)| value))
 }
 
 fn body_problem(rejection: &JsonRejection) -> Problem {

@@ -1,9 +1,10 @@
 //! `bench world`: what the schedulers of a world come to, with nothing real below them but processes, sockets and
 //! disks.
 //!
-//! - `durable`: how many placements a second are on disk on both ends. A placement is one deploy of a new app with
-//!   one instance, by `PUT` over the REST API; it counts when the acknowledgement of the simulated node that got
-//!   the instance is committed in the location's store, which the node knows by the answer to its report.
+//! - `durable`: how many placements a second are on disk on both ends: of instances of new apps, each deployed by
+//!   `PUT` over the REST API, with one instance each and with sixteen. One counts when the acknowledgement of the
+//!   simulated node that got the instance is committed in the location's store, which the node knows by the answer
+//!   to its report.
 //! - `spread`: 351 locations that are tasks speaking the real protocol: what each costs, how long a deploy takes to
 //!   reach all, and how long until one that is lost is noticed and replaced.
 //! - `leader`: three control planes on one etcd with 351 locations; the one that leads is killed, the next one frozen
@@ -77,10 +78,14 @@ pub fn run(options: &Options) -> Result<()> {
     let mut figures = Figures::new();
     print_machine();
     if options.measures(Part::Durable) {
-        figures.extend(durable::run(durable::On::Embedded, options.nodes, options.seconds())?);
+        for deploys in [durable::Deploys::OfOne, durable::Deploys::OfMany] {
+            let on = durable::On::Embedded;
+            figures.extend(durable::run(on, deploys, options.nodes, options.seconds())?);
+        }
     }
     if options.measures(Part::Etcd) {
-        figures.extend(durable::run(durable::On::Etcd, options.nodes, options.seconds())?);
+        let (on, deploys) = (durable::On::Etcd, durable::Deploys::OfOne);
+        figures.extend(durable::run(on, deploys, options.nodes, options.seconds())?);
     }
     if options.measures(Part::Spread) {
         figures.extend(spread::run(options.quick)?);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use longshore_types::{
     AppName, AppProtocol, HostName, IngressRules, InstanceId, LocationEpoch, NodeName, ProjectName,
@@ -17,7 +18,7 @@ pub struct RoutingTable {
     /// Raised at each change; an ingress acknowledges it once no new request goes by an older one.
     pub revision: u64,
     /// One per app with a port.
-    pub routes: Vec<Route>,
+    pub routes: Vec<Arc<Route>>,
     /// The nodes of other machines, which may keep connections open to an ingress to be reached over, each with the
     /// SHA-256 of its key in hexadecimal digits.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -16,14 +16,14 @@ fn endpoint(idx: u16) -> Endpoint {
     }
 }
 
-fn route(app: &str, hosts: &[&str], endpoints: &[u16]) -> Route {
-    Route {
+fn route(app: &str, hosts: &[&str], endpoints: &[u16]) -> Arc<Route> {
+    Arc::new(Route {
         project: Default::default(),
         app: app.parse().unwrap(),
         hosts: hosts.iter().map(|host| host.parse::<HostName>().unwrap()).collect(),
         rules: Default::default(),
         endpoints: endpoints.iter().copied().map(endpoint).collect(),
-    }
+    })
 }
 
 fn router(endpoints: &[u16]) -> Router {

@@ -49,7 +49,7 @@ async fn two_with(times: Times) -> (Fickle, Fickle, Scene) {
     let endpoints = [&good.instance.endpoint, &bad.instance.endpoint];
     let scene = Scene::with(Limits { outliers: times, ..limits() }, &endpoints).await;
     let mut table = table(2, &endpoints);
-    table.routes[0].rules.slow_start = Duration::from_secs(1);
+    Arc::make_mut(&mut table.routes[0]).rules.slow_start = Duration::from_secs(1);
     scene.location.give_table_and_wait(table).await;
     (good, bad, scene)
 }
@@ -143,7 +143,7 @@ async fn an_instance_that_breaks_off_is_left_out() {
 async fn an_app_may_do_without_ejection() {
     let (good, bad, scene) = two().await;
     let mut table = table(3, &[&good.instance.endpoint, &bad.instance.endpoint]);
-    table.routes[0].rules.outlier_ejection = false;
+    Arc::make_mut(&mut table.routes[0]).rules.outlier_ejection = false;
     scene.location.give_table_and_wait(table).await;
     bad.fails.store(true, Ordering::Relaxed);
     statuses(&scene, 100).await;
@@ -179,8 +179,9 @@ async fn a_new_instance_gets_its_share_little_by_little() {
     let both = vec![old.instance.endpoint.clone(), new.instance.endpoint.clone()];
     let mut share = async |slow_start, endpoints: &[Endpoint]| {
         table.revision += 1;
-        table.routes[0].endpoints = endpoints.to_vec();
-        table.routes[0].rules = IngressRules { slow_start, ..Default::default() };
+        let route = Arc::make_mut(&mut table.routes[0]);
+        route.endpoints = endpoints.to_vec();
+        route.rules = IngressRules { slow_start, ..Default::default() };
         scene.location.give_table_and_wait(table.clone()).await;
         let before = new.asked();
         statuses(&scene, 300).await;

@@ -193,12 +193,14 @@ fn location_endpoint(dir: &Path) -> longshore_link::Endpoint {
 }
 
 pub fn table(revision: u64, endpoints: &[&Endpoint]) -> RoutingTable {
-    let route = |app: &str, host: &str, endpoints| Route {
-        project: Default::default(),
-        app: app.parse().unwrap(),
-        hosts: vec![host.parse().unwrap()],
-        rules: Default::default(),
-        endpoints,
+    let route = |app: &str, host: &str, endpoints| {
+        Arc::new(Route {
+            project: Default::default(),
+            app: app.parse().unwrap(),
+            hosts: vec![host.parse().unwrap()],
+            rules: Default::default(),
+            endpoints,
+        })
     };
     let endpoints = endpoints.iter().copied().cloned().collect();
     let routes = vec![route("web", HOST, endpoints), route("empty", "empty.test", Vec::new())];

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::{AppKey, Moment, State};
 
 /// How often all are looked at of which otherwise only those are that may have changed.
-const WHOLE_INTERVAL: Duration = Duration::from_secs(5);
+const WHOLE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Whether all have to be looked at that were at that time; nothing when they have to be now.
 pub(super) fn is_whole_due(whole_at: Option<Instant>, moment: Moment) -> bool {

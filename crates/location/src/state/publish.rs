@@ -23,7 +23,7 @@ use crate::records::InstanceRecord;
 /// The routes of the table that was made last, and of which apps they may be out of date.
 #[derive(Debug, Default)]
 pub struct Routes {
-    by_app: BTreeMap<AppKey, Route>,
+    by_app: BTreeMap<AppKey, Arc<Route>>,
     stale: BTreeSet<AppKey>,
     /// When all were made; nothing when they have to be now.
     whole_at: Option<Instant>,
@@ -122,9 +122,9 @@ impl State {
         let mut changed = false;
         for key in stale {
             match self.allotments.get(&key).and_then(|allotment| self.route(allotment)) {
-                Some(route) if routes.by_app.get(&key) == Some(&route) => {}
+                Some(route) if routes.by_app.get(&key).is_some_and(|known| **known == route) => {}
                 Some(route) => {
-                    routes.by_app.insert(key, route);
+                    routes.by_app.insert(key, Arc::new(route));
                     changed = true;
                 }
                 None => changed |= routes.by_app.remove(&key).is_some(),

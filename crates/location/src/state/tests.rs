@@ -142,8 +142,8 @@ impl World {
             }
             self.told.insert(node, all);
         }
-        let routes: Vec<_> =
-            state.allotments.values().filter_map(|allotment| state.route(allotment)).collect();
+        let routes = state.allotments.values().filter_map(|allotment| state.route(allotment));
+        let routes: Vec<_> = routes.map(Arc::new).collect();
         assert_eq!(state.table.routes, routes);
         let releases = state.allotments.values().flat_map(Allotment::releases);
         let reach: BTreeSet<_> = releases.flat_map(|one| &one.manifest.placement.reach).collect();
@@ -591,7 +591,7 @@ fn what_a_restored_store_does_not_know_goes_on_until_it_is_to_be_let_go() {
     let_go.let_go.push(web);
     world.take(&let_go);
     world.reconcile();
-    assert_eq!(world.state.table.routes, []);
+    assert!(world.state.table.routes.is_empty());
     world.wait(31_000);
     for _ in 0..3 {
         world.reconcile();

@@ -1,13 +1,17 @@
 //! Disks of their own for the stores, which count how often they are told to make sure.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use longshore_e2e::small_disk::SmallDisk;
 
 /// Large enough for what a minute writes.
 const MIB: u64 = 8 << 10;
+/// How often it is tried how long a disk takes to make sure.
+const TRIES: usize = 200;
 /// Which number of a block device's `stat` counts flushes.
 const FLUSHES: usize = 15;
 
@@ -33,6 +37,22 @@ impl Disk {
     /// Where it is mounted.
     pub fn path(&self) -> PathBuf {
         self.disk.path()
+    }
+
+    /// How long it takes to make sure that 4 KiB more of a file are there, in the middle of many tries.
+    pub fn median_fdatasync(&self) -> Result<Duration> {
+        let path = self.path().join("tried");
+        let mut file = fs::File::create(&path)?;
+        let mut times = Vec::with_capacity(TRIES);
+        for _ in 0..TRIES {
+            let began = Instant::now();
+            file.write_all(&[7; 4096])?;
+            file.sync_data()?;
+            times.push(began.elapsed());
+        }
+        fs::remove_file(&path)?;
+        times.sort_unstable();
+        Ok(times[TRIES / 2])
     }
 
     /// How often it was told to make sure that what was written is there: once by each fdatasync.

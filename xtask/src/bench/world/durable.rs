@@ -1,7 +1,7 @@
 //! How many placements a second are on disk on both ends, and whether each is found again after a power cut's
 //! worth of kills.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,11 @@ use crate::bench::plane::{Plane, Role, registry};
 
 /// How many clients each wait for a placement before they ask for the next.
 const N_CLIENTS: usize = 64;
+/// How many instances each app of the run with many has.
+const MANY: u32 = 16;
+/// How many commits each placement waits for, one after the other: the app, its allotment, the instance and its
+/// acknowledgement.
+const N_COMMITS: u32 = 4;
 /// How long a placement may take before the run has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How many records are read at a time.
@@ -41,34 +46,59 @@ pub enum On {
     Etcd,
 }
 
-impl On {
-    /// The names of the figures: a second, p50, p99, in a wait for the location's disk, and the
-    /// processor time of the three processes for one, without that of an etcd.
-    fn names(self) -> [&'static str; 5] {
+/// How many instances the apps have that are deployed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deploys {
+    /// One each.
+    OfOne,
+    /// [`MANY`] each.
+    OfMany,
+}
+
+impl Deploys {
+    fn n_instances(self) -> u32 {
         match self {
-            Self::Embedded => [
-                "durable_placements_per_s",
-                "durable_placement_p50_ms",
-                "durable_placement_p99_ms",
-                "placements_per_fdatasync",
-                "cpu_ms_per_placement",
-            ],
-            Self::Etcd => [
-                "etcd_placements_per_s",
-                "etcd_placement_p50_ms",
-                "etcd_placement_p99_ms",
-                "etcd_placements_per_fdatasync",
-                "etcd_cpu_ms_per_placement",
-            ],
+            Self::OfOne => 1,
+            Self::OfMany => MANY,
         }
     }
 }
 
+/// The names of the figures: placements a second, how long a deploy takes in the middle and at the 99th percentile,
+/// placements in a wait for the location's disk, and the processor time of the three processes for one, without that
+/// of an etcd.
+fn names(on: On, deploys: Deploys) -> [&'static str; 5] {
+    match (on, deploys) {
+        (On::Embedded, Deploys::OfOne) => [
+            "durable_placements_per_s",
+            "durable_placement_p50_ms",
+            "durable_placement_p99_ms",
+            "placements_per_fdatasync",
+            "cpu_ms_per_placement",
+        ],
+        (On::Embedded, Deploys::OfMany) => [
+            "durable_placements_of_16_per_s",
+            "durable_deploy_of_16_p50_ms",
+            "durable_deploy_of_16_p99_ms",
+            "placements_of_16_per_fdatasync",
+            "cpu_ms_per_placement_of_16",
+        ],
+        (On::Etcd, _) => [
+            "etcd_placements_per_s",
+            "etcd_placement_p50_ms",
+            "etcd_placement_p99_ms",
+            "etcd_placements_per_fdatasync",
+            "etcd_cpu_ms_per_placement",
+        ],
+    }
+}
+
 /// Measures for so many seconds.
-pub fn run(on: On, n_nodes: u32, seconds: u64) -> Result<Figures> {
+pub fn run(on: On, deploys: Deploys, n_nodes: u32, seconds: u64) -> Result<Figures> {
     let runtime = Runtime::new()?;
     let shutdown = CancellationToken::new();
     let disks = [Disk::new()?, Disk::new()?];
+    let a_commit = (disks[0].median_fdatasync()? + disks[1].median_fdatasync()?) / 2;
     let mut etcd = match on {
         On::Embedded => None,
         On::Etcd => Some(start_etcd(&disks[0])?),
@@ -83,7 +113,8 @@ pub fn run(on: On, n_nodes: u32, seconds: u64) -> Result<Figures> {
     let began = Instant::now();
     let until = began + Duration::from_secs(seconds);
     let api = world.plane.client();
-    let done = runtime.block_on(ask(&api, &world.waiting, until))?;
+    let n_each = deploys.n_instances();
+    let done = runtime.block_on(ask(&api, &world.waiting, (until, n_each)))?;
     let took = began.elapsed().as_secs_f64();
     let used = world.cpu_seconds()?;
     let flushes = [disks[0].flushes()? - before[0], disks[1].flushes()? - before[1]];
@@ -94,14 +125,19 @@ pub fn run(on: On, n_nodes: u32, seconds: u64) -> Result<Figures> {
         etcd.start()?;
         etcd.wait_until_it_listens()?;
     }
-    runtime.block_on(found_again(address.as_ref(), &disks, &done))?;
+    runtime.block_on(found_again(address.as_ref(), &disks, (&done, n_each)))?;
     shutdown.cancel();
 
     let times: Vec<f64> = done.iter().map(|(_, time)| time.as_secs_f64() * 1000.0).collect();
-    let n = figure(times.len().try_into()?)?;
+    let n = figure(times.len().try_into()?)? * f64::from(n_each);
+    // With the disks as they are, and everything else free.
+    let limit =
+        figure(N_CLIENTS.try_into()?)? * f64::from(n_each) / (a_commit * N_COMMITS).as_secs_f64();
     println!(
-        "\n{on:?}: {} deploys of one instance each, by {N_CLIENTS} clients, {n_nodes} nodes in one location, \
+        "\n{on:?}: {} deploys of {n_each} instances each, by {N_CLIENTS} clients, {n_nodes} nodes in one location, \
          {took:.1} s;\nevery one was found again after all were killed.\n\
+         an fdatasync of 4 KiB takes {a_commit:.2?} on these disks, and each waits for {N_COMMITS} in turn: no more \
+         than\n{limit:.0} placements a second, whatever the processors do.\n\
          flushes of the disks: {} global, {} location; processor: {:.1} s global, {:.1} s location, \
          {:.1} s nodes;\nmemory: {:.0} MiB global, {:.0} MiB location",
         times.len(),
@@ -117,7 +153,7 @@ pub fn run(on: On, n_nodes: u32, seconds: u64) -> Result<Figures> {
     let cpu: f64 = used.iter().zip(cpu).map(|(after, before)| after - before).sum();
     let values =
         [n / took, percentile(&times, 50), percentile(&times, 99), a_flush, cpu * 1000.0 / n];
-    Ok(on.names().into_iter().zip(values).collect())
+    Ok(names(on, deploys).into_iter().zip(values).collect())
 }
 
 /// The processes, and who waits for what.
@@ -176,20 +212,39 @@ impl World {
     }
 }
 
-/// Who waits for the placement of which app.
+/// Who waits for the placements of which app.
 #[derive(Clone, Default)]
-struct Waiting(Arc<Mutex<HashMap<String, oneshot::Sender<()>>>>);
+struct Waiting(Arc<Mutex<HashMap<String, Waits>>>);
+
+struct Waits {
+    n_missing: u32,
+    /// Told when none is.
+    placed: oneshot::Sender<()>,
+}
 
 impl Waiting {
-    fn by_app(&self) -> MutexGuard<'_, HashMap<String, oneshot::Sender<()>>> {
+    fn by_app(&self) -> MutexGuard<'_, HashMap<String, Waits>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits from now on.
-    fn for_app(&self, name: &str) -> oneshot::Receiver<()> {
-        let (sender, receiver) = oneshot::channel();
-        self.by_app().insert(name.to_owned(), sender);
+    /// Waits for so many from now on.
+    fn for_app(&self, name: &str, n_missing: u32) -> oneshot::Receiver<()> {
+        let (placed, receiver) = oneshot::channel();
+        self.by_app().insert(name.to_owned(), Waits { n_missing, placed });
         receiver
+    }
+
+    /// One more is placed.
+    fn placed(&self, name: &str) {
+        let mut by_app = self.by_app();
+        let Some(waits) = by_app.get_mut(name) else { return };
+        waits.n_missing -= 1;
+        if waits.n_missing == 0
+            && let Some(Waits { placed, .. }) = by_app.remove(name)
+        {
+            // Its client may have given up, and the run with it.
+            let _ = placed.send(());
+        }
     }
 }
 
@@ -211,18 +266,19 @@ impl Agents {
         // Ends with the process.
         thread::spawn(move || {
             for name in BufReader::new(output).lines().map_while(Result::ok) {
-                if let Some(waits) = waiting.by_app().remove(&name) {
-                    // Its client may have given up, and the run with it.
-                    let _ = waits.send(());
-                }
+                waiting.placed(&name);
             }
         });
         Ok(Self { role: Role::of(child) })
     }
 }
 
-/// Has the clients deploy app after app; every one that was placed, with the time that it took.
-async fn ask(api: &Client, waiting: &Waiting, until: Instant) -> Result<Vec<(String, Duration)>> {
+/// Has the clients deploy app after app of so many instances; every one that was placed, with the time that it took.
+async fn ask(
+    api: &Client,
+    waiting: &Waiting,
+    (until, n_each): (Instant, u32),
+) -> Result<Vec<(String, Duration)>> {
     let clients = (0..N_CLIENTS).map(|client| {
         let (api, waiting) = (api.clone(), waiting.clone());
         tokio::spawn(async move {
@@ -233,8 +289,8 @@ async fn ask(api: &Client, waiting: &Waiting, until: Instant) -> Result<Vec<(Str
                 }
                 let name = format!("c{client:02}-{number:06}");
                 let began = Instant::now();
-                let placed = waiting.for_app(&name);
-                let request = DeployRequest { manifest: manifest(&name) };
+                let placed = waiting.for_app(&name, n_each);
+                let request = DeployRequest { manifest: manifest(&name, n_each) };
                 let path = format!("/v1/projects/default/apps/{name}");
                 api.send(Method::PUT, &path, Some(&request)).await?;
                 let placed = tokio::time::timeout(PATIENCE, placed).await;
@@ -251,9 +307,9 @@ async fn ask(api: &Client, waiting: &Waiting, until: Instant) -> Result<Vec<(Str
     Ok(all)
 }
 
-fn manifest(name: &str) -> serde_json::Value {
+fn manifest(name: &str, count: u32) -> serde_json::Value {
     let resources = json!({"cpu": 0.1, "memory": "16MiB", "disk": "16MiB"});
-    json!({"app": name, "image": "default/web:1", "resources": resources})
+    json!({"app": name, "image": "default/web:1", "count": count, "resources": resources})
 }
 
 /// An etcd that waits for its disk.
@@ -274,16 +330,17 @@ fn start_etcd(disk: &Disk) -> Result<EtcdServer> {
 async fn found_again(
     etcd: Option<&EtcdAddress>,
     disks: &[Disk; 2],
-    done: &[(String, Duration)],
+    (done, n_each): (&[(String, Duration)], u32),
 ) -> Result<()> {
     let here = RedbStore::open(&disks[1].path().join("location/store.redb"))?;
-    let mut confirmed = BTreeSet::new();
+    let mut confirmed: BTreeMap<String, u32> = BTreeMap::new();
     for_each(&here, "/instances/", |stored| {
         let record: serde_json::Value = serde_json::from_slice(&stored.value)?;
         let record = &record["data"];
         if record["confirmed"].is_u64() && record["confirmed"] == record["generation"] {
             let app = record["release"]["manifest"]["app"].as_str();
-            confirmed.insert(app.context("an instance of no app")?.to_owned());
+            let app = app.context("an instance of no app")?;
+            *confirmed.entry(app.to_owned()).or_default() += 1;
         }
         Ok(())
     })
@@ -301,7 +358,8 @@ async fn found_again(
         })
         .await?;
     }
-    let is_there = |name: &String| confirmed.contains(name) && wanted.get(name) == Some(&2);
+    let is_there =
+        |name: &String| confirmed.get(name) == Some(&n_each) && wanted.get(name) == Some(&2);
     let lost: Vec<_> = done.iter().filter(|(name, _)| !is_there(name)).collect();
     ensure!(lost.is_empty(), "{} of {} placements are lost: {lost:?}", lost.len(), done.len());
     Ok(())
