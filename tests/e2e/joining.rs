@@ -37,12 +37,17 @@ fn two_machines_with_one_behind_nat(part: Part) -> (Machine, Platform) {
     joined(machine)
 }
 
-fn joined(mut machine: Machine) -> (Machine, Platform) {
-    let part = machine.part();
+/// A platform that calls this machine `one` of `here`, with an image, for what joins from that one and others.
+pub fn first_machine(others: &Machine) -> Platform {
     let config = "node = \"one\"\nlocation = \"here\"\ncountry = \"NL\"\n".to_owned();
     let options = UpOptions { config, ..UpOptions::default() };
-    let platform = platform_for(&machine, options).unwrap();
+    let platform = platform_for(others, options).unwrap();
     platform.push(&busybox(&platform, "one"), "default/web:1").unwrap();
+    platform
+}
+
+fn joined(mut machine: Machine) -> (Machine, Platform) {
+    let (part, platform) = (machine.part(), first_machine(&machine));
     let location = if part == Part::Node { "here" } else { "there" };
     machine.join(&token(&platform, part, location, &[]), "two").unwrap();
     eventually("both nodes are there", || {

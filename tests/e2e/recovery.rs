@@ -5,10 +5,11 @@ use std::fs;
 use anyhow::Result;
 use longshore_e2e::Platform;
 use longshore_e2e::eventually;
-use longshore_e2e::machine::Part;
+use longshore_e2e::machine::{Machine, Part};
 use longshore_types::InstancePhase;
+use serde_json::json;
 
-use crate::joining::{token, two_machines};
+use crate::joining::{first_machine, token, two_machines};
 use crate::scene::{Lives, busybox, ids, lives, page, traffic, web};
 
 /// Once all are healthy again: the same, not touched.
@@ -89,4 +90,53 @@ fn a_machine_takes_the_place_of_a_location_by_a_token_and_adopts_what_runs() {
     platform.remove("web").unwrap();
     platform.finish();
     machine.finish();
+}
+
+#[test]
+fn the_node_of_a_location_that_lost_its_machine_goes_on_untouched_under_another() {
+    let [mut lost, mut beside, mut other] =
+        [Part::Location, Part::Node, Part::Location].map(|part| Machine::start(part).unwrap());
+    let platform = first_machine(&other);
+    lost.join(&token(&platform, Part::Location, "there", &[]), "two").unwrap();
+    eventually("it is there", || Ok(platform.run(&["nodes"]).ok().contains("two ").then_some(())))
+        .unwrap();
+    beside.join(&token(&platform, Part::Node, "there", &[]), "three").unwrap();
+    eventually("its location has heard it", || {
+        Ok(platform.run(&["nodes"]).ok().contains("three ").then_some(()))
+    })
+    .unwrap();
+    // All of it is to be on that node.
+    platform.run(&["cordon", "two"]).ok();
+    let mut app = web("web", 2);
+    app["placement"] = json!({"allow": ["there"]});
+    platform.deploy(&app).unwrap();
+    let instances = platform.instances("web").unwrap();
+    assert!(instances.iter().all(|one| one.node.as_str() == "three"), "{instances:?}");
+    let before = lives(&instances);
+    assert_eq!(page(&platform, "web"), "one");
+
+    // That machine is gone with its disk, and what takes its place has another address.
+    lost.finish();
+    beside.down().unwrap();
+    beside.up_at(&format!("{}:4602", other.address())).unwrap();
+    other.join(&token(&platform, Part::Location, "there", &["--recover"]), "four").unwrap();
+    eventually("it recovered", || {
+        Ok(other.log().contains("recovered from what nodes had").then_some(()))
+    })
+    .unwrap();
+    eventually("all are as they were", || are_untouched(&platform, &before)).unwrap();
+    eventually("requests get there", || {
+        Ok((platform.get("web.localhost", "/")?.status == 200).then_some(()))
+    })
+    .unwrap();
+    // It decides as the one before did.
+    platform.run(&["scale", "web=3"]).ok();
+    platform.wait_until_settled("web").unwrap();
+    let now = platform.instances("web").unwrap();
+    assert_eq!(now.len(), 3);
+    assert!(before.keys().all(|id| ids(&now).contains(id)), "{now:?}");
+    platform.remove("web").unwrap();
+    platform.finish();
+    beside.finish();
+    other.finish();
 }

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
@@ -19,6 +20,9 @@ use crate::platform::{Instances, Platform, binary};
 use crate::process::{Process, signal};
 use crate::wait::eventually;
 
+/// How many machines a test may have, and how many this one has had.
+const MOST: u32 = 8;
+static STARTED: AtomicU32 = AtomicU32::new(0);
 /// Where a registry that joined takes pushes.
 const REGISTRY_PORT: u16 = 4601;
 /// Where the ingress of a location listens, on the loopback of its machine.
@@ -66,9 +70,11 @@ impl Machine {
         builder.prefix("lsm-").permissions(Permissions::from_mode(0o711));
         let dir = builder.tempdir()?;
         fs::create_dir(dir.path().join("home"))?;
-        let unique = std::process::id() % 10_000;
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        ensure!(number < MOST, "a test has at most {MOST} machines");
+        let unique = std::process::id() % (1 << 11) * MOST + number;
         // Of the network for measurements, the half that no other test uses.
-        let network = u32::from(Ipv4Addr::new(198, 19, 0, 0)) + unique * 4 % 65_536;
+        let network = u32::from(Ipv4Addr::new(198, 19, 0, 0)) + unique * 4;
         let machine = Self { dir, name: format!("lsm{unique}"), network, part, supervisor: None };
         machine.connect()?;
         Ok(machine)
@@ -160,6 +166,12 @@ impl Machine {
     /// Runs what it joined as.
     pub fn up(&mut self, instances: Instances) -> Result<()> {
         self.run(&[self.part.verb(), "start"], instances)
+    }
+
+    /// Runs the node that it joined as, which looks for its location there from now on.
+    pub fn up_at(&mut self, location: &str) -> Result<()> {
+        ensure!(self.part == Part::Node, "only a node has another location than itself");
+        self.run(&["node", "start", "--location-at", location], Instances::Keep)
     }
 
     fn run(&mut self, verb: &[&str], instances: Instances) -> Result<()> {
