@@ -7,10 +7,12 @@
 //! be elsewhere.
 //!
 //! A service whose machine is frozen takes calls and answers none. A stream notices first, by the beats that it
-//! misses; with that all calls under way there are given up, which would wait for an answer twice as long.
+//! misses; with that all calls under way there are given up, which would wait for an answer twice as long. For a
+//! while nobody goes there then, neither in turn nor because others still take it for the leader.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use http::Method;
@@ -20,9 +22,13 @@ use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::client::LineStream;
 use crate::{CallError, Client, Endpoint, Endpoints, Tunnel};
+
+/// For how long nobody goes to a service that was silent. Another one leads before that is over.
+const SHUNNED: Duration = Duration::from_secs(15);
 
 /// The client. Cheap to clone; all clones go to the same service.
 #[derive(Debug, Clone)]
@@ -43,6 +49,15 @@ struct Place {
     client: Client,
     /// Which of those that were given comes next.
     next: usize,
+    /// The one that was silent last, and when.
+    silent: Option<(Endpoint, Instant)>,
+}
+
+impl Place {
+    fn shuns(&self, endpoint: &Endpoint) -> bool {
+        let silent = self.silent.as_ref();
+        silent.is_some_and(|(silent, at)| silent == endpoint && at.elapsed() < SHUNNED)
+    }
 }
 
 impl Followed {
@@ -60,7 +75,8 @@ impl Followed {
         let client = dial(endpoints.first.clone(), shown.as_ref());
         let given: Vec<_> = [endpoints.first].into_iter().chain(endpoints.rest).collect();
         let next = 1 % given.len();
-        let (place, silent) = (Mutex::new(Place { client, next }), watch::Sender::default());
+        let place = Mutex::new(Place { client, next, silent: None });
+        let silent = watch::Sender::default();
         Self(Arc::new(Inner { given, shown, place, silent }))
     }
 
@@ -110,7 +126,7 @@ impl Followed {
         let asked = self.place().client.clone();
         let outcome = self.unless_silent(&asked, call(asked.clone())).await;
         let Some(leader) = leader(&outcome) else { return self.noted(&asked, outcome) };
-        if leader == *asked.endpoint() {
+        if leader == *asked.endpoint() || self.place().shuns(&leader) {
             return self.noted(&asked, outcome);
         }
         tracing::info!(%leader, "another control plane leads; going there");
@@ -145,14 +161,23 @@ impl Followed {
 
     /// Goes on to the next service, and has others give up what they wait for from this one.
     fn left_silent(&self, endpoint: &Endpoint) {
+        if self.0.given.iter().all(|given| given == endpoint) {
+            // There is nowhere else to go but by another connection.
+            return self.leave(endpoint);
+        }
+        self.place().silent = Some((endpoint.clone(), Instant::now()));
         self.leave(endpoint);
         self.0.silent.send_replace(Some(endpoint.clone()));
     }
 
     /// Goes on to the next service when this one was of no use.
     fn noted<T>(&self, asked: &Client, outcome: Result<T, CallError>) -> Result<T, CallError> {
+        if matches!(outcome, Err(CallError::TimedOut { .. })) {
+            self.left_silent(asked.endpoint());
+        }
         let is_of_no_use = outcome.as_ref().is_err_and(|error| match error {
-            CallError::Unreachable { .. } | CallError::TimedOut { .. } => true,
+            CallError::Unreachable { .. } => true,
+            CallError::TimedOut { .. } => false,
             CallError::Refused(problem) => {
                 matches!(
                     problem.code,
@@ -174,8 +199,16 @@ impl Followed {
             return;
         }
         // That one may be among them, or one may be given twice.
-        let from = |idx: usize| (0..given.len()).map(move |more| (idx + more) % given.len());
-        let next = from(place.next).find(|idx| given[*idx] != *asked).unwrap_or(place.next);
+        let others = (0..given.len()).map(|more| (place.next + more) % given.len());
+        let others: Vec<_> = others.filter(|idx| given[*idx] != *asked).collect();
+        let next = others.iter().copied().find(|idx| !place.shuns(&given[*idx]));
+        let next = match (next, others.first()) {
+            (Some(next), _) => next,
+            // It is better than one that is silent.
+            (None, Some(_)) if !place.shuns(asked) => return,
+            (None, Some(other)) => *other,
+            (None, None) => place.next,
+        };
         place.client = dial(given[next].clone(), self.0.shown.as_ref());
         place.next = (next + 1) % given.len();
     }
@@ -289,6 +322,14 @@ mod tests {
             assert!(matches!(outcome, Err(CallError::TimedOut { .. })), "{outcome:?}");
         }
         assert_eq!(followed.endpoint(), given[1], "the other one that is given is the same");
+        assert_eq!(followed.call::<(), usize>(Method::GET, "/", None).await.unwrap(), 1);
+        // Others take it for the leader still, and nobody waits for it again.
+        world.lock().unwrap().leads = Some(0);
+        for _ in 0..3 {
+            assert!(followed.call::<(), usize>(Method::GET, "/", None).await.is_err());
+            assert_eq!(followed.endpoint(), given[1]);
+        }
+        world.lock().unwrap().leads = Some(1);
         assert_eq!(followed.call::<(), usize>(Method::GET, "/", None).await.unwrap(), 1);
     }
 

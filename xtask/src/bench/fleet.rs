@@ -28,12 +28,15 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::plane::{Plane, registry};
 
 /// How often a location reports without news.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// How long one waits before it tries again.
+const RETRY: Duration = Duration::from_millis(200);
 /// How many nodes a location has, and what each offers.
 const N_NODES: usize = 3;
 const NODE: Capacity =
@@ -233,37 +236,43 @@ struct Location {
 }
 
 impl Location {
-    /// Reports until it is dropped; a control plane that is away is tried again.
+    /// Hears and reports until it is dropped, both at the same time as a location does; a control plane that is away
+    /// is tried again.
     async fn run(self) {
-        let mut changes = ReportChanges::new(now());
+        let (told, set) = watch::channel(AllotmentSet::default());
+        tokio::join!(self.hear(told), self.report_all(set));
+    }
+
+    async fn hear(&self, told: watch::Sender<AllotmentSet>) {
+        let path = format!("/link/locations/{}/allotments?changes=true", self.name);
         loop {
             let mut set = AllotmentSet::default();
-            let path = format!("/link/locations/{}/allotments?changes=true", self.name);
-            let sets = self.link.watch::<AllotmentSet>(&path).await;
-            if let Ok(mut sets) = sets {
-                loop {
-                    // What could not be reported is reported the next time.
-                    let _ = self.report(&set, &mut changes).await;
-                    tokio::select! {
-                        next = sets.next() => match next {
-                            Some(Ok(next)) => {
-                                self.note(&next);
-                                set = match next.since {
-                                    None => next,
-                                    // The first is whole, and each of the others follows the one before.
-                                    Some(_) => match set.changed(next) {
-                                        Ok(set) => set,
-                                        Err(_) => break,
-                                    },
-                                };
-                            }
-                            Some(Err(_)) | None => break,
+            if let Ok(mut sets) = self.link.watch::<AllotmentSet>(&path).await {
+                while let Some(Ok(next)) = sets.next().await {
+                    self.note(&next);
+                    set = match next.since {
+                        None => next,
+                        // The first is whole, and each of the others follows the one before.
+                        Some(_) => match set.changed(next) {
+                            Ok(set) => set,
+                            Err(_) => break,
                         },
-                        () = tokio::time::sleep(REPORT_INTERVAL) => {}
-                    }
+                    };
+                    told.send_replace(set.clone());
                 }
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn report_all(&self, mut told: watch::Receiver<AllotmentSet>) {
+        let mut changes = ReportChanges::new(now());
+        loop {
+            let set = told.borrow_and_update().clone();
+            match self.report(&set, &mut changes).await {
+                Ok(()) => _ = tokio::time::timeout(REPORT_INTERVAL, told.changed()).await,
+                Err(_) => tokio::time::sleep(RETRY).await,
+            }
         }
     }
 
