@@ -96,6 +96,8 @@ mod traces;
 #[cfg(test)]
 mod two_commands;
 #[cfg(test)]
+mod upstream;
+#[cfg(test)]
 mod users;
 #[cfg(test)]
 mod worlds;

@@ -43,6 +43,12 @@ impl Plane {
         self.images.resolve(image, &self.catalog()).await
     }
 
+    /// The same image as it is named where it is pulled from, this platform's registry: what another one has lies
+    /// there below that one's name.
+    pub fn place_image(&self, image: &ImageReference) -> Result<ImageReference, Problem> {
+        self.images.place(image, &self.catalog())
+    }
+
     /// Whether the registry answers; else why not.
     pub async fn ask_registry(&self) -> Result<(), Problem> {
         self.images.ask(&self.catalog()).await
@@ -89,6 +95,13 @@ impl ImageResolver {
         }
     }
 
+    fn place(&self, image: &ImageReference, catalog: &Catalog) -> Result<ImageReference, Problem> {
+        match self.registry(catalog)? {
+            Some((_, public_name)) => place(image, &public_name),
+            None => Ok(image.clone()),
+        }
+    }
+
     async fn ask(&self, catalog: &Catalog) -> Result<(), Problem> {
         let Some((registry, _)) = self.registry(catalog)? else { return Ok(()) };
         match registry.send(Method::GET, "/v2/", None::<&()>).await {
@@ -103,28 +116,20 @@ impl ImageResolver {
             let digest = format!("sha256:{}", sha256(image.to_string()));
             return Ok(digest.parse().expect("a hash is a digest"));
         };
-        if let Some(host) = image.registry.as_ref().filter(|host| **host != public_name) {
-            let problem = refuse(
-                image,
-                format!(
-                    "an image of this platform's registry; push it there first, without {host}: \
-                     docker tag, then docker push {public_name}/{}",
-                    image.repository
-                ),
-            );
-            return Err(problem);
-        }
+        let image = &place(image, &public_name)?;
         let path = format!("/v2/{}/manifests/{}", image.repository, image.wanted());
         let answer = match registry.send(Method::HEAD, &path, None::<&()>).await {
+            // A refusal of a look has no text that says why.
+            Err(CallError::Status { .. }) => registry.send(Method::GET, &path, None::<&()>).await,
+            answer => answer,
+        };
+        let answer = match answer {
             Ok(answer) => answer,
-            Err(CallError::Status { status: 404, .. }) => {
-                let mut problem = refuse(
-                    image,
-                    format!(
-                        "an image in the registry; push it with docker push {public_name}/{image}"
-                    ),
-                );
-                problem.code = ProblemCode::ImageNotFound;
+            Err(CallError::Status { status: status @ (403 | 404), detail, .. }) => {
+                let mut problem = not_there(image, &public_name, detail);
+                if status == 404 {
+                    problem.code = ProblemCode::ImageNotFound;
+                }
                 return Err(problem);
             }
             Err(error) => {
@@ -141,6 +146,65 @@ impl ImageResolver {
     }
 }
 
+/// The image as a registry of that name has it.
+fn place(image: &ImageReference, public_name: &str) -> Result<ImageReference, Problem> {
+    let Some(host) = image.registry.as_ref().filter(|host| *host != public_name) else {
+        return Ok(image.clone());
+    };
+    let there = image.repository_there();
+    match format!("{host}/{there}").parse() {
+        Ok(repository) => {
+            let registry = Some(public_name.to_owned());
+            Ok(ImageReference { registry, repository, ..image.clone() })
+        }
+        // With a port, or in capitals: no repository begins so.
+        Err(_) => Err(refuse(image, push_first(host, public_name, there.as_str()))),
+    }
+}
+
+fn push_first(host: &str, public_name: &str, repository: &str) -> String {
+    format!(
+        "an image of this platform's registry; push it there first, without {host}: \
+         docker tag, then docker push {public_name}/{repository}"
+    )
+}
+
+/// What is said of an image that the registry does not give, with what it says itself.
+fn not_there(image: &ImageReference, public_name: &str, detail: Option<String>) -> Problem {
+    let here = ImageReference { registry: None, ..image.clone() };
+    let told = detail.map(|detail| format!("; it says: {detail}")).unwrap_or_default();
+    let (host, rest) = image.repository.as_str().split_once('/').unwrap_or_default();
+    if host.contains('.') {
+        return refuse(&here, format!("{}{told}", push_first(host, public_name, rest)));
+    }
+    let push = format!("an image in the registry; push it with docker push {public_name}/{here}");
+    refuse(&here, format!("{push}{told}"))
+}
+
 fn refuse(image: &ImageReference, allowed: String) -> Problem {
     Problem::invalid_value("image", format_args!("{:?}", image.to_string()), allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_of_another_registry_lies_below_its_name() {
+        for (image, placed) in [
+            ("default/web:1", "default/web:1"),
+            ("127.0.0.1:4601/default/web:1", "127.0.0.1:4601/default/web:1"),
+            ("docker.io/nginx:1.27", "127.0.0.1:4601/docker.io/library/nginx:1.27"),
+            ("docker.io/team/app", "127.0.0.1:4601/docker.io/team/app"),
+            ("ghcr.io/app:1", "127.0.0.1:4601/ghcr.io/app:1"),
+        ] {
+            let placed_there = place(&image.parse().unwrap(), "127.0.0.1:4601").unwrap();
+            assert_eq!(placed_there.to_string(), placed);
+            assert_eq!(place(&placed_there, "127.0.0.1:4601").unwrap(), placed_there);
+        }
+        for bad in ["127.0.0.1:5000/default/web:1", "Example.com/web"] {
+            let problem = place(&bad.parse().unwrap(), "127.0.0.1:4601").unwrap_err();
+            assert!(format!("{problem:?}").contains("push it there first"), "{problem:?}");
+        }
+    }
 }

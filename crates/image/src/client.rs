@@ -1,34 +1,48 @@
 //! A client of OCI registries.
 //!
-//! Written over reqwest and not `oci-client`, which DESIGN names for foreign registries: that crate
-//! takes the blobs it pushes in chunks from memory, asks nobody how much of an interrupted upload
-//! arrived, retries nothing, and has no limit on silence. A push that survives a registry killed in
-//! its middle is a promise of ours, so the upload had to be ours; what is left of the protocol is
-//! smaller than the adapter would be. Our registry takes a token as it is. A registry that wants the
-//! token exchanged at another address is for the issue that brings foreign registries.
+//! Written over reqwest and not `oci-client`: that crate takes the blobs it pushes in chunks from memory,
+//! asks nobody how much of an interrupted upload arrived, retries nothing, has no limit on silence, and goes for a
+//! token wherever a registry says. A push that survives a registry killed in its middle is a promise of ours, so
+//! the upload had to be ours; what is left of the protocol is smaller than the adapter would be. Our registry takes a
+//! token as it is; to others one logs in ([`Credentials`]).
 //!
 //! There is no limit on how long a transfer takes, only on how long nothing moves ([`STALL`]).
 
+mod challenge;
+mod docker_config;
 mod error;
+mod login;
+mod places;
 mod upload;
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use longshore_types::garbage::Garbage;
 use longshore_types::{Digest, Repository, Retention};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LINK, LOCATION, RANGE};
-use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK, LOCATION,
+    RANGE,
+};
+use reqwest::redirect::Policy;
+use reqwest::{Method, Request, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::source::{FetchedManifest, Given, Part, Retry, Source, SourceError};
 
+pub use docker_config::{DockerConfig, DockerConfigError};
 pub use error::RegistryClientError;
+use error::{read_at_most, without_query};
+pub use login::Credentials;
+use login::Login;
+pub use places::Misplaced;
 pub use upload::BlobSource;
 
 /// How long nothing may move before a request is given up.
@@ -44,6 +58,8 @@ const RETENTION: &str = "/v2/_longshore/retention";
 
 /// The largest manifest that is read, in bytes.
 const MAX_MANIFEST: usize = 4 << 20;
+/// The largest page of a list that is read, in bytes.
+const MAX_LIST: usize = 16 << 20;
 
 const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, \
     application/vnd.oci.image.index.v1+json, \
@@ -70,12 +86,34 @@ pub enum Mounted {
     No,
 }
 
-/// Speaks with one registry. Cloning shares its connections.
+/// A blob on its way.
+pub struct OpenedBlob {
+    /// Whether the bytes are all of it, as from a registry that has no parts to give.
+    pub is_whole: bool,
+    /// How many bytes the whole blob has, when the registry says so.
+    pub size: Option<u64>,
+    /// The bytes, which nobody has checked.
+    pub bytes: BoxStream<'static, Result<Bytes, RegistryClientError>>,
+}
+
+/// By which certificates a registry at `https` is believed.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Trust<'a> {
+    /// Those that this machine trusts.
+    #[default]
+    Machine,
+    /// Those in a file, in PEM, and no others.
+    Only(&'a Path),
+    /// Those in a file, in PEM, and those that this machine trusts.
+    Also(&'a Path),
+}
+
+/// Speaks with one registry. Cloning shares its connections, and what it is logged in with.
 #[derive(Debug, Clone)]
 pub struct RegistryClient {
     http: reqwest::Client,
     base: Url,
-    token: Option<String>,
+    login: Arc<Login>,
 }
 
 /// The certificates of a file in PEM.
@@ -95,39 +133,49 @@ impl RegistryClient {
     /// A client of the registry at `base_url` (`http://host:port`, `https://host` or `unix:/path`); the token
     /// is sent with each request.
     pub fn new(base_url: &str, token: Option<String>) -> Result<Self, RegistryClientError> {
-        Self::trusting(base_url, token, None)
+        let credentials = token.map_or(Credentials::Anonymous, Credentials::Token);
+        Self::connect(base_url, &credentials, Trust::Machine)
     }
 
-    /// The same; one at `https` is believed by the certificates in the file `ca` and no others, when that is
-    /// given.
-    pub fn trusting(
+    /// A client of the registry there, logged in with `credentials` once it asks.
+    pub fn connect(
         base_url: &str,
-        token: Option<String>,
-        ca: Option<&Path>,
+        credentials: &Credentials,
+        trust: Trust<'_>,
     ) -> Result<Self, RegistryClientError> {
         let refuse = || RegistryClientError::Url { url: base_url.to_owned() };
         let socket = base_url.strip_prefix("unix:");
         // In the requests over a socket the host means nothing.
         let base = if socket.is_some() { "http://localhost" } else { base_url };
         let base = Url::parse(base).map_err(|_| refuse())?;
-        let mut builder = reqwest::Client::builder().connect_timeout(CONNECT);
+        if !base.has_host() || !matches!(base.scheme(), "http" | "https") {
+            return Err(refuse());
+        }
         // Only the first call of a process can set it, and all set the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        match base.scheme() {
-            "https" if base.has_host() => {
-                if let Some(ca) = ca {
-                    builder = builder.tls_certs_only(certificates(ca)?);
-                }
-            }
-            // A machine without any CA certificate must still be able to speak to our own registry.
-            "http" if base.has_host() => builder = builder.tls_certs_only([]),
-            _ => return Err(refuse()),
-        }
-        if let Some(socket) = socket {
-            builder = builder.unix_socket(socket);
-        }
-        let http = builder.build().map_err(RegistryClientError::Build)?;
-        Ok(Self { http, base, token })
+        let client = |redirects: Policy| -> Result<reqwest::Client, RegistryClientError> {
+            let builder = reqwest::Client::builder().connect_timeout(CONNECT).redirect(redirects);
+            let builder = match trust {
+                Trust::Only(ca) => builder.tls_certs_only(certificates(ca)?),
+                Trust::Also(ca) => builder.tls_certs_merge(certificates(ca)?),
+                // A machine without any CA certificate must still be able to speak to our own registry.
+                Trust::Machine if base.scheme() == "http" => builder.tls_certs_only([]),
+                Trust::Machine => builder,
+            };
+            let builder = match socket {
+                Some(socket) => builder.unix_socket(socket),
+                None => builder,
+            };
+            builder.build().map_err(RegistryClientError::Build)
+        };
+        let http = client(places::policy(&base))?;
+        // It goes for tokens where the registry says, and nowhere else.
+        let for_tokens = match credentials {
+            Credentials::Token(_) => http.clone(),
+            Credentials::Anonymous | Credentials::Password { .. } => client(Policy::none())?,
+        };
+        let login = Arc::new(Login::new(&base, credentials, for_tokens)?);
+        Ok(Self { http, base, login })
     }
 
     /// Checks that the registry is there and knows the token.
@@ -169,6 +217,47 @@ impl RegistryClient {
             }
             _ => Ok(Manifest { digest, media_type, bytes }),
         }
+    }
+
+    /// The digest that a tag names, as the registry says it; `None` when it does not say. That has to be held against
+    /// the bytes.
+    pub async fn said_digest(
+        &self,
+        repository: &Repository,
+        tag: &str,
+    ) -> Result<Option<Digest>, RegistryClientError> {
+        let url = self.path(&format!("/v2/{repository}/manifests/{tag}"));
+        let request = self.request(Method::HEAD, url).header(ACCEPT, MANIFEST_TYPES);
+        let response = self.send("look for the manifest", request).await?;
+        let said = header(response.headers(), "docker-content-digest");
+        Ok(said.and_then(|digest| digest.parse().ok()))
+    }
+
+    /// Part of a blob, or all of it from a registry that has no parts to give.
+    pub async fn open_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        part: Part,
+    ) -> Result<OpenedBlob, RegistryClientError> {
+        let url = self.path(&format!("/v2/{repository}/blobs/{digest}"));
+        let mut request = self.request(Method::GET, url);
+        if let Some(range) = part.range() {
+            request = request.header(RANGE, range);
+        }
+        let response = self.send("read the blob", request).await?;
+        let headers = response.headers();
+        let number = |text: Option<&str>| text.and_then(|text| text.parse().ok());
+        // A registry may ignore the range and send all.
+        let is_whole = response.status() != StatusCode::PARTIAL_CONTENT;
+        let size = match is_whole {
+            true => number(header(headers, CONTENT_LENGTH.as_str())),
+            false => {
+                let range = header(headers, CONTENT_RANGE.as_str());
+                number(range.and_then(|range| Some(range.rsplit_once('/')?.1)))
+            }
+        };
+        Ok(OpenedBlob { is_whole, size, bytes: body(response).boxed() })
     }
 
     /// The artifact that names what the registry converted of the image with this manifest, when it has; never of
@@ -339,26 +428,44 @@ impl RegistryClient {
     }
 
     fn request(&self, method: Method, url: Url) -> RequestBuilder {
-        // A registry may send us to another host for the bytes; the token is not for that one.
-        let ours = url.origin() == self.base.origin();
-        let request = self.http.request(method, url);
-        match &self.token {
-            Some(token) if ours => request.bearer_auth(token),
-            _ => request,
-        }
+        self.http.request(method, url)
     }
 
-    /// Sends a request without a body, or with a small one, and refuses a refusal.
+    /// Sends a request without a body, or with a small one, and refuses a refusal. Where the registry wants to know
+    /// who asks, it is told and asked once more.
     async fn send(
         &self,
         action: &'static str,
         request: RequestBuilder,
     ) -> Result<Response, RegistryClientError> {
-        match tokio::time::timeout(STALL, request.send()).await {
+        let built = request.build();
+        let mut request = built.map_err(|source| RegistryClientError::Send { action, source })?;
+        let again = request.try_clone();
+        let shown = self.login.show(&mut request).await;
+        let mut response = self.execute(action, request).await?;
+        if let Some(mut again) = again
+            && let Some(header) = self.login.learn(&shown, &response).await?
+        {
+            again.headers_mut().insert(AUTHORIZATION, header);
+            response = self.execute(action, again).await?;
+        }
+        match is_good(response.status()) {
+            true => Ok(response),
+            false => Err(RegistryClientError::refused(action, response).await),
+        }
+    }
+
+    async fn execute(
+        &self,
+        action: &'static str,
+        request: Request,
+    ) -> Result<Response, RegistryClientError> {
+        match tokio::time::timeout(STALL, self.http.execute(request)).await {
             Err(_) => Err(RegistryClientError::Stalled { action }),
-            Ok(Err(source)) => Err(RegistryClientError::Send { action, source }),
-            Ok(Ok(response)) if is_good(response.status()) => Ok(response),
-            Ok(Ok(response)) => Err(RegistryClientError::refused(action, response).await),
+            Ok(sent) => sent.map_err(|source| {
+                let source = without_query(source);
+                RegistryClientError::Send { action, source }
+            }),
         }
     }
 
@@ -389,16 +496,9 @@ impl Source for RegistryClient {
         part: Part,
     ) -> BoxFuture<'a, Result<Given, SourceError>> {
         Box::pin(async move {
-            let url = self.path(&format!("/v2/{repository}/blobs/{digest}"));
-            let mut request = self.request(Method::GET, url);
-            if let Some(range) = part.range() {
-                request = request.header(RANGE, range);
-            }
-            let response = self.send("read the blob", request).await?;
-            // A registry may ignore the range and send all.
-            let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
-            let bytes = body(response).map_err(SourceError::from).boxed();
-            Ok(if is_part { Given::Part(bytes) } else { Given::Whole(bytes) })
+            let opened = self.open_blob(repository, digest, part).await?;
+            let bytes = opened.bytes.map_err(SourceError::from).boxed();
+            Ok(if opened.is_whole { Given::Whole(bytes) } else { Given::Part(bytes) })
         })
     }
 
@@ -413,15 +513,7 @@ impl Source for RegistryClient {
 
 /// The bytes of a document that is no longer than a manifest may be.
 async fn read_manifest(response: Response) -> Result<Bytes, RegistryClientError> {
-    let mut body = body(response);
-    let mut bytes = BytesMut::new();
-    while let Some(part) = body.try_next().await? {
-        bytes.extend_from_slice(&part);
-        if bytes.len() > MAX_MANIFEST {
-            return Err(RegistryClientError::Answer("a manifest over 4 MiB"));
-        }
-    }
-    Ok(bytes.freeze())
+    read_at_most(response, MAX_MANIFEST, "a manifest over 4 MiB").await
 }
 
 impl From<RegistryClientError> for SourceError {
@@ -453,7 +545,10 @@ fn body(
             Err(_) => Err(RegistryClientError::Stalled { action: ACTION }),
             Ok(None) => Ok(None),
             Ok(Some(Ok(part))) => Ok(Some((part, bytes))),
-            Ok(Some(Err(source))) => Err(RegistryClientError::Send { action: ACTION, source }),
+            Ok(Some(Err(source))) => {
+                let source = without_query(source);
+                Err(RegistryClientError::Send { action: ACTION, source })
+            }
         }
     });
     Box::pin(parts)
@@ -462,7 +557,7 @@ fn body(
 async fn json<T: serde::de::DeserializeOwned>(
     response: Response,
 ) -> Result<T, RegistryClientError> {
-    let bytes: BytesMut = body(response).try_collect().await?;
+    let bytes = read_at_most(response, MAX_LIST, "a list over 16 MiB").await?;
     serde_json::from_slice(&bytes).map_err(|_| RegistryClientError::Answer("a malformed list"))
 }
 

@@ -20,8 +20,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use longshore_api::Problem;
 use longshore_trust::{Name, public_name};
 use rustls::ClientConfig;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
@@ -40,6 +40,8 @@ const MAX_ANSWER: usize = 64 << 20;
 /// The longest line of a stream: a whole state of a location.
 const MAX_LINE: usize = 64 << 20;
 
+/// As much is told of what a registry says of a refusal, in characters.
+const MAX_DETAIL: usize = 1000;
 /// The status of an answer to who asks too often.
 const TOO_MANY_REQUESTS: u16 = 429;
 
@@ -65,12 +67,14 @@ pub enum CallError {
     #[error("{0}")]
     Refused(Problem),
     /// An error without a problem document, from a service that is not one of ours.
-    #[error("{endpoint} answered with status {status}")]
+    #[error("{endpoint} answered with status {status}{}", told(detail.as_deref()))]
     Status {
         /// Where.
         endpoint: Endpoint,
         /// The HTTP status.
         status: u16,
+        /// What a registry says about it.
+        detail: Option<String>,
     },
     /// The answer is not what was expected.
     #[error("{endpoint} gave an answer that cannot be understood: {detail}")]
@@ -80,6 +84,24 @@ pub enum CallError {
         /// What is wrong with it.
         detail: String,
     },
+}
+
+fn told(detail: Option<&str>) -> String {
+    detail.map(|detail| format!(": {detail}")).unwrap_or_default()
+}
+
+/// The text of a refusal as registries of images write it.
+fn of_registry(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Errors {
+        errors: Vec<OneError>,
+    }
+    #[derive(Deserialize)]
+    struct OneError {
+        message: String,
+    }
+    let mut errors = serde_json::from_slice::<Errors>(body).ok()?.errors;
+    errors.pop().map(|error| error.message.chars().take(MAX_DETAIL).collect())
 }
 
 impl CallError {
@@ -271,9 +293,11 @@ impl Client {
         };
         match serde_json::from_slice(&body) {
             Ok(problem) => CallError::Refused(problem),
-            Err(_) => {
-                CallError::Status { endpoint: self.endpoint.clone(), status: status.as_u16() }
-            }
+            Err(_) => CallError::Status {
+                endpoint: self.endpoint.clone(),
+                status: status.as_u16(),
+                detail: of_registry(&body),
+            },
         }
     }
 

@@ -127,7 +127,7 @@ impl Connection {
             Failure::new(Kind::Unavailable, "the platform has no registry")
                 .hint("name one in the image reference: host:port/repository:tag")
         })?;
-        Ok(RegistryAddress { authority, is_secure: health.registry_secure })
+        Ok(RegistryAddress { authority, is_secure: health.registry_secure, is_own: true })
     }
 }
 
@@ -138,19 +138,32 @@ pub struct RegistryAddress {
     pub authority: String,
     /// Whether it is spoken to by TLS.
     pub is_secure: bool,
+    /// Whether it is the platform's, and has the token.
+    pub is_own: bool,
 }
 
 impl RegistryAddress {
-    /// One that an image name names: as docker does, in the clear on loopback alone.
+    /// One that an image name names: as docker does, in the clear on this machine alone.
     pub fn named(authority: &str) -> Self {
-        let is_secure = !is_loopback(authority) && authority != "localhost";
-        Self { authority: authority.to_owned(), is_secure }
+        let mut named = Self { authority: authority.to_owned(), is_secure: true, is_own: false };
+        named.is_secure = !named.is_here();
+        named
+    }
+
+    /// Whether it is on this machine by its name: nobody else sees what is sent there.
+    pub fn is_here(&self) -> bool {
+        is_loopback(&self.authority) || self.authority == "localhost"
     }
 
     /// With the way in which it is spoken to.
     pub fn url(&self) -> String {
         let scheme = if self.is_secure { "https" } else { "http" };
-        format!("{scheme}://{}", self.authority)
+        let authority = match self.authority.as_str() {
+            // What is so named in images answers elsewhere.
+            "docker.io" => "registry-1.docker.io",
+            authority => authority,
+        };
+        format!("{scheme}://{authority}")
     }
 }
 
@@ -267,6 +280,7 @@ mod tests {
             ("127.0.0.1:4601", "http://127.0.0.1:4601"),
             ("localhost:4601", "http://localhost:4601"),
             ("registry.example.com", "https://registry.example.com"),
+            ("docker.io", "https://registry-1.docker.io"),
             ("192.0.2.1:4601", "https://192.0.2.1:4601"),
         ] {
             assert_eq!(RegistryAddress::named(authority).url(), url);

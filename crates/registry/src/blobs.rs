@@ -22,6 +22,9 @@ use crate::range::Wanted;
 use crate::refusal::{Code, Refusal};
 use crate::server::{CONTENT_DIGEST, empty, is_known_to_client, set, text, visible};
 use crate::storage::{BlobBytes, StorageError};
+use crate::upstream::{self, Coming, Joined, Theirs};
+
+pub(crate) use body::of_file;
 
 /// A blob of at most so many bytes is read together with the look for it.
 const SMALL: u64 = 512 << 10;
@@ -37,18 +40,58 @@ pub(crate) async fn answer(
     if parts.method == Method::DELETE {
         return delete(registry, repository, digest).await;
     }
-    let of = repository.clone();
     let is_read = parts.method == Method::GET;
+    let opened = match open(registry, &repository, &digest, is_read).await? {
+        Some(opened) => opened,
+        None => match registry.upstreams.of(&repository) {
+            Some(theirs) => open_theirs(registry, &theirs, &repository, &digest, is_read).await?,
+            None => return Err(Refusal::blob_unknown(&repository, &digest)),
+        },
+    };
+    let mut response = send(opened, &digest, parts).await?;
+    set(&mut response, CONTENT_DIGEST, digest);
+    response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    Ok(response)
+}
+
+/// A blob that is here.
+async fn open(
+    registry: &Arc<Registry>,
+    repository: &Repository,
+    digest: &Digest,
+    is_read: bool,
+) -> Result<Option<Opened>, Refusal> {
+    let (of, digest) = (repository.clone(), *digest);
     let opened = registry.blocking(move |storage| {
         let opened = storage.open_blob(&of, &digest)?;
         let opened = opened.map(|(bytes, length)| Opened::new(bytes, length, is_read)).transpose();
         opened.map_err(|error| StorageError::reading(&digest, error))
     });
-    let opened = opened.await?.ok_or_else(|| Refusal::blob_unknown(&repository, &digest))?;
-    let mut response = send(opened, &digest, parts).await?;
-    set(&mut response, CONTENT_DIGEST, digest);
-    response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    Ok(response)
+    Ok(opened.await?)
+}
+
+/// A blob that an upstream has.
+async fn open_theirs(
+    registry: &Arc<Registry>,
+    theirs: &Theirs,
+    repository: &Repository,
+    digest: &Digest,
+    is_read: bool,
+) -> Result<Opened, Refusal> {
+    if !is_read {
+        let length = theirs.blob_size(repository, digest).await?;
+        return Ok(Opened { bytes: Whence::Elsewhere, length, whole: None });
+    }
+    match upstream::join(registry, theirs, repository, digest).await? {
+        Joined::Coming(coming) => {
+            let length = coming.size();
+            Ok(Opened { bytes: Whence::Coming(coming), length, whole: None })
+        }
+        Joined::Kept => {
+            let opened = open(registry, repository, digest, is_read).await?;
+            opened.ok_or_else(|| Refusal::blob_unknown(repository, digest))
+        }
+    }
 }
 
 async fn delete(
@@ -71,9 +114,18 @@ async fn delete(
 
 /// A blob, and its bytes when they are few: then one hop to a thread answers the request.
 struct Opened {
-    bytes: BlobBytes,
+    bytes: Whence,
     length: u64,
     whole: Option<Bytes>,
+}
+
+/// From where the bytes of a blob are had.
+enum Whence {
+    Kept(BlobBytes),
+    /// While they come from an upstream.
+    Coming(Coming),
+    /// From nowhere: nobody asked for them.
+    Elsewhere,
 }
 
 impl Opened {
@@ -82,7 +134,12 @@ impl Opened {
             BlobBytes::Here(file) if is_read && length <= SMALL => Some(read_whole(file, length)?),
             BlobBytes::Here(_) | BlobBytes::Object(..) => None,
         };
-        Ok(Self { bytes, length, whole })
+        Ok(Self { bytes: Whence::Kept(bytes), length, whole })
+    }
+
+    /// Whether it comes in its order, and parts of it are best had so, too.
+    fn is_coming(&self) -> bool {
+        matches!(self.bytes, Whence::Coming(_))
     }
 
     /// A part of it that is not empty.
@@ -90,10 +147,12 @@ impl Opened {
         match (self.whole, self.bytes) {
             // It is small, and so are its offsets.
             (Some(whole), _) => Ok(whole.slice(part.start as usize..part.end as usize).into()),
-            (None, BlobBytes::Here(file)) => Ok(body::of_file(file, part)),
-            (None, BlobBytes::Object(objects, key)) => {
+            (None, Whence::Kept(BlobBytes::Here(file))) => Ok(body::of_file(file, part)),
+            (None, Whence::Kept(BlobBytes::Object(objects, key))) => {
                 of_object(objects, (key, self.length), part).await
             }
+            (None, Whence::Coming(coming)) => Ok(coming.body(part)),
+            (None, Whence::Elsewhere) => Ok(Body::empty()),
         }
     }
 }
@@ -111,6 +170,8 @@ async fn send(opened: Opened, digest: &Digest, parts: &Parts) -> Result<Response
     let range = text(parts, RANGE).filter(|_| same && parts.method == Method::GET);
     let (status, part) = match Wanted::parse(range, length) {
         Wanted::Whole => (StatusCode::OK, 0..length),
+        // Who gets the beginning in full asks for no other part, which would wait for all before it.
+        Wanted::Part(part) if part.start == 0 && opened.is_coming() => (StatusCode::OK, 0..length),
         Wanted::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
         Wanted::Unsatisfiable => {
             return Err(Refusal::new(

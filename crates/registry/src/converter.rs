@@ -59,6 +59,15 @@ const MOST_TIMES: u64 = 4;
 /// An image of a repository.
 type Image = (Repository, Digest);
 
+/// How the layers of an image get here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Comes {
+    /// Before its manifest.
+    Whole,
+    /// When somebody pulls them.
+    BitByBit,
+}
+
 /// What was pushed since the last look.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
@@ -176,7 +185,14 @@ impl Registry {
     async fn convert_or_tell(&self, image: Image, from: ByteCount) {
         let storage = Arc::clone(&self.storage);
         let (repository, manifest) = (image.0.clone(), image.1);
+        let comes = match self.upstreams.of(&repository) {
+            Some(_) => Comes::BitByBit,
+            None => Comes::Whole,
+        };
         let converted = on_thread(move |is_ending| {
+            if comes == Comes::BitByBit && !is_whole(&storage, &image.0, &image.1)? {
+                return Ok(0);
+            }
             convert_image(&storage, (&image.0, &image.1), from, is_ending)
         });
         match converted.await {
@@ -268,6 +284,23 @@ fn convert_image(
         publish(storage, repository, subject, &converted)?;
     }
     Ok(converted.len())
+}
+
+/// Whether all blobs of an image are here; what is converted of it is said once.
+fn is_whole(
+    storage: &Storage,
+    repository: &Repository,
+    digest: &Digest,
+) -> Result<bool, StorageError> {
+    let Some(stored) = storage.manifest(repository, digest)? else { return Ok(false) };
+    let manifest = Manifest::parse(Some(&stored.media_type), &stored.bytes)
+        .map_err(|error| StorageError::unreadable(digest, error))?;
+    for blob in &manifest.blobs {
+        if storage.blob_size(repository, &blob.digest)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The DiffIDs of an image; nothing when its config has none.

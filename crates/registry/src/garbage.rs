@@ -8,6 +8,9 @@
 //! neither; not one whose manifest a release needs. They go last, and what they named is from then
 //! on as if it were pushed without a tag: so whoever said too little has time to tag it again.
 //!
+//! What came from another registry nobody tagged here: a tag is what that one said, and needs nothing. It stays for
+//! as long after its last use as other manifests do without a tag.
+//!
 //! It is looked for without a lock, since reading all manifests takes long, and removed one by one. What
 //! happened in between is known by the leases (`storage::leases`): whoever pushes, asks for, mounts
 //! or names something renews its lease, and nothing goes whose lease holds. A manifest is kept under the
@@ -35,6 +38,7 @@ use crate::pins::PinTable;
 use crate::refusal::{Code, Refusal};
 use crate::server::json;
 use crate::storage::{FoundTag, Lease, Storage, StorageError};
+use crate::upstream::is_below;
 use needed::{Contents, Kept};
 
 /// The most that a report names; the rest is counted.
@@ -68,6 +72,7 @@ pub(crate) async fn answer(registry: &Arc<Registry>, parts: &Parts) -> Result<Re
 pub(crate) fn collect(
     storage: &Storage,
     pins: &PinTable,
+    upstreams: &BTreeSet<String>,
     patience: Patience,
     removes: bool,
 ) -> Result<Garbage, StorageError> {
@@ -82,12 +87,19 @@ pub(crate) fn collect(
         let swept = storage.retention(&repository).and_then(|retention| {
             let retention = retention.unwrap_or_default();
             let untagged = retention.keep_untagged.map_or(patience.untagged, |keep| keep.0);
-            let contents = contents(storage, &repository)?;
+            let mut contents = contents(storage, &repository)?;
+            let is_theirs = is_below(upstreams, &repository);
+            if is_theirs {
+                contents.tagged.clear();
+            }
             // What somebody counts on stays with all that it leads to.
             let leased = contents.manifests.keys();
             let leased = leased.filter(|digest| storage.is_leased(&repository, digest, lease));
             let roots = pinned.iter().chain(leased).copied().collect();
             sweep.run(&contents, &contents.kept(&roots, untagged), &mut found)?;
+            if is_theirs && removes {
+                storage.drop_loose_tags(&repository)?;
+            }
             sweep.tags(&retention, &pinned, &mut found)
         });
         // Nothing goes from where something cannot be read; from elsewhere it does.

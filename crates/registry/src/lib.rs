@@ -7,7 +7,8 @@
 //! The bytes of blobs may be in an object store of the S3 protocol instead ([`Objects`]); what belongs
 //! to whom is always in the directory.
 //!
-//! In the background it converts large layers, beside what was pushed ([`Registry::convert`]).
+//! In the background it converts large layers, beside what was pushed ([`Registry::convert`]). Images of other
+//! registries it gives as its own, and keeps them for as long as somebody uses them ([`UpstreamOptions`]).
 //!
 //! The crate knows nothing of apps, nodes or images that run. Test: `cargo nextest run -p
 //! longshore-registry`; `tests/clients.rs` needs docker.io, podman, buildah and skopeo, and crane and
@@ -34,6 +35,7 @@ mod route;
 mod server;
 mod storage;
 mod uploads;
+mod upstream;
 
 pub use access::{Authorizer, TokenTable};
 pub use metrics::{Metrics, described as described_metrics, registry as metrics_registry};
@@ -45,3 +47,4 @@ pub use pins::PinTable;
 pub use registry::{OpenRegistryError, Pushes, Registry, RegistryOptions};
 pub use server::{Scheme, router};
 pub use storage::StorageError;
+pub use upstream::{OpenUpstreamError, UpstreamOptions, UpstreamSource, UpstreamSourceError};

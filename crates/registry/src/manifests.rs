@@ -17,6 +17,7 @@ use crate::refusal::{Code, Refusal};
 use crate::server::{CONTENT_DIGEST, empty, is_known_to_client, set, text};
 use crate::storage::{Referrer, Storage, StorageError, StoredManifest};
 use crate::uploads::read_whole;
+use crate::upstream;
 
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
@@ -36,6 +37,14 @@ impl Name {
         } else {
             let tag = text.parse().map(Self::Tag);
             tag.map_err(|error| (Code::ManifestInvalid, error))
+        }
+    }
+
+    /// As a registry is asked for it.
+    pub(crate) fn wanted(&self) -> String {
+        match self {
+            Self::Digest(digest) => digest.to_string(),
+            Self::Tag(tag) => tag.to_string(),
         }
     }
 }
@@ -69,10 +78,17 @@ async fn get(
     reference: &str,
     parts: &Parts,
 ) -> Result<Response, Refusal> {
-    let of = repository.clone();
-    let found = registry.blocking(move |storage| find(storage, &of, &name)).await?;
-    let (digest, manifest) =
-        found.ok_or_else(|| Refusal::manifest_unknown(&repository, reference))?;
+    let (digest, manifest) = match registry.upstreams.of(&repository) {
+        Some(theirs) => upstream::find_manifest(registry, &theirs, &repository, &name).await?,
+        None => {
+            let of = repository.clone();
+            let found = registry.blocking(move |storage| find(storage, &of, &name)).await?;
+            found.ok_or_else(|| match repository.project().contains('.') {
+                true => Refusal::no_upstream(&repository, reference),
+                false => Refusal::manifest_unknown(&repository, reference),
+            })?
+        }
+    };
     let etag = format!("\"{digest}\"");
     let mut response = if is_known_to_client(parts, &etag) {
         empty(StatusCode::NOT_MODIFIED)
@@ -108,13 +124,22 @@ fn find(
     let Some(digest) = digest else {
         return Ok(None);
     };
+    let manifest = by_digest(storage, repository, &digest)?;
+    Ok(manifest.map(|manifest| (digest, manifest)))
+}
+
+/// A manifest that is here, which can be counted on from now on.
+pub(crate) fn by_digest(
+    storage: &Storage,
+    repository: &Repository,
+    digest: &Digest,
+) -> Result<Option<StoredManifest>, StorageError> {
     // What is not there is not remembered; what is found after the touch can be counted on.
-    if storage.manifest_size(repository, &digest)?.is_none() {
+    if storage.manifest_size(repository, digest)?.is_none() {
         return Ok(None);
     }
-    storage.touch(repository, &digest);
-    let manifest = storage.manifest(repository, &digest)?;
-    Ok(manifest.map(|manifest| (digest, manifest)))
+    storage.touch(repository, digest);
+    storage.manifest(repository, digest)
 }
 
 async fn put(
@@ -143,7 +168,11 @@ async fn put(
     }
     let to = repository.clone();
     let (subject, is_image) = (manifest.subject, manifest.manifests.is_empty());
-    registry.blocking(move |storage| keep(storage, &to, &name, &digest, (manifest, bytes))).await?;
+    let kept = registry.blocking(move |storage| {
+        storage.unmark_upstream(&to)?;
+        keep(storage, &to, &name, &digest, (manifest, bytes))
+    });
+    kept.await?;
     if is_image && registry.convert_from.is_some() {
         registry.pushed.add(&repository, &digest);
     }
@@ -178,17 +207,41 @@ pub(crate) fn keep(
         check(child, "manifest", size)?;
     }
     storage.settle(repository, manifest.blobs.iter().map(|blob| blob.digest))?;
+    put_in_place(storage, repository, name, digest, (manifest, bytes))?;
+    // Once more: a look that began meanwhile may have seen the half of this, and must know.
+    named.iter().for_each(|named| storage.touch(repository, named));
+    Ok(())
+}
+
+/// Keeps a manifest of which all else is elsewhere, and is fetched when somebody asks for it.
+pub(crate) fn keep_incomplete(
+    storage: &Storage,
+    repository: &Repository,
+    name: &Name,
+    digest: &Digest,
+    manifest: (Manifest, Vec<u8>),
+) -> Result<(), StorageError> {
+    let _unchanged = storage.lock_repository(repository);
+    storage.touch(repository, digest);
+    put_in_place(storage, repository, name, digest, manifest)
+}
+
+fn put_in_place(
+    storage: &Storage,
+    repository: &Repository,
+    name: &Name,
+    digest: &Digest,
+    (manifest, bytes): (Manifest, Vec<u8>),
+) -> Result<(), StorageError> {
     let referrer = manifest
         .subject
         .map(|subject| Referrer { subject, descriptor: manifest.as_referrer(digest, bytes.len()) });
     let stored = StoredManifest { media_type: manifest.kind.media_type().to_owned(), bytes };
     storage.put_manifest(repository, digest, &stored, referrer.as_ref())?;
-    if let Name::Tag(tag) = name {
-        storage.put_tag(repository, tag, digest)?;
+    match name {
+        Name::Tag(tag) => storage.put_tag(repository, tag, digest),
+        Name::Digest(_) => Ok(()),
     }
-    // Once more: a look that began meanwhile may have seen the half of this, and must know.
-    named.iter().for_each(|named| storage.touch(repository, named));
-    Ok(())
 }
 
 /// A wrong size is refused too: those who pull reserve space and set limits by it.

@@ -39,7 +39,7 @@ pub(crate) enum Code {
 }
 
 /// An answer that says no.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     status: StatusCode,
     code: Code,
@@ -49,7 +49,7 @@ pub(crate) struct Refusal {
 }
 
 /// What would help a client that is refused for who it is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Challenge {
     /// To send a user name and a password.
     Basic,
@@ -181,6 +181,36 @@ impl Refusal {
             Code::ManifestUnknown,
             format!("{repository} has no manifest {reference}"),
         )
+    }
+
+    /// Neither here nor where it would come from.
+    pub(crate) fn not_upstream(
+        upstream: &str,
+        repository: &Repository,
+        reference: impl Display,
+    ) -> Self {
+        let message = format!("{repository} has no manifest {reference}: {upstream} has none");
+        Self::new(StatusCode::NOT_FOUND, Code::ManifestUnknown, message)
+    }
+
+    /// The name of a repository that is not here begins like that of a registry elsewhere.
+    pub(crate) fn no_upstream(repository: &Repository, reference: impl Display) -> Self {
+        let host = repository.project();
+        let message = format!(
+            "{repository} has no manifest {reference}, and {host} is no upstream here; `longshore up --upstream \
+             {host}=https://{}` makes it one",
+            if host == "docker.io" { "registry-1.docker.io" } else { host }
+        );
+        Self::new(StatusCode::NOT_FOUND, Code::ManifestUnknown, message)
+    }
+
+    /// Somebody pushes to where the images of another registry are.
+    pub(crate) fn of_upstream(upstream: &str) -> Self {
+        let message = format!(
+            "{upstream} is another registry, of which this one gives the images; push to a repository whose name \
+             begins otherwise"
+        );
+        Self::new(StatusCode::FORBIDDEN, Code::Denied, message)
     }
 
     pub(crate) fn upload_unknown(repository: &Repository, upload: impl Display) -> Self {

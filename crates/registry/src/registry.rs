@@ -20,6 +20,7 @@ use crate::pins::{PinTable, Pins};
 use crate::refusal::{Code, Refusal};
 use crate::storage::{Storage, StorageError};
 use crate::uploads::Uploads;
+use crate::upstream::{OpenUpstreamError, UpstreamOptions, Upstreams};
 
 /// How often uploads that nobody continues are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
@@ -53,6 +54,8 @@ pub struct RegistryOptions {
     /// Layers of at least so many bytes are converted; none when it is not said. Default: 8 MiB, for a smaller
     /// one comes in one request as it is.
     pub convert_from: Option<ByteCount>,
+    /// Other registries, whose images this one gives as its own. Default: none.
+    pub upstreams: UpstreamOptions,
     /// How long a client may send nothing in the middle of a body. Default: 30 s.
     pub body_stall: Duration,
     /// The largest blob that is taken. Default: 256 GiB.
@@ -76,6 +79,7 @@ impl RegistryOptions {
             push_lease: Duration::from_secs(3600),
             keep_untagged: Duration::from_secs(7 * 24 * 3600),
             convert_from: Some(ByteCount(8 << 20)),
+            upstreams: UpstreamOptions::default(),
             body_stall: Duration::from_secs(30),
             max_blob: ByteCount(256 << 30),
             upload_age: Duration::from_secs(24 * 3600),
@@ -124,6 +128,9 @@ pub enum OpenRegistryError {
         #[source]
         source: StorageError,
     },
+    /// It cannot have one of the upstreams that were asked for.
+    #[error("cannot give the images of another registry")]
+    Upstream(#[source] OpenUpstreamError),
 }
 
 /// An open registry; it holds its directory until it is dropped.
@@ -139,6 +146,7 @@ pub struct Registry {
     pub(crate) convert_from: Option<ByteCount>,
     /// What came and may have to be converted.
     pub(crate) pushed: Queue,
+    pub(crate) upstreams: Upstreams,
     pub(crate) body_stall: Duration,
     pub(crate) max_blob: ByteCount,
     pub(crate) uploads: Uploads,
@@ -181,6 +189,7 @@ impl Registry {
             push_lease,
             keep_untagged,
             convert_from,
+            upstreams,
             body_stall,
             max_blob,
             upload_age,
@@ -196,6 +205,8 @@ impl Registry {
             Ok(passing) => passing,
             Err(source) => return Err(OpenRegistryError::Key { root, source }),
         };
+        let upstreams =
+            Upstreams::open(upstreams, &storage).map_err(OpenRegistryError::Upstream)?;
         Ok(Self {
             authorizer,
             passing,
@@ -206,6 +217,7 @@ impl Registry {
             collecting: tokio::sync::Mutex::default(),
             convert_from,
             pushed: Queue::default(),
+            upstreams,
             body_stall,
             max_blob: ByteCount(max_blob.0.min(largest)),
             uploads: Uploads::default(),
@@ -273,7 +285,10 @@ impl Registry {
             return Ok(None);
         }
         let (pins, patience) = (self.pins.table(), self.patience);
-        let collect = move |storage: &Storage| garbage::collect(storage, &pins, patience, removes);
+        let upstreams = self.upstreams.names();
+        let collect = move |storage: &Storage| {
+            garbage::collect(storage, &pins, &upstreams, patience, removes)
+        };
         self.blocking(collect).await.map(Some)
     }
 

@@ -118,6 +118,11 @@ async fn answer(
     };
     let action = target.action(&parts.method)?;
     let access = may(registry, parts, access, (&repository, action)).await?;
+    if action == RegistryAction::Push
+        && let Some(theirs) = registry.upstreams.of(&repository)
+    {
+        return Err(Refusal::of_upstream(theirs.name()));
+    }
     match target {
         Target::Tags => listings::tags(registry, repository, query(parts)?).await,
         Target::Referrers(subject) => {

@@ -9,13 +9,15 @@
 //! repositories/<name>/_converted/<hex of an image>
 //!                                       the digest of the artifact that names what was converted of it
 //! repositories/<name>/_retention        JSON: what of it goes by itself
+//! repositories/<name>/_upstream         the name of the registry that it is one of
 //! repositories/<name>/_referrers/<hex of the subject>/<hex>
 //!                                       JSON: the descriptor of a manifest about the subject
 //! pending/<hex>                         bytes of blobs that may not be on the disk yet
 //! converted/<hex>-<hex of a DiffID>      JSON: what the registry made of a layer
 //! token-key                             signs passing tokens
 //! uploads/<id>/{repository,data}        an upload that is not finished
-//! tmp/<id>                              a file about to be renamed into place; emptied at start
+//! tmp/<id>                              a file about to be renamed into place, or a blob that is fetched; emptied
+//!                                       at start
 //! ```
 //!
 //! Where the bytes of blobs are in an object store, those of manifests and all else are here, and so is
@@ -39,6 +41,7 @@
 mod collect;
 mod converted;
 mod durable;
+mod fetched;
 mod leases;
 mod links;
 mod objects;

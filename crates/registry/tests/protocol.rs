@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+#[path = "support/other.rs"]
+pub(crate) mod other;
 #[path = "support/s3.rs"]
 pub(crate) mod s3;
 #[path = "support/server.rs"]
@@ -42,6 +44,8 @@ mod tokens;
 mod untold;
 #[path = "protocol/uploads.rs"]
 mod uploads;
+#[path = "protocol/upstream.rs"]
+mod upstream;
 
 use longshore_registry::{Objects, RegistryOptions};
 use reqwest::{Method, Response};

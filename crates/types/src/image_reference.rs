@@ -49,6 +49,9 @@ impl fmt::Display for Tag {
 
 text_type!(Tag);
 
+/// Docker's own registry, as it stands in the names of images.
+const DOCKER_HUB: &str = "docker.io";
+
 /// A reference to an image as a user writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageReference {
@@ -70,6 +73,16 @@ impl ImageReference {
             (None, Some(tag)) => tag.to_string(),
             (None, None) => Tag::default().to_string(),
         }
+    }
+
+    /// The repository as the registry that is named has it: what has one part in the name of an image of
+    /// Docker's own registry lies in `library` there.
+    pub fn repository_there(&self) -> Repository {
+        let is_short =
+            self.registry.as_deref() == Some(DOCKER_HUB) && !self.repository.as_str().contains('/');
+        let full = is_short.then(|| format!("library/{}", self.repository).parse().ok());
+        // One that becomes too long is in no registry.
+        full.flatten().unwrap_or_else(|| self.repository.clone())
     }
 }
 
@@ -134,6 +147,16 @@ mod tests {
         assert_eq!(reference.wanted(), "latest");
         for bad in ["", "Web", "a:b:c", "a@sha256:1", "a:", "a/../b"] {
             assert!(bad.parse::<ImageReference>().is_err(), "{bad}");
+        }
+        for (text, there) in [
+            ("docker.io/nginx:1.27", "library/nginx"),
+            ("docker.io/library/nginx", "library/nginx"),
+            ("docker.io/team/app", "team/app"),
+            ("ghcr.io/app", "app"),
+            ("app", "app"),
+        ] {
+            let reference: ImageReference = text.parse().unwrap();
+            assert_eq!(reference.repository_there().as_str(), there, "{text}");
         }
     }
 }

@@ -115,7 +115,7 @@ pub(super) fn checked(
     key: &AppKey,
     request: &DeployRequest,
 ) -> Result<Manifest, Refusal> {
-    let manifest = Manifest::from_document(&request.manifest).map_err(Problem::invalid)?;
+    let mut manifest = Manifest::from_document(&request.manifest).map_err(Problem::invalid)?;
     let mut misplaced = Vec::new();
     for (field, given, in_path) in [
         ("app", manifest.app.as_str(), key.1.as_str()),
@@ -132,6 +132,8 @@ pub(super) fn checked(
     }
     refuse_what_cannot_be(plane, key, &manifest)?;
     super::placement::refuse_unknown(plane, &manifest.placement)?;
+    // As every role pulls it, so that nobody else has to know what is where.
+    manifest.image = plane.place_image(&manifest.image)?;
     // The platform pulls it with rights of its own, so those of who asks are looked at here.
     if !caller.rights.allows(&manifest.image.repository, RegistryAction::Pull) {
         let (token, repository) = (&caller.token, &manifest.image.repository);

@@ -182,8 +182,9 @@ async fn image(
             Ok((named, release.manifest.image.repository.clone(), release.image_digest))
         }
         (None, Some(image)) => {
-            let digest = plane.resolve_image(image).await?;
-            let image = ImageReference { registry: None, ..image.clone() };
+            let image = plane.place_image(image)?;
+            let digest = plane.resolve_image(&image).await?;
+            let image = ImageReference { registry: None, ..image };
             Ok((image.to_string(), image.repository, digest))
         }
         _ => Err(invalid("app", "(given)", "either an app or an image")),

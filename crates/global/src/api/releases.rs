@@ -51,8 +51,9 @@ pub async fn rollback(
             return Ok(unchanged(wanted, Some(before)));
         }
         refuse_what_cannot_be(&plane, &key, &wanted.manifest)?;
-        let pinned =
-            ImageReference { digest: Some(wanted.image_digest), ..wanted.manifest.image.clone() };
+        // What the registry was called when it was deployed says nothing of where it is.
+        let digest = Some(wanted.image_digest);
+        let pinned = ImageReference { registry: None, digest, ..wanted.manifest.image.clone() };
         plane.resolve_image(&pinned).await?;
         let count = before.record.count.min(wanted.manifest.max.unwrap_or(u32::MAX));
         let wanted = Wanted { release: wanted, count, by: &caller, way: Way::Rollback };

@@ -1,10 +1,16 @@
 //! What can go wrong between us and a registry.
 
+use bytes::{Bytes, BytesMut};
+use futures_util::TryStreamExt as _;
 use longshore_types::Digest;
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 
-use super::STALL;
+use super::places::Misplaced;
+use super::{STALL, body};
+
+/// As much of a refusal is read, in bytes.
+const MAX_REFUSAL: usize = 64 << 10;
 
 /// Why a request to a registry failed.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +59,20 @@ pub enum RegistryClientError {
         /// What came.
         found: Digest,
     },
+    /// The registry says that tokens are given where we do not go.
+    #[error(
+        "the registry says that {realm:?} is where tokens are given, and nothing is asked there"
+    )]
+    Realm {
+        /// What it says.
+        realm: String,
+        /// Why not.
+        #[source]
+        misplaced: Misplaced,
+    },
+    /// A token or a password that no request can have.
+    #[error("the credentials have letters that no HTTP header can have")]
+    Unspeakable,
     /// The answer is not one that the protocol allows.
     #[error("the registry sent {0}")]
     Answer(&'static str),
@@ -86,8 +106,8 @@ impl RegistryClientError {
         let status = response.status();
         let meaning = status.canonical_reason().unwrap_or("refused");
         // A refusal without the specified body is still a refusal; its status says enough.
-        let body = tokio::time::timeout(STALL, response.bytes()).await;
-        let error = match body {
+        let body = read_at_most(response, MAX_REFUSAL, "a refusal of more than 64 KiB");
+        let error = match tokio::time::timeout(STALL, body).await {
             Ok(Ok(body)) => serde_json::from_slice::<Errors>(&body).ok(),
             _ => None,
         }
@@ -133,9 +153,36 @@ impl RegistryClientError {
             }
             Self::Url { .. }
             | Self::Build(_)
+            | Self::Realm { .. }
+            | Self::Unspeakable
             | Self::Digest { .. }
             | Self::Answer(_)
             | Self::Read { .. } => false,
         }
     }
+}
+
+/// The body of an answer that may have so many bytes; `what` says what is more.
+pub(super) async fn read_at_most(
+    response: Response,
+    limit: usize,
+    what: &'static str,
+) -> Result<Bytes, RegistryClientError> {
+    let mut body = body(response);
+    let mut bytes = BytesMut::new();
+    while let Some(part) = body.try_next().await? {
+        bytes.extend_from_slice(&part);
+        if bytes.len() > limit {
+            return Err(RegistryClientError::Answer(what));
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+/// The same error without what an address has behind a `?`: where a registry sends us for bytes, that opens them.
+pub(super) fn without_query(mut error: reqwest::Error) -> reqwest::Error {
+    if let Some(url) = error.url_mut() {
+        url.set_query(None);
+    }
+    error
 }

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use longshore_types::{Digest, Repository};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 
+use super::login::Shown;
 use super::{RegistryClient, RegistryClientError, STALL, header, is_good};
 
 /// What is sent at once and held in memory.
@@ -24,6 +25,8 @@ const PART: usize = 64 << 10;
 /// How often sending is taken up again without any progress in between.
 const MAX_TRIES: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// What is being done with bytes.
+const SEND: &str = "send the blob";
 
 /// Where the bytes of a blob are.
 #[derive(Debug, Clone)]
@@ -190,13 +193,31 @@ impl RegistryClient {
         }
     }
 
-    /// Sends bytes and gives up when none of them moves for [`STALL`].
+    /// Sends bytes, once more where the registry wants to know who sends them.
     async fn send_chunk(
         &self,
         request: RequestBuilder,
         bytes: Bytes,
     ) -> Result<Response, RegistryClientError> {
-        const ACTION: &str = "send the blob";
+        let again = request.try_clone();
+        let (shown, mut answer) = self.try_chunk(request, bytes.clone()).await?;
+        if let Some(again) = again
+            && let Some(header) = self.login.learn(&shown, &answer).await?
+        {
+            answer = self.try_chunk(again.header(AUTHORIZATION, header), bytes).await?.1;
+        }
+        match is_good(answer.status()) {
+            true => Ok(answer),
+            false => Err(RegistryClientError::refused(SEND, answer).await),
+        }
+    }
+
+    /// Sends bytes and gives up when none of them moves for [`STALL`].
+    async fn try_chunk(
+        &self,
+        request: RequestBuilder,
+        bytes: Bytes,
+    ) -> Result<(Shown, Response), RegistryClientError> {
         let moved = Arc::new(AtomicU64::new(0));
         let length = bytes.len();
         let parts =
@@ -208,11 +229,18 @@ impl RegistryClient {
                 moved.fetch_add(1, Ordering::Relaxed);
                 Some((Ok::<_, std::io::Error>(part), (left, moved)))
             });
-        let answer = request
+        let failed = |source| RegistryClientError::Send { action: SEND, source };
+        let built = request
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, length)
-            .body(Body::wrap_stream(Box::pin(parts)))
-            .send();
+            .build();
+        let mut request = built.map_err(failed)?;
+        let shown = match request.headers().contains_key(AUTHORIZATION) {
+            true => Shown::default(),
+            false => self.login.show(&mut request).await,
+        };
+        *request.body_mut() = Some(Body::wrap_stream(Box::pin(parts)));
+        let answer = self.http.execute(request);
         let silence = async {
             let mut seen = None;
             loop {
@@ -224,12 +252,8 @@ impl RegistryClient {
             }
         };
         tokio::select! {
-            answer = answer => match answer {
-                Err(source) => Err(RegistryClientError::Send { action: ACTION, source }),
-                Ok(response) if is_good(response.status()) => Ok(response),
-                Ok(response) => Err(RegistryClientError::refused(ACTION, response).await),
-            },
-            () = silence => Err(RegistryClientError::Stalled { action: ACTION }),
+            answer = answer => answer.map(|answer| (shown, answer)).map_err(failed),
+            () = silence => Err(RegistryClientError::Stalled { action: SEND }),
         }
     }
 }

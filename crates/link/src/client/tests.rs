@@ -22,6 +22,13 @@ fn router() -> Router {
         .route("/double", post(|Body(n): Body<u32>| async move { axum::Json(n * 2) }))
         .route("/no", get(|| async { Refusal(Problem::not_found("app", "web")) }))
         .route("/bare", get(|| async { http::StatusCode::IM_A_TEAPOT }))
+        .route(
+            "/registry",
+            get(|| async {
+                let errors = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"a has no b"}]}"#;
+                (http::StatusCode::NOT_FOUND, errors)
+            }),
+        )
 }
 
 #[tokio::test]
@@ -36,6 +43,8 @@ async fn calls_over_tcp_and_unix_sockets() {
         assert!(!refused.retryable());
         let bare = client.get::<()>("/bare").await.unwrap_err();
         assert!(matches!(bare, CallError::Status { status: 418, .. }), "{bare}");
+        let of_registry = client.get::<()>("/registry").await.unwrap_err().to_string();
+        assert!(of_registry.ends_with("answered with status 404: a has no b"), "{of_registry}");
         let bad = client.call::<_, u32>(Method::POST, "/double", Some(&"x")).await.unwrap_err();
         assert!(matches!(bad, CallError::Refused(p) if p.code == ProblemCode::InvalidRequest));
     }

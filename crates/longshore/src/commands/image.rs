@@ -12,7 +12,11 @@ mod retention;
 mod rm;
 pub mod stocked;
 
-use longshore_image::client::{RegistryClient, RegistryClientError};
+use std::path::PathBuf;
+
+use longshore_image::client::{
+    Credentials, DockerConfig, DockerConfigError, RegistryClient, RegistryClientError, Trust,
+};
 use longshore_link::chain;
 use longshore_types::ImageReference;
 
@@ -86,15 +90,52 @@ async fn registry_of(
 }
 
 fn client(registry: &RegistryAddress, connection: &Connection) -> Result<RegistryClient, Failure> {
-    let token = Some(connection.token.clone());
-    RegistryClient::trusting(&registry.url(), token, connection.ca.as_deref())
+    let credentials = credentials(registry, &connection.token, docker_config_file())?;
+    let trust = match (connection.ca.as_deref(), registry.is_own) {
+        (None, _) => Trust::Machine,
+        (Some(ca), true) => Trust::Only(ca),
+        (Some(ca), false) => Trust::Also(ca),
+    };
+    RegistryClient::connect(&registry.url(), &credentials, trust)
         .map_err(|error| failed(&registry.authority, &error))
+}
+
+/// With what a registry is logged in to: the platform's with the token, which no other gets; another one as docker
+/// would.
+fn credentials(
+    registry: &RegistryAddress,
+    token: &str,
+    docker_config: Option<PathBuf>,
+) -> Result<Credentials, Failure> {
+    let token = || Credentials::Token(token.to_owned());
+    if registry.is_own {
+        return Ok(token());
+    }
+    let of_docker = |path: PathBuf| match DockerConfig::read(&path)? {
+        Some(config) => config.credentials(&registry.authority),
+        None => Ok(Credentials::Anonymous),
+    };
+    let found = docker_config.map_or(Ok(Credentials::Anonymous), of_docker);
+    let found = found.map_err(|error: DockerConfigError| {
+        Failure::new(Kind::Invalid, format!("{}: {}", registry.authority, chain(&error)))
+    })?;
+    // It may be the platform's by another name.
+    Ok(if found == Credentials::Anonymous && registry.is_here() { token() } else { found })
+}
+
+/// Where docker keeps who a user is to registries.
+fn docker_config_file() -> Option<PathBuf> {
+    let of = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let dir = of("DOCKER_CONFIG").or_else(|| Some(of("HOME")?.join(".docker")))?;
+    Some(dir.join("config.json"))
 }
 
 /// What failed with `what`, a repository or an image.
 fn failed(what: impl std::fmt::Display, error: &RegistryClientError) -> Failure {
     let kind = match error {
-        RegistryClientError::Url { .. } | RegistryClientError::Read { .. } => Kind::Invalid,
+        RegistryClientError::Url { .. }
+        | RegistryClientError::Read { .. }
+        | RegistryClientError::Unspeakable => Kind::Invalid,
         RegistryClientError::Send { .. } => Kind::Unavailable,
         RegistryClientError::Stalled { .. } => Kind::TimedOut,
         RegistryClientError::Refused { status, .. } => match status.as_u16() {
@@ -104,6 +145,7 @@ fn failed(what: impl std::fmt::Display, error: &RegistryClientError) -> Failure 
             _ => Kind::Unavailable,
         },
         RegistryClientError::Build(_)
+        | RegistryClientError::Realm { .. }
         | RegistryClientError::Digest { .. }
         | RegistryClientError::Answer(_) => Kind::Other,
     };
@@ -113,5 +155,37 @@ fn failed(what: impl std::fmt::Display, error: &RegistryClientError) -> Failure 
         Kind::Denied => failure.hint("`longshore token ls` shows what tokens may do"),
         _ if failure.message.contains(failure::DISTRUST) => failure.hint(failure::TRUST),
         _ => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_goes_to_the_platform_and_to_this_machine_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.json");
+        // The Base64 of `me:secret`.
+        let said = r#"{"auths": {"a.test": {"auth": "bWU6c2VjcmV0"}, "b.test": {"auth": "?"}}}"#;
+        std::fs::write(&file, said).unwrap();
+        let token = Credentials::Token("lsh_1".to_owned());
+        let of_docker =
+            Credentials::Password { user: "me".to_owned(), password: "secret".to_owned() };
+        let own = RegistryAddress { is_own: true, ..RegistryAddress::named("a.test") };
+        for (registry, expected) in [
+            (own, &token),
+            (RegistryAddress::named("a.test"), &of_docker),
+            (RegistryAddress::named("docker.io"), &Credentials::Anonymous),
+            (RegistryAddress::named("localhost:5000"), &token),
+        ] {
+            let found = credentials(&registry, "lsh_1", Some(file.clone())).unwrap();
+            assert_eq!(found, *expected, "{registry:?}");
+        }
+        let none = credentials(&RegistryAddress::named("a.test"), "lsh_1", None).unwrap();
+        assert_eq!(none, Credentials::Anonymous);
+        let bad = credentials(&RegistryAddress::named("b.test"), "lsh_1", Some(file)).unwrap_err();
+        assert_eq!(bad.kind, Kind::Invalid);
+        assert!(bad.message.contains("b.test"), "{bad}");
     }
 }

@@ -87,7 +87,7 @@ pub(super) async fn pack_and_push(
     say(format!("Pushing it to the registry at {} as {IMAGE}", endpoints.registry));
     let begun = Instant::now();
     let reference = IMAGE.parse().or_fail(Kind::Other, "the demo's image")?;
-    let registry = RegistryAddress::named(&endpoints.registry);
+    let registry = RegistryAddress { is_own: true, ..RegistryAddress::named(&endpoints.registry) };
     let pushed = push_layout(&image, &registry, connection, &reference).await?;
     say(format!("  {}", pushed.digest));
     Ok(begun.elapsed())

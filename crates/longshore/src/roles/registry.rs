@@ -4,6 +4,7 @@ mod elsewhere;
 mod joined;
 mod objects;
 mod table;
+mod upstreams;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use longshore_link::{
 };
 use longshore_registry::{
     ConnectS3Error, OpenRegistryError, Pushes, Registry, RegistryOptions, S3Options, Scheme,
+    UpstreamOptions,
 };
 use longshore_trust::RegistryPlace;
 use longshore_types::Duration;
@@ -27,6 +29,7 @@ use joined::Joined;
 pub use joined::join;
 pub use objects::ObjectSettings;
 use table::{FollowTableError, FollowedTable};
+pub use upstreams::UpstreamSettings;
 
 /// How long a push waits for a control plane that is away.
 const HOLD: std::time::Duration = std::time::Duration::from_secs(5);
@@ -58,6 +61,8 @@ struct RunOptions {
     data_dir: PathBuf,
     #[command(flatten)]
     objects: ObjectSettings,
+    #[command(flatten)]
+    upstreams: UpstreamSettings,
     /// Where it listens: http on loopback, https anywhere
     #[arg(long, value_name = "ENDPOINT", default_value = "http://127.0.0.1:4601")]
     listen: Endpoint,
@@ -106,6 +111,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
 
 fn run_alone(options: RunOptions) -> Result<(), Failure> {
     let objects = options.objects.clone().read()?;
+    let upstreams = options.upstreams.clone().read()?;
     let tls = options.tls.open()?;
     let users = users_listener(("registry", "--listen"), &options.listen, tls.as_ref())?;
     let listen_here = options.listen_here.as_ref();
@@ -115,7 +121,7 @@ fn run_alone(options: RunOptions) -> Result<(), Failure> {
     let dir = options.data_dir.clone();
     let listeners = Listeners { users, tls, here, locations, metrics };
     super::run("registry", &dir, Threads::PerCore, |shutdown| {
-        serve(options, objects, listeners, shutdown)
+        serve(options, (objects, upstreams), listeners, shutdown)
     })
 }
 
@@ -166,7 +172,7 @@ impl RunOptions {
 
 async fn serve(
     options: RunOptions,
-    objects: Option<S3Options>,
+    (objects, upstreams): (Option<S3Options>, UpstreamOptions),
     listeners: Listeners,
     shutdown: CancellationToken,
 ) -> Result<(), RegistryRoleError> {
@@ -188,6 +194,7 @@ async fn serve(
             None => Pushes::Always,
         },
         keep_untagged: options.keep_untagged.0,
+        upstreams,
         ..defaults
     };
     let registry = Arc::new(Registry::open(registry)?);

@@ -221,6 +221,17 @@ struct RegistryFlags {
     /// environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY]
     #[arg(long, value_name = "FILE")]
     registry_s3_credentials: Option<String>,
+    /// Another registry, whose images are had from this one below its name, such as
+    /// docker.io=https://registry-1.docker.io; they come when somebody pulls them. May be given several times; those
+    /// of one name are tried in their order
+    #[arg(long, value_name = "NAME=URL")]
+    upstream: Vec<String>,
+    /// Who the registry is to them, in a file as `docker login` writes it, for its owner alone [default: nobody]
+    #[arg(long, value_name = "FILE")]
+    upstream_credentials: Option<String>,
+    /// Certificates, in PEM, by which they are believed beside those that this machine trusts
+    #[arg(long, value_name = "FILE")]
+    upstream_ca: Option<String>,
     /// How long the registry keeps a manifest that no tag and no release names [default: 7d]
     #[arg(long, value_name = "DURATION")]
     keep_untagged: Option<String>,
@@ -239,6 +250,9 @@ impl RegistryFlags {
             registry_s3_endpoint,
             registry_s3_region,
             registry_s3_credentials,
+            upstream,
+            upstream_credentials,
+            upstream_ca,
             keep_untagged,
             convert_images,
         } = self.clone();
@@ -249,6 +263,9 @@ impl RegistryFlags {
             ("registry_s3_endpoint", registry_s3_endpoint),
             ("registry_s3_region", registry_s3_region),
             ("registry_s3_credentials", registry_s3_credentials),
+            ("upstream", listed(&upstream)),
+            ("upstream_credentials", upstream_credentials),
+            ("upstream_ca", upstream_ca),
             ("keep_untagged", keep_untagged),
             ("convert_images", convert_images),
         ];

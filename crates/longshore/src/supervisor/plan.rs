@@ -16,7 +16,7 @@ use super::sockets::{
 };
 use super::tls::{IngressTls, UsersTls};
 use crate::context_file::Endpoints;
-use crate::roles::registry::ObjectSettings;
+use crate::roles::registry::{ObjectSettings, UpstreamSettings};
 
 /// How long a role may take to end. A role itself gives up on its last requests sooner.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -130,7 +130,8 @@ fn registry(
         .with("global", global)
         .with("keep-untagged", settings.keep_untagged)
         .with("convert-images", settings.convert_images)
-        .with_objects(&settings.registry_objects);
+        .with_objects(&settings.registry_objects)
+        .with_upstreams(&settings.upstreams);
     let mut sockets = vec![("registry", users), ("registry-here", here)];
     let flags = match locations {
         Some(Outer { listener, listens, .. }) => {
@@ -305,6 +306,14 @@ impl Flags {
             .with_some("s3-credentials", credentials.as_ref().map(|path| path.display()))
     }
 
+    /// The same with the registries whose images are given.
+    pub fn with_upstreams(self, settings: &UpstreamSettings) -> Self {
+        let UpstreamSettings { upstreams, credentials, ca } = settings;
+        self.with_each("upstream", upstreams)
+            .with_some("upstream-credentials", credentials.as_ref().map(|path| path.display()))
+            .with_some("upstream-ca", ca.as_ref().map(|path| path.display()))
+    }
+
     /// The same with where the platform's own registry is; without, images are had in another way.
     fn with_registry(self, registry: Option<&str>, home: &Home) -> Self {
         let token = registry.map(|_| home.system_token_file());
@@ -414,6 +423,11 @@ mod tests {
             traits: Traits {
                 country: "AU".parse().ok(),
                 labels: ["tier=edge".parse().unwrap(), "disk=nvme".parse().unwrap()].into(),
+            },
+            upstreams: UpstreamSettings {
+                upstreams: vec!["docker.io=https://registry-1.docker.io".parse().unwrap()],
+                credentials: Some("/credentials".into()),
+                ca: Some("/ca".into()),
             },
             gpus: ["h100:80GiB:2", "l4:24GiB"].map(|gpu| gpu.parse().unwrap()).into(),
             programs: RuntimePrograms { runsc: Some("/opt/runsc".into()), ..Default::default() },

@@ -23,7 +23,7 @@ use toml::Value;
 use super::tls::{IngressTls, TlsSettings};
 use crate::failure::flag;
 use crate::logging::LogFormat;
-use crate::roles::registry::ObjectSettings;
+use crate::roles::registry::{ObjectSettings, UpstreamSettings};
 use crate::store_tls;
 use keys::KEYS;
 
@@ -52,6 +52,8 @@ pub struct Settings {
     pub registry_listen: SocketAddr,
     /// Where the bytes of its images are.
     pub registry_objects: ObjectSettings,
+    /// Which other registries' images it gives.
+    pub upstreams: UpstreamSettings,
     /// How long the registry keeps a manifest that no tag and no release names.
     pub keep_untagged: Duration,
     /// Whether it converts the layers of images.
@@ -150,6 +152,7 @@ impl Settings {
             registry: RegistrySetting::Own,
             registry_listen: loopback(4601),
             registry_objects: ObjectSettings::default(),
+            upstreams: UpstreamSettings::default(),
             keep_untagged: Duration::from_secs(7 * 24 * 3600),
             convert_images: true,
             tls: TlsSettings::default(),
@@ -218,7 +221,10 @@ impl Settings {
         // What is wrong with where images are is not wrong with what is said of that too.
         let is_known = problems.iter().all(|problem| !problem.field.ends_with("storage"));
         let of_objects = is_known.then(|| settings.registry_objects.problems("registry_"));
-        let of_registry = of_objects.into_iter().flatten().chain(settings.nowhere_to_join());
+        let is_known = problems.iter().all(|problem| !problem.field.ends_with("upstream"));
+        let of_upstreams = is_known.then(|| settings.upstreams.problems()).into_iter().flatten();
+        let of_registry = of_objects.into_iter().flatten().chain(of_upstreams);
+        let of_registry = of_registry.chain(settings.nowhere_to_join());
         let of_files = of_tls.chain(of_registry);
         // Named as they were given.
         problems.extend(of_files.map(|problem| {

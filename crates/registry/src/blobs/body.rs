@@ -26,7 +26,7 @@ const AHEAD: u64 = 4 << 20;
 const SPARE: usize = 4;
 
 /// A part of a file as a body; the file must have it.
-pub(super) fn of_file(file: File, part: Range<u64>) -> Body {
+pub(crate) fn of_file(file: File, part: Range<u64>) -> Body {
     let reader = Reader { file: Arc::new(file), left: part, spare: Vec::new() };
     let segments = stream::try_unfold(reader, async |mut reader: Reader| {
         let segment = reader.next().await?;

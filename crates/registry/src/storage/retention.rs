@@ -72,7 +72,8 @@ impl Storage {
         Ok(found)
     }
 
-    fn found_tag(
+    /// A tag, if it is there.
+    pub(crate) fn found_tag(
         &self,
         repository: &Repository,
         tag: Tag,

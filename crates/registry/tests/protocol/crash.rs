@@ -14,6 +14,8 @@ const STORE: &str = "LONGSHORE_TEST_REGISTRY_STORE";
 const LEASE: &str = "LONGSHORE_TEST_REGISTRY_LEASE";
 /// Is there when it converts what is pushed.
 const CONVERTS: &str = "LONGSHORE_TEST_REGISTRY_CONVERTS";
+/// The upstream that it has.
+const UPSTREAM: &str = "LONGSHORE_TEST_REGISTRY_UPSTREAM";
 
 /// Not a test by itself: what the tests below start as a process of its own.
 #[tokio::test]
@@ -28,6 +30,9 @@ async fn serves_when_started_as_a_child() {
     }
     if std::env::var_os(CONVERTS).is_some() {
         options.convert_from = Some(longshore_types::ByteCount(1000));
+    }
+    if let Ok(upstream) = std::env::var(UPSTREAM) {
+        options.upstreams.sources = vec![upstream.parse().unwrap()];
     }
     if let Ok(address) = std::env::var(STORE) {
         options.objects = Some(Objects::connect(s3::options(&address)).await.unwrap());
@@ -57,6 +62,11 @@ impl Process {
     /// One that converts what is pushed.
     pub fn start_converting(root: &Path) -> Self {
         Self::start_with(root, &[(CONVERTS, String::new())])
+    }
+
+    /// One that gives the images of another registry, `NAME=URL`.
+    pub fn start_below(root: &Path, upstream: &str) -> Self {
+        Self::start_with(root, &[(UPSTREAM, upstream.to_owned())])
     }
 
     fn start_with(root: &Path, environment: &[(&str, String)]) -> Self {

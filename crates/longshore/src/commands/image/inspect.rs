@@ -31,7 +31,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let image = options.image;
     let (connection, client) = registry(&options.connection, Some(&image)).await?;
     let found = client
-        .manifest(&image.repository, &image.wanted())
+        .manifest(&image.repository_there(), &image.wanted())
         .await
         .map_err(|error| failed(&image, &error))?;
     let manifest = serde_json::from_slice(&found.bytes)

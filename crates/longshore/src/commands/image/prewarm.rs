@@ -137,7 +137,10 @@ async fn find(project: &Project, what: &What) -> Result<PrewarmView, Failure> {
         What::App(app) => wish.image.split_once(' ').is_some_and(|(of, _)| of == app.as_str()),
         What::Image(image) => {
             let named = ImageReference { registry: None, ..image.clone() };
-            wish.image == named.to_string() || image.digest == Some(wish.digest)
+            // That of another registry is named with that.
+            let there = ImageReference { repository: image.repository_there(), ..image.clone() };
+            [named, there].iter().any(|named| wish.image == named.to_string())
+                || image.digest == Some(wish.digest)
         }
     };
     // The newest, should there be one for each of several releases.

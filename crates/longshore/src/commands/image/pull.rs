@@ -62,7 +62,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let Options { image, into, directories, connection } = options;
     let store = open(&into, directories)?;
     let (connection, client) = registry(&connection, Some(&image)).await?;
-    let found = client.manifest(&image.repository, &image.wanted()).await;
+    let found = client.manifest(&image.repository_there(), &image.wanted()).await;
     let digest = found.map_err(|error| failed(&image, &error))?.digest;
     let (shown, progress) = (Progress::begin(), PullProgress::default());
     let tell = |event| {
@@ -71,7 +71,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         shown.status(format!("{fetched} of {all}"));
     };
     let pulled = store
-        .pull(Arc::new(client), &image.repository, &digest, &tell)
+        .pull(Arc::new(client), &image.repository_there(), &digest, &tell)
         .await
         .map_err(|error| refused(&image, &error))?;
     drop(shown);

@@ -15,7 +15,10 @@ use super::super::sockets::reachable;
 use super::super::tls::{TlsSettings, UsersTls};
 use super::{DRAIN, HomeOptions, Member, Planned};
 use crate::failure::{Failure, Kind, OrFail};
-use crate::roles::{self, registry::ObjectSettings};
+use crate::roles::{
+    self,
+    registry::{ObjectSettings, UpstreamSettings},
+};
 
 /// Join the platform as its registry, and run until told to end
 ///
@@ -61,6 +64,8 @@ pub struct RegistryStartOptions {
     locations_advertise: Option<String>,
     #[command(flatten)]
     objects: ObjectSettings,
+    #[command(flatten)]
+    upstreams: UpstreamSettings,
     /// How long a manifest is kept that no tag and no release names
     #[arg(long, value_name = "DURATION", default_value = "7d")]
     keep_untagged: Duration,
@@ -107,7 +112,8 @@ impl Member for Registry<'_> {
         // Before a token is used for nothing.
         let tls = self.options.tls();
         let problems = tls.problems(&[("listen", self.options.listen)]);
-        let problems = [problems, self.options.objects.problems("")].concat();
+        let of_objects = self.options.objects.problems("");
+        let problems = [problems, of_objects, self.options.upstreams.problems()].concat();
         if !problems.is_empty() {
             return Err(Failure::of_flags(problems));
         }
@@ -200,6 +206,7 @@ fn plan(
         .with("locations-advertise", advertised)
         .with("public", public)
         .with_objects(&options.objects)
+        .with_upstreams(&options.upstreams)
         .with("keep-untagged", options.keep_untagged)
         // Nobody would believe what it makes of layers (SECURITY.md).
         .with("convert-images", false)
@@ -239,6 +246,7 @@ mod tests {
             (&["--metrics-listen", "http://127.0.0.1:0"][..], "127.0.0.1:"),
             (&named, "https://registry.example.com:"),
             (&["--storage", "s3://images/ours", "--s3-region", "auto"], "127.0.0.1:"),
+            (&["--upstream", "ghcr.io=https://ghcr.io"], "127.0.0.1:"),
         ] {
             let free = ["--listen", "127.0.0.1:0", "--locations-listen", "127.0.0.1:0"];
             let options = options(&[&free, more].concat());
@@ -263,6 +271,7 @@ mod tests {
             (["--tls-key", "/k"], "--tls-key = /k: nothing without"),
             (["--public-host", "a.example.com"], "--public-host = a.example.com: nothing without"),
             (["--s3-region", "auto"], "--s3-region = auto: nothing without storage"),
+            (["--upstream-ca", "/ca"], "--upstream-ca = /ca: nothing without upstream"),
         ] {
             let options = options(&flags);
             let registry = Registry { options: &options, joins: None };

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use longshore_global::StoreChoice;
-use longshore_registry::{S3Endpoint, S3Location, S3Region};
+use longshore_registry::{S3Endpoint, S3Location, S3Region, UpstreamSource};
 use longshore_types::{
     Coordinates, Country, DeclaredGpus, DiskMarks, Duration, HostName, Label, PrewarmRate,
 };
@@ -143,6 +143,31 @@ pub const KEYS: &[Key] = &[
                when the registry starts. Default \"\".",
         set: |settings, value| put(&mut settings.registry_objects.credentials, file(value)),
         show: |settings| shown(settings.registry_objects.credentials.as_ref()),
+    },
+    Key {
+        name: "upstream",
+        help: "Other registries, whose images are had from this one below their names: a list such as\n\
+               [\"docker.io=https://registry-1.docker.io\"]; one text with commas will do. They come when\n\
+               somebody pulls them, and go when nobody did for as long as keep_untagged says. Those of one\n\
+               name are tried in their order. Default [].",
+        set: |settings, value| {
+            put(&mut settings.upstreams.upstreams, listed(value, UpstreamSource::ALLOWED))
+        },
+        show: |settings| array(&settings.upstreams.upstreams),
+    },
+    Key {
+        name: "upstream_credentials",
+        help: "Who the registry is to them: a file as `docker login` writes it (config.json), for its owner\n\
+               alone; empty for nobody. It is read when the registry starts. Default \"\".",
+        set: |settings, value| put(&mut settings.upstreams.credentials, file(value)),
+        show: |settings| shown(settings.upstreams.credentials.as_ref()),
+    },
+    Key {
+        name: "upstream_ca",
+        help: "A file with certificates, in PEM, by which they are believed beside those that this machine\n\
+               trusts; empty for none. Default \"\".",
+        set: |settings, value| put(&mut settings.upstreams.ca, file(value)),
+        show: |settings| shown(settings.upstreams.ca.as_ref()),
     },
     Key {
         name: "keep_untagged",

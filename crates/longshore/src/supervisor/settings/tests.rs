@@ -32,6 +32,13 @@ fn the_dump_reads_back_as_the_same_settings() {
                 region: Some(constant("auto")),
                 credentials: None,
             },
+            upstreams: crate::roles::registry::UpstreamSettings {
+                upstreams: vec![
+                    constant("docker.io=https://mirror.example.com"),
+                    constant("docker.io=https://registry-1.docker.io"),
+                ],
+                ..Default::default()
+            },
             cpu_overcommit: 1.5,
             image_disk: constant("60-70"),
             prewarm_rate: constant("100000B"),
@@ -76,7 +83,7 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
 fn all_problems_are_told_at_once() {
     let file = "data_dri = \"/x\"\nregistry_listen = \"0.0.0.0:1\"\ncpu_overcommit = 0.5\n\
                 whatever = 1\notlp_endpoint = \"127.0.0.1:4318\"\nlog_format = \"xml\"\nmetrics_listen = \"127.0.0.1:65532\"\nlocation = \"Here\"\ncountry = \"Holland\"\nlabel = [\"nvme\"]\ngpu = [\"h100:80\"]\ncgroup_parent = \"a/../b\"\n\
-                registry_storage = \"images\"\nregistry_s3_endpoint = \"s3.example.com\"\nimage_disk = \"85-75\"\nprewarm_rate = \"1KiB\"";
+                registry_storage = \"images\"\nregistry_s3_endpoint = \"s3.example.com\"\nupstream = [\"docker.io\"]\nimage_disk = \"85-75\"\nprewarm_rate = \"1KiB\"";
     let found = problems(file, &[("api_listen", "192.0.2.1:4600"), ("log", "loud=what")]);
     for part in [
         "data_dri = \"/x\": unknown key; did you mean \"data_dir\"?",
@@ -96,12 +103,13 @@ fn all_problems_are_told_at_once() {
         "cgroup_parent = \"a/../b\": a path",
         "registry_storage = \"images\": s3://BUCKET or s3://BUCKET/PREFIX",
         "registry_s3_endpoint = \"s3.example.com\": https://HOST or https://HOST:PORT",
+        "upstream = [\"docker.io\"]: NAME=https://HOST",
         "--api-listen = \"192.0.2.1:4600\": a loopback address",
         "--log = \"loud=what\": error, warn",
     ] {
         assert!(found.iter().any(|line| line.contains(part)), "{part:?} missing in {found:#?}");
     }
-    assert_eq!(found.len(), 18, "{found:#?}");
+    assert_eq!(found.len(), 19, "{found:#?}");
 }
 
 #[test]
