@@ -135,7 +135,7 @@ fn only(platform: &Platform, app: &str) -> longshore_api::v1::InstanceView {
 #[test]
 fn an_image_is_on_nodes_before_it_starts_and_never_in_the_way_of_what_does() {
     // At this rate it takes minutes on the first node, and as long as it takes on the second.
-    let config = "prewarm_rate = \"64KiB\"\n".to_owned();
+    let config = "image_rate = \"1GiB\"\nprewarm_rate = \"64KiB\"\nkeep_releases = 2\n".to_owned();
     let platform = Platform::start_with(&UpOptions { config, ..UpOptions::default() }).unwrap();
     let digest = push(&platform, "warm");
     let second = SecondNode::start(&platform, &["--label", "disk=nvme"]);

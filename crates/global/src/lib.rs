@@ -115,6 +115,8 @@ pub struct Options {
     pub api_rate: NonZeroU32,
     /// How long it has to be better elsewhere for the users of an app before an instance moves there.
     pub rebalance_after: longshore_types::Duration,
+    /// How many releases of an app are kept, with their images, beside those that it needs.
+    pub keep_releases: NonZeroU32,
 }
 
 /// Which registry the platform has.
@@ -484,8 +486,12 @@ async fn lead(
     // Nobody else sets it.
     let _ = leading.set(Arc::clone(&plane));
     let (rounds, data_dir) = (metrics.rounds.clone(), options.data_dir.clone());
-    let scheduled = (data_dir, options.rebalance_after.0);
-    service.spawn("scheduler", scheduler::run(Arc::clone(&plane), rounds, scheduled));
+    let settings = scheduler::Settings {
+        data_dir,
+        rebalance_after: options.rebalance_after.0,
+        keep_releases: options.keep_releases,
+    };
+    service.spawn("scheduler", scheduler::run(Arc::clone(&plane), rounds, settings));
     service.spawn_until_shutdown("elsewhere", elsewhere::keep(Arc::clone(&plane)));
     service.spawn_until_shutdown("prewarms", prewarms::keep(Arc::clone(&plane)));
     Ok(plane)

@@ -16,6 +16,7 @@ mod wanted;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,16 +64,26 @@ const COMMITS_AT_ONCE: usize = 256;
 /// How many records are written or deleted in one transaction, beside that of their app.
 const MOST_AT_ONCE: usize = MAX_OPERATIONS - 1;
 
+/// What a scheduler is told at its start.
+pub struct Settings {
+    /// Where it notes its decisions.
+    pub data_dir: PathBuf,
+    /// How long it has to be better elsewhere before an instance moves there.
+    pub rebalance_after: Duration,
+    /// How many releases of an app are kept beside those that it needs.
+    pub keep_releases: NonZeroU32,
+}
+
 /// Runs until shutdown.
 pub async fn run(
     plane: Arc<Plane>,
     rounds: Histogram,
-    (data_dir, rebalance_after): (PathBuf, Duration),
+    settings: Settings,
 ) -> Result<(), GlobalError> {
     let mut catalog = plane.catalog.subscribe();
     let mut reports = plane.reports.subscribe();
     let shutdown = plane.service.shutdown();
-    let mut judged = Judged::new(Log::open(&data_dir), rebalance_after);
+    let mut judged = Judged::new(&settings);
     let mut swept: Option<Instant> = None;
     loop {
         if swept.is_none_or(|at| at.elapsed() >= SWEEP_INTERVAL) {
@@ -122,14 +133,28 @@ struct Judged {
     /// Whether the present round is one that time alone called for: what is judged by it is looked at.
     is_time: bool,
     log: Log,
+    keep_releases: NonZeroU32,
 }
 
 impl Judged {
-    fn new(log: Log, rebalance_after: Duration) -> Self {
+    fn new(settings: &Settings) -> Self {
+        let Settings { data_dir, rebalance_after, keep_releases } = settings;
         let (rollouts, ended, strays, queue) = Default::default();
         let (summaries, seen) = Default::default();
-        let moves = Moves::new(rebalance_after);
-        Self { rollouts, ended, strays, queue, moves, summaries, seen, is_time: true, log }
+        let (moves, log) = (Moves::new(*rebalance_after), Log::open(data_dir));
+        let keep_releases = *keep_releases;
+        Self {
+            rollouts,
+            ended,
+            strays,
+            queue,
+            moves,
+            summaries,
+            seen,
+            is_time: true,
+            log,
+            keep_releases,
+        }
     }
 
     /// The apps to look at, in the order in which they are planned, and what the locations have been given by now.
@@ -217,7 +242,7 @@ fn change(
     (locations, is_first): (&mut [LocationState], bool),
     (judged, plane): (&mut Judged, &Plane),
 ) -> Option<Transaction> {
-    let Judged { rollouts, ended, queue, moves, log, .. } = judged;
+    let Judged { rollouts, ended, queue, moves, log, keep_releases, .. } = judged;
     if app.record.removing {
         return removal(catalog, reports, key);
     }
@@ -237,7 +262,8 @@ fn change(
     let kept = Kept { queue: Some(queue).filter(|_| is_first), moves, log };
     let change = allotments((catalog, reports), key, locations, kept);
     let change = change.or_else(verdict);
-    change.or_else(over).or_else(|| forgetting(catalog, reports, key, &app.record))
+    let seen = (catalog, reports);
+    change.or_else(over).or_else(|| forgetting(seen, key, &app.record, *keep_releases))
 }
 
 /// What became of changes.

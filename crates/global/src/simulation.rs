@@ -30,6 +30,7 @@ use crate::{
 
 /// As `up` has it.
 const REBALANCE_AFTER: longshore_types::Duration = longshore_types::Duration::from_secs(180);
+const KEEP_RELEASES: u32 = 20;
 const TOKEN: &str = "admin-token";
 /// More than a simulated user ever asks.
 const API_RATE: u32 = 100_000;
@@ -161,6 +162,7 @@ fn options(dir: &Path) -> Result<Options, GlobalError> {
         joining: None,
         api_ca: None,
         rebalance_after: REBALANCE_AFTER,
+        keep_releases: KEEP_RELEASES.try_into().expect("it is not zero"),
         api_rate: API_RATE.try_into().expect("it is not zero"),
     })
 }

@@ -12,7 +12,7 @@
 //! - `disk`: what an agent must remember. `board`: what it observes. `space`: the room on the disk. `stock`: the
 //!   images that are there, and which go. `prewarm`: those that come before they are needed.
 //! - `uplink`: the link to the location. `gate`: logs and exec. `joined`: certificates of a node on another
-//!   machine. `source`: its images.
+//!   machine. `source`: its images. `rate`: how much of the network they take.
 
 mod agent;
 mod board;
@@ -23,6 +23,7 @@ mod joined;
 mod machine;
 mod metrics;
 mod prewarm;
+mod rate;
 mod reach;
 mod source;
 mod space;
@@ -42,13 +43,14 @@ use longshore_link::{Client, Endpoint, JoinError, Listener, Service, ServiceErro
 use longshore_network::{AgentId, Network, NetworkConfig, OpenNetworkError};
 use longshore_runtime::{AdoptError, RuntimeProblem, RuntimePrograms, Shims, ShimsConfig, probe};
 use longshore_telemetry::traces::Tracer;
-use longshore_types::{DiskMarks, Gpu, IpNet, NodeName, PrewarmRate, Traits};
+use longshore_types::{DiskMarks, Gpu, IpNet, NodeName, PullRate, Traits};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use agent::Agent;
 use joined::Joined;
 pub use joined::join;
+use rate::{Rate, Throttled};
 use source::LocationSource;
 
 /// How often it is looked for beginnings of layers that nobody came back for.
@@ -87,8 +89,10 @@ pub struct Options {
     pub cpu_overcommit: f64,
     /// When images that nothing keeps leave the disk.
     pub image_disk: DiskMarks,
-    /// How much of the network pulls may take that no instance waits for.
-    pub prewarm_rate: PrewarmRate,
+    /// How much of the network all pulls may take together.
+    pub image_rate: PullRate,
+    /// How much of that those may take that no instance waits for.
+    pub prewarm_rate: PullRate,
     /// What is said of it: its country, its labels.
     pub traits: Traits,
     /// The GPUs that its operator declares.
@@ -179,7 +183,7 @@ struct Node {
     images: ImageStore,
     stock: stock::Stock,
     prewarm: prewarm::Prewarm,
-    source: Arc<dyn Source>,
+    source: Arc<Throttled>,
     network: Network,
     shims: Shims,
     programs: RuntimePrograms,
@@ -240,7 +244,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         images,
         stock: stock::Stock::new(options.image_disk),
         prewarm: prewarm::Prewarm::new(options.prewarm_rate),
-        source,
+        source: Arc::new(Throttled::new(source, Arc::new(Rate::new(options.image_rate)))),
         network,
         shims,
         programs: options.programs,

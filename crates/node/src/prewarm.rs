@@ -8,21 +8,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use futures_util::{StreamExt as _, stream};
+use futures_util::StreamExt as _;
 use longshore_api::links::{PrewarmOrder, PrewarmOrders};
 use longshore_image::pull::PullImageError;
-use longshore_image::source::{
-    BlobStream, FetchedManifest, Given, Part, Retry, Source, SourceError,
-};
+use longshore_image::source::Retry;
 use longshore_link::chain;
-use longshore_types::{
-    ByteCount, Digest, ImageState, NodeImage, PrewarmRate, Repository, Timestamp,
-};
+use longshore_types::{ByteCount, Digest, ImageState, NodeImage, PullRate, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::rate::Rate;
 use crate::uplink::RETRY;
 use crate::{Node, machine, stock};
 
@@ -60,7 +55,7 @@ impl Drop for Start<'_> {
 
 impl Prewarm {
     /// One whose pulls take no more than that of the network.
-    pub fn new(rate: PrewarmRate) -> Self {
+    pub fn new(rate: PullRate) -> Self {
         Self {
             rate: Arc::new(Rate::new(rate)),
             orders: watch::Sender::default(),
@@ -231,8 +226,8 @@ async fn pull(node: &Node, order: &PrewarmOrder) {
         return;
     }
     let seen = node.stock.pull(digest);
-    let source =
-        Throttled { source: Arc::clone(&node.source), rate: Arc::clone(&node.prewarm.rate) };
+    // Beside what limits all pulls.
+    let source = node.source.and(Arc::clone(&node.prewarm.rate));
     let progress = |event| seen.note(&event);
     let began = Instant::now();
     let pulled = node.images.pull(Arc::new(source), repository, digest, &progress);
@@ -254,83 +249,10 @@ async fn pull(node: &Node, order: &PrewarmOrder) {
     node.stock.change();
 }
 
-/// How much of the network pulls may take together.
-struct Rate {
-    rate: PrewarmRate,
-    /// When what was taken so far is paid.
-    paid_at: Mutex<Option<Instant>>,
-}
-
-impl Rate {
-    fn new(rate: PrewarmRate) -> Self {
-        Self { rate, paid_at: Mutex::default() }
-    }
-
-    /// Takes so many bytes; until when to wait before more are taken.
-    fn take(&self, n_bytes: usize, now: Instant) -> Option<Instant> {
-        let cost = self.rate.time_of(n_bytes as u64)?;
-        let mut paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let paid = paid_at.unwrap_or(now).max(now) + cost;
-        *paid_at = Some(paid);
-        Some(paid)
-    }
-}
-
-/// A source of which no more is taken than the rate allows.
-struct Throttled {
-    source: Arc<dyn Source>,
-    rate: Arc<Rate>,
-}
-
-impl Throttled {
-    fn slow(&self, bytes: BlobStream) -> BlobStream {
-        let rate = Arc::clone(&self.rate);
-        let slowed = stream::unfold((bytes, rate), |(mut bytes, rate)| async move {
-            let piece: Result<Bytes, SourceError> = bytes.next().await?;
-            let n_bytes = piece.as_ref().map_or(0, Bytes::len);
-            if let Some(until) = rate.take(n_bytes, Instant::now()) {
-                tokio::time::sleep_until(until).await;
-            }
-            Some((piece, (bytes, rate)))
-        });
-        slowed.boxed()
-    }
-}
-
-impl Source for Throttled {
-    fn manifest<'a>(
-        &'a self,
-        repository: &'a Repository,
-        digest: &'a Digest,
-    ) -> BoxFuture<'a, Result<FetchedManifest, SourceError>> {
-        self.source.manifest(repository, digest)
-    }
-
-    fn blob<'a>(
-        &'a self,
-        repository: &'a Repository,
-        digest: &'a Digest,
-        part: Part,
-    ) -> BoxFuture<'a, Result<Given, SourceError>> {
-        Box::pin(async move {
-            Ok(match self.source.blob(repository, digest, part).await? {
-                Given::Part(bytes) => Given::Part(self.slow(bytes)),
-                Given::Whole(bytes) => Given::Whole(self.slow(bytes)),
-            })
-        })
-    }
-
-    fn converted<'a>(
-        &'a self,
-        repository: &'a Repository,
-        manifest: &'a Digest,
-    ) -> BoxFuture<'a, Result<Option<Bytes>, SourceError>> {
-        self.source.converted(repository, manifest)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use longshore_image::source::SourceError;
+
     use super::*;
 
     fn order(n: u8) -> PrewarmOrder {
@@ -345,7 +267,7 @@ mod tests {
 
     #[test]
     fn what_fails_is_tried_again_later_and_the_next_one_meanwhile() {
-        let prewarm = Prewarm::new(PrewarmRate::default());
+        let prewarm = Prewarm::new(PullRate::default());
         prewarm.orders.send_replace(vec![order(1), order(2)]);
         let now = Instant::now();
         let missing = |_: &Digest| false;
@@ -372,20 +294,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_is_paid_for_before_more_is() {
-        let rate = Rate::new("1MiB".parse().unwrap());
-        let now = Instant::now();
-        let after = |millis| Some(now + Duration::from_millis(millis));
-        assert_eq!(rate.take(1 << 19, now), after(500));
-        assert_eq!(rate.take(1 << 18, now), after(750));
-        let later = now + Duration::from_secs(5);
-        assert_eq!(rate.take(1 << 20, later), Some(later + Duration::from_secs(1)));
-        assert_eq!(Rate::new(PrewarmRate::default()).take(1 << 30, now), None);
-    }
-
-    #[test]
     fn starts_are_counted_until_they_end() {
-        let prewarm = Prewarm::new(PrewarmRate::default());
+        let prewarm = Prewarm::new(PullRate::default());
         let (first, second) = (prewarm.start(), prewarm.start());
         assert_eq!(*prewarm.starts.borrow(), 2);
         drop((first, second));

@@ -162,11 +162,11 @@ impl fmt::Display for DiskMarks {
 
 text_type!(DiskMarks, { "pattern": "^[1-9][0-9]?-[1-9][0-9]?$" });
 
-/// How much of the network pulls may take that nobody waits for, in bytes a second.
+/// How much of the network pulls may take together, in bytes a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PrewarmRate(Option<ByteCount>);
+pub struct PullRate(Option<ByteCount>);
 
-impl PrewarmRate {
+impl PullRate {
     /// What a text of it looks like.
     pub const ALLOWED: &str =
         "unlimited, or a size of at least 64KiB that may come each second: 50MiB";
@@ -183,7 +183,7 @@ impl PrewarmRate {
     }
 }
 
-impl FromStr for PrewarmRate {
+impl FromStr for PullRate {
     type Err = ParseError;
     fn from_str(text: &str) -> Result<Self, ParseError> {
         if text == "unlimited" {
@@ -195,7 +195,7 @@ impl FromStr for PrewarmRate {
     }
 }
 
-impl fmt::Display for PrewarmRate {
+impl fmt::Display for PullRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             None => f.write_str("unlimited"),
@@ -232,17 +232,17 @@ mod tests {
             ("64KiB", "65536B"),
             ("1MB", "1000000B"),
         ] {
-            let rate: PrewarmRate = text.parse().unwrap();
+            let rate: PullRate = text.parse().unwrap();
             assert_eq!((rate.to_string().as_str(), shown.parse()), (shown, Ok(rate)));
         }
         for bad in ["", "0", "65535", "fast", "-1MiB", "Unlimited"] {
-            let error = bad.parse::<PrewarmRate>().unwrap_err();
+            let error = bad.parse::<PullRate>().unwrap_err();
             assert!(error.to_string().contains("unlimited, or a size"), "{bad}: {error}");
         }
-        let rate: PrewarmRate = "64KiB".parse().unwrap();
+        let rate: PullRate = "64KiB".parse().unwrap();
         assert_eq!(rate.time_of(32 << 10), Some(std::time::Duration::from_millis(500)));
         assert!(rate.time_of(u64::MAX).is_some(), "no overflow");
-        assert_eq!(PrewarmRate::default().time_of(1), None);
+        assert_eq!(PullRate::default().time_of(1), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is no longer needed: apps that were removed, releases that are too many, secrets that nobody names.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 
 use longshore_store::{Compare, Relation, Transaction};
 use longshore_types::LocationName;
@@ -46,18 +47,16 @@ pub(super) fn removal(
     Some(change)
 }
 
-/// How many releases of an app are kept, beside those that it needs.
-const KEPT_RELEASES: usize = 20;
-
-/// Forgets the oldest releases when there are too many, but none that runs or may be taken back. What a
+/// Forgets the oldest releases when there are more than are to be kept, but none that runs or may be taken back. What a
 /// location runs that is not heard of nobody knows, so then none is.
 pub(super) fn forgetting(
-    catalog: &Catalog,
-    reports: &ByLocation,
+    (catalog, reports): (&Catalog, &ByLocation),
     key: &AppKey,
     record: &AppRecord,
+    keep: NonZeroU32,
 ) -> Option<Transaction> {
-    let surplus = catalog.releases_of(key).count().checked_sub(KEPT_RELEASES + 1)? + 1;
+    let keep = usize::try_from(keep.get()).unwrap_or(usize::MAX);
+    let surplus = catalog.releases_of(key).count().checked_sub(keep).filter(|n| *n > 0)?;
     let held = held(catalog, key);
     if !held.keys().all(|location| reports.is_heard(location)) {
         return None;

@@ -39,6 +39,12 @@ pub struct Plane {
     pub locations: String,
 }
 
+/// A registry of its own, wherever that will be.
+fn own_registry(dir: &Path) -> RegistryChoice {
+    let public = "127.0.0.1:4601".parse().unwrap();
+    RegistryChoice::At { endpoint: Endpoint::Unix(dir.join("nowhere")), public }
+}
+
 impl Plane {
     pub async fn start(dir: &Path) -> Self {
         Self::start_with_rate(dir, NonZeroU32::new(1000).unwrap()).await
@@ -51,22 +57,24 @@ impl Plane {
 
     /// The same with a registry that joins.
     pub async fn start_for_registry(dir: &Path) -> Self {
-        Self::start_as(dir, RegistryChoice::Joined, StoreChoice::Embedded, 1000.try_into().unwrap())
+        Self::start_as(dir, RegistryChoice::Joined, StoreChoice::Embedded, (1000, 20))
+    }
+
+    /// The same, which keeps so many releases of an app.
+    pub fn start_keeping(dir: &Path, keep_releases: u32) -> Self {
+        Self::start_as(dir, own_registry(dir), StoreChoice::Embedded, (1000, keep_releases))
     }
 
     /// The same with its state in a certain store. It may have to wait until it leads.
     pub fn start_on(dir: &Path, store: StoreChoice, api_rate: NonZeroU32) -> Self {
-        let public = "127.0.0.1:4601".parse().unwrap();
-        let nowhere = Endpoint::Unix(dir.join("nowhere"));
-        let registry = RegistryChoice::At { endpoint: nowhere, public };
-        Self::start_as(dir, registry, store, api_rate)
+        Self::start_as(dir, own_registry(dir), store, (api_rate.get(), 20))
     }
 
     fn start_as(
         dir: &Path,
         mut choice: RegistryChoice,
         store: StoreChoice,
-        api_rate: NonZeroU32,
+        (api_rate, keep_releases): (u32, u32),
     ) -> Self {
         let tcp = || Listener::bind("test", &Endpoint::Tcp("127.0.0.1:0".into())).unwrap();
         let (registry, api) = (tcp(), tcp());
@@ -108,8 +116,9 @@ impl Plane {
                 advertised: address.clone(),
                 registry_advertised: (!joins).then(|| "203.0.113.1:4605".to_owned()),
             }),
-            api_rate,
+            api_rate: api_rate.try_into().unwrap(),
             rebalance_after: longshore_types::Duration::from_millis(1),
+            keep_releases: keep_releases.try_into().unwrap(),
         };
         let listeners = Listeners {
             api,

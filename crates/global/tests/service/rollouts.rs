@@ -280,6 +280,27 @@ async fn old_releases_are_forgotten_and_the_images_of_all_others_must_stay() {
 }
 
 #[tokio::test]
+async fn as_many_releases_are_kept_as_the_platform_was_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start_keeping(dir.path(), 3);
+    plane.report(Generation(0), vec![]).await;
+    for number in 0..6 {
+        plane.deploy(web_with(&number.to_string(), json!({}))).await.unwrap();
+    }
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let kept = loop {
+        let kept: Vec<_> = plane.releases().await.iter().map(|release| release.number.0).collect();
+        if kept.len() == 3 {
+            break kept;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{kept:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(kept, [4, 5, 6]);
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn a_plan_says_what_a_deploy_would_do_and_does_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let plane = Plane::start(dir.path()).await;

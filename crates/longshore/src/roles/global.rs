@@ -89,6 +89,9 @@ pub struct Options {
     /// moves there
     #[arg(long, value_name = "DURATION", default_value = "3m")]
     rebalance_after: Duration,
+    /// How many releases of each app are kept, with their images, beside those that it needs
+    #[arg(long, value_name = "COUNT", default_value = "20")]
+    keep_releases: NonZeroU32,
     #[command(flatten)]
     metrics: MetricsOptions,
 }
@@ -186,6 +189,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
             joining,
             api_rate: options.api_rate,
             rebalance_after: options.rebalance_after,
+            keep_releases: options.keep_releases,
         };
         longshore_global::run(options, listeners, shutdown)
     })

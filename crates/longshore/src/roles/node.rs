@@ -6,7 +6,7 @@ use longshore_link::Endpoint;
 use longshore_network::AgentId;
 use longshore_node::Membership;
 use longshore_runtime::RuntimePrograms;
-use longshore_types::{DeclaredGpus, DiskMarks, IpNet, NodeName, PrewarmRate};
+use longshore_types::{DeclaredGpus, DiskMarks, IpNet, NodeName, PullRate};
 
 use super::{MetricsOptions, Threads, listener};
 use crate::failure::{Failure, Kind, OrFail};
@@ -72,9 +72,12 @@ struct AgentOptions {
     /// When images that nothing keeps leave the disk: over the second percentage of it, down to the first
     #[arg(long, value_name = "LOW-HIGH", default_value_t)]
     image_disk: DiskMarks,
-    /// How much of the network pulls may take that no instance waits for, a second
+    /// How much of the network pulls of images may take together, a second
     #[arg(long, value_name = "SIZE", default_value_t)]
-    prewarm_rate: PrewarmRate,
+    image_rate: PullRate,
+    /// How much of that those may take that no instance waits for, a second
+    #[arg(long, value_name = "SIZE", default_value_t)]
+    prewarm_rate: PullRate,
     /// GPUs that the machine has, for apps that need some, such as h100:80GiB:4; may be given several times
     #[arg(long = "gpu", value_name = "MODEL:MEMORY[:COUNT]")]
     gpus: Vec<DeclaredGpus>,
@@ -134,6 +137,7 @@ fn run_agent(options: AgentOptions) -> Result<(), Failure> {
             instance_pool: options.instance_pool,
             cpu_overcommit: options.cpu_overcommit,
             image_disk: options.image_disk,
+            image_rate: options.image_rate,
             prewarm_rate: options.prewarm_rate,
             traits: options.said.traits(),
             gpus: DeclaredGpus::each(&options.gpus),

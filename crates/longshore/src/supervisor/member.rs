@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use longshore_link::{CallError, Endpoint, JoinError, chain};
 use longshore_trust::{Identity, JoinAs, JoinToken};
-use longshore_types::{DeclaredGpus, DiskMarks, IpNet, NodeName, PrewarmRate};
+use longshore_types::{DeclaredGpus, DiskMarks, IpNet, NodeName, PullRate};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -70,9 +70,12 @@ struct MachineOptions {
     /// When images that nothing keeps leave the disk: over the second percentage of it, down to the first
     #[arg(long, value_name = "LOW-HIGH", default_value_t)]
     image_disk: DiskMarks,
-    /// How much of the network pulls may take that no instance waits for, a second
+    /// How much of the network pulls of images may take together, a second
     #[arg(long, value_name = "SIZE", default_value_t)]
-    prewarm_rate: PrewarmRate,
+    image_rate: PullRate,
+    /// How much of that those may take that no instance waits for, a second
+    #[arg(long, value_name = "SIZE", default_value_t)]
+    prewarm_rate: PullRate,
     /// GPUs that this machine has, for apps that need some, such as h100:80GiB:4; may be given several times
     #[arg(long = "gpu", value_name = "MODEL:MEMORY[:COUNT]")]
     gpus: Vec<DeclaredGpus>,
@@ -247,6 +250,7 @@ fn agent_flags(machine: &MachineOptions, home: &Home, node: &NodeName) -> Flags 
         .with("instance-pool", machine.instance_pool)
         .with("cpu-overcommit", &machine.cpu_overcommit)
         .with("image-disk", machine.image_disk)
+        .with("image-rate", machine.image_rate)
         .with("prewarm-rate", machine.prewarm_rate)
         .with_each("gpu", &machine.gpus);
     let given = given.into_iter().filter_map(|(name, value)| Some((name, value?)));

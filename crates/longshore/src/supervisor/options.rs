@@ -235,6 +235,9 @@ struct RegistryFlags {
     /// How long the registry keeps a manifest that no tag and no release names [default: 7d]
     #[arg(long, value_name = "DURATION")]
     keep_untagged: Option<String>,
+    /// How many releases of each app are kept, with their images, beside those that it needs [default: 20]
+    #[arg(long, value_name = "COUNT")]
+    keep_releases: Option<String>,
     /// Whether the registry, with nothing else to do, makes of each large layer a form that nodes have in less
     /// time [default: true]
     #[arg(long, value_name = "BOOL")]
@@ -254,6 +257,7 @@ impl RegistryFlags {
             upstream_credentials,
             upstream_ca,
             keep_untagged,
+            keep_releases,
             convert_images,
         } = self.clone();
         let flags = [
@@ -267,6 +271,7 @@ impl RegistryFlags {
             ("upstream_credentials", upstream_credentials),
             ("upstream_ca", upstream_ca),
             ("keep_untagged", keep_untagged),
+            ("keep_releases", keep_releases),
             ("convert_images", convert_images),
         ];
         flags.into_iter().filter_map(|(key, text)| Some((key, text?)))
@@ -279,15 +284,22 @@ struct NodeImagesFlags {
     /// When images that nothing keeps leave the disk, in percent of it [default: 75-85]
     #[arg(long, value_name = "LOW-HIGH")]
     image_disk: Option<String>,
-    /// How much of the network pulls may take that no instance waits for, a second [default: unlimited]
+    /// How much of the network pulls of images may take together, a second [default: unlimited]
+    #[arg(long, value_name = "SIZE")]
+    image_rate: Option<String>,
+    /// How much of that those may take that no instance waits for, a second [default: unlimited]
     #[arg(long, value_name = "SIZE")]
     prewarm_rate: Option<String>,
 }
 
 impl NodeImagesFlags {
     fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
-        let Self { image_disk, prewarm_rate } = self.clone();
-        let flags = [("image_disk", image_disk), ("prewarm_rate", prewarm_rate)];
+        let Self { image_disk, image_rate, prewarm_rate } = self.clone();
+        let flags = [
+            ("image_disk", image_disk),
+            ("image_rate", image_rate),
+            ("prewarm_rate", prewarm_rate),
+        ];
         flags.into_iter().filter_map(|(key, text)| Some((key, text?)))
     }
 }

@@ -187,6 +187,7 @@ fn control_plane(
         .with("domain", &settings.domain)
         .with("api-rate", settings.api_rate)
         .with("rebalance-after", settings.rebalance_after)
+        .with("keep-releases", settings.keep_releases)
         .with("admin-token-file", home.admin_token_file().display())
         .with("system-token-file", home.system_token_file().display())
         .with("secret-keys-file", home.secret_keys_file().display())
@@ -211,6 +212,7 @@ fn agent(
         .with("instance-pool", settings.instance_pool)
         .with("cpu-overcommit", settings.cpu_overcommit)
         .with("image-disk", settings.image_disk)
+        .with("image-rate", settings.image_rate)
         .with("prewarm-rate", settings.prewarm_rate)
         .with_each("gpu", &settings.gpus);
     let node = match &settings.cgroup_parent {

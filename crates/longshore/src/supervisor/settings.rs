@@ -16,7 +16,7 @@ use longshore_runtime::RuntimePrograms;
 use longshore_store::EtcdTlsFiles;
 use longshore_types::{
     Coordinates, DeclaredGpus, DiskMarks, Duration, HostName, IpNet, LocationName, ManifestProblem,
-    NodeName, PrewarmRate, Traits, nearest,
+    NodeName, PullRate, Traits, nearest,
 };
 use toml::Value;
 
@@ -28,6 +28,8 @@ use crate::store_tls;
 use keys::KEYS;
 
 const DEFAULT_API_RATE: NonZeroU32 = NonZeroU32::new(100).expect("100 is not 0");
+
+const DEFAULT_KEEP_RELEASES: NonZeroU32 = NonZeroU32::new(20).expect("20 is not 0");
 
 /// What `up` runs with.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +48,8 @@ pub struct Settings {
     pub api_rate: NonZeroU32,
     /// How long it has to be better elsewhere for the users of an app before an instance moves there.
     pub rebalance_after: Duration,
+    /// How many releases of an app are kept beside those that it needs.
+    pub keep_releases: NonZeroU32,
     /// Which registry the platform has.
     pub registry: RegistrySetting,
     /// Where its own listens, likewise.
@@ -92,8 +96,10 @@ pub struct Settings {
     pub cpu_overcommit: f64,
     /// When images that nothing keeps leave the disk.
     pub image_disk: DiskMarks,
-    /// How much of the network pulls may take that no instance waits for.
-    pub prewarm_rate: PrewarmRate,
+    /// How much of the network all pulls may take together.
+    pub image_rate: PullRate,
+    /// How much of that those may take that no instance waits for.
+    pub prewarm_rate: PullRate,
     /// The GPUs that the machine has.
     pub gpus: Vec<DeclaredGpus>,
     /// The cgroup below which the instances have theirs; the node's own when absent.
@@ -149,6 +155,7 @@ impl Settings {
             api_listen: loopback(4600),
             api_rate: DEFAULT_API_RATE,
             rebalance_after: Duration::from_secs(180),
+            keep_releases: DEFAULT_KEEP_RELEASES,
             registry: RegistrySetting::Own,
             registry_listen: loopback(4601),
             registry_objects: ObjectSettings::default(),
@@ -171,7 +178,8 @@ impl Settings {
             instance_pool: constant(longshore_network::NetworkConfig::DEFAULT_POOL),
             cpu_overcommit: 4.0,
             image_disk: DiskMarks::default(),
-            prewarm_rate: PrewarmRate::default(),
+            image_rate: PullRate::default(),
+            prewarm_rate: PullRate::default(),
             gpus: Vec::new(),
             cgroup_parent: None,
             programs: RuntimePrograms::default(),

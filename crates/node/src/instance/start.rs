@@ -98,7 +98,7 @@ impl Actor {
         };
         let node = Arc::clone(&self.node);
         let _first = node.prewarm.start();
-        let pull = node.images.pull(Arc::clone(&node.source), &repository, &digest, &progress);
+        let pull = node.images.pull(node.source.clone(), &repository, &digest, &progress);
         let began = Instant::now();
         let pulled = tokio::select! {
             pulled = pull => pulled,

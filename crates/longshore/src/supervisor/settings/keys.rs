@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use longshore_global::StoreChoice;
 use longshore_registry::{S3Endpoint, S3Location, S3Region, UpstreamSource};
 use longshore_types::{
-    Coordinates, Country, DeclaredGpus, DiskMarks, Duration, HostName, Label, PrewarmRate,
+    Coordinates, Country, DeclaredGpus, DiskMarks, Duration, HostName, Label, PullRate,
 };
 use toml::Value;
 use tracing_subscriber::EnvFilter;
@@ -93,6 +93,13 @@ pub const KEYS: &[Key] = &[
                instance moves there, at least 1s. Default \"3m\".",
         set: |settings, value| put(&mut settings.rebalance_after, wait(value)),
         show: |settings| quoted(settings.rebalance_after),
+    },
+    Key {
+        name: "keep_releases",
+        help: "How many releases of each app are kept, 1 to 1000, beside those that run or may be taken back:\n\
+               the registry keeps their images, and a rollback may go to them. Default 20.",
+        set: |settings, value| put(&mut settings.keep_releases, releases(value)),
+        show: |settings| settings.keep_releases.to_string(),
     },
     Key {
         name: "registry",
@@ -356,10 +363,17 @@ pub const KEYS: &[Key] = &[
         show: |settings| quoted(settings.image_disk),
     },
     Key {
+        name: "image_rate",
+        help: "How much of the network all pulls of images may take together on this machine: unlimited, or a\n\
+               size that may come each second, at least \"64KiB\". Default \"unlimited\".",
+        set: |settings, value| put(&mut settings.image_rate, parsed(value, PullRate::ALLOWED)),
+        show: |settings| quoted(settings.image_rate),
+    },
+    Key {
         name: "prewarm_rate",
-        help: "How much of the network pulls may take that no instance waits for (`image prewarm`): unlimited,\n\
+        help: "How much of that pulls may take that no instance waits for (`image prewarm`): unlimited,\n\
                or a size that may come each second, at least \"64KiB\". Default \"unlimited\".",
-        set: |settings, value| put(&mut settings.prewarm_rate, parsed(value, PrewarmRate::ALLOWED)),
+        set: |settings, value| put(&mut settings.prewarm_rate, parsed(value, PullRate::ALLOWED)),
         show: |settings| quoted(settings.prewarm_rate),
     },
     Key {
@@ -561,12 +575,19 @@ fn duration(value: &Value) -> Result<Duration, &'static str> {
 }
 
 fn rate(value: &Value) -> Result<NonZeroU32, &'static str> {
-    let rate = match value {
-        Value::Integer(rate) => u32::try_from(*rate).ok(),
+    count(value, 1_000_000).ok_or("a whole number from 1 to 1000000")
+}
+
+fn releases(value: &Value) -> Result<NonZeroU32, &'static str> {
+    count(value, 1000).ok_or("a whole number from 1 to 1000")
+}
+
+fn count(value: &Value, most: u32) -> Option<NonZeroU32> {
+    let count = match value {
+        Value::Integer(count) => u32::try_from(*count).ok(),
         _ => text(value).and_then(|text| text.parse().ok()),
     };
-    let rate = rate.and_then(NonZeroU32::new).filter(|rate| rate.get() <= 1_000_000);
-    rate.ok_or("a whole number from 1 to 1000000")
+    count.and_then(NonZeroU32::new).filter(|count| count.get() <= most)
 }
 
 fn wait(value: &Value) -> Result<Duration, &'static str> {
