@@ -41,7 +41,8 @@ use crate::manifest::Descriptor;
 use crate::unpack::{self, Blob, DataFile, LayerIdentity, UnpackError};
 
 use cut::{Cut, Cutter};
-pub(crate) use frame::{FRAME, FrameProblem, FrameReader};
+pub use frame::FRAME;
+pub(crate) use frame::{FrameProblem, FrameReader};
 pub(crate) use table::most_bytes as most_table_bytes;
 pub use table::{Frame, Stored, Table, TableError};
 

@@ -95,6 +95,10 @@ pub struct PullReport {
     pub why_plain: Vec<String>,
     /// Bytes of layers that came from the source.
     pub bytes_fetched: ByteCount,
+    /// Bytes of layers' contents that came from neighbours instead, as they are uncompressed.
+    pub bytes_of_neighbours: ByteCount,
+    /// Neighbours that were given up, and why.
+    pub given_up: Vec<String>,
     /// What they unpacked to, as archives.
     pub bytes_unpacked: ByteCount,
     /// Devices and fifos in the image that were not made, reused layers included.
@@ -317,7 +321,7 @@ impl ImageStore {
             report.elapsed = started.elapsed();
             return Ok((image, report));
         }
-        let fetcher = Fetcher::new(source.as_ref(), repository, &self.inner.limits);
+        let mut fetcher = Fetcher::new(source.as_ref(), repository, &self.inner.limits);
         let resolved = resolve(&fetcher, digest).await?;
         progress(PullEvent::Resolved {
             layers: resolved.layers.len(),
@@ -332,6 +336,9 @@ impl ImageStore {
                 (Default::default(), Some(why))
             }
         };
+        if !converted.is_empty() {
+            fetcher.look_for_neighbours(digest).await;
+        }
         let reservation = self.reserve(digest, &resolved.layers).await?;
         let progress = |event: PullEvent| {
             if let Some(reservation) = &reservation {
@@ -482,6 +489,8 @@ fn summarise(outcomes: &[LayerOutcome]) -> PullReport {
             None => report.reused_layers += 1,
             Some(fetched) => {
                 report.bytes_fetched.0 += fetched.bytes.0;
+                report.bytes_of_neighbours.0 += fetched.of_neighbours.0;
+                report.given_up.extend(fetched.given_up.iter().cloned());
                 report.bytes_unpacked.0 += outcome.report.unpacked.0;
                 report.fetch += fetched.waiting;
                 report.unpack += fetched.working;

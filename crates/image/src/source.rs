@@ -1,10 +1,11 @@
-//! Where a pull gets its bytes from: the registry today, peers of the location later.
+//! Where a pull gets its bytes from: the registry, and nodes of the same location that have or pull the same.
 //!
 //! A source is not trusted. It hands over bytes; the pull checks every size and digest itself, so a
 //! source that lies costs a failed pull and nothing else. What our own registry converted is the exception:
 //! that its parts belong to a layer only who made them can say.
 
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -41,6 +42,47 @@ pub trait Source: Send + Sync {
     ) -> BoxFuture<'a, Result<Option<Bytes>, SourceError>> {
         Box::pin(async { Ok(None) })
     }
+
+    /// Who else has, or pulls, the image with this digest, as it was asked for. What they give is frames of its
+    /// converted layers.
+    fn neighbours<'a>(
+        &'a self,
+        _repository: &'a Repository,
+        _image: &'a Digest,
+    ) -> BoxFuture<'a, Neighbours> {
+        Box::pin(async { Neighbours::default() })
+    }
+}
+
+/// Those who may be asked before the source.
+#[derive(Clone, Default)]
+pub struct Neighbours {
+    /// By which name this node is a neighbour of theirs.
+    pub own: String,
+    /// The others.
+    pub others: Vec<Known>,
+}
+
+/// A neighbour.
+#[derive(Clone)]
+pub struct Known {
+    /// What it is called.
+    pub name: String,
+    /// Whether it had all of the image when it was named; otherwise it pulls it, too.
+    pub has_all: bool,
+    /// How it is asked.
+    pub asked: Arc<dyn Neighbour>,
+}
+
+/// Something that can hand over frames of layers.
+pub trait Neighbour: Send + Sync {
+    /// The contents of a frame of the layer with this DiffID, which are not trusted; nothing when it does not have
+    /// it. One that pulls the layer may take a while, until it has.
+    fn frame<'a>(
+        &'a self,
+        layer: &'a Digest,
+        idx: usize,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, SourceError>>;
 }
 
 /// Which bytes of a blob are wanted.

@@ -16,12 +16,14 @@
 //! has a name is whole and on the disk, and a crash leaves only what the next opening throws away.
 //! Layers are named by the digest of their uncompressed archive and shared by all images.
 
+mod arriving;
 mod collect;
 mod form;
 mod open;
 mod record;
 mod room;
 mod staging;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod used;
@@ -40,6 +42,7 @@ use crate::config::ImageConfig;
 use crate::limits::Limits;
 use crate::mount::{IdMap, ImageTree, KernelPath, MountRootfsError, mount_tree};
 
+pub(crate) use arriving::Arrival;
 pub use collect::{CollectError, Collected};
 pub(crate) use form::{DATA, Form, INDEX};
 pub use open::OpenStoreError;
@@ -47,6 +50,7 @@ pub(crate) use record::{REPORT, StoredImage, report_text};
 pub(crate) use room::Reservation;
 pub use room::{Lack, MakeRoom, NoRoom, Space, UNPACKED};
 pub(crate) use staging::Staging;
+pub(crate) use standing::Standings;
 pub use used::{HeldImage, Stocked};
 
 /// The directory of beginnings of blobs.
@@ -102,6 +106,9 @@ pub(crate) struct Inner {
     state: Mutex<State>,
     flights: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     room: room::Room,
+    arrivals: arriving::Arrivals,
+    /// How neighbours did that were asked for frames.
+    pub standings: Standings,
     n_staged: AtomicU64,
     /// Held by who deletes the files in the trash.
     trash_lock: Mutex<()>,

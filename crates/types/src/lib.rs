@@ -62,7 +62,9 @@ pub use manifest::{
     ReleaseCommand, Resources, RestartPolicy,
 };
 pub use nearest::nearest;
-pub use node_image::{DiskMarks, HoldReason, ImageHold, ImageState, NodeImage, PullRate};
+pub use node_image::{
+    DIFF_ID_ANNOTATION, DiskMarks, HoldReason, ImageHold, ImageState, NodeImage, PullRate,
+};
 pub use placement::{Label, Near, PlaceMatch, Placement, Spread, Traits};
 pub use priority::{Priority, RoomMaking, Yielding};
 pub use reach::{ReachAddress, Reached, unreached};

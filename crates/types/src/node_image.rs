@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ByteCount, Digest, ParseError, Timestamp, text_type};
 
+/// The annotation of a blob that was converted of a layer, which says of which: its DiffID. Nodes have such layers
+/// of neighbours, where their location says that they may.
+pub const DIFF_ID_ANNOTATION: &str = "dev.longshore.image.layer.diff-id";
+
 /// How far an image is on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "state")]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use longshore_types::{ByteCount, Digest, ParseError};
+use longshore_types::{ByteCount, DIFF_ID_ANNOTATION, Digest, ParseError};
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::{Descriptor, MANIFEST_TYPES};
@@ -22,9 +22,6 @@ const PART_TYPES: [&str; 3] = [
     "application/vnd.longshore.image.layer.frames.v1",
     "application/vnd.longshore.image.layer.table.v1",
 ];
-
-/// The annotation that says of which layer a part is.
-const DIFF_ID: &str = "dev.longshore.image.layer.diff-id";
 
 /// The blobs of a converted layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,13 +105,14 @@ impl WireDescriptor {
     }
 
     fn of_layer(media_type: &str, part: Descriptor, diff_id: &Digest) -> Self {
-        let annotations = [(DIFF_ID.to_owned(), diff_id.to_string())].into();
+        let annotations = [(DIFF_ID_ANNOTATION.to_owned(), diff_id.to_string())].into();
         Self { annotations, ..Self::new(media_type, part) }
     }
 
     /// The layer that this is a part of, and the part.
     fn read(&self, media_type: &str) -> Result<(Digest, Descriptor), ArtifactError> {
-        let diff_id = self.annotations.get(DIFF_ID).filter(|_| self.media_type == media_type);
+        let diff_id = self.annotations.get(DIFF_ID_ANNOTATION);
+        let diff_id = diff_id.filter(|_| self.media_type == media_type);
         let diff_id = diff_id.ok_or(ArtifactError::Parts)?.parse()?;
         Ok((diff_id, Descriptor { digest: self.digest.parse()?, size: ByteCount(self.size) }))
     }

@@ -6,7 +6,7 @@ use super::table::{Frame, Stored};
 
 /// Bytes of a frame before it is compressed; of the last one, at most. Of 4 MiB they would be 2.5 % fewer
 /// in all, and a start that waits for single files would fetch a third more.
-pub(crate) const FRAME: usize = 1 << 20;
+pub const FRAME: usize = 1 << 20;
 
 /// What is wrong with a frame.
 #[derive(Debug, thiserror::Error)]

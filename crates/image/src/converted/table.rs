@@ -108,6 +108,16 @@ impl Frame {
             Stored::Raw | Stored::Zstd(_) => *blake3::hash(bytes).as_bytes() == self.digest,
         }
     }
+
+    /// Fills `bytes`, which are as long as the frame, with what is said to be in it; whether it is. If not, they
+    /// mean nothing.
+    pub(crate) fn take(&self, contents: &[u8], bytes: &mut [u8]) -> bool {
+        if contents.len() != bytes.len() {
+            return false;
+        }
+        bytes.copy_from_slice(contents);
+        self.is(bytes)
+    }
 }
 
 impl Table {

@@ -5,12 +5,17 @@
 //! is wrong with the form, or missing of it, costs the layer no more than time: it is pulled as it was
 //! pushed then, and [`WhyPlain`] is told.
 //!
+//! Frames are had of neighbours too, nodes of the same location that have or pull the same: see `race` for of
+//! whom which, and `peers` for how.
+//!
 //! The contents of a large layer lie where they outlive their pull. The next one reads them, takes the
 //! frames whose digests match and fetches the others: there is no list of finished frames that could say
 //! something else than the disk does.
 
 mod file;
 mod frames;
+mod peers;
+mod race;
 
 use std::sync::Arc;
 
@@ -32,8 +37,9 @@ use crate::source::SourceError;
 use crate::store::{Form, Inner, StoreIoError};
 use crate::unpack::LayerIdentity;
 
-use file::Contents;
-use frames::{Stopped, queues, send};
+use file::{Contents, Missing};
+use frames::{Stopped, Workers, queues, send};
+use peers::{Sent, race_for, usable};
 
 /// Why a layer is pulled as it was pushed although a registry may have it converted.
 #[derive(Debug, thiserror::Error)]
@@ -136,12 +142,12 @@ pub(super) async fn fetch_converted(
     };
     let n_here = table.stored().0 - frames::stored_of(&table, &missing);
     told(n_here);
-    let (senders, receivers) = queues();
+    let (workers, work) = queues();
     let worker = {
         let (store, table, alone) = (Arc::clone(store), Arc::clone(&table), Arc::clone(alone));
         let n_missing = missing.len();
         blocking(move || {
-            let worked = frames::put_in_place(contents, &table, n_missing, receivers);
+            let worked = frames::put_in_place(contents, &table, n_missing, work);
             let committed = match worked {
                 Ok((contents, times)) => {
                     contents.commit(&store, &table, &index).map(|()| times).map_err(Stopped::Store)
@@ -153,14 +159,16 @@ pub(super) async fn fetch_converted(
         })
     };
     let told = |n_bytes| told(n_here + n_bytes);
-    let sent = send(fetcher, &parts.frames, &table, (&missing, senders), &told);
+    let sent = fetch_frames((store, fetcher), (&parts.frames, &table), (&missing, workers), &told);
     let (sent, worked) = tokio::join!(sent, worker);
     match (worked.map_err(NotConverted::Failed)?, sent) {
         (Ok((waiting, working)), sent) => {
             progress(PullEvent::LayerDone { blob: layer.blob, unpacked: table.report.unpacked });
             // All was sent, or it would not be there.
-            let n_sent = sent.unwrap_or(total.0);
-            let fetched = Fetched { bytes: ByteCount(before + n_sent), waiting, working };
+            let all = || Sent { of_source: total.0 - before, ..Sent::default() };
+            let Sent { of_source, of_neighbours, given_up } = sent.unwrap_or_else(|_| all());
+            let (bytes, of_neighbours) = (ByteCount(before + of_source), ByteCount(of_neighbours));
+            let fetched = Fetched { bytes, of_neighbours, given_up, waiting, working };
             let (diff_id, report) = (layer.diff_id, table.report.clone());
             let fetched = Some(fetched);
             Ok(LayerOutcome { diff_id, report, fetched, way: super::Way::Converted })
@@ -172,6 +180,21 @@ pub(super) async fn fetch_converted(
         (Err(Stopped::Frame { idx, problem }), _) => Err(WhyPlain::Frame { idx, problem }.into()),
         (Err(Stopped::Store(source)), _) => Err(failed(source)),
     }
+}
+
+/// Has frames of neighbours where there are any, and of the source.
+async fn fetch_frames(
+    (store, fetcher): (&Inner, &Fetcher<'_>),
+    (frames, table): (&Descriptor, &Table),
+    of: (&[Missing], Workers),
+    told: &(dyn Fn(u64) + Send + Sync),
+) -> Result<Sent, SourceError> {
+    let others = usable(store, fetcher);
+    if others.is_empty() {
+        let of_source = send(fetcher, frames, table, of, told).await?;
+        return Ok(Sent { of_source, ..Sent::default() });
+    }
+    race_for((store, fetcher, others), frames, table, of, told).await
 }
 
 /// Removes what came of a layer's converted form and is not wanted any more.

@@ -15,7 +15,9 @@ use super::PullImageError;
 use crate::config::ConfigFile;
 use crate::limits::{LimitExceeded, Limits};
 use crate::manifest::{Descriptor, Document};
-use crate::source::{BlobStream, FetchedManifest, Given, Part, Retry, Source, SourceError};
+use crate::source::{
+    BlobStream, FetchedManifest, Given, Neighbours, Part, Retry, Source, SourceError,
+};
 pub(super) use window::{PART, PARTS_AT_ONCE, Window};
 
 /// How often in a row a source may fail without sending anything.
@@ -23,6 +25,9 @@ const ATTEMPTS: u32 = 5;
 
 /// A source that sends nothing for this long is asked again. Tests wait for it in real time.
 const STALL: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 60 });
+
+/// How long it may take to hear of neighbours.
+const NEIGHBOURS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Before the second attempt; doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 200 });
@@ -32,11 +37,13 @@ pub(super) struct Fetcher<'a> {
     source: &'a dyn Source,
     repository: &'a Repository,
     pub limits: &'a Limits,
+    /// Who is asked for frames before the source.
+    pub neighbours: Neighbours,
 }
 
 impl<'a> Fetcher<'a> {
     pub fn new(source: &'a dyn Source, repository: &'a Repository, limits: &'a Limits) -> Self {
-        Self { source, repository, limits }
+        Self { source, repository, limits, neighbours: Neighbours::default() }
     }
 
     /// The manifest or index with a digest, checked and parsed.
@@ -115,6 +122,14 @@ impl<'a> Fetcher<'a> {
     /// pulled as it was pushed.
     pub async fn converted(&self, manifest: &Digest) -> Result<Option<Bytes>, SourceError> {
         within_stall(self.source.converted(self.repository, manifest)).await
+    }
+
+    /// Asks who else may be asked for frames of an image. It is not waited for long: the source has them, too.
+    pub async fn look_for_neighbours(&mut self, image: &Digest) {
+        let asked = self.source.neighbours(self.repository, image);
+        if let Ok(neighbours) = tokio::time::timeout(NEIGHBOURS_WITHIN, asked).await {
+            self.neighbours = neighbours;
+        }
     }
 
     /// The bytes of a part of a blob, resumed where they break off.

@@ -41,7 +41,12 @@ pub(super) struct LayerOutcome {
 }
 
 pub(super) struct Fetched {
+    /// That the source gave.
     pub bytes: ByteCount,
+    /// That neighbours gave.
+    pub of_neighbours: ByteCount,
+    /// Neighbours that were given up.
+    pub given_up: Vec<String>,
     /// Time in which the threads had nothing to do.
     pub waiting: Duration,
     /// The rest of their time.
@@ -131,7 +136,8 @@ async fn fetch_plain(
             progress(PullEvent::LayerDone { blob, unpacked: report.unpacked });
             // All was sent, or it would not be there.
             let bytes = sent.unwrap_or(layer.size);
-            let fetched = Some(Fetched { bytes, waiting, working });
+            let (of_neighbours, given_up) = Default::default();
+            let fetched = Some(Fetched { bytes, of_neighbours, given_up, waiting, working });
             Ok(LayerOutcome { diff_id, report, fetched, way: Way::Plain(None) })
         }
     }

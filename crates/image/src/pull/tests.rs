@@ -8,6 +8,7 @@ mod full;
 mod hostile;
 mod images;
 mod kept;
+mod neighbours;
 mod parts;
 
 use std::path::Path;

@@ -77,6 +77,8 @@ impl ImageStore {
             state: Mutex::default(),
             flights: Mutex::default(),
             room: super::room::Room::default(),
+            arrivals: super::arriving::Arrivals::default(),
+            standings: super::Standings::default(),
             n_staged: AtomicU64::new(0),
             trash_lock: Mutex::default(),
             _lock: lock.into(),

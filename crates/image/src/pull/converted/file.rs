@@ -11,7 +11,7 @@ use longshore_types::Digest;
 use super::super::kept;
 use crate::converted::{FRAME, Stored, Table};
 use crate::erofs::BLOCK;
-use crate::store::{DATA, INDEX, Inner, REPORT, Staging, StoreIoError, report_text};
+use crate::store::{Arrival, DATA, INDEX, Inner, REPORT, Staging, StoreIoError, report_text};
 use crate::unpack::{CACHED, HOLE};
 
 use super::frames::{in_parallel, n_threads};
@@ -37,6 +37,8 @@ pub(super) struct Contents {
     file: File,
     /// The same, past the page cache; `None` where the file system has no such way.
     direct: Option<File>,
+    /// By which neighbours have what is here of it.
+    arrival: Option<Arrival>,
     /// Where it gets its name from; a large one lies elsewhere until then.
     staging: Staging,
 }
@@ -76,11 +78,16 @@ impl Contents {
             Ok((file, direct, length))
         };
         let (file, direct, length) = open().map_err(failed)?;
-        let contents = Self { path, file, direct, staging };
+        let mut contents = Self { path, file, direct, arrival: None, staging };
         let missing = match length {
             0 => contents.all(table),
             _ => contents.look(table)?,
         };
+        let (n_frames, absent) = (table.frames.len(), missing.iter().map(|missing| missing.idx));
+        let file = (&*contents.path, &contents.file);
+        let arrival = Arrival::new(store, &table.diff_id, file, (n_frames, absent));
+        let arrival = arrival.map_err(StoreIoError::of("opening", &contents.path))?;
+        contents.arrival = Some(arrival);
         Ok((contents, missing))
     }
 
@@ -116,8 +123,17 @@ impl Contents {
         Ok(missing)
     }
 
-    /// Puts a frame in its place; where zeros are, long runs of them are not written.
+    /// Puts a frame, which is right, in its place, from where neighbours may have it.
     pub fn write(&self, missing: Missing, bytes: &[u8]) -> io::Result<()> {
+        self.put(missing, bytes)?;
+        if let Some(arrival) = &self.arrival {
+            arrival.mark(missing.idx);
+        }
+        Ok(())
+    }
+
+    /// Where zeros are, long runs of them are not written.
+    fn put(&self, missing: Missing, bytes: &[u8]) -> io::Result<()> {
         let mut start = missing.idx as u64 * FRAME as u64;
         if missing.place == Place::Written {
             return self.write_at(bytes, start);
@@ -157,7 +173,8 @@ impl Contents {
         table: &Table,
         index: &[u8],
     ) -> Result<(), StoreIoError> {
-        let Self { path, file, direct: _, staging } = self;
+        // Neighbours are to find the layer where they do not find it on its way.
+        let Self { path, file, direct: _, arrival: _arrival, staging } = self;
         file.sync_data().map_err(StoreIoError::of("syncing", &path))?;
         let data = staging.path().join(DATA);
         if path != data {

@@ -5,10 +5,12 @@ use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::super::fetch::{Fetcher, PART, PARTS_AT_ONCE};
+use super::super::fetch::{Fetcher, PART, PARTS_AT_ONCE, Window};
 use super::file::{Contents, FrameBuffer, Missing};
+use super::race::Giver;
 use crate::converted::{FRAME, FrameProblem, FrameReader, Table};
 use crate::manifest::Descriptor;
 use crate::source::{Retry, SourceError};
@@ -19,6 +21,9 @@ const THREADS: usize = 8;
 
 /// Frames that wait for a thread.
 const QUEUE: usize = 1;
+
+/// What was found of frames, and is not taken note of yet.
+const VERDICTS: usize = 64;
 
 /// What is held in memory of a layer on its way: parts ahead of the frame that is handed over, that frame,
 /// and of each thread those that wait for it, the one that it is at, and what that decodes to.
@@ -31,10 +36,43 @@ pub(super) fn n_threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(THREADS)
 }
 
-/// A frame as it is stored.
+/// A frame that came: as it is stored, or its contents when a neighbour gave it.
 pub(super) struct Job {
-    missing: Missing,
-    stored: Vec<u8>,
+    /// Which of those that are missing.
+    pub nth: usize,
+    pub missing: Missing,
+    pub by: Giver,
+    pub bytes: Bytes,
+}
+
+/// What a thread tells.
+pub(super) enum Verdict {
+    /// What was found of a frame.
+    Of { nth: usize, by: Giver, is_right: bool },
+    /// It takes no more, and has its own error to tell.
+    Stopped,
+}
+
+/// Tells at the end of a thread, however that comes about.
+struct Ending<'a>(&'a mpsc::Sender<Verdict>);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        // Mostly nobody listens any more.
+        let _ = self.0.blocking_send(Verdict::Stopped);
+    }
+}
+
+/// The task's ends of the queues to and from the threads.
+pub(super) struct Workers {
+    pub jobs: Vec<mpsc::Sender<Job>>,
+    pub verdicts: mpsc::Receiver<Verdict>,
+}
+
+/// The threads' ends.
+pub(super) struct Work {
+    jobs: Vec<mpsc::Receiver<Job>>,
+    verdicts: mpsc::Sender<Verdict>,
 }
 
 /// Why frames did not become the contents of a layer.
@@ -47,9 +85,11 @@ pub(super) enum Stopped {
     Store(StoreIoError),
 }
 
-/// A queue for each thread.
-pub(super) fn queues() -> (Vec<mpsc::Sender<Job>>, Vec<mpsc::Receiver<Job>>) {
-    (0..n_threads()).map(|_| mpsc::channel(QUEUE)).unzip()
+/// A queue for each thread, and one back.
+pub(super) fn queues() -> (Workers, Work) {
+    let (senders, receivers) = (0..n_threads()).map(|_| mpsc::channel(QUEUE)).unzip();
+    let (sender, verdicts) = mpsc::channel(VERDICTS);
+    (Workers { jobs: senders, verdicts }, Work { jobs: receivers, verdicts: sender })
 }
 
 /// How many bytes are stored of some frames.
@@ -57,34 +97,57 @@ pub(super) fn stored_of(table: &Table, missing: &[Missing]) -> u64 {
     missing.iter().map(|missing| table.stored_bytes(missing.idx)).sum()
 }
 
-/// Fetches frames and deals them out, until all are or a thread wants no more; gives how many of their
-/// bytes the source gave.
+/// Frames out of bytes of a blob that begin with the first of them.
+pub(super) struct Cutting<'a> {
+    window: Window<'a>,
+    /// What came and belongs to the next frame.
+    left: Bytes,
+}
+
+impl<'a> Cutting<'a> {
+    pub fn new(window: Window<'a>) -> Self {
+        Self { window, left: Bytes::new() }
+    }
+
+    /// The next frame, of which so many bytes are stored.
+    pub async fn next(&mut self, n_stored: u64) -> Result<Bytes, SourceError> {
+        let n_stored = n_stored as usize;
+        let mut stored = Vec::with_capacity(n_stored);
+        while stored.len() < n_stored {
+            if self.left.is_empty() {
+                let early = || SourceError::new("they end too early", Retry::Pointless);
+                self.left = self.window.next().await?.ok_or_else(early)?;
+            }
+            let n_bytes = self.left.len().min(n_stored - stored.len());
+            stored.extend_from_slice(&self.left.split_to(n_bytes));
+        }
+        Ok(stored.into())
+    }
+}
+
+/// Fetches frames of the source alone and deals them out, until all are or a thread wants no more; gives how many
+/// of their bytes the source gave.
 pub(super) async fn send(
     fetcher: &Fetcher<'_>,
     frames: &Descriptor,
     table: &Table,
-    (missing, senders): (&[Missing], Vec<mpsc::Sender<Job>>),
+    (missing, workers): (&[Missing], Workers),
     told: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<u64, SourceError> {
-    let mut senders = senders.iter().cycle();
-    let mut n_given = 0;
+    let Workers { jobs, verdicts } = workers;
+    // What is wrong, the threads tell by their end; nobody is to wait for room to say more.
+    drop(verdicts);
+    let mut senders = jobs.iter().cycle();
+    let (mut n_given, mut nth) = (0, 0);
     for (run, bytes) in runs(table, missing) {
-        let mut window = fetcher.range(frames.digest, bytes);
-        // What came and belongs to the next frame.
-        let mut left = bytes::Bytes::new();
+        let mut cutting = Cutting::new(fetcher.range(frames.digest, bytes));
         for missing in run {
-            let n_stored = table.stored_bytes(missing.idx) as usize;
-            let mut stored = Vec::with_capacity(n_stored);
-            while stored.len() < n_stored {
-                if left.is_empty() {
-                    let early = || SourceError::new("they end too early", Retry::Pointless);
-                    left = window.next().await?.ok_or_else(early)?;
-                }
-                stored.extend_from_slice(&left.split_to(left.len().min(n_stored - stored.len())));
-            }
-            n_given += n_stored as u64;
+            let n_stored = table.stored_bytes(missing.idx);
+            let (missing, by) = (*missing, Giver::Source);
+            let job = Job { nth, missing, by, bytes: cutting.next(n_stored).await? };
+            (n_given, nth) = (n_given + n_stored, nth + 1);
             let sender = senders.next().expect("there is a thread");
-            if sender.send(Job { missing: *missing, stored }).await.is_err() {
+            if sender.send(job).await.is_err() {
                 // It has its own error to tell.
                 return Ok(n_given);
             }
@@ -126,10 +189,10 @@ pub(super) fn put_in_place(
     contents: Contents,
     table: &Table,
     n_missing: usize,
-    receivers: Vec<mpsc::Receiver<Job>>,
+    Work { jobs, verdicts }: Work,
 ) -> Result<(Contents, (Duration, Duration)), Stopped> {
-    let (started, n_threads) = (Instant::now(), receivers.len() as u32);
-    let worked = in_parallel(receivers, |jobs| work(&contents, table, jobs));
+    let (started, n_threads) = (Instant::now(), jobs.len() as u32);
+    let worked = in_parallel(jobs, |jobs| work(&contents, table, jobs, &verdicts));
     let worked = worked.map_err(|error| Stopped::Store(contents.failed(error)))?;
     let took = started.elapsed();
     let mut all = Worked::default();
@@ -159,7 +222,9 @@ fn work(
     contents: &Contents,
     table: &Table,
     mut jobs: mpsc::Receiver<Job>,
+    verdicts: &mpsc::Sender<Verdict>,
 ) -> Result<Worked, Stopped> {
+    let _ending = Ending(verdicts);
     let failed = |source: io::Error| Stopped::Store(contents.failed(source));
     let mut reader = FrameReader::new().map_err(failed)?;
     let mut buffer = FrameBuffer::new();
@@ -168,13 +233,24 @@ fn work(
         let started = Instant::now();
         let job = jobs.blocking_recv();
         worked.waited += started.elapsed();
-        let Some(Job { missing, stored }) = job else { return Ok(worked) };
+        let Some(Job { nth, missing, by, bytes: came }) = job else { return Ok(worked) };
         let idx = missing.idx;
         let bytes = buffer.bytes(table.frame_bytes(idx));
-        let read = reader.read(&table.frames[idx], &stored, bytes);
-        read.map_err(|problem| Stopped::Frame { idx, problem })?;
-        contents.write(missing, bytes).map_err(failed)?;
-        worked.n_frames += 1;
+        let frame = &table.frames[idx];
+        let is_right = match by {
+            Giver::Source => {
+                let read = reader.read(frame, &came, bytes);
+                read.map_err(|problem| Stopped::Frame { idx, problem })?;
+                true
+            }
+            Giver::Peer(_) => frame.take(&came, bytes),
+        };
+        if is_right {
+            contents.write(missing, bytes).map_err(failed)?;
+            worked.n_frames += 1;
+        }
+        // Without a race nobody listens.
+        let _ = verdicts.blocking_send(Verdict::Of { nth, by, is_right });
     }
 }
 

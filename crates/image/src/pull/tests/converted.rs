@@ -50,7 +50,7 @@ fn tell(source: &FakeSource, manifest: &Digest, layers: ConvertedLayers) {
 }
 
 /// The files of all layers, by the paths from the directory of layers.
-fn stored(root: &Path) -> Vec<(String, Vec<u8>)> {
+pub(super) fn stored(root: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
     for layer in entries(root, "indexed") {
         for name in ["data", "index", "report.json"] {

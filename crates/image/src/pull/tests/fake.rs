@@ -34,12 +34,16 @@ pub(super) enum Fault {
     GoesOn,
     /// Whatever part is asked for, the whole blob is given.
     HasNoParts,
+    /// Each part takes so long, one after the other whoever asks.
+    Slow(Duration),
 }
 
 pub(super) struct FakeSource {
     state: Mutex<State>,
     n_layer_requests: AtomicUsize,
     healed: watch::Sender<bool>,
+    /// Held by the part that comes now of those that take long.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Default)]
@@ -59,6 +63,7 @@ impl Default for FakeSource {
             state: Mutex::default(),
             n_layer_requests: AtomicUsize::new(0),
             healed: watch::channel(false).0,
+            turn: Arc::default(),
         }
     }
 }
@@ -175,10 +180,19 @@ impl FakeSource {
             Some(Fault::BreaksEvery(n_bytes) | Fault::StallsEvery(n_bytes)) => n_bytes,
             Some(Fault::HangsAt(n_bytes)) => n_bytes,
             Some(Fault::HangsBehind(end)) => end.saturating_sub(part.from as usize),
-            Some(Fault::GoesOn | Fault::HasNoParts) | None => rest.len(),
+            Some(Fault::GoesOn | Fault::HasNoParts | Fault::Slow(_)) | None => rest.len(),
         };
         let (now, later) = rest.split_at(n_given.min(rest.len()));
         *state.n_bytes_given.entry(*digest).or_default() += now.len() as u64;
+        if let Some(Fault::Slow(takes)) = fault {
+            let (turn, pieces) = (Arc::clone(&self.turn), pieces(now));
+            let come = async move {
+                let _turn = turn.lock().await;
+                tokio::time::sleep(takes).await;
+                pieces
+            };
+            return Ok(Given::Part(stream::once(come).flatten().boxed()));
+        }
         if later.is_empty() {
             return Ok(Given::Part(pieces(now).boxed()));
         }
