@@ -1,14 +1,16 @@
-//! Large layers are converted while nothing else is to be done, and nodes have them in that form.
+//! Large layers are converted while nothing else is to be done, and nodes have them in that form, of each other too.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use longshore_e2e::image::{BUSYBOX_PORT, Entries, Layered, Layout};
-use longshore_e2e::{Platform, eventually};
+use longshore_e2e::machine::{Machine, Part, platform_for};
+use longshore_e2e::{Platform, UpOptions, eventually};
 use serde_json::{Value, json};
 
+use crate::joining::token;
 use crate::odd_images::base;
-use crate::scene::page;
+use crate::scene::{but, page};
 
 /// An image that serves its number, with a layer that is large enough.
 fn image(dir: &Path, number: u64) -> Layout {
@@ -91,4 +93,40 @@ fn a_large_layer_comes_converted_and_as_it_was_pushed_when_that_is_damaged() {
         platform.remove(&format!("bulk-{number}")).unwrap();
     }
     platform.finish();
+}
+
+#[test]
+fn a_node_has_layers_of_its_neighbour() {
+    let mut machines = [(); 2].map(|()| Machine::start(Part::Node).unwrap());
+    let config = "node = \"one\"\nlocation = \"here\"\n".to_owned();
+    let options = UpOptions { config, ..UpOptions::default() };
+    let platform = platform_for(&machines[0], options).unwrap();
+    push(&platform, 1).unwrap();
+    for (machine, name) in machines.iter_mut().zip(["two", "three"]) {
+        machine.join(&token(&platform, Part::Node, "here", &[]), name).unwrap();
+        eventually("it is known", || {
+            let nodes = platform.run(&["nodes"]).ok();
+            Ok(nodes.lines().any(|line| line.starts_with(name)).then_some(()))
+        })
+        .unwrap();
+    }
+    // What nobody else has comes of the registry, and then of who has it.
+    platform.run(&["cordon", "one"]).ok();
+    platform.run(&["cordon", "three"]).ok();
+    platform.deploy(&manifest(1)).unwrap();
+    let told = explained(&platform, 1);
+    assert!(told.contains("came converted") && !told.contains("from neighbours"), "{told}");
+    platform.run(&["cordon", "two"]).ok();
+    platform.run(&["uncordon", "three"]).ok();
+    let again = but(manifest(1), &json!({"app": "bulk-2"}));
+    platform.deploy(&again).unwrap();
+    assert_eq!(page(&platform, "bulk-2"), "1");
+    let told = explained(&platform, 2);
+    assert!(told.contains("came converted") && told.contains("MiB from neighbours"), "{told}");
+    assert!(!told.contains("given up"), "{told}");
+    for number in [1, 2] {
+        platform.remove(&format!("bulk-{number}")).unwrap();
+    }
+    platform.finish();
+    machines.into_iter().for_each(Machine::finish);
 }

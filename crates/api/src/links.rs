@@ -41,7 +41,10 @@ pub use exec::{
     AttachRequest, Channel, EXEC_PROTOCOL, ExecQueryProblem, ExecRequest, FromCommand,
     INPUT_WINDOW, MAX_EXEC_MESSAGE, TerminalSize, ToCommand,
 };
-pub use images::{HoldsRequest, ImageHolds, PrewarmOrder, PrewarmOrders, PrewarmSet, PrewarmWish};
+pub use images::{
+    HoldsRequest, ImageHolds, ImageNeighbour, ImageNeighbours, PrewarmOrder, PrewarmOrders,
+    PrewarmSet, PrewarmWish, Vouched,
+};
 pub use node::{
     Assignment, AssignmentSet, HandedOver, Intent, LogLine, NodeReport, ObservedInstance, Origin,
     Stage, StartPath,

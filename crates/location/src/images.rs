@@ -5,18 +5,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::response::Response;
 use futures_util::StreamExt as _;
 use http::{HeaderValue, Method};
 use http_body_util::{BodyExt as _, Limited};
-use longshore_api::links::ImageHolds;
+use longshore_api::links::{Assignment, ImageHolds};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{CallError, Client, Endpoint, Followed, Refusal, Service, relay_whole};
 use longshore_trust::{Name, RegistryAccess, RegistryTold, client_config};
-use longshore_types::{Digest, NodeImage, NodeName, Repository};
+use longshore_types::{DIFF_ID_ANNOTATION, Digest, NodeImage, NodeName, Repository};
 use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,11 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// What is asked for.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
     /// The part of a blob, as the registry is asked for it; none for the whole.
     fn range(&self) -> Option<HeaderValue> {
         let range = match (self.from, self.n_bytes) {
@@ -209,8 +214,17 @@ pub struct Images {
     pub prewarm: Arc<Prewarm>,
     /// What manifests refer to. They never change, so this is never wrong.
     references: Mutex<BTreeMap<Digest, Arc<References>>>,
-    /// The blobs that were converted of the image with a manifest, by the last that the registry said.
-    converted: Mutex<BTreeMap<Digest, Arc<BTreeSet<Digest>>>>,
+    /// What was converted of the image with a manifest, by the last that the registry said.
+    converted: Mutex<BTreeMap<Digest, Arc<Converted>>>,
+}
+
+/// What was converted of an image.
+#[derive(Debug, Default)]
+struct Converted {
+    /// The parts of its layers.
+    blobs: BTreeSet<Digest>,
+    /// The DiffIDs of those layers.
+    layers: BTreeSet<Digest>,
 }
 
 /// What a manifest refers to.
@@ -218,6 +232,8 @@ pub struct Images {
 struct References {
     manifests: BTreeSet<Digest>,
     blobs: BTreeSet<Digest>,
+    /// The layers that its blobs are parts of, where it names what was converted.
+    converted: BTreeSet<Digest>,
 }
 
 impl Images {
@@ -257,7 +273,7 @@ impl Images {
     }
 
     /// Refuses a manifest that no assignment of the node needs.
-    async fn check_manifest(&self, node: &NodeName, wanted: &Wanted) -> Result<(), Refusal> {
+    pub async fn check_manifest(&self, node: &NodeName, wanted: &Wanted) -> Result<(), Refusal> {
         let Wanted { repository, digest, .. } = wanted;
         for image in self.assigned(node, repository) {
             let is_child = || async {
@@ -326,13 +342,40 @@ impl Images {
 
     /// The images of a repository that the node should run, or have beforehand.
     fn assigned(&self, node: &NodeName, repository: &Repository) -> BTreeSet<Digest> {
+        let all = self.all_assigned(node).into_iter();
+        all.filter(|(of, _)| of == repository).map(|(_, image)| image).collect()
+    }
+
+    /// All of them.
+    fn all_assigned(&self, node: &NodeName) -> BTreeSet<(Repository, Digest)> {
         let by_node = self.handle.assignments.borrow();
         let assignments = by_node.get(node).map(|set| &set.assignments[..]).unwrap_or_default();
-        let of_repository = assignments
-            .iter()
-            .filter(|assignment| assignment.release.manifest.image.repository == *repository);
-        let wished = self.prewarm.images_of(node, repository);
-        of_repository.map(|assignment| assignment.release.image_digest).chain(wished).collect()
+        let image = |assignment: &Arc<Assignment>| {
+            let release = &assignment.release;
+            (release.manifest.image.repository.clone(), release.image_digest)
+        };
+        let wished = self.prewarm.orders(node).unwrap_or_default().images.into_iter();
+        let wished = wished.map(|order| (order.repository, order.digest));
+        assignments.iter().map(image).chain(wished).collect()
+    }
+
+    /// Whether a node should run an image, or have it beforehand.
+    pub fn is_assigned(&self, node: &NodeName, image: &Digest) -> bool {
+        self.all_assigned(node).iter().any(|(_, assigned)| assigned == image)
+    }
+
+    /// Whether a layer was converted of an image that the node should run, or have beforehand.
+    pub async fn is_layer_of_node(&self, node: &NodeName, layer: &Digest) -> Result<bool, Refusal> {
+        for (repository, image) in self.all_assigned(node) {
+            let references = self.references(&repository, &image).await?;
+            for manifest in references.manifests.iter().take(MAX_CHILDREN).chain([&image]) {
+                let converted = self.converted_of(&repository, manifest).await;
+                if converted.is_some_and(|converted| converted.layers.contains(layer)) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     async fn is_blob_of_node(
@@ -363,35 +406,44 @@ impl Images {
         Ok(false)
     }
 
-    /// Whether a blob is one that was converted of an image. A node asks for that after it was told of it,
-    /// and so is what is remembered; after a restart in between the registry is asked again, once.
+    /// Whether a blob is one that was converted of an image.
     async fn is_converted_of(
         &self,
         repository: &Repository,
         manifest: &Digest,
         blob: &Digest,
     ) -> bool {
-        let known = self.remembered_converted().get(manifest).cloned();
-        let blobs = match known {
-            Some(blobs) => blobs,
-            None => match self.ask_converted(repository, manifest).await {
-                Ok((_, blobs)) => blobs,
-                Err(Refusal(problem)) if problem.code == ProblemCode::NotFound => {
-                    self.remember_converted(manifest, BTreeSet::new())
-                }
-                // Without an answer it is one that the node may not have, for now.
-                Err(_) => return false,
-            },
-        };
-        blobs.contains(blob)
+        let converted = self.converted_of(repository, manifest).await;
+        converted.is_some_and(|converted| converted.blobs.contains(blob))
     }
 
-    /// The artifact that names what was converted of an image, and the blobs in it.
+    /// What was converted of an image. A node asks for that after it was told of it, and so is what is
+    /// remembered; after a restart in between the registry is asked again, once. Without an answer it is what the
+    /// node may not have, for now.
+    async fn converted_of(
+        &self,
+        repository: &Repository,
+        manifest: &Digest,
+    ) -> Option<Arc<Converted>> {
+        let known = self.remembered_converted().get(manifest).cloned();
+        match known {
+            Some(known) => Some(known),
+            None => match self.ask_converted(repository, manifest).await {
+                Ok((_, converted)) => Some(converted),
+                Err(Refusal(problem)) if problem.code == ProblemCode::NotFound => {
+                    Some(self.remember_converted(manifest, Converted::default()))
+                }
+                Err(_) => None,
+            },
+        }
+    }
+
+    /// The artifact that names what was converted of an image, and what it names.
     async fn ask_converted(
         &self,
         repository: &Repository,
         manifest: &Digest,
-    ) -> Result<(bytes::Bytes, Arc<BTreeSet<Digest>>), Refusal> {
+    ) -> Result<(bytes::Bytes, Arc<Converted>), Refusal> {
         // One on a machine of its own could say what it likes, and nobody could tell.
         let called = self.registry.called().await?;
         if !called.is_own {
@@ -404,26 +456,21 @@ impl Images {
         let body = Limited::new(answer.into_body(), MAX_MANIFEST).collect().await;
         let body = body.map_err(|error| unusable(manifest, &error.to_string()))?.to_bytes();
         let references = read_references(&body).map_err(|error| unusable(manifest, &error))?;
-        Ok((body, self.remember_converted(manifest, references.blobs)))
+        let converted = Converted { blobs: references.blobs, layers: references.converted };
+        Ok((body, self.remember_converted(manifest, converted)))
     }
 
-    fn remember_converted(
-        &self,
-        manifest: &Digest,
-        blobs: BTreeSet<Digest>,
-    ) -> Arc<BTreeSet<Digest>> {
-        let blobs = Arc::new(blobs);
+    fn remember_converted(&self, manifest: &Digest, converted: Converted) -> Arc<Converted> {
+        let converted = Arc::new(converted);
         let mut remembered = self.remembered_converted();
         if remembered.len() >= REMEMBERED {
             remembered.clear();
         }
-        remembered.insert(*manifest, Arc::clone(&blobs));
-        blobs
+        remembered.insert(*manifest, Arc::clone(&converted));
+        converted
     }
 
-    fn remembered_converted(
-        &self,
-    ) -> std::sync::MutexGuard<'_, BTreeMap<Digest, Arc<BTreeSet<Digest>>>> {
+    fn remembered_converted(&self) -> MutexGuard<'_, BTreeMap<Digest, Arc<Converted>>> {
         self.converted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -449,7 +496,7 @@ impl Images {
         Ok(references)
     }
 
-    fn remembered(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, Arc<References>>> {
+    fn remembered(&self) -> MutexGuard<'_, BTreeMap<Digest, Arc<References>>> {
         self.references.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -469,6 +516,8 @@ fn read_references(bytes: &[u8]) -> Result<References, String> {
     #[derive(Deserialize)]
     struct Descriptor {
         digest: Digest,
+        #[serde(default)]
+        annotations: Option<BTreeMap<String, String>>,
     }
     #[derive(Deserialize)]
     struct Parts {
@@ -480,8 +529,12 @@ fn read_references(bytes: &[u8]) -> Result<References, String> {
     }
     let parts: Parts = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let digests = |descriptors: Vec<Descriptor>| descriptors.into_iter().map(|one| one.digest);
+    // What others annotate is theirs.
+    let layer = |one: &Descriptor| one.annotations.as_ref()?.get(DIFF_ID_ANNOTATION)?.parse().ok();
+    let converted = parts.layers.iter().filter_map(layer).collect();
     let blobs = digests(parts.layers).chain(parts.config.map(|config| config.digest));
-    Ok(References { manifests: digests(parts.manifests).collect(), blobs: blobs.collect() })
+    let (manifests, blobs) = (digests(parts.manifests).collect(), blobs.collect());
+    Ok(References { manifests, blobs, converted })
 }
 
 fn refuse(node: &NodeName, wanted: &Wanted) -> Refusal {
@@ -547,6 +600,15 @@ mod tests {
         let index = format!(r#"{{"manifests":[{{"digest":"{a}"}},{{"digest":"{b}"}}]}}"#);
         let read = read_references(index.as_bytes()).unwrap();
         assert_eq!((read.manifests, read.blobs.len()), (BTreeSet::from([a, b]), 0));
+        let annotated = |text: &str| format!(r#"{{"{DIFF_ID_ANNOTATION}":"{text}"}}"#);
+        let artifact = format!(
+            r#"{{"layers":[{{"digest":"{a}","annotations":{}}},{{"digest":"{b}","annotations":{}}},
+                {{"digest":"{c}","annotations":null}}]}}"#,
+            annotated(&c.to_string()),
+            annotated("x"),
+        );
+        let read = read_references(artifact.as_bytes()).unwrap();
+        assert_eq!((read.converted, read.blobs.len()), (BTreeSet::from([c]), 3));
         for bad in ["", "[]", r#"{"layers":[{"digest":"x"}]}"#] {
             read_references(bad.as_bytes()).unwrap_err();
         }

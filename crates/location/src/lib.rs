@@ -10,7 +10,7 @@
 //! - `records`: what is stored. `secrets`: those of its instances. `uplink`: the link to the global plane.
 //! - `server`: what nodes, ingresses and the global plane call. `trust`: who may, over a network.
 //! - `simulation`: a location without sockets, driven from outside.
-//! - `prewarm`: which images nodes should have beforehand.
+//! - `prewarm`: which images nodes should have beforehand. `neighbours`: who of them gives others parts of images.
 //! - `demand`: how many requests come in here. `elsewhere`: what other locations serve. `images`: those of nodes on other machines. `joined`: a location on another machine than the global
 //!   plane's.
 
@@ -23,6 +23,7 @@ mod keeper;
 mod life;
 mod log;
 mod metrics;
+mod neighbours;
 mod prewarm;
 mod records;
 mod secrets;
@@ -52,6 +53,7 @@ use joined::Joined;
 pub use joined::join;
 use keeper::{Handle, Keeper};
 use metrics::{Metrics, Told, Watched};
+use neighbours::Neighbours;
 use prewarm::Prewarm;
 use secrets::Secrets;
 use server::Server;
@@ -212,12 +214,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     let named = (name.clone(), options.traits, life);
     let keeper = Keeper::restore(named, gate, store, service.shutdown(), watched).await?;
     let (keeper, handle) = keeper;
-    if let Some(listener) = options.metrics {
-        let mut registry = metrics::registry();
-        let told = Told { report: handle.report.clone(), routes: handle.routes.clone() };
-        metrics.register(&mut registry, file, told);
-        longshore_telemetry::metrics::serve(registry, listener, &service);
-    }
+    serve_metrics(&metrics, options.metrics, file, &handle, &service);
     service.spawn("keeper", keeper.run());
     let place = uplink::Place {
         peers_advertised: options.peers_advertised,
@@ -240,6 +237,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     service.spawn_until_shutdown("removals", forget);
     let gates = Arc::new(Gates::new(Arc::clone(&trust), service.clone()));
     let router = server::router(Server {
+        neighbours: Neighbours::of(&images, &gates, &trust, &handle),
         location: options.name.clone(),
         handle,
         secrets,
@@ -262,6 +260,21 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     }
     service.spawn("link", options.link.serve(router, service.shutdown()));
     Ok(service.run().await?)
+}
+
+/// Serves the metrics of a location, where anyone may ask for them.
+fn serve_metrics(
+    metrics: &Metrics,
+    listener: Option<Listener>,
+    store: PathBuf,
+    handle: &Handle,
+    service: &Service,
+) {
+    let Some(listener) = listener else { return };
+    let mut registry = metrics::registry();
+    let told = Told { report: handle.report.clone(), routes: handle.routes.clone() };
+    metrics.register(&mut registry, store, told);
+    longshore_telemetry::metrics::serve(registry, listener, service);
 }
 
 /// The global plane as this location, the same shown nothing where that is another machine, and where it is

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt as _, stream};
 use longshore_api::links::{NodeSummary, PrewarmOrder, PrewarmOrders, PrewarmSet, PrewarmWish};
 use longshore_link::{CallError, Followed};
-use longshore_types::{Digest, HoldReason, ImageHold, LocationName, NodeName, Repository};
+use longshore_types::{Digest, HoldReason, ImageHold, LocationName, NodeName};
 use tokio::sync::watch;
 
 use crate::state::Reported;
@@ -129,12 +129,6 @@ impl Prewarm {
             |wish: &PrewarmWish| ImageHold { reason: HoldReason::Prewarm, by: wish.named.clone() };
         Some(wishes.filter(is_for).map(hold).collect())
     }
-
-    /// The images of a repository that are wished on a node.
-    pub fn images_of(&self, node: &NodeName, repository: &Repository) -> Vec<Digest> {
-        let orders = self.orders(node).unwrap_or_default().images.into_iter();
-        orders.filter(|order| order.repository == *repository).map(|order| order.digest).collect()
-    }
 }
 
 #[cfg(test)]
@@ -210,9 +204,6 @@ mod tests {
         };
         assert_eq!(by(&first, 1), ["web r1", "default/web:1"]);
         assert_eq!((by(&first, 2), by(&second, 2)), (vec![], vec!["fast".to_owned()]));
-        // What a node may have it may ask for, and nothing else.
-        let of = |repository: &str| prewarm.images_of(&first, &repository.parse().unwrap());
-        assert_eq!((of("default/web"), of("default/other")), (vec![digest(1)], vec![]));
     }
 
     #[test]

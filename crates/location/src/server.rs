@@ -11,9 +11,9 @@ use axum::{Extension, Router};
 use futures_util::stream::{self, StreamExt};
 use http::Method;
 use longshore_api::links::{
-    AssignmentSet, AssignmentsQuery, Counted, HoldsRequest, ImageHolds, InstanceSecretsRequest,
-    MeasuredWays, Move, NodeReport, ReportTaken, RouteAck, RoutingTable, SecretValues,
-    StopInstance, TAR, UsageRequest,
+    AssignmentSet, AssignmentsQuery, Counted, HoldsRequest, ImageHolds, ImageNeighbours,
+    InstanceSecretsRequest, MeasuredWays, Move, NodeReport, ReportTaken, RouteAck, RoutingTable,
+    SecretValues, StopInstance, TAR, UsageRequest, Vouched,
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{
@@ -30,6 +30,7 @@ use crate::elsewhere::Others;
 use crate::gates::Gates;
 use crate::images::{Images, Wanted};
 use crate::keeper::{Event, Handle, Heard};
+use crate::neighbours::{Neighbours, OfLayer};
 use crate::secrets::{Secrets, SecretsError};
 use crate::trust::Trust;
 
@@ -43,6 +44,7 @@ pub struct Server {
     pub demand: Arc<Demand>,
     pub images: Arc<Images>,
     pub gates: Arc<Gates>,
+    pub neighbours: Neighbours,
     /// Where nodes of other machines reach its ingresses.
     pub ingresses: Vec<String>,
     pub service: Service,
@@ -64,6 +66,8 @@ pub fn router(server: Server) -> Router {
         .route("/link/nodes/{node}/images/blob", get(blob))
         .route("/link/nodes/{node}/images/converted", get(converted))
         .route("/link/nodes/{node}/images/holds", post(image_holds))
+        .route("/link/nodes/{node}/images/neighbours", get(image_neighbours))
+        .route("/link/nodes/{node}/neighbours/{other}", get(vouch))
         .route("/link/nodes/{node}/prewarm", get(prewarm))
         .route_layer(from_fn_with_state(Arc::clone(&server), only_that_node));
     let ingresses = Router::new()
@@ -210,6 +214,24 @@ async fn blob(
     server.images.blob(&node, &wanted, server.service.shutdown()).await
 }
 
+/// Who else has or pulls an image that this node pulls.
+async fn image_neighbours(
+    State(server): Shared,
+    Path(node): Path<NodeName>,
+    Query(wanted): Query<Wanted>,
+) -> Result<axum::Json<ImageNeighbours>, Refusal> {
+    server.neighbours.of_image(&node, &wanted).await.map(axum::Json)
+}
+
+/// Says whether another node may have a layer, for which it asked this one.
+async fn vouch(
+    State(server): Shared,
+    Path((_, other)): Path<(NodeName, NodeName)>,
+    Query(of): Query<OfLayer>,
+) -> Result<axum::Json<Vouched>, Refusal> {
+    server.neighbours.vouch(&other, &of).await.map(axum::Json)
+}
+
 async fn assignments(
     State(server): Shared,
     Path(node): Path<NodeName>,
@@ -256,7 +278,7 @@ async fn report(
         let detail = format!("a report of {} came over the link of {node}", report.node);
         return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
     }
-    let reach = server.gates.reported(&node, &report.gate)?;
+    let reach = server.gates.reported(&report)?;
     // One that says all each time knows of no answer.
     let has_number = report.number > 0;
     let (sender, heard) = oneshot::channel();

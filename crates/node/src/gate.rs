@@ -1,7 +1,9 @@
-//! What the location asks of a node on behalf of users: logs, exec, ports, files, what instances use, its images.
+//! What the location asks of a node on behalf of users: logs, exec, ports, files, what instances use, its images;
+//! and what other nodes ask: parts of layers.
 
 mod archive;
 mod exec;
+mod layers;
 mod ports;
 
 use std::sync::{Arc, LazyLock};
@@ -23,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 use crate::board::Entries;
 use crate::instance::log_path;
 use crate::{Node, space, stock};
+pub use layers::Giving;
 
 /// How many lines may wait for a slow reader.
 const LINES_AHEAD: usize = 64;
@@ -39,6 +42,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/instances/{instance}/archive", get(archive::pack).put(archive::unpack))
         .route("/usage", post(usage))
         .route("/images", get(images))
+        .route("/layers/{layer}/frames/{frame}", get(layers::frame))
         .with_state(node)
 }
 

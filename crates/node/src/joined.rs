@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 const OPEN_AGAIN: Duration = Duration::from_secs(2);
 /// The gate's path of what an ingress may ask for.
 const CONNECT: &str = "/port-forward";
+/// What other nodes may ask for.
+const LAYERS: &str = "/layers/";
 
 /// Joins `location` by a token for that: makes a key, has the location sign it, and keeps both in `file`.
 ///
@@ -78,6 +80,17 @@ impl Joined {
     /// Speaks to the location as this node.
     pub fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// The name of this node.
+    pub fn node(&self) -> &NodeName {
+        &self.node
+    }
+
+    /// Speaks to another node of the location as this one.
+    pub fn neighbour(&self, node: &NodeName, gate: Endpoint) -> Result<Client, JoinError> {
+        let name = Name::Node(self.location.clone(), node.clone());
+        Ok(Client::secured(gate, client_config(self.identity.credentials())?, name))
     }
 
     /// What is shown to who connects.
@@ -155,10 +168,10 @@ impl Joined {
         Ok(())
     }
 
-    /// The gate, for those alone whom it is for: the location, and its ingresses as far as they connect to
-    /// instances.
+    /// The gate, for those alone whom it is for: the location, its ingresses as far as they connect to instances,
+    /// and its nodes as far as they ask for layers.
     pub fn guard(self: &Arc<Self>, gate: Router) -> Router {
-        gate.route_layer(from_fn_with_state(Arc::clone(self), only_the_location))
+        gate.route_layer(from_fn_with_state(Arc::clone(self), only_whom_it_is_for))
     }
 }
 
@@ -176,7 +189,7 @@ fn opening(ingress: Client) -> impl Fn() -> BoxFuture<'static, Result<Tunnel, Ca
     }
 }
 
-async fn only_the_location(
+async fn only_whom_it_is_for(
     State(joined): State<Arc<Joined>>,
     Extension(peer): Extension<Peer>,
     request: Request,
@@ -187,7 +200,88 @@ async fn only_the_location(
         Some(Name::Ingress(location)) => {
             *location == joined.location && request.uri().path().ends_with(CONNECT)
         }
-        Some(Name::Global | Name::Registry | Name::Node(..)) | None => false,
+        Some(Name::Node(location, _)) => {
+            *location == joined.location && request.uri().path().starts_with(LAYERS)
+        }
+        Some(Name::Global | Name::Registry) | None => false,
     };
     only(may, peer, request, next).await
+}
+
+#[cfg(test)]
+pub mod tests {
+    use axum::routing::get;
+    use longshore_api::ProblemCode;
+    use longshore_link::{Listener, now};
+    use longshore_trust::{Fingerprint, LocationAuthority, NewKey, RootAuthority};
+
+    use super::*;
+
+    pub fn ams() -> LocationName {
+        "ams".parse().unwrap()
+    }
+
+    /// The authority of a location `ams`.
+    pub fn authority(dir: &Path) -> LocationAuthority {
+        let root = RootAuthority::open(&dir.join("root.json"), now()).unwrap();
+        let key = NewKey::generate().unwrap();
+        let signed = root.sign_location(&ams(), &key.public(), now()).unwrap();
+        LocationAuthority::new(ams(), &key.signed(&signed, now()).unwrap()).unwrap()
+    }
+
+    /// Its node `n1`, which finds it there.
+    pub fn joined(dir: &Path, authority: &LocationAuthority, at: Endpoint) -> Arc<Joined> {
+        let n1: NodeName = "n1".parse().unwrap();
+        let identity = authority.identify(&Name::Node(ams(), n1.clone()), now()).unwrap();
+        let file = dir.join("identity.json");
+        identity.save(&file).unwrap();
+        Arc::new(Joined::open(n1, file, at).unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_gate_gives_nodes_layers_alone_and_those_of_its_location_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let nowhere = Endpoint::Tls("127.0.0.1:1".to_owned());
+        let joined = joined(dir.path(), &authority(dir.path()), nowhere);
+        let answer = get(|| async { axum::Json(()) });
+        let gate = Router::new()
+            .route("/layers/{layer}/frames/{frame}", answer.clone())
+            .route("/images", answer.clone())
+            .route("/instances/{instance}/port-forward", answer);
+        let gate = joined.guard(gate);
+        let location = |name: &str| name.parse::<LocationName>().unwrap();
+        let n2 = || "n2".parse().unwrap();
+        let known = |name| Peer::Known { name, key: Fingerprint::of(b"key"), authority: None };
+        let paths = ["/layers/l/frames/0", "/images", "/instances/layers/port-forward"];
+        for (nth, (peer, expected)) in [
+            (known(Name::Location(location("ams"))), [true, true, true]),
+            (known(Name::Ingress(location("ams"))), [false, false, true]),
+            (known(Name::Node(location("ams"), n2())), [true, false, false]),
+            (known(Name::Node(location("sin"), n2())), [false, false, false]),
+            (known(Name::Location(location("sin"))), [false, false, false]),
+            (known(Name::Registry), [false, false, false]),
+            (known(Name::Global), [false, false, false]),
+            (Peer::Stranger, [false, false, false]),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let at = Endpoint::Unix(dir.path().join(format!("gate-{nth}.sock")));
+            let listener = Listener::bind("gate", &at).unwrap();
+            let router = gate.clone().layer(Extension(peer.clone()));
+            let end = CancellationToken::new();
+            tokio::spawn(listener.serve(router, end.clone()));
+            let client = Client::new(at);
+            for (path, may) in paths.into_iter().zip(expected) {
+                match client.get::<()>(path).await {
+                    Ok(()) => assert!(may, "{peer:?} {path}"),
+                    Err(CallError::Refused(problem)) => {
+                        assert_eq!((problem.code, may), (ProblemCode::Forbidden, false));
+                    }
+                    Err(error) => panic!("{peer:?} {path}: {error}"),
+                }
+            }
+            end.cancel();
+        }
+    }
 }

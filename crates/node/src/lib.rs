@@ -12,7 +12,8 @@
 //! - `disk`: what an agent must remember. `board`: what it observes. `space`: the room on the disk. `stock`: the
 //!   images that are there, and which go. `prewarm`: those that come before they are needed.
 //! - `uplink`: the link to the location. `gate`: logs and exec. `joined`: certificates of a node on another
-//!   machine. `source`: its images. `rate`: how much of the network they take.
+//!   machine. `source`: its images. `neighbours`: parts of them of other nodes. `rate`: how much of the network they
+//!   take.
 
 mod agent;
 mod board;
@@ -22,6 +23,7 @@ mod instance;
 mod joined;
 mod machine;
 mod metrics;
+mod neighbours;
 mod prewarm;
 mod rate;
 mod reach;
@@ -31,7 +33,7 @@ mod stock;
 mod timeline;
 mod uplink;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +52,7 @@ use tokio_util::sync::CancellationToken;
 use agent::Agent;
 use joined::Joined;
 pub use joined::join;
+use neighbours::Near;
 use rate::{Rate, Throttled};
 use source::LocationSource;
 
@@ -183,6 +186,7 @@ struct Node {
     images: ImageStore,
     stock: stock::Stock,
     prewarm: prewarm::Prewarm,
+    giving: gate::Giving,
     source: Arc<Throttled>,
     network: Network,
     shims: Shims,
@@ -244,6 +248,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
         images,
         stock: stock::Stock::new(options.image_disk),
         prewarm: prewarm::Prewarm::new(options.prewarm_rate),
+        giving: gate::Giving::new(options.prewarm_rate),
         source: Arc::new(Throttled::new(source, Arc::new(Rate::new(options.image_rate)))),
         network,
         shims,
@@ -287,9 +292,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), No
     service.spawn("assignments", agent.run(location, stop_file.clone()));
     let outcome = service.run().await;
     if stop_file.exists() {
-        remove_shared(node).await;
-        // Left behind it would only end the instances of a next start, of which there are none.
-        let _ = std::fs::remove_file(&stop_file);
+        remove_shared(node, &stop_file).await;
     }
     Ok(outcome?)
 }
@@ -299,16 +302,20 @@ fn cgroup_root(parent: Option<String>, agent: AgentId) -> String {
     format!("{}/longshore-{agent}", parent.unwrap_or_default())
 }
 
-/// Removes what the instances shared, once none is left.
-async fn remove_shared(node: Arc<Node>) {
-    let Some(node) = Arc::into_inner(node) else {
-        tracing::warn!("a task still runs; leaving the network for the next start");
-        return;
-    };
-    node.shims.remove_empty_root();
-    if let Err(error) = node.network.remove_all().await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "cannot remove the network");
+/// Removes what the instances shared, once none is left, and then the file that said so.
+async fn remove_shared(node: Arc<Node>, stop_file: &Path) {
+    match Arc::into_inner(node) {
+        None => tracing::warn!("a task still runs; leaving the network for the next start"),
+        Some(node) => {
+            node.shims.remove_empty_root();
+            if let Err(error) = node.network.remove_all().await {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "cannot remove the network");
+            }
+        }
     }
+    // Left behind it would only end the instances of a next start, of which there are none.
+    let _ = std::fs::remove_file(stop_file);
 }
 
 /// What follows from how a node belongs to its location.
@@ -337,7 +344,7 @@ fn belong(
             Ok(Belonging {
                 source: match registry {
                     Some((registry, token_file)) => registry_source(&registry, token_file)?,
-                    None => Arc::new(LocationSource::new(location.clone(), name.clone())),
+                    None => Arc::new(LocationSource::new(location.clone(), name.clone(), None)),
                 },
                 location,
                 gate: gate.to_string(),
@@ -345,11 +352,12 @@ fn belong(
             })
         }
         Membership::Joined { identity_file, advertised } => {
-            let joined = Joined::open(name.clone(), identity_file, location)?;
+            let joined = Arc::new(Joined::open(name.clone(), identity_file, location)?);
             let location = joined.client();
-            let source = Arc::new(LocationSource::new(location.clone(), name.clone()));
+            let near = Some(Near::new(Arc::clone(&joined)));
+            let source = Arc::new(LocationSource::new(location.clone(), name.clone(), near));
             let gate = Endpoint::Tls(advertised).to_string();
-            Ok(Belonging { location, source, gate, joined: Some(Arc::new(joined)) })
+            Ok(Belonging { location, source, gate, joined: Some(joined) })
         }
     }
 }

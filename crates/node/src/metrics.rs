@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use longshore_api::links::StartPath;
+use longshore_image::PullReport;
 use longshore_link::{Listener, Service};
 use longshore_telemetry::metrics::{Registry, Unit, long_times};
 use longshore_telemetry::scrape::{Scrape, at_scrape};
@@ -66,6 +67,8 @@ pub struct Metrics {
     restarts: Counter,
     pulls: Family<Pulled, Counter>,
     pulled: Counter,
+    of_neighbours: Counter,
+    given: Counter,
     pull_durations: Histogram,
     collected: Counter,
     collected_bytes: Counter,
@@ -92,6 +95,8 @@ impl Default for Metrics {
             restarts: Counter::default(),
             pulls,
             pulled: Counter::default(),
+            of_neighbours: Counter::default(),
+            given: Counter::default(),
             pull_durations: long_times(),
             collected: Counter::default(),
             collected_bytes: Counter::default(),
@@ -125,6 +130,11 @@ impl Metrics {
         registry.register("pulls", help, self.pulls.clone());
         let help = "Bytes of layers that pulls fetched";
         registry.register_with_unit("pulled", help, Unit::Bytes, self.pulled.clone());
+        let help = "Bytes of layers' contents that pulls had of other nodes";
+        let of_neighbours = self.of_neighbours.clone();
+        registry.register_with_unit("pulled_of_neighbours", help, Unit::Bytes, of_neighbours);
+        let help = "Bytes of layers' contents that were given to other nodes";
+        registry.register_with_unit("given_to_neighbours", help, Unit::Bytes, self.given.clone());
         let help = "Pulls of images that succeeded";
         registry.register_with_unit(
             "pull_duration",
@@ -186,17 +196,23 @@ impl Metrics {
     }
 
     /// A pull ended.
-    pub fn note_pull(&self, fetched: Option<u64>, took: Duration) {
-        let outcome = if fetched.is_some() { "done" } else { "failed" };
+    pub fn note_pull(&self, report: Option<&PullReport>, took: Duration) {
+        let outcome = if report.is_some() { "done" } else { "failed" };
         self.pulls.get_or_create(&Pulled { outcome }).inc();
-        if let Some(bytes) = fetched {
-            self.pulled.inc_by(bytes);
+        if let Some(report) = report {
+            self.pulled.inc_by(report.bytes_fetched.0);
+            self.of_neighbours.inc_by(report.bytes_of_neighbours.0);
             self.pull_durations.observe(took.as_secs_f64());
         }
     }
 }
 
 impl Metrics {
+    /// Another node was given so many bytes.
+    pub fn note_given(&self, bytes: u64) {
+        self.given.inc_by(bytes);
+    }
+
     /// Images left the disk.
     pub fn note_collected(&self, images: usize, frees: ByteCount) {
         self.collected.inc_by(images as u64);

@@ -237,8 +237,7 @@ async fn pull(node: &Node, order: &PrewarmOrder) {
         pulled = pulled => pulled,
     };
     machine::release_memory();
-    let fetched = pulled.as_ref().ok().map(|(_, report)| report.bytes_fetched.0);
-    node.metrics.note_pull(fetched, began.elapsed());
+    node.metrics.note_pull(pulled.as_ref().ok().map(|(_, report)| report), began.elapsed());
     match &pulled {
         Ok(_) => tracing::info!(%digest, %repository, "an image is here before it is needed"),
         Err(error) => {

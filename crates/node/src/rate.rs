@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
-use longshore_image::source::{BlobStream, FetchedManifest, Given, Part, Source, SourceError};
+use longshore_image::source::{
+    BlobStream, FetchedManifest, Given, Neighbours, Part, Source, SourceError,
+};
 use longshore_types::{Digest, PullRate, Repository};
 use tokio::time::Instant;
 
@@ -26,8 +28,13 @@ impl Rate {
         Self { rate, paid_at: Mutex::default() }
     }
 
+    /// Whether it is less than all.
+    fn is_limited(&self) -> bool {
+        self.rate.time_of(1).is_some()
+    }
+
     /// Takes so many bytes; until when to wait before more are taken.
-    fn take(&self, n_bytes: usize, now: Instant) -> Option<Instant> {
+    pub fn take(&self, n_bytes: usize, now: Instant) -> Option<Instant> {
         let cost = self.rate.time_of(n_bytes as u64)?;
         let mut paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
         let paid = paid_at.unwrap_or(now).max(now) + cost;
@@ -100,6 +107,18 @@ impl Source for Throttled {
     ) -> BoxFuture<'a, Result<Option<Bytes>, SourceError>> {
         self.source.converted(repository, manifest)
     }
+
+    /// Where a rate has to be kept to, the source is enough.
+    fn neighbours<'a>(
+        &'a self,
+        repository: &'a Repository,
+        image: &'a Digest,
+    ) -> BoxFuture<'a, Neighbours> {
+        match self.rates.iter().any(|rate| rate.is_limited()) {
+            true => Box::pin(async { Neighbours::default() }),
+            false => self.source.neighbours(repository, image),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -143,6 +162,23 @@ mod tests {
             let pieces = (0..self.0).map(|_| Ok(Bytes::from(vec![0; 1 << 16])));
             Box::pin(async { Ok(Given::Whole(stream::iter(pieces).boxed())) })
         }
+
+        fn neighbours<'a>(&'a self, _: &'a Repository, _: &'a Digest) -> BoxFuture<'a, Neighbours> {
+            Box::pin(async { Neighbours { own: "n1".to_owned(), others: Vec::new() } })
+        }
+    }
+
+    #[tokio::test]
+    async fn who_keeps_to_a_rate_asks_no_neighbours() {
+        let own = async |all: &str, wished: &str| {
+            let rate = |rate: &str| Arc::new(Rate::new(rate.parse().unwrap()));
+            let source = Throttled::new(Arc::new(Zeros(1)), rate(all)).and(rate(wished));
+            let (repository, digest) = ("a/b".parse().unwrap(), Digest::from_sha256([1; 32]));
+            source.neighbours(&repository, &digest).await.own
+        };
+        assert_eq!(own("unlimited", "unlimited").await, "n1");
+        assert_eq!(own("1MiB", "unlimited").await, "");
+        assert_eq!(own("unlimited", "1MiB").await, "");
     }
 
     #[tokio::test(start_paused = true)]

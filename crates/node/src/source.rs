@@ -6,9 +6,13 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::{Method, StatusCode, header};
 use http_body_util::BodyExt as _;
 use longshore_api::ProblemCode;
-use longshore_image::source::{FetchedManifest, Given, Part, Retry, Source, SourceError};
+use longshore_image::source::{
+    FetchedManifest, Given, Neighbours, Part, Retry, Source, SourceError,
+};
 use longshore_link::{CallError, Client};
 use longshore_types::{Digest, NodeName, Repository};
+
+use crate::neighbours::Near;
 
 /// The largest manifest that is read, as in the registry.
 const MAX_MANIFEST: usize = 4 << 20;
@@ -17,12 +21,14 @@ const MAX_MANIFEST: usize = 4 << 20;
 pub struct LocationSource {
     location: Client,
     node: NodeName,
+    /// Who may have parts of them; nobody on the location's own machine.
+    near: Option<Near>,
 }
 
 impl LocationSource {
     /// Those of a location.
-    pub fn new(location: Client, node: NodeName) -> Self {
-        Self { location, node }
+    pub fn new(location: Client, node: NodeName, near: Option<Near>) -> Self {
+        Self { location, node, near }
     }
 
     async fn ask(
@@ -31,7 +37,7 @@ impl LocationSource {
         (repository, digest): (&Repository, &Digest),
         part: Part,
     ) -> Result<http::Response<hyper::body::Incoming>, CallError> {
-        let Self { location, node } = self;
+        let Self { location, node, .. } = self;
         let Part { from, n_bytes } = part;
         let mut path = format!(
             "/link/nodes/{node}/images/{what}?repository={repository}&digest={digest}&from={from}"
@@ -108,6 +114,19 @@ impl Source for LocationSource {
     ) -> BoxFuture<'a, Result<Option<Bytes>, SourceError>> {
         Box::pin(self.read_converted(repository, manifest))
     }
+
+    fn neighbours<'a>(
+        &'a self,
+        repository: &'a Repository,
+        image: &'a Digest,
+    ) -> BoxFuture<'a, Neighbours> {
+        Box::pin(async move {
+            match &self.near {
+                Some(near) => near.of_image(repository, image).await,
+                None => Neighbours::default(),
+            }
+        })
+    }
 }
 
 /// The bytes of a document that is no longer than a manifest may be.
@@ -123,7 +142,8 @@ async fn read_whole(answer: http::Response<hyper::body::Incoming>) -> Result<Byt
     Ok(bytes.freeze())
 }
 
-fn is_not_found(error: &CallError) -> bool {
+/// Whether there is no such thing, or no such way of asking for it.
+pub fn is_not_found(error: &CallError) -> bool {
     match error {
         CallError::Refused(problem) => problem.code == ProblemCode::NotFound,
         CallError::Status { status, .. } => *status == StatusCode::NOT_FOUND.as_u16(),

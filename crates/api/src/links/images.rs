@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use longshore_types::{
-    Digest, Epoch, ImageHold, Label, LocationName, PlaceMatch, ProjectName, Repository,
+    Digest, Epoch, ImageHold, Label, LocationName, NodeName, PlaceMatch, ProjectName, Repository,
 };
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,32 @@ pub struct HoldsRequest {
 pub struct ImageHolds {
     /// By image; one that is missing may go.
     pub holds: BTreeMap<Digest, Vec<ImageHold>>,
+}
+
+/// Who else at a location has an image or pulls it, told to a node that pulls it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ImageNeighbours {
+    /// Those whose gates can be dialled.
+    pub nodes: Vec<ImageNeighbour>,
+}
+
+/// A node that may be asked for parts of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageNeighbour {
+    /// The node.
+    pub node: NodeName,
+    /// Where its gate is, as an endpoint of `longshore-link`.
+    pub gate: String,
+    /// Whether it has the whole image; otherwise it pulls it, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_all: bool,
+}
+
+/// Says that a node may be given a layer by its neighbours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vouched {
+    /// The SHA-256 of the key by which that node is known, in hexadecimal digits.
+    pub key: String,
 }
 
 /// The images that should be on nodes of a location before anything starts from them, all of them.

@@ -39,8 +39,9 @@ pub struct Scene {
     registry: CancellationToken,
 }
 
-/// The secret of the only token, which is good once.
+/// The secrets of the only tokens, each of which is good once.
 pub const SECRET: &str = "good once";
+pub const OTHER_SECRET: &str = "good once, too";
 
 /// What the registry has: a manifest with one layer, and another image.
 pub fn registry(layer: &'static [u8]) -> (Router, Digest, Digest) {
@@ -73,10 +74,15 @@ pub fn global(root: &Arc<RootAuthority>) -> Router {
     let authority = post(move |Body(CertificateRequest { key }): Body<_>| async move {
         axum::Json(root.sign_location(&"ams".parse().unwrap(), &key, now()).unwrap())
     });
-    let left = Arc::new(Mutex::new(Some(Fingerprint::of(SECRET.as_bytes()))));
+    let good = [SECRET, OTHER_SECRET].map(|secret| Fingerprint::of(secret.as_bytes()));
+    let left = Arc::new(Mutex::new(Vec::from(good)));
     let redeem = post(move |Body(RedeemRequest { secret, .. }): Body<_>| async move {
-        match left.lock().unwrap().take_if(|good| *good == secret) {
-            Some(_) => Ok(axum::Json(())),
+        let mut left = left.lock().unwrap();
+        match left.iter().position(|good| *good == secret) {
+            Some(idx) => {
+                left.remove(idx);
+                Ok(axum::Json(()))
+            }
             None => Err(Refusal(Problem::new(ProblemCode::Forbidden, "this token is of no use"))),
         }
     });

@@ -7,6 +7,7 @@ mod changes;
 mod elsewhere;
 mod joining;
 mod lives;
+mod neighbours;
 mod registry;
 
 use std::collections::{BTreeMap, BTreeSet};

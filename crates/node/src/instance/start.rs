@@ -109,8 +109,8 @@ impl Actor {
             }
         };
         machine::release_memory();
-        let fetched = pulled.as_ref().ok().map(|(_, report)| report.bytes_fetched.0);
-        self.node.metrics.note_pull(fetched, began.elapsed());
+        let report = pulled.as_ref().ok().map(|(_, report)| report);
+        self.node.metrics.note_pull(report, began.elapsed());
         let (_, report) = pulled.map_err(|error| chain(&error))?;
         let held = node.images.hold(&digest);
         node.stock.change();
@@ -280,11 +280,17 @@ impl Actor {
 /// What there is to say of a pull beside its time.
 fn pull_notes(report: &PullReport) -> Vec<String> {
     let PullReport { layers, reused_layers, converted_layers, why_plain, .. } = report;
+    let PullReport { bytes_of_neighbours, given_up, .. } = report;
     let mut notes = Vec::new();
     if *converted_layers > 0 {
         let n_pulled = layers - reused_layers;
         notes.push(format!("{converted_layers} of {n_pulled} layers came converted"));
     }
+    if bytes_of_neighbours.0 > 0 {
+        let fetched = report.bytes_fetched;
+        notes.push(format!("{bytes_of_neighbours} from neighbours, {fetched} from the registry"));
+    }
+    notes.extend(given_up.iter().take(MAX_NOTES).map(|why| format!("neighbour given up: {why}")));
     notes.extend(why_plain.iter().take(MAX_NOTES).map(|why| format!("plain: {why}")));
     notes
 }
