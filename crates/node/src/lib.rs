@@ -94,7 +94,7 @@ pub struct Options {
     pub image_disk: DiskMarks,
     /// How much of the network all pulls may take together.
     pub image_rate: PullRate,
-    /// How much of that those may take that no instance waits for.
+    /// How much of that those may take that no instance waits for, and how much other nodes that are given layers.
     pub prewarm_rate: PullRate,
     /// What is said of it: its country, its labels.
     pub traits: Traits,

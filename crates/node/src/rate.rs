@@ -1,10 +1,11 @@
-//! How much of the network pulls take.
+//! How much of the network pulls take, and what is given to other nodes.
 //!
 //! What comes is paid for by waiting, piece by piece, and all who share a rate pay into one purse; so a burst after a
 //! rest is no larger than a piece. Pulls ahead of need pay into a second purse besides, and so never take more than all
 //! may. Rejected: limits of the kernel on the agent's packets, which would slow reports down too.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -26,6 +27,13 @@ impl Rate {
     /// One that allows so much.
     pub fn new(rate: PullRate) -> Self {
         Self { rate, paid_at: Mutex::default() }
+    }
+
+    /// Whether so many bytes would be paid for within a time.
+    pub fn allows(&self, n_bytes: usize, now: Instant, within: Duration) -> bool {
+        let Some(cost) = self.rate.time_of(n_bytes as u64) else { return true };
+        let paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
+        paid_at.unwrap_or(now).max(now) + cost <= now + within
     }
 
     /// Whether it is less than all.
@@ -123,8 +131,6 @@ impl Source for Throttled {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures_util::TryStreamExt as _;
 
     use super::*;
@@ -138,7 +144,10 @@ mod tests {
         assert_eq!(rate.take(1 << 18, now), after(750));
         let later = now + Duration::from_secs(5);
         assert_eq!(rate.take(1 << 20, later), Some(later + Duration::from_secs(1)));
+        let within = |seconds| rate.allows(1 << 20, later, Duration::from_secs(seconds));
+        assert_eq!((within(1), within(2)), (false, true));
         assert_eq!(Rate::new(PullRate::default()).take(1 << 30, now), None);
+        assert!(Rate::new(PullRate::default()).allows(1 << 30, now, Duration::ZERO));
     }
 
     /// A source of one blob.
@@ -203,7 +212,6 @@ mod tests {
         assert!((1900..2100).contains(&first.max(second)), "{first} {second}");
         let wished = pull(&wished).await - first.max(second);
         assert!((3900..4200).contains(&wished), "{wished}");
-        assert_eq!(Rate::new(PullRate::default()).take(1 << 30, Instant::now()), None);
         assert!(began.elapsed() < Duration::from_secs(10));
     }
 }

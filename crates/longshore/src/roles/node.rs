@@ -75,7 +75,8 @@ struct AgentOptions {
     /// How much of the network pulls of images may take together, a second
     #[arg(long, value_name = "SIZE", default_value_t)]
     image_rate: PullRate,
-    /// How much of that those may take that no instance waits for, a second
+    /// How much of that those may take that no instance waits for, and how much other nodes that are given layers, a
+    /// second
     #[arg(long, value_name = "SIZE", default_value_t)]
     prewarm_rate: PullRate,
     /// GPUs that the machine has, for apps that need some, such as h100:80GiB:4; may be given several times

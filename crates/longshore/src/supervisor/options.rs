@@ -287,7 +287,8 @@ struct NodeImagesFlags {
     /// How much of the network pulls of images may take together, a second [default: unlimited]
     #[arg(long, value_name = "SIZE")]
     image_rate: Option<String>,
-    /// How much of that those may take that no instance waits for, a second [default: unlimited]
+    /// How much of that those may take that no instance waits for, and how much other nodes that are given
+    /// layers, a second [default: unlimited]
     #[arg(long, value_name = "SIZE")]
     prewarm_rate: Option<String>,
 }

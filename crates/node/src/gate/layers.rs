@@ -97,8 +97,12 @@ pub async fn frame(
         tracing::warn!(error = &error as &dyn std::error::Error, "a frame cannot be given");
         Problem::new(ProblemCode::Internal, chain(&error))
     })?;
-    let frame = given.ok_or_else(|| Problem::not_found("frame", format!("{idx} of {layer}")))?;
-    if let Some(until) = giving.rate.take(frame.len(), Instant::now()) {
+    let now = Instant::now();
+    // One that would come late, who asked has of others sooner, and thinks no worse of this node.
+    let given = given.filter(|frame| giving.rate.allows(frame.len(), now, HOLD));
+    let absent = || Problem::not_found("frame", format!("{idx} of {layer}"));
+    let frame = given.ok_or_else(absent)?;
+    if let Some(until) = giving.rate.take(frame.len(), now) {
         tokio::time::sleep_until(until).await;
     }
     node.metrics.note_given(frame.len() as u64);

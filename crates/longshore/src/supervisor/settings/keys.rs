@@ -371,8 +371,9 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "prewarm_rate",
-        help: "How much of that pulls may take that no instance waits for (`image prewarm`): unlimited,\n\
-               or a size that may come each second, at least \"64KiB\". Default \"unlimited\".",
+        help: "How much of that pulls may take that no instance waits for (`image prewarm`), and how much\n\
+               other nodes that are given layers: unlimited, or a size for each of the two a second,\n\
+               at least \"64KiB\". Default \"unlimited\".",
         set: |settings, value| put(&mut settings.prewarm_rate, parsed(value, PullRate::ALLOWED)),
         show: |settings| quoted(settings.prewarm_rate),
     },
