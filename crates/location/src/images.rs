@@ -212,11 +212,15 @@ pub struct Images {
     handle: Handle,
     /// Which images nodes should have beforehand.
     pub prewarm: Arc<Prewarm>,
-    /// What manifests refer to. They never change, so this is never wrong.
-    references: Mutex<BTreeMap<Digest, Arc<References>>>,
+    /// What manifests refer to. They never change, so this is never wrong; but who may have one of a repository may
+    /// not have that of another.
+    references: Mutex<BTreeMap<Of, Arc<References>>>,
     /// What was converted of the image with a manifest, by the last that the registry said.
-    converted: Mutex<BTreeMap<Digest, Arc<Converted>>>,
+    converted: Mutex<BTreeMap<Of, Arc<Converted>>>,
 }
+
+/// A manifest of a repository.
+type Of = (Repository, Digest);
 
 /// What was converted of an image.
 #[derive(Debug, Default)]
@@ -366,8 +370,16 @@ impl Images {
 
     /// Whether a layer was converted of an image that the node should run, or have beforehand.
     pub async fn is_layer_of_node(&self, node: &NodeName, layer: &Digest) -> Result<bool, Refusal> {
+        let mut failed = None;
         for (repository, image) in self.all_assigned(node) {
-            let references = self.references(&repository, &image).await?;
+            let references = match self.references(&repository, &image).await {
+                Ok(references) => references,
+                // It may be one of the others'.
+                Err(refusal) => {
+                    failed = Some(refusal);
+                    continue;
+                }
+            };
             for manifest in references.manifests.iter().take(MAX_CHILDREN).chain([&image]) {
                 let converted = self.converted_of(&repository, manifest).await;
                 if converted.is_some_and(|converted| converted.layers.contains(layer)) {
@@ -375,7 +387,7 @@ impl Images {
                 }
             }
         }
-        Ok(false)
+        failed.map_or(Ok(false), Err)
     }
 
     async fn is_blob_of_node(
@@ -425,13 +437,14 @@ impl Images {
         repository: &Repository,
         manifest: &Digest,
     ) -> Option<Arc<Converted>> {
-        let known = self.remembered_converted().get(manifest).cloned();
+        let of = (repository.clone(), *manifest);
+        let known = self.remembered_converted().get(&of).cloned();
         match known {
             Some(known) => Some(known),
             None => match self.ask_converted(repository, manifest).await {
                 Ok((_, converted)) => Some(converted),
                 Err(Refusal(problem)) if problem.code == ProblemCode::NotFound => {
-                    Some(self.remember_converted(manifest, Converted::default()))
+                    Some(self.remember_converted(of, Converted::default()))
                 }
                 Err(_) => None,
             },
@@ -457,20 +470,20 @@ impl Images {
         let body = body.map_err(|error| unusable(manifest, &error.to_string()))?.to_bytes();
         let references = read_references(&body).map_err(|error| unusable(manifest, &error))?;
         let converted = Converted { blobs: references.blobs, layers: references.converted };
-        Ok((body, self.remember_converted(manifest, converted)))
+        Ok((body, self.remember_converted((repository.clone(), *manifest), converted)))
     }
 
-    fn remember_converted(&self, manifest: &Digest, converted: Converted) -> Arc<Converted> {
+    fn remember_converted(&self, of: Of, converted: Converted) -> Arc<Converted> {
         let converted = Arc::new(converted);
         let mut remembered = self.remembered_converted();
         if remembered.len() >= REMEMBERED {
             remembered.clear();
         }
-        remembered.insert(*manifest, Arc::clone(&converted));
+        remembered.insert(of, Arc::clone(&converted));
         converted
     }
 
-    fn remembered_converted(&self) -> MutexGuard<'_, BTreeMap<Digest, Arc<Converted>>> {
+    fn remembered_converted(&self) -> MutexGuard<'_, BTreeMap<Of, Arc<Converted>>> {
         self.converted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -479,7 +492,8 @@ impl Images {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Arc<References>, Refusal> {
-        let known = self.remembered().get(digest).cloned();
+        let of = (repository.clone(), *digest);
+        let known = self.remembered().get(&of).cloned();
         if let Some(known) = known {
             return Ok(known);
         }
@@ -492,11 +506,11 @@ impl Images {
         if remembered.len() >= REMEMBERED {
             remembered.clear();
         }
-        remembered.insert(*digest, Arc::clone(&references));
+        remembered.insert(of, Arc::clone(&references));
         Ok(references)
     }
 
-    fn remembered(&self) -> MutexGuard<'_, BTreeMap<Digest, Arc<References>>> {
+    fn remembered(&self) -> MutexGuard<'_, BTreeMap<Of, Arc<References>>> {
         self.references.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

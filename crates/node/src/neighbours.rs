@@ -9,10 +9,11 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::Method;
 use http_body_util::{BodyExt as _, Limited};
+use longshore_api::ProblemCode;
 use longshore_api::links::{ImageNeighbour, ImageNeighbours};
 use longshore_image::converted::FRAME;
 use longshore_image::source::{Known, Neighbour, Neighbours, Retry, SourceError};
-use longshore_link::{Client, Endpoint, chain};
+use longshore_link::{CallError, Client, Endpoint, chain};
 use longshore_types::{Digest, NodeName, Repository};
 
 use crate::joined::Joined;
@@ -88,6 +89,12 @@ impl Gate {
             Ok(answer) => answer,
             // One of the release before knows of no layers.
             Err(error) if is_not_found(&error) => return Ok(None),
+            // It answers, and gives nothing now: it is not vouched for this node, or it gives enough as it is.
+            Err(CallError::Refused(problem))
+                if matches!(problem.code, ProblemCode::Forbidden | ProblemCode::Unavailable) =>
+            {
+                return Ok(None);
+            }
             Err(error) => return Err(failed(error)),
         };
         let body = Limited::new(answer.into_body(), FRAME).collect().await;

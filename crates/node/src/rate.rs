@@ -29,25 +29,26 @@ impl Rate {
         Self { rate, paid_at: Mutex::default() }
     }
 
-    /// Whether so many bytes would be paid for within a time.
-    pub fn allows(&self, n_bytes: usize, now: Instant, within: Duration) -> bool {
-        let Some(cost) = self.rate.time_of(n_bytes as u64) else { return true };
-        let paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
-        paid_at.unwrap_or(now).max(now) + cost <= now + within
-    }
-
     /// Whether it is less than all.
     fn is_limited(&self) -> bool {
         self.rate.time_of(1).is_some()
     }
 
     /// Takes so many bytes; until when to wait before more are taken.
-    pub fn take(&self, n_bytes: usize, now: Instant) -> Option<Instant> {
+    fn take(&self, n_bytes: usize, now: Instant) -> Option<Instant> {
         let cost = self.rate.time_of(n_bytes as u64)?;
         let mut paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
         let paid = paid_at.unwrap_or(now).max(now) + cost;
         *paid_at = Some(paid);
         Some(paid)
+    }
+
+    /// Takes so many bytes where they are paid for within a time: until when to wait. Else nothing is taken.
+    pub fn take_within(&self, n_bytes: usize, now: Instant, within: Duration) -> Option<Instant> {
+        let Some(cost) = self.rate.time_of(n_bytes as u64) else { return Some(now) };
+        let mut paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let paid = paid_at.unwrap_or(now).max(now) + cost;
+        (paid <= now + within).then(|| *paid_at.insert(paid))
     }
 }
 
@@ -144,10 +145,12 @@ mod tests {
         assert_eq!(rate.take(1 << 18, now), after(750));
         let later = now + Duration::from_secs(5);
         assert_eq!(rate.take(1 << 20, later), Some(later + Duration::from_secs(1)));
-        let within = |seconds| rate.allows(1 << 20, later, Duration::from_secs(seconds));
-        assert_eq!((within(1), within(2)), (false, true));
+        let within = |seconds| rate.take_within(1 << 20, later, Duration::from_secs(seconds));
+        let two = later + Duration::from_secs(2);
+        assert_eq!((within(1), within(2), within(2)), (None, Some(two), None));
         assert_eq!(Rate::new(PullRate::default()).take(1 << 30, now), None);
-        assert!(Rate::new(PullRate::default()).allows(1 << 30, now, Duration::ZERO));
+        let all = Rate::new(PullRate::default());
+        assert_eq!(all.take_within(1 << 30, now, Duration::ZERO), Some(now));
     }
 
     /// A source of one blob.

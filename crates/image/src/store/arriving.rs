@@ -38,6 +38,7 @@ struct Arriving {
 /// Has a layer known as one that is on its way, until it is dropped.
 pub(crate) struct Arrival {
     store: Arc<Inner>,
+    diff_id: Digest,
     arriving: Arc<Arriving>,
 }
 
@@ -74,7 +75,7 @@ impl Arrival {
         layers.insert(*diff_id, Arc::downgrade(&arriving));
         drop(layers);
         store.arrivals.news.send_replace(());
-        Ok(Self { store: Arc::clone(store), arriving })
+        Ok(Self { store: Arc::clone(store), diff_id: *diff_id, arriving })
     }
 
     /// A frame is in its place.
@@ -86,7 +87,13 @@ impl Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        // It has become a layer, which can be looked for, or it never will.
+        // It has become a layer, which can be looked for, or it never will. Whoever is told must not find it here.
+        let mut layers = self.store.arrivals.layers();
+        let own = Arc::downgrade(&self.arriving);
+        if layers.get(&self.diff_id).is_some_and(|known| known.ptr_eq(&own)) {
+            layers.remove(&self.diff_id);
+        }
+        drop(layers);
         self.store.arrivals.news.send_replace(());
     }
 }
@@ -98,6 +105,22 @@ impl Arrivals {
 }
 
 impl ImageStore {
+    /// Whether a frame of a layer is here, or comes within `patience`.
+    pub async fn frame_comes(&self, layer: &Digest, idx: usize, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        let mut news = self.inner.arrivals.news.subscribe();
+        loop {
+            news.mark_unchanged();
+            if let Some(is_here) = self.inner.is_here(layer, idx) {
+                return is_here;
+            }
+            // The sender lives as long as the store; without news the time is over.
+            if tokio::time::timeout_at(until, news.changed()).await.is_err() {
+                return false;
+            }
+        }
+    }
+
     /// The contents of a frame of a layer; of one that is not here, once it is, and nothing when that takes longer
     /// than `patience`.
     pub async fn frame(
@@ -122,6 +145,25 @@ impl ImageStore {
 }
 
 impl Inner {
+    /// Whether a frame is here; nothing where it may still come.
+    fn is_here(&self, layer: &Digest, idx: usize) -> Option<bool> {
+        let arriving = self.arrivals.layers().get(layer).and_then(Weak::upgrade);
+        if let Some(arriving) = arriving {
+            // The layer has no frame beyond the last.
+            return match arriving.here().get(idx) {
+                Some(false) => None,
+                here => Some(here.is_some()),
+            };
+        }
+        let path = self.layer_path(Form::Erofs, layer).join(DATA);
+        match std::fs::metadata(path) {
+            Ok(meta) => Some((idx as u64).saturating_mul(FRAME as u64) < meta.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            // Who reads it says what is wrong.
+            Err(_) => Some(true),
+        }
+    }
+
     async fn read_frame(&self, layer: &Digest, idx: usize) -> Result<Option<Bytes>, StoreIoError> {
         let place = self.place_of(layer, idx);
         if let Place::NotHere = place {

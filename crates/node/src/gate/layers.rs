@@ -1,21 +1,26 @@
 //! Frames of layers for other nodes of the location, as far as the location says that they may have them.
 //!
 //! What is given is read as it lies on the disk; who asked checks it. No more are given at a time than
-//! [`AT_ONCE`], and no faster than what is pulled before it is needed: instances come first.
+//! [`AT_ONCE`], of which one node has [`EACH`] at most, and no faster than what is pulled before it is needed: instances
+//! come first. Who takes nothing of a frame for [`TAKEN_WITHIN`] is given no more of it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Extension;
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
 use longshore_api::links::Vouched;
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{CallError, Client, Refusal, chain};
 use longshore_trust::{Fingerprint, Name, Peer};
 use longshore_types::{Digest, NodeName, PullRate};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::Node;
@@ -23,6 +28,12 @@ use crate::rate::Rate;
 
 /// How many frames are given at the same time, and held in memory for that.
 const AT_ONCE: usize = 32;
+/// How many one node is given at the same time; one that takes none of them has these, and no others, until it is gone.
+const EACH: usize = 16;
+/// How long a frame may take to be taken.
+const TAKEN_WITHIN: Duration = Duration::from_secs(10);
+/// How much of one is handed to its connection at a time.
+const PIECE: usize = 64 << 10;
 /// How long it is waited for a frame that is on its way.
 const HOLD: Duration = Duration::from_secs(2);
 /// How long what the location said of a node and a layer holds.
@@ -30,7 +41,8 @@ const VOUCHED_FOR: Duration = Duration::from_secs(5);
 
 /// What is given to other nodes.
 pub struct Giving {
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
+    of_each: Mutex<BTreeMap<NodeName, Arc<Semaphore>>>,
     rate: Rate,
     vouched: Mutex<BTreeMap<(NodeName, Digest), (Fingerprint, Instant)>>,
 }
@@ -38,8 +50,17 @@ pub struct Giving {
 impl Giving {
     /// No faster than that.
     pub fn new(rate: PullRate) -> Self {
-        let vouched = Mutex::default();
-        Self { turns: Semaphore::new(AT_ONCE), rate: Rate::new(rate), vouched }
+        let (of_each, vouched) = Default::default();
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        Self { turns, of_each, rate: Rate::new(rate), vouched }
+    }
+
+    /// A turn of a node's own; nothing when it has as many as it may.
+    fn own_turn(&self, node: &NodeName) -> Option<OwnedSemaphorePermit> {
+        let mut of_each = self.of_each.lock().unwrap_or_else(PoisonError::into_inner);
+        of_each.retain(|_, turns| turns.available_permits() < EACH);
+        let turns = of_each.entry(node.clone()).or_insert_with(|| Arc::new(Semaphore::new(EACH)));
+        Arc::clone(turns).try_acquire_owned().ok()
     }
 
     fn vouched(&self) -> MutexGuard<'_, BTreeMap<(NodeName, Digest), (Fingerprint, Instant)>> {
@@ -92,21 +113,64 @@ pub async fn frame(
     };
     let giving = &node.giving;
     giving.check((&node.location, &node.name), (&other, key), &layer).await?;
-    let _turn = giving.turns.acquire().await.expect("the semaphore is never closed");
-    let given = node.images.frame(&layer, idx, HOLD).await.map_err(|error| {
+    // Who is told that one is not here has it of others sooner, and thinks no worse of this node.
+    let absent = || Refusal(Problem::not_found("frame", format!("{idx} of {layer}")));
+    let own = giving.own_turn(&other).ok_or_else(absent)?;
+    let until = Instant::now() + HOLD;
+    if !node.images.frame_comes(&layer, idx, HOLD).await {
+        return Err(absent());
+    }
+    let turn = tokio::time::timeout_at(until, Arc::clone(&giving.turns).acquire_owned()).await;
+    let turn = turn.map_err(|_| absent())?.expect("the semaphore is never closed");
+    let given = node.images.frame(&layer, idx, Duration::ZERO).await.map_err(|error| {
         tracing::warn!(error = &error as &dyn std::error::Error, "a frame cannot be given");
         Problem::new(ProblemCode::Internal, chain(&error))
     })?;
-    let now = Instant::now();
-    // One that would come late, who asked has of others sooner, and thinks no worse of this node.
-    let given = given.filter(|frame| giving.rate.allows(frame.len(), now, HOLD));
-    let absent = || Problem::not_found("frame", format!("{idx} of {layer}"));
     let frame = given.ok_or_else(absent)?;
-    if let Some(until) = giving.rate.take(frame.len(), now) {
-        tokio::time::sleep_until(until).await;
-    }
+    let paid = giving.rate.take_within(frame.len(), Instant::now(), HOLD);
+    tokio::time::sleep_until(paid.ok_or_else(absent)?).await;
     node.metrics.note_given(frame.len() as u64);
-    Ok(Response::new(frame.into()))
+    Ok(Response::new(given_away(frame, turn, own)))
+}
+
+/// A frame on its way to who asked. It and its turn are free again when it was taken, or not taken in time; the node's
+/// own turn when its connection lets go of it.
+fn given_away(frame: Bytes, turn: OwnedSemaphorePermit, own: OwnedSemaphorePermit) -> Body {
+    let held = Arc::new(Mutex::new(Some((frame, turn))));
+    let late = Arc::clone(&held);
+    let timer = Timer(tokio::spawn(async move {
+        tokio::time::sleep(TAKEN_WITHIN).await;
+        late.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }));
+    let pieces = stream::try_unfold((held, 0, timer, own), |(held, from, timer, own)| async move {
+        let piece = {
+            let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some((frame, _)) = &*held else {
+                return Err(std::io::Error::from(std::io::ErrorKind::TimedOut));
+            };
+            // A copy: a part of the frame would keep all of it.
+            let piece = &frame[from..frame.len().min(from + PIECE)];
+            let piece = (!piece.is_empty()).then(|| Bytes::copy_from_slice(piece));
+            if piece.is_none() {
+                held.take();
+            }
+            piece
+        };
+        Ok(piece.map(|piece| {
+            let next = from + piece.len();
+            (piece, (held, next, timer, own))
+        }))
+    });
+    Body::from_stream(pieces)
+}
+
+/// Ends with what it is for.
+struct Timer(JoinHandle<()>);
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 #[cfg(test)]
@@ -119,6 +183,34 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_holds_no_frame_and_no_turn_of_others() {
+        let giving = Giving::new(PullRate::default());
+        let (slow, other) = ("n2".parse().unwrap(), "n3".parse().unwrap());
+        let mut bodies = Vec::new();
+        for _ in 0..EACH {
+            let own = giving.own_turn(&slow).expect("it has some left");
+            let turn = Arc::clone(&giving.turns).try_acquire_owned().unwrap();
+            bodies.push(given_away(vec![7; 3 * PIECE].into(), turn, own));
+        }
+        assert!(giving.own_turn(&slow).is_none(), "it has as many as it may");
+        assert_eq!(giving.turns.available_permits(), AT_ONCE - EACH);
+        let own = giving.own_turn(&other).expect("that is another's");
+        let turn = Arc::clone(&giving.turns).try_acquire_owned().unwrap();
+        let taken = axum::body::to_bytes(given_away(vec![7; 100_000].into(), turn, own), 1 << 20);
+        assert_eq!(taken.await.unwrap(), vec![7; 100_000]);
+        // Those timers begin when they are first looked at.
+        tokio::task::yield_now().await;
+        tokio::time::advance(TAKEN_WITHIN + Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+        assert_eq!(giving.turns.available_permits(), AT_ONCE);
+        assert!(giving.own_turn(&slow).is_none(), "its connections are still there");
+        let broken = axum::body::to_bytes(bodies.pop().unwrap(), 1 << 20).await;
+        assert!(broken.is_err(), "it came too late");
+        drop(bodies);
+        assert!(giving.own_turn(&slow).is_some());
+    }
 
     #[tokio::test]
     async fn a_layer_is_given_to_whom_the_location_vouches_for_and_to_no_other_key() {

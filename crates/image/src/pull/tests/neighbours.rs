@@ -260,6 +260,7 @@ async fn frames_are_given_of_layers_that_are_here_or_come() {
     let store = open_by(root.path(), KernelPath::Loop);
     let (layer, long) = (&published.diff_id, Duration::from_secs(20));
     assert_eq!(store.frame(layer, 0, Duration::ZERO).await.unwrap(), None);
+    assert!(!store.frame_comes(layer, 0, Duration::ZERO).await, "nobody pulls it");
     published.source.fault(&published.parts.frames.digest, Fault::HangsBehind(3 << 20));
     let asked = async {
         let first = store.frame(layer, 1, long).await.unwrap().expect("it came");
