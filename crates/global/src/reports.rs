@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use longshore_api::links::{InstanceStatus, LocationReport, NodeSummary, Shortfall};
 use longshore_planning::global::{Demand, Ways};
-use longshore_types::{InstanceId, LocationName, ProjectName, Reached, SharedMap, Timestamp};
+use longshore_types::{
+    InstanceId, LocationName, NodeGpu, ProjectName, Reached, SharedMap, Timestamp,
+};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -432,7 +434,7 @@ fn node_differs(a: &NodeSummary, b: &NodeSummary) -> bool {
         promised: _,
         leaving: _,
         yielding: _,
-        gpus: _,
+        gpus,
         reached,
         version,
         runtimes,
@@ -445,7 +447,10 @@ fn node_differs(a: &NodeSummary, b: &NodeSummary) -> bool {
     } = a;
     // When an address was tried last is no news.
     let outcome = |one: &Reached| (one.address.clone(), one.error.clone());
+    // What of them is promised is room.
+    let kind = |gpu: &NodeGpu| (gpu.model.clone(), gpu.memory);
     (node, reachable, version) != (&b.node, &b.reachable, &b.version)
+        || !gpus.iter().map(kind).eq(b.gpus.iter().map(kind))
         || !reached.iter().map(outcome).eq(b.reached.iter().map(outcome))
         || (runtimes, image_mount) != (&b.runtimes, &b.image_mount)
         || (traits, lost, cordon) != (&b.traits, &b.lost, &b.cordon)

@@ -110,7 +110,7 @@ pub async fn run(
             () = shutdown.cancelled() => return Ok(()),
             Ok(()) = catalog.changed() => {}
             Ok(()) = reports.changed() => {}
-            () = tokio::time::sleep(deadline.clamp(LEAST_WAIT, INTERVAL)) => judged.is_time = true,
+            () = tokio::time::sleep(deadline.clamp(LEAST_WAIT, INTERVAL)) => judged.judged_at = None,
         }
     }
 }
@@ -130,8 +130,8 @@ struct Judged {
     moves: Moves,
     summaries: Summaries,
     seen: Seen,
-    /// Whether the present round is one that time alone called for: what is judged by it is looked at.
-    is_time: bool,
+    /// When what is judged by time was looked at last; nothing when it has to be now.
+    judged_at: Option<Instant>,
     log: Log,
     keep_releases: NonZeroU32,
 }
@@ -151,7 +151,7 @@ impl Judged {
             moves,
             summaries,
             seen,
-            is_time: true,
+            judged_at: None,
             log,
             keep_releases,
         }
@@ -159,7 +159,10 @@ impl Judged {
 
     /// The apps to look at, in the order in which they are planned, and what the locations have been given by now.
     fn due(&mut self, catalog: &Catalog, (reports, news): (&ByLocation, News)) -> Vec<AppKey> {
-        let judges = std::mem::take(&mut self.is_time) || news.any;
+        let judges = news.any || self.judged_at.is_none_or(|at| at.elapsed() >= INTERVAL);
+        if judges {
+            self.judged_at = Some(Instant::now());
+        }
         let waiting = self.queue.waiting().chain(self.rollouts.under_way().filter(|_| judges));
         let waiting = waiting.chain(self.moves.due(Instant::now())).cloned().collect();
         match self.seen.due(catalog, (news, all_heard(catalog, reports)), waiting) {
@@ -168,8 +171,10 @@ impl Judged {
                 in_order(catalog, catalog.apps.keys())
             }
             Due::Some(keys) => {
-                for key in &keys {
-                    self.summaries.look(catalog, reports, key);
+                match self.seen.is_whole() {
+                    // Should something have been overlooked.
+                    true => self.summaries = Summaries::of(catalog, reports),
+                    false => keys.iter().for_each(|key| self.summaries.look(catalog, reports, key)),
                 }
                 in_order(catalog, keys.iter().filter(|key| catalog.apps.contains_key(key)))
             }
@@ -192,8 +197,7 @@ async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalErr
     judged.rollouts.forget_gone(&catalog);
     judged.ended.forget_gone(&catalog);
     judged.moves.forget_gone(|key| catalog.apps.contains_key(key));
-    let mut changes: Vec<_> =
-        forgetting_secrets(&catalog).into_iter().filter(|_| judged.seen.is_whole()).collect();
+    let mut changes = if judged.seen.is_whole() { forgetting_secrets(&catalog) } else { vec![] };
     changes.extend(judged.strays.changes(&catalog, &reports, &plane.public));
     // What one app is given in this round is taken from what the others see.
     let mut locations = judged.summaries.states(&catalog, &reports);

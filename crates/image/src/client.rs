@@ -284,16 +284,25 @@ impl RegistryClient {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Option<u64>, RegistryClientError> {
-        let url = self.path(&format!("/v2/{repository}/blobs/{digest}"));
-        let request = self.request(Method::HEAD, url);
-        match self.send("look for the blob", request).await {
-            Ok(response) => header(response.headers(), "content-length")
-                .and_then(|length| length.parse().ok())
-                .map(Some)
-                .ok_or(RegistryClientError::Answer("a blob without its length")),
+        match self.blob_length(repository, digest).await {
+            Ok(length) => Ok(Some(length)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The same of one that should be there.
+    pub async fn blob_length(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<u64, RegistryClientError> {
+        let url = self.path(&format!("/v2/{repository}/blobs/{digest}"));
+        let response = self.send("look for the blob", self.request(Method::HEAD, url)).await?;
+        let length = header(response.headers(), "content-length");
+        length
+            .and_then(|length| length.parse().ok())
+            .ok_or(RegistryClientError::Answer("a blob without its length"))
     }
 
     /// Takes a blob over from another repository of the same registry, without sending it.
@@ -473,7 +482,8 @@ impl RegistryClient {
     fn location(&self, response: &Response) -> Result<Url, RegistryClientError> {
         header(response.headers(), LOCATION.as_str())
             .and_then(|location| response.url().join(location).ok())
-            .ok_or(RegistryClientError::Answer("an upload without a Location"))
+            .filter(|location| places::check(&self.base, location).is_ok())
+            .ok_or(RegistryClientError::Answer("an upload without a Location that may be gone to"))
     }
 }
 
@@ -566,5 +576,7 @@ fn next_page(headers: &HeaderMap, here: &Url) -> Option<Url> {
     let link = header(headers, LINK.as_str())?;
     let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
     let is_next = parameters.contains("rel=\"next\"") || parameters.contains("rel=next");
-    is_next.then(|| here.join(target).ok()).flatten()
+    let next = here.join(target).ok().filter(|_| is_next)?;
+    // A list goes on where it began, or not at all.
+    (next.origin() == here.origin()).then_some(next)
 }

@@ -29,6 +29,9 @@ use crate::{CallError, Client, Endpoint, Endpoints, Tunnel};
 
 /// For how long nobody goes to a service that was silent. Another one leads before that is over.
 const SHUNNED: Duration = Duration::from_secs(15);
+/// A service that answered anything within this is there, whatever became of one connection. Who leads is told something
+/// each five seconds; and a frozen one is found silent ten seconds after its last answer at the earliest.
+const ANSWERED: Duration = Duration::from_secs(8);
 
 /// The client. Cheap to clone; all clones go to the same service.
 #[derive(Debug, Clone)]
@@ -51,12 +54,19 @@ struct Place {
     next: usize,
     /// The one that was silent last, and when.
     silent: Option<(Endpoint, Instant)>,
+    /// The one that answered last, and when.
+    answered: Option<(Endpoint, Instant)>,
 }
 
 impl Place {
     fn shuns(&self, endpoint: &Endpoint) -> bool {
         let silent = self.silent.as_ref();
         silent.is_some_and(|(silent, at)| silent == endpoint && at.elapsed() < SHUNNED)
+    }
+
+    fn has_answered(&self, endpoint: &Endpoint) -> bool {
+        let answered = self.answered.as_ref();
+        answered.is_some_and(|(answered, at)| answered == endpoint && at.elapsed() < ANSWERED)
     }
 }
 
@@ -75,7 +85,7 @@ impl Followed {
         let client = dial(endpoints.first.clone(), shown.as_ref());
         let given: Vec<_> = [endpoints.first].into_iter().chain(endpoints.rest).collect();
         let next = 1 % given.len();
-        let place = Mutex::new(Place { client, next, silent: None });
+        let place = Mutex::new(Place { client, next, silent: None, answered: None });
         let silent = watch::Sender::default();
         Self(Arc::new(Inner { given, shown, place, silent }))
     }
@@ -131,9 +141,19 @@ impl Followed {
         }
         tracing::info!(%leader, "another control plane leads; going there");
         let leader = dial(leader, self.0.shown.as_ref());
-        self.place().client = leader.clone();
+        self.go_to(leader.clone(), asked.endpoint());
         let outcome = self.unless_silent(&leader, call(leader.clone())).await;
         self.noted(&leader, outcome)
+    }
+
+    /// Goes to the leader, as `told` says, which answers, and to which it goes back first: the leader may be among the
+    /// others by another name.
+    fn go_to(&self, leader: Client, told: &Endpoint) {
+        let mut place = self.place();
+        place.client = leader;
+        if let Some(idx) = self.0.given.iter().position(|given| given == told) {
+            place.next = idx;
+        }
     }
 
     /// Makes a call, and gives it up once another finds that the service is silent.
@@ -161,8 +181,9 @@ impl Followed {
 
     /// Goes on to the next service, and has others give up what they wait for from this one.
     fn left_silent(&self, endpoint: &Endpoint) {
-        if self.0.given.iter().all(|given| given == endpoint) {
-            // There is nowhere else to go but by another connection.
+        let nowhere_else = self.0.given.iter().all(|given| given == endpoint);
+        if nowhere_else || self.place().has_answered(endpoint) {
+            // It is a connection that is to be left.
             return self.leave(endpoint);
         }
         self.place().silent = Some((endpoint.clone(), Instant::now()));
@@ -172,8 +193,10 @@ impl Followed {
 
     /// Goes on to the next service when this one was of no use.
     fn noted<T>(&self, asked: &Client, outcome: Result<T, CallError>) -> Result<T, CallError> {
-        if matches!(outcome, Err(CallError::TimedOut { .. })) {
-            self.left_silent(asked.endpoint());
+        match &outcome {
+            Err(CallError::TimedOut { .. }) => self.left_silent(asked.endpoint()),
+            Err(CallError::Unreachable { .. }) => {}
+            _ => self.place().answered = Some((asked.endpoint().clone(), Instant::now())),
         }
         let is_of_no_use = outcome.as_ref().is_err_and(|error| match error {
             CallError::Unreachable { .. } => true,
@@ -331,6 +354,25 @@ mod tests {
         }
         world.lock().unwrap().leads = Some(1);
         assert_eq!(followed.call::<(), usize>(Method::GET, "/", None).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn one_connection_that_is_silent_does_not_make_a_service_so() {
+        let world = Shared::default();
+        let _ends = [serve(&world), serve(&world)];
+        let given = world.lock().unwrap().all.clone();
+        world.lock().unwrap().leads = Some(0);
+        let endpoints = Endpoints { first: given[1].clone(), rest: vec![given[0].clone()] };
+        let followed = Followed::new(endpoints);
+        let ask = || followed.call::<(), usize>(Method::GET, "/", None);
+        assert_eq!(ask().await.unwrap(), 0);
+        followed.left_silent(&given[0]);
+        assert_eq!(
+            followed.endpoint(),
+            given[1],
+            "by a connection of its own, and by who answered before"
+        );
+        assert_eq!(ask().await.unwrap(), 0, "it leads, and is gone back to at once");
     }
 
     #[tokio::test]

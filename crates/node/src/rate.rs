@@ -16,6 +16,9 @@ use longshore_image::source::{
 use longshore_types::{Digest, PullRate, Repository};
 use tokio::time::Instant;
 
+/// How much is paid for at a time, at most.
+const PIECE: usize = 16 << 10;
+
 /// How much of the network pulls may take together.
 pub struct Rate {
     rate: PullRate,
@@ -72,16 +75,26 @@ impl Throttled {
 
     fn slow(&self, bytes: BlobStream) -> BlobStream {
         let rates = self.rates.clone();
-        let slowed = stream::unfold((bytes, rates), |(mut bytes, rates)| async move {
-            let piece: Result<Bytes, SourceError> = bytes.next().await?;
-            let (n_bytes, now) = (piece.as_ref().map_or(0, Bytes::len), Instant::now());
-            // At the same time: one after the other would be slower than either.
-            let until = rates.iter().filter_map(|rate| rate.take(n_bytes, now)).max();
-            if let Some(until) = until {
-                tokio::time::sleep_until(until).await;
-            }
-            Some((piece, (bytes, rates)))
-        });
+        let rest = Bytes::new();
+        let slowed =
+            stream::unfold((bytes, rest, rates), |(mut bytes, mut rest, rates)| async move {
+                let piece: Result<Bytes, SourceError> = match rest.is_empty() {
+                    true => bytes.next().await?,
+                    false => Ok(std::mem::take(&mut rest)),
+                };
+                // A large one would look like silence to who waits for it.
+                let piece = piece.map(|mut piece| {
+                    rest = piece.split_off(piece.len().min(PIECE));
+                    piece
+                });
+                let (n_bytes, now) = (piece.as_ref().map_or(0, Bytes::len), Instant::now());
+                // At the same time: one after the other would be slower than either.
+                let until = rates.iter().filter_map(|rate| rate.take(n_bytes, now)).max();
+                if let Some(until) = until {
+                    tokio::time::sleep_until(until).await;
+                }
+                Some((piece, (bytes, rest, rates)))
+            });
         slowed.boxed()
     }
 }

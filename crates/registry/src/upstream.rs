@@ -128,10 +128,10 @@ impl Theirs {
     ) -> Result<u64, Refusal> {
         let remote = &self.remote;
         let asked =
-            self.upstream.ask(|client| async move { client.blob_size(remote, digest).await });
+            self.upstream.ask(|client| async move { client.blob_length(remote, digest).await });
         let unknown = || Refusal::blob_unknown(repository, digest);
         let (size, _) = asked.await.map_err(|error| error.into_refusal(unknown))?;
-        size.ok_or_else(unknown)
+        Ok(size)
     }
 }
 

@@ -57,12 +57,7 @@ pub async fn set(
     Body(request): Body<PrewarmRequest>,
 ) -> Result<Json<PrewarmView>, Refusal> {
     let key: ProjectName = parse("project", &project)?;
-    let (named, repository, digest) = image(&plane, &project, &request).await?;
-    // The platform pulls it with rights of its own, so those of who asks are looked at here.
-    if !caller.rights.allows(&repository, RegistryAction::Pull) {
-        let detail = format!("token {} has no right to pull from {repository}", caller.token);
-        return Err(Problem::new(ProblemCode::Forbidden, detail).into());
-    }
+    let (named, repository, digest) = image(&plane, &caller, &project, &request).await?;
     let catalog = plane.catalog();
     let n_wishes = catalog.prewarms.keys().filter(|(of, _)| *of == key).count();
     if n_wishes >= MOST_WISHES && !catalog.prewarms.contains_key(&(key.clone(), digest)) {
@@ -170,19 +165,33 @@ fn view(digest: Digest, record: &PrewarmRecord) -> PrewarmView {
 /// What a request means: as its image is named, and which one that is now.
 async fn image(
     plane: &Plane,
+    caller: &Caller,
     project: &str,
     PrewarmRequest { app, image, .. }: &PrewarmRequest,
 ) -> Result<(String, Repository, Digest), Refusal> {
+    // The platform pulls it with rights of its own, so those of who asks are looked at here, and before anything is
+    // asked of a registry for them.
+    let check =
+        |repository: &Repository| match caller.rights.allows(repository, RegistryAction::Pull) {
+            true => Ok(()),
+            false => {
+                let detail =
+                    format!("token {} has no right to pull from {repository}", caller.token);
+                Err(Problem::new(ProblemCode::Forbidden, detail))
+            }
+        };
     match (app, image) {
         (Some(app), None) => {
             let key = app_key(project, app.as_str())?;
             let catalog = plane.catalog();
             let release = catalog.current_release(&key).ok_or_else(|| catalog.no_app(&key))?;
             let named = format!("{app} {}", release.number);
+            check(&release.manifest.image.repository)?;
             Ok((named, release.manifest.image.repository.clone(), release.image_digest))
         }
         (None, Some(image)) => {
             let image = plane.place_image(image)?;
+            check(&image.repository)?;
             let digest = plane.resolve_image(&image).await?;
             let image = ImageReference { registry: None, ..image };
             Ok((image.to_string(), image.repository, digest))

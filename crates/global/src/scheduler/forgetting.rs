@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use longshore_store::{Compare, Relation, Transaction};
-use longshore_types::LocationName;
+use longshore_types::{LocationName, ProjectName, SecretName, SecretVersion};
 
 use super::{MOST_AT_ONCE, allotment_key_text, app_key_text, held, release_key_text};
-use crate::catalog::{AppKey, Catalog};
-use crate::records::{AppRecord, Key};
+use crate::catalog::{AppKey, Catalog, Stored};
+use crate::records::{AppRecord, Key, SecretRecord};
 use crate::reports::{ByLocation, of_app};
+
+/// A version of a secret.
+type SecretKey = (ProjectName, SecretName, SecretVersion);
 
 /// The next step in removing an app: take the allotments away, and once every location has
 /// acknowledged that and reports no instance any more, forget the app and its releases.
@@ -73,10 +76,10 @@ pub(super) fn forgetting(
     }))
 }
 
-/// Forgets a version of a secret that is neither the newest nor part of a release that is kept.
-pub(super) fn forgetting_secrets(catalog: &Catalog) -> Option<Transaction> {
+/// Forgets versions of secrets that are neither the newest nor part of a release that is kept.
+pub(super) fn forgetting_secrets(catalog: &Catalog) -> Vec<Transaction> {
     if catalog.secrets.is_empty() {
-        return None;
+        return Vec::new();
     }
     let releases = catalog.releases.iter().flat_map(|((project, _, _), release)| {
         release.secrets.iter().map(move |(name, version)| (project, name, *version))
@@ -85,12 +88,15 @@ pub(super) fn forgetting_secrets(catalog: &Catalog) -> Option<Transaction> {
     // They come in the order of their versions.
     let versions = catalog.secrets.keys();
     let newest: BTreeMap<_, _> = versions.map(|key| ((&key.0, &key.1), key.2)).collect();
-    let (key, stored) = catalog.secrets.iter().find(|((project, name, version), _)| {
+    let past = catalog.secrets.iter().filter(|((project, name, version), _)| {
         newest.get(&(project, name)) != Some(version)
             && !needed.contains(&(project, name, *version))
-    })?;
-    let key = Key::Secret(key.0.clone(), key.1.clone(), key.2).to_string();
-    // A deploy that takes it at this moment writes it again.
-    let unchanged = Compare::mod_revision(&key, Relation::Equal, stored.revision);
-    Some(Transaction::new().when(unchanged).delete(key))
+    });
+    let forget = |((project, name, version), stored): (&SecretKey, &Stored<SecretRecord>)| {
+        let key = Key::Secret(project.clone(), name.clone(), *version).to_string();
+        // A deploy that takes it at this moment writes it again.
+        let unchanged = Compare::mod_revision(&key, Relation::Equal, stored.revision);
+        Transaction::new().when(unchanged).delete(key)
+    };
+    past.take(MOST_AT_ONCE).map(forget).collect()
 }

@@ -198,6 +198,11 @@ impl Storage {
         if self.objects.is_some() {
             return Ok(true);
         }
+        self.has_local_room(most)
+    }
+
+    /// The same of the disk itself, which also has what passes on its way to an object store.
+    pub(crate) fn has_local_room(&self, most: u64) -> Result<bool, StorageError> {
         let disk = rustix::fs::statvfs(&self.root).map_err(std::io::Error::from);
         let disk = disk.during("look at", &self.root)?;
         let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);

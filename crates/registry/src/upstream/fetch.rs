@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
@@ -21,6 +22,7 @@ use longshore_image::source::Part;
 use longshore_types::{Digest, Repository};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::mirrors::Upstream;
 use super::{Theirs, lock};
@@ -32,8 +34,17 @@ use crate::storage::{Storage, StorageError};
 /// Bytes that are gathered before a thread writes and hashes them.
 const SEGMENT: usize = 1 << 20;
 
-/// How often a blob is taken up again without anything having come of it in between.
+/// And how many of them, however small.
+const MOST_PIECES: usize = 4096;
+/// How long such a segment may take: who gives less holds up others.
+const SEGMENT_WITHIN: Duration = Duration::from_secs(300);
+
+/// How often a blob is taken up again without this much having come of it in between.
 const MAX_TRIES: u32 = 3;
+const LEAST: u64 = 64 << 10;
+
+/// How long a blob goes on coming that nobody waits for.
+const UNREAD_FOR: Duration = Duration::from_secs(60);
 
 /// How far a blob has come.
 #[derive(Debug, Clone)]
@@ -207,6 +218,9 @@ impl Fetch {
     async fn bring(&self) -> Result<(), Broken> {
         let permit = self.upstream().fetches.acquire().await;
         let _permit = permit.map_err(|_| Broken::Final(self.away("it is closed")))?;
+        if !self.is_read() {
+            return Err(Broken::Final(self.away("nobody waits for the blob any more")));
+        }
         let (repository, digest) = (self.repository.clone(), self.digest);
         // It may have come just before this began.
         if self.blocking(move |storage| storage.blob_size(&repository, &digest)).await?.is_some() {
@@ -220,11 +234,11 @@ impl Fetch {
             spool = after;
             match end {
                 Ok(()) => break,
-                Err(broken) if spool.length == before && n_tries + 1 == MAX_TRIES => {
+                Err(broken) if spool.length - before < LEAST && n_tries + 1 == MAX_TRIES => {
                     return Err(broken);
                 }
                 Err(Broken::Passing(_)) => {
-                    n_tries = if spool.length == before { n_tries + 1 } else { 0 };
+                    n_tries = if spool.length - before < LEAST { n_tries + 1 } else { 0 };
                 }
                 Err(broken) => return Err(broken),
             }
@@ -255,20 +269,34 @@ impl Fetch {
         spool.given_by.insert(mirror.idx);
         self.check_size(&mut spool, size)?;
         let mut skip = if is_whole { spool.length } else { 0 };
-        let mut pieces = Vec::new();
+        let (mut pieces, mut gathered) = (Vec::new(), 0);
+        let mut until = Instant::now() + SEGMENT_WITHIN;
+        let mut read_at = Instant::now();
         let end = loop {
-            let mut piece: Bytes = match bytes.try_next().await {
-                Ok(Some(piece)) => piece,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
+            let mut piece: Bytes = match tokio::time::timeout_at(until, bytes.try_next()).await {
+                Ok(Ok(Some(piece))) => piece,
+                Ok(Ok(None)) => break Ok(()),
+                Ok(Err(error)) => break Err(error),
+                Err(_) => break Err(RegistryClientError::Stalled { action: "read the blob" }),
             };
             let skipped = skip.min(piece.len() as u64);
             skip -= skipped;
             // As many as there are in it.
             let piece = piece.split_off(skipped as usize);
+            gathered += piece.len();
             pieces.push(piece);
-            if pieces.iter().map(Bytes::len).sum::<usize>() >= SEGMENT {
-                spool = self.write(spool, std::mem::take(&mut pieces)).await?;
+            if gathered < SEGMENT && pieces.len() < MOST_PIECES {
+                continue;
+            }
+            if gathered >= SEGMENT {
+                until = Instant::now() + SEGMENT_WITHIN;
+            }
+            spool = self.write(spool, std::mem::take(&mut pieces)).await?;
+            gathered = 0;
+            if self.is_read() {
+                read_at = Instant::now();
+            } else if read_at.elapsed() >= UNREAD_FOR {
+                return Err(Broken::Final(self.away("nobody waits for the blob any more")));
             }
         };
         spool = self.write(spool, pieces).await?;
@@ -287,6 +315,7 @@ impl Fetch {
         match (spool.size, said) {
             (None, Some(size)) if size > self.most => Err(Broken::Final(self.too_large())),
             (None, Some(size)) => {
+                self.check_room(size)?;
                 spool.size = Some(size);
                 self.tell(spool);
                 Ok(())
@@ -299,8 +328,28 @@ impl Fetch {
         }
     }
 
+    /// Refuses so much more where pushes and others need what is left of the disk.
+    fn check_room(&self, more: u64) -> Result<(), Broken> {
+        match self.storage.has_local_room(more)? {
+            true => Ok(()),
+            false => {
+                let why = "the registry's disk has no room for the blob";
+                let refusal = Refusal::new(StatusCode::INSUFFICIENT_STORAGE, Code::Unknown, why);
+                Err(Broken::Final(refusal))
+            }
+        }
+    }
+
+    /// Whether anybody waits for it, beside those who may yet ask.
+    fn is_read(&self) -> bool {
+        self.sender.receiver_count() > 1
+    }
+
     /// Writes and hashes what came, and tells those who read.
     async fn write(&self, spool: Spool, pieces: Vec<Bytes>) -> Result<Spool, Broken> {
+        if spool.size.is_none() {
+            self.check_room(0)?;
+        }
         let spool = self.blocking(move |_| spool.append(&pieces)).await?;
         if spool.length > spool.size.unwrap_or(self.most) {
             return Err(Broken::Final(self.too_large()));

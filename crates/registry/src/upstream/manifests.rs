@@ -72,11 +72,22 @@ async fn renew(
     old: Found,
 ) -> Result<Found, Refusal> {
     match ask(theirs, name, Some(old.0)).await {
-        Ok(Said::Manifest(fetched)) => keep(registry, theirs, repository, name, fetched).await,
+        Ok(Said::Manifest(fetched)) => {
+            match keep(registry, theirs, repository, name, fetched).await {
+                // What is here can be had all the same.
+                Err(refusal) if refusal.is_full_disk() => Ok(old),
+                kept => kept,
+            }
+        }
         Ok(Said::Same) => {
             if let Name::Tag(tag) = name {
                 let (of, tag, digest) = (repository.clone(), tag.clone(), old.0);
-                registry.blocking(move |storage| storage.put_tag(&of, &tag, &digest)).await?;
+                let noted =
+                    registry.blocking(move |storage| storage.put_tag(&of, &tag, &digest)).await;
+                if let Err(error) = noted {
+                    let error = longshore_types::chain(&error);
+                    tracing::warn!(error, %repository, "a tag is asked for again sooner than it had to be");
+                }
             }
             Ok(old)
         }

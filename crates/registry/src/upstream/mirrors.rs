@@ -108,6 +108,8 @@ impl Upstream {
                 Err(error) => {
                     match is_failure(&error) {
                         true => self.pass_over(mirror, &error),
+                        // What is wrong with one thing is not with all of a place.
+                        false if error.status().is_none() => {}
                         // A no is an answer.
                         false => *lock(&mirror.passed_over_until) = None,
                     }
@@ -148,7 +150,9 @@ fn is_failure(error: &RegistryClientError) -> bool {
         status.is_server_error()
             || [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT].contains(&status)
     };
-    error.status().is_none_or(is_passing)
+    let is_of_one =
+        matches!(error, RegistryClientError::Answer(_) | RegistryClientError::Digest { .. });
+    !is_of_one && error.status().is_none_or(is_passing)
 }
 
 impl Unanswered {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use axum::http::Uri;
-use longshore_types::Repository;
+use longshore_types::{ProjectName, Repository};
 
 /// A registry, and the name under which its images are had here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +24,8 @@ pub struct UpstreamSourceError {
 impl UpstreamSource {
     /// What such a text may be.
     pub const ALLOWED: &str = "NAME=https://HOST or NAME=https://HOST:PORT, or with http:// on a network that is \
-        trusted, the name such as docker.io: lower-case letters, digits, and '.', '_' or '-' between them";
+        trusted, the name such as docker.io: lower-case letters, digits, and '.', '_' or '-' between them, and none \
+        that a project could have, so with a '.' or a '_'";
 
     /// What the names of repositories here begin with.
     pub fn name(&self) -> &str {
@@ -48,7 +49,9 @@ impl FromStr for UpstreamSource {
     fn from_str(text: &str) -> Result<Self, UpstreamSourceError> {
         let refuse = || UpstreamSourceError { text: text.to_owned() };
         let (name, url) = text.split_once('=').ok_or_else(refuse)?;
-        let is_name = !name.contains('/') && name.parse::<Repository>().is_ok();
+        // What is below the name of a project is that project's.
+        let is_project = name.parse::<ProjectName>().is_ok();
+        let is_name = !name.contains('/') && !is_project && name.parse::<Repository>().is_ok();
         let parsed: Uri = url.parse().map_err(|_| refuse())?;
         let is_http = matches!(parsed.scheme_str(), Some("http" | "https"));
         let host = parsed.authority().map(ToString::to_string).unwrap_or_default();
@@ -75,7 +78,7 @@ mod tests {
     fn upstreams_are_read_and_written_alike() {
         for (text, name, host) in [
             ("docker.io=https://registry-1.docker.io", "docker.io", "registry-1.docker.io"),
-            ("hub=http://127.0.0.1:5000/", "hub", "127.0.0.1:5000"),
+            ("hub.test=http://127.0.0.1:5000/", "hub.test", "127.0.0.1:5000"),
             ("my-mirror_2=https://[::1]:443", "my-mirror_2", "[::1]:443"),
         ] {
             let source: UpstreamSource = text.parse().unwrap();
@@ -98,6 +101,7 @@ mod tests {
             "docker.io/library=https://registry-1.docker.io",
             "host:5000=https://host:5000",
             "Docker=https://registry-1.docker.io",
+            "docker=https://registry-1.docker.io",
             "_x=https://registry-1.docker.io",
         ] {
             let error = bad.parse::<UpstreamSource>().unwrap_err().to_string();

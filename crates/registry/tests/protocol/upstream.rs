@@ -16,7 +16,7 @@ use super::other::Other;
 use super::server::{NOBODY, READER, TEAM};
 use super::*;
 
-const MANIFEST: &str = "/v2/hub/team/app/manifests/1";
+const MANIFEST: &str = "/v2/hub.test/team/app/manifests/1";
 
 /// A registry that gives the images of others as those of `hub`.
 struct Below {
@@ -43,14 +43,14 @@ impl Below {
     }
 
     async fn blob(&self, digest: &str) -> Answer {
-        self.registry.get(&format!("/v2/hub/team/app/blobs/{digest}")).await
+        self.registry.get(&format!("/v2/hub.test/team/app/blobs/{digest}")).await
     }
 }
 
 async fn below(others: &[Other], change: impl FnOnce(&mut RegistryOptions)) -> Harness {
     let root = tempfile::tempdir().unwrap();
     let mut options = options(&root.path().join("registry"));
-    let sources = others.iter().map(|other| format!("hub={}", other.url()).parse().unwrap());
+    let sources = others.iter().map(|other| format!("hub.test={}", other.url()).parse().unwrap());
     options.upstreams.sources = sources.collect();
     change(&mut options);
     Harness::around(serve(options).await, root)
@@ -88,18 +88,18 @@ async fn an_image_of_another_registry_is_given_by_a_token_of_it_and_when_it_is_g
     let dir = tempfile::tempdir().unwrap();
     let credentials = Some(credentials(dir.path(), std::slice::from_ref(&host), READER));
     let registry = below(&[], |options| {
-        let sources = vec![format!("hub=http://{host}").parse().unwrap()];
+        let sources = vec![format!("hub.test=http://{host}").parse().unwrap()];
         options.upstreams = UpstreamOptions { sources, credentials, ..UpstreamOptions::default() };
     });
     let registry = registry.await;
-    let blob = format!("/v2/hub/team/app/blobs/{}", digest(&layer));
+    let blob = format!("/v2/hub.test/team/app/blobs/{}", digest(&layer));
     let head = registry.send("HEAD", &blob, &[], "").await;
     assert_eq!((head.status, head.header("content-length")), (200, "3145728"));
     let head = registry.send("HEAD", MANIFEST, &[], "").await;
     assert_eq!((head.status, head.header("docker-content-digest")), (200, manifest.as_str()));
     let wanted = theirs.get("/v2/team/app/manifests/1").await;
     let check = async || {
-        let by_digest = format!("/v2/hub/team/app/manifests/{manifest}");
+        let by_digest = format!("/v2/hub.test/team/app/manifests/{manifest}");
         for path in [MANIFEST, &by_digest] {
             let answer = registry.get(path).await;
             assert_eq!((answer.status, &answer.body), (200, &wanted.body), "{path}");
@@ -115,11 +115,11 @@ async fn an_image_of_another_registry_is_given_by_a_token_of_it_and_when_it_is_g
     // With all that it has.
     drop(theirs);
     check().await;
-    let tags = registry.get("/v2/hub/team/app/tags/list").await;
+    let tags = registry.get("/v2/hub.test/team/app/tags/list").await;
     assert_eq!(tags.json()["tags"], json!(["1"]));
     assert_eq!(passing(&registry), 0);
     // What never was here cannot be had now.
-    assert_ne!(registry.get("/v2/hub/team/app/manifests/2").await.status, 200);
+    assert_ne!(registry.get("/v2/hub.test/team/app/manifests/2").await.status, 200);
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn rights_are_those_of_any_repository_and_nobody_pushes_there() {
     let below = Below::start(1).await;
     let (manifest, layer) = below.other().add_image("team/app", "1", b"layer");
     let registry = &below.registry;
-    let blob = format!("/v2/hub/team/app/blobs/{layer}");
+    let blob = format!("/v2/hub.test/team/app/blobs/{layer}");
     for path in [MANIFEST, &blob] {
         for token in [NOBODY, TEAM] {
             let answer = registry.send_as(token, "GET", path, &[], "").await;
@@ -138,8 +138,8 @@ async fn rights_are_those_of_any_repository_and_nobody_pushes_there() {
     }
     assert!(below.other().asked().is_empty(), "nobody goes there for who may not");
     for (method, path) in [
-        ("POST", "/v2/hub/team/app/blobs/uploads/"),
-        ("POST", "/v2/hub/new/blobs/uploads/"),
+        ("POST", "/v2/hub.test/team/app/blobs/uploads/"),
+        ("POST", "/v2/hub.test/new/blobs/uploads/"),
         ("PUT", MANIFEST),
     ] {
         let answer = registry.send(method, path, &[("content-type", IMAGE)], "{}").await;
@@ -148,13 +148,13 @@ async fn rights_are_those_of_any_repository_and_nobody_pushes_there() {
     }
     assert_eq!(registry.send_as(READER, "GET", MANIFEST, &[], "").await.status, 200);
     // What is here may be removed, and comes again.
-    let by_digest = format!("/v2/hub/team/app/manifests/{manifest}");
+    let by_digest = format!("/v2/hub.test/team/app/manifests/{manifest}");
     assert_eq!(registry.send("DELETE", &by_digest, &[], "").await.status, 202);
     assert_eq!(registry.get(&by_digest).await.status, 200);
     for (path, code) in [
-        ("/v2/hub/team/app/manifests/2", "MANIFEST_UNKNOWN"),
-        ("/v2/hub/none/manifests/1", "MANIFEST_UNKNOWN"),
-        (&format!("/v2/hub/team/app/blobs/{}", digest(b"none")), "BLOB_UNKNOWN"),
+        ("/v2/hub.test/team/app/manifests/2", "MANIFEST_UNKNOWN"),
+        ("/v2/hub.test/none/manifests/1", "MANIFEST_UNKNOWN"),
+        (&format!("/v2/hub.test/team/app/blobs/{}", digest(b"none")), "BLOB_UNKNOWN"),
     ] {
         registry.get(path).await.assert_refused(404, code);
     }
@@ -171,7 +171,7 @@ async fn a_blob_comes_once_however_many_ask_and_is_read_while_it_comes() {
     let layer = below.other().add_blob(&bytes);
     let pieces = Arc::new(Semaphore::new(16));
     *below.other().said.pieces.lock().unwrap() = Some(Arc::clone(&pieces));
-    let path = format!("/v2/hub/team/app/blobs/{layer}");
+    let path = format!("/v2/hub.test/team/app/blobs/{layer}");
     let ask = |range: Option<&'static str>| {
         let request = below.registry.http.get(below.registry.url(&path)).bearer_auth(READER);
         range.iter().fold(request, |request, range| request.header("range", *range)).send()
@@ -236,7 +236,7 @@ async fn a_wrong_blob_is_given_to_nobody_whole_and_kept_nowhere() {
     let bytes = noise(2 << 20);
     let layer = below.other().add_blob(&bytes);
     below.other().said.lies.store(true, Ordering::Relaxed);
-    let path = below.registry.url(&format!("/v2/hub/team/app/blobs/{layer}"));
+    let path = below.registry.url(&format!("/v2/hub.test/team/app/blobs/{layer}"));
     for range in [None, Some("bytes=100-")] {
         let request = below.registry.http.get(&path).bearer_auth(ADMIN);
         let request = range.iter().fold(request, |request, range| request.header("range", *range));
@@ -276,12 +276,12 @@ async fn a_tag_is_believed_for_a_while_and_its_last_answer_while_the_upstream_is
     let n_before = below.other().asked().len();
     assert_eq!(named().await, two);
     assert_eq!(below.other().asked().len(), n_before, "nobody waits for it again and again");
-    let unknown = below.registry.get("/v2/hub/team/app/manifests/2").await;
+    let unknown = below.registry.get("/v2/hub.test/team/app/manifests/2").await;
     unknown.assert_refused(502, "UNKNOWN");
     assert!(unknown.text().contains("the upstream hub"), "{}", unknown.text());
     // An answer that it is gone is one.
     below.other().said.is_away.store(false, Ordering::Relaxed);
-    assert_eq!(below.registry.get("/v2/hub/team/app/manifests/2").await.status, 404);
+    assert_eq!(below.registry.get("/v2/hub.test/team/app/manifests/2").await.status, 404);
     below.other().forget("team/app", "1");
     below.registry.get(MANIFEST).await.assert_refused(404, "MANIFEST_UNKNOWN");
 
@@ -309,14 +309,14 @@ async fn a_token_is_used_until_its_end_and_got_anew_when_it_is_refused() {
     let (_, layer) = other.add_image("team/app", "1", b"layer");
     let pull = async || registry.get(MANIFEST).await.status;
     assert_eq!((pull().await, pull().await), (200, 200));
-    assert_eq!(registry.get(&format!("/v2/hub/team/app/blobs/{layer}")).await.status, 200);
+    assert_eq!(registry.get(&format!("/v2/hub.test/team/app/blobs/{layer}")).await.status, 200);
     let tokens = || other.asked().into_iter().filter(|(what, _)| what.starts_with("GET /token"));
     let asked: Vec<_> = tokens().map(|(what, _)| what).collect();
     assert_eq!(asked, ["GET /token?service=other&scope=repository%3Ateam%2Fapp%3Apull"]);
     // What ends at once is got for each request, without a refusal in between.
     other.said.lifetime.store(0, Ordering::Relaxed);
     other.add_image("team/other", "1", b"other");
-    let path = "/v2/hub/team/other/manifests/1";
+    let path = "/v2/hub.test/team/other/manifests/1";
     assert_eq!((registry.get(path).await.status, registry.get(path).await.status), (200, 200));
     assert_eq!(tokens().count(), 3);
     for (what, shown) in other.asked() {
@@ -359,7 +359,7 @@ async fn bytes_that_are_elsewhere_are_fetched_there_without_what_opens_the_regis
     let credentials = Some(credentials(dir.path(), &[other.address.to_string()], "secret"));
     let others = [other];
     let registry = below(&others, |options| options.upstreams.credentials = credentials).await;
-    let answer = registry.get(&format!("/v2/hub/team/app/blobs/{layer}")).await;
+    let answer = registry.get(&format!("/v2/hub.test/team/app/blobs/{layer}")).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(answer.body == bytes);
     assert_eq!(elsewhere.asked(), [(format!("GET /v2/x/blobs/{layer}"), None)]);
@@ -398,7 +398,7 @@ async fn tls_is_spoken_and_a_registry_sends_nobody_into_the_clear() {
     *secure.said.challenge.lock().unwrap() = None;
     *secure.said.blobs_at.lock().unwrap() = Some(clear.url());
     let layer = clear.add_blob(b"layer");
-    let refused = with(Some(ca)).await.get(&format!("/v2/hub/team/app/blobs/{layer}")).await;
+    let refused = with(Some(ca)).await.get(&format!("/v2/hub.test/team/app/blobs/{layer}")).await;
     refused.assert_refused(502, "UNKNOWN");
     assert!(clear.asked().is_empty(), "nobody goes there");
 }
@@ -418,7 +418,7 @@ async fn what_is_no_manifest_or_too_large_is_not_taken() {
         ("ours", IMAGE, artifact.to_string().into_bytes()),
     ] {
         other.add_manifest("team/app", tag, kind, &bytes);
-        let answer = below.registry.get(&format!("/v2/hub/team/app/manifests/{tag}")).await;
+        let answer = below.registry.get(&format!("/v2/hub.test/team/app/manifests/{tag}")).await;
         assert_eq!(answer.status, 502, "{tag}: {}", answer.text());
     }
     let large = other.add_blob(&noise((1 << 20) + 1));
@@ -444,19 +444,20 @@ async fn what_nobody_pulls_goes_unless_a_release_needs_it() {
     let (_, gone_layer) = below.other().add_image("team/app", "2", b"gone");
     let registry = &below.registry;
     for (tag, layer) in [("1", &kept_layer), ("2", &gone_layer)] {
-        let path = format!("/v2/hub/team/app/manifests/{tag}");
+        let path = format!("/v2/hub.test/team/app/manifests/{tag}");
         assert_eq!(registry.get(&path).await.status, 200);
         assert_eq!(below.blob(layer).await.status, 200);
     }
     let own = registry.push_image("hub2/app", "1", b"own").await;
-    let pin = [(("hub/team/app".parse().unwrap(), kept.parse().unwrap()), "web r1".to_owned())];
+    let pin =
+        [(("hub.test/team/app".parse().unwrap(), kept.parse().unwrap()), "web r1".to_owned())];
     pins.send_replace(Arc::new(BTreeMap::from(pin)));
     let answer = registry.send("POST", "/v2/_longshore/garbage", &[], "").await;
     assert_eq!(answer.status, 200, "{}", answer.text());
-    let tags = registry.get("/v2/hub/team/app/tags/list").await;
+    let tags = registry.get("/v2/hub.test/team/app/tags/list").await;
     assert_eq!(tags.json()["tags"], json!(["1"]));
     below.other().said.is_away.store(true, Ordering::Relaxed);
-    assert_eq!(registry.get(&format!("/v2/hub/team/app/manifests/{kept}")).await.status, 200);
+    assert_eq!(registry.get(&format!("/v2/hub.test/team/app/manifests/{kept}")).await.status, 200);
     assert_eq!(below.blob(&kept_layer).await.status, 200);
     assert_eq!(below.blob(&gone_layer).await.status, 502);
     let own = registry.get(&format!("/v2/hub2/app/manifests/{own}")).await;
@@ -471,10 +472,10 @@ async fn nothing_is_named_by_half_after_kill_9() {
     let pieces = Arc::new(Semaphore::new(48));
     *other.said.pieces.lock().unwrap() = Some(Arc::clone(&pieces));
     let root = tempfile::tempdir().unwrap();
-    let upstream = format!("hub={}", other.url());
+    let upstream = format!("hub.test={}", other.url());
     let http = http_client();
     let mut process = Process::start_below(root.path(), &upstream);
-    let path = format!("/v2/hub/team/app/blobs/{layer}");
+    let path = format!("/v2/hub.test/team/app/blobs/{layer}");
     let ask = |process: &Process| {
         http.get(format!("http://{}{path}", process.address)).bearer_auth(ADMIN).send()
     };
@@ -498,11 +499,11 @@ async fn nothing_is_named_by_half_after_kill_9() {
 #[tokio::test]
 async fn a_name_to_which_somebody_pushed_is_no_upstream() {
     let registry = Harness::new().await;
-    registry.push_image("hub/app", "1", b"ours").await;
+    registry.push_image("hub.test/app", "1", b"ours").await;
     let Harness { server, root, .. } = registry;
     drop(server);
     let mut options = stored(options(root.path())).await;
-    options.upstreams.sources = vec!["hub=http://127.0.0.1:1".parse().unwrap()];
+    options.upstreams.sources = vec!["hub.test=http://127.0.0.1:1".parse().unwrap()];
     let refused = loop {
         match Registry::open(options.clone()) {
             // What served it is about to end.
@@ -513,5 +514,5 @@ async fn a_name_to_which_somebody_pushed_is_no_upstream() {
         }
     };
     let told = longshore_types::chain(&refused);
-    assert!(told.contains("images were pushed to hub/app"), "{told}");
+    assert!(told.contains("images were pushed to hub.test/app"), "{told}");
 }
