@@ -317,11 +317,12 @@ impl Actor {
     fn show_pulse(&mut self, pulse: &Pulse, began: Instant) {
         let phase = pulse.phase();
         if phase == InstancePhase::Healthy && self.observed.ready_at.is_none() {
-            self.observed.ready_at = Some(now());
             self.stage("ready", began.elapsed());
             let took = self.observed.stages.iter().map(|stage| stage.micros).sum();
             self.node.metrics.note_start(self.observed.path, Duration::from_micros(took));
             self.tell_of_start(None);
+            // Last: by this the whole start ends, and in its trace no part may end later.
+            self.observed.ready_at = Some(now());
         }
         self.show(phase, pulse.note());
     }

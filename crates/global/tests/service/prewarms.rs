@@ -153,9 +153,13 @@ async fn a_wish_is_refused_to_who_may_not_and_where_it_may_not_be() {
     let token: TokenCreated =
         plane.user.call(Method::POST, "/v1/tokens", Some(&token)).await.unwrap();
     let mine = plane.user.clone().with_token(&token.token);
-    let wish = json!({"image": "default/web:1", "places": ["ams"]});
     let path = "/v1/projects/mine/prewarms";
-    let outcome = mine.call::<_, PrewarmView>(Method::POST, path, Some(&wish)).await;
-    refused(outcome, ProblemCode::Forbidden, "no right to pull from default/web");
+    // Nobody is told by that either whether there is such an image.
+    for repository in ["default/web", "default/none"] {
+        let wish = json!({"image": format!("{repository}:1"), "places": ["ams"]});
+        let outcome = mine.call::<_, PrewarmView>(Method::POST, path, Some(&wish)).await;
+        let why = format!("no right to pull from {repository}");
+        refused(outcome, ProblemCode::Forbidden, &why);
+    }
     plane.stop().await;
 }

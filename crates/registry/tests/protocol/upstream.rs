@@ -231,6 +231,18 @@ async fn what_breaks_off_goes_on_elsewhere_and_who_failed_is_passed_over() {
 }
 
 #[tokio::test]
+async fn what_a_mirror_lacks_the_next_has_and_its_size_too() {
+    let below = Below::start(2).await;
+    let [mirror, origin] = &below.others[..] else { unreachable!() };
+    let layer = origin.add_blob(b"of the origin");
+    let path = format!("/v2/hub.test/team/app/blobs/{layer}");
+    let head = below.registry.send("HEAD", &path, &[], "").await;
+    assert_eq!((head.status, head.header("content-length")), (200, "13"));
+    assert!(below.blob(&layer).await.body == b"of the origin");
+    assert!(mirror.n_asked(&layer) > 0, "it was asked first");
+}
+
+#[tokio::test]
 async fn a_wrong_blob_is_given_to_nobody_whole_and_kept_nowhere() {
     let below = Below::start(1).await;
     let bytes = noise(2 << 20);
