@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, header};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::Refusal;
-use longshore_types::token::{Rights, Role};
-use longshore_types::{AppName, ProjectName};
+use longshore_types::token::{RegistryAction, Rights, Role};
+use longshore_types::{AppName, ProjectName, Repository};
 
 use super::idempotency::{key_of, once};
 use super::precondition::Preconditions;
@@ -59,6 +59,16 @@ impl Caller {
     /// The same, as events have it.
     pub fn who(&self) -> Who {
         Who { token: Some(self.token.clone()), from: self.from, once: self.once.clone() }
+    }
+
+    /// Refuses who may not pull from a repository. The platform pulls with rights of its own, so those of who asks are
+    /// looked at before it asks a registry for them.
+    pub fn check_pull(&self, repository: &Repository) -> Result<(), Problem> {
+        if self.rights.allows(repository, RegistryAction::Pull) {
+            return Ok(());
+        }
+        let detail = format!("token {} has no right to pull from {repository}", self.token);
+        Err(Problem::new(ProblemCode::Forbidden, detail))
     }
 }
 

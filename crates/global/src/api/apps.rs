@@ -11,7 +11,6 @@ use longshore_api::v1::{AppExplanation, AppView, DeployRequest, DeployResponse, 
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, now};
 use longshore_store::{Compare, Relation, Revision, Transaction};
-use longshore_types::token::RegistryAction;
 use longshore_types::{
     Digest, Generation, Manifest, ManifestProblem, ProjectName, Release, ReleaseNumber, SecretName,
     SecretVersion, runtime,
@@ -134,12 +133,7 @@ pub(super) fn checked(
     super::placement::refuse_unknown(plane, &manifest.placement)?;
     // As every role pulls it, so that nobody else has to know what is where.
     manifest.image = plane.place_image(&manifest.image)?;
-    // The platform pulls it with rights of its own, so those of who asks are looked at here.
-    if !caller.rights.allows(&manifest.image.repository, RegistryAction::Pull) {
-        let (token, repository) = (&caller.token, &manifest.image.repository);
-        let detail = format!("token {token} has no right to pull from {repository}");
-        return Err(Problem::new(ProblemCode::Forbidden, detail).into());
-    }
+    caller.check_pull(&manifest.image.repository)?;
     Ok(manifest)
 }
 

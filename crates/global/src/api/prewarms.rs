@@ -11,12 +11,11 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
+use longshore_api::Problem;
 use longshore_api::v1::{PrewarmRequest, PrewarmStatus, PrewarmView, PrewarmedNode};
-use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, now};
 use longshore_store::Transaction;
 use longshore_types::jurisdiction::is_within;
-use longshore_types::token::RegistryAction;
 use longshore_types::{
     Digest, ImageReference, ImageState, Jurisdiction, NodeImage, PlaceMatch, ProjectName,
     Repository,
@@ -169,29 +168,18 @@ async fn image(
     project: &str,
     PrewarmRequest { app, image, .. }: &PrewarmRequest,
 ) -> Result<(String, Repository, Digest), Refusal> {
-    // The platform pulls it with rights of its own, so those of who asks are looked at here, and before anything is
-    // asked of a registry for them.
-    let check =
-        |repository: &Repository| match caller.rights.allows(repository, RegistryAction::Pull) {
-            true => Ok(()),
-            false => {
-                let detail =
-                    format!("token {} has no right to pull from {repository}", caller.token);
-                Err(Problem::new(ProblemCode::Forbidden, detail))
-            }
-        };
     match (app, image) {
         (Some(app), None) => {
             let key = app_key(project, app.as_str())?;
             let catalog = plane.catalog();
             let release = catalog.current_release(&key).ok_or_else(|| catalog.no_app(&key))?;
             let named = format!("{app} {}", release.number);
-            check(&release.manifest.image.repository)?;
+            caller.check_pull(&release.manifest.image.repository)?;
             Ok((named, release.manifest.image.repository.clone(), release.image_digest))
         }
         (None, Some(image)) => {
             let image = plane.place_image(image)?;
-            check(&image.repository)?;
+            caller.check_pull(&image.repository)?;
             let digest = plane.resolve_image(&image).await?;
             let image = ImageReference { registry: None, ..image };
             Ok((image.to_string(), image.repository, digest))
