@@ -2,8 +2,9 @@
 //! image that is composed here.
 //!
 //! Every pull has a file system of its own that nobody wrote to, and the same registry, Debian's docker-registry on
-//! loopback with its blobs in memory; `--from longshore` has all of them pull from ours. The order is shuffled in
-//! each round. After each pull the tree is compared with what was packed, name by name and byte by byte: a
+//! loopback with its blobs in memory; `--from longshore` has all of them pull from ours. What our registry made
+//! of the layers that it was pushed is a row of its own, which only ours has: it comes from a registry of ours
+//! that has converted them. The order is shuffled in each round. After each pull the tree is compared with what was packed, name by name and byte by byte: a
 //! pull that gives anything else counts as failed, and one of ours ends the bench.
 //!
 //! Two ends are timed: when the command returns, and when everything is on the disk. Ours returns when it
@@ -13,28 +14,28 @@ mod disk;
 mod images;
 mod listing;
 mod pullers;
+mod servers;
 mod stages;
 mod starts;
 mod table;
 mod usage;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
-use clap::{Args, ValueEnum};
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
 use longshore_e2e::image::{Compression, Layout, checked};
-use longshore_e2e::{Platform, UpOptions};
 
 use super::figures::{Samples, Shuffler};
-use super::registry::peer::{self, Peer};
+use super::registry::peer;
 use super::{laboratory, print_result};
 use crate::command::{cargo, program, run as run_command};
 use crate::{newer_debian, packages};
 use disk::FreshDisk;
 use images::{Composed, Form, Size};
-use pullers::{Origin, Puller};
+use pullers::Puller;
+use servers::{Registry, Served};
 use starts::Pushes;
 use usage::Group;
 
@@ -68,13 +69,6 @@ pub struct Options {
     /// Measure the release binary that is there, instead of building it first
     #[arg(long)]
     no_build: bool,
-}
-
-/// Whose registry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Registry {
-    DockerRegistry,
-    Longshore,
 }
 
 const GZIP: Form = Form { compression: Compression::Gzip, n_layers: 1 };
@@ -145,6 +139,8 @@ struct Row {
     puller: Puller,
     label: String,
     form: Form,
+    /// It comes as our registry converted it.
+    is_converted: bool,
     returned: Samples,
     durable: Samples,
     cpu: Vec<f64>,
@@ -168,30 +164,45 @@ fn rows(options: &Options) -> Result<Vec<Row>> {
         pullers.push(Puller::Podman(Some(newest.clone())));
         pullers.push(Puller::Containerd(Some(newest)));
     }
-    let row = |puller: &Puller, form: Form| Row {
-        label: puller.label(),
-        puller: puller.clone(),
-        form,
-        returned: Samples::default(),
-        durable: Samples::default(),
-        cpu: Vec::new(),
-        registry_cpu: Vec::new(),
-        disk_mib: Vec::new(),
-        peak_mib: Vec::new(),
-        failed: None,
-    };
-    let rows = options.forms().into_iter();
-    let rows = rows.flat_map(|form| pullers.iter().map(move |puller| row(puller, form)));
-    let rows: Vec<Row> = rows.filter(|row| options.is_wanted(&row.label)).collect();
+    let forms = options.forms();
+    let mut rows = Vec::new();
+    for form in forms {
+        rows.extend(pullers.iter().map(|puller| Row::new(puller, form, false)));
+        // It is the same of whatever a layer was compressed by.
+        if form.compression == Compression::Gzip {
+            rows.push(Row::new(&Puller::Longshore, form, true));
+        }
+    }
+    rows.retain(|row| options.is_wanted(&row.label));
     ensure!(!rows.is_empty(), "nothing is measured with --only {}", options.only.join(","));
     Ok(rows)
 }
 
+impl Row {
+    fn new(puller: &Puller, form: Form, is_converted: bool) -> Self {
+        let how = if is_converted { ", converted" } else { "" };
+        Self {
+            label: format!("{}{how}", puller.label()),
+            puller: puller.clone(),
+            form,
+            is_converted,
+            returned: Samples::default(),
+            durable: Samples::default(),
+            cpu: Vec::new(),
+            registry_cpu: Vec::new(),
+            disk_mib: Vec::new(),
+            peak_mib: Vec::new(),
+            failed: None,
+        }
+    }
+}
+
 /// What all pulls of a run have in common.
 struct Race<'a> {
-    origin: Origin,
-    /// Of the registry alone.
-    registry: &'a Group,
+    /// The registry that has everything as it was pushed.
+    plain: Served,
+    /// The one that converted it, where that is measured.
+    converted: Option<Served>,
     composed: &'a Composed,
     expected: String,
     /// Bytes of the file system of a pull.
@@ -204,27 +215,25 @@ fn measure(composed: &Composed, options: &Options) -> Result<BTreeMap<&'static s
     let layouts = forms.iter().map(|form| Ok((*form, composed.layout(*form)?)));
     let layouts = layouts.collect::<Result<Vec<_>>>()?;
     let stored = layouts.iter().map(|(_, layout)| bytes_of(layout)).collect::<Result<Vec<_>>>()?;
-    let disk = FreshDisk::make(stored.iter().sum::<u64>() * 6 / 5 + (1 << 30))?;
-    // Before its process, so that it is empty when it goes.
-    let registry = Group::new("registry")?;
-    let server = Server::start(options.from, &disk.dir)?;
-    for (form, layout) in &layouts {
-        let target = format!("{}/{}", server.origin().authority, name(*form));
-        checked(&mut images::push(layout, &target, server.origin().credentials().as_deref()))?;
-    }
-    disk.sync()?;
-    registry.take(server.pid()?)?;
+    let mut rows = rows(options)?;
     let largest = stored.iter().max().copied().unwrap_or_default();
     let race = Race {
-        origin: server.origin(),
-        registry: &registry,
+        plain: Served::start(options.from, &layouts, stored.iter().sum())?,
+        converted: rows
+            .iter()
+            .any(|row| row.is_converted)
+            .then(|| {
+                let gzip = |(form, _): &&(Form, Layout)| form.compression == Compression::Gzip;
+                let layouts: Vec<_> = layouts.iter().filter(gzip).cloned().collect();
+                Served::converted(&layouts, stored.iter().sum())
+            })
+            .transpose()?,
         composed,
         expected: composed.listing()?,
         // For what came and what it unpacks to, as containerd has both, and as much as makes ours keep the
         // beginning of a layer.
         room: largest * 5 + (1 << 30),
     };
-    let mut rows = rows(options)?;
     let mut shuffler = Shuffler::new(options.seed);
     let rounds = options.rounds();
     for round in 1..=rounds {
@@ -233,9 +242,9 @@ fn measure(composed: &Composed, options: &Options) -> Result<BTreeMap<&'static s
             race.run(&mut rows[idx])?;
         }
     }
-    drop(race);
-    server.stop()?;
-    drop(disk);
+    let Race { plain, converted, .. } = race;
+    plain.stop()?;
+    converted.map(Served::stop).transpose()?;
     let mut figures = table::figures(&rows);
     table::print(&rows, options);
     let (layout, bytes) = (&layouts[0].1, stored[0]);
@@ -247,6 +256,14 @@ fn measure(composed: &Composed, options: &Options) -> Result<BTreeMap<&'static s
 }
 
 impl Race<'_> {
+    /// Where a row has the image from.
+    fn served(&self, row: &Row) -> Result<&Served> {
+        if row.is_converted {
+            return self.converted.as_ref().context("nothing is converted");
+        }
+        Ok(&self.plain)
+    }
+
     /// Pulls once, unless it failed before.
     fn run(&self, row: &mut Row) -> Result<()> {
         if row.failed.is_some() {
@@ -265,18 +282,23 @@ impl Race<'_> {
     }
 
     fn pull(&self, row: &mut Row, disk: &FreshDisk) -> Result<()> {
-        let image = name(row.form);
-        let session = row.puller.begin(&disk.dir, &self.origin, Group::new("puller")?)?;
+        let (image, served) = (servers::name(row.form), self.served(row)?);
+        let origin = served.origin();
+        let session = row.puller.begin(&disk.dir, &origin, Group::new("puller")?)?;
         disk.sync()?;
         let (used, cpu) = (disk.used()?, session.group.cpu()?);
-        let (registry_cpu, began) = (self.registry.cpu()?, Instant::now());
-        let took = session.pull(&self.origin, &image)?;
-        let (cpu, registry_cpu) = (session.group.cpu()? - cpu, self.registry.cpu()? - registry_cpu);
+        let (registry_cpu, began) = (served.group.cpu()?, Instant::now());
+        let took = session.pull(&origin, &image)?;
+        let (cpu, registry_cpu) = (session.group.cpu()? - cpu, served.group.cpu()? - registry_cpu);
         disk.sync()?;
         let durable = began.elapsed();
         let grown = disk.used()?.saturating_sub(used);
         let digest = self.composed.layout(row.form)?.digest;
-        let tree = session.tree(&self.origin, &image, &digest)?;
+        if row.is_converted && !took.said.contains(&format!("{} came converted", row.form.n_layers))
+        {
+            bail!("not all layers came converted: {}", took.said);
+        }
+        let tree = session.tree(&origin, &image, &digest)?;
         if let Some(difference) = listing::difference(&self.expected, &listing::of(&tree)?) {
             bail!("another tree than was packed: {difference}");
         }
@@ -289,52 +311,6 @@ impl Race<'_> {
         row.peak_mib.push(mib(took.peak << 10));
         Ok(())
     }
-}
-
-/// The registry that all pull from.
-enum Server {
-    Peer(Box<Peer>),
-    Ours(Box<Platform>),
-}
-
-impl Server {
-    fn start(kind: Registry, dir: &Path) -> Result<Self> {
-        Ok(match kind {
-            Registry::DockerRegistry => Self::Peer(Box::new(Peer::start(dir)?)),
-            Registry::Longshore => {
-                let options = UpOptions { parent: Some(dir.to_owned()), ..UpOptions::default() };
-                Self::Ours(Box::new(Platform::start_with(&options)?))
-            }
-        })
-    }
-
-    fn origin(&self) -> Origin {
-        match self {
-            Self::Peer(peer) => Origin { authority: peer.place.address.to_string(), token: None },
-            Self::Ours(platform) => Origin {
-                authority: platform.endpoints().registry.clone(),
-                token: Some(platform.token().to_owned()),
-            },
-        }
-    }
-
-    fn pid(&self) -> Result<i32> {
-        match self {
-            Self::Peer(peer) => Ok(peer.pid()),
-            Self::Ours(platform) => Ok(platform.role("registry")?.pid),
-        }
-    }
-
-    fn stop(self) -> Result<()> {
-        if let Self::Ours(mut platform) = self {
-            platform.down()?;
-        }
-        Ok(())
-    }
-}
-
-fn name(form: Form) -> String {
-    format!("default/pulled:{}", form.tag())
 }
 
 /// What a layout takes of the disk, in bytes.

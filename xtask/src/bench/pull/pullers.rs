@@ -48,12 +48,14 @@ pub enum Puller {
 }
 
 /// What a pull took.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Took {
     /// From the call to its end.
     pub returned: Duration,
     /// The most memory that one of its processes took, in KiB.
     pub peak: u64,
+    /// What it said in the end, in one line.
+    pub said: String,
 }
 
 impl Puller {
@@ -382,8 +384,9 @@ fn watch(command: &mut Command) -> Result<Took> {
         std::thread::sleep(LOOK);
     };
     let returned = began.elapsed();
-    ensure!(status.success(), "{status}: {}", said(log)?);
-    Ok(Took { returned, peak })
+    let said = said(log)?;
+    ensure!(status.success(), "{status}: {said}");
+    Ok(Took { returned, peak, said })
 }
 
 /// What a program wrote to a file, its last lines.

@@ -13,7 +13,8 @@ use longshore_e2e::{Platform, UpOptions};
 use longshore_image::{ImageStore, Limits};
 
 use super::disk::FreshDisk;
-use super::{Registry, Server, images};
+use super::images;
+use super::servers::{Registry, Server};
 use crate::bench::figures::{Samples, Shuffler};
 use crate::command::program;
 

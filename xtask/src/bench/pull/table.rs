@@ -1,28 +1,28 @@
 //! What came of the rows: the figures, and a table for people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::images::Form;
+use longshore_e2e::image::Compression;
+
 use super::pullers::Puller;
-use super::{GZIP, Options, Row, ZSTD};
+use super::{GZIP, Options, Row};
 use crate::bench::print_machine;
 
-/// The figures of all rows. The converted form will be one more; until it is there, what compares it is not told.
+/// The figures of all rows; of a ratio the worst of those of one layer and of twelve.
 pub fn figures(rows: &[Row]) -> BTreeMap<&'static str, f64> {
-    let ours =
-        |form: Form| rows.iter().find(|row| row.puller == Puller::Longshore && row.form == form);
-    let mut figures = BTreeMap::new();
-    for (name, form) in
-        [("plain_gzip_ratio_vs_best_peer", GZIP), ("plain_zstd_ratio_vs_best_peer", ZSTD)]
-    {
-        if let (Some(ours), Some(best)) = (ours(form), best_peer(rows, form)) {
-            figures.insert(name, ours.returned.median() / best.returned.median());
-        }
+    let n_layers: BTreeSet<usize> = rows.iter().map(|row| row.form.n_layers).collect();
+    let mut figures: BTreeMap<&'static str, f64> = BTreeMap::new();
+    for (name, ratio) in n_layers.into_iter().flat_map(|n_layers| ratios(rows, n_layers)) {
+        let worst = figures.entry(name).or_insert(ratio);
+        *worst = worst.max(ratio);
     }
     let containerd = rows.iter().find(|row| {
         matches!(row.puller, Puller::Containerd(_)) && row.form == GZIP && row.failed.is_none()
     });
-    if let (Some(ours), Some(containerd)) = (ours(GZIP), containerd) {
+    let ours = rows
+        .iter()
+        .find(|row| row.puller == Puller::Longshore && row.form == GZIP && !row.is_converted);
+    if let (Some(ours), Some(containerd)) = (ours, containerd) {
         let ratio = middle(&ours.disk_mib) / middle(&containerd.disk_mib);
         figures.insert("disk_ratio_vs_containerd", ratio);
     }
@@ -33,11 +33,44 @@ pub fn figures(rows: &[Row]) -> BTreeMap<&'static str, f64> {
     figures
 }
 
-/// The fastest of the peers with a form.
-fn best_peer(rows: &[Row], form: Form) -> Option<&Row> {
-    rows.iter()
-        .filter(|row| row.form == form && !row.puller.is_ours() && row.failed.is_none())
-        .min_by(|one, other| one.returned.median().total_cmp(&other.returned.median()))
+/// Ours beside the best peer with each form, and as we converted it beside the best of all and docker.
+fn ratios(rows: &[Row], n_layers: usize) -> Vec<(&'static str, f64)> {
+    let rows =
+        || rows.iter().filter(move |row| row.form.n_layers == n_layers && row.failed.is_none());
+    let ours = |compression: Compression, is_converted: bool| {
+        rows().find(|row| {
+            row.puller == Puller::Longshore
+                && row.form.compression == compression
+                && row.is_converted == is_converted
+        })
+    };
+    let best = |is_wanted: &dyn Fn(&Row) -> bool| {
+        rows()
+            .filter(|row| !row.puller.is_ours() && is_wanted(row))
+            .min_by(|one, other| one.returned.median().total_cmp(&other.returned.median()))
+    };
+    let (gzip, zstd) = (Compression::Gzip, Compression::Zstd);
+    let docker = |row: &Row| row.puller == Puller::Docker && row.form.compression == gzip;
+    let compared = [
+        (
+            "plain_gzip_ratio_vs_best_peer",
+            ours(gzip, false),
+            best(&|row| row.form.compression == gzip),
+        ),
+        (
+            "plain_zstd_ratio_vs_best_peer",
+            ours(zstd, false),
+            best(&|row| row.form.compression == zstd),
+        ),
+        ("full_pull_ratio_vs_best_peer", ours(gzip, true), best(&|_| true)),
+        ("full_pull_ratio_vs_docker_gzip", ours(gzip, true), best(&docker)),
+    ];
+    let compared = compared.into_iter();
+    compared
+        .filter_map(|(name, ours, peer)| {
+            Some((name, ours?.returned.median() / peer?.returned.median()))
+        })
+        .collect()
 }
 
 /// Prints all rows.
@@ -47,7 +80,7 @@ pub fn print(rows: &[Row], options: &Options) {
     println!(
         "containerd 2.2 and newer, with parallel unpacking, is in no Debian and was not measured"
     );
-    println!("our converted form is not there yet: rows and ratios of it are missing\n");
+    println!("what is converted comes from a registry of ours, and was pushed as gzip\n");
     println!(
         "{:<36} {:<8} {:>22} {:>8} {:>8} {:>8} {:>8} {:>8}",
         "s (min to max)",
@@ -90,40 +123,43 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::bench::figures::Samples;
+    use crate::bench::pull::ZSTD;
+    use crate::bench::pull::images::Form;
 
-    fn row(puller: Puller, form: Form, seconds: u64, disk: f64, failed: Option<&str>) -> Row {
-        let mut returned = Samples::default();
-        returned.push(Duration::from_secs(seconds));
-        Row {
-            label: String::new(),
-            puller,
-            form,
-            durable: returned.clone(),
-            returned,
-            cpu: vec![1.0],
-            registry_cpu: vec![1.0],
-            disk_mib: vec![disk],
-            peak_mib: vec![disk / 10.0],
-            failed: failed.map(str::to_owned),
-        }
+    fn row(puller: &Puller, form: Form, seconds: u64, disk: f64, failed: Option<&str>) -> Row {
+        let mut row = Row::new(puller, form, false);
+        row.returned.push(Duration::from_secs(seconds));
+        row.disk_mib.push(disk);
+        row.peak_mib.push(disk / 10.0);
+        row.failed = failed.map(str::to_owned);
+        row
     }
 
     #[test]
     fn the_best_peer_is_the_fastest_that_did_not_fail() {
+        let converted = Row { is_converted: true, ..row(&Puller::Longshore, GZIP, 4, 500.0, None) };
+        let twelve = Form { n_layers: 12, ..GZIP };
         let rows = [
-            row(Puller::Longshore, GZIP, 10, 500.0, None),
-            row(Puller::LongshoreDirectories, GZIP, 1, 900.0, None),
-            row(Puller::Docker, GZIP, 50, 500.0, None),
-            row(Puller::Podman(None), GZIP, 1, 500.0, Some("another tree")),
-            row(Puller::Containerd(None), GZIP, 40, 1000.0, None),
-            row(Puller::Longshore, ZSTD, 10, 500.0, None),
-            row(Puller::Docker, ZSTD, 1, 500.0, Some("invalid tar header")),
+            row(&Puller::Longshore, GZIP, 10, 500.0, None),
+            converted,
+            row(&Puller::LongshoreDirectories, GZIP, 1, 900.0, None),
+            row(&Puller::Docker, GZIP, 50, 500.0, None),
+            row(&Puller::Podman(None), GZIP, 1, 500.0, Some("another tree")),
+            row(&Puller::Containerd(None), GZIP, 40, 1000.0, None),
+            row(&Puller::Longshore, ZSTD, 10, 500.0, None),
+            row(&Puller::Docker, ZSTD, 1, 500.0, Some("invalid tar header")),
+            row(&Puller::Podman(None), ZSTD, 20, 500.0, None),
+            row(&Puller::Longshore, twelve, 10, 500.0, None),
+            row(&Puller::Docker, twelve, 20, 500.0, None),
         ];
         let expected = [
             ("disk_ratio_vs_containerd", 0.5),
+            ("full_pull_ratio_vs_best_peer", 0.2),
+            ("full_pull_ratio_vs_docker_gzip", 0.08),
             ("peak_rss_mib", 50.0),
-            ("plain_gzip_ratio_vs_best_peer", 0.25),
+            // Of twelve layers, where ours gains less.
+            ("plain_gzip_ratio_vs_best_peer", 0.5),
+            ("plain_zstd_ratio_vs_best_peer", 0.5),
         ];
         assert_eq!(figures(&rows), BTreeMap::from(expected));
     }

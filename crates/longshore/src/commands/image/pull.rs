@@ -46,6 +46,8 @@ pub struct Report {
     layers: usize,
     /// Of these, how many were there already.
     reused_layers: usize,
+    /// Of these, how many came as the registry had converted them.
+    converted_layers: usize,
     /// Bytes of layers that came from the registry.
     bytes_fetched: u64,
     /// What they unpacked to.
@@ -114,6 +116,7 @@ impl Report {
             digest: digest.to_string(),
             layers: pulled.layers,
             reused_layers: pulled.reused_layers,
+            converted_layers: pulled.converted_layers,
             bytes_fetched: pulled.bytes_fetched.0,
             bytes_unpacked: pulled.bytes_unpacked.0,
             elapsed_micros: u64::try_from(pulled.elapsed.as_micros()).unwrap_or(u64::MAX),
@@ -123,10 +126,11 @@ impl Report {
 }
 
 fn render(report: &Report) -> String {
-    let Report { image, digest, layers, reused_layers, notes, .. } = report;
+    let Report { image, digest, layers, reused_layers, converted_layers, notes, .. } = report;
     let notes: String = notes.iter().map(|note| format!("note: {note}\n")).collect();
     format!(
-        "{image}: {digest}\n{} ({reused_layers} there already), {} fetched, {} unpacked, {}\n{notes}",
+        "{image}: {digest}\n{} ({reused_layers} there already, {converted_layers} came converted), \
+         {} fetched, {} unpacked, {}\n{notes}",
         human::count(*layers, "layer"),
         ByteCount(report.bytes_fetched),
         ByteCount(report.bytes_unpacked),
@@ -143,6 +147,7 @@ mod tests {
         let pulled = PullReport {
             layers: 3,
             reused_layers: 1,
+            converted_layers: 2,
             bytes_fetched: ByteCount::mib(2),
             bytes_unpacked: ByteCount::mib(5),
             elapsed: std::time::Duration::from_millis(1500),
@@ -150,7 +155,9 @@ mod tests {
         };
         let digest = Digest::from_sha256([7; 32]);
         let text = render(&Report::new("default/web:1".parse().unwrap(), digest, &pulled));
-        assert!(text.starts_with(&format!("default/web:1: {digest}\n3 layers (1 there")), "{text}");
+        let first =
+            format!("default/web:1: {digest}\n3 layers (1 there already, 2 came converted), ");
+        assert!(text.starts_with(&first), "{text}");
         assert!(text.ends_with("2 MiB fetched, 5 MiB unpacked, 1.50 s\n"), "{text}");
     }
 }

@@ -1,0 +1,136 @@
+//! The registries that images are pulled from, each on a file system of its own.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use longshore_e2e::image::{Layout, checked};
+use longshore_e2e::{Platform, UpOptions, eventually_within};
+
+use super::disk::FreshDisk;
+use super::images::{self, Form};
+use super::pullers::Origin;
+use super::usage::Group;
+use crate::bench::registry::peer::Peer;
+
+/// What our registry leaves free of the disk when it converts, and more, in bytes.
+const ENOUGH_FREE: u64 = 12 << 30;
+/// It converts with the lowest priority, some 50 MB a second.
+const CONVERTED_WITHIN: Duration = Duration::from_secs(20 * 60);
+
+/// Whose registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Registry {
+    /// Debian's docker-registry
+    DockerRegistry,
+    /// Ours
+    Longshore,
+}
+
+/// A registry that runs.
+pub enum Server {
+    Peer(Box<Peer>),
+    Ours(Box<Platform>),
+}
+
+impl Server {
+    /// Starts one with its files in a directory.
+    pub fn start(kind: Registry, dir: &Path) -> Result<Self> {
+        Ok(match kind {
+            Registry::DockerRegistry => Self::Peer(Box::new(Peer::start(dir)?)),
+            Registry::Longshore => {
+                let options = UpOptions { parent: Some(dir.to_owned()), ..UpOptions::default() };
+                Self::Ours(Box::new(Platform::start_with(&options)?))
+            }
+        })
+    }
+
+    /// How it is called.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::Peer(peer) => Origin { authority: peer.place.address.to_string(), token: None },
+            Self::Ours(platform) => Origin {
+                authority: platform.endpoints().registry.clone(),
+                token: Some(platform.token().to_owned()),
+            },
+        }
+    }
+
+    fn pid(&self) -> Result<i32> {
+        match self {
+            Self::Peer(peer) => Ok(peer.pid()),
+            Self::Ours(platform) => Ok(platform.role("registry")?.pid),
+        }
+    }
+
+    /// Ends it.
+    pub fn stop(self) -> Result<()> {
+        if let Self::Ours(mut platform) = self {
+            platform.down()?;
+        }
+        Ok(())
+    }
+}
+
+/// A registry with images.
+pub struct Served {
+    server: Server,
+    /// Of its process alone.
+    pub group: Group,
+    disk: FreshDisk,
+}
+
+impl Served {
+    /// One with these images as they were pushed; `bytes` are all of them.
+    pub fn start(kind: Registry, layouts: &[(Form, Layout)], bytes: u64) -> Result<Self> {
+        Self::with(kind, layouts, bytes * 6 / 5 + (1 << 30))
+    }
+
+    /// One of ours that has converted all their layers.
+    pub fn converted(layouts: &[(Form, Layout)], bytes: u64) -> Result<Self> {
+        let served = Self::with(Registry::Longshore, layouts, bytes * 2 + ENOUGH_FREE)?;
+        let Server::Ours(platform) = &served.server else { bail!("it is ours") };
+        let repository = platform.data_dir().join("registry/images/repositories/default/pulled");
+        for (form, layout) in layouts {
+            let link =
+                repository.join("_converted").join(layout.digest.trim_start_matches("sha256:"));
+            eprintln!("converting {}", form.tag());
+            eventually_within(CONVERTED_WITHIN, "the image is converted", || {
+                Ok(link.exists().then_some(()))
+            })?;
+        }
+        served.disk.sync()?;
+        Ok(served)
+    }
+
+    fn with(kind: Registry, layouts: &[(Form, Layout)], room: u64) -> Result<Self> {
+        let disk = FreshDisk::make(room)?;
+        // Before its process, so that it is empty when it goes.
+        let group = Group::new("registry")?;
+        let server = Server::start(kind, &disk.dir)?;
+        let origin = server.origin();
+        for (form, layout) in layouts {
+            let target = format!("{}/{}", origin.authority, name(*form));
+            checked(&mut images::push(layout, &target, origin.credentials().as_deref()))?;
+        }
+        disk.sync()?;
+        group.take(server.pid()?)?;
+        Ok(Self { server, group, disk })
+    }
+
+    /// How it is called.
+    pub fn origin(&self) -> Origin {
+        self.server.origin()
+    }
+
+    /// Ends it.
+    pub fn stop(self) -> Result<()> {
+        self.server.stop()
+    }
+}
+
+/// What a form of the image is called.
+pub fn name(form: Form) -> String {
+    format!("default/pulled:{}", form.tag())
+}
