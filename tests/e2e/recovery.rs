@@ -1,11 +1,13 @@
 //! A location that lost what it knew, and knows it again from its nodes.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::Result;
 use longshore_e2e::Platform;
 use longshore_e2e::eventually;
 use longshore_e2e::machine::{Machine, Part};
+use longshore_store::RedbStore;
 use longshore_types::InstancePhase;
 use serde_json::json;
 
@@ -27,6 +29,13 @@ fn wait_for_log(platform: &Platform, text: &str, times: usize) {
     .unwrap();
 }
 
+/// The store with its journal.
+fn rename_store(from: &Path, to: &Path) {
+    for (from, to) in RedbStore::files(from).iter().zip(RedbStore::files(to)) {
+        fs::rename(from, to).unwrap();
+    }
+}
+
 #[test]
 fn a_location_whose_store_is_deleted_while_it_serves_goes_on_from_what_its_nodes_have() {
     let (machine, platform) = two_machines(Part::Node);
@@ -41,7 +50,7 @@ fn a_location_whose_store_is_deleted_while_it_serves_goes_on_from_what_its_nodes
     let users = traffic(&platform, "web");
     users.goes_on().unwrap();
     // Until it dies it goes on writing there.
-    fs::rename(&store, &old).unwrap();
+    rename_store(&store, &old);
     platform.role("location").unwrap().kill().unwrap();
     wait_for_log(&platform, "recovered from what nodes had", 1);
     eventually("all are as they were", || are_untouched(&platform, &before)).unwrap();
@@ -59,8 +68,8 @@ fn a_location_whose_store_is_deleted_while_it_serves_goes_on_from_what_its_nodes
     assert_eq!(ids(&instances).len(), 3);
 
     // The store of before knows of none of these, and is refused.
-    fs::rename(&store, &new).unwrap();
-    fs::rename(&old, &store).unwrap();
+    rename_store(&store, &new);
+    rename_store(&old, &store);
     platform.role("location").unwrap().kill().unwrap();
     wait_for_log(&platform, "this store is of life 0 of location here, which is in life 1", 1);
     assert_eq!(page(&platform, "web"), "next");

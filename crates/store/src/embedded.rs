@@ -1,9 +1,11 @@
-//! The embedded store: one redb file, one thread that writes, any number of readers.
+//! The embedded store: one redb file and its journal, one thread that writes, any number of readers.
 //!
 //! redb gives atomic, durable transactions over tables and snapshots for readers; revisions,
 //! history, leases and watches are built on top (see `embedded/tables.rs` for how they are stored).
 //! Every commit waits for the disk, and one wait serves all commits that gathered during the last
-//! one, so many writers cost little more than one.
+//! one, so many writers cost little more than one. What they wait for is a record in the journal
+//! (`embedded/journal.rs`); redb itself writes once for many of them (`embedded/writer.rs`), or when somebody
+//! reads, which who keeps up by a watch does not.
 //!
 //! redb commits in one phase with checksums, and a file that was not closed is walked through once
 //! when it is opened. Its alternative, two phases and a saved allocator, would open at once and wait
@@ -13,16 +15,19 @@
 mod apply;
 mod compaction;
 mod follow;
+mod journal;
 mod leases;
 mod open;
 mod queue;
 mod read;
 mod recent;
+mod steps;
 mod tables;
 mod writer;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -38,6 +43,7 @@ use crate::transaction::{CheckedTransaction, TransactionResult};
 use crate::watch::{Watch, WatchBatch};
 
 use self::leases::LeaseClock;
+use self::open::Opened;
 use self::queue::{Queue, Reply, Request};
 use self::read::Snapshot;
 use self::recent::Recent;
@@ -58,9 +64,10 @@ pub struct RedbOptions {
 }
 
 impl Default for RedbOptions {
-    /// 10,000 revisions, 16 MiB; 32 MiB kept free, more than a batch of commits ever takes.
+    /// 10,000 revisions, 16 MiB; 48 MiB kept free: a batch of commits may come to 10 MiB in the journal, and with
+    /// what that has from before to twice as much in the file.
     fn default() -> Self {
-        Self { keep_revisions: Some(10_000), cache_bytes: 16 << 20, kept_free: 32 << 20 }
+        Self { keep_revisions: Some(10_000), cache_bytes: 16 << 20, kept_free: 48 << 20 }
     }
 }
 
@@ -83,15 +90,20 @@ impl RedbStore {
 
     /// Opens the store with options other than the default.
     pub fn open_with(path: &Path, options: &RedbOptions) -> Result<Self, OpenStoreError> {
-        let database = open::open(path, options.cache_bytes)?;
+        let opened = open::open(path, options.cache_bytes)?;
         let room = Room { path: path.to_owned(), kept_free: options.kept_free };
-        Self::start(path, database, options.keep_revisions, Some(room))
+        Self::start(path, opened, options.keep_revisions, Some(room))
+    }
+
+    /// The files of the store at `path`: itself, and its journal. They belong together.
+    pub fn files(path: &Path) -> [PathBuf; 2] {
+        [path.to_owned(), open::journal_of(path)]
     }
 
     /// Starts the writer of a store that has been opened; `path` is for the errors.
     fn start(
         path: &Path,
-        database: Database,
+        Opened { database, journal }: Opened,
         keep_revisions: Option<u64>,
         room: Option<Room>,
     ) -> Result<Self, OpenStoreError> {
@@ -107,10 +119,11 @@ impl RedbStore {
             leases: Mutex::new(leases),
             recent: Recent::default(),
             newest: watch::Sender::new(newest),
+            is_unsettled: AtomicBool::new(false),
             failure: OnceLock::new(),
             room,
         });
-        let writer = writer::spawn(Arc::clone(&shared), keep_revisions)
+        let writer = writer::spawn(Arc::clone(&shared), journal, keep_revisions)
             .map_err(|source| OpenStoreError::Open { path: path.to_owned(), source })?;
         Ok(Self { shared, writer: Some(writer) })
     }
@@ -159,6 +172,8 @@ struct Shared {
     recent: Recent,
     /// The newest revision that is on disk and in `recent`.
     newest: watch::Sender<Revision>,
+    /// Whether something was acknowledged that a snapshot would not have yet.
+    is_unsettled: AtomicBool,
     /// Set once, when the disk has failed or the store is closed.
     failure: OnceLock<StoreError>,
     /// The disk of its file; absent when it has none.
@@ -194,12 +209,16 @@ impl Shared {
         use_it(database.as_ref().ok_or(StoreError::Closed)?)
     }
 
-    /// Reads from a snapshot, on a thread that may wait for the disk.
+    /// Reads from a snapshot, which has all that was acknowledged before, on a thread that may wait for the
+    /// disk.
     async fn snapshot<T: Send + 'static>(
         self: &Arc<Self>,
         read: impl FnOnce(&Snapshot) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.check_usable()?;
+        if self.is_unsettled.load(Ordering::Acquire) {
+            self.ask(|reply| Request::Settle { reply }).await?;
+        }
         let shared = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
             shared.with_database(|database| read(&Snapshot::take(database)?))

@@ -1,6 +1,6 @@
 //! A store that an earlier release wrote opens and holds what it held.
 //!
-//! `fixtures/` has, for each format version there ever was, two files written by the release that
+//! `fixtures/` has, for each format version there ever was, two stores written by the release that
 //! introduced it: one closed properly, one as kill -9 leaves it. They are never written again. A
 //! release that raises the format version adds its own with
 //! `LONGSHORE_WRITE_FIXTURES=1 cargo nextest run -p longshore-store --test fixture`.
@@ -14,12 +14,21 @@ use longshore_store::{
     Transaction,
 };
 
-const FORMAT_VERSION: u64 = 1;
+const FORMAT_VERSION: u64 = 2;
 const STATES: [&str; 2] = ["closed", "killed"];
 
-fn fixture(version: u64, state: &str) -> PathBuf {
+/// The store itself, and its journal, which those of the first format do not have.
+const PARTS: [&str; 2] = ["", ".journal"];
+
+fn fixture(version: u64, state: &str, part: &str) -> PathBuf {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    directory.join(format!("format-{version}-{state}.redb.zst"))
+    directory.join(format!("format-{version}-{state}.redb{part}.zst"))
+}
+
+fn part_of(path: &Path, part: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(part);
+    name.into()
 }
 
 fn open(path: &Path) -> RedbStore {
@@ -111,8 +120,10 @@ async fn written_now(directory: &Path) -> [PathBuf; 2] {
     let [closed, killed] = STATES.map(|state| directory.join(state));
     let store = open(&closed);
     write(&store).await;
-    // Whatever has been acknowledged is in the file by now, which nobody has closed.
-    fs::copy(&closed, &killed).expect("the file can be copied");
+    // Whatever has been acknowledged is in the files by now, which nobody has closed.
+    for part in PARTS {
+        fs::copy(part_of(&closed, part), part_of(&killed, part)).expect("it can be copied");
+    }
     drop(store);
     [closed, killed]
 }
@@ -123,8 +134,11 @@ async fn a_store_written_by_this_release_is_read() {
     let paths = written_now(directory.path()).await;
     for (state, path) in STATES.iter().zip(&paths) {
         if std::env::var_os("LONGSHORE_WRITE_FIXTURES").is_some() {
-            let packed = zstd::encode_all(&fs::read(path).unwrap()[..], 19).unwrap();
-            fs::write(fixture(FORMAT_VERSION, state), packed).unwrap();
+            for part in PARTS {
+                let plain = fs::read(part_of(path, part)).unwrap();
+                let packed = zstd::encode_all(&plain[..], 19).unwrap();
+                fs::write(fixture(FORMAT_VERSION, state, part), packed).unwrap();
+            }
         }
         check(&open(path)).await;
     }
@@ -135,10 +149,13 @@ async fn a_store_written_by_an_earlier_release_is_read() {
     let directory = tempfile::tempdir().unwrap();
     for version in 1..=FORMAT_VERSION {
         for state in STATES {
-            let packed = fixture(version, state);
-            let packed = fs::read(&packed).unwrap_or_else(|error| panic!("{packed:?}: {error}"));
             let path = directory.path().join(format!("{version}-{state}"));
-            fs::write(&path, zstd::decode_all(&packed[..]).unwrap()).unwrap();
+            for part in &PARTS[..if version == 1 { 1 } else { 2 }] {
+                let packed = fixture(version, state, part);
+                let packed =
+                    fs::read(&packed).unwrap_or_else(|error| panic!("{packed:?}: {error}"));
+                fs::write(part_of(&path, part), zstd::decode_all(&packed[..]).unwrap()).unwrap();
+            }
             check(&open(&path)).await;
         }
     }

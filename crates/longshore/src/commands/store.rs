@@ -211,7 +211,7 @@ async fn fill(
     // Before anything is written there; a store that is filled meanwhile is refused as well.
     if let Some(found) = contents(store.as_ref()).await.or_fail(Kind::Unavailable, doing())? {
         let message = format!("{place} is not empty: {found}; nothing was changed");
-        let hint = "name an etcd's other prefix, or move the file store.redb away";
+        let hint = "name an etcd's other prefix, or move store.redb and store.redb.journal away";
         return Err(Failure::new(Kind::Other, message).hint(hint));
     }
     let world = World::after(backup.epoch, origin, now().0);

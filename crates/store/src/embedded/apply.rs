@@ -1,8 +1,8 @@
-//! Applying requests to the tables, inside one redb transaction.
+//! Applying requests to the tables, batch after batch inside one redb transaction.
 //!
 //! A request is decided completely before its first row is written, so a refused one leaves nothing
 //! to undo and the rest of the batch goes on. The outer error of these functions is a failing disk,
-//! after which the whole batch is given up.
+//! after which the whole transaction is given up.
 
 use std::time::Duration;
 
@@ -14,13 +14,15 @@ use crate::transaction::{CheckedTransaction, Compare, Op, OpResponse, Target, Tr
 use crate::watch::WatchBatch;
 
 use super::fault;
+use super::steps::{Step, Steps};
 use super::tables::{
-    CURRENT, Entry, Head, LEASE_KEYS, LEASES, LOG, META, META_COMPACTED, META_NEXT_LEASE,
-    META_REVISION, Position, PositionRow, TOMBSTONES, key_of_lease_row, lease_key_row,
+    CURRENT, Entry, Head, LEASE_KEYS, LEASES, LOG, META, META_BATCH, META_CLOSED, META_COMPACTED,
+    META_NEXT_LEASE, META_REVISION, Position, PositionRow, TOMBSTONES, key_of_lease_row,
+    lease_key_row,
 };
 
-/// Many requests on their way to one commit.
-pub struct Batch<'txn> {
+/// The tables of a redb transaction, and what the batch at hand has changed in them so far.
+pub struct Tables<'txn> {
     pub(super) current: Table<'txn, &'static str, super::tables::HeadRow>,
     pub(super) tombstones: Table<'txn, &'static str, PositionRow>,
     pub(super) log: Table<'txn, PositionRow, &'static [u8]>,
@@ -32,21 +34,31 @@ pub struct Batch<'txn> {
     /// The oldest revision that can be read.
     pub(super) compacted: Revision,
     next_lease: u64,
-    /// Whether any row was written.
-    pub(super) dirty: bool,
+    /// The number of the newest batch that has ended.
+    batch: u64,
+    /// Whether a batch has ended since the transaction began.
+    dirty: bool,
+    /// What the batch changed, as the journal will have it.
+    pub(super) steps: Steps,
     /// What the batch changed, one element per revision.
     changes: Vec<WatchBatch>,
 }
 
 /// What a batch came to.
-pub struct Outcome {
-    /// What changed, one element per revision.
+pub struct Batch {
+    /// Counted from 1 since the store was made.
+    pub number: u64,
+    /// Its steps.
+    pub record: Vec<u8>,
+    /// What changed, one element per revision; a lease may have come or gone without a change.
     pub changes: Vec<WatchBatch>,
-    /// Whether there is anything to commit; a lease may have come or gone without a change.
-    pub dirty: bool,
 }
 
-impl<'txn> Batch<'txn> {
+#[derive(Debug, thiserror::Error)]
+#[error("batch {0} of the journal does not fit what the store has")]
+struct Diverged(u64);
+
+impl<'txn> Tables<'txn> {
     /// Opens the tables of a redb transaction.
     pub fn begin(transaction: &'txn WriteTransaction) -> Result<Self, StoreError> {
         let opening = "opening its tables";
@@ -58,6 +70,7 @@ impl<'txn> Batch<'txn> {
         let revision = Revision(number(META_REVISION)?);
         let compacted = Revision(number(META_COMPACTED)?);
         let next_lease = number(META_NEXT_LEASE)?;
+        let batch = number(META_BATCH)?;
         Ok(Self {
             current: transaction.open_table(CURRENT).map_err(fault(opening))?,
             tombstones: transaction.open_table(TOMBSTONES).map_err(fault(opening))?,
@@ -68,24 +81,74 @@ impl<'txn> Batch<'txn> {
             revision,
             compacted,
             next_lease,
+            batch,
             dirty: false,
+            steps: Steps::default(),
             changes: Vec::new(),
         })
     }
 
-    /// Writes the store's numbers; the redb transaction can then be committed.
-    pub fn finish(mut self) -> Result<Outcome, StoreError> {
+    /// Ends the batch at hand; `None` when it changed nothing.
+    pub fn end_batch(&mut self) -> Option<Batch> {
+        if self.steps.is_empty() {
+            return None;
+        }
+        self.batch += 1;
+        self.dirty = true;
+        let changes = std::mem::take(&mut self.changes);
+        Some(Batch { number: self.batch, record: self.steps.take(), changes })
+    }
+
+    /// Whether a batch has ended that changed something.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Writes the store's numbers, that it is closed or is not among them; the redb transaction can then be
+    /// committed.
+    pub fn finish(mut self, is_closed: bool) -> Result<(), StoreError> {
         let numbers = [
             (META_REVISION, self.revision.0),
             (META_COMPACTED, self.compacted.0),
             (META_NEXT_LEASE, self.next_lease),
+            (META_BATCH, self.batch),
+            (META_CLOSED, is_closed.into()),
         ];
-        if self.dirty {
-            for (name, number) in numbers {
-                self.meta.insert(name, number).map_err(fault("writing its revision"))?;
+        for (name, number) in numbers {
+            self.meta.insert(name, number).map_err(fault("writing its revision"))?;
+        }
+        Ok(())
+    }
+
+    /// Does a batch once more that the journal has. It comes to the same steps, or the journal is of something else.
+    pub fn replay(&mut self, number: u64, record: &[u8]) -> Result<(), StoreError> {
+        let mut change = self.begin_change();
+        for step in Steps::of(record) {
+            match step? {
+                Step::Event { position, entry } => {
+                    if position.revision != change.revision {
+                        self.end_change(change);
+                        change = self.begin_change();
+                    }
+                    match Entry::decode(position, entry)?.event {
+                        Event::Put(kv) => self.put(&mut change, kv)?,
+                        Event::Delete { key, .. } => drop(self.delete(&mut change, &key)?),
+                    }
+                }
+                Step::Granted { lease, ttl_ms } => self.insert_lease(lease, ttl_ms)?,
+                Step::Revoked(lease) => drop(self.remove_lease(lease)?),
+                Step::Compacted(to) => {
+                    self.end_change(change);
+                    change = self.begin_change();
+                    self.compact_to(to)?;
+                }
             }
         }
-        Ok(Outcome { dirty: self.dirty, changes: self.changes })
+        self.end_change(change);
+        match self.end_batch() {
+            Some(batch) if batch.number == number && batch.record == record => Ok(()),
+            _ => Err(fault("doing once more what the journal has")(Diverged(number))),
+        }
     }
 
     /// Does a transaction, or refuses it as a whole.
@@ -116,21 +179,33 @@ impl<'txn> Batch<'txn> {
 
     /// Grants a lease.
     pub fn grant(&mut self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        let id = self.next_lease;
-        self.next_lease += 1;
-        self.dirty = true;
-        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        self.leases.insert(id, ttl_ms).map_err(fault("granting a lease"))?;
-        Ok(LeaseId(id))
+        let lease = LeaseId(self.next_lease);
+        self.insert_lease(lease, u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))?;
+        Ok(lease)
+    }
+
+    fn insert_lease(&mut self, lease: LeaseId, ttl_ms: u64) -> Result<(), StoreError> {
+        self.next_lease = lease.0 + 1;
+        self.leases.insert(lease.0, ttl_ms).map_err(fault("granting a lease"))?;
+        self.steps.add(Step::Granted { lease, ttl_ms });
+        Ok(())
+    }
+
+    /// Whether it was there.
+    fn remove_lease(&mut self, lease: LeaseId) -> Result<bool, StoreError> {
+        let was_there = self.leases.remove(lease.0).map_err(fault("ending a lease"))?.is_some();
+        if was_there {
+            self.steps.add(Step::Revoked(lease));
+        }
+        Ok(was_there)
     }
 
     /// Ends a lease and deletes its keys in one revision; refuses one that does not exist.
     pub fn revoke(&mut self, lease: LeaseId) -> Result<Result<(), StoreError>, StoreError> {
         let ending = "ending a lease";
-        if self.leases.remove(lease.0).map_err(fault(ending))?.is_none() {
+        if !self.remove_lease(lease)? {
             return Ok(Err(StoreError::LeaseNotFound { lease }));
         }
-        self.dirty = true;
         let first = lease_key_row(lease, "");
         let end = lease_key_row(LeaseId(lease.0 + 1), "");
         let mut keys = Vec::new();
@@ -251,9 +326,11 @@ impl<'txn> Batch<'txn> {
     ) -> Result<(), StoreError> {
         let position = next_position(change);
         let entry = Entry { previous, event };
+        let encoded = entry.encode();
         self.log
-            .insert(position.row(), entry.encode().as_slice())
+            .insert(position.row(), encoded.as_slice())
             .map_err(fault("writing the history"))?;
+        self.steps.add(Step::Event { position, entry: &encoded });
         change.events.push(entry.event);
         Ok(())
     }
@@ -283,7 +360,6 @@ impl<'txn> Batch<'txn> {
 
     fn end_change(&mut self, change: WatchBatch) {
         if !change.events.is_empty() {
-            self.dirty = true;
             self.revision = change.revision;
             self.changes.push(change);
         }

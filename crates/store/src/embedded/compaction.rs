@@ -1,6 +1,6 @@
 //! Dropping history.
 //!
-//! Compaction rides on the commits that make it necessary: each batch drops a bounded stretch, so
+//! Compaction rides on the batches that make it necessary: each drops a bounded stretch, so
 //! it never holds the writer up for long and costs no fsync of its own. After a crash the point
 //! reached is simply where it goes on.
 
@@ -9,8 +9,9 @@ use redb::ReadableTable;
 use crate::error::StoreError;
 use crate::key_value::{Event, Revision};
 
-use super::apply::Batch;
+use super::apply::Tables;
 use super::fault;
+use super::steps::Step;
 use super::tables::{Entry, Position};
 
 /// The most revisions that one batch drops: twice the most that one adds, so that dropping keeps up.
@@ -19,7 +20,7 @@ const MAX_STRETCH: u64 = 512;
 /// single commit does not carry a compaction each time.
 const SLACK: u64 = 64;
 
-impl Batch<'_> {
+impl Tables<'_> {
     /// Drops a stretch of history when there are more than `keep` revisions and some slack.
     pub fn compact_automatically(&mut self, keep: u64) -> Result<(), StoreError> {
         let to = self.revision.0.saturating_sub(keep);
@@ -45,7 +46,11 @@ impl Batch<'_> {
     /// The deletion at the point stays for watches that begin there, and goes next time, which is
     /// why a stretch begins with the last revision of the one before.
     fn compact_towards(&mut self, to: Revision) -> Result<(), StoreError> {
-        let to = Revision(to.0.min(self.compacted.0 + MAX_STRETCH));
+        self.compact_to(Revision(to.0.min(self.compacted.0 + MAX_STRETCH)))
+    }
+
+    /// Drops all before `to`, in one stretch.
+    pub(super) fn compact_to(&mut self, to: Revision) -> Result<(), StoreError> {
         let mut obsolete = Vec::new();
         let mut deletions = Vec::new();
         for row in
@@ -77,7 +82,7 @@ impl Batch<'_> {
             }
         }
         self.compacted = to;
-        self.dirty = true;
+        self.steps.add(Step::Compacted(to));
         Ok(())
     }
 }

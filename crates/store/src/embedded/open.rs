@@ -1,5 +1,8 @@
-//! Opening the file: made if absent, refused if held by another process or written by a newer
-//! release, and never left half made.
+//! Opening the file and its journal: made if absent, refused if held by another process or written by a newer
+//! release, and never left half made. What the journal has and the file lacks is done once more.
+//!
+//! The journal is there before the file says that it has one, and a file that was not closed is not opened
+//! without it: what was acknowledged last is there alone.
 
 use std::error::Error;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -10,10 +13,19 @@ use std::path::{Path, PathBuf};
 use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadableDatabase, StorageBackend};
 
+use super::apply::Tables;
+use super::fault;
+use super::journal::{Journal, JournalError};
 use super::tables::{
-    CURRENT, FORMAT_VERSION, LEASE_KEYS, LEASES, LOG, META, META_FORMAT, META_NEXT_LEASE,
-    META_REVISION, TOMBSTONES,
+    CURRENT, FORMAT_VERSION, LEASE_KEYS, LEASES, LOG, META, META_BATCH, META_CLOSED, META_FORMAT,
+    META_NEXT_LEASE, META_REVISION, META_STORE, TOMBSTONES,
 };
+use crate::error::StoreError;
+
+/// The name of the journal is that of the file, and this.
+const JOURNAL: &str = ".journal";
+/// The format that had no journal.
+const WITHOUT_JOURNAL: u64 = 1;
 
 /// The revision of an empty store, as in etcd.
 const FIRST_REVISION: u64 = 1;
@@ -60,6 +72,26 @@ pub enum OpenStoreError {
         /// The file.
         path: PathBuf,
     },
+    /// The store was not closed, and its journal is not beside it.
+    #[error(
+        "the store at {} was not closed, and what it had last is in {}, which is not there: put it back, or \
+         make an empty file of that name to go on without", path.display(), journal.display()
+    )]
+    WithoutJournal {
+        /// The file.
+        path: PathBuf,
+        /// Where its journal belongs.
+        journal: PathBuf,
+    },
+    /// What the journal has cannot be taken from it.
+    #[error("could not read the journal {}", path.display())]
+    Journal {
+        /// The journal.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// The file is no database, is damaged, or could not be read.
     #[error("could not read the store at {}", path.display())]
     Read {
@@ -71,8 +103,24 @@ pub enum OpenStoreError {
     },
 }
 
+/// A store that is open.
+pub struct Opened {
+    pub database: Database,
+    pub journal: Journal,
+}
+
+/// Opens a file that is there, or makes one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    IfThere,
+    OrMade,
+}
+
+/// A file, when there is one.
+type Found = io::Result<Option<Box<dyn StorageBackend>>>;
+
 /// Opens the store's file with a cache of so many bytes.
-pub fn open(path: &Path, cache_bytes: usize) -> Result<Database, OpenStoreError> {
+pub fn open(path: &Path, cache_bytes: usize) -> Result<Opened, OpenStoreError> {
     let file = lock(path)?;
     let unusable = |source| OpenStoreError::Open { path: path.to_owned(), source };
     if is_unfinished(&file).map_err(unusable)? {
@@ -80,15 +128,16 @@ pub fn open(path: &Path, cache_bytes: usize) -> Result<Database, OpenStoreError>
     }
     sync_directory_of(path).map_err(unusable)?;
     let backend = FileBackend::new(file).map_err(|error| unreadable(path)(error.into()))?;
-    open_backend(path, backend, cache_bytes)
+    open_backend(path, backend, |how| open_journal(path, how), cache_bytes)
 }
 
-/// Opens the store that `backend` keeps; `path` is for the errors.
+/// Opens the store that `backend` keeps, with the journal that `journal` gives; `path` is for the errors.
 pub fn open_backend(
     path: &Path,
     backend: impl StorageBackend,
+    journal: impl Fn(How) -> Found,
     cache_bytes: usize,
-) -> Result<Database, OpenStoreError> {
+) -> Result<Opened, OpenStoreError> {
     let database = Builder::new()
         .set_cache_size(cache_bytes)
         .create_with_backend(backend)
@@ -98,8 +147,30 @@ pub fn open_backend(
             }
             other => unreadable(path)(other.into()),
         })?;
-    ensure_format(path, &database)?;
-    Ok(database)
+    let journal = ensure_format(path, &database, &journal)?;
+    Ok(Opened { database, journal })
+}
+
+/// Where the journal of a store is.
+pub fn journal_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(JOURNAL);
+    name.into()
+}
+
+/// Opens the journal of a store, readable by its owner only.
+fn open_journal(path: &Path, how: How) -> Found {
+    let (path, makes) = (journal_of(path), how == How::OrMade);
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).write(true).create(makes).mode(0o600).open(&path);
+    let file = match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !makes => return Ok(None),
+        opened => opened?,
+    };
+    if makes {
+        sync_directory_of(&path)?;
+    }
+    Ok(Some(Box::new(FileBackend::new(file).map_err(io::Error::other)?)))
 }
 
 /// Opens the file, readable by its owner only, and locks it before anything looks inside. redb takes
@@ -145,11 +216,24 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-fn ensure_format(path: &Path, database: &Database) -> Result<(), OpenStoreError> {
+fn ensure_format(
+    path: &Path,
+    database: &Database,
+    journal: &impl Fn(How) -> Found,
+) -> Result<Journal, OpenStoreError> {
     let failed = |source: redb::Error| unreadable(path)(source.into());
     match format_of(database).map_err(failed)? {
-        Format::Empty => initialise(database).map_err(failed),
-        Format::Version(FORMAT_VERSION) => Ok(()),
+        Format::Empty => {
+            let journal = begin_journal(path, journal, fastrand::u64(1..))?;
+            initialise(database, journal.store()).map_err(failed)?;
+            Ok(journal)
+        }
+        Format::Version(WITHOUT_JOURNAL) => {
+            let journal = begin_journal(path, journal, fastrand::u64(1..))?;
+            write_numbers(database, journal.store()).map_err(failed)?;
+            Ok(journal)
+        }
+        Format::Version(FORMAT_VERSION) => resume(path, database, journal),
         Format::Version(found) if found > FORMAT_VERSION => {
             Err(OpenStoreError::Newer { path: path.to_owned(), found, supported: FORMAT_VERSION })
         }
@@ -157,6 +241,85 @@ fn ensure_format(path: &Path, database: &Database) -> Result<(), OpenStoreError>
             Err(OpenStoreError::NotAStore { path: path.to_owned() })
         }
     }
+}
+
+/// A journal with nothing in it, for a store that has none yet. What is there is of another that was here before.
+fn begin_journal(
+    path: &Path,
+    journal: &impl Fn(How) -> Found,
+    store: u64,
+) -> Result<Journal, OpenStoreError> {
+    let begun = || {
+        let file = journal(How::OrMade)?.ok_or(io::ErrorKind::NotFound)?;
+        let mut journal = Journal::new(file, store)?;
+        journal.clear()?;
+        Ok(journal)
+    };
+    begun().map_err(|source: io::Error| unusable_journal(path)(source.into()))
+}
+
+/// Does what the journal has and the store lacks, and has the store say that it is open.
+fn resume(
+    path: &Path,
+    database: &Database,
+    journal: &impl Fn(How) -> Found,
+) -> Result<Journal, OpenStoreError> {
+    let numbers = numbers_of(database).map_err(|error| unreadable(path)(error.into()))?;
+    let Numbers { store, batch, is_closed } = numbers;
+    let unusable = |error: io::Error| unusable_journal(path)(error.into());
+    if is_closed {
+        let file = journal(How::OrMade).map_err(unusable)?;
+        let file = file.ok_or_else(|| unusable(io::ErrorKind::NotFound.into()))?;
+        let mut journal = Journal::new(file, store).map_err(unusable)?;
+        // A copy that was put back lies beside the journal of what was there before.
+        if !journal.after(batch).is_ok_and(|records| records.is_empty()) {
+            journal.clear().map_err(unusable)?;
+        }
+        replay(database, &[]).map_err(|error| unreadable(path)(error.into()))?;
+        return Ok(journal);
+    }
+    let Some(file) = journal(How::IfThere).map_err(unusable)? else {
+        let (path, journal) = (path.to_owned(), journal_of(path));
+        return Err(OpenStoreError::WithoutJournal { path, journal });
+    };
+    let journal = Journal::new(file, store).map_err(unusable)?;
+    let records = journal.after(batch).map_err(|error| match error {
+        JournalError::Read(source) => unusable(source),
+        other => unusable_journal(path)(other.into()),
+    })?;
+    if !records.is_empty() {
+        tracing::info!(batches = records.len(), "did once more what only the journal had");
+        replay(database, &records).map_err(|error| unusable_journal(path)(error.into()))?;
+    }
+    Ok(journal)
+}
+
+/// Does batches once more, and puts that and that the store is open on the disk.
+fn replay(database: &Database, records: &[(u64, Vec<u8>)]) -> Result<(), StoreError> {
+    let transaction = database.begin_write().map_err(fault("beginning to write"))?;
+    let mut tables = Tables::begin(&transaction)?;
+    for (number, record) in records {
+        tables.replay(*number, record)?;
+    }
+    tables.finish(false)?;
+    transaction.commit().map_err(fault("committing"))
+}
+
+/// What a store says of itself and its journal.
+struct Numbers {
+    store: u64,
+    batch: u64,
+    is_closed: bool,
+}
+
+fn numbers_of(database: &Database) -> Result<Numbers, redb::Error> {
+    let meta = database.begin_read()?.open_table(META)?;
+    let number = |name| Ok::<_, redb::Error>(meta.get(name)?.map_or(0, |number| number.value()));
+    Ok(Numbers {
+        store: number(META_STORE)?,
+        batch: number(META_BATCH)?,
+        is_closed: number(META_CLOSED)? == 1,
+    })
 }
 
 /// What a database holds.
@@ -181,11 +344,12 @@ fn format_of(database: &Database) -> Result<Format, redb::Error> {
     Ok(version.map_or(Format::Foreign, Format::Version))
 }
 
-fn initialise(database: &Database) -> Result<(), redb::Error> {
+fn initialise(database: &Database, store: u64) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut meta = transaction.open_table(META)?;
         meta.insert(META_FORMAT, FORMAT_VERSION)?;
+        meta.insert(META_STORE, store)?;
         meta.insert(META_REVISION, FIRST_REVISION)?;
         meta.insert(META_NEXT_LEASE, 1)?;
         // Reading needs no "if the table exists" when all of them always do.
@@ -196,6 +360,24 @@ fn initialise(database: &Database) -> Result<(), redb::Error> {
         transaction.open_table(LEASE_KEYS)?;
     }
     Ok(transaction.commit()?)
+}
+
+/// Makes a file of the first format one of this.
+fn write_numbers(database: &Database, store: u64) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(META_FORMAT, FORMAT_VERSION)?;
+        meta.insert(META_STORE, store)?;
+    }
+    Ok(transaction.commit()?)
+}
+
+fn unusable_journal(
+    path: &Path,
+) -> impl FnOnce(Box<dyn Error + Send + Sync>) -> OpenStoreError + use<> {
+    let path = journal_of(path);
+    move |source| OpenStoreError::Journal { path, source }
 }
 
 fn unreadable(path: &Path) -> impl FnOnce(Box<dyn Error + Send + Sync>) -> OpenStoreError {

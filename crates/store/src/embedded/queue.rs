@@ -43,13 +43,20 @@ pub enum Request {
         to: Revision,
         reply: Reply<bool>,
     },
+    /// Lets a reader see all that has been acknowledged.
+    Settle {
+        reply: Reply<()>,
+    },
 }
 
 impl Request {
     fn n_bytes(&self) -> usize {
         match self {
             Self::Commit { transaction, .. } => transaction.n_bytes(),
-            Self::Grant { .. } | Self::Revoke { .. } | Self::Compact { .. } => 0,
+            Self::Grant { .. }
+            | Self::Revoke { .. }
+            | Self::Compact { .. }
+            | Self::Settle { .. } => 0,
         }
     }
 
@@ -61,6 +68,7 @@ impl Request {
             Self::Grant { reply, .. } => drop(reply.send(Err(error))),
             Self::Revoke { reply, .. } => drop(reply.send(Err(error))),
             Self::Compact { reply, .. } => drop(reply.send(Err(error))),
+            Self::Settle { reply } => drop(reply.send(Err(error))),
         }
     }
 }

@@ -1,4 +1,7 @@
-//! The tables of the file, format version 1, and how their rows are encoded.
+//! The tables of the file, format version 2, and how their rows are encoded.
+//!
+//! Version 1 had the same tables and no journal: everything was in them when it was acknowledged. A release that
+//! knows of no journal must not open a file that has one.
 //!
 //! Values live once, in `log`, ordered by revision, which makes replaying a watch one sequential
 //! scan; `current` says where in the log the newest value of each key is. Each log entry points to
@@ -20,7 +23,7 @@ use super::fault;
 
 /// The version of everything in this module. A change to any row raises it, and then `open` must
 /// read the older one too.
-pub const FORMAT_VERSION: u64 = 1;
+pub const FORMAT_VERSION: u64 = 2;
 
 /// Numbers of the whole store, by the names below.
 pub const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
@@ -32,6 +35,13 @@ pub const META_REVISION: &str = "revision";
 pub const META_COMPACTED: &str = "compacted";
 /// In `META`: the id of the lease to be granted next.
 pub const META_NEXT_LEASE: &str = "next-lease";
+/// In `META`: a number of the store's own, drawn when it was made, by which its journal is told from that of
+/// another.
+pub const META_STORE: &str = "store";
+/// In `META`: the number of the newest batch that is in the tables; the journal has those after it.
+pub const META_BATCH: &str = "batch";
+/// In `META`: 1 when the store was closed, so that everything is in the tables, and 0 while it is open.
+pub const META_CLOSED: &str = "closed";
 
 /// Live keys: key to [`Head`].
 pub const CURRENT: TableDefinition<&str, HeadRow> = TableDefinition::new("current");
@@ -169,7 +179,8 @@ impl Entry {
     }
 }
 
-fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+/// The first bytes of what is left, which they no longer are.
+pub fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (head, tail) = rest.split_first_chunk()?;
     *rest = tail;
     Some(*head)

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use longshore_link::{Endpoint, Listener};
+use longshore_store::RedbStore;
 use longshore_trust::{JoinAs, JoinToken};
 use longshore_types::{Coordinates, LocationName, NodeName};
 use serde::{Deserialize, Serialize};
@@ -173,14 +174,16 @@ fn join_as(
 fn set_store_aside(dir: &Path) -> Result<(), Failure> {
     let store = dir.join("store.redb");
     let aside = store.with_extension(format!("before-{}", longshore_link::now().0));
-    match std::fs::rename(&store, &aside) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Ok(()) => {
-            tracing::info!(path = %aside.display(), "the store of an earlier life is kept there");
-            Ok(())
+    for (from, to) in RedbStore::files(&store).iter().zip(RedbStore::files(&aside)) {
+        match std::fs::rename(from, &to) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Ok(()) => tracing::info!(path = %to.display(), "a store of an earlier life is there"),
+            outcome => {
+                outcome.or_fail(Kind::Other, format!("cannot move {} away", from.display()))?
+            }
         }
-        outcome => outcome.or_fail(Kind::Other, format!("cannot move {} away", store.display())),
     }
+    Ok(())
 }
 
 /// The sockets of its roles.

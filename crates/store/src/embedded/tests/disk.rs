@@ -1,4 +1,4 @@
-//! A disk in memory that can be held up and made to fail.
+//! A disk in memory that can be held up, made to fail, and cut from its power.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -21,6 +21,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     content: Vec<u8>,
+    /// What it had when the last sync ended.
+    durable: Vec<u8>,
     n_syncs: usize,
     n_waiting: usize,
     stopped: bool,
@@ -40,6 +42,37 @@ impl Drop for Gate<'_> {
 impl Disk {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// One that has this.
+    pub fn with(content: Vec<u8>) -> Self {
+        let disk = Self::new();
+        disk.state().durable.clone_from(&content);
+        disk.state().content = content;
+        disk
+    }
+
+    /// What a reader sees.
+    pub fn content(&self) -> Vec<u8> {
+        self.state().content.clone()
+    }
+
+    /// What may be left when the power goes now: of what was written since the last sync, any sectors.
+    pub fn after_a_power_cut(&self, random: &mut fastrand::Rng) -> Self {
+        const SECTOR: usize = 512;
+        let state = self.state();
+        let mut left = state.content.clone();
+        for at in (0..left.len()).step_by(SECTOR) {
+            let end = (at + SECTOR).min(left.len());
+            if random.bool() {
+                let mut before = vec![0; end - at];
+                if let Some(durable) = state.durable.get(at..end.min(state.durable.len())) {
+                    before[..durable.len()].copy_from_slice(durable);
+                }
+                left[at..end].copy_from_slice(&before);
+            }
+        }
+        Self::with(left)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -65,6 +98,11 @@ impl Disk {
             .wait_timeout_while(state, DEADLINE, waits)
             .expect("no test panics while it holds the disk");
         assert!(!timeout.timed_out(), "no sync came");
+    }
+
+    /// Whether a sync is being held up.
+    pub fn a_sync_waits(&self) -> bool {
+        self.state().n_waiting > 0
     }
 
     /// Whether every write and sync fails from now on.
@@ -111,7 +149,9 @@ impl StorageBackend for Disk {
         let mut state = released.expect("no test panics while it holds the disk");
         state.n_waiting -= 1;
         state.n_syncs += 1;
-        check(&state)
+        check(&state)?;
+        state.durable = state.content.clone();
+        Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
