@@ -46,9 +46,11 @@ impl Record for PlacesRecord {
 
 /// Why what was told is not kept.
 #[derive(Debug, thiserror::Error)]
-enum KeepError {
+pub enum KeepError {
+    /// The store refuses or fails.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It cannot be written as a record.
     #[error(transparent)]
     Record(#[from] RecordError),
 }

@@ -15,12 +15,15 @@ use http_body_util::{BodyExt as _, Limited};
 use longshore_api::links::{Assignment, ImageHolds};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{CallError, Client, Endpoint, Followed, Refusal, Service, relay_whole};
+use longshore_store::{Record, Store, Transaction};
 use longshore_trust::{Name, RegistryAccess, RegistryTold, client_config};
 use longshore_types::{DIFF_ID_ANNOTATION, Digest, NodeImage, NodeName, Repository};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::LocationError;
+use crate::elsewhere::KeepError;
 use crate::keeper::{Event, Handle};
 use crate::prewarm::Prewarm;
 use crate::trust::Trust;
@@ -70,6 +73,17 @@ impl Wanted {
     }
 }
 
+/// In the store, what the global plane said last of the registry.
+const TOLD: &str = "/registry";
+
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct ToldRecord(RegistryTold);
+
+impl Record for ToldRecord {
+    const KIND: &'static str = "registry-told";
+}
+
 /// The registry.
 pub enum Registry {
     /// On this machine.
@@ -80,6 +94,8 @@ pub enum Registry {
         global: Followed,
         /// As whom it is called.
         trust: Arc<Trust>,
+        /// Keeps what was named, for a start while the global plane is away.
+        store: Arc<dyn Store>,
         /// What was named.
         named: Mutex<Named>,
     },
@@ -103,15 +119,22 @@ struct Called {
 }
 
 impl Registry {
-    /// That of the global plane.
-    pub fn elsewhere(global: Followed, trust: Arc<Trust>) -> Self {
-        Self::Elsewhere { global, trust, named: Mutex::default() }
+    /// That of the global plane, where it was last while that says nothing.
+    pub async fn elsewhere(
+        global: Followed,
+        trust: Arc<Trust>,
+        store: Arc<dyn Store>,
+    ) -> Result<Self, LocationError> {
+        let stored = store.get(TOLD).await?;
+        let told = stored.map(|stored| stored.decode::<ToldRecord>()).transpose()?;
+        let named = Named { told: told.map(|ToldRecord(told)| told), client: None };
+        Ok(Self::Elsewhere { global, trust, store, named: Mutex::new(named) })
     }
 
     async fn called(&self) -> Result<Called, Refusal> {
         let (global, trust, named) = match self {
             Self::Here(client) => return Ok(Called { client: client.clone(), is_own: true }),
-            Self::Elsewhere { global, trust, named } => (global, trust, named),
+            Self::Elsewhere { global, trust, named, .. } => (global, trust, named),
         };
         let (told, known) = {
             let named = named.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,15 +174,18 @@ impl Registry {
     /// Hears from the global plane where the registry is, and at once when that changes: one that was removed is not
     /// called any more. While the global plane is away, what it said last holds. Never ends.
     async fn follow(&self) {
-        let Self::Elsewhere { global, trust, named } = self else { return };
+        let Self::Elsewhere { global, trust, store, named } = self else { return };
         let path = format!("/link/locations/{}/registry/told", trust.location);
         loop {
             match global.watch::<RegistryTold>(&path).await {
                 Ok(mut news) => {
                     while let Some(Ok(told)) = news.next().await {
-                        let mut named = named.lock().unwrap_or_else(PoisonError::into_inner);
-                        if named.told.as_ref() != Some(&told) {
-                            *named = Named { told: Some(told), client: None };
+                        if !take(named, &told) {
+                            continue;
+                        }
+                        if let Err(error) = keep(store.as_ref(), told).await {
+                            let error = &error as &dyn std::error::Error;
+                            tracing::warn!(error, "where the registry is is not kept");
                         }
                     }
                 }
@@ -198,6 +224,22 @@ impl Registry {
             })
             .map_err(failed)
     }
+}
+
+/// Takes over what was told of the registry; whether it is news. It holds from now on, whether it can be kept or not.
+fn take(named: &Mutex<Named>, told: &RegistryTold) -> bool {
+    let mut named = named.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_news = named.told.as_ref() != Some(told);
+    if is_news {
+        *named = Named { told: Some(told.clone()), client: None };
+    }
+    is_news
+}
+
+async fn keep(store: &dyn Store, told: RegistryTold) -> Result<(), KeepError> {
+    let value = longshore_store::record::encode(&ToldRecord(told))?;
+    store.commit(Transaction::new().put(TOLD, value)).await?;
+    Ok(())
 }
 
 /// Asks the global plane where the registry is.

@@ -130,6 +130,8 @@ pub struct Keeper {
     taken: Vec<Write>,
     /// Spaces out the reports, each of which tells of all nodes.
     reporting: Pace,
+    /// A round came during the rest, and what it came to is not in the report yet.
+    owes_report: bool,
     /// The generation of the assignment sets: the store's revision, which never goes back.
     generation: Generation,
     /// Ends a wait for room on the disk.
@@ -205,6 +207,7 @@ impl Keeper {
             missed,
             taken: Vec::new(),
             reporting: Pace::new(REPORT_REST),
+            owes_report: false,
             generation,
             shutdown,
             watched,
@@ -269,9 +272,9 @@ impl Keeper {
 
     /// How long to wait for an event: a report may be due before one comes.
     fn wait(&self) -> Duration {
-        match self.reporting.left() {
-            Duration::ZERO => INTERVAL,
-            left => left.min(INTERVAL),
+        match self.owes_report {
+            true => self.reporting.left().min(INTERVAL),
+            false => INTERVAL,
         }
     }
 
@@ -510,6 +513,7 @@ impl Keeper {
     fn publish(&mut self, moment: Moment) {
         self.publish_assignments();
         if !self.state.settled(moment) {
+            self.owes_report = false;
             return;
         }
         let changed = self.state.renew_table(moment);
@@ -517,7 +521,8 @@ impl Keeper {
             self.routes.send_replace(Arc::new(Some(self.state.table.clone())));
         }
         // What is not told now is told when the rest is over.
-        if self.reporting.left() > Duration::ZERO {
+        self.owes_report = self.reporting.left() > Duration::ZERO;
+        if self.owes_report {
             return;
         }
         let began = Instant::now();

@@ -206,8 +206,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
         Secrets::open(global.clone(), name.clone(), Arc::clone(&kept), &options.data_dir)?;
     let others = Arc::new(Others::open(Arc::clone(&kept)).await?);
     let demand = Arc::new(Demand::since(Instant::now()));
+    let stored = Arc::clone(&kept);
     let trust =
-        Trust::open(name.clone(), (global.clone(), bare), kept, &options.data_dir, joined).await?;
+        Trust::open(name.clone(), (global.clone(), bare), stored, &options.data_dir, joined)
+            .await?;
     let trust = Arc::new(trust);
     let secrets = Arc::new(secrets);
     let watched = Watched::new(&metrics, &options.data_dir, &service);
@@ -229,7 +231,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     speak_with_global(&service, &global, place, &handle, &secrets);
     let ingress = options.joining.as_ref().and_then(|options| options.ingress.clone());
     let joining = options.joining.map(|JoiningOptions { joining, .. }| joining);
-    let images = registry(options.images, &global, &trust)?;
+    let images = registry(options.images, &global, &trust, kept).await?;
     let prewarm = Arc::new(Prewarm::new(options.name.clone(), handle.report.clone()));
     service.spawn_until_shutdown("prewarm", Arc::clone(&prewarm).follow(global.clone()));
     let images = Images::of(images, handle.clone(), prewarm, &service);
@@ -312,10 +314,11 @@ fn speak_with_global(
     service.spawn_until_shutdown("reports", reports);
 }
 
-fn registry(
+async fn registry(
     origin: ImageOrigin,
     global: &Followed,
     trust: &Arc<Trust>,
+    store: Arc<dyn Store>,
 ) -> Result<Registry, LocationError> {
     match origin {
         ImageOrigin::Registry { registry, token_file: path } => {
@@ -323,6 +326,8 @@ fn registry(
             let token = token.map_err(|source| LocationError::TokenFile { path, source })?;
             Ok(Registry::Here(Client::new(registry).with_token(token.trim())))
         }
-        ImageOrigin::Elsewhere => Ok(Registry::elsewhere(global.clone(), Arc::clone(trust))),
+        ImageOrigin::Elsewhere => {
+            Registry::elsewhere(global.clone(), Arc::clone(trust), store).await
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! image that is composed here.
 //!
 //! Every pull has a file system of its own that nobody wrote to, and the same registry, Debian's docker-registry on
-//! loopback with its blobs in memory; `--from longshore` has all of them pull from ours. What our registry made
+//! loopback with its blobs in the page cache; `--from longshore` has all of them pull from ours. What our registry made
 //! of the layers that it was pushed is a row of its own, which only ours has: it comes from a registry of ours
 //! that has converted them. The order is shuffled in each round. After each pull the tree is compared with what was packed, name by name and byte by byte: a
 //! pull that gives anything else counts as failed, and one of ours ends the bench.
@@ -284,6 +284,7 @@ impl Race<'_> {
     fn pull(&self, row: &mut Row, disk: &FreshDisk) -> Result<()> {
         let (image, served) = (servers::name(row.form), self.served(row)?);
         let origin = served.origin();
+        served.warm(&self.composed.layout(row.form)?, row.is_converted)?;
         let session = row.puller.begin(&disk.dir, &origin, Group::new("puller")?)?;
         disk.sync()?;
         let (used, cpu) = (disk.used()?, session.group.cpu()?);

@@ -112,7 +112,7 @@ impl World {
             joining,
             images,
             peers_advertised,
-            metrics: None,
+            metrics: Some(Listener::bind("metrics", &metrics_at(dir)).unwrap()),
         };
         let until = shutdown.clone();
         let done = tokio::spawn(longshore_location::run(options, until));
@@ -143,6 +143,22 @@ impl World {
         let found = tokio::time::timeout(Duration::from_secs(20), found).await;
         found.expect("in time").unwrap().clone().expect("checked by the condition")
     }
+}
+
+fn metrics_at(dir: &Path) -> Endpoint {
+    Endpoint::Unix(dir.join("metrics.sock"))
+}
+
+/// How often the keeper of the location there has looked at everything.
+async fn n_rounds(dir: &Path) -> u64 {
+    let client = Client::new(metrics_at(dir));
+    let answer = client.send(Method::GET, "/metrics", None::<&()>).await.unwrap();
+    let text = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap();
+    let text = String::from_utf8(text.to_bytes().to_vec()).unwrap();
+    let mut counts = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("longshore_location_round_duration_seconds_count "));
+    counts.next().expect("rounds are counted").parse().unwrap()
 }
 
 /// What a node says that carries out its assignments.
@@ -228,6 +244,22 @@ fn set(generation: u64, count: u32) -> Arc<AllotmentSet> {
     };
     let (generation, allotments) = (Generation(generation), vec![allotment]);
     Arc::new(AllotmentSet { generation, allotments, ..AllotmentSet::default() })
+}
+
+#[tokio::test]
+async fn a_location_to_which_nothing_happens_rests() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::start(dir.path()).await;
+    world.node_says(&[]).await;
+    world.allot.send_replace(set(5, 2));
+    world.reported(|report| report.instances.len() == 2).await;
+    let (before, began) = (n_rounds(dir.path()).await, std::time::Instant::now());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let n_rounds = n_rounds(dir.path()).await - before;
+    // It looks twice a second by itself, and what came a moment ago may have it look once more.
+    let expected = began.elapsed().as_millis() as u64 / 500 + 4;
+    assert!(n_rounds <= expected, "{n_rounds} rounds, {expected} expected");
+    world.stop().await;
 }
 
 #[tokio::test]

@@ -131,6 +131,16 @@ async fn images_come_from_the_registry_that_is_told_of_and_from_nobody_else() {
     tell.send_replace(Arc::new(RegistryTold { access: None }));
     let answer = ask_until(&|answer| says(answer, "no registry has joined")).await;
     refused(answer, ProblemCode::Unavailable);
+
+    // Where it is outlives a start while the control plane says nothing of it.
+    tell.send_replace(at(&address));
+    ask_until(&Result::is_ok).await.unwrap();
+    world.stop().await;
+    let outside = Outside { images: Some(ImageOrigin::Elsewhere), ..Outside::default() };
+    let world = World::start_as(dir.path(), outside, global(&root)).await;
+    world.node_says(&[]).await;
+    let path = format!("/link/nodes/n1/images/blob?repository=default/web&digest={layer}");
+    world.location.send(Method::GET, &path, None::<&()>).await.unwrap();
     world.stop().await;
     end.cancel();
 }

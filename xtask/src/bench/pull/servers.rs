@@ -1,5 +1,6 @@
 //! The registries that images are pulled from, each on a file system of its own.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -117,6 +118,28 @@ impl Served {
         disk.sync()?;
         group.take(server.pid()?)?;
         Ok(Self { server, group, disk })
+    }
+
+    /// Has the page cache have what a pull will be given, as the pulls before it filled the memory with something
+    /// else. What was converted is all but what was pushed.
+    pub fn warm(&self, layout: &Layout, is_converted: bool) -> Result<()> {
+        let pushed = fs::read_dir(layout.dir.join("blobs/sha256"))?;
+        let pushed: Vec<_> = pushed.map(|blob| Ok(blob?.file_name())).collect::<Result<_>>()?;
+        let is_pushed = |path: &Path| path.iter().any(|name| pushed.iter().any(|one| one == name));
+        let mut dirs = vec![self.disk.dir.clone()];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(&dir)? {
+                let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type()))?;
+                if kind?.is_dir() {
+                    dirs.push(path);
+                } else if path.to_string_lossy().contains("sha256")
+                    && is_pushed(&path) != is_converted
+                {
+                    std::io::copy(&mut fs::File::open(&path)?, &mut std::io::sink())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// How it is called.

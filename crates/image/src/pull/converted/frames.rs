@@ -31,9 +31,9 @@ const HELD: u64 =
     PARTS_AT_ONCE as u64 * PART + (1 + THREADS as u64 * (QUEUE as u64 + 2)) * FRAME as u64;
 const _: () = assert!(HELD <= 72 << 20, "SPECIFICATION.md says so");
 
-/// As many as this machine can run.
+/// Twice as many as this machine can run at a time: a thread that writes waits for the disk.
 pub(super) fn n_threads() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).min(THREADS)
+    thread::available_parallelism().map_or(1, usize::from).saturating_mul(2).min(THREADS)
 }
 
 /// A frame that came: as it is stored, or its contents when a neighbour gave it.
