@@ -8,13 +8,13 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use longshore_api::links::{
     Allotment, AllotmentSet, AllotmentsQuery, AppRef, Canary, LocationReport, Pin, RegistryTable,
     ReportTaken, RollbackImage, SecretValues, SecretsRequest,
 };
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{Body, MAX_OF_STRANGERS, Refusal, json_lines, only, watch_lines};
+use longshore_link::{Body, MAX_OF_STRANGERS, Pace, Refusal, json_lines, only, watch_lines};
 use longshore_store::Revision;
 use longshore_trust::{Peer, RootAuthority};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights};
@@ -22,6 +22,7 @@ use longshore_types::{
     AppName, Epoch, Generation, LocationName, ProjectName, ReachAddress, Release, ReleaseNumber,
 };
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::catalog::{AppKey, Catalog};
 use crate::records::AllotmentRecord;
@@ -29,6 +30,8 @@ use crate::{Plane, Serves, api, elsewhere, joining, lives, prewarms, registry, t
 
 /// The longest report, in bytes: a location with a hundred thousand instances tells of all of them.
 const MOST_OF_A_REPORT: usize = 256 << 20;
+/// How long to rest after a table for the registry was made, in times that took.
+const TABLE_REST: u32 = 4;
 
 pub fn router(plane: Arc<Plane>) -> Router {
     let locations = Router::new()
@@ -335,20 +338,35 @@ fn of_this_life(plane: &Plane, report: LocationReport) -> Result<LocationReport,
     Err(Problem::new(ProblemCode::Superseded, detail).into())
 }
 
-/// What the registry has to know, again at each change.
+/// What the registry has to know, again when it changes. It is of everything, so those of many changes in a row are
+/// one.
 async fn registry_table(
     State(plane): State<Arc<Plane>>,
     Extension(peer): Extension<Peer>,
 ) -> Response {
-    let mut last = None;
     let (root, serves) = (Arc::clone(&plane.root), plane.registry.serves());
     let removed = registry::removed(plane.catalog.subscribe(), peer);
-    let tables = watch_lines(plane.catalog.subscribe()).filter_map(move |catalog| {
-        let allotted = catalog.any_changed_at();
-        let newest = catalog.tokens_changed.max(catalog.releases_changed).max(allotted);
-        let news = last != Some(newest);
-        last = Some(newest);
-        std::future::ready(news.then(|| table_of(&catalog, &root, serves)))
+    let mut catalogs = plane.catalog.subscribe();
+    catalogs.mark_changed();
+    let begin = (catalogs, None, Pace::new(TABLE_REST));
+    let tables = stream::unfold(begin, move |(mut catalogs, mut last, mut pace)| {
+        let root = Arc::clone(&root);
+        async move {
+            loop {
+                catalogs.changed().await.ok()?;
+                pace.rest().await;
+                let began = Instant::now();
+                let catalog = Arc::clone(&catalogs.borrow_and_update());
+                let allotted = catalog.any_changed_at();
+                let newest = catalog.tokens_changed.max(catalog.releases_changed).max(allotted);
+                if last.replace(newest) == Some(newest) {
+                    continue;
+                }
+                let table = table_of(&catalog, &root, serves);
+                pace.worked_since(began);
+                return Some((table, (catalogs, last, pace)));
+            }
+        }
     });
     // One that is removed is told nothing more from that moment on.
     json_lines(tables.take_until(removed), plane.service.shutdown())
