@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 
+use crate::embedded::RedbStore;
 use crate::error::StoreError;
 use crate::key::{Key, Prefix};
 use crate::key_value::{KeyValue, LeaseId, Revision};
@@ -46,7 +47,7 @@ impl Default for StoreMetrics {
 }
 
 impl StoreMetrics {
-    /// Fills a registry with these and with the size of the store's file.
+    /// Fills a registry with these and with the size of the store's file and journal.
     pub fn register(&self, registry: &mut Registry, file: PathBuf) {
         let registry = registry.sub_registry_with_prefix("longshore_store");
         let help = "Transactions by how they ended: done, disk_full, failed";
@@ -58,8 +59,9 @@ impl StoreMetrics {
             self.duration.clone(),
         );
         at_scrape(registry, move |scrape| {
-            let size = std::fs::metadata(&file).map_or(0, |found| found.len());
-            scrape.gauge("size_bytes", "The size of the file", size as f64)
+            let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |found| found.len());
+            let size: u64 = RedbStore::files(&file).iter().map(size).sum();
+            scrape.gauge("size_bytes", "The size of the file and its journal", size as f64)
         });
     }
 }
@@ -127,7 +129,7 @@ impl<B: Backend> Backend for Measured<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{RedbStore, Store, Transaction};
+    use crate::{Store, Transaction};
 
     #[tokio::test]
     async fn commits_are_counted_and_measured_and_reads_are_not() {
