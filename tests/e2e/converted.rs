@@ -9,6 +9,7 @@ use longshore_e2e::{Platform, UpOptions, eventually};
 use serde_json::{Value, json};
 
 use crate::joining::token;
+use crate::metrics::{scrape, value};
 use crate::odd_images::base;
 use crate::scene::{but, page};
 
@@ -59,8 +60,12 @@ fn push(platform: &Platform, number: u64) -> Result<PathBuf> {
     let repository = registry(platform).join("repositories/default/bulk");
     let manifest = std::fs::read_to_string(repository.join("_tags").join(number.to_string()))?;
     let link = repository.join("_converted").join(manifest.trim_start_matches("sha256:"));
-    let artifact = eventually("it is converted", || Ok(std::fs::read_to_string(&link).ok()))?;
-    let artifact: Value = serde_json::from_slice(&std::fs::read(blob(platform, &artifact))?)?;
+    // The link is there before the artifact that it names.
+    let artifact = eventually("it is converted", || {
+        let artifact = std::fs::read_to_string(&link).ok();
+        Ok(artifact.and_then(|artifact| std::fs::read(blob(platform, &artifact)).ok()))
+    })?;
+    let artifact: Value = serde_json::from_slice(&artifact)?;
     let frames = artifact["layers"][1]["digest"].as_str().context("it has frames")?;
     Ok(blob(platform, frames))
 }
@@ -79,6 +84,11 @@ fn a_large_layer_comes_converted_and_as_it_was_pushed_when_that_is_damaged() {
     assert_eq!(page(&platform, "bulk-1"), "1");
     let told = explained(&platform, 1);
     assert!(told.contains("1 of 2 layers came converted"), "{told}");
+    let scraped = scrape(&platform);
+    let counted = |name: &str| value(&scraped, "registry", &format!("longshore_registry_{name}"));
+    assert_eq!(counted("conversions_total{outcome=\"done\"}"), 1.0);
+    assert!(counted("conversion_read_bytes_total") > 9e6);
+    assert_eq!(counted("conversion_queue_images"), 0.0);
 
     let frames = push(&platform, 2).unwrap();
     let mut bytes = std::fs::read(&frames).unwrap();

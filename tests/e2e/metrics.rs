@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use crate::scene::{but, host, script, web, with_web};
 
 /// Samples by name with labels, of one role.
-type Samples = BTreeMap<String, f64>;
+pub(crate) type Samples = BTreeMap<String, f64>;
 
 /// Asks every role for its metrics, as Prometheus does, and lets promtool judge them.
-fn scrape(platform: &Platform) -> BTreeMap<String, Samples> {
+pub(crate) fn scrape(platform: &Platform) -> BTreeMap<String, Samples> {
     let file = platform.data_dir().join("metrics-targets.json");
     let targets: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     let targets = targets.as_array().unwrap().iter().map(|target| {
@@ -49,7 +49,7 @@ fn judge(text: &str) {
 }
 
 #[track_caller]
-fn value(scraped: &BTreeMap<String, Samples>, role: &str, name: &str) -> f64 {
+pub(crate) fn value(scraped: &BTreeMap<String, Samples>, role: &str, name: &str) -> f64 {
     let samples = &scraped[role];
     *samples.get(name).unwrap_or_else(|| panic!("{role} has no {name} in {samples:#?}"))
 }

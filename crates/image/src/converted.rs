@@ -15,8 +15,8 @@
 //! What was pushed stays as it was, and clients that know nothing of this never meet it.
 //!
 //! The same archive always gives the same index, contents and digests of frames, whatever it was
-//! compressed with; that is how a conversion is checked later ([`Table::is_of_the_same`]). So the table
-//! does not say which blob it was made of. How a frame is stored may differ between versions of zstd.
+//! compressed with; that is how a conversion is checked later ([`Table::difference`], [`StoredFrames`]). So the
+//! table does not say which blob it was made of. How a frame is stored may differ between versions of zstd.
 //!
 //! That an index and a table belong to a layer cannot be seen from them: layers on a node are shared by
 //! all that name their DiffID, so a node must get them from nobody but its own platform's registry,
@@ -25,6 +25,7 @@
 pub mod artifact;
 mod cut;
 mod frame;
+mod stored;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ use crate::unpack::{self, Blob, DataFile, LayerIdentity, UnpackError};
 use cut::{Cut, Cutter};
 pub use frame::FRAME;
 pub(crate) use frame::{FrameProblem, FrameReader};
+pub use stored::{Difference, StoredFrames};
 pub(crate) use table::most_bytes as most_table_bytes;
 pub use table::{Frame, Stored, Table, TableError};
 

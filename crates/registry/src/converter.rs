@@ -7,12 +7,15 @@
 //!
 //! One layer at a time, on a thread of the lowest priority, whose children have the same: a registry that
 //! serves does not notice. What it makes are blobs like others, and an artifact about the image, which goes with
-//! it; what was pushed is read and never changed.
+//! it; what was pushed is read and never changed. With nothing to convert, layers that are converted are checked, now
+//! and then one ([`check`]).
+//!
+//! What nobody asks for goes ([`crate::garbage`]), and is made again once somebody does.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -20,27 +23,24 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use longshore_image::Limits;
-use longshore_image::converted::artifact::{self, ConvertedLayer, ConvertedLayers};
-use longshore_image::converted::{Converted, convert};
-use longshore_image::manifest::{Descriptor, Document};
-use longshore_image::source::Retry;
-use longshore_image::unpack::{LayerIdentity, UnpackError};
-use longshore_types::{ByteCount, Digest, Repository, chain};
+use longshore_image::unpack::UnpackError;
+use longshore_types::{ByteCount, Digest, Repository};
+use prometheus_client::metrics::gauge::Gauge;
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep_until};
 
 use crate::Registry;
-use crate::manifest::Manifest;
-use crate::manifests::{self, Name};
+use crate::metrics::{Check, ConverterMetrics};
 use crate::refusal::{Code, Refusal};
 use crate::server::{CONTENT_DIGEST, query, set};
-use crate::storage::{Outcome, Pushed, Storage, StorageError, UploadHash, UploadId};
+use crate::storage::{Pushed, Standing, Storage, StorageError, StoredManifest};
 
+mod check;
+mod image;
 mod pieces;
 
-use pieces::Pieces;
+use image::{convert_image, is_whole};
 
 /// How often all images are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(3600);
@@ -51,10 +51,6 @@ const MAX_PUSHED: usize = 1024;
 
 /// The lowest priority of a thread; for its reads and writes, too.
 const LOWEST: i32 = 19;
-
-/// What was pushed may become so many times as large, and no more: frames know nothing of one another, and
-/// what repeats over more than one of them is in each.
-const MOST_TIMES: u64 = 4;
 
 /// An image of a repository.
 type Image = (Repository, Digest);
@@ -68,25 +64,36 @@ enum Comes {
     BitByBit,
 }
 
-/// What was pushed since the last look.
+/// What was pushed since the last look, and what else is to be converted soon.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     pushed: Mutex<VecDeque<Image>>,
     more: Notify,
+    waiting: Gauge,
 }
 
 impl Queue {
-    /// An image was pushed.
+    /// One that tells how many images wait.
+    pub(crate) fn new(waiting: Gauge) -> Self {
+        Self { waiting, ..Self::default() }
+    }
+
+    /// An image was pushed, or is wanted.
     pub(crate) fn add(&self, repository: &Repository, manifest: &Digest) {
-        let mut pushed = self.pushed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pushed = self.lock();
         if pushed.len() < MAX_PUSHED {
             pushed.push_back((repository.clone(), *manifest));
+            self.waiting.inc();
             self.more.notify_one();
         }
     }
 
     fn take(&self) -> Option<Image> {
-        self.pushed.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        let taken = self.lock().pop_front();
+        if taken.is_some() {
+            self.waiting.dec();
+        }
+        taken
     }
 
     /// The next one; waits for it.
@@ -98,15 +105,43 @@ impl Queue {
             self.more.notified().await;
         }
     }
+
+    /// Waits until there is one.
+    async fn some(&self) {
+        while self.lock().is_empty() {
+            self.more.notified().await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Image>> {
+        // It holds names, which a panic leaves as they are.
+        self.pushed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Why an image was not converted, this time.
+/// With what an image is converted.
+#[derive(Debug, Clone, Copy)]
+struct Work<'a> {
+    storage: &'a Storage,
+    metrics: &'a ConverterMetrics,
+    is_ending: &'a AtomicBool,
+}
+
+impl Work<'_> {
+    fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Relaxed)
+    }
+}
+
+/// Why an image was not converted, or a layer not checked, this time.
 #[derive(Debug, thiserror::Error)]
 enum ConvertError {
     #[error("reading or keeping what is converted")]
     Storage(#[from] StorageError),
     #[error("converting the layer {0}")]
     Layer(Digest, #[source] UnpackError),
+    #[error("{0} is gone")]
+    Gone(Digest),
     #[error("there is too little room on the disk")]
     Room,
     #[error("publishing what was converted: {0:?}")]
@@ -136,14 +171,16 @@ pub(crate) async fn answer(
     let image: Digest =
         manifest.parse().map_err(|error| Refusal::bad(Code::DigestInvalid, error))?;
     let of = repository.clone();
-    let found = registry.blocking(move |storage| {
-        let Some(artifact) = storage.converted(&of, &image)? else { return Ok(None) };
-        // From here on it stays, with all that it names, for as long as a pull may take.
-        storage.touch(&of, &artifact);
-        let found = storage.manifest(&of, &artifact)?;
-        Ok::<_, StorageError>(found.map(|found| (artifact, found)))
-    });
-    let found = found.await?;
+    let converts = registry.convert_from.is_some();
+    let looked = registry.blocking(move |storage| find(storage, &of, &image, converts));
+    let found = match looked.await? {
+        Found::Artifact(digest, found) => Some((digest, found)),
+        Found::Wanted => {
+            registry.pushed.add(&repository, &image);
+            None
+        }
+        Found::Nothing => None,
+    };
     let (digest, found) = found.ok_or_else(|| {
         let message = format!("nothing is converted of {image} in {repository}");
         Refusal::new(StatusCode::NOT_FOUND, Code::ManifestUnknown, message)
@@ -156,44 +193,93 @@ pub(crate) async fn answer(
     Ok(response)
 }
 
+/// What there is of an image when somebody asks.
+enum Found {
+    Artifact(Digest, StoredManifest),
+    /// It went, for nobody had asked; now somebody does.
+    Wanted,
+    Nothing,
+}
+
+fn find(
+    storage: &Storage,
+    repository: &Repository,
+    image: &Digest,
+    converts: bool,
+) -> Result<Found, StorageError> {
+    match storage.standing(repository, image)? {
+        Standing::Made(artifact) => {
+            // From here on it stays, with all that it names, for as long as a pull may take.
+            storage.touch(repository, &artifact);
+            let Some(found) = storage.manifest(repository, &artifact)? else {
+                return Ok(Found::Nothing);
+            };
+            storage.note_form_use(repository, image)?;
+            Ok(Found::Artifact(artifact, found))
+        }
+        Standing::Unpulled if converts && storage.want_form(repository, image)? => {
+            Ok(Found::Wanted)
+        }
+        Standing::Unpulled | Standing::Open => Ok(Found::Nothing),
+    }
+}
+
 impl Registry {
-    /// Converts the layers of images, those that are there and those that come; never ends. Run beside the
-    /// server and dropped with it. Does nothing where nothing is to be converted.
+    /// Converts the layers of images, those that are there and those that come, and checks now and then what it made;
+    /// never ends. Run beside the server and dropped with it. Does nothing where nothing is to be converted.
     pub async fn convert(&self) {
         let Some(from) = self.convert_from else { return };
+        let (mut look_at, mut check_at) = (Instant::now(), Instant::now() + self.check_interval);
+        let mut put_off = HashSet::new();
         loop {
-            let looked = tokio::time::Instant::now();
-            match self.blocking(unconverted).await {
-                Ok(images) => {
-                    for image in images {
-                        // What was pushed a moment ago is likely to be pulled next.
-                        while let Some(pushed) = self.pushed.take() {
-                            self.convert_or_tell(pushed, from).await;
-                        }
-                        self.convert_or_tell(image, from).await;
-                    }
+            tokio::select! {
+                biased;
+                () = sleep_until(look_at) => {
+                    look_at = Instant::now() + LOOK_INTERVAL;
+                    self.look(from).await;
                 }
-                Err(error) => tell(&error, "cannot look for images to convert"),
+                image = self.pushed.next() => self.convert_or_tell(image, from).await,
+                () = sleep_until(check_at) => {
+                    self.check_one(&mut put_off).await;
+                    check_at = Instant::now() + self.check_interval;
+                }
             }
-            let next_look = looked + LOOK_INTERVAL;
-            while let Ok(image) = tokio::time::timeout_at(next_look, self.pushed.next()).await {
-                self.convert_or_tell(image, from).await;
+        }
+    }
+
+    /// Converts all images that are not converted yet.
+    async fn look(&self, from: ByteCount) {
+        let images = match self.blocking(unconverted).await {
+            Ok(images) => images,
+            Err(error) => return tell(&error, "cannot look for images to convert"),
+        };
+        let waiting = &self.metrics.converter.waiting;
+        waiting.inc_by(i64::try_from(images.len()).unwrap_or(i64::MAX));
+        for image in images {
+            // What was pushed a moment ago is likely to be pulled next.
+            while let Some(pushed) = self.pushed.take() {
+                self.convert_or_tell(pushed, from).await;
             }
+            waiting.dec();
+            self.convert_or_tell(image, from).await;
         }
     }
 
     async fn convert_or_tell(&self, image: Image, from: ByteCount) {
         let storage = Arc::clone(&self.storage);
+        let metrics = self.metrics.converter.clone();
         let (repository, manifest) = (image.0.clone(), image.1);
         let comes = match self.upstreams.of(&repository) {
             Some(_) => Comes::BitByBit,
             None => Comes::Whole,
         };
-        let converted = on_thread(move |is_ending| {
+        let ending = Ending::default();
+        let converted = on_thread(&ending, move |is_ending| {
             if comes == Comes::BitByBit && !is_whole(&storage, &image.0, &image.1)? {
                 return Ok(0);
             }
-            convert_image(&storage, (&image.0, &image.1), from, is_ending)
+            let work = Work { storage: &storage, metrics: &metrics, is_ending };
+            convert_image(work, (&image.0, &image.1), from)
         });
         match converted.await {
             Ok(0) | Err(ConvertError::Ends) => {}
@@ -202,23 +288,74 @@ impl Registry {
             Err(error) => tell(&error, &format!("cannot convert {repository}@{manifest}")),
         }
     }
+
+    /// Checks the converted layer that nobody looked at for longest, when there is one that is due. Breaks off when
+    /// something is to be converted; what was not checked to its end comes last the next time.
+    async fn check_one(&self, put_off: &mut HashSet<Pushed>) {
+        let (again, last) = (self.check_again, put_off.clone());
+        let found = self.blocking(move |storage| check::find(storage, again, &last)).await;
+        let (made, home) = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => return,
+            Err(error) => return tell(&error, "cannot look for converted layers to check"),
+        };
+        let (storage, metrics) = (Arc::clone(&self.storage), self.metrics.converter.clone());
+        let ending = Ending::default();
+        let checked = on_thread(&ending, move |is_ending| {
+            let work = Work { storage: &storage, metrics: &metrics, is_ending };
+            let verdict = check::check(work, &home, &made)?;
+            check::act(work, &made, verdict)
+        });
+        tokio::pin!(checked);
+        let checked = tokio::select! {
+            checked = &mut checked => checked,
+            () = self.pushed.some() => {
+                ending.now();
+                checked.await
+            }
+        };
+        match checked {
+            Ok(images) => {
+                put_off.remove(&made.layer);
+                images.iter().for_each(|(repository, image)| self.pushed.add(repository, image));
+            }
+            Err(error) => {
+                put_off.insert(made.layer);
+                if !matches!(error, ConvertError::Ends) {
+                    self.metrics.converter.checked(Check::Failed);
+                    let layer = made.layer.blob;
+                    tell(&error, &format!("cannot check what the layer {layer} became"));
+                }
+            }
+        }
+    }
 }
 
 fn tell(error: &(dyn std::error::Error + 'static), what: &str) {
     tracing::warn!(error, "{what}; trying again later");
 }
 
-/// Does so on a thread of the lowest priority, which is told when this is dropped.
+/// Tells a thread to end, when this is dropped at the latest.
+#[derive(Default)]
+struct Ending(Arc<AtomicBool>);
+
+impl Ending {
+    fn now(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.now();
+    }
+}
+
+/// Does so on a thread of the lowest priority.
 async fn on_thread<T: Send + 'static>(
+    ending: &Ending,
     work: impl FnOnce(&AtomicBool) -> Result<T, ConvertError> + Send + 'static,
 ) -> Result<T, ConvertError> {
-    struct Ending(Arc<AtomicBool>);
-    impl Drop for Ending {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let ending = Ending(Arc::default());
     let is_ending = Arc::clone(&ending.0);
     let (done, result) = oneshot::channel();
     let thread = std::thread::Builder::new().name("converter".to_owned()).spawn(move || {
@@ -232,236 +369,24 @@ async fn on_thread<T: Send + 'static>(
     result.await.unwrap_or(Err(ConvertError::Broken))
 }
 
-/// The images of which nothing is converted yet, as far as that can be known without reading them.
+/// The images of which nothing is converted yet, as far as that can be known without reading them, or not all is there
+/// any more.
 fn unconverted(storage: &Storage) -> Result<Vec<Image>, StorageError> {
     storage.forget_outcomes()?;
     let mut found = Vec::new();
     for repository in storage.repositories()? {
         for manifest in storage.manifests(&repository)? {
-            if storage.converted(&repository, &manifest)?.is_none() {
+            let is_open = match storage.standing(&repository, &manifest)? {
+                Standing::Open => true,
+                Standing::Made(artifact) => {
+                    storage.drop_if_broken(&repository, &manifest, &artifact)?
+                }
+                Standing::Unpulled => false,
+            };
+            if is_open {
                 found.push((repository.clone(), manifest));
             }
         }
     }
     Ok(found)
-}
-
-/// Converts the layers of an image that are large enough, and says so in its repository; gives how many
-/// they are.
-fn convert_image(
-    storage: &Storage,
-    (repository, digest): (&Repository, &Digest),
-    from: ByteCount,
-    is_ending: &AtomicBool,
-) -> Result<usize, ConvertError> {
-    if is_ending.load(Ordering::Relaxed) {
-        return Err(ConvertError::Ends);
-    }
-    let Some(stored) = storage.manifest(repository, digest)? else { return Ok(0) };
-    let size = ByteCount(stored.bytes.len() as u64);
-    // Something else than an image, or one that no node takes.
-    let document = Document::parse(&stored.bytes, &stored.media_type);
-    let Ok(Document::Manifest { config, layers }) = document else { return Ok(0) };
-    if !layers.iter().any(|layer| layer.size >= from) {
-        return Ok(0);
-    }
-    let Some(diff_ids) = diff_ids(storage, repository, &config)? else { return Ok(0) };
-    if diff_ids.len() != layers.len() || storage.converted(repository, digest)?.is_some() {
-        return Ok(0);
-    }
-    let mut converted = ConvertedLayers::new();
-    for (layer, diff_id) in layers.iter().zip(diff_ids).filter(|(layer, _)| layer.size >= from) {
-        let of = LayerIdentity { blob: layer.digest, size: layer.size, diff_id };
-        if let Some(parts) = convert_layer(storage, repository, &of, is_ending)? {
-            converted.insert(diff_id, parts);
-        }
-        // What was made for this image is needed until it is published.
-        let made = converted.values().flat_map(ConvertedLayer::blobs);
-        made.for_each(|blob| storage.touch(repository, &blob.digest));
-    }
-    if !converted.is_empty() {
-        let subject = (&*stored.media_type, Descriptor { digest: *digest, size });
-        publish(storage, repository, subject, &converted)?;
-    }
-    Ok(converted.len())
-}
-
-/// Whether all blobs of an image are here; what is converted of it is said once.
-fn is_whole(
-    storage: &Storage,
-    repository: &Repository,
-    digest: &Digest,
-) -> Result<bool, StorageError> {
-    let Some(stored) = storage.manifest(repository, digest)? else { return Ok(false) };
-    let manifest = Manifest::parse(Some(&stored.media_type), &stored.bytes)
-        .map_err(|error| StorageError::unreadable(digest, error))?;
-    for blob in &manifest.blobs {
-        if storage.blob_size(repository, &blob.digest)?.is_none() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// The DiffIDs of an image; nothing when its config has none.
-fn diff_ids(
-    storage: &Storage,
-    repository: &Repository,
-    config: &Descriptor,
-) -> Result<Option<Vec<Digest>>, ConvertError> {
-    #[derive(Deserialize)]
-    struct Config {
-        rootfs: RootFs,
-    }
-    #[derive(Deserialize)]
-    struct RootFs {
-        diff_ids: Vec<Digest>,
-    }
-    if config.size > Limits::default().config_bytes {
-        return Ok(None);
-    }
-    let Some((bytes, size)) = storage.open_blob(repository, &config.digest)? else {
-        return Ok(None);
-    };
-    let never = AtomicBool::new(false);
-    let mut pieces = Pieces::new(bytes, size, &never);
-    let whole = pieces.read_all().map_err(|error| StorageError::reading(&config.digest, error))?;
-    Ok(serde_json::from_slice(&whole).ok().map(|config: Config| config.rootfs.diff_ids))
-}
-
-/// What a layer becomes, in the repository; nothing when it cannot be converted.
-fn convert_layer(
-    storage: &Storage,
-    repository: &Repository,
-    of: &LayerIdentity,
-    is_ending: &AtomicBool,
-) -> Result<Option<ConvertedLayer>, ConvertError> {
-    // A layer that is said to lie elsewhere is taken without its bytes, so it may name anybody's.
-    if storage.blob_size(repository, &of.blob)? != Some(of.size.0) {
-        return Ok(None);
-    }
-    let pushed = Pushed { blob: of.blob, diff_id: of.diff_id };
-    match storage.outcome(pushed)? {
-        Some(Outcome::Converted(parts)) if storage.link_converted(repository, &parts)? => {
-            return Ok(Some(parts));
-        }
-        Some(Outcome::Refused(_)) => return Ok(None),
-        Some(Outcome::Converted(_)) | None => {}
-    }
-    let Some((bytes, size)) = storage.open_blob(repository, &of.blob)? else { return Ok(None) };
-    let most = of.size.0.saturating_mul(MOST_TIMES);
-    if !storage.has_room(most)? {
-        return Err(ConvertError::Room);
-    }
-    let (upload, hash) = storage.begin_own_upload()?;
-    let mut pieces = Pieces::new(bytes, size, is_ending);
-    let converted = convert(&mut pieces, of, &Limits::default(), Writer { hash, most });
-    let Converted { index, table, frames: Writer { hash, .. } } = match converted {
-        Ok(converted) => converted,
-        Err(error) => {
-            storage.remove_upload(upload)?;
-            if is_ending.load(Ordering::Relaxed) {
-                return Err(ConvertError::Ends);
-            }
-            // What cannot be read now says nothing of the layer.
-            if pieces.has_failed() {
-                return Err(ConvertError::Layer(of.blob, error));
-            }
-            return refuse(storage, pushed, error).map(|()| None);
-        }
-    };
-    let frames = finish(storage, repository, upload, hash)?;
-    let index = put_blob(storage, repository, index)?;
-    let table = put_blob(storage, repository, table.encode())?;
-    let parts = ConvertedLayer { index, frames, table };
-    storage.keep_outcome(pushed, &Outcome::Converted(parts))?;
-    Ok(Some(parts))
-}
-
-/// Remembers that a layer cannot be converted, when that is certain.
-fn refuse(storage: &Storage, pushed: Pushed, error: UnpackError) -> Result<(), ConvertError> {
-    if error.retry() == Retry::CanHelp {
-        return Err(ConvertError::Layer(pushed.blob, error));
-    }
-    let why = chain(&error);
-    tracing::info!(layer = %pushed.blob, why, "a layer cannot be converted");
-    Ok(storage.keep_outcome(pushed, &Outcome::Refused(why))?)
-}
-
-/// Makes bytes a blob of the repository.
-fn put_blob(
-    storage: &Storage,
-    repository: &Repository,
-    bytes: Vec<u8>,
-) -> Result<Descriptor, StorageError> {
-    let (upload, mut hash) = storage.begin_own_upload()?;
-    match hash.append(&[bytes.into()]) {
-        Ok(()) => finish(storage, repository, upload, hash),
-        Err(error) => given_up(storage, upload, error),
-    }
-}
-
-/// Makes what was written of an upload a blob of the repository.
-fn finish(
-    storage: &Storage,
-    repository: &Repository,
-    upload: UploadId,
-    mut hash: UploadHash,
-) -> Result<Descriptor, StorageError> {
-    let settled = hash.settle();
-    match settled.and_then(|()| storage.finish_upload(repository, upload, &mut hash)) {
-        Ok(()) => Ok(Descriptor { digest: hash.digest(), size: ByteCount(hash.length()) }),
-        Err(error) => given_up(storage, upload, error),
-    }
-}
-
-/// Removes an upload that came to nothing.
-fn given_up<T>(
-    storage: &Storage,
-    upload: UploadId,
-    error: StorageError,
-) -> Result<T, StorageError> {
-    // The first error is the one to tell; what is left goes at the next start.
-    let _ = storage.remove_upload(upload);
-    Err(error)
-}
-
-/// Says in the repository what was converted of an image.
-fn publish(
-    storage: &Storage,
-    repository: &Repository,
-    subject: (&str, Descriptor),
-    layers: &ConvertedLayers,
-) -> Result<(), ConvertError> {
-    let config = put_blob(storage, repository, artifact::EMPTY_CONFIG.to_vec())?;
-    let image = subject.1.digest;
-    let bytes = artifact::encode(subject, config, layers);
-    let digest = Digest::from_sha256(Sha256::digest(&bytes).into());
-    let manifest = Manifest::parse(Some(artifact::MEDIA_TYPE), &bytes)
-        .map_err(|error| StorageError::unreadable(&digest, error))?;
-    manifests::keep(storage, repository, &Name::Digest(digest), &digest, (manifest, bytes))
-        .map_err(ConvertError::Publish)?;
-    Ok(storage.set_converted(repository, &image, &digest)?)
-}
-
-/// An upload as something to be written, of so many bytes at most.
-struct Writer {
-    hash: UploadHash,
-    most: u64,
-}
-
-impl io::Write for Writer {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.hash.length().saturating_add(bytes.len() as u64) > self.most {
-            let why = format!("it would become more than {MOST_TIMES} times as large");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        }
-        let appended = self.hash.append(&[axum::body::Bytes::copy_from_slice(bytes)]);
-        appended.map_err(StorageError::into_io)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -11,6 +11,9 @@
 //! What came from another registry nobody tagged here: a tag is what that one said, and needs nothing. It stays for
 //! as long after its last use as other manifests do without a tag.
 //!
+//! What the registry converted of an image is needed for as long as somebody asks for it now and then; the image as it was
+//! pushed stays. It shares parts with that of other images, and those stay with them.
+//!
 //! It is looked for without a lock, since reading all manifests takes long, and removed one by one. What
 //! happened in between is known by the leases (`storage::leases`): whoever pushes, asks for, mounts
 //! or names something renews its lease, and nothing goes whose lease holds. A manifest is kept under the
@@ -29,7 +32,7 @@ use std::time::{Duration, Instant};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use longshore_types::garbage::{Garbage, GarbageItem, GarbageReason, GarbageTag};
+use longshore_types::garbage::{Garbage, GarbageForm, GarbageItem, GarbageReason, GarbageTag};
 use longshore_types::{ByteCount, Digest, Repository, Retention};
 
 use crate::Registry;
@@ -37,9 +40,9 @@ use crate::manifest::Manifest;
 use crate::pins::PinTable;
 use crate::refusal::{Code, Refusal};
 use crate::server::json;
-use crate::storage::{FoundTag, Lease, Storage, StorageError};
+use crate::storage::{Form, FoundTag, Lease, Storage, StorageError};
 use crate::upstream::is_below;
-use needed::{Contents, Kept};
+use needed::{Contents, Kept, Lack};
 
 /// The most that a report names; the rest is counted.
 const MAX_ITEMS: usize = 1000;
@@ -51,6 +54,8 @@ pub(crate) struct Patience {
     pub(crate) lease: Duration,
     /// Since a manifest was pushed, or lost a tag.
     pub(crate) untagged: Duration,
+    /// Since somebody asked for what was converted of an image.
+    pub(crate) unpulled: Duration,
 }
 
 /// `GET` tells what would be removed, `POST` removes it.
@@ -96,7 +101,8 @@ pub(crate) fn collect(
             let leased = contents.manifests.keys();
             let leased = leased.filter(|digest| storage.is_leased(&repository, digest, lease));
             let roots = pinned.iter().chain(leased).copied().collect();
-            sweep.run(&contents, &contents.kept(&roots, untagged), &mut found)?;
+            let kept = contents.kept(&roots, untagged, patience.unpulled);
+            sweep.run(&contents, &kept, &mut found)?;
             if is_theirs && removes {
                 storage.drop_loose_tags(&repository)?;
             }
@@ -115,6 +121,7 @@ fn contents(storage: &Storage, repository: &Repository) -> Result<Contents, Stor
     let mut contents = Contents { tagged: storage.tagged(repository)?, ..Contents::default() };
     // The blobs first: what is named by a manifest that comes now was touched since.
     contents.blobs = storage.blobs(repository)?;
+    contents.forms = storage.forms(repository)?;
     for digest in storage.manifests(repository)? {
         let Some(age) = storage.manifest_age(repository, &digest)? else { continue };
         let Some(stored) = storage.manifest(repository, &digest)? else { continue };
@@ -143,8 +150,8 @@ impl Sweep<'_> {
             contents.manifests.iter().partition(|(_, kind)| !kind.manifest.manifests.is_empty());
         for (digest, manifest) in indexes.into_iter().chain(images) {
             let lacks = kept.lacks(digest).filter(|_| !named.contains(digest));
-            let reason = match lacks {
-                Some(reason) if self.goes(digest, Storage::collect_manifest)? => reason,
+            let lacks = match lacks {
+                Some(lacks) if self.manifest_goes(digest, &lacks)? => lacks,
                 // Kept, also by a lease: then with all that it is made of.
                 _ => {
                     let made_of = &manifest.manifest;
@@ -154,7 +161,10 @@ impl Sweep<'_> {
                     continue;
                 }
             };
-            found.goes(self.repository, digest, manifest.size, reason);
+            match lacks {
+                Lack::Needed(reason) => found.goes(self.repository, digest, manifest.size, reason),
+                Lack::Pulled(form) => found.form_goes(self.repository, &form, manifest.size),
+            }
         }
         for (digest, size) in &contents.blobs {
             if !named.contains(digest) && self.goes(digest, Storage::collect_blob)? {
@@ -198,6 +208,15 @@ impl Sweep<'_> {
         Ok(())
     }
 
+    fn manifest_goes(&self, digest: &Digest, lacks: &Lack) -> Result<bool, StorageError> {
+        match lacks {
+            Lack::Pulled(form) if self.removes => {
+                self.storage.collect_form(self.repository, form, self.lease)
+            }
+            Lack::Pulled(_) | Lack::Needed(_) => self.goes(digest, Storage::collect_manifest),
+        }
+    }
+
     /// Whether it goes, by its lease; it is gone then, unless this only looks.
     fn goes(
         &self,
@@ -216,6 +235,7 @@ impl Sweep<'_> {
 struct Found {
     items: Vec<GarbageItem>,
     tags: Vec<GarbageTag>,
+    converted: Vec<GarbageForm>,
     manifests: u64,
     blobs: u64,
     /// The sizes of what goes, and what stays somewhere.
@@ -236,15 +256,25 @@ impl Found {
         }
     }
 
+    fn form_goes(&mut self, repository: &Repository, form: &Form, size: u64) {
+        self.manifests += 1;
+        self.going.insert(form.artifact, size);
+        if self.converted.len() < MAX_ITEMS {
+            let (repository, image) = (repository.clone(), form.image);
+            let unused = longshore_types::Duration(form.unused);
+            self.converted.push(GarbageForm { repository, image, unused });
+        }
+    }
+
     fn stays(&mut self, digest: &Digest) {
         self.staying.insert(*digest);
     }
 
     fn report(self, removed: bool) -> Garbage {
-        let Self { items, mut tags, manifests, blobs, going, staying } = self;
+        let Self { items, mut tags, converted, manifests, blobs, going, staying } = self;
         tags.truncate(MAX_ITEMS);
         let freed = going.iter().filter(|(digest, _)| !staying.contains(digest));
         let bytes = ByteCount(freed.map(|(_, size)| size).sum());
-        Garbage { removed, manifests, blobs, bytes, items, tags }
+        Garbage { removed, manifests, blobs, bytes, items, tags, converted }
     }
 }

@@ -1,23 +1,150 @@
 //! What a registry tells operators; `docs/metrics.md` says what each means.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::Request;
 use longshore_telemetry::counted::Bodies;
-use longshore_telemetry::metrics::{Registry, Unit};
+use longshore_telemetry::metrics::{Registry, Unit, long_times};
 use longshore_telemetry::requests::Requests;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 
 use crate::route::{Route, Target};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    outcome: &'static str,
+}
 
 /// The metrics of a registry.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     requests: Requests,
     bodies: Bodies,
+    pub(crate) converter: ConverterMetrics,
+}
+
+/// Those of what it makes of layers.
+#[derive(Debug, Clone)]
+pub(crate) struct ConverterMetrics {
+    conversions: Family<Ended, Counter>,
+    read: Counter,
+    written: Counter,
+    durations: Histogram,
+    /// Images that wait to be looked at.
+    pub(crate) waiting: Gauge,
+    checks: Family<Ended, Counter>,
+}
+
+/// How the conversion of a layer ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Conversion {
+    Done,
+    Refused,
+    Failed,
+}
+
+impl Conversion {
+    const ALL: [Self; 3] = [Self::Done, Self::Refused, Self::Failed];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// How a converted layer was found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Check {
+    Same,
+    Damaged,
+    Different,
+    OriginalDamaged,
+    Failed,
+}
+
+impl Check {
+    const ALL: [Self; 5] =
+        [Self::Same, Self::Damaged, Self::Different, Self::OriginalDamaged, Self::Failed];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Damaged => "damaged",
+            Self::Different => "different",
+            Self::OriginalDamaged => "original_damaged",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { requests: Requests::new(kind), bodies: Bodies::default() }
+        let (requests, bodies) = (Requests::new(kind), Bodies::default());
+        Self { requests, bodies, converter: ConverterMetrics::default() }
+    }
+}
+
+impl Default for ConverterMetrics {
+    fn default() -> Self {
+        let (conversions, checks) = (Family::default(), Family::default());
+        // They are told from the beginning, so that the first of each is a change.
+        let tell = |family: &Family<Ended, Counter>, outcome| {
+            drop(family.get_or_create(&Ended { outcome }));
+        };
+        Conversion::ALL.iter().for_each(|how| tell(&conversions, how.as_str()));
+        Check::ALL.iter().for_each(|how| tell(&checks, how.as_str()));
+        Self {
+            conversions,
+            read: Counter::default(),
+            written: Counter::default(),
+            durations: long_times(),
+            waiting: Gauge::default(),
+            checks,
+        }
+    }
+}
+
+impl ConverterMetrics {
+    /// A conversion ended.
+    pub(crate) fn ended(&self, how: Conversion) {
+        self.conversions.get_or_create(&Ended { outcome: how.as_str() }).inc();
+    }
+
+    /// One was done, of so many bytes into so many.
+    pub(crate) fn converted(&self, read: u64, written: u64, took: Duration) {
+        self.ended(Conversion::Done);
+        self.read.inc_by(read);
+        self.written.inc_by(written);
+        self.durations.observe(took.as_secs_f64());
+    }
+
+    /// A converted layer was checked.
+    pub(crate) fn checked(&self, how: Check) {
+        self.checks.get_or_create(&Ended { outcome: how.as_str() }).inc();
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        let help = "Layers that the converter took up, by how that ended";
+        registry.register("conversions", help, self.conversions.clone());
+        let help = "Layers that were converted, as they were pushed";
+        registry.register_with_unit("conversion_read", help, Unit::Bytes, self.read.clone());
+        let help = "What they became";
+        registry.register_with_unit("conversion_written", help, Unit::Bytes, self.written.clone());
+        let help = "The conversion of one layer";
+        let durations = self.durations.clone();
+        registry.register_with_unit("conversion_duration", help, Unit::Seconds, durations);
+        let help = "Images that the converter has yet to look at";
+        registry.register("conversion_queue_images", help, self.waiting.clone());
+        let help = "Converted layers that were converted again and compared, by what was found";
+        registry.register("conversion_checks", help, self.checks.clone());
     }
 }
 
@@ -30,6 +157,7 @@ impl Metrics {
         registry.register_with_unit("received", help, Unit::Bytes, self.bodies.received.clone());
         let help = "Bodies of answers: what is pulled";
         registry.register_with_unit("sent", help, Unit::Bytes, self.bodies.sent.clone());
+        self.converter.register(registry);
     }
 
     /// The router with its requests told of.

@@ -15,6 +15,7 @@ use crate::access::Authorizer;
 use crate::access::passing::PassingTokens;
 use crate::converter::Queue;
 use crate::garbage::{self, Patience};
+use crate::metrics::Metrics;
 use crate::objects::{Objects, S3Location};
 use crate::pins::{PinTable, Pins};
 use crate::refusal::{Code, Refusal};
@@ -54,6 +55,13 @@ pub struct RegistryOptions {
     /// Layers of at least so many bytes are converted; none when it is not said. Default: 8 MiB, for a smaller
     /// one comes in one request as it is.
     pub convert_from: Option<ByteCount>,
+    /// How often a converted layer is checked, with nothing to convert: whether it is stored as it was made, and made
+    /// again becomes the same. Default: 1 h.
+    pub check_interval: Duration,
+    /// How long a layer is not checked that was made or checked. Default: 7 days.
+    pub check_again: Duration,
+    /// How long what was converted of an image is kept that nobody asks for. Default: 30 days.
+    pub keep_converted: Duration,
     /// Other registries, whose images this one gives as its own. Default: none.
     pub upstreams: UpstreamOptions,
     /// How long a client may send nothing in the middle of a body. Default: 30 s.
@@ -64,6 +72,8 @@ pub struct RegistryOptions {
     pub upload_age: Duration,
     /// How long a passing token holds, of those that clients fetch when they log in. Default: 5 min.
     pub passing_lifetime: Duration,
+    /// Where it counts what it does in the background. Default: where nobody looks.
+    pub metrics: Metrics,
 }
 
 impl RegistryOptions {
@@ -79,11 +89,15 @@ impl RegistryOptions {
             push_lease: Duration::from_secs(3600),
             keep_untagged: Duration::from_secs(7 * 24 * 3600),
             convert_from: Some(ByteCount(8 << 20)),
+            check_interval: Duration::from_secs(3600),
+            check_again: Duration::from_secs(7 * 24 * 3600),
+            keep_converted: Duration::from_secs(30 * 24 * 3600),
             upstreams: UpstreamOptions::default(),
             body_stall: Duration::from_secs(30),
             max_blob: ByteCount(256 << 30),
             upload_age: Duration::from_secs(24 * 3600),
             passing_lifetime: Duration::from_secs(300),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -144,6 +158,9 @@ pub struct Registry {
     /// One collection at a time.
     collecting: tokio::sync::Mutex<()>,
     pub(crate) convert_from: Option<ByteCount>,
+    pub(crate) check_interval: Duration,
+    pub(crate) check_again: Duration,
+    pub(crate) metrics: Metrics,
     /// What came and may have to be converted.
     pub(crate) pushed: Queue,
     pub(crate) upstreams: Upstreams,
@@ -189,11 +206,15 @@ impl Registry {
             push_lease,
             keep_untagged,
             convert_from,
+            check_interval,
+            check_again,
+            keep_converted,
             upstreams,
             body_stall,
             max_blob,
             upload_age,
             passing_lifetime,
+            metrics,
         } = options;
         let largest = objects.as_ref().map_or(u64::MAX, Objects::max_object);
         let storage = match Storage::open(&root, upload_age, objects) {
@@ -213,10 +234,17 @@ impl Registry {
             pins: Pins::new(pins),
             is_told,
             pushes,
-            patience: Patience { lease: push_lease, untagged: keep_untagged },
+            patience: Patience {
+                lease: push_lease,
+                untagged: keep_untagged,
+                unpulled: keep_converted,
+            },
             collecting: tokio::sync::Mutex::default(),
             convert_from,
-            pushed: Queue::default(),
+            check_interval,
+            check_again,
+            pushed: Queue::new(metrics.converter.waiting.clone()),
+            metrics,
             upstreams,
             body_stall,
             max_blob: ByteCount(max_blob.0.min(largest)),

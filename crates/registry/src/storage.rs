@@ -7,7 +7,8 @@
 //! repositories/<name>/_manifests/<hex>  JSON: the repository has this manifest, of this media type
 //! repositories/<name>/_tags/<tag>       the digest that the tag names
 //! repositories/<name>/_converted/<hex of an image>
-//!                                       the digest of the artifact that names what was converted of it
+//!                                       the digest of the artifact that names what was converted of it, or
+//!                                       "unpulled" when that is gone because nobody pulled it
 //! repositories/<name>/_retention        JSON: what of it goes by itself
 //! repositories/<name>/_upstream         the name of the registry that it is one of
 //! repositories/<name>/_referrers/<hex of the subject>/<hex>
@@ -42,6 +43,7 @@ mod collect;
 mod converted;
 mod durable;
 mod fetched;
+mod forms;
 mod leases;
 mod links;
 mod objects;
@@ -63,8 +65,9 @@ use rustix::fs::FlockOperation;
 
 use crate::manifest::ManifestError;
 use crate::objects::{self as store, Objects};
-pub(crate) use converted::{Outcome, Pushed};
+pub(crate) use converted::{Made, Outcome, Pushed};
 use durable::During as _;
+pub(crate) use forms::{Form, Standing};
 pub(crate) use leases::Lease;
 use leases::Leases;
 pub(crate) use links::{BlobBytes, Referrer, StoredManifest};

@@ -14,12 +14,16 @@ pub(crate) mod server;
 mod access;
 #[path = "protocol/blobs.rs"]
 mod blobs;
+#[path = "protocol/checked.rs"]
+mod checked;
 #[path = "protocol/converted.rs"]
 mod converted;
 #[path = "protocol/crash.rs"]
 mod crash;
 #[path = "protocol/disk.rs"]
 mod disk;
+#[path = "protocol/forms.rs"]
+mod forms;
 #[path = "protocol/full_disk.rs"]
 mod full_disk;
 #[path = "protocol/garbage.rs"]

@@ -22,6 +22,21 @@ pub struct Garbage {
     /// then on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<GarbageTag>,
+    /// The images of which nobody pulled what the registry converted of them; they themselves stay. Of very many the
+    /// first ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub converted: Vec<GarbageForm>,
+}
+
+/// What was converted of an image and nobody pulled; a manifest, whose blobs go with it where no other one names them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GarbageForm {
+    /// Where it is.
+    pub repository: Repository,
+    /// The manifest of the image.
+    pub image: Digest,
+    /// For how long nobody asked.
+    pub unused: Duration,
 }
 
 /// A tag that its repository need not keep.

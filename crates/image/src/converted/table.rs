@@ -227,16 +227,6 @@ impl Table {
     pub fn stored(&self) -> ByteCount {
         ByteCount((0..self.frames.len()).map(|idx| self.stored_bytes(idx)).sum())
     }
-
-    /// Whether another one is of the same layer with the same contents, however either is compressed.
-    pub fn is_of_the_same(&self, other: &Self) -> bool {
-        let Self { diff_id, index, data, report, frames } = self;
-        let digests = |frames: &[Frame]| -> Vec<[u8; 32]> {
-            frames.iter().map(|frame| frame.digest).collect()
-        };
-        (diff_id, index, data, report) == (&other.diff_id, &other.index, &other.data, &other.report)
-            && digests(frames) == digests(&other.frames)
-    }
 }
 
 /// The most bytes of contents that a layer can have: each file ends with its block.

@@ -86,7 +86,7 @@ fn what_is_put_together_again_is_what_a_node_unpacks() {
         for blob in compressed {
             let again = converted(&blob, &plain);
             assert_eq!((&again.index, &again.frames), (&index, &frames), "{n}");
-            assert!(again.table == table && again.table.is_of_the_same(&table), "{n}");
+            assert!(again.table == table && again.table.difference(&table).is_none(), "{n}");
         }
     }
 }
@@ -272,18 +272,55 @@ fn another_compression_is_of_the_same_and_other_bytes_are_not() {
     let table = small_table();
     let mut other = table.clone();
     other.frames[0].stored = Stored::Raw;
-    assert!(table != other && table.is_of_the_same(&other));
-    for change in [
-        (|table| table.frames[0].digest[5] ^= 1) as fn(&mut Table),
-        |table| table.diff_id = digest_of(b"x"),
-        |table| table.index = described(b"x"),
-        |table| table.report.whiteouts = 1,
-        |table| table.frames.truncate(2),
+    assert!(table != other && table.difference(&other).is_none());
+    for (change, told) in [
+        ((|table| table.diff_id = digest_of(b"x")) as fn(&mut Table), digest_of(b"x").to_string()),
+        (|table| table.index = described(b"x"), digest_of(b"x").to_string()),
+        (|table| table.index.size.0 += 1, "of 5 bytes, and becomes".to_owned()),
+        (|table| table.data.0 -= 4096, format!("becomes {}", 2 * FRAME)),
+        (|table| table.frames.truncate(2), "bytes of contents".to_owned()),
+        (|table| table.frames[2].digest[0] = 0xab, format!("frame 2 is {}", "02".repeat(32))),
+        (|table| table.frames[2].digest[0] = 0xab, "becomes ab0202".to_owned()),
+        (|table| table.report.whiteouts = 1, "reading its archive".to_owned()),
     ] {
         let mut other = table.clone();
         change(&mut other);
-        assert!(!table.is_of_the_same(&other));
+        let difference = table.difference(&other).unwrap().to_string();
+        assert!(difference.contains(&told), "{told:?} in {difference}");
     }
+}
+
+#[test]
+fn frames_that_are_not_what_their_table_says_are_found() {
+    let plain = Archive::default()
+        .file("noise", &noise(FRAME, 6))
+        .file("zeros", &[0; FRAME])
+        .file("text", &[b'x'; FRAME])
+        .file("more", &noise(5000, 7))
+        .finish();
+    let Converted { table, frames, .. } = converted(&plain, &plain);
+    let check = |table: &Table, frames: &[u8], piece: usize| {
+        let mut stored = StoredFrames::new(table).unwrap();
+        frames.chunks(piece).for_each(|piece| stored.take(piece));
+        stored.finish()
+    };
+    for piece in [1009, 64 << 10, FRAME, frames.len()] {
+        assert_eq!(check(&table, &frames, piece), None, "{piece}");
+        let mut other = frames.clone();
+        other[FRAME - 1] ^= 1;
+        assert_eq!(check(&table, &other, piece), Some(Difference::Stored(0)), "{piece}");
+        // A table that says otherwise, in memory that lost a bit.
+        let mut wrong = table.clone();
+        wrong.frames[2].digest[9] ^= 1;
+        assert_eq!(check(&wrong, &frames, piece), Some(Difference::Stored(2)), "{piece}");
+        let (expected, found) = (table.stored(), ByteCount(frames.len() as u64 - 1));
+        let short = Some(Difference::Length { expected, found });
+        assert_eq!(check(&table, &frames[..frames.len() - 1], piece), short, "{piece}");
+        let long = check(&table, &[&frames[..], b"x"].concat(), piece);
+        assert!(matches!(long, Some(Difference::Length { .. })), "{long:?}");
+    }
+    let nothing = converted(&[0; 1024], &[0; 1024]);
+    assert_eq!(check(&nothing.table, &[], 1), None);
 }
 
 fn layers() -> ConvertedLayers {

@@ -94,6 +94,9 @@ struct RunOptions {
     /// takes about as much room again
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = true)]
     convert_images: bool,
+    /// How long it keeps that form of an image which no node asks for
+    #[arg(long, value_name = "DURATION", default_value = "30d")]
+    keep_converted: Duration,
     #[command(flatten)]
     metrics: MetricsOptions,
 }
@@ -185,6 +188,7 @@ async fn serve(
     if !options.convert_images {
         defaults.convert_from = None;
     }
+    let metrics = longshore_registry::Metrics::default();
     let registry = RegistryOptions {
         objects,
         pins: table.pins(),
@@ -194,7 +198,9 @@ async fn serve(
             None => Pushes::Always,
         },
         keep_untagged: options.keep_untagged.0,
+        keep_converted: options.keep_converted.0,
         upstreams,
+        metrics: metrics.clone(),
         ..defaults
     };
     let registry = Arc::new(Registry::open(registry)?);
@@ -209,7 +215,6 @@ async fn serve(
     service.spawn_until_shutdown("maintenance", async move { maintained.maintain().await });
     let converting = Arc::clone(&registry);
     service.spawn_until_shutdown("converter", async move { converting.convert().await });
-    let metrics = longshore_registry::Metrics::default();
     if let Some(listener) = listeners.metrics {
         let mut told = longshore_registry::metrics_registry();
         metrics.register(&mut told);

@@ -242,6 +242,10 @@ struct RegistryFlags {
     /// time [default: true]
     #[arg(long, value_name = "BOOL")]
     convert_images: Option<String>,
+    /// How long the registry keeps that form of an image which no node asks for; the image itself stays
+    /// [default: 30d]
+    #[arg(long, value_name = "DURATION")]
+    keep_converted: Option<String>,
 }
 
 impl RegistryFlags {
@@ -259,6 +263,7 @@ impl RegistryFlags {
             keep_untagged,
             keep_releases,
             convert_images,
+            keep_converted,
         } = self.clone();
         let flags = [
             ("registry", registry),
@@ -273,6 +278,7 @@ impl RegistryFlags {
             ("keep_untagged", keep_untagged),
             ("keep_releases", keep_releases),
             ("convert_images", convert_images),
+            ("keep_converted", keep_converted),
         ];
         flags.into_iter().filter_map(|(key, text)| Some((key, text?)))
     }

@@ -130,6 +130,7 @@ fn registry(
         .with("global", global)
         .with("keep-untagged", settings.keep_untagged)
         .with("convert-images", settings.convert_images)
+        .with("keep-converted", settings.keep_converted)
         .with_objects(&settings.registry_objects)
         .with_upstreams(&settings.upstreams);
     let mut sockets = vec![("registry", users), ("registry-here", here)];

@@ -62,6 +62,8 @@ pub struct Settings {
     pub keep_untagged: Duration,
     /// Whether it converts the layers of images.
     pub convert_images: bool,
+    /// How long it keeps what it converted and no node asks for.
+    pub keep_converted: Duration,
     /// How users of both are spoken to.
     pub tls: TlsSettings,
     /// Where the ingress listens.
@@ -162,6 +164,7 @@ impl Settings {
             upstreams: UpstreamSettings::default(),
             keep_untagged: Duration::from_secs(7 * 24 * 3600),
             convert_images: true,
+            keep_converted: Duration::from_secs(30 * 24 * 3600),
             tls: TlsSettings::default(),
             ingress_listen: loopback(8080),
             ingress_tls: IngressTls::default(),

@@ -50,7 +50,8 @@ impl<'a> Pieces<'a> {
         self.has_failed
     }
 
-    fn read_piece(&mut self) -> io::Result<Option<Bytes>> {
+    /// The next bytes; nothing at the end.
+    pub(super) fn read_piece(&mut self) -> io::Result<Option<Bytes>> {
         if self.is_ending.load(Ordering::Relaxed) {
             return Err(io::Error::other("the registry ends"));
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use longshore_types::{Digest, Repository, Tag};
 
 use super::converted::CONVERTER;
-use super::durable::{self, During as _};
+use super::durable;
 use super::leases::Lease;
 use super::links::{BLOBS, MANIFESTS, TAGS};
 use super::uploads::REPOSITORY;
@@ -50,13 +50,7 @@ impl Storage {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Option<Duration>, StorageError> {
-        let link = self.link(repository, MANIFESTS, &digest.hex());
-        let changed = match fs::metadata(&link).and_then(|link| link.modified()) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            changed => changed.during("read", &link)?,
-        };
-        // A clock that was put back makes things young, and nothing goes for that.
-        Ok(Some(SystemTime::now().duration_since(changed).unwrap_or_default()))
+        durable::age(&self.link(repository, MANIFESTS, &digest.hex()))
     }
 
     /// For how long the oldest upload to the repository, or of all, has been going on.
@@ -116,7 +110,7 @@ impl Storage {
     }
 
     /// Does so under the lock of the repository, while nobody learns anything of it.
-    fn collect(
+    pub(super) fn collect(
         &self,
         repository: &Repository,
         digest: &Digest,
@@ -146,14 +140,14 @@ impl Storage {
                 return Ok(());
             }
         };
-        let link = self.link(repository, MANIFESTS, &digest.hex());
-        match fs::File::open(&link).and_then(|link| link.set_modified(SystemTime::now())) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            renewed => renewed.during("change", &link),
-        }
+        durable::renew(&self.link(repository, MANIFESTS, &digest.hex()))
     }
 
-    fn digests_of(&self, repository: &Repository, kind: &str) -> Result<Vec<Digest>, StorageError> {
+    pub(super) fn digests_of(
+        &self,
+        repository: &Repository,
+        kind: &str,
+    ) -> Result<Vec<Digest>, StorageError> {
         let names = durable::list(&self.repository_dir(repository).join(kind))?;
         Ok(names.iter().filter_map(|name| Digest::from_hex(name).ok()).collect())
     }

@@ -1,13 +1,13 @@
-//! What the registry itself made of the layers of images, and of which image it told that.
+//! What the registry itself made of the layers of images.
 //!
 //! What became of a layer is kept by the blob that it was made of **and** its DiffID, never by the DiffID
 //! alone: the config that names one is anybody's, and who has no right to a layer must not get what was
 //! made of it by naming it. A repository that has the blob was given it by somebody who has its bytes.
 //!
-//! That an artifact is the registry's own is told by a link that only the converter makes, in a directory
-//! that no request names. What its manifest says anybody could have pushed, to an earlier release at least.
+//! Which artifacts are the registry's own, and what becomes of them, is in [`super::forms`].
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use longshore_image::converted::artifact::ConvertedLayer;
 use longshore_image::manifest::Descriptor;
@@ -19,8 +19,8 @@ use super::links::read_json;
 use super::uploads::UploadHash;
 use super::{Storage, StorageError, UploadId};
 
-/// In a repository, the artifact about each image, by its manifest.
-const CONVERTED: &str = "_converted";
+/// What became of layers.
+const OUTCOMES: &str = "converted";
 
 /// Whose uploads those of the converter are: no repository has such a name.
 pub(super) const CONVERTER: &str = "_converter";
@@ -32,10 +32,31 @@ const ENOUGH_FREE: u64 = 10 << 30;
 const VERSION: u32 = 1;
 
 /// A layer as it was pushed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Pushed {
     pub(crate) blob: Digest,
     pub(crate) diff_id: Digest,
+}
+
+impl Pushed {
+    fn name(self) -> String {
+        format!("{}-{}", self.blob.hex(), self.diff_id.hex())
+    }
+
+    fn of_name(name: &str) -> Option<Self> {
+        let (blob, diff_id) = name.split_once('-')?;
+        let (blob, diff_id) = (Digest::from_hex(blob).ok()?, Digest::from_hex(diff_id).ok()?);
+        Some(Self { blob, diff_id })
+    }
+}
+
+/// A layer that is converted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Made {
+    pub(crate) layer: Pushed,
+    pub(crate) parts: ConvertedLayer,
+    /// Since it was made, or last found to be right.
+    pub(crate) age: Duration,
 }
 
 /// What became of a layer.
@@ -81,8 +102,8 @@ impl From<Part> for Descriptor {
 }
 
 impl Storage {
-    fn outcome_path(&self, Pushed { blob, diff_id }: Pushed) -> PathBuf {
-        self.root.join("converted").join(format!("{}-{}", blob.hex(), diff_id.hex()))
+    fn outcome_path(&self, layer: Pushed) -> PathBuf {
+        self.root.join(OUTCOMES).join(layer.name())
     }
 
     /// What became of a layer before, when that is known.
@@ -115,17 +136,16 @@ impl Storage {
         let record = Record { version: VERSION, converted, refused };
         let record = serde_json::to_vec(&record).expect("texts and numbers are valid JSON");
         let path = self.outcome_path(layer);
-        durable::ensure_dir(&self.root, &self.root.join("converted"))?;
+        durable::ensure_dir(&self.root, &self.root.join(OUTCOMES))?;
         durable::write(&self.tmp(), &path, &record)
     }
 
     /// Forgets what became of layers that nobody has any more.
     pub(crate) fn forget_outcomes(&self) -> Result<(), StorageError> {
-        let directory = self.root.join("converted");
+        let directory = self.root.join(OUTCOMES);
         for name in durable::list(&directory)? {
-            let blob = name.split_once('-').and_then(|(blob, _)| Digest::from_hex(blob).ok());
-            let is_there = match blob {
-                Some(blob) => self.bytes_size(&blob)?.is_some(),
+            let is_there = match Pushed::of_name(&name) {
+                Some(layer) => self.bytes_size(&layer.blob)?.is_some(),
                 None => false,
             };
             if !is_there {
@@ -133,6 +153,58 @@ impl Storage {
             }
         }
         Ok(())
+    }
+
+    /// The layers that are converted, in order, without those of which a part is gone.
+    pub(crate) fn made(&self) -> Result<Vec<Made>, StorageError> {
+        let mut made = Vec::new();
+        for name in durable::list(&self.root.join(OUTCOMES))? {
+            let Some(layer) = Pushed::of_name(&name) else { continue };
+            let parts = match self.outcome(layer) {
+                Ok(Some(Outcome::Converted(parts))) => parts,
+                Ok(Some(Outcome::Refused(_)) | None) => continue,
+                // The others are looked after all the same.
+                Err(error) => {
+                    let error = longshore_types::chain(&error);
+                    tracing::warn!(error, "what became of a layer is not known");
+                    continue;
+                }
+            };
+            if self.has_parts(&parts)?
+                && let Some(age) = durable::age(&self.outcome_path(layer))?
+            {
+                made.push(Made { layer, parts, age });
+            }
+        }
+        Ok(made)
+    }
+
+    fn has_parts(&self, parts: &ConvertedLayer) -> Result<bool, StorageError> {
+        for part in parts.blobs() {
+            if self.bytes_size(&part.digest)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A repository that has a layer as it was pushed and what it became.
+    pub(crate) fn home_of(&self, made: &Made) -> Result<Option<Repository>, StorageError> {
+        let parts = made.parts.blobs().map(|part| part.digest);
+        'repositories: for repository in self.repositories()? {
+            for blob in [&made.layer.blob].into_iter().chain(&parts) {
+                if self.blob_size(&repository, blob)?.is_none() {
+                    continue 'repositories;
+                }
+            }
+            return Ok(Some(repository));
+        }
+        Ok(None)
+    }
+
+    /// Remembers that what a layer became was found to be right.
+    pub(crate) fn note_right(&self, layer: Pushed) -> Result<(), StorageError> {
+        durable::renew(&self.outcome_path(layer))
     }
 
     /// Gives the repository what a layer of it became; false when that is not there any more.
@@ -147,49 +219,6 @@ impl Storage {
             }
         }
         Ok(true)
-    }
-
-    fn converted_path(&self, repository: &Repository, image: &Digest) -> PathBuf {
-        self.link(repository, CONVERTED, &image.hex())
-    }
-
-    /// The artifact that names what was converted of an image, when the repository has both.
-    pub(crate) fn converted(
-        &self,
-        repository: &Repository,
-        image: &Digest,
-    ) -> Result<Option<Digest>, StorageError> {
-        let path = self.converted_path(repository, image);
-        let Some(text) = durable::read(&path)? else { return Ok(None) };
-        let digest = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
-        let digest = digest.ok_or_else(|| std::io::Error::other("not a digest"));
-        let digest: Digest = digest.during("understand", &path)?;
-        for needed in [&digest, image] {
-            if self.manifest_size(repository, needed)?.is_none() {
-                return Ok(None);
-            }
-        }
-        Ok(Some(digest))
-    }
-
-    /// Says that an artifact of the repository names what was converted of an image.
-    pub(crate) fn set_converted(
-        &self,
-        repository: &Repository,
-        image: &Digest,
-        artifact: &Digest,
-    ) -> Result<(), StorageError> {
-        let path = self.new_link(repository, CONVERTED, &image.hex())?;
-        durable::write(&self.tmp(), &path, artifact.to_string().as_bytes())
-    }
-
-    /// Nothing is converted of an image that is gone.
-    pub(super) fn forget_converted(
-        &self,
-        repository: &Repository,
-        image: &Digest,
-    ) -> Result<(), StorageError> {
-        durable::remove(&self.converted_path(repository, image)).map(drop)
     }
 
     /// Whether so much more leaves a tenth of the disk free, or what is enough on a large one, which pushes and

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
@@ -93,6 +94,24 @@ pub(super) fn size(path: &Path) -> Result<Option<u64>, StorageError> {
         Ok(metadata) => Ok(Some(metadata.len())),
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(error).during("read", path),
+    }
+}
+
+/// Since a file was written or renewed, by the machine's clock; `None` when there is none.
+pub(super) fn age(path: &Path) -> Result<Option<Duration>, StorageError> {
+    match fs::metadata(path).and_then(|metadata| metadata.modified()) {
+        // A clock that was put back makes things young, and nothing goes for that.
+        Ok(at) => Ok(Some(SystemTime::now().duration_since(at).unwrap_or_default())),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error).during("read", path),
+    }
+}
+
+/// Makes a file, if there is one, as if it were written now. A power cut may undo that.
+pub(super) fn renew(path: &Path) -> Result<(), StorageError> {
+    match File::open(path).and_then(|file| file.set_modified(SystemTime::now())) {
+        Err(error) if is_absent(&error) => Ok(()),
+        renewed => renewed.during("change", path),
     }
 }
 

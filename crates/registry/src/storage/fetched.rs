@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use longshore_types::{Digest, Repository, Tag};
@@ -17,7 +17,7 @@ use super::{Storage, StorageError, UploadHash};
 const UPSTREAM: &str = "_upstream";
 
 /// A use is noted when the last one that was is older.
-const NOTED_EACH: Duration = Duration::from_secs(3600);
+pub(super) const NOTED_EACH: Duration = Duration::from_secs(3600);
 
 /// Bytes that are read at once.
 const PIECE: usize = 1 << 20;
@@ -84,11 +84,7 @@ impl Storage {
         if self.manifest_age(repository, digest)?.is_none_or(|age| age < NOTED_EACH) {
             return Ok(());
         }
-        let link = self.link(repository, MANIFESTS, &digest.hex());
-        match File::open(&link).and_then(|link| link.set_modified(SystemTime::now())) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            noted => noted.during("change", &link),
-        }
+        durable::renew(&self.link(repository, MANIFESTS, &digest.hex()))
     }
 
     /// Removes the tags of a repository whose manifests are gone.

@@ -444,11 +444,16 @@ impl Storage {
         }
         let had_bytes = self.bytes_size(digest)?.is_some();
         if !needed {
-            durable::remove(&self.pending_path(digest))?;
-            durable::remove(&self.blob_path(digest))?;
-            self.drop_object_of(digest)?;
+            self.remove_bytes(digest)?;
         }
         durable::remove(&link)?;
         Ok(had_bytes)
+    }
+
+    /// Removes bytes, for who holds the lock of their digest.
+    pub(super) fn remove_bytes(&self, digest: &Digest) -> Result<(), StorageError> {
+        durable::remove(&self.pending_path(digest))?;
+        durable::remove(&self.blob_path(digest))?;
+        self.drop_object_of(digest)
     }
 }

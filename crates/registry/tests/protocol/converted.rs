@@ -18,7 +18,7 @@ use super::*;
 const TYPE: &str = "application/vnd.longshore.image.converted.v1";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-fn converting(options: RegistryOptions) -> RegistryOptions {
+pub(super) fn converting(options: RegistryOptions) -> RegistryOptions {
     RegistryOptions { convert_from: Some(ByteCount(1000)), ..options }
 }
 
@@ -29,14 +29,14 @@ async fn harness() -> Harness {
 }
 
 /// A layer with one file of bytes that do not shrink.
-fn layer(n_bytes: usize, seed: u64) -> Vec<u8> {
+pub(super) fn layer(n_bytes: usize, seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; n_bytes];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     archive(&bytes)
 }
 
 /// An archive with one file.
-fn archive(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn archive(bytes: &[u8]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
     header.set_size(bytes.len() as u64);
@@ -45,7 +45,7 @@ fn archive(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The config of an image whose layers unpack to these archives.
-fn config(archives: &[&[u8]]) -> String {
+pub(super) fn config(archives: &[&[u8]]) -> String {
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let diff_ids: Vec<String> = archives.iter().map(|archive| digest(archive)).collect();
     json!({"architecture": architecture, "os": "linux", "config": {},
@@ -53,7 +53,7 @@ fn config(archives: &[&[u8]]) -> String {
     .to_string()
 }
 
-fn manifest(config: &str, layers: &[&[u8]]) -> String {
+pub(super) fn manifest(config: &str, layers: &[&[u8]]) -> String {
     let described = |kind: &str, bytes: &[u8]| json!({"mediaType": kind, "digest": digest(bytes), "size": bytes.len()});
     let layers: Vec<Value> = layers.iter().map(|layer| described(LAYER, layer)).collect();
     json!({"schemaVersion": 2, "mediaType": IMAGE, "layers": layers,
@@ -63,20 +63,31 @@ fn manifest(config: &str, layers: &[&[u8]]) -> String {
 
 impl Harness {
     /// Pushes an image of one layer, which is said to unpack to `archive`; gives its manifest's digest.
-    async fn push_layer(
+    pub(super) async fn push_layer(
         &self,
         token: &str,
         repository: &str,
         layer: &[u8],
         archive: &[u8],
     ) -> String {
-        let config = config(&[archive]);
-        for blob in [layer, config.as_bytes()] {
+        self.push_layers(token, repository, &[(layer, archive)]).await
+    }
+
+    /// The same of several layers, each with what it is said to unpack to.
+    pub(super) async fn push_layers(
+        &self,
+        token: &str,
+        repository: &str,
+        layers: &[(&[u8], &[u8])],
+    ) -> String {
+        let (layers, archives): (Vec<&[u8]>, Vec<&[u8]>) = layers.iter().copied().unzip();
+        let config = config(&archives);
+        for blob in layers.iter().copied().chain([config.as_bytes()]) {
             let path = format!("/v2/{repository}/blobs/uploads/?digest={}", digest(blob));
             let answer = self.send_as(token, "POST", &path, &[], blob.to_vec()).await;
             assert_eq!(answer.status, 201, "{}", answer.text());
         }
-        let manifest = manifest(&config, &[layer]);
+        let manifest = manifest(&config, &layers);
         let digest = digest(manifest.as_bytes());
         let path = format!("/v2/{repository}/manifests/{digest}");
         let answer = self.send_as(token, "PUT", &path, &[("content-type", IMAGE)], manifest).await;
@@ -84,12 +95,12 @@ impl Harness {
         digest
     }
 
-    async fn converted(&self, repository: &str, manifest: &str) -> Answer {
+    pub(super) async fn converted(&self, repository: &str, manifest: &str) -> Answer {
         self.get(&format!("/v2/_longshore/converted/{repository}?manifest={manifest}")).await
     }
 
     /// Waits until an image is converted, and gives the artifact.
-    async fn until_converted(&self, repository: &str, manifest: &str) -> Value {
+    pub(super) async fn until_converted(&self, repository: &str, manifest: &str) -> Value {
         let deadline = std::time::Instant::now() + Duration::from_secs(60);
         loop {
             let answer = self.converted(repository, manifest).await;
@@ -105,7 +116,7 @@ impl Harness {
     }
 
     /// Pulls as a node with an empty store does.
-    async fn pull(&self, repository: &str, manifest: &str) -> PullReport {
+    pub(super) async fn pull(&self, repository: &str, manifest: &str) -> PullReport {
         let root = tempfile::tempdir().unwrap();
         let kernel = Some(KernelPath::Loop);
         let store = ImageStore::open_with(root.path(), Limits::default(), kernel).unwrap();
@@ -115,13 +126,13 @@ impl Harness {
         pulled.unwrap().1
     }
 
-    async fn status(&self, path: String) -> u16 {
+    pub(super) async fn status(&self, path: String) -> u16 {
         self.send("HEAD", &path, &[], "").await.status
     }
 }
 
 /// The digests of the blobs that an artifact names, without its config.
-fn blobs(artifact: &Value) -> Vec<String> {
+pub(super) fn blobs(artifact: &Value) -> Vec<String> {
     let layers = artifact["layers"].as_array().unwrap().iter();
     layers.map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect()
 }
@@ -303,7 +314,7 @@ async fn it_goes_with_its_image_and_not_while_somebody_has_it() {
 }
 
 /// Serves once the thread of a converter that was dropped has let go of the directory.
-async fn serve_when_free(options: RegistryOptions) -> Server {
+pub(super) async fn serve_when_free(options: RegistryOptions) -> Server {
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     let options = stored(options).await;
     while let Err(error) = longshore_registry::Registry::open(options.clone()) {

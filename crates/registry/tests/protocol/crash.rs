@@ -14,6 +14,8 @@ const STORE: &str = "LONGSHORE_TEST_REGISTRY_STORE";
 const LEASE: &str = "LONGSHORE_TEST_REGISTRY_LEASE";
 /// Is there when it converts what is pushed.
 const CONVERTS: &str = "LONGSHORE_TEST_REGISTRY_CONVERTS";
+/// Is there when it also checks all the time what it made.
+const CHECKS: &str = "LONGSHORE_TEST_REGISTRY_CHECKS";
 /// The upstream that it has.
 const UPSTREAM: &str = "LONGSHORE_TEST_REGISTRY_UPSTREAM";
 
@@ -30,6 +32,10 @@ async fn serves_when_started_as_a_child() {
     }
     if std::env::var_os(CONVERTS).is_some() {
         options.convert_from = Some(longshore_types::ByteCount(1000));
+    }
+    if std::env::var_os(CHECKS).is_some() {
+        options.check_interval = Duration::from_millis(5);
+        options.check_again = Duration::ZERO;
     }
     if let Ok(upstream) = std::env::var(UPSTREAM) {
         options.upstreams.sources = vec![upstream.parse().unwrap()];
@@ -62,6 +68,11 @@ impl Process {
     /// One that converts what is pushed.
     pub fn start_converting(root: &Path) -> Self {
         Self::start_with(root, &[(CONVERTS, String::new())])
+    }
+
+    /// The same with checks of what it made, one after the other.
+    pub fn start_checking(root: &Path) -> Self {
+        Self::start_with(root, &[(CONVERTS, String::new()), (CHECKS, String::new())])
     }
 
     /// One that gives the images of another registry, `NAME=URL`.

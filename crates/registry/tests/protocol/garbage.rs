@@ -26,7 +26,7 @@ async fn harness(change: impl FnOnce(&mut RegistryOptions)) -> Harness {
 }
 
 impl Harness {
-    async fn garbage(&self, method: &str) -> Garbage {
+    pub(super) async fn garbage(&self, method: &str) -> Garbage {
         let answer = self.send(method, GARBAGE, &[], "").await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         serde_json::from_slice(&answer.body).unwrap()

@@ -1,7 +1,7 @@
 //! `longshore image gc`
 
 use longshore_types::Duration;
-use longshore_types::garbage::{Garbage, GarbageItem, GarbageTag};
+use longshore_types::garbage::{Garbage, GarbageForm, GarbageItem, GarbageTag};
 
 use super::{failed, registry};
 use crate::connection::ConnectionOptions;
@@ -13,8 +13,9 @@ use crate::table::Table;
 /// Remove from the registry what nobody needs, now rather than within the hour
 ///
 /// Manifests that no tag, no release and no index has named for a while (`up --keep-untagged`), what is
-/// about manifests that are gone, and blobs that no manifest of their repository names; and tags
-/// that their repository need not keep (`image retention`). What a push under way may count on stays.
+/// about manifests that are gone, and blobs that no manifest of their repository names; tags that their
+/// repository need not keep (`image retention`); and what was converted of images and no node asked for
+/// (`up --keep-converted`). What a push or a pull under way may count on stays.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Only show what would be removed, and why
@@ -46,12 +47,17 @@ fn render(garbage: &Garbage) -> String {
             reason.as_str().to_owned(),
         ]);
     }
-    let Garbage { removed, manifests, blobs, bytes, items, tags } = garbage;
+    let Garbage { removed, manifests, blobs, bytes, items, tags, converted } = garbage;
+    for GarbageForm { repository, image, unused } in converted {
+        let kind = format!("converted {}", &image.hex()[..12]);
+        let why = format!("no pull for {}", coarse(*unused));
+        table.row([repository.to_string(), kind, String::new(), why]);
+    }
     for GarbageTag { repository, tag, digest: _, n_newer, age } in tags {
         let why = format!("{n_newer} newer, {} old", coarse(*age));
         table.row([repository.to_string(), format!("tag {tag}"), String::new(), why]);
     }
-    let is_empty = items.is_empty() && tags.is_empty();
+    let is_empty = items.is_empty() && tags.is_empty() && converted.is_empty();
     let listed = if is_empty { String::new() } else { table_text(&table) + "\n" };
     let verb = if *removed { "removed" } else { "would remove" };
     let (manifests, blobs) =
@@ -106,6 +112,15 @@ mod tests {
         let text = render(&Garbage { tags, ..none });
         assert!(text.contains("tag 1.2") && text.contains("20 newer, 3d old"), "{text}");
         assert!(text.ends_with("would remove 1 tag, 0 manifests and 0 blobs, 0 B\n"), "{text}");
+        let converted = vec![GarbageForm {
+            repository: "default/web".parse().unwrap(),
+            image: Digest::from_sha256([7; 32]),
+            unused: Duration::from_secs(31 * 86_400 + 5),
+        }];
+        let text = render(&Garbage { manifests: 1, converted, ..Garbage::default() });
+        assert!(text.contains("converted 070707070707"), "{text}");
+        assert!(text.contains("no pull for 31d"), "{text}");
+        assert!(text.ends_with("would remove 1 manifest and 0 blobs, 0 B\n"), "{text}");
         assert_eq!(
             render(&Garbage { removed: true, ..Garbage::default() }),
             "removed 0 manifests and 0 blobs, 0 B\n"

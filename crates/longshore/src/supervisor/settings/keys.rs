@@ -192,6 +192,14 @@ pub const KEYS: &[Key] = &[
         show: |settings| settings.convert_images.to_string(),
     },
     Key {
+        name: "keep_converted",
+        help: "How long the registry keeps that form of an image which no node asks for, to the hour:\n\
+               500ms, 10s, 5m, 2h, 30d. The image stays as it was pushed, and gets the form again once a\n\
+               node pulls it. Default \"30d\".",
+        set: |settings, value| put(&mut settings.keep_converted, duration(value)),
+        show: |settings| quoted(settings.keep_converted),
+    },
+    Key {
         name: "tls_cert",
         help: "By which users of the API and the registry are spoken to with TLS: a file with the\n\
                certificate and those between it and one that they trust, in PEM. It is read again when it\n\
