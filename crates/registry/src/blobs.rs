@@ -17,6 +17,7 @@ use axum::response::Response;
 use longshore_types::{Digest, Repository};
 
 use crate::Registry;
+use crate::metrics::{Given, What};
 use crate::objects::of_object;
 use crate::range::Wanted;
 use crate::refusal::{Code, Refusal};
@@ -41,12 +42,17 @@ pub(crate) async fn answer(
         return delete(registry, repository, digest).await;
     }
     let is_read = parts.method == Method::GET;
-    let opened = match open(registry, &repository, &digest, is_read).await? {
-        Some(opened) => opened,
-        None => match registry.upstreams.of(&repository) {
-            Some(theirs) => open_theirs(registry, &theirs, &repository, &digest, is_read).await?,
-            None => return Err(Refusal::blob_unknown(&repository, &digest)),
-        },
+    let theirs = registry.upstreams.of(&repository);
+    let opened = match (open(registry, &repository, &digest, is_read).await?, theirs) {
+        (Some(opened), None) => opened,
+        (Some(opened), Some(theirs)) => {
+            registry.metrics.upstreams.gave(theirs.name(), What::Blob, Given::Here);
+            opened
+        }
+        (None, Some(theirs)) => {
+            open_theirs(registry, &theirs, &repository, &digest, is_read).await?
+        }
+        (None, None) => return Err(Refusal::blob_unknown(&repository, &digest)),
     };
     let mut response = send(opened, &digest, parts).await?;
     set(&mut response, CONTENT_DIGEST, digest);

@@ -13,10 +13,23 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
+use crate::refusal::Refusal;
 use crate::route::{Route, Target};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Ended {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfUpstream {
+    upstream: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Wanted {
+    upstream: String,
+    what: &'static str,
     outcome: &'static str,
 }
 
@@ -26,6 +39,7 @@ pub struct Metrics {
     requests: Requests,
     bodies: Bodies,
     pub(crate) converter: ConverterMetrics,
+    pub(crate) upstreams: UpstreamMetrics,
 }
 
 /// Those of what it makes of layers.
@@ -88,7 +102,8 @@ impl Check {
 impl Default for Metrics {
     fn default() -> Self {
         let (requests, bodies) = (Requests::new(kind), Bodies::default());
-        Self { requests, bodies, converter: ConverterMetrics::default() }
+        let (converter, upstreams) = (ConverterMetrics::default(), UpstreamMetrics::default());
+        Self { requests, bodies, converter, upstreams }
     }
 }
 
@@ -148,6 +163,99 @@ impl ConverterMetrics {
     }
 }
 
+/// Those of other registries whose images this one gives.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct UpstreamMetrics {
+    wanted: Family<Wanted, Counter>,
+    fetched: Family<OfUpstream, Counter>,
+}
+
+/// What was wanted of an upstream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum What {
+    Manifest,
+    Blob,
+}
+
+impl What {
+    const ALL: [Self; 2] = [Self::Manifest, Self::Blob];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Manifest => "manifest",
+            Self::Blob => "blob",
+        }
+    }
+}
+
+/// Where it came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Given {
+    /// From here.
+    Here,
+    /// From the upstream.
+    Fetched,
+    /// From here, because the upstream does not say what a tag names now.
+    Last,
+    /// From nowhere: the upstream has it not, or not for us.
+    Refused,
+    /// From nowhere: the upstream is away, or what it gave is wrong.
+    Failed,
+}
+
+impl Given {
+    const ALL: [Self; 5] = [Self::Here, Self::Fetched, Self::Last, Self::Refused, Self::Failed];
+
+    /// What became of something that is not given.
+    pub(crate) fn not(refusal: &Refusal) -> Self {
+        if refusal.is_servers() { Self::Failed } else { Self::Refused }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Here => "here",
+            Self::Fetched => "fetched",
+            Self::Last => "last",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl UpstreamMetrics {
+    /// Tells of an upstream from the beginning.
+    pub(crate) fn begin(&self, upstream: &str) {
+        drop(self.fetched.get_or_create(&OfUpstream { upstream: upstream.to_owned() }));
+        for (what, given) in What::ALL.iter().flat_map(|what| Given::ALL.map(|given| (what, given)))
+        {
+            drop(self.wanted.get_or_create(&Wanted::new(upstream, *what, given)));
+        }
+    }
+
+    /// Something was given, or was not.
+    pub(crate) fn gave(&self, upstream: &str, what: What, given: Given) {
+        self.wanted.get_or_create(&Wanted::new(upstream, what, given)).inc();
+    }
+
+    /// So many bytes of blobs came.
+    pub(crate) fn came(&self, upstream: &str, n_bytes: u64) {
+        self.fetched.get_or_create(&OfUpstream { upstream: upstream.to_owned() }).inc_by(n_bytes);
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        let help = "What was wanted of another registry, by where it came from";
+        registry.register("upstream_requests", help, self.wanted.clone());
+        let help = "Bytes of blobs that came from another registry";
+        registry.register_with_unit("upstream_fetched", help, Unit::Bytes, self.fetched.clone());
+    }
+}
+
+impl Wanted {
+    fn new(upstream: &str, what: What, given: Given) -> Self {
+        Self { upstream: upstream.to_owned(), what: what.as_str(), outcome: given.as_str() }
+    }
+}
+
 impl Metrics {
     /// Fills a registry of metrics with these.
     pub fn register(&self, registry: &mut Registry) {
@@ -158,6 +266,7 @@ impl Metrics {
         let help = "Bodies of answers: what is pulled";
         registry.register_with_unit("sent", help, Unit::Bytes, self.bodies.sent.clone());
         self.converter.register(registry);
+        self.upstreams.register(registry);
     }
 
     /// The router with its requests told of.
@@ -190,6 +299,8 @@ pub fn described() -> Registry {
     let mut registry = registry();
     let metrics = Metrics::default();
     metrics.requests.invent();
+    // What was never counted is not told, and these names are not known before.
+    metrics.upstreams.begin("docker.io");
     metrics.register(&mut registry);
     registry
 }

@@ -77,6 +77,11 @@ impl Refusal {
         self.status == StatusCode::INSUFFICIENT_STORAGE
     }
 
+    /// True when the client did nothing wrong.
+    pub(crate) fn is_servers(&self) -> bool {
+        self.status.is_server_error()
+    }
+
     /// True when an upload cannot be gone on with.
     pub(crate) fn is_unknown_upload(&self) -> bool {
         self.code == Code::BlobUploadUnknown

@@ -228,6 +228,7 @@ impl Registry {
         };
         let upstreams =
             Upstreams::open(upstreams, &storage).map_err(OpenRegistryError::Upstream)?;
+        upstreams.names().iter().for_each(|name| metrics.upstreams.begin(name));
         Ok(Self {
             authorizer,
             passing,

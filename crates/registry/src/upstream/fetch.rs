@@ -28,6 +28,7 @@ use super::mirrors::Upstream;
 use super::{Theirs, lock};
 use crate::Registry;
 use crate::blobs::of_file;
+use crate::metrics::{Given, UpstreamMetrics, What};
 use crate::refusal::{Code, Refusal};
 use crate::storage::{Storage, StorageError};
 
@@ -160,6 +161,7 @@ fn begin(
         repository: repository.clone(),
         digest: *digest,
         most: registry.max_blob.0,
+        metrics: registry.metrics.upstreams.clone(),
         sender,
     };
     registry.upstreams.spawn(fetch.run());
@@ -174,6 +176,7 @@ struct Fetch {
     digest: Digest,
     /// The largest that is taken.
     most: u64,
+    metrics: UpstreamMetrics,
     sender: watch::Sender<State>,
 }
 
@@ -208,10 +211,14 @@ impl From<StorageError> for Broken {
 
 impl Fetch {
     async fn run(self) {
-        let end = match self.bring().await {
-            Ok(()) => State::Kept,
-            Err(Broken::Passing(refusal) | Broken::Final(refusal)) => State::Failed(refusal),
+        let (end, given) = match self.bring().await {
+            Ok(()) => (State::Kept, Given::Fetched),
+            Err(Broken::Passing(refusal) | Broken::Final(refusal)) => {
+                let given = Given::not(&refusal);
+                (State::Failed(refusal), given)
+            }
         };
+        self.metrics.gave(self.theirs.name(), What::Blob, given);
         self.sender.send_replace(end);
     }
 
@@ -350,6 +357,8 @@ impl Fetch {
         if spool.size.is_none() {
             self.check_room(0)?;
         }
+        let n_bytes: usize = pieces.iter().map(Bytes::len).sum();
+        self.metrics.came(self.theirs.name(), n_bytes as u64);
         let spool = self.blocking(move |_| spool.append(&pieces)).await?;
         if spool.length > spool.size.unwrap_or(self.most) {
             return Err(Broken::Final(self.too_large()));

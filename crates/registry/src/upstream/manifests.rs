@@ -11,6 +11,7 @@ use super::Theirs;
 use crate::Registry;
 use crate::manifest::Manifest;
 use crate::manifests::{self, Name};
+use crate::metrics::{Given, What};
 use crate::refusal::{Code, Refusal};
 use crate::storage::{Storage, StorageError, StoredManifest};
 
@@ -38,27 +39,42 @@ pub(crate) async fn find(
     repository: &Repository,
     name: &Name,
 ) -> Result<Found, Refusal> {
+    let found = look_up(registry, theirs, repository, name).await;
+    let given = found.as_ref().map_or_else(Given::not, |(_, given)| *given);
+    registry.metrics.upstreams.gave(theirs.name(), What::Manifest, given);
+    found.map(|(found, _)| found)
+}
+
+async fn look_up(
+    registry: &Arc<Registry>,
+    theirs: &Theirs,
+    repository: &Repository,
+    name: &Name,
+) -> Result<(Found, Given), Refusal> {
     if let Known::Certain(found) = known(registry, theirs, repository, name).await? {
-        return Ok(found);
+        return Ok((found, Given::Here));
     }
     let _turn = theirs.upstream.manifests.take(format!("{repository} {}", name.wanted())).await;
     // Somebody else may have had the answer meanwhile.
     let old = match known(registry, theirs, repository, name).await? {
-        Known::Certain(found) => return Ok(found),
+        Known::Certain(found) => return Ok((found, Given::Here)),
         Known::Old(found) => Some(found),
         Known::Nothing => None,
     };
     if let Some(old) = old {
         // Nobody waits each time for one that was away a moment ago.
         if theirs.upstream.is_away() {
-            return Ok(old);
+            return Ok((old, Given::Last));
         }
         return renew(registry, theirs, repository, name, old).await;
     }
     let fetched = ask(theirs, name, None).await;
     let unknown = || Refusal::not_upstream(theirs.name(), repository, name.wanted());
     match fetched.map_err(|error| error.into_refusal(unknown))? {
-        Said::Manifest(fetched) => keep(registry, theirs, repository, name, fetched).await,
+        Said::Manifest(fetched) => {
+            let kept = keep(registry, theirs, repository, name, fetched).await?;
+            Ok((kept, Given::Fetched))
+        }
         Said::Same => Err(unknown()),
     }
 }
@@ -70,13 +86,13 @@ async fn renew(
     repository: &Repository,
     name: &Name,
     old: Found,
-) -> Result<Found, Refusal> {
+) -> Result<(Found, Given), Refusal> {
     match ask(theirs, name, Some(old.0)).await {
         Ok(Said::Manifest(fetched)) => {
             match keep(registry, theirs, repository, name, fetched).await {
                 // What is here can be had all the same.
-                Err(refusal) if refusal.is_full_disk() => Ok(old),
-                kept => kept,
+                Err(refusal) if refusal.is_full_disk() => Ok((old, Given::Last)),
+                kept => kept.map(|kept| (kept, Given::Fetched)),
             }
         }
         Ok(Said::Same) => {
@@ -89,11 +105,11 @@ async fn renew(
                     tracing::warn!(error, %repository, "a tag is asked for again sooner than it had to be");
                 }
             }
-            Ok(old)
+            Ok((old, Given::Here))
         }
         Err(error) if error.is_away() => {
             tracing::debug!(%repository, name = name.wanted(), "giving what a tag named before");
-            Ok(old)
+            Ok((old, Given::Last))
         }
         Err(error) => {
             Err(error

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use longshore_image::client::DockerConfig;
-use longshore_registry::{OpenRegistryError, Registry, UpstreamOptions};
+use longshore_registry::{Metrics, OpenRegistryError, Registry, UpstreamOptions};
 use tokio::sync::{Semaphore, watch};
 
 use super::crash::Process;
@@ -303,6 +303,52 @@ async fn a_tag_is_believed_for_a_while_and_its_last_answer_while_the_upstream_is
         assert_eq!(fresh.registry.get(MANIFEST).await.status, 200);
     }
     assert_eq!(fresh.other().n_asked("manifests/1"), 1);
+}
+
+#[tokio::test]
+async fn what_comes_from_where_is_counted_by_upstream() {
+    let metrics = Metrics::default();
+    let below = Below::start_with(1, |options| {
+        options.upstreams.fresh = Duration::ZERO;
+        options.metrics = metrics.clone();
+    });
+    let below = below.await;
+    let counted = || {
+        let mut registry = longshore_registry::metrics_registry();
+        metrics.register(&mut registry);
+        let text = longshore_telemetry::metrics::text(&registry);
+        let of_hub = text.lines().filter(|line| line.contains("upstream=\"hub.test\""));
+        let all: BTreeMap<_, _> = of_hub.map(|line| line.rsplit_once(' ').unwrap()).collect();
+        let number = |name: String| all[&*name].parse::<u64>().unwrap();
+        let wanted = |what: &str| {
+            ["here", "fetched", "last", "refused", "failed"].map(|outcome| {
+                let labels = format!("upstream=\"hub.test\",what=\"{what}\",outcome=\"{outcome}\"");
+                number(format!("longshore_registry_upstream_requests_total{{{labels}}}"))
+            })
+        };
+        let fetched = "longshore_registry_upstream_fetched_bytes_total{upstream=\"hub.test\"}";
+        (wanted("manifest"), wanted("blob"), number(fetched.to_owned()))
+    };
+    assert_eq!(counted(), ([0; 5], [0; 5], 0), "they are told from the beginning");
+    let bytes = noise(3 << 20);
+    let (_, layer) = below.other().add_image("team/app", "1", &bytes);
+    for _ in 0..2 {
+        assert_eq!(below.registry.get(MANIFEST).await.status, 200);
+        assert!(below.blob(&layer).await.body == bytes);
+    }
+    assert_eq!(counted(), ([1, 1, 0, 0, 0], [1, 1, 0, 0, 0], 3 << 20));
+    below
+        .registry
+        .get("/v2/hub.test/team/app/manifests/2")
+        .await
+        .assert_refused(404, "MANIFEST_UNKNOWN");
+    below.blob(&digest(b"none")).await.assert_refused(404, "BLOB_UNKNOWN");
+    assert_eq!(counted(), ([1, 1, 0, 1, 0], [1, 1, 0, 1, 0], 3 << 20));
+    below.other().said.is_away.store(true, Ordering::Relaxed);
+    assert_eq!(below.registry.get(MANIFEST).await.status, 200);
+    assert_eq!(below.blob(&digest(b"other")).await.status, 502);
+    assert_eq!(below.registry.get("/v2/hub.test/team/app/manifests/2").await.status, 502);
+    assert_eq!(counted(), ([1, 1, 1, 1, 1], [1, 1, 0, 1, 1], 3 << 20));
 }
 
 #[tokio::test]
