@@ -241,6 +241,11 @@ fn a_program_is_packed_with_its_libraries_and_runs() {
         "restart": "never",
     });
     platform.deploy_only(&manifest).unwrap();
+    longshore_e2e::eventually("the registry tells for whom it keeps it", || {
+        let why = platform.run(&["image", "ls", "default/packed", "--why"]).ok();
+        Ok(why.contains("release packed r1, a tag").then_some(()))
+    })
+    .unwrap();
     let ended = platform
         .wait_for_instance("packed", "ended", |instance| instance.observed.last_exit.is_some())
         .unwrap();

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use longshore_types::garbage::Garbage;
+use longshore_types::garbage::{Garbage, KeptManifest};
 use longshore_types::{Digest, Repository, Retention};
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK, LOCATION,
@@ -55,6 +55,8 @@ const GARBAGE: &str = "/v2/_longshore/garbage";
 const CONVERTED: &str = "/v2/_longshore/converted";
 /// Where it is told what a repository keeps.
 const RETENTION: &str = "/v2/_longshore/retention";
+/// Where it tells why what it has is there.
+const KEPT: &str = "/v2/_longshore/kept";
 
 /// The largest manifest that is read, in bytes.
 const MAX_MANIFEST: usize = 4 << 20;
@@ -428,6 +430,15 @@ impl RegistryClient {
         let url = self.path(&format!("{RETENTION}/{repository}"));
         let request = self.request(Method::PUT, url).json(retention);
         json(self.send("say what is kept", request).await?).await
+    }
+
+    /// Why each manifest of a repository of a Longshore registry is there.
+    pub async fn kept(
+        &self,
+        repository: &Repository,
+    ) -> Result<Vec<KeptManifest>, RegistryClientError> {
+        let url = self.path(&format!("{KEPT}/{repository}"));
+        json(self.send("ask why images are there", self.request(Method::GET, url)).await?).await
     }
 
     fn path(&self, path: &str) -> Url {

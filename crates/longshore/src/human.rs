@@ -1,6 +1,6 @@
 //! Times as a person reads them at a glance.
 
-use longshore_types::Timestamp;
+use longshore_types::{Duration, Timestamp};
 
 /// How long ago `then` was, in its largest whole unit: `42s`, `3m`, `5h`, `9d`.
 pub fn age(now: Timestamp, then: Timestamp) -> String {
@@ -41,6 +41,13 @@ fn decimal(value: u64, unit: u64, name: &str) -> String {
 pub fn short_digest(digest: &str) -> &str {
     const SHORT: usize = "sha256:".len() + 12;
     digest.get(..SHORT).unwrap_or(digest)
+}
+
+/// A time of which nobody wants to read the milliseconds: whole days, hours, minutes or seconds.
+pub fn coarse(time: Duration) -> Duration {
+    let seconds = time.0.as_secs();
+    let unit = [86_400, 3600, 60, 1].into_iter().find(|unit| seconds >= *unit).unwrap_or(1);
+    Duration::from_secs(seconds / unit * unit)
 }
 
 /// A count with its noun: `1 instance`, `2 instances`.

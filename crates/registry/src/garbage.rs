@@ -25,15 +25,17 @@
 
 mod needed;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use longshore_types::garbage::{Garbage, GarbageForm, GarbageItem, GarbageReason, GarbageTag};
-use longshore_types::{ByteCount, Digest, Repository, Retention};
+use longshore_types::garbage::{
+    Garbage, GarbageForm, GarbageItem, GarbageReason, GarbageTag, KeptManifest,
+};
+use longshore_types::{ByteCount, Digest, Repository, Retention, Tag};
 
 use crate::Registry;
 use crate::manifest::Manifest;
@@ -42,7 +44,7 @@ use crate::refusal::{Code, Refusal};
 use crate::server::json;
 use crate::storage::{Form, FoundTag, Lease, Storage, StorageError};
 use crate::upstream::is_below;
-use needed::{Contents, Kept, Lack};
+use needed::{Contents, Kept, Lack, Needs};
 
 /// The most that a report names; the rest is counted.
 const MAX_ITEMS: usize = 1000;
@@ -65,12 +67,31 @@ pub(crate) async fn answer(registry: &Arc<Registry>, parts: &Parts) -> Result<Re
         Method::POST => true,
         _ => return Err(Refusal::method(&parts.method, "GET, POST")),
     };
-    let garbage = registry.garbage(removes).await?.ok_or_else(|| {
-        let message = "the control plane is away, so what releases need is not known; nothing is \
-            removed until it is back";
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unknown, message)
-    })?;
+    let garbage = registry.garbage(removes).await?.ok_or_else(unknown)?;
     Ok(json(&garbage))
+}
+
+/// `GET` tells of each manifest of a repository why it is there.
+pub(crate) async fn answer_kept(
+    registry: &Arc<Registry>,
+    repository: Repository,
+    parts: &Parts,
+) -> Result<Response, Refusal> {
+    if parts.method != Method::GET {
+        return Err(Refusal::method(&parts.method, "GET"));
+    }
+    let of = repository.clone();
+    if registry.blocking(move |storage| storage.tags(&of)).await?.is_none() {
+        return Err(Refusal::name_unknown(&repository));
+    }
+    let kept = registry.kept(repository).await?.ok_or_else(unknown)?;
+    Ok(json(&kept))
+}
+
+fn unknown() -> Refusal {
+    let message = "the control plane is away, so what releases need is not known; nothing is \
+        removed until it is back";
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unknown, message)
 }
 
 /// Finds what nobody needs, and removes it when `removes`.
@@ -84,29 +105,14 @@ pub(crate) fn collect(
     let mut found = Found::default();
     let mut failed = None;
     for repository in storage.repositories()? {
-        let pinned = pins.keys().filter(|(name, _)| *name == repository);
-        let pinned: BTreeSet<Digest> = pinned.map(|(_, digest)| *digest).collect();
-        let longer = storage.oldest_upload(Some(&repository))?.unwrap_or_default();
-        let lease = Lease { length: patience.lease + longer, looked: Instant::now() };
-        let sweep = Sweep { storage, repository: &repository, lease, removes };
-        let swept = storage.retention(&repository).and_then(|retention| {
-            let retention = retention.unwrap_or_default();
-            let untagged = retention.keep_untagged.map_or(patience.untagged, |keep| keep.0);
-            let mut contents = contents(storage, &repository)?;
-            let is_theirs = is_below(upstreams, &repository);
-            if is_theirs {
-                contents.tagged.clear();
-            }
-            // What somebody counts on stays with all that it leads to.
-            let leased = contents.manifests.keys();
-            let leased = leased.filter(|digest| storage.is_leased(&repository, digest, lease));
-            let roots = pinned.iter().chain(leased).copied().collect();
-            let kept = contents.kept(&roots, untagged, patience.unpulled);
-            sweep.run(&contents, &kept, &mut found)?;
-            if is_theirs && removes {
+        let look = Look::at(storage, &repository, pins, upstreams, patience);
+        let swept = look.and_then(|look| {
+            let sweep = Sweep { storage, repository: &repository, lease: look.lease, removes };
+            sweep.run(&look.contents, &look.kept, &mut found)?;
+            if look.is_theirs && removes {
                 storage.drop_loose_tags(&repository)?;
             }
-            sweep.tags(&retention, &pinned, &mut found)
+            sweep.tags(&look.retention, &look.pinned, &mut found)
         });
         // Nothing goes from where something cannot be read; from elsewhere it does.
         if let Err(error) = swept {
@@ -114,6 +120,69 @@ pub(crate) fn collect(
         }
     }
     failed.map_or_else(|| Ok(found.report(removes)), Err)
+}
+
+/// The manifests of a repository, and why each is there.
+pub(crate) fn kept(
+    storage: &Storage,
+    repository: &Repository,
+    pins: &PinTable,
+    upstreams: &BTreeSet<String>,
+    patience: Patience,
+) -> Result<Vec<KeptManifest>, StorageError> {
+    let look = Look::at(storage, repository, pins, upstreams, patience)?;
+    let mut tags: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
+    for FoundTag { tag, digest, pushed: _ } in storage.tags_by_age(repository)? {
+        tags.entry(digest).or_default().push(tag);
+    }
+    let kept = look.contents.manifests.iter().map(|(digest, kind)| {
+        let mut tags = tags.remove(digest).unwrap_or_default();
+        tags.sort();
+        let kept = look.kept.reasons(digest).to_vec();
+        KeptManifest { digest: *digest, tags, size: ByteCount(kind.size), kept }
+    });
+    Ok(kept.collect())
+}
+
+/// What a repository has and what of it is needed.
+struct Look {
+    contents: Contents,
+    kept: Kept,
+    lease: Lease,
+    retention: Retention,
+    pinned: BTreeMap<Digest, String>,
+    /// Whether it is one of an upstream.
+    is_theirs: bool,
+}
+
+impl Look {
+    fn at(
+        storage: &Storage,
+        repository: &Repository,
+        pins: &PinTable,
+        upstreams: &BTreeSet<String>,
+        patience: Patience,
+    ) -> Result<Self, StorageError> {
+        let pinned = pins.iter().filter(|((name, _), _)| name == repository);
+        let pinned: BTreeMap<Digest, String> =
+            pinned.map(|((_, digest), release)| (*digest, release.clone())).collect();
+        let longer = storage.oldest_upload(Some(repository))?.unwrap_or_default();
+        let lease = Lease { length: patience.lease + longer, looked: Instant::now() };
+        let retention = storage.retention(repository)?.unwrap_or_default();
+        let untagged = retention.keep_untagged.map_or(patience.untagged, |keep| keep.0);
+        let mut contents = contents(storage, repository)?;
+        let is_theirs = is_below(upstreams, repository);
+        if is_theirs {
+            contents.tagged.clear();
+        }
+        // What somebody counts on stays with all that it leads to.
+        let leased = contents.manifests.keys();
+        let leased = leased.filter(|digest| storage.is_leased(repository, digest, lease));
+        let leased: BTreeSet<Digest> = leased.copied().collect();
+        let unpulled = patience.unpulled;
+        let kept = contents.kept(&Needs { pinned: &pinned, leased: &leased, untagged, unpulled });
+        Ok(Self { contents, kept, lease, retention, pinned, is_theirs })
+    }
 }
 
 /// What the repository has now.
@@ -180,7 +249,7 @@ impl Sweep<'_> {
     fn tags(
         &self,
         retention: &Retention,
-        pinned: &BTreeSet<Digest>,
+        pinned: &BTreeMap<Digest, String>,
         found: &mut Found,
     ) -> Result<(), StorageError> {
         if *retention == Retention::default() {
@@ -191,7 +260,7 @@ impl Sweep<'_> {
             let age = longshore_types::Duration(tag.age());
             // Whoever has just pushed it may be about to deploy it.
             let is_new = age.0 < self.lease.length;
-            if is_new || !retention.lets_go(n_newer, age) || pinned.contains(&tag.digest) {
+            if is_new || !retention.lets_go(n_newer, age) || pinned.contains_key(&tag.digest) {
                 continue;
             }
             if removes {

@@ -30,13 +30,7 @@ pub(crate) async fn tags(
 ) -> Result<Response, Refusal> {
     let of = repository.clone();
     let tags = registry.blocking(move |storage| storage.tags(&of)).await?;
-    let tags = tags.ok_or_else(|| {
-        Refusal::new(
-            axum::http::StatusCode::NOT_FOUND,
-            Code::NameUnknown,
-            format!("there is no repository {repository}"),
-        )
-    })?;
+    let tags = tags.ok_or_else(|| Refusal::name_unknown(&repository))?;
     let (tags, next) = page.cut(tags)?;
     let mut response = json(&json!({"name": repository, "tags": tags}));
     if let Some(next) = next {

@@ -172,6 +172,12 @@ impl Refusal {
         .with(ALLOW, HeaderValue::from_static(allowed))
     }
 
+    /// Nothing was ever pushed to it.
+    pub(crate) fn name_unknown(repository: &Repository) -> Self {
+        let message = format!("there is no repository {repository}");
+        Self::new(StatusCode::NOT_FOUND, Code::NameUnknown, message)
+    }
+
     pub(crate) fn blob_unknown(repository: &Repository, digest: &Digest) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,

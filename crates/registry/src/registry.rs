@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use longshore_types::ByteCount;
-use longshore_types::garbage::Garbage;
+use longshore_types::garbage::{Garbage, KeptManifest};
+use longshore_types::{ByteCount, Repository};
 use tokio::sync::watch;
 
 use crate::access::Authorizer;
@@ -319,6 +319,22 @@ impl Registry {
             garbage::collect(storage, &pins, &upstreams, patience, removes)
         };
         self.blocking(collect).await.map(Some)
+    }
+
+    /// Why each manifest of a repository is there; `None` while it is not known what releases need.
+    pub(crate) async fn kept(
+        &self,
+        repository: Repository,
+    ) -> Result<Option<Vec<KeptManifest>>, StorageError> {
+        if !*self.is_told.borrow() {
+            return Ok(None);
+        }
+        let (pins, patience) = (self.pins.table(), self.patience);
+        let upstreams = self.upstreams.names();
+        let kept = move |storage: &Storage| {
+            garbage::kept(storage, &repository, &pins, &upstreams, patience)
+        };
+        self.blocking(kept).await.map(Some)
     }
 
     /// Refuses to change anything while it is not known who may.

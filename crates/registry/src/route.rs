@@ -26,6 +26,8 @@ pub(crate) enum Route {
     Converted(Repository),
     /// `/v2/_longshore/retention/<name>`
     Retention(Repository),
+    /// `/v2/_longshore/kept/<name>`
+    Kept(Repository),
     /// `/v2/<name>/...`
     In(Repository, Target),
 }
@@ -61,13 +63,15 @@ impl Route {
             "/_longshore/garbage" => return Ok(Self::Garbage),
             rest => rest.strip_prefix('/').ok_or_else(no_such_endpoint)?,
         };
-        if let Some(name) = rest.strip_prefix("_longshore/retention/") {
-            let name = name.parse().map_err(|error| Refusal::bad(Code::NameInvalid, error))?;
-            return Ok(Self::Retention(name));
-        }
-        if let Some(name) = rest.strip_prefix("_longshore/converted/") {
-            let name = name.parse().map_err(|error| Refusal::bad(Code::NameInvalid, error))?;
-            return Ok(Self::Converted(name));
+        for (prefix, of) in [
+            ("_longshore/retention/", Self::Retention as fn(Repository) -> Self),
+            ("_longshore/converted/", Self::Converted),
+            ("_longshore/kept/", Self::Kept),
+        ] {
+            if let Some(name) = rest.strip_prefix(prefix) {
+                let name = name.parse().map_err(|error| Refusal::bad(Code::NameInvalid, error))?;
+                return Ok(of(name));
+            }
         }
         let parts: Vec<&str> = rest.split('/').collect();
         let (name, target) = match parts.as_slice() {
@@ -92,6 +96,7 @@ impl Route {
             Self::Base | Self::Token | Self::Garbage => None,
             Self::Catalog => Some(Scopes::of_catalog()),
             Self::Converted(repository) => Some(Scopes::of(repository, Pull)),
+            Self::Kept(repository) => Some(Scopes::of(repository, Delete)),
             Self::Retention(repository) => {
                 retention_action(method).ok().map(|action| Scopes::of(repository, action))
             }
@@ -159,6 +164,8 @@ mod tests {
             ("/v2/_longshore", None),
             ("/v2/_longshore/retention/a/b", Some(Route::Retention("a/b".parse().unwrap()))),
             ("/v2/_longshore/converted/a/b", Some(Route::Converted("a/b".parse().unwrap()))),
+            ("/v2/_longshore/kept/a/b", Some(Route::Kept("a/b".parse().unwrap()))),
+            ("/v2/_longshore/kept", None),
             ("/v2/_longshore/converted/", None),
             ("/v2/_longshore/retention/", None),
             ("/v2/_longshore/retention/A", None),

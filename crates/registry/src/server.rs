@@ -108,6 +108,11 @@ async fn answer(
             may(registry, parts, access, (&repository, action)).await?;
             return retention::answer(registry, repository, parts, body).await;
         }
+        Route::Kept(repository) => {
+            // It names releases, as a refusal to delete does.
+            access.check(&repository, RegistryAction::Delete)?;
+            return garbage::answer_kept(registry, repository, parts).await;
+        }
         Route::Converted(repository) => {
             access.check(&repository, RegistryAction::Pull)?;
             return converter::answer(registry, repository, parts).await;

@@ -94,3 +94,48 @@ impl GarbageReason {
         self != Self::Unreferenced
     }
 }
+
+/// A manifest of a repository, and why it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeptManifest {
+    /// Its digest.
+    pub digest: Digest,
+    /// The tags that name it, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<Tag>,
+    /// Its own size, in bytes, without what it names.
+    pub size: ByteCount,
+    /// All that keeps it; nothing when it goes with the next collection.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptReason>,
+}
+
+/// What keeps a manifest in a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "because", rename_all = "snake_case")]
+pub enum KeptReason {
+    /// A release may run it.
+    Release {
+        /// Of which app, and which one: `web r3`.
+        release: String,
+    },
+    /// A tag names it.
+    Tagged,
+    /// Somebody pushed or asked for it a moment ago.
+    Asked,
+    /// It was pushed, lost a tag or was used not long ago.
+    Young {
+        /// For how long that keeps it yet.
+        left: Duration,
+    },
+    /// An index that is kept names it.
+    PartOf {
+        /// Which one.
+        manifest: Digest,
+    },
+    /// It is about a manifest that is kept.
+    About {
+        /// Which one.
+        manifest: Digest,
+    },
+}

@@ -2,6 +2,7 @@
 
 mod gc;
 pub mod inspect;
+mod kept;
 pub mod ls;
 pub mod pack;
 mod prewarm;

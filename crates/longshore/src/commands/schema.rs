@@ -77,6 +77,7 @@ stated! {
     image::rates::Report: "image rates";
     Vec<image::ls::Row>: "image ls";
     Vec<image::stocked::Row>: "image ls --node", "image ls --location";
+    Vec<longshore_types::garbage::KeptManifest>: "image ls --why";
     image::inspect::Inspection: "image inspect";
     PrewarmStatus: "image prewarm";
     Vec<PrewarmView>: "image ls --wished";

@@ -1,10 +1,11 @@
 //! What of a repository is needed; decided without a look at the disk.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use longshore_types::Digest;
-use longshore_types::garbage::GarbageReason;
+use longshore_types::garbage::{GarbageReason, KeptReason};
 
 use crate::manifest::Manifest;
 use crate::storage::Form;
@@ -31,10 +32,24 @@ pub(super) struct Kind {
     pub(super) manifest: Manifest,
 }
 
+/// By what a manifest is needed that nothing else leads to.
+#[derive(Debug)]
+pub(super) struct Needs<'a> {
+    /// For which release.
+    pub(super) pinned: &'a BTreeMap<Digest, String>,
+    /// On what somebody counts.
+    pub(super) leased: &'a BTreeSet<Digest>,
+    /// Not being as old as this.
+    pub(super) untagged: Duration,
+    /// Of what the registry itself converted of an image: that somebody asked for it since.
+    pub(super) unpulled: Duration,
+}
+
 /// The manifests that are needed, and what those that are not are about.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    kept: BTreeSet<Digest>,
+    /// With all that needs them, or with what leads to them.
+    kept: BTreeMap<Digest, Vec<KeptReason>>,
     /// Those about something that is not kept.
     about: BTreeSet<Digest>,
     /// Those that name what was converted of an image that is kept, and that nobody asks for.
@@ -53,7 +68,7 @@ pub(super) enum Lack {
 impl Kept {
     /// Why a manifest is not needed, when it is not.
     pub(super) fn lacks(&self, digest: &Digest) -> Option<Lack> {
-        if self.kept.contains(digest) {
+        if self.kept.contains_key(digest) {
             return None;
         }
         if let Some(form) = self.unpulled.get(digest) {
@@ -64,60 +79,79 @@ impl Kept {
             false => GarbageReason::Untagged,
         }))
     }
+
+    /// Why a manifest is needed; for no reason when it is not.
+    pub(super) fn reasons(&self, digest: &Digest) -> &[KeptReason] {
+        self.kept.get(digest).map_or(&[], Vec::as_slice)
+    }
 }
 
 impl Contents {
-    /// What is needed: what is tagged, one of `roots` or not older than `untagged`, what that leads to, and
-    /// what is about any of it; of what the registry itself converted what an image has and somebody asked for since
-    /// `unpulled`.
-    pub(super) fn kept(
-        &self,
-        roots: &BTreeSet<Digest>,
-        untagged: Duration,
-        unpulled: Duration,
-    ) -> Kept {
-        let forms: BTreeMap<Digest, &Form> =
-            self.forms.iter().map(|form| (form.artifact, form)).collect();
-        let is_pulled =
-            |artifact: &Digest| forms.get(artifact).is_some_and(|form| form.unused < unpulled);
+    /// What is needed: what something says of itself, what that leads to, and what is about any of it; of what the
+    /// registry itself converted what an image has and somebody pulls.
+    pub(super) fn kept(&self, needs: &Needs<'_>) -> Kept {
         let mut about: BTreeMap<Digest, Vec<Digest>> = BTreeMap::new();
         for (digest, kind) in &self.manifests {
             if let Some(subject) = kind.manifest.subject {
                 about.entry(subject).or_default().push(*digest);
             }
         }
-        let is_root = |(digest, kind): &(&Digest, &Kind)| {
-            // What the registry itself made of an image is there for that alone.
-            let is_young = kind.age < untagged && !kind.manifest.is_converted();
-            self.tagged.contains(*digest) || roots.contains(*digest) || is_young
+        let forms: BTreeMap<Digest, &Form> =
+            self.forms.iter().map(|form| (form.artifact, form)).collect();
+        let is_pulled = |artifact: &Digest| {
+            forms.get(artifact).is_some_and(|form| form.unused < needs.unpulled)
         };
-        let needed = self.manifests.iter().filter(is_root);
-        let mut to_follow: Vec<Digest> = needed.map(|(digest, _)| *digest).collect();
-        let (mut kept, mut let_go) = (BTreeSet::new(), BTreeSet::new());
+        let mut kept: BTreeMap<Digest, Vec<KeptReason>> =
+            self.manifests.keys().map(|digest| (*digest, self.needed_by(digest, needs))).collect();
+        kept.retain(|_, reasons| !reasons.is_empty());
+        let mut to_follow: Vec<Digest> = kept.keys().copied().collect();
+        let mut let_go = BTreeSet::new();
         while let Some(digest) = to_follow.pop() {
-            // A pin may name what was never pushed here.
+            // What names something need not have it.
             let Some(kind) = self.manifests.get(&digest) else { continue };
-            if !kept.insert(digest) {
-                continue;
+            let mut follow = |next: Digest, reason| {
+                if let Entry::Vacant(entry) = kept.entry(next) {
+                    entry.insert(vec![reason]);
+                    to_follow.push(next);
+                }
+            };
+            for child in &kind.manifest.manifests {
+                follow(child.digest, KeptReason::PartOf { manifest: digest });
             }
-            to_follow.extend(kind.manifest.manifests.iter().map(|child| child.digest));
             for referrer in about.get(&digest).into_iter().flatten() {
                 let is_converted =
                     self.manifests.get(referrer).is_some_and(|kind| kind.manifest.is_converted());
                 if !is_converted || is_pulled(referrer) {
-                    to_follow.push(*referrer);
+                    follow(*referrer, KeptReason::About { manifest: digest });
                 } else {
                     let_go.insert(*referrer);
                 }
             }
         }
-        // Somebody may count on it, or a crash may have left it, which no image has.
-        let unpulled = let_go.iter().filter(|digest| !kept.contains(*digest));
+        // Somebody may count on it; and what a crash left no image has.
+        let unpulled = let_go.iter().filter(|digest| !kept.contains_key(*digest));
         let unpulled =
             unpulled.filter_map(|digest| Some((*digest, **forms.get(digest)?))).collect();
         let about = about.into_values().flatten();
-        let about = about.filter(|digest| !kept.contains(digest) && !let_go.contains(digest));
+        let about = about.filter(|digest| !kept.contains_key(digest) && !let_go.contains(digest));
         Kept { about: about.collect(), kept, unpulled }
+    }
+
+    /// All that needs a manifest for itself.
+    fn needed_by(&self, digest: &Digest, needs: &Needs<'_>) -> Vec<KeptReason> {
+        let Some(kind) = self.manifests.get(digest) else { return Vec::new() };
+        let release = needs
+            .pinned
+            .get(digest)
+            .map(|release| KeptReason::Release { release: release.clone() });
+        let tagged = self.tagged.contains(digest).then_some(KeptReason::Tagged);
+        let asked = needs.leased.contains(digest).then_some(KeptReason::Asked);
+        // What the registry itself made of an image is there for that alone.
+        let is_young = kind.age < needs.untagged && !kind.manifest.is_converted();
+        let young = is_young.then(|| KeptReason::Young {
+            left: longshore_types::Duration(needs.untagged - kind.age),
+        });
+        [release, tagged, asked, young].into_iter().flatten().collect()
     }
 }
 
@@ -175,7 +209,14 @@ mod tests {
             manifests: manifests.map(|(n, kind)| (digest(n), kind)).into(),
             ..Contents::default()
         };
-        let kept = contents.kept(&[digest(9), digest(77)].into(), DAY, DAY);
+        let pinned = [(digest(9), "web r1".to_owned()), (digest(77), "web r2".to_owned())].into();
+        let needs = Needs {
+            pinned: &pinned,
+            leased: &[digest(3), digest(9)].into(),
+            untagged: DAY,
+            unpulled: DAY,
+        };
+        let kept = contents.kept(&needs);
         for (n, lacks) in [
             (1, None),
             (2, None),
@@ -189,6 +230,21 @@ mod tests {
             (10, Some(SubjectGone)),
         ] {
             assert_eq!(kept.lacks(&digest(n)), lacks.map(Lack::Needed), "{n}");
+        }
+        // And why.
+        let release = KeptReason::Release { release: "web r1".to_owned() };
+        let left = longshore_types::Duration(DAY / 2);
+        for (n, reasons) in [
+            (1, vec![KeptReason::Tagged]),
+            (2, vec![KeptReason::PartOf { manifest: digest(1) }]),
+            (3, vec![KeptReason::Asked]),
+            (4, vec![KeptReason::About { manifest: digest(2) }]),
+            (5, vec![KeptReason::About { manifest: digest(4) }]),
+            (6, vec![]),
+            (8, vec![KeptReason::Young { left }]),
+            (9, vec![release, KeptReason::Asked]),
+        ] {
+            assert_eq!(kept.reasons(&digest(n)), reasons, "{n}");
         }
     }
 
@@ -221,7 +277,10 @@ mod tests {
             ..Contents::default()
         };
         // Somebody was told of 13 a moment ago.
-        let kept = contents.kept(&[digest(13)].into(), DAY, DAY);
+        let leased = [digest(13)].into();
+        let needs =
+            Needs { pinned: &BTreeMap::new(), leased: &leased, untagged: DAY, unpulled: DAY };
+        let kept = contents.kept(&needs);
         let needed = |reason| Some(Lack::Needed(reason));
         for (n, lacks) in [
             (2, None),

@@ -26,6 +26,8 @@ async fn who_may_do_what() {
         [
             (token, "DELETE", format!("/v2/{repository}/manifests/1"), status),
             (token, "DELETE", format!("/v2/{repository}/blobs/{blob}"), status),
+            // It says for which releases.
+            (token, "GET", format!("/v2/_longshore/kept/{repository}"), status),
         ]
     };
     let cases = [

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_registry::RegistryOptions;
-use longshore_types::garbage::{Garbage, GarbageReason};
+use longshore_types::garbage::{Garbage, GarbageReason, KeptManifest, KeptReason};
 use tokio::sync::watch;
 
 use super::*;
@@ -260,6 +260,52 @@ async fn while_it_is_not_known_what_releases_need_nothing_goes() {
     assert!(refused.text().contains("what releases need is not known"), "{}", refused.text());
     told.send_replace(true);
     assert_eq!(registry.garbage("POST").await.blobs, 1);
+}
+
+#[tokio::test]
+async fn who_may_delete_is_told_why_each_manifest_is_there() {
+    const KEPT: &str = "/v2/_longshore/kept/a/b";
+    let (pins, pinned) = watch::channel(Arc::default());
+    let (told, is_told) = watch::channel(true);
+    let registry = harness(|options| (options.pins, options.is_told) = (pinned, is_told)).await;
+    registry.get(KEPT).await.assert_refused(404, "NAME_UNKNOWN");
+    let released = registry.push_image("a/b", "one", b"released").await;
+    let replaced = registry.push_image("a/b", "two", b"replaced").await;
+    let newest = registry.push_image("a/b", "two", b"newest").await;
+    registry.push_image("a/other", "one", b"other").await;
+    let about = json!({"schemaVersion": 2, "mediaType": IMAGE, "layers": [],
+        "config": descriptor(&digest(b"{}"), 2), "subject": descriptor(&newest, 1)});
+    let path = format!("/v2/a/b/manifests/{}", digest(about.to_string().as_bytes()));
+    let about = registry.push_manifest(&path, IMAGE, &about).await;
+    let pin = [(("a/b".parse().unwrap(), released.parse().unwrap()), "web r1".to_owned())];
+    pins.send_replace(Arc::new(BTreeMap::from(pin)));
+    let kept = registry.get(KEPT).await;
+    assert_eq!(kept.status, 200, "{}", kept.text());
+    let kept: Vec<KeptManifest> = serde_json::from_slice(&kept.body).unwrap();
+    let of = |digest: &str| {
+        let found = kept.iter().find(|kept| kept.digest.to_string() == digest).unwrap();
+        let tags: Vec<_> = found.tags.iter().map(ToString::to_string).collect();
+        (tags.join(" "), found.kept.clone())
+    };
+    let release = KeptReason::Release { release: "web r1".to_owned() };
+    assert_eq!(of(&released), ("one".to_owned(), vec![release, KeptReason::Tagged]));
+    assert_eq!(of(&replaced), (String::new(), vec![]));
+    assert_eq!(of(&newest), ("two".to_owned(), vec![KeptReason::Tagged]));
+    let subject = KeptReason::About { manifest: newest.parse().unwrap() };
+    assert_eq!(of(&about), (String::new(), vec![subject]));
+    assert_eq!(kept.len(), 4);
+    // The collector goes by the same.
+    registry.garbage("POST").await;
+    for kept in &kept {
+        let is_there = registry.has(&format!("/v2/a/b/manifests/{}", kept.digest)).await;
+        assert_eq!(is_there, !kept.kept.is_empty(), "{kept:?}");
+    }
+    for token in [server::READER, server::TEAM, server::NOBODY] {
+        registry.send_as(token, "GET", KEPT, &[], "").await.assert_refused(403, "DENIED");
+    }
+    registry.send("POST", KEPT, &[], "").await.assert_refused(405, "UNSUPPORTED");
+    told.send_replace(false);
+    assert_eq!(registry.get(KEPT).await.status, 503, "what releases need is not known");
 }
 
 #[tokio::test]

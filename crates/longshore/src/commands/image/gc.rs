@@ -1,6 +1,5 @@
 //! `longshore image gc`
 
-use longshore_types::Duration;
 use longshore_types::garbage::{Garbage, GarbageForm, GarbageItem, GarbageTag};
 
 use super::{failed, registry};
@@ -50,11 +49,11 @@ fn render(garbage: &Garbage) -> String {
     let Garbage { removed, manifests, blobs, bytes, items, tags, converted } = garbage;
     for GarbageForm { repository, image, unused } in converted {
         let kind = format!("converted {}", &image.hex()[..12]);
-        let why = format!("no pull for {}", coarse(*unused));
+        let why = format!("no pull for {}", human::coarse(*unused));
         table.row([repository.to_string(), kind, String::new(), why]);
     }
     for GarbageTag { repository, tag, digest: _, n_newer, age } in tags {
-        let why = format!("{n_newer} newer, {} old", coarse(*age));
+        let why = format!("{n_newer} newer, {} old", human::coarse(*age));
         table.row([repository.to_string(), format!("tag {tag}"), String::new(), why]);
     }
     let is_empty = items.is_empty() && tags.is_empty() && converted.is_empty();
@@ -69,17 +68,10 @@ fn render(garbage: &Garbage) -> String {
     format!("{listed}{verb} {tags}{manifests} and {blobs}, {bytes}\n")
 }
 
-/// Nobody wants to read milliseconds of it.
-fn coarse(age: Duration) -> Duration {
-    let seconds = age.0.as_secs();
-    let unit = [86_400, 3600, 60, 1].into_iter().find(|unit| seconds >= *unit).unwrap_or(1);
-    Duration::from_secs(seconds / unit * unit)
-}
-
 #[cfg(test)]
 mod tests {
     use longshore_types::garbage::GarbageReason;
-    use longshore_types::{ByteCount, Digest};
+    use longshore_types::{ByteCount, Digest, Duration};
 
     use super::*;
 

@@ -4,7 +4,7 @@ use longshore_types::{LocationName, NodeName, Repository};
 use serde::Serialize;
 
 use super::stocked::{of_location, of_node};
-use super::{failed, prewarm, registry};
+use super::{failed, kept, prewarm, registry};
 use crate::connection::{ConnectionOptions, ProjectOption};
 use crate::failure::Failure;
 use crate::human;
@@ -29,6 +29,9 @@ pub struct Options {
     /// The images that somebody wished on nodes (`image prewarm`)
     #[arg(long, conflicts_with_all = ["repository", "node", "location"])]
     wished: bool,
+    /// Why the registry keeps each manifest of the repository; who may delete from it may know
+    #[arg(long, requires = "repository", conflicts_with_all = ["node", "location"])]
+    why: bool,
     #[command(flatten)]
     project: ProjectOption,
     #[command(flatten)]
@@ -45,9 +48,12 @@ pub struct Row {
 
 /// Lists the images.
 pub async fn run(options: Options) -> Result<(), Failure> {
-    let Options { repository, node, location, wished, project, connection } = options;
+    let Options { repository, node, location, wished, why, project, connection } = options;
     if wished {
         return prewarm::list(&connection, &project).await;
+    }
+    if let Some(repository) = repository.as_ref().filter(|_| why) {
+        return kept::list(&connection, repository).await;
     }
     match (node, location) {
         (Some(node), location) => of_node(&connection, node, location).await,
