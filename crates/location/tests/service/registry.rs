@@ -1,5 +1,6 @@
 //! The registry on another machine: where it is, the global plane says, and nobody else is taken for it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
@@ -132,15 +133,19 @@ async fn images_come_from_the_registry_that_is_told_of_and_from_nobody_else() {
     let answer = ask_until(&|answer| says(answer, "no registry has joined")).await;
     refused(answer, ProblemCode::Unavailable);
 
-    // Where it is outlives a start while the control plane says nothing of it.
     tell.send_replace(at(&address));
     ask_until(&Result::is_ok).await.unwrap();
     world.stop().await;
+    ask_without_being_told(dir.path(), &root, &layer).await;
+    end.cancel();
+}
+
+/// Where the registry is outlives a start while the control plane says nothing of it.
+async fn ask_without_being_told(dir: &Path, root: &Arc<RootAuthority>, layer: &Digest) {
     let outside = Outside { images: Some(ImageOrigin::Elsewhere), ..Outside::default() };
-    let world = World::start_as(dir.path(), outside, global(&root)).await;
+    let world = World::start_as(dir, outside, global(root)).await;
     world.node_says(&[]).await;
     let path = format!("/link/nodes/n1/images/blob?repository=default/web&digest={layer}");
     world.location.send(Method::GET, &path, None::<&()>).await.unwrap();
     world.stop().await;
-    end.cancel();
 }
