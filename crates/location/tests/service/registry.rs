@@ -45,6 +45,14 @@ async fn ask_converted(world: &World, image: &Digest) -> Result<http::StatusCode
     Ok(answer.status())
 }
 
+/// Asks, as a node does, for a blob of an image.
+async fn blob_of(world: &World, digest: &Digest) -> Result<bytes::Bytes, CallError> {
+    let path = format!("/link/nodes/n1/images/blob?repository=default/web&digest={digest}");
+    let answer = world.location.send(Method::GET, &path, None::<&()>).await?;
+    let bytes = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap();
+    Ok(bytes.to_bytes())
+}
+
 #[tokio::test]
 async fn images_come_from_the_registry_that_is_told_of_and_from_nobody_else() {
     let dir = tempfile::tempdir().unwrap();
@@ -72,12 +80,7 @@ async fn images_come_from_the_registry_that_is_told_of_and_from_nobody_else() {
     let mut sets = world.watch::<AssignmentSet>("/link/nodes/n1/assignments").await;
     until(&mut sets, |set| set.assignments.len() == 1).await;
 
-    let ask = async |digest: &Digest| {
-        let path = format!("/link/nodes/n1/images/blob?repository=default/web&digest={digest}");
-        let answer = world.location.send(Method::GET, &path, None::<&()>).await?;
-        let bytes = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap();
-        Ok::<_, CallError>(bytes.to_bytes())
-    };
+    let ask = async |digest: &Digest| blob_of(&world, digest).await;
     // What it is told takes a moment to arrive.
     let ask_until = async |holds: &dyn Fn(&Result<bytes::Bytes, CallError>) -> bool| {
         let search = async {
@@ -145,7 +148,6 @@ async fn ask_without_being_told(dir: &Path, root: &Arc<RootAuthority>, layer: &D
     let outside = Outside { images: Some(ImageOrigin::Elsewhere), ..Outside::default() };
     let world = World::start_as(dir, outside, global(root)).await;
     world.node_says(&[]).await;
-    let path = format!("/link/nodes/n1/images/blob?repository=default/web&digest={layer}");
-    world.location.send(Method::GET, &path, None::<&()>).await.unwrap();
+    assert_eq!(blob_of(&world, layer).await.unwrap(), "the layer");
     world.stop().await;
 }
