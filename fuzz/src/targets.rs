@@ -3,11 +3,15 @@
 use std::io::Read;
 use std::path::Path;
 
+use longshore_image::Limits;
 use longshore_image::config::ConfigFile;
-use longshore_image::manifest::{Document, INDEX_TYPES, MANIFEST_TYPES};
-use longshore_types::{ByteCount, Manifest};
+use longshore_image::converted::artifact::{self, EMPTY_CONFIG};
+use longshore_image::converted::{Table, metadata_of};
+use longshore_image::manifest::{Descriptor, Document, INDEX_TYPES, MANIFEST_TYPES};
+use longshore_types::{ByteCount, Digest, Manifest};
+use sha2::{Digest as _, Sha256};
 
-use crate::opinions;
+use crate::{erofs, opinions};
 
 /// A parser under test.
 pub struct Target {
@@ -20,11 +24,14 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 7] = [
     Target { name: "tar", run: tar, has_checksums: true },
     Target { name: "manifest", run: manifest, has_checksums: false },
     Target { name: "config", run: config, has_checksums: false },
     Target { name: "toml", run: toml, has_checksums: false },
+    Target { name: "index", run: index, has_checksums: false },
+    Target { name: "table", run: table, has_checksums: false },
+    Target { name: "artifact", run: artifact, has_checksums: false },
 ];
 
 /// The target with a name.
@@ -126,4 +133,49 @@ fn toml(bytes: &[u8]) {
             assert!(problems.iter().all(|problem| !problem.to_string().is_empty()));
         }
     }
+}
+
+/// The index of a layer with whiteouts, for others to be merged with.
+const WHITEOUTS: &[u8] = include_bytes!("../corpus/index/whiteouts");
+
+/// Whatever the index of a layer says, a kernel is given a file system whose every number is right and
+/// whose files lie in the layer's contents, or nothing.
+fn index(bytes: &[u8]) {
+    let limits = Limits::default();
+    // As if its checksum were right, or nothing but that would ever be looked at.
+    let body = &bytes[..bytes.len().saturating_sub(32)];
+    let sealed = &[body, &Sha256::digest(body)].concat()[..];
+    assert!(sealed == bytes || metadata_of(&[bytes], &limits).is_err(), "the checksum is wrong");
+    let Ok(metadata) = metadata_of(&[sealed], &limits) else { return };
+    let n_blocks = u64::from(u32::from_le_bytes(body[12..16].try_into().expect("it was read")));
+    let read = |metadata: &[u8]| erofs::read(metadata).unwrap_or_else(|wrong| panic!("{wrong}"));
+    let devices = read(&metadata).devices;
+    assert!(devices.iter().all(|found| *found == n_blocks), "{devices:?}, not {n_blocks}");
+    for layers in [[WHITEOUTS, sealed], [sealed, WHITEOUTS], [sealed, sealed]] {
+        // More than fits in a file system is an error.
+        if let Ok(metadata) = metadata_of(&layers, &limits) {
+            read(&metadata);
+        }
+    }
+}
+
+/// A table that is read has one form alone, and its frames are as many and as long as it says.
+fn table(bytes: &[u8]) {
+    let Ok(table) = Table::decode(bytes, &Limits::default()) else { return };
+    assert_eq!(table.encode(), bytes, "it is written in two ways");
+    assert_eq!(table.frames.len() as u64, table.data.0.div_ceil(1 << 20));
+    assert!(table.stored() <= table.data, "more is stored than there is");
+    assert!(table.is_of_the_same(&table));
+}
+
+/// An artifact that is read is about the image that was asked about, and means the same written anew.
+fn artifact(bytes: &[u8]) {
+    let image = Digest::from_sha256([7; 32]);
+    assert!(artifact::decode(bytes, &Digest::from_sha256([0xfe; 32])).is_err(), "of another image");
+    let Ok(layers) = artifact::decode(bytes, &image) else { return };
+    let config = Digest::from_sha256(Sha256::digest(EMPTY_CONFIG).into());
+    let config = Descriptor { digest: config, size: ByteCount(EMPTY_CONFIG.len() as u64) };
+    let subject = (MANIFEST_TYPES[0], Descriptor { digest: image, size: ByteCount(1) });
+    let again = artifact::encode(subject, config, &layers);
+    assert_eq!(artifact::decode(&again, &image).expect("we wrote it"), layers);
 }

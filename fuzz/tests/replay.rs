@@ -53,3 +53,18 @@ fn mutated_configs_pass() {
 fn mutated_toml_passes() {
     mutations("toml");
 }
+
+#[test]
+fn mutated_indexes_pass() {
+    mutations("index");
+}
+
+#[test]
+fn mutated_tables_pass() {
+    mutations("table");
+}
+
+#[test]
+fn mutated_artifacts_pass() {
+    mutations("artifact");
+}

@@ -29,6 +29,9 @@ enum Target {
     Manifest,
     Config,
     Toml,
+    Index,
+    Table,
+    Artifact,
     Differential,
 }
 

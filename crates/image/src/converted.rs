@@ -36,11 +36,13 @@ use std::sync::mpsc;
 use longshore_types::{ByteCount, Digest};
 use sha2::{Digest as _, Sha256};
 
-use crate::index;
+use crate::erofs;
+use crate::index::{self, merge};
 use crate::limits::Limits;
 use crate::manifest::Descriptor;
 use crate::unpack::{self, Blob, DataFile, LayerIdentity, UnpackError};
 
+pub use crate::index::IndexError;
 use cut::{Cut, Cutter};
 pub use frame::FRAME;
 pub(crate) use frame::{FrameProblem, FrameReader};
@@ -81,9 +83,33 @@ pub fn convert<W: io::Write + Send + 'static>(
     let table = Table {
         diff_id: identity.diff_id,
         index: Descriptor { digest, size: ByteCount(index.len() as u64) },
-        data: ByteCount(u64::from(tree.data_blocks) * crate::erofs::BLOCK),
+        data: ByteCount(u64::from(tree.data_blocks) * erofs::BLOCK),
         report,
         frames,
     };
     Ok(Converted { index, table, frames: out })
+}
+
+/// What a node would have its kernel mount of layers, lowest first, whose indexes have these bytes: the
+/// metadata alone, as an EROFS file system. For whoever looks into what an index makes of an image.
+///
+/// # Panics
+/// Without a layer.
+pub fn metadata_of(indexes: &[&[u8]], limits: &Limits) -> Result<Vec<u8>, MetadataError> {
+    let trees = indexes.iter().map(|bytes| index::decode(bytes, limits.depth));
+    let trees = trees.collect::<Result<Vec<_>, _>>()?;
+    let mut metadata = Vec::new();
+    erofs::write(&merge::merge(&trees).tree, &mut metadata).map_err(MetadataError::Write)?;
+    Ok(metadata)
+}
+
+/// Why indexes are none of an image.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    /// One of them is no index.
+    #[error("reading the index of a layer")]
+    Index(#[from] IndexError),
+    /// They are more than a file system holds.
+    #[error("writing the metadata of the image")]
+    Write(#[source] io::Error),
 }

@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 
 use longshore_archive::tar::Xattr;
 
-pub(crate) use codec::{IndexError, TARGET_MAX, decode, encode};
+pub use codec::IndexError;
+pub(crate) use codec::{TARGET_MAX, decode, encode};
 
 /// The place of a node in the arena of its tree.
 pub(crate) type NodeId = u32;

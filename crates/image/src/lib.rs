@@ -38,6 +38,7 @@ pub mod pull;
 pub mod push;
 pub mod rates;
 pub mod source;
+mod steps;
 pub mod store;
 pub mod tar;
 pub mod unpack;

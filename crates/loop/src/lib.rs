@@ -3,11 +3,13 @@
 //!
 //! A device is attached with `autoclear`: the kernel detaches it when the last user closes it, and
 //! that is the mount once it is there, else our descriptor, which closes with this process. So
-//! whatever is killed when, no device outlives its use.
+//! whatever is killed when, no device outlives its use. [`power`] is a disk for tests on such a device.
 //!
 //! Test: by its users, `longshore-disk` and `longshore-image`, as root.
 
 #![deny(missing_docs)]
+
+pub mod power;
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -6,6 +6,9 @@ use std::io;
 use super::format::{self, BLOCK, CHUNK_BYTES, DEVICE_BYTES, INODE_SLOT, Payload, Shape};
 use super::{Kind, Node, Tree, directory};
 
+/// Most blocks of a file: a chunk says how many they are by a power of two, in five bits.
+const MAX_FILE_BLOCKS: u64 = 1 << 31;
+
 /// Where each node of a tree goes.
 pub(super) struct Layout {
     /// In the order of the nodes, and ascending.
@@ -51,6 +54,12 @@ impl Layout {
                 Kind::File { size, .. } => *size,
                 Kind::Symlink(target) => target.len() as u64,
             };
+            if matches!(node.kind, Kind::File { .. }) && size.div_ceil(BLOCK) > MAX_FILE_BLOCKS {
+                return Err(io::Error::new(
+                    io::ErrorKind::FileTooLarge,
+                    format!("a file of {size} bytes is more than a chunk of EROFS holds"),
+                ));
+            }
             let shape = shape(node, size, links[idx], epoch);
             let place = place(position, node, size, shape);
             position = end(&place, node);

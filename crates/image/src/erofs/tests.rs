@@ -243,3 +243,18 @@ fn more_data_files_than_the_format_takes_are_refused() {
     let error = write(&tree, &mut Vec::new()).unwrap_err();
     assert!(error.to_string().contains("16001 data files"), "{error}");
 }
+
+/// A chunk has five bits for its size, and one of 2^32 blocks would be read as one of a single block.
+#[test]
+fn a_file_of_more_blocks_than_a_chunk_has_is_refused() {
+    let attributes = Attributes::default();
+    let written = |n_blocks: u64| {
+        let node = |kind| Node { attributes: &attributes, kind };
+        let file = Kind::File { size: n_blocks * BLOCK, device: 0, first_block: 0 };
+        let nodes = vec![node(Kind::Directory(vec![(b"f", 1)])), node(file)];
+        write(&Tree { nodes, devices: vec![u32::MAX] }, &mut std::io::sink())
+    };
+    written(1 << 31).unwrap();
+    let error = written((1 << 31) + 1).unwrap_err();
+    assert!(error.to_string().contains("more than a chunk of EROFS holds"), "{error}");
+}

@@ -43,17 +43,23 @@ pub(crate) const XATTR_BYTES_MAX: usize = 128 << 10;
 
 /// Why bytes are not the index of a layer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum IndexError {
+pub enum IndexError {
+    /// They are something else.
     #[error("it is not the index of a layer")]
     Magic,
+    /// They were written by a later release.
     #[error("it has the version {0}, this release knows {VERSION}")]
     Version(u32),
+    /// They are not those that were written.
     #[error("its bytes are damaged")]
     Checksum,
+    /// They end in the middle of something.
     #[error("it ends too early")]
     Truncated,
+    /// More follows.
     #[error("{0} bytes follow its end")]
     Trailing(usize),
+    /// They say what no layer is.
     #[error("{0}")]
     Invalid(&'static str),
 }

@@ -16,6 +16,7 @@ use longshore_types::ImageMount;
 use super::{ErofsImage, ImageTree, MountRootfsError, mount_tree, unmount_under};
 use crate::erofs::{self, BLOCK};
 use crate::index::Attributes;
+use crate::steps::{Step, reached};
 
 /// How the kernel comes to the tree of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +85,7 @@ fn try_in(kernel: KernelPath, directory: &Path) -> Result<(), MountRootfsError> 
     let tree = ImageTree::Erofs(Arc::new(write_probe_image(kernel, directory)?));
     let target = directory.join("rootfs");
     mount_tree(&tree, &directory.join("base"), &target, None)?;
+    reached(Step::ProbeMounted);
     let file = target.join(FILE);
     let is_right = || -> io::Result<bool> {
         let mut is_right = fs::read(&file)? == CONTENTS.as_bytes();

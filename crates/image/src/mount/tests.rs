@@ -60,7 +60,7 @@ fn probe_image(kernel: KernelPath, dir: &Path) -> ErofsImage {
 }
 
 /// Whoever looks at every new block device, as udev does, may have one open for a moment longer than we do.
-fn wait_for_loop_devices_to_go(dir: &Path) {
+pub(crate) fn wait_for_loop_devices_to_go(dir: &Path) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
     while loop_devices_below(dir) > 0 {
         assert!(std::time::Instant::now() < deadline, "a loop device stays");

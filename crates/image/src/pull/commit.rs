@@ -12,6 +12,7 @@ use crate::attributes::{LayerView, lost_attributes, visible_layers, write_direct
 use crate::erofs;
 use crate::index::{self, LayerTree, merge};
 use crate::limits::LimitExceeded;
+use crate::steps::{Step, reached};
 use crate::store::{Form, INDEX, Inner, Staging, StoreIoError, StoredImage};
 use crate::unpack::LayerReport;
 
@@ -81,6 +82,7 @@ fn write_attributes(
     let staging = Staging::new(store)?;
     write_directories(staging.path(), &lost)
         .map_err(StoreIoError::of("writing", staging.path()))?;
+    reached(Step::AttributesWritten);
     store.trash(&target)?; // Of an attempt that ended before its record was written.
     staging.commit(&target)?;
     Ok(true)
@@ -105,9 +107,11 @@ fn write_metadata(store: &Arc<Inner>, image: &StoredImage) -> Result<Vec<Digest>
         let mut out = BufWriter::with_capacity(1 << 20, &file);
         erofs::write(&merged.tree, &mut out)?;
         out.flush()?;
+        reached(Step::MetadataWritten);
         file.sync_all()
     };
     write().map_err(StoreIoError::of("writing", &staging.path().join("metadata")))?;
+    reached(Step::MetadataSynced);
     staging.rename_file("metadata", &target)?;
     Ok(merged.devices.into_iter().map(|idx| image.visible_layers[idx]).collect())
 }

@@ -17,7 +17,8 @@ use rustix::fs::{FlockOperation, flock, fstatvfs};
 
 use super::blocking;
 use crate::erofs::BLOCK;
-use crate::store::Inner;
+use crate::steps::{Step, reached};
+use crate::store::{Inner, StoreIoError};
 use crate::unpack::{DataFile, LayerIdentity};
 
 /// A layer of fewer bytes is fetched again rather than kept.
@@ -86,7 +87,22 @@ fn try_open(store: &Inner, layer: &LayerIdentity) -> io::Result<Option<(Beginnin
     let writing = File::options().write(true).open(&path)?;
     let beginning = Beginning { file: Arc::new(File::open(&path)?), n_bytes };
     let data = Some(DataFile::from_block(writing, n_bytes));
+    reached(Step::BeginningOpened);
     Ok(Some((beginning, Keeper { path, data, n_seen: 0, size: layer.size.0, alone: file })))
+}
+
+/// Removes what is kept of a layer that is there: who brought it died before that.
+pub(super) fn forget(store: &Inner, layer: &LayerIdentity) -> Result<(), StoreIoError> {
+    let path = store.beginning_path(&layer.blob);
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(StoreIoError::of("opening", &path))?,
+    };
+    // Somebody may keep it for another layer that is said to come of the same blob.
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(());
+    }
+    std::fs::remove_file(&path).map_err(StoreIoError::of("removing", &path))
 }
 
 /// The room on the disk of a file, in bytes.
@@ -139,9 +155,12 @@ impl Keeper {
     /// Nobody will come back for it.
     pub fn remove(mut self) {
         self.data = None;
-        if let Err(error) = std::fs::remove_file(&self.path) {
+        match std::fs::remove_file(&self.path) {
+            Ok(()) => reached(Step::BeginningRemoved),
             // It grows old and goes.
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove what was kept of a layer");
+            Err(error) => {
+                tracing::warn!(path = %self.path.display(), %error, "cannot remove what was kept of a layer");
+            }
         }
     }
 }

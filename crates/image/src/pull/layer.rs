@@ -77,8 +77,16 @@ pub(super) async fn fetch_layer(
     let alone = Arc::new(flight.lock_owned().await);
     if store.has_layer(&diff_id) {
         progress(PullEvent::LayerReused { blob });
-        let report = store.read_layer_report(store.form(), &diff_id);
-        let report = report.map_err(|source| PullImageError::Store { digest: blob, source })?;
+        let found = {
+            let (store, alone) = (Arc::clone(store), Arc::clone(&alone));
+            blocking(move || {
+                let found = find_layer(&store, &layer);
+                drop(alone);
+                found
+            })
+        };
+        let found = found.await?;
+        let report = found.map_err(|source| PullImageError::Store { digest: blob, source })?;
         return Ok(LayerOutcome { diff_id, report, fetched: None, way: Way::Plain(None) });
     }
     let Some(parts) = parts else {
@@ -98,6 +106,14 @@ pub(super) async fn fetch_layer(
             Ok(LayerOutcome { way: Way::Plain(Some(why)), ..outcome })
         }
     }
+}
+
+/// The report of a layer that is there. What was kept while it came goes, should who brought it have died
+/// before that.
+fn find_layer(store: &Inner, layer: &LayerIdentity) -> Result<LayerReport, StoreIoError> {
+    kept::forget(store, layer)?;
+    converted::forget(store, layer)?;
+    store.read_layer_report(store.form(), &layer.diff_id)
 }
 
 /// Brings a layer as it was pushed.

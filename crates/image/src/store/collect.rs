@@ -13,6 +13,7 @@ use longshore_types::Digest;
 
 use super::open::{remove, remove_old_beginnings};
 use super::{BEGINNINGS, Form, ImageStore, Inner, State, StoreIoError, sync_directory};
+use crate::steps::{Step, reached};
 
 /// Why images or layers could not be removed.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,7 @@ impl ImageStore {
             if !collected.images.is_empty() {
                 // Before their layers go. Of a record that a power cut brings back without those nothing is used.
                 sync_directory(&self.inner.directory("images"))?;
+                reached(Step::RecordsSynced);
             }
             collected.layers = self.inner.trash_unused_layers(&state)?;
         }
@@ -68,6 +70,7 @@ impl Inner {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             result => result.map_err(StoreIoError::of("removing", &path))?,
         }
+        reached(Step::RecordRemoved);
         if known.stored.has_files_of_its_own() {
             self.trash(&self.image_path(known.stored.form, digest))?;
         }
@@ -105,7 +108,11 @@ impl Inner {
         let target = self.directory("trash").join(number.to_string());
         match std::fs::rename(path, &target) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            result => result.map_err(StoreIoError::of("discarding", path)),
+            result => {
+                result.map_err(StoreIoError::of("discarding", path))?;
+                reached(Step::Trashed);
+                Ok(())
+            }
         }
     }
 
@@ -116,6 +123,7 @@ impl Inner {
         for entry in std::fs::read_dir(&trash).map_err(StoreIoError::of("listing", &trash))? {
             let path = entry.map_err(StoreIoError::of("listing", &trash))?.path();
             remove(&path)?;
+            reached(Step::TrashRemoved);
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::limits::Limits;
 use crate::mount::{KernelPath, UnmountError, probe, unmount_under};
+use crate::steps::{Step, reached};
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -61,14 +62,17 @@ impl ImageStore {
         std::fs::set_permissions(root, PermissionsExt::from_mode(0o700))
             .map_err(StoreIoError::of("closing to others", root))?;
         let lock = lock(root)?;
+        reached(Step::StoreMade);
         let staging = root.join("staging");
         // Of a crash while it was found out how images get to the kernel.
         unmount_under(&staging)?;
         empty(&staging)?;
         empty(&root.join("trash"))?;
         remove_old_beginnings(&root.join(BEGINNINGS))?;
+        reached(Step::LeftoversRemoved);
         let kernel = kernel.unwrap_or_else(|| probe(&staging));
         let images = read_images(root, kernel)?;
+        reached(Step::RecordsRead);
         remove_orphans(root, &images)?;
         let inner = Inner {
             root: root.to_owned(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Inner, StoreIoError, sync_directory};
+use crate::steps::{Step, reached};
 
 /// A directory in `staging`, removed with all that is in it unless it was given a name.
 pub(crate) struct Staging {
@@ -19,6 +20,7 @@ impl Staging {
         let number = store.n_staged.fetch_add(1, Ordering::Relaxed);
         let path = store.directory("staging").join(number.to_string());
         std::fs::create_dir(&path).map_err(StoreIoError::of("creating", &path))?;
+        reached(Step::Staged);
         Ok(Self { path })
     }
 
@@ -52,9 +54,12 @@ impl Staging {
         File::create(&path)
             .and_then(|mut file| {
                 file.write_all(bytes)?;
+                reached(Step::StagedFileWritten);
                 file.sync_all()
             })
-            .map_err(StoreIoError::of("writing", &path))
+            .map_err(StoreIoError::of("writing", &path))?;
+        reached(Step::StagedFileSynced);
+        Ok(())
     }
 
     /// Puts everything inside on the disk and renames it to `target`. When `target` is there already
@@ -77,26 +82,35 @@ impl Staging {
     pub fn rename_file(&self, name: &str, target: &Path) -> Result<(), StoreIoError> {
         std::fs::rename(self.path.join(name), target)
             .map_err(StoreIoError::of("renaming to", target))?;
-        sync_directory(target.parent().expect("names of the store lie in its directories"))
+        reached(Step::FileNamed);
+        sync_directory(target.parent().expect("names of the store lie in its directories"))?;
+        reached(Step::FileNameSynced);
+        Ok(())
     }
 
     fn rename(self, target: &Path) -> Result<(), StoreIoError> {
+        reached(Step::StagedSynced);
         match std::fs::rename(&self.path, target) {
             Err(_) if target.is_dir() => return Ok(()),
             result => result.map_err(StoreIoError::of("renaming to", target))?,
         }
-        sync_directory(target.parent().expect("names of the store lie in its directories"))
+        reached(Step::Named);
+        sync_directory(target.parent().expect("names of the store lie in its directories"))?;
+        reached(Step::NameSynced);
+        Ok(())
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
         match std::fs::remove_dir_all(&self.path) {
+            Ok(()) => reached(Step::StagedRemoved),
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 // The next opening of the store removes it.
                 tracing::warn!(path = %self.path.display(), %error, "cannot remove a staged directory");
             }
-            _ => {}
+            // It was given a name.
+            Err(_) => {}
         }
     }
 }

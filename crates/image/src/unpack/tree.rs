@@ -28,6 +28,7 @@ use super::node::{
 use super::{EntryProblem, UnpackError};
 use crate::index::Origin;
 use crate::limits::{LimitExceeded, Limits};
+use crate::steps::{Step, reached};
 use crate::tar::{EntryPath, TarReader};
 
 /// The xattr by which overlayfs knows a directory that hides what lies below it.
@@ -128,7 +129,9 @@ impl Tree {
             implicit.add(path)?;
         }
         rustix::fs::futimens(&directory.fd, &timestamps(note.mtime))
-            .map_err(failed("setting the time of", path))
+            .map_err(failed("setting the time of", path))?;
+        reached(Step::TreeFinished);
+        Ok(())
     }
 
     /// Opens a directory of the tree, following links inside the root.
@@ -269,6 +272,7 @@ impl Tree {
             result => result,
         }
         .map_err(failed(action, path.as_bytes()))
+        .inspect(|_| reached(Step::NodeMade))
     }
 
     /// Removes whatever has a name, with all that is in it.
@@ -396,7 +400,8 @@ impl Destination for Tree {
                 Mode::empty(),
                 rustix::fs::makedev(0, 0),
             )
-            .map_err(failed("making the whiteout", name)),
+            .map_err(failed("making the whiteout", name))
+            .inspect(|()| reached(Step::NodeMade)),
             Err(errno) => Err(failed("looking at", name)(errno)),
         }
     }
@@ -414,6 +419,9 @@ impl Destination for Tree {
     fn finish(self) -> Result<Self::Finished, UnpackError> {
         let mut implicit = Implicit::default();
         self.finish_directory(&self.root, &mut Vec::new(), Below::Layers, &mut implicit)?;
+        // The same of a layer on every file system, whatever the order in which that lists names; what is in a
+        // directory before it.
+        implicit.paths.sort_unstable_by(|one, other| other.cmp(one));
         Ok(implicit.paths)
     }
 }

@@ -6,45 +6,19 @@ use std::process::Command;
 /// Something mounted at a directory of its own.
 pub struct Disk {
     dir: tempfile::TempDir,
-    file: Option<PathBuf>,
 }
 
 impl Disk {
     /// A tmpfs with room for so many MiB and files.
     pub fn tmpfs(mib: u32, n_files: u32) -> Self {
         let options = format!("size={mib}m,nr_inodes={n_files}");
-        Self::mount(None, &["-t", "tmpfs", "-o", &options, "tmpfs"])
-    }
-
-    /// An ext4 in a file of so many MiB.
-    pub fn ext4(file: &Path, mib: u64) -> Self {
-        std::fs::File::create(file).unwrap().set_len(mib << 20).unwrap();
-        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(file));
-        Self::of(file)
-    }
-
-    /// The ext4 that a file has.
-    pub fn of(file: &Path) -> Self {
-        let mut disk = Self::mount(None, &["-o", "loop", file.to_str().unwrap()]);
-        disk.file = Some(file.to_owned());
-        disk
-    }
-
-    fn mount(file: Option<PathBuf>, arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        run(Command::new("mount").args(arguments).arg(dir.path()));
-        Self { dir, file }
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()));
+        Self { dir }
     }
 
     pub fn path(&self) -> &Path {
         self.dir.path()
-    }
-
-    /// What the disk would have if the power were cut now, as a disk of its own: what the file
-    /// system has not written yet is not in its file.
-    pub fn after_a_power_cut(&self, file: &Path) -> Self {
-        std::fs::copy(self.file.as_ref().unwrap(), file).unwrap();
-        Self::of(file)
     }
 
     /// Takes all room for bytes, and gives it back when dropped.

@@ -1,7 +1,8 @@
 //! The power is cut: what a manifest was acknowledged for is there, with every byte, and nothing is
 //! there that is not whole.
 
-use super::disk::Disk;
+use longshore_loop::power::Disk;
+
 use super::*;
 
 fn layer(image: u32, layer: u32) -> Vec<u8> {
@@ -28,7 +29,9 @@ async fn push(registry: &Harness, image: u32, n_layers: u32) -> String {
 #[tokio::test]
 async fn an_acknowledged_manifest_outlives_it_with_all_it_refers_to() {
     let files = tempfile::tempdir().unwrap();
-    let disk = Disk::ext4(&files.path().join("disk"), 96);
+    let place = |name: String| (files.path().join(&name), files.path().join(name + ".mounted"));
+    let (file, at) = place("disk".to_owned());
+    let disk = Disk::make(&file, &at, 96).unwrap();
     let root = disk.path().join("registry");
     let registry = Harness::around(serve(options(&root)).await, tempfile::tempdir().unwrap());
     for (round, n_layers) in [1, 20, 5, 12].into_iter().enumerate() {
@@ -40,8 +43,8 @@ async fn an_acknowledged_manifest_outlives_it_with_all_it_refers_to() {
         // This one no manifest has asked for.
         let loose = registry.push_blob("a/b", &layer(1000, round)).await;
 
-        let copy = files.path().join(format!("copy-{round}"));
-        let after = disk.after_a_power_cut(&copy);
+        let (copy, at) = place(format!("copy-{round}"));
+        let after = disk.after_a_power_cut(&copy, &at).unwrap();
         let root = after.path().join("registry");
         let found = Harness::around(serve(options(&root)).await, tempfile::tempdir().unwrap());
         for (n, manifest) in manifests.iter().enumerate() {

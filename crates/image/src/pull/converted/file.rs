@@ -11,6 +11,7 @@ use longshore_types::Digest;
 use super::super::kept;
 use crate::converted::{FRAME, Stored, Table};
 use crate::erofs::BLOCK;
+use crate::steps::{Step, reached};
 use crate::store::{Arrival, DATA, INDEX, Inner, REPORT, Staging, StoreIoError, report_text};
 use crate::unpack::{CACHED, HOLE};
 
@@ -60,6 +61,25 @@ fn remove_file(path: &Path) -> Result<(), StoreIoError> {
     }
 }
 
+/// Gives a file a second name, so that whoever dies before the layer has its own leaves the first to the
+/// next pull. Where files cannot have two, the frames come again then.
+fn link(from: &Path, to: &Path) -> Result<(), StoreIoError> {
+    let linked = match std::fs::hard_link(from, to) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported
+            ) =>
+        {
+            std::fs::rename(from, to)
+        }
+        linked => linked,
+    };
+    linked.map_err(StoreIoError::of("linking", from))?;
+    reached(Step::FramesLinked);
+    Ok(())
+}
+
 impl Contents {
     /// Takes what an earlier pull left of a large layer, or begins; gives the frames that are missing.
     pub fn open(store: &Arc<Inner>, table: &Table) -> Result<(Self, Vec<Missing>), StoreIoError> {
@@ -78,6 +98,7 @@ impl Contents {
             Ok((file, direct, length))
         };
         let (file, direct, length) = open().map_err(failed)?;
+        reached(Step::FramesOpened);
         let mut contents = Self { path, file, direct, arrival: None, staging };
         let missing = match length {
             0 => contents.all(table),
@@ -126,6 +147,7 @@ impl Contents {
     /// Puts a frame, which is right, in its place, from where neighbours may have it.
     pub fn write(&self, missing: Missing, bytes: &[u8]) -> io::Result<()> {
         self.put(missing, bytes)?;
+        reached(Step::FrameWritten);
         if let Some(arrival) = &self.arrival {
             arrival.mark(missing.idx);
         }
@@ -176,13 +198,20 @@ impl Contents {
         // Neighbours are to find the layer where they do not find it on its way.
         let Self { path, file, direct: _, arrival: _arrival, staging } = self;
         file.sync_data().map_err(StoreIoError::of("syncing", &path))?;
+        reached(Step::FramesSynced);
         let data = staging.path().join(DATA);
-        if path != data {
-            std::fs::rename(&path, &data).map_err(StoreIoError::of("renaming", &path))?;
+        let is_kept = path != data;
+        let linked = if is_kept { link(&path, &data) } else { Ok(()) };
+        let committed = linked
+            .and_then(|()| staging.write(INDEX, index))
+            .and_then(|()| staging.write(REPORT, &report_text(&table.report)))
+            .and_then(|()| staging.commit_synced(&store.layer_path(store.form(), &table.diff_id)));
+        if is_kept {
+            // The layer is there, or its room is wanted.
+            remove_file(&path)?;
+            reached(Step::FramesUnlinked);
         }
-        staging.write(INDEX, index)?;
-        staging.write(REPORT, &report_text(&table.report))?;
-        staging.commit_synced(&store.layer_path(store.form(), &table.diff_id))
+        committed
     }
 
     /// Says where a write failed.

@@ -27,6 +27,22 @@ pub(super) fn convert(
     layers.into_iter().map(|(_, layer)| layer).collect()
 }
 
+/// Converts the layers of an image that a registry would convert, and tells of them; gives how many.
+pub(super) fn convert_what_may_be(
+    parts: &ImageParts,
+    (source, manifest): (&FakeSource, &Digest),
+    limits: &Limits,
+) -> usize {
+    let converted = (0..parts.n_layers()).filter_map(|idx| {
+        let of = parts.identity(idx);
+        let made = crate::converted::convert(parts.bytes(idx), &of, limits, Vec::new()).ok()?;
+        Some((of.diff_id, add(source, [made.index, made.frames, made.table.encode()])))
+    });
+    let layers: Vec<_> = converted.collect();
+    tell(source, manifest, layers.iter().copied().collect());
+    layers.len()
+}
+
 /// Adds the parts of a layer, each to be counted when it is asked for.
 fn add(source: &FakeSource, blobs: [Vec<u8>; 3]) -> ConvertedLayer {
     let [index, frames, table] = blobs.map(|blob| {

@@ -1,12 +1,13 @@
 //! A process that pulls is killed at many moments; what it leaves must be harmless.
 
-use std::collections::BTreeMap;
+mod random;
+mod steps;
+mod work;
+
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
 use super::*;
-use crate::store::Form;
-use crate::unpack::tests::listing::{Node, list};
 use forms::Seen;
 
 /// Names the store's directory to the process that is to be killed.
@@ -81,88 +82,23 @@ fn run_and_kill(root: &Path, kernel: KernelPath, n_events: usize) -> bool {
     told.len() == n_events && !told.iter().any(|line| line.contains("event done"))
 }
 
-/// Runs the process and kills it a moment after it has told so many steps.
-fn run_and_kill_within(root: &Path, kernel: KernelPath, n_events: usize, moment: Duration) {
-    let mut child = start(root, kernel);
-    let output = BufReader::new(child.stdout.take().unwrap());
-    let lines = output.lines().map_while(Result::ok);
-    // Keeps the pipe open: the process must die by the kill.
-    let mut told = lines.filter(|line| line.contains("event ")).take(n_events);
-    let n_told = told.by_ref().count();
-    assert!(n_told > 0);
-    // The kill is what is waited for: it shall come anywhere between two steps.
-    std::thread::sleep(moment);
-    child.kill().unwrap();
-    child.wait().unwrap();
-}
-
-/// `LONGSHORE_KILLS` says how often fault tests kill something; here a few are cheap.
+/// `LONGSHORE_KILLS` says how often fault tests kill something; here a few are cheap. There are several
+/// works of which each is killed.
 fn n_kills() -> usize {
     let text = std::env::var("LONGSHORE_KILLS");
-    text.map_or(20, |text| text.parse().expect("LONGSHORE_KILLS is a number")).max(20)
+    text.map_or(5, |text| text.parse().expect("LONGSHORE_KILLS is a number"))
 }
 
-#[tokio::test]
-async fn random_kills_leave_whole_layers_or_none() {
-    for kernel in FORMS {
-        random_kills(kernel).await;
-    }
+/// Whether what takes long is wanted.
+fn is_long_run() -> bool {
+    n_kills() >= 100
 }
 
-/// What a layer is on the disk, by its name there.
-fn layers_of(root: &Path, kernel: KernelPath) -> BTreeMap<String, BTreeMap<Vec<u8>, Node>> {
-    let form = Form::of(kernel);
-    let layers = entries(root, form.layers()).into_iter().map(|name| {
-        let path = root.join(form.layers()).join(&name);
-        let nodes = match form {
-            Form::Directories => list(&path.join("fs")),
-            Form::Erofs => {
-                let mut files = list(&path);
-                assert_eq!(files.len(), 4, "data, index and report in a directory");
-                files.values_mut().for_each(|file| file.mtime = (0, 0));
-                files
-            }
-        };
-        (name, nodes)
-    });
-    layers.collect()
-}
-
-async fn random_kills(kernel: KernelPath) {
-    let source = Arc::new(FakeSource::default());
-    let digest = parts().publish(&source);
-    let whole = tempfile::tempdir().unwrap();
-    let store = open_by(whole.path(), kernel);
-    let (image, _) = pull(&store, &source, &digest).await.unwrap();
-    let (trees, expected) = (layers_of(whole.path(), kernel), Seen::of(&image));
-
+/// What chooses; `LONGSHORE_SEED` repeats it.
+fn random() -> fastrand::Rng {
     let seed = std::env::var("LONGSHORE_SEED").map_or(1, |text| text.parse().unwrap());
-    println!("LONGSHORE_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
-    let root = tempfile::tempdir().unwrap();
-    let mut n_found_whole = 0;
-    for n in 0..n_kills() {
-        let moment = Duration::from_micros(random.u64(..3000));
-        let n_events = 1 + random.usize(..250);
-        run_and_kill_within(root.path(), kernel, n_events, moment);
-        let store = open_by(root.path(), kernel);
-        assert_no_leftovers(root.path());
-        for (name, tree) in layers_of(root.path(), kernel) {
-            assert_eq!(Some(&tree), trees.get(&name), "{n}: the layer {name} is not whole");
-        }
-        if let Some(image) = store.image(&digest) {
-            n_found_whole += 1;
-            assert_eq!(Seen::of(&image), expected, "{n}");
-            // From the beginning.
-            clear(&store);
-            assert!(layers_of(root.path(), kernel).is_empty());
-        }
-    }
-    println!("{n_found_whole} of {} kills came after the end", n_kills());
-    let store = open_by(root.path(), kernel);
-    let (image, _) = pull(&store, &source, &digest).await.unwrap();
-    assert_eq!((layers_of(root.path(), kernel), Seen::of(&image)), (trees, expected));
-    assert_no_leftovers(root.path());
+    println!("repeat with LONGSHORE_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
 }
 
 #[tokio::test]

@@ -11,10 +11,10 @@ use crate::unpack::tests::listing::{Node, list};
 use super::*;
 
 /// A file system in memory whose size can be changed; gone when it is dropped.
-struct SmallDisk(tempfile::TempDir);
+pub(super) struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let none = Option::<&std::ffi::CStr>::None;
         rustix::mount::mount("tmpfs", directory.path(), "tmpfs", MountFlags::empty(), none)
@@ -22,7 +22,7 @@ impl SmallDisk {
         Self(directory)
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 

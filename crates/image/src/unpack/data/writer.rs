@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::Buffer;
+use crate::steps::{Step, reached};
 use crate::unpack::pool::Lent;
 
 /// Bytes at the beginning that go through the page cache.
@@ -157,7 +158,7 @@ impl Sink for Output {
         if self.way == Way::Cached && start >= CACHED {
             self.go(Way::Direct)?;
         }
-        match self.file.write_all_at(bytes, start) {
+        let written = match self.file.write_all_at(bytes, start) {
             // It has direct writes, but wants them in larger pieces than blocks.
             Err(error)
                 if self.way == Way::Direct && error.kind() == io::ErrorKind::InvalidInput =>
@@ -166,12 +167,18 @@ impl Sink for Output {
                 self.file.write_all_at(bytes, start)
             }
             result => result,
-        }
+        };
+        written?;
+        reached(Step::BufferWritten);
+        Ok(())
     }
 
     fn finish(&mut self, end: u64) -> io::Result<()> {
         self.file.set_len(end)?;
-        self.file.sync_data()
+        reached(Step::ContentsWritten);
+        self.file.sync_data()?;
+        reached(Step::ContentsSynced);
+        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ fn one_layer() -> ImageParts {
 }
 
 /// A manifest with a piece of its text replaced, which must be there.
-fn replaced(text: &str, from: &str, to: &str) -> Vec<u8> {
+pub(super) fn replaced(text: &str, from: &str, to: &str) -> Vec<u8> {
     assert!(text.contains(from), "no {from:?} in {text}");
     text.replacen(from, to, 1).into_bytes()
 }
@@ -28,7 +28,7 @@ fn with_key(text: &str, key: &str) -> Vec<u8> {
     format!("{},{key}}}", text.strip_suffix('}').unwrap()).into_bytes()
 }
 
-fn changed(text: &str, change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
+pub(super) fn changed(text: &str, change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
     let mut document = serde_json::from_str(text).unwrap();
     change(&mut document);
     document.to_string().into_bytes()
