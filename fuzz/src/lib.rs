@@ -3,7 +3,7 @@
 //! - [`targets`]: one function per parser that runs it and checks what must hold of every answer.
 //! - [`mutate`]: changes of an input that keep it close to a valid one.
 //! - [`archives`]: tar archives put together at random.
-//! - [`opinions`]: the same archive read by us, by the `tar` crate and by Python.
+//! - [`opinions`]: the same archive read by us, by the `tar` crate, by Python and by GNU tar.
 //! - [`erofs`]: what a kernel would be given of an image, read by who believes nothing.
 //!
 //! `cargo nextest run -p longshore-fuzz` replays the committed corpus and then a short run of

@@ -5,6 +5,7 @@
 //! one image and a node another. Differences that are the others' own doing are listed here, each with
 //! its reason.
 
+mod gnu;
 mod python;
 
 use std::io::Read;
@@ -14,6 +15,7 @@ use longshore_image::tar::{EntryKind, TarReader};
 use longshore_types::ByteCount;
 use sha2::{Digest as _, Sha256};
 
+pub use gnu::of_gnu_tar;
 pub use python::Python;
 
 /// An entry as every reader can tell it.
@@ -194,14 +196,18 @@ fn difference(ours: &Opinion, theirs: &Opinion) -> Option<String> {
 /// - The `tar` crate wants the hole at the end of a sparse file named. GNU tar, which writes such
 ///   files, Python and we do not.
 /// - The `tar` crate wants digits in the size, also in that of a link; to all others blanks are 0.
-/// - Python wants an archive to have at least a block of zeros, and an entry behind a global header,
+/// - GNU tar wants the regions of a sparse file counted (`GNU.sparse.numblocks`) before they come. Python
+///   does without, and their map says as much.
+/// - Python and GNU tar want an archive to have at least a block of zeros, and an entry behind a global header,
 ///   which git writes also when there is none.
 fn is_known_refusal(ours: &[Item], why: &str) -> bool {
     why.contains("mismatch in sparse file chunks")
+        || why.contains("excess GNU.sparse.map")
         || why
             .split_once("numeric field was not a number: ")
             .is_some_and(|(_, rest)| rest.trim_start().starts_with("when getting size"))
-        || (ours.is_empty() && why.contains("empty file"))
+        || (ours.is_empty()
+            && ["empty file", "not look like a tar archive"].iter().any(|end| why.contains(end)))
         || ["end of file header", "empty header"].iter().any(|end| why.contains(end))
 }
 
@@ -245,4 +251,12 @@ pub fn difference_of_the_tar_crate(ours: &Opinion, bytes: &[u8]) -> Option<Strin
 pub fn difference_of_python(ours: &Opinion, bytes: &[u8], python: &mut Python) -> Option<String> {
     let comparable = matches!(ours, Opinion::Read(_)) && !is_beyond_python(bytes);
     comparable.then(|| difference(ours, &python.opinion(bytes))).flatten()
+}
+
+/// Where GNU tar does, which says nothing of contents.
+#[must_use]
+pub fn difference_of_gnu_tar(ours: &Opinion, bytes: &[u8]) -> Option<String> {
+    let Opinion::Read(items) = ours else { return None };
+    let without_contents = items.iter().map(|item| Item { contents: None, ..item.clone() });
+    difference(&Opinion::Read(without_contents.collect()), &of_gnu_tar(bytes))
 }
