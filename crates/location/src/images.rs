@@ -176,16 +176,22 @@ impl Registry {
     async fn follow(&self) {
         let Self::Elsewhere { global, trust, store, named } = self else { return };
         let path = format!("/link/locations/{}/registry/told", trust.location);
+        let mut kept = named.lock().unwrap_or_else(PoisonError::into_inner).told.clone();
         loop {
             match global.watch::<RegistryTold>(&path).await {
                 Ok(mut news) => {
                     while let Some(Ok(told)) = news.next().await {
-                        if !take(named, &told) {
-                            continue;
-                        }
-                        if let Err(error) = keep(store.as_ref(), told).await {
-                            let error = &error as &dyn std::error::Error;
-                            tracing::warn!(error, "where the registry is is not kept");
+                        take(named, &told);
+                        // Where that fails it is heard once more, and tried again.
+                        if kept.as_ref() != Some(&told) {
+                            match keep(store.as_ref(), &told).await {
+                                Ok(()) => kept = Some(told),
+                                Err(error) => {
+                                    let error = &error as &dyn std::error::Error;
+                                    tracing::warn!(error, "where the registry is is not kept");
+                                    break;
+                                }
+                            }
                         }
                     }
                 }
@@ -226,18 +232,16 @@ impl Registry {
     }
 }
 
-/// Takes over what was told of the registry; whether it is news. It holds from now on, whether it can be kept or not.
-fn take(named: &Mutex<Named>, told: &RegistryTold) -> bool {
+/// Takes over what was told of the registry. It holds from now on, whether it can be kept or not.
+fn take(named: &Mutex<Named>, told: &RegistryTold) {
     let mut named = named.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_news = named.told.as_ref() != Some(told);
-    if is_news {
+    if named.told.as_ref() != Some(told) {
         *named = Named { told: Some(told.clone()), client: None };
     }
-    is_news
 }
 
-async fn keep(store: &dyn Store, told: RegistryTold) -> Result<(), KeepError> {
-    let value = longshore_store::record::encode(&ToldRecord(told))?;
+async fn keep(store: &dyn Store, told: &RegistryTold) -> Result<(), KeepError> {
+    let value = longshore_store::record::encode(&ToldRecord(told.clone()))?;
     store.commit(Transaction::new().put(TOLD, value)).await?;
     Ok(())
 }

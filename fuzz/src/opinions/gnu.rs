@@ -22,10 +22,14 @@ pub fn of_gnu_tar(archive: &[u8]) -> Opinion {
         .spawn()
         .expect("tar runs (Debian's package tar)");
     let mut input = process.stdin.take().expect("it is piped");
-    // It may have seen enough before the end, or refuse all of it. A small archive fits into the pipe.
-    let _ = input.write_all(archive);
-    drop(input);
-    let output = process.wait_with_output().expect("tar ends");
+    // By a thread, for it may wait until somebody reads what it says.
+    let output = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            // It may have seen enough before the end, or refuse all of it.
+            let _ = input.write_all(archive);
+        });
+        process.wait_with_output().expect("tar ends")
+    });
     if !output.status.success() {
         return Opinion::Refused(String::from_utf8_lossy(&output.stderr).into_owned());
     }

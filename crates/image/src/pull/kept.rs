@@ -102,7 +102,11 @@ pub(super) fn forget(store: &Inner, layer: &LayerIdentity) -> Result<(), StoreIo
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(());
     }
-    std::fs::remove_file(&path).map_err(StoreIoError::of("removing", &path))
+    match std::fs::remove_file(&path) {
+        // It was old, or its keeper was faster.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(StoreIoError::of("removing", &path)),
+    }
 }
 
 /// The room on the disk of a file, in bytes.

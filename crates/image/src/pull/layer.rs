@@ -111,8 +111,12 @@ pub(super) async fn fetch_layer(
 /// The report of a layer that is there. What was kept while it came goes, should who brought it have died
 /// before that.
 fn find_layer(store: &Inner, layer: &LayerIdentity) -> Result<LayerReport, StoreIoError> {
-    kept::forget(store, layer)?;
-    converted::forget(store, layer)?;
+    let forgotten = kept::forget(store, layer).and_then(|()| converted::forget(store, layer));
+    if let Err(error) = forgotten {
+        // It grows old and goes.
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "what a pull left cannot be removed");
+    }
     store.read_layer_report(store.form(), &layer.diff_id)
 }
 

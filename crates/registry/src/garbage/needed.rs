@@ -1,6 +1,5 @@
 //! What of a repository is needed; decided without a look at the disk.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -110,10 +109,11 @@ impl Contents {
             // What names something need not have it.
             let Some(kind) = self.manifests.get(&digest) else { continue };
             let mut follow = |next: Digest, reason| {
-                if let Entry::Vacant(entry) = kept.entry(next) {
-                    entry.insert(vec![reason]);
+                let reasons = kept.entry(next).or_default();
+                if reasons.is_empty() {
                     to_follow.push(next);
                 }
+                reasons.push(reason);
             };
             for child in &kind.manifest.manifests {
                 follow(child.digest, KeptReason::PartOf { manifest: digest });
@@ -237,7 +237,7 @@ mod tests {
         for (n, reasons) in [
             (1, vec![KeptReason::Tagged]),
             (2, vec![KeptReason::PartOf { manifest: digest(1) }]),
-            (3, vec![KeptReason::Asked]),
+            (3, vec![KeptReason::Asked, KeptReason::PartOf { manifest: digest(1) }]),
             (4, vec![KeptReason::About { manifest: digest(2) }]),
             (5, vec![KeptReason::About { manifest: digest(4) }]),
             (6, vec![]),

@@ -22,6 +22,8 @@ const HEADER: usize = 4 * 8 + 32;
 const PAGE: usize = 4096;
 /// So many bytes are written ahead.
 const GROWTH: usize = 512 << 10;
+/// With more than so many bytes it is cut when it begins anew.
+const MOST_KEPT: usize = 16 << 20;
 
 /// Why what a journal has cannot be taken from it.
 #[derive(Debug, thiserror::Error)]
@@ -161,9 +163,15 @@ impl Journal {
         self.end
     }
 
-    /// The store has everything on the disk, so that the next record is the first.
-    pub fn begin_anew(&mut self) {
+    /// The store has everything on the disk, so that the next record is the first. What one very large batch made
+    /// of the file goes.
+    pub fn begin_anew(&mut self) -> io::Result<()> {
         self.end = 0;
+        if self.len > MOST_KEPT {
+            self.file.set_len(MOST_KEPT as u64)?;
+            self.len = MOST_KEPT;
+        }
+        Ok(())
     }
 
     /// Takes all that is there away: it is of another store.
@@ -214,7 +222,7 @@ mod tests {
         let disk = Disk::new();
         let mut written = journal(&disk);
         write(&mut written, 1, &[10, 10, 10, 10]);
-        written.begin_anew();
+        written.begin_anew().unwrap();
         // The store has them all, and nothing is written yet.
         assert!(numbers(&disk, 4).is_empty());
         write(&mut written, 5, &[10]);
@@ -222,6 +230,18 @@ mod tests {
         // One that ends where none of before begins.
         write(&mut written, 6, &[PAGE]);
         assert_eq!(numbers(&disk, 4), [5, 6]);
+    }
+
+    #[test]
+    fn what_a_very_large_batch_took_is_given_back() {
+        let disk = Disk::new();
+        let mut written = journal(&disk);
+        write(&mut written, 1, &[MOST_KEPT + 1]);
+        assert!(disk.content().len() > MOST_KEPT);
+        written.begin_anew().unwrap();
+        assert_eq!(disk.content().len(), MOST_KEPT);
+        write(&mut written, 2, &[10]);
+        assert_eq!(numbers(&disk, 1), [2]);
     }
 
     #[test]

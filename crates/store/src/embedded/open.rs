@@ -24,6 +24,8 @@ use crate::error::StoreError;
 
 /// The name of the journal is that of the file, and this.
 const JOURNAL: &str = ".journal";
+/// That of a journal that was put aside is longer by this.
+const ASIDE: &str = ".before";
 /// The format that had no journal.
 const WITHOUT_JOURNAL: u64 = 1;
 
@@ -109,11 +111,13 @@ pub struct Opened {
     pub journal: Journal,
 }
 
-/// Opens a file that is there, or makes one.
+/// How a journal is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
     IfThere,
     OrMade,
+    /// What is there is of a store that is not here any more, and may come back: it is put aside.
+    Anew,
 }
 
 /// A file, when there is one.
@@ -160,7 +164,13 @@ pub fn journal_of(path: &Path) -> PathBuf {
 
 /// Opens the journal of a store, readable by its owner only.
 fn open_journal(path: &Path, how: How) -> Found {
-    let (path, makes) = (journal_of(path), how == How::OrMade);
+    let (path, makes) = (journal_of(path), how != How::IfThere);
+    if how == How::Anew && std::fs::metadata(&path).is_ok_and(|found| found.len() > 0) {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(ASIDE);
+        std::fs::rename(&path, &aside)?;
+        tracing::warn!(path = %aside.display(), "a new store begins; the journal of one before is there");
+    }
     let mut options = OpenOptions::new();
     let opened = options.read(true).write(true).create(makes).mode(0o600).open(&path);
     let file = match opened {
@@ -243,14 +253,14 @@ fn ensure_format(
     }
 }
 
-/// A journal with nothing in it, for a store that has none yet. What is there is of another that was here before.
+/// A journal with nothing in it, for a store that has none yet.
 fn begin_journal(
     path: &Path,
     journal: &impl Fn(How) -> Found,
     store: u64,
 ) -> Result<Journal, OpenStoreError> {
     let begun = || {
-        let file = journal(How::OrMade)?.ok_or(io::ErrorKind::NotFound)?;
+        let file = journal(How::Anew)?.ok_or(io::ErrorKind::NotFound)?;
         let mut journal = Journal::new(file, store)?;
         journal.clear()?;
         Ok(journal)

@@ -28,6 +28,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const IN_JOURNAL: Duration = Duration::from_secs(1);
 /// With so many bytes it begins anew earlier; it is read whole when the store is opened.
 const MAX_JOURNAL: usize = 4 << 20;
+/// What the file may need beside the bytes that the journal has, in bytes.
+const TABLES_ROOM: u64 = 4 << 20;
 
 /// Answers one request, once it is known whether the batch is on disk.
 type Answer = Box<dyn FnOnce(Result<(), &StoreError>)>;
@@ -115,7 +117,7 @@ impl Writer<'_> {
         tables.finish(end == End::Closed)?;
         commit(transaction, end)?;
         if end != End::Read {
-            self.journal.begin_anew();
+            self.journal.begin_anew().map_err(fault("beginning its journal anew"))?;
             self.due = None;
         }
         // Nobody but this thread makes it true.
@@ -165,18 +167,28 @@ impl Writer<'_> {
             shared.publish(batch.changes);
         }
         work.answer_writers();
-        let is_due = self.due.is_some_and(|due| due <= Instant::now());
-        if is_due && full.is_some() {
-            // It is safe where it is, and the file needs room for it.
+        // On a full disk at once: others go on to fill it, and opening would need the room.
+        let is_due = self.due.is_some_and(|due| due <= Instant::now() || full.is_some());
+        let is_postponed = is_due && full.as_ref().is_some_and(|full| self.lacks_room(full));
+        if is_postponed {
+            // It is safe where it is.
             self.due = Some(Instant::now() + LOOK_AGAIN);
         }
-        Ok(if (is_due && full.is_none()) || self.journal.n_bytes() >= MAX_JOURNAL {
+        Ok(if is_due && !is_postponed || self.journal.n_bytes() >= MAX_JOURNAL {
             Some(End::Due)
         } else if work.readers.is_empty() {
             None
         } else {
             Some(End::Read)
         })
+    }
+}
+
+impl Writer<'_> {
+    /// Whether a full disk has no room even for what is to leave the journal.
+    fn lacks_room(&self, full: &StoreError) -> bool {
+        let needed = 2 * self.journal.n_bytes() as u64 + TABLES_ROOM;
+        matches!(full, StoreError::DiskFull { free, .. } if *free < needed)
     }
 }
 

@@ -207,8 +207,11 @@ impl Contents {
             .and_then(|()| staging.write(REPORT, &report_text(&table.report)))
             .and_then(|()| staging.commit_synced(&store.layer_path(store.form(), &table.diff_id)));
         if is_kept {
-            // The layer is there, or its room is wanted.
-            remove_file(&path)?;
+            // The layer is there, or its room is wanted. What stays grows old and goes.
+            if let Err(error) = remove_file(&path) {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "what came of a layer cannot be removed");
+            }
             reached(Step::FramesUnlinked);
         }
         committed

@@ -174,7 +174,8 @@ fn join_as(
 fn set_store_aside(dir: &Path) -> Result<(), Failure> {
     let store = dir.join("store.redb");
     let aside = store.with_extension(format!("before-{}", longshore_link::now().0));
-    for (from, to) in RedbStore::files(&store).iter().zip(RedbStore::files(&aside)) {
+    // The journal first: a store that is left without its journal is refused, a journal without its store is not.
+    for (from, to) in RedbStore::files(&store).iter().zip(RedbStore::files(&aside)).rev() {
         match std::fs::rename(from, &to) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Ok(()) => tracing::info!(path = %to.display(), "a store of an earlier life is there"),

@@ -43,7 +43,8 @@ async fn random_kills_leave_whole_layers_or_none() {
         for n in 0..n_kills() {
             let moment = Duration::from_micros(random.u64(..3000));
             kill_within(&scene, root.path(), 1 + random.usize(..n_events), moment);
-            n_killed += 1;
+            // Of a removal nobody can say whether it had ended.
+            n_killed += usize::from(work != Work::Collect);
             let when = format!("{work:?}, kill {n}");
             let store = scene.open(root.path(), &when);
             let is_done = work != Work::Collect && store.image(scene.lasting()).is_some();
@@ -56,6 +57,6 @@ async fn random_kills_leave_whole_layers_or_none() {
             }
         }
     }
-    println!("{n_done} of {n_killed} kills came after the end");
+    println!("{n_done} of {n_killed} kills of pulls came after the end");
     assert!(n_done < n_killed, "all came too late");
 }
