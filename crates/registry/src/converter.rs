@@ -150,6 +150,8 @@ enum ConvertError {
     Thread(#[source] io::Error),
     #[error("the converter broke off; this is a bug")]
     Broken,
+    #[error("a second look found something else than the first")]
+    Unsteady,
     #[error("the registry ends")]
     Ends,
 }
@@ -303,8 +305,8 @@ impl Registry {
         let ending = Ending::default();
         let checked = on_thread(&ending, move |is_ending| {
             let work = Work { storage: &storage, metrics: &metrics, is_ending };
-            let verdict = check::check(work, &home, &made)?;
-            check::act(work, &made, verdict)
+            let verdict = check::check_twice(work, &home, &made)?;
+            check::act(work, &home, &made, verdict)
         });
         tokio::pin!(checked);
         let checked = tokio::select! {
@@ -370,23 +372,38 @@ async fn on_thread<T: Send + 'static>(
 }
 
 /// The images of which nothing is converted yet, as far as that can be known without reading them, or not all is there
-/// any more.
+/// any more. What cannot be read is told, and keeps nobody else waiting.
 fn unconverted(storage: &Storage) -> Result<Vec<Image>, StorageError> {
-    storage.forget_outcomes()?;
+    or_tell(storage.forget_outcomes(), "cannot forget what became of layers that are gone");
     let mut found = Vec::new();
     for repository in storage.repositories()? {
-        for manifest in storage.manifests(&repository)? {
-            let is_open = match storage.standing(&repository, &manifest)? {
-                Standing::Open => true,
-                Standing::Made(artifact) => {
-                    storage.drop_if_broken(&repository, &manifest, &artifact)?
-                }
-                Standing::Unpulled => false,
-            };
-            if is_open {
+        or_tell(storage.forget_imageless(&repository), &format!("cannot tidy {repository}"));
+        let manifests = storage.manifests(&repository);
+        let manifests = or_tell(manifests, &format!("cannot look for images in {repository}"));
+        for manifest in manifests.unwrap_or_default() {
+            let is_open = is_open(storage, &repository, &manifest);
+            let what = format!("cannot look at what is converted of {repository}@{manifest}");
+            if or_tell(is_open, &what) == Some(true) {
                 found.push((repository.clone(), manifest));
             }
         }
     }
     Ok(found)
+}
+
+fn is_open(
+    storage: &Storage,
+    repository: &Repository,
+    image: &Digest,
+) -> Result<bool, StorageError> {
+    match storage.standing(repository, image)? {
+        Standing::Open => Ok(true),
+        Standing::Made(artifact) => storage.drop_if_broken(repository, image, &artifact),
+        Standing::Unpulled => Ok(false),
+    }
+}
+
+/// What came of it, unless it failed, which is told.
+fn or_tell<T>(result: Result<T, StorageError>, what: &str) -> Option<T> {
+    result.inspect_err(|error| tell(error, what)).ok()
 }

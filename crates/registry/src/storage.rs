@@ -15,6 +15,7 @@
 //!                                       JSON: the descriptor of a manifest about the subject
 //! pending/<hex>                         bytes of blobs that may not be on the disk yet
 //! converted/<hex>-<hex of a DiffID>      JSON: what the registry made of a layer
+//! conversion-uses-noted                 empty: since its time it is noted who asks for what was converted
 //! token-key                             signs passing tokens
 //! uploads/<id>/{repository,data}        an upload that is not finished
 //! tmp/<id>                              a file about to be renamed into place, or a blob that is fetched; emptied
@@ -197,6 +198,7 @@ impl Storage {
         storage.recover_pending()?;
         storage.sweep_uploads(upload_age)?;
         storage.remove_own_uploads()?;
+        storage.note_uses_from_now()?;
         Ok(storage)
     }
 

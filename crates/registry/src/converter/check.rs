@@ -4,7 +4,7 @@
 //! stored, by its digests, and converted once more from what was pushed. Bytes that a disk changed are thrown away,
 //! and the images get their form anew. Where everything has its digest and the conversion gives something else,
 //! the converter is wrong or was, or a memory: then nobody can say what else it got wrong, and the layer
-//! stays as it was pushed for good.
+//! stays as it was pushed for good. One bad read is neither: what follows does so once a second look found the same.
 //!
 //! Nothing is said of a layer before all has been done that follows. So what a crash interrupts is found once more: first
 //! the forms go that name the layer's parts, then the bytes, or the belief that it can be converted. Whatever a
@@ -38,7 +38,7 @@ use crate::storage::{Made, Outcome, Pushed, Storage, StorageError};
 pub(super) enum Verdict {
     Same,
     /// This part of it has other bytes than its digest says.
-    Damaged(Digest),
+    Damaged(Descriptor),
     /// The layer becomes something else.
     Different(String),
     /// What was pushed has other bytes than its digest says, so it cannot be told.
@@ -60,26 +60,53 @@ pub(super) fn find(
     put_off: &HashSet<Pushed>,
 ) -> Result<Option<(Made, Repository)>, StorageError> {
     for made in due(storage.made()?, again, put_off) {
-        if let Some(home) = storage.home_of(&made)? {
-            return Ok(Some((made, home)));
+        match storage.home_of(&made) {
+            Ok(Some(home)) => return Ok(Some((made, home))),
+            Ok(None) => {}
+            // The others are looked after all the same.
+            Err(error) => super::tell(&error, "cannot find where a converted layer lies"),
         }
     }
     Ok(None)
 }
 
-/// Reads what is stored of a layer and converts it again; changes nothing.
-pub(super) fn check(
+/// Looks at a layer, and once more where something would follow of it; changes nothing.
+pub(super) fn check_twice(
     work: Work<'_>,
     home: &Repository,
     made: &Made,
 ) -> Result<Verdict, ConvertError> {
+    let first = check(work, home, made)?;
+    confirmed(first, || check(work, home, made))
+}
+
+/// A verdict of which something follows counts when the next one is the same.
+fn confirmed(
+    first: Verdict,
+    again: impl FnOnce() -> Result<Verdict, ConvertError>,
+) -> Result<Verdict, ConvertError> {
+    if matches!(first, Verdict::Same | Verdict::OriginalDamaged(_)) {
+        return Ok(first);
+    }
+    let second = again()?;
+    let is_steady = match (&first, &second) {
+        (_, Verdict::Same | Verdict::OriginalDamaged(_))
+        | (Verdict::Different(_), Verdict::Different(_)) => true,
+        (Verdict::Damaged(first), Verdict::Damaged(second)) => first == second,
+        _ => false,
+    };
+    if is_steady { Ok(second) } else { Err(ConvertError::Unsteady) }
+}
+
+/// Reads what is stored of a layer and converts it again.
+fn check(work: Work<'_>, home: &Repository, made: &Made) -> Result<Verdict, ConvertError> {
     let ConvertedLayer { index, frames, table } = &made.parts;
     let mut bytes = Vec::new();
     if !read_stored(work, home, table, |piece| bytes.extend_from_slice(piece))? {
-        return Ok(Verdict::Damaged(table.digest));
+        return Ok(Verdict::Damaged(*table));
     }
     if !read_stored(work, home, index, |_| ())? {
-        return Ok(Verdict::Damaged(index.digest));
+        return Ok(Verdict::Damaged(*index));
     }
     let kept = match Table::decode(&bytes, &Limits::default()) {
         Ok(kept) => kept,
@@ -92,7 +119,7 @@ pub(super) fn check(
     let stored = StoredFrames::new(&kept);
     let mut stored = stored.map_err(|error| StorageError::reading(&frames.digest, error))?;
     if !read_stored(work, home, frames, |piece| stored.take(piece))? {
-        return Ok(Verdict::Damaged(frames.digest));
+        return Ok(Verdict::Damaged(*frames));
     }
     if let Some(difference) = stored.finish() {
         return Ok(Verdict::Different(difference.to_string()));
@@ -149,17 +176,26 @@ fn derive(
         }),
         Err(_) if work.is_ending() => Err(ConvertError::Ends),
         Err(error) if pieces.has_failed() => Err(ConvertError::Layer(blob, error)),
-        Err(error @ (UnpackError::BlobDigest { .. } | UnpackError::BlobSize { .. })) => {
-            Ok(Verdict::OriginalDamaged(chain(&error)))
+        Err(error) => {
+            // What is damaged may fail before all of it was read and its digest is known.
+            let original = Descriptor { digest: blob, size: of.size };
+            if !read_stored(work, home, &original, |_| ())? {
+                return Ok(Verdict::OriginalDamaged(chain(&error)));
+            }
+            let was_damaged =
+                matches!(error, UnpackError::BlobDigest { .. } | UnpackError::BlobSize { .. });
+            if was_damaged || error.retry() == Retry::CanHelp {
+                return Err(ConvertError::Layer(blob, error));
+            }
+            Ok(Verdict::Different(format!("it cannot be converted: {}", chain(&error))))
         }
-        Err(error) if error.retry() == Retry::CanHelp => Err(ConvertError::Layer(blob, error)),
-        Err(error) => Ok(Verdict::Different(format!("it cannot be converted: {}", chain(&error)))),
     }
 }
 
 /// Does what follows of it, and gives the images that are to be converted again.
 pub(super) fn act(
     work: Work<'_>,
+    home: &Repository,
     made: &Made,
     verdict: Verdict,
 ) -> Result<Vec<Image>, ConvertError> {
@@ -180,11 +216,12 @@ pub(super) fn act(
         }
         Verdict::Damaged(part) => {
             tracing::warn!(
-                layer = %layer.blob, %part,
+                layer = %layer.blob, part = %part.digest,
                 "what is stored of a converted layer is damaged; it is converted again"
             );
-            let images = storage.drop_forms(&part)?;
-            storage.discard(&part)?;
+            let images = storage.drop_forms(&part.digest)?;
+            // Good ones may have been pushed since.
+            storage.discard(home, &part.digest, || read_stored(work, home, &part, |_| ()))?;
             metrics.checked(Check::Damaged);
             Ok(images)
         }
@@ -229,6 +266,30 @@ mod tests {
         let part = Descriptor { digest: Digest::from_sha256([n; 32]), size: ByteCount(1) };
         let parts = ConvertedLayer { index: part, frames: part, table: part };
         Made { layer: layer(n), parts, age }
+    }
+
+    #[test]
+    fn one_bad_read_decides_nothing() {
+        let part = |n: u8| made(n, DAY).parts.table;
+        let damaged = |n: u8| Verdict::Damaged(part(n));
+        let different = || Verdict::Different("something".to_owned());
+        let original = || Verdict::OriginalDamaged("something".to_owned());
+        let is = |first, second| confirmed(first, || Ok(second));
+        assert!(matches!(is(damaged(1), Verdict::Same), Ok(Verdict::Same)));
+        assert!(matches!(is(different(), Verdict::Same), Ok(Verdict::Same)));
+        assert!(matches!(is(different(), original()), Ok(Verdict::OriginalDamaged(_))));
+        assert!(
+            matches!(is(damaged(1), damaged(1)), Ok(Verdict::Damaged(found)) if found == part(1))
+        );
+        assert!(matches!(is(different(), different()), Ok(Verdict::Different(_))));
+        for (first, second) in
+            [(damaged(1), damaged(2)), (damaged(1), different()), (different(), damaged(1))]
+        {
+            assert!(matches!(is(first, second), Err(ConvertError::Unsteady)));
+        }
+        for first in [Verdict::Same, original()] {
+            confirmed(first, || panic!("nothing follows of it")).unwrap();
+        }
     }
 
     #[test]

@@ -144,12 +144,17 @@ impl Storage {
     pub(crate) fn forget_outcomes(&self) -> Result<(), StorageError> {
         let directory = self.root.join(OUTCOMES);
         for name in durable::list(&directory)? {
-            let is_there = match Pushed::of_name(&name) {
-                Some(layer) => self.bytes_size(&layer.blob)?.is_some(),
-                None => false,
-            };
-            if !is_there {
-                durable::remove(&directory.join(name))?;
+            let size = Pushed::of_name(&name).map(|layer| self.bytes_size(&layer.blob));
+            match size.transpose() {
+                Ok(size) if size.flatten().is_none() => {
+                    durable::remove(&directory.join(name))?;
+                }
+                Ok(_) => {}
+                // The others are looked after all the same.
+                Err(error) => {
+                    let error = longshore_types::chain(&error);
+                    tracing::warn!(layer = name, error, "whether a layer is there is not known");
+                }
             }
         }
         Ok(())
@@ -160,23 +165,25 @@ impl Storage {
         let mut made = Vec::new();
         for name in durable::list(&self.root.join(OUTCOMES))? {
             let Some(layer) = Pushed::of_name(&name) else { continue };
-            let parts = match self.outcome(layer) {
-                Ok(Some(Outcome::Converted(parts))) => parts,
-                Ok(Some(Outcome::Refused(_)) | None) => continue,
+            match self.made_of(layer) {
+                Ok(found) => made.extend(found),
                 // The others are looked after all the same.
                 Err(error) => {
                     let error = longshore_types::chain(&error);
-                    tracing::warn!(error, "what became of a layer is not known");
-                    continue;
+                    tracing::warn!(layer = name, error, "what became of a layer is not known");
                 }
-            };
-            if self.has_parts(&parts)?
-                && let Some(age) = durable::age(&self.outcome_path(layer))?
-            {
-                made.push(Made { layer, parts, age });
             }
         }
         Ok(made)
+    }
+
+    fn made_of(&self, layer: Pushed) -> Result<Option<Made>, StorageError> {
+        let Some(Outcome::Converted(parts)) = self.outcome(layer)? else { return Ok(None) };
+        if !self.has_parts(&parts)? {
+            return Ok(None);
+        }
+        let age = durable::age(&self.outcome_path(layer))?;
+        Ok(age.map(|age| Made { layer, parts, age }))
     }
 
     fn has_parts(&self, parts: &ConvertedLayer) -> Result<bool, StorageError> {

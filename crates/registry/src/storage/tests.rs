@@ -71,7 +71,7 @@ fn bytes_are_kept_once_and_until_the_last_link_goes() {
         assert!(!storage.delete_blob(name, &digest).unwrap());
         assert_eq!(storage.bytes_size(&digest).unwrap().is_some(), left, "{name}");
     }
-    assert_eq!(tree(dir.path()), ["lock"]);
+    assert_eq!(tree(dir.path()), ["conversion-uses-noted", "lock"]);
 }
 
 #[test]

@@ -213,6 +213,69 @@ async fn what_is_gone_of_a_form_is_made_anew_with_the_next_look() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_read_keeps_nobody_else_waiting() {
+    let metrics = Metrics::default();
+    let registry = harness(&metrics).await;
+    let (shared, own) = (layer(90_000, 38), layer(70_000, 39));
+    let broken = registry.push_layer(ADMIN, "a/b", &own, &own).await;
+    let lost = registry.push_layer(ADMIN, "c/d", &own, &own).await;
+    let last = registry.push_layer(ADMIN, "e/f", &shared, &shared).await;
+    let same = registry.push_layer(ADMIN, "e/g", &shared, &shared).await;
+    registry.until_converted("c/d", &lost).await;
+    registry.until_converted("a/b", &broken).await;
+    let _store = is_in_s3().then(s3::shared);
+    let parts = blobs(&registry.until_converted("e/f", &last).await);
+    registry.until_converted("e/g", &same).await;
+    let Harness { server, http: _, root } = registry;
+    drop(server);
+    // Two repositories have this artifact, and none can read it; a link names nothing; and of the last one a part is gone.
+    let link = |repository: &str, image: &str| {
+        let hex = image.trim_start_matches("sha256:");
+        root.path().join(format!("repositories/{repository}/_converted/{hex}"))
+    };
+    let own_artifact = std::fs::read_to_string(link("a/b", &broken)).unwrap();
+    let hex = own_artifact.trim_start_matches("sha256:");
+    let path = root.path().join("blobs/sha256").join(&hex[..2]).join(hex);
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, "{").unwrap();
+    std::fs::write(link("e/g", &same), "sha256:12").unwrap();
+    damage(root.path(), &parts[1]);
+
+    let server = serve_when_free(checking(root.path(), &metrics)).await;
+    let registry = Harness::around(server, root);
+    until("it is found", async || checks(&metrics, "damaged") >= 1.0).await;
+    assert_eq!(blobs(&registry.until_converted("e/f", &last).await), parts);
+    assert!(is_right(registry.root.path(), &parts[1]));
+    registry.until_converted("a/b", &broken).await;
+    registry.until_converted("c/d", &lost).await;
+    assert!(std::fs::read(path).unwrap() == whole);
+    assert_eq!(registry.converted("e/g", &same).await.status, 500);
+    assert_eq!(checks(&metrics, "different"), 0.0);
+}
+
+#[tokio::test]
+async fn an_original_whose_damage_is_found_before_its_digest_is_no_fault_of_the_converter() {
+    let metrics = Metrics::default();
+    let registry = harness(&metrics).await;
+    let mut bytes = vec![0; 90_000];
+    fastrand::Rng::with_seed(40).fill(&mut bytes);
+    let mut layer = tar::Builder::new(Vec::new());
+    layer.append_pax_extensions([("size", "000000000090000".as_bytes())]).unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_size(bytes.len() as u64);
+    layer.append_data(&mut header, "noise", &bytes[..]).unwrap();
+    let layer = layer.into_inner().unwrap();
+    let image = registry.push_layer(ADMIN, "a/b", &layer, &layer).await;
+    registry.until_converted("a/b", &image).await;
+    let path = file_of(registry.root.path(), &digest(&layer)).unwrap();
+    let at = layer.windows(5).position(|bytes| bytes == b"size=").unwrap() + 5;
+    std::fs::File::options().write(true).open(path).unwrap().write_all_at(b"9", at as u64).unwrap();
+    until("it is found", async || checks(&metrics, "original_damaged") >= 1.0).await;
+    assert_eq!(registry.pull("a/b", &image).await.converted_layers, 1);
+    assert_eq!([checks(&metrics, "different"), checks(&metrics, "damaged")], [0.0; 2]);
+}
+
+#[tokio::test]
 async fn a_form_outlives_what_it_was_made_of() {
     let metrics = Metrics::default();
     let registry = harness(&metrics).await;

@@ -22,6 +22,11 @@ async fn harness(options: impl FnOnce(&Path) -> RegistryOptions) -> Harness {
     Harness::around(server, root)
 }
 
+fn make_old(path: &Path) {
+    let file = std::fs::File::open(path).unwrap();
+    file.set_modified(SystemTime::now() - 2 * HOUR).unwrap();
+}
+
 impl Harness {
     fn link(&self, repository: &str, image: &str) -> PathBuf {
         let links = self.root.path().join("repositories").join(repository).join("_converted");
@@ -30,8 +35,13 @@ impl Harness {
 
     /// As if nobody had asked for it for two hours.
     fn make_old(&self, repository: &str, image: &str) {
-        let link = std::fs::File::open(self.link(repository, image)).unwrap();
-        link.set_modified(SystemTime::now() - 2 * HOUR).unwrap();
+        make_old(&self.link(repository, image));
+        make_old(&self.noted_since());
+    }
+
+    /// What was written when it was first noted who asks.
+    fn noted_since(&self) -> PathBuf {
+        self.root.path().join("conversion-uses-noted")
     }
 
     /// Which of the blobs there are.
@@ -121,6 +131,47 @@ async fn what_somebody_asked_for_a_moment_ago_stays() {
     registry.make_old("a/b", &image);
     assert_eq!(registry.garbage("POST").await.manifests, 1);
     assert_eq!(registry.present("a/b", &parts).await, [false; 3]);
+}
+
+#[tokio::test]
+async fn what_was_pulled_before_pulls_were_noted_stays() {
+    let registry = harness(forgetful).await;
+    let layer = layer(90_000, 26);
+    let image = registry.push_layer(ADMIN, "a/b", &layer, &layer).await;
+    let parts = blobs(&registry.until_converted("a/b", &image).await);
+    registry.make_old("a/b", &image);
+    // A release that notes nothing leaves no more than the time when it was made.
+    std::fs::remove_file(registry.noted_since()).unwrap();
+    assert_eq!(registry.garbage("POST").await.manifests, 0);
+    let registry = registry.begin_again(forgetful).await;
+    assert_eq!(registry.garbage("POST").await.manifests, 0);
+    assert_eq!(registry.present("a/b", &parts).await, [true; 3]);
+    // The next start changes nothing.
+    make_old(&registry.noted_since());
+    let registry = registry.begin_again(forgetful).await;
+    assert_eq!(registry.garbage("POST").await.converted.len(), 1);
+    assert_eq!(registry.present("a/b", &parts).await, [false; 3]);
+}
+
+#[tokio::test]
+async fn what_is_said_of_an_image_that_is_gone_means_nothing() {
+    let registry = harness(forgetful).await;
+    let layer = layer(90_000, 27);
+    let image = registry.push_layer(ADMIN, "a/b", &layer, &layer).await;
+    registry.until_converted("a/b", &image).await;
+    let [none, other] = [[1; 1], [2; 1]].map(|bytes| digest(&bytes));
+    std::fs::write(registry.link("a/b", &none), "unpulled").unwrap();
+    std::fs::write(registry.link("a/b", &other), "sha256:12").unwrap();
+    registry.converted("a/b", &none).await.assert_refused(404, "MANIFEST_UNKNOWN");
+    assert!(registry.link("a/b", &none).exists(), "who asks for it changes nothing");
+    registry.garbage("POST").await;
+    let registry = registry.begin_again(forgetful).await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while registry.link("a/b", &none).exists() || registry.link("a/b", &other).exists() {
+        assert!(std::time::Instant::now() < deadline, "the first look takes it away");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(registry.link("a/b", &image).exists());
 }
 
 /// Every state in which a crash can leave what is made or goes, made by hand.
