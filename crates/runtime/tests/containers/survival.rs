@@ -42,6 +42,13 @@ pub async fn what_ends_without_an_agent_is_on_record(mut bed: Bed) {
     bed.finish().await;
 }
 
+/// A process that was killed leaves its cgroup, by which the agent sees its end, a moment before the kernel shows it as
+/// ended.
+async fn until_ended(pid: i32) {
+    let lives = || format!("process {pid} lives");
+    eventually("the first process to end", || !is_alive(pid), lives).await;
+}
+
 pub async fn a_dead_shim_takes_its_container_along(bed: Bed) {
     let other = bed.start(&bed.spec(&["sleep", "1000"])).await;
     // The second changes its user, which clears the parent-death signal.
@@ -56,7 +63,7 @@ pub async fn a_dead_shim_takes_its_container_along(bed: Bed) {
         kill(shim_of(&running), libc::SIGKILL);
         let record = waiting.await.expect("no panic").expect("its end is known");
         assert_eq!(record.reason, ExitReason::ShimDied, "{script}");
-        assert!(!is_alive(running.pid()));
+        until_ended(running.pid()).await;
         let stored = ExitRecord::load(&bed.shims.state_dir(&spec.id)).expect("readable");
         assert_eq!(stored, Some(record));
     }
@@ -74,7 +81,7 @@ pub async fn agent_and_shim_dead_together_are_noticed_at_adoption(mut bed: Bed) 
     bed.restart_agent();
     let AdoptedState::Ended(record) = adopt_one(&bed.shims).await else { panic!("still running") };
     assert_eq!(record.reason, ExitReason::ShimDied);
-    assert!(!is_alive(running.pid()));
+    until_ended(running.pid()).await;
     bed.finish().await;
 }
 

@@ -1,6 +1,8 @@
 //! A disk in memory that can be held up, made to fail, and cut from its power.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -23,6 +25,8 @@ struct State {
     content: Vec<u8>,
     /// What it had when the last sync ended.
     durable: Vec<u8>,
+    /// Where it was written since.
+    written: Vec<Range<usize>>,
     n_syncs: usize,
     n_waiting: usize,
     stopped: bool,
@@ -61,16 +65,15 @@ impl Disk {
     pub fn after_a_power_cut(&self, random: &mut fastrand::Rng) -> Self {
         const SECTOR: usize = 512;
         let state = self.state();
-        let mut left = state.content.clone();
-        for at in (0..left.len()).step_by(SECTOR) {
-            let end = (at + SECTOR).min(left.len());
-            if random.bool() {
-                let mut before = vec![0; end - at];
-                if let Some(durable) = state.durable.get(at..end.min(state.durable.len())) {
-                    before[..durable.len()].copy_from_slice(durable);
-                }
-                left[at..end].copy_from_slice(&before);
-            }
+        // Nothing was written yet where it became longer.
+        let mut left = state.durable.clone();
+        left.resize(state.content.len(), 0);
+        let written = state.written.iter();
+        let sectors: BTreeSet<usize> =
+            written.flat_map(|range| range.start / SECTOR..range.end.div_ceil(SECTOR)).collect();
+        for sector in sectors.into_iter().filter(|_| random.bool()) {
+            let bytes = (sector * SECTOR).min(left.len())..((sector + 1) * SECTOR).min(left.len());
+            left[bytes.clone()].copy_from_slice(&state.content[bytes]);
         }
         Self::with(left)
     }
@@ -111,7 +114,7 @@ impl Disk {
     }
 }
 
-fn range(state: &State, offset: u64, n_bytes: usize) -> io::Result<std::ops::Range<usize>> {
+fn range(state: &State, offset: u64, n_bytes: usize) -> io::Result<Range<usize>> {
     let start = usize::try_from(offset).map_err(io::Error::other)?;
     let end = start + n_bytes;
     (end <= state.content.len())
@@ -137,7 +140,11 @@ impl StorageBackend for Disk {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.state();
         check(&state)?;
-        state.content.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
+        let (len, before) = (usize::try_from(len).map_err(io::Error::other)?, state.content.len());
+        state.content.resize(len, 0);
+        if len < before {
+            state.written.push(len..before);
+        }
         Ok(())
     }
 
@@ -150,7 +157,13 @@ impl StorageBackend for Disk {
         state.n_waiting -= 1;
         state.n_syncs += 1;
         check(&state)?;
-        state.durable = state.content.clone();
+        let State { content, durable, written, .. } = &mut *state;
+        durable.resize(content.len(), 0);
+        for range in written.drain(..) {
+            // It may have become shorter since.
+            let range = range.start.min(content.len())..range.end.min(content.len());
+            durable[range.clone()].copy_from_slice(&content[range]);
+        }
         Ok(())
     }
 
@@ -158,7 +171,8 @@ impl StorageBackend for Disk {
         let mut state = self.state();
         check(&state)?;
         let range = range(&state, offset, data.len())?;
-        state.content[range].copy_from_slice(data);
+        state.content[range.clone()].copy_from_slice(data);
+        state.written.push(range);
         Ok(())
     }
 }
