@@ -74,12 +74,7 @@ pub(super) fn is_whole(
     let Some(stored) = storage.manifest(repository, digest)? else { return Ok(false) };
     let manifest = Manifest::parse(Some(&stored.media_type), &stored.bytes)
         .map_err(|error| StorageError::unreadable(digest, error))?;
-    for blob in &manifest.blobs {
-        if storage.blob_size(repository, &blob.digest)?.is_none() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    storage.has_blobs(repository, manifest.blobs.iter().map(|blob| &blob.digest))
 }
 
 /// The DiffIDs of an image; nothing when its config has none.

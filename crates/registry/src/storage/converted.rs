@@ -198,13 +198,10 @@ impl Storage {
     /// A repository that has a layer as it was pushed and what it became.
     pub(crate) fn home_of(&self, made: &Made) -> Result<Option<Repository>, StorageError> {
         let parts = made.parts.blobs().map(|part| part.digest);
-        'repositories: for repository in self.repositories()? {
-            for blob in [&made.layer.blob].into_iter().chain(&parts) {
-                if self.blob_size(&repository, blob)?.is_none() {
-                    continue 'repositories;
-                }
+        for repository in self.repositories()? {
+            if self.has_blobs(&repository, [&made.layer.blob].into_iter().chain(&parts))? {
+                return Ok(Some(repository));
             }
-            return Ok(Some(repository));
         }
         Ok(None)
     }

@@ -257,12 +257,7 @@ impl Storage {
     /// Whether all is there that an artifact names.
     fn is_whole(&self, repository: &Repository, artifact: &Digest) -> Result<bool, StorageError> {
         let Parts::Of(parts) = self.parts(repository, artifact)? else { return Ok(false) };
-        for part in parts {
-            if self.blob_size(repository, &part)?.is_none() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        self.has_blobs(repository, &parts)
     }
 
     /// Forgets what is converted of an image, for who holds the lock of the repository.

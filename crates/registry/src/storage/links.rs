@@ -102,6 +102,20 @@ impl Storage {
         self.bytes_size(digest)
     }
 
+    /// Whether the repository has all of these blobs.
+    pub(crate) fn has_blobs<'a>(
+        &self,
+        repository: &Repository,
+        digests: impl IntoIterator<Item = &'a Digest>,
+    ) -> Result<bool, StorageError> {
+        for digest in digests {
+            if self.blob_size(repository, digest)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The bytes of a blob and how many they are, when the repository has it.
     pub(crate) fn open_blob(
         &self,

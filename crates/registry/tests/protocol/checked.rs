@@ -298,25 +298,13 @@ async fn a_kill_while_it_is_checked_and_made_anew_leaves_nothing_half() {
     let manifest = manifest(&config, &[&layer]);
     let image = digest(manifest.as_bytes());
     let http = http_client();
-    let send = async |process: &Process, method: &str, path: String, body: Vec<u8>| {
-        let url = format!("http://{}{path}", process.address);
-        let method = Method::from_bytes(method.as_bytes()).unwrap();
-        let request = http.request(method, url).bearer_auth(ADMIN).header("content-type", IMAGE);
-        Answer::read(request.body(body).send().await.unwrap()).await
-    };
     let asked = format!("/v2/_longshore/converted/a/b?manifest={image}");
     let mut process = Process::start_converting(root.path());
-    for blob in [&layer[..], config.as_bytes()] {
-        let path = format!("/v2/a/b/blobs/uploads/?digest={}", digest(blob));
-        assert_eq!(send(&process, "POST", path, blob.to_vec()).await.status, 201);
-    }
-    let path = format!("/v2/a/b/manifests/{image}");
-    assert_eq!(send(&process, "PUT", path, manifest.into_bytes()).await.status, 201);
-    let is_there = async |process: &Process| {
-        send(process, "GET", asked.clone(), Vec::new()).await.status == 200
-    };
+    process.push(&http, &layer, &config, &manifest).await;
+    let ask = async |process: &Process| process.send(&http, Method::GET, &asked, Vec::new()).await;
+    let is_there = async |process: &Process| ask(process).await.status == 200;
     until("it is converted", async || is_there(&process).await).await;
-    let artifact = send(&process, "GET", asked.clone(), Vec::new()).await.json();
+    let artifact = ask(&process).await.json();
     let frames = blobs(&artifact).swap_remove(1);
     process.kill();
     damage(root.path(), &frames);
@@ -329,7 +317,7 @@ async fn a_kill_while_it_is_checked_and_made_anew_leaves_nothing_half() {
     let process = Process::start_checking(root.path());
     until("it is made anew", async || is_right(root.path(), &frames) && is_there(&process).await)
         .await;
-    let again = send(&process, "GET", asked.clone(), Vec::new()).await.json();
+    let again = ask(&process).await.json();
     assert_eq!(blobs(&again), blobs(&artifact));
     assert_eq!(std::fs::read_dir(root.path().join("uploads")).unwrap().count(), 0);
 }

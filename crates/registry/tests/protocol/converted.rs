@@ -351,35 +351,23 @@ async fn a_kill_while_it_converts_loses_nothing() {
     let config = config(&[&layer]);
     let manifest = manifest(&config, &[&layer]);
     let http = http_client();
-    let send = async |process: &Process, method: &str, path: String, body: Vec<u8>| {
-        let url = format!("http://{}{path}", process.address);
-        let method = Method::from_bytes(method.as_bytes()).unwrap();
-        let request = http.request(method, url).bearer_auth(ADMIN).header("content-type", IMAGE);
-        Answer::read(request.body(body).send().await.unwrap()).await
-    };
     let mut process = Process::start_converting(root.path());
-    for blob in [&layer[..], config.as_bytes()] {
-        let path = format!("/v2/a/b/blobs/uploads/?digest={}", digest(blob));
-        assert_eq!(send(&process, "POST", path, blob.to_vec()).await.status, 201);
-    }
+    process.push(&http, &layer, &config, &manifest).await;
     let image = digest(manifest.as_bytes());
-    let path = format!("/v2/a/b/manifests/{image}");
-    assert_eq!(send(&process, "PUT", path, manifest.into_bytes()).await.status, 201);
     let uploads = root.path().join("uploads");
     let n_uploads = |uploads: &Path| std::fs::read_dir(uploads).unwrap().count();
     let asked = format!("/v2/_longshore/converted/a/b?manifest={image}");
+    let ask = async |process: &Process| process.send(&http, Method::GET, &asked, Vec::new()).await;
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
     // In the middle of its first and its second try, or after them on a quick machine.
     for _ in 0..2 {
-        while n_uploads(&uploads) == 0
-            && send(&process, "GET", asked.clone(), Vec::new()).await.status != 200
-        {
+        while n_uploads(&uploads) == 0 && ask(&process).await.status != 200 {
             assert!(std::time::Instant::now() < deadline);
         }
         process.kill();
         process = Process::start_converting(root.path());
     }
-    while send(&process, "GET", asked.clone(), Vec::new()).await.status != 200 {
+    while ask(&process).await.status != 200 {
         assert!(std::time::Instant::now() < deadline, "it is not converted");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -100,6 +100,29 @@ impl Process {
         Self { child, address, _store: store }
     }
 
+    /// What it answers its administrator.
+    pub async fn send(
+        &self,
+        http: &reqwest::Client,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Answer {
+        let url = format!("http://{}{path}", self.address);
+        let request = http.request(method, url).bearer_auth(ADMIN).header("content-type", IMAGE);
+        Answer::read(request.body(body).send().await.unwrap()).await
+    }
+
+    /// Pushes an image of one layer to `a/b`.
+    pub async fn push(&self, http: &reqwest::Client, layer: &[u8], config: &str, manifest: &str) {
+        for blob in [layer, config.as_bytes()] {
+            let path = format!("/v2/a/b/blobs/uploads/?digest={}", digest(blob));
+            assert_eq!(self.send(http, Method::POST, &path, blob.to_vec()).await.status, 201);
+        }
+        let path = format!("/v2/a/b/manifests/{}", digest(manifest.as_bytes()));
+        assert_eq!(self.send(http, Method::PUT, &path, manifest.into()).await.status, 201);
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

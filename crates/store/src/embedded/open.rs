@@ -234,12 +234,12 @@ fn ensure_format(
     let failed = |source: redb::Error| unreadable(path)(source.into());
     match format_of(database).map_err(failed)? {
         Format::Empty => {
-            let journal = begin_journal(path, journal, fastrand::u64(1..))?;
+            let journal = begin_journal(path, journal)?;
             initialise(database, journal.store()).map_err(failed)?;
             Ok(journal)
         }
         Format::Version(WITHOUT_JOURNAL) => {
-            let journal = begin_journal(path, journal, fastrand::u64(1..))?;
+            let journal = begin_journal(path, journal)?;
             write_numbers(database, journal.store()).map_err(failed)?;
             Ok(journal)
         }
@@ -253,15 +253,11 @@ fn ensure_format(
     }
 }
 
-/// A journal with nothing in it, for a store that has none yet.
-fn begin_journal(
-    path: &Path,
-    journal: &impl Fn(How) -> Found,
-    store: u64,
-) -> Result<Journal, OpenStoreError> {
+/// A journal with nothing in it, for a store that has none yet, which gets its number by that.
+fn begin_journal(path: &Path, journal: &impl Fn(How) -> Found) -> Result<Journal, OpenStoreError> {
     let begun = || {
         let file = journal(How::Anew)?.ok_or(io::ErrorKind::NotFound)?;
-        let mut journal = Journal::new(file, store)?;
+        let mut journal = Journal::new(file, fastrand::u64(1..))?;
         journal.clear()?;
         Ok(journal)
     };

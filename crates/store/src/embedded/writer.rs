@@ -147,10 +147,10 @@ impl Writer<'_> {
             }
         }
         for request in requests {
-            match (request, &full) {
-                (Request::Settle { reply }, _) => work.readers.push(reply),
-                (request, Some(error)) => request.refuse(error),
-                (request, None) => work.apply(tables, request)?,
+            match &full {
+                // Who wants to read asks for no room.
+                Some(error) if !matches!(request, Request::Settle { .. }) => request.refuse(error),
+                _ => work.apply(tables, request)?,
             }
         }
         if full.is_none()
