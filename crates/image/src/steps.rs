@@ -63,6 +63,8 @@ steps! {
     BeginningRemoved,
     /// The file was opened that the frames of a layer come to.
     FramesOpened,
+    /// It was given the room that they will take.
+    FramesRoomTaken,
     /// A frame was written.
     FrameWritten,
     /// All frames were synced.

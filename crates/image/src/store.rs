@@ -105,7 +105,7 @@ pub(crate) struct Inner {
     kernel: KernelPath,
     state: Mutex<State>,
     flights: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
-    room: room::Room,
+    pub(crate) room: room::Room,
     arrivals: arriving::Arrivals,
     /// How neighbours did that were asked for frames.
     pub standings: Standings,

@@ -27,31 +27,32 @@ impl FrameReader {
         Ok(Self { decompressor: zstd::bulk::Decompressor::new()? })
     }
 
-    /// Fills `bytes`, which are as long as the frame, with what is in it. On an error they mean nothing.
-    pub fn read(
+    /// What is in a frame: what is stored of it, if that is it, or else `room`, which is as long as the frame.
+    pub fn read<'a>(
         &mut self,
         frame: &Frame,
-        stored: &[u8],
-        bytes: &mut [u8],
-    ) -> Result<(), FrameProblem> {
-        match frame.stored {
+        stored: &'a [u8],
+        room: &'a mut [u8],
+    ) -> Result<&'a [u8], FrameProblem> {
+        let bytes = match frame.stored {
             Stored::Zeros => {
-                bytes.fill(0);
-                return Ok(());
+                room.fill(0);
+                return Ok(room);
             }
-            Stored::Raw if stored.len() == bytes.len() => bytes.copy_from_slice(stored),
+            Stored::Raw if stored.len() == room.len() => stored,
             Stored::Raw => return Err(FrameProblem::Digest),
             Stored::Zstd(_) => {
                 // It never writes behind the end of what it is given.
-                let read = self.decompressor.decompress_to_buffer(stored, bytes);
+                let read = self.decompressor.decompress_to_buffer(stored, room);
                 let n_bytes = read.map_err(FrameProblem::Decompress)?;
-                if n_bytes != bytes.len() {
+                if n_bytes != room.len() {
                     return Err(FrameProblem::Digest);
                 }
+                room
             }
-        }
+        };
         match frame.is(bytes) {
-            true => Ok(()),
+            true => Ok(bytes),
             false => Err(FrameProblem::Digest),
         }
     }

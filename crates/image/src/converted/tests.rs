@@ -51,8 +51,7 @@ fn contents(table: &Table, frames: &[u8]) -> Result<Vec<u8>, FrameProblem> {
         let (stored, behind) = rest.split_at(table.stored_bytes(idx) as usize);
         rest = behind;
         let mut bytes = vec![7; table.frame_bytes(idx)];
-        reader.read(frame, stored, &mut bytes)?;
-        whole.extend(bytes);
+        whole.extend_from_slice(reader.read(frame, stored, &mut bytes)?);
     }
     assert_eq!(rest, b"");
     Ok(whole)

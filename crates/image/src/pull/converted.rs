@@ -12,6 +12,7 @@
 //! frames whose digests match and fetches the others: there is no list of finished frames that could say
 //! something else than the disk does.
 
+mod buffers;
 mod file;
 mod frames;
 mod peers;
@@ -140,6 +141,7 @@ pub(super) async fn fetch_converted(
         });
         opened.await.map_err(NotConverted::Failed)?.map_err(failed)?
     };
+    store.room.was_given_to(&layer.blob);
     let n_here = table.stored().0 - frames::stored_of(&table, &missing);
     told(n_here);
     let (workers, work) = queues();

@@ -71,7 +71,7 @@ pub struct NoRoom {
 
 /// What pulls under way have still to fetch.
 #[derive(Default)]
-pub(super) struct Room {
+pub(crate) struct Room {
     make: OnceLock<MakeRoom>,
     pulls: Mutex<Pulls>,
 }
@@ -126,6 +126,13 @@ impl Drop for Reservation {
 }
 
 impl Room {
+    /// A layer was given all the room on the disk that it will take: as it comes, no more will be taken.
+    pub fn was_given_to(&self, blob: &Digest) {
+        for left in self.pulls().left.values_mut() {
+            left.remove(blob);
+        }
+    }
+
     fn pulls(&self) -> std::sync::MutexGuard<'_, Pulls> {
         // Each change is a single step.
         self.pulls.lock().unwrap_or_else(PoisonError::into_inner)

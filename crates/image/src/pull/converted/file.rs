@@ -2,15 +2,17 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use longshore_types::Digest;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 use super::super::kept;
 use crate::converted::{FRAME, Stored, Table};
-use crate::erofs::BLOCK;
 use crate::steps::{Step, reached};
 use crate::store::{Arrival, DATA, INDEX, Inner, REPORT, Staging, StoreIoError, report_text};
 use crate::unpack::{CACHED, HOLE};
@@ -104,6 +106,12 @@ impl Contents {
             0 => contents.all(table),
             _ => contents.look(table)?,
         };
+        if let Err(error) = contents.take_room(&missing, table) {
+            let failed = contents.failed(error);
+            contents.discard()?;
+            return Err(failed);
+        }
+        reached(Step::FramesRoomTaken);
         let (n_frames, absent) = (table.frames.len(), missing.iter().map(|missing| missing.idx));
         let file = (&*contents.path, &contents.file);
         let arrival = Arrival::new(store, &table.diff_id, file, (n_frames, absent));
@@ -144,6 +152,31 @@ impl Contents {
         Ok(missing)
     }
 
+    /// Has the file system give room to what is to come. A full disk is told before anything is fetched for it; and
+    /// where there is room, several threads write at a time, where they would wait for one another to be given some.
+    fn take_room(&self, missing: &[Missing], table: &Table) -> io::Result<()> {
+        let blank = missing.iter().filter(|missing| missing.place == Place::Blank);
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for idx in blank.map(|missing| missing.idx) {
+            let start = idx as u64 * FRAME as u64;
+            let end = start + table.frame_bytes(idx) as u64;
+            match runs.last_mut() {
+                Some(run) if run.end == start => run.end = end,
+                _ => runs.push(start..end),
+            }
+        }
+        for run in runs {
+            let taken =
+                fallocate(&self.file, FallocateFlags::empty(), run.start, run.end - run.start);
+            match taken {
+                // It is given as it is written.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
+                taken => taken?,
+            }
+        }
+        Ok(())
+    }
+
     /// Puts a frame, which is right, in its place, from where neighbours may have it.
     pub fn write(&self, missing: Missing, bytes: &[u8]) -> io::Result<()> {
         self.put(missing, bytes)?;
@@ -154,7 +187,7 @@ impl Contents {
         Ok(())
     }
 
-    /// Where zeros are, long runs of them are not written.
+    /// Where zeros are, long runs of them are not written, and take no room.
     fn put(&self, missing: Missing, bytes: &[u8]) -> io::Result<()> {
         let mut start = missing.idx as u64 * FRAME as u64;
         if missing.place == Place::Written {
@@ -166,6 +199,7 @@ impl Contents {
             let rest = &unwritten[n_zeros..];
             let n_bytes = length_while(rest, |piece| !is_zero(piece));
             let from = start + n_zeros as u64;
+            self.give_room_back(start, n_zeros as u64)?;
             if n_bytes > 0 {
                 self.write_at(&rest[..n_bytes], from)?;
             }
@@ -173,6 +207,18 @@ impl Contents {
             unwritten = &rest[n_bytes..];
         }
         Ok(())
+    }
+
+    fn give_room_back(&self, start: u64, n_bytes: u64) -> io::Result<()> {
+        if n_bytes == 0 {
+            return Ok(());
+        }
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match fallocate(&self.file, flags, start, n_bytes) {
+            // What was given and is not written is zeros, too.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            given_back => Ok(given_back?),
+        }
     }
 
     fn write_at(&self, bytes: &[u8], start: u64) -> io::Result<()> {
@@ -236,23 +282,4 @@ fn is_zero(bytes: &[u8]) -> bool {
 fn length_while(bytes: &[u8], is_so: fn(&[u8]) -> bool) -> usize {
     let pieces = bytes.chunks(HOLE as usize).take_while(|piece| is_so(piece));
     pieces.map(<[u8]>::len).sum()
-}
-
-/// Memory for a frame that begins with a block, as direct writes want it.
-pub(super) struct FrameBuffer {
-    memory: Vec<u8>,
-    begin: usize,
-}
-
-impl FrameBuffer {
-    pub fn new() -> Self {
-        let memory = vec![0; FRAME + BLOCK as usize];
-        let begin = memory.as_ptr().align_offset(BLOCK as usize).min(BLOCK as usize);
-        Self { memory, begin }
-    }
-
-    /// So many bytes of it.
-    pub fn bytes(&mut self, n_bytes: usize) -> &mut [u8] {
-        &mut self.memory[self.begin..self.begin + n_bytes]
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::super::fetch::{Fetcher, PART, PARTS_AT_ONCE, Window};
-use super::file::{Contents, FrameBuffer, Missing};
+use super::buffers::{Buffers, FrameBuffer};
+use super::file::{Contents, Missing};
 use super::race::Giver;
 use crate::converted::{FRAME, FrameProblem, FrameReader, Table};
 use crate::manifest::Descriptor;
@@ -19,14 +21,14 @@ use crate::store::StoreIoError;
 /// The most threads of one layer.
 const THREADS: usize = 8;
 
-/// Frames that wait for a thread.
+/// Frames that wait for a thread, of each; whichever is free takes the next.
 const QUEUE: usize = 1;
 
 /// What was found of frames, and is not taken note of yet.
 const VERDICTS: usize = 64;
 
 /// What is held in memory of a layer on its way: parts ahead of the frame that is handed over, that frame,
-/// and of each thread those that wait for it, the one that it is at, and what that decodes to.
+/// and for each thread one that waits, the one that it is at, and what that decodes to.
 const HELD: u64 =
     PARTS_AT_ONCE as u64 * PART + (1 + THREADS as u64 * (QUEUE as u64 + 2)) * FRAME as u64;
 const _: () = assert!(HELD <= 72 << 20, "SPECIFICATION.md says so");
@@ -53,26 +55,35 @@ pub(super) enum Verdict {
     Stopped,
 }
 
-/// Tells at the end of a thread, however that comes about.
-struct Ending<'a>(&'a mpsc::Sender<Verdict>);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        // Mostly nobody listens any more.
-        let _ = self.0.blocking_send(Verdict::Stopped);
-    }
-}
-
 /// The task's ends of the queues to and from the threads.
 pub(super) struct Workers {
-    pub jobs: Vec<mpsc::Sender<Job>>,
+    pub jobs: mpsc::Sender<Job>,
     pub verdicts: mpsc::Receiver<Verdict>,
 }
 
 /// The threads' ends.
 pub(super) struct Work {
-    jobs: Vec<mpsc::Receiver<Job>>,
+    jobs: Mutex<mpsc::Receiver<Job>>,
     verdicts: mpsc::Sender<Verdict>,
+}
+
+impl Work {
+    /// The next frame; nothing once all were sent, or a thread stopped.
+    fn next(&self) -> Option<Job> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv()
+    }
+}
+
+/// Tells at the end of a thread, however that comes about, and has the others end.
+struct Ending<'a>(&'a Work);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        // Mostly nobody listens any more.
+        let _ = self.0.verdicts.blocking_send(Verdict::Stopped);
+        // After one that waits in there was given its frame.
+        self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner).close();
+    }
 }
 
 /// Why frames did not become the contents of a layer.
@@ -85,11 +96,11 @@ pub(super) enum Stopped {
     Store(StoreIoError),
 }
 
-/// A queue for each thread, and one back.
+/// A queue to the threads, and one back.
 pub(super) fn queues() -> (Workers, Work) {
-    let (senders, receivers) = (0..n_threads()).map(|_| mpsc::channel(QUEUE)).unzip();
+    let (jobs, receiver) = mpsc::channel(QUEUE * n_threads());
     let (sender, verdicts) = mpsc::channel(VERDICTS);
-    (Workers { jobs: senders, verdicts }, Work { jobs: receivers, verdicts: sender })
+    (Workers { jobs, verdicts }, Work { jobs: Mutex::new(receiver), verdicts: sender })
 }
 
 /// How many bytes are stored of some frames.
@@ -100,28 +111,28 @@ pub(super) fn stored_of(table: &Table, missing: &[Missing]) -> u64 {
 /// Frames out of bytes of a blob that begin with the first of them.
 pub(super) struct Cutting<'a> {
     window: Window<'a>,
+    buffers: &'a Buffers,
     /// What came and belongs to the next frame.
     left: Bytes,
 }
 
 impl<'a> Cutting<'a> {
-    pub fn new(window: Window<'a>) -> Self {
-        Self { window, left: Bytes::new() }
+    pub fn new(window: Window<'a>, buffers: &'a Buffers) -> Self {
+        Self { window, buffers, left: Bytes::new() }
     }
 
     /// The next frame, of which so many bytes are stored.
     pub async fn next(&mut self, n_stored: u64) -> Result<Bytes, SourceError> {
-        let n_stored = n_stored as usize;
-        let mut stored = Vec::with_capacity(n_stored);
-        while stored.len() < n_stored {
+        let mut stored = self.buffers.take(n_stored as usize);
+        while stored.n_left() > 0 {
             if self.left.is_empty() {
                 let early = || SourceError::new("they end too early", Retry::Pointless);
                 self.left = self.window.next().await?.ok_or_else(early)?;
             }
-            let n_bytes = self.left.len().min(n_stored - stored.len());
-            stored.extend_from_slice(&self.left.split_to(n_bytes));
+            let n_bytes = self.left.len().min(stored.n_left());
+            stored.push(&self.left.split_to(n_bytes));
         }
-        Ok(stored.into())
+        Ok(stored.filled())
     }
 }
 
@@ -137,18 +148,17 @@ pub(super) async fn send(
     let Workers { jobs, verdicts } = workers;
     // What is wrong, the threads tell by their end; nobody is to wait for room to say more.
     drop(verdicts);
-    let mut senders = jobs.iter().cycle();
+    let buffers = Buffers::default();
     let (mut n_given, mut nth) = (0, 0);
     for (run, bytes) in runs(table, missing) {
-        let mut cutting = Cutting::new(fetcher.range(frames.digest, bytes));
+        let mut cutting = Cutting::new(fetcher.range(frames.digest, bytes), &buffers);
         for missing in run {
             let n_stored = table.stored_bytes(missing.idx);
             let (missing, by) = (*missing, Giver::Source);
             let job = Job { nth, missing, by, bytes: cutting.next(n_stored).await? };
             (n_given, nth) = (n_given + n_stored, nth + 1);
-            let sender = senders.next().expect("there is a thread");
-            if sender.send(job).await.is_err() {
-                // It has its own error to tell.
+            if jobs.send(job).await.is_err() {
+                // A thread has its own error to tell.
                 return Ok(n_given);
             }
             told(n_given);
@@ -189,10 +199,10 @@ pub(super) fn put_in_place(
     contents: Contents,
     table: &Table,
     n_missing: usize,
-    Work { jobs, verdicts }: Work,
+    queues: Work,
 ) -> Result<(Contents, (Duration, Duration)), Stopped> {
-    let (started, n_threads) = (Instant::now(), jobs.len() as u32);
-    let worked = in_parallel(jobs, |jobs| work(&contents, table, jobs, &verdicts));
+    let (started, n_threads) = (Instant::now(), n_threads());
+    let worked = in_parallel(0..n_threads, |_| work(&contents, table, &queues));
     let worked = worked.map_err(|error| Stopped::Store(contents.failed(error)))?;
     let took = started.elapsed();
     let mut all = Worked::default();
@@ -214,43 +224,38 @@ pub(super) fn put_in_place(
     if all.n_frames < n_missing {
         return Err(Stopped::Abandoned);
     }
-    let waited = all.waited / n_threads.max(1);
+    let waited = all.waited / n_threads as u32;
     Ok((contents, (waited, took.saturating_sub(waited))))
 }
 
-fn work(
-    contents: &Contents,
-    table: &Table,
-    mut jobs: mpsc::Receiver<Job>,
-    verdicts: &mpsc::Sender<Verdict>,
-) -> Result<Worked, Stopped> {
-    let _ending = Ending(verdicts);
+fn work(contents: &Contents, table: &Table, queues: &Work) -> Result<Worked, Stopped> {
+    let _ending = Ending(queues);
     let failed = |source: io::Error| Stopped::Store(contents.failed(source));
     let mut reader = FrameReader::new().map_err(failed)?;
     let mut buffer = FrameBuffer::new();
     let mut worked = Worked::default();
     loop {
         let started = Instant::now();
-        let job = jobs.blocking_recv();
+        let job = queues.next();
         worked.waited += started.elapsed();
         let Some(Job { nth, missing, by, bytes: came }) = job else { return Ok(worked) };
         let idx = missing.idx;
         let bytes = buffer.bytes(table.frame_bytes(idx));
         let frame = &table.frames[idx];
-        let is_right = match by {
+        let right = match by {
             Giver::Source => {
                 let read = reader.read(frame, &came, bytes);
-                read.map_err(|problem| Stopped::Frame { idx, problem })?;
-                true
+                Some(read.map_err(|problem| Stopped::Frame { idx, problem })?)
             }
-            Giver::Peer(_) => frame.take(&came, bytes),
+            Giver::Peer(_) => frame.take(&came, bytes).then_some(&*bytes),
         };
-        if is_right {
+        if let Some(bytes) = right {
             contents.write(missing, bytes).map_err(failed)?;
             worked.n_frames += 1;
         }
+        let is_right = right.is_some();
         // Without a race nobody listens.
-        let _ = verdicts.blocking_send(Verdict::Of { nth, by, is_right });
+        let _ = queues.verdicts.blocking_send(Verdict::Of { nth, by, is_right });
     }
 }
 

@@ -10,6 +10,7 @@ use longshore_types::{Digest, chain};
 use tokio::time::Instant;
 
 use super::super::fetch::Fetcher;
+use super::buffers::Buffers;
 use super::file::Missing;
 use super::frames::{Cutting, Job, Verdict, Workers};
 use super::race::{Ask, GivenUp, Giver, PEER_AT_ONCE, RUNS_AT_ONCE, Race, Racer, Wish};
@@ -71,7 +72,15 @@ pub(super) async fn race_for(
     let racers = others.iter().map(racer).collect();
     let wishes = wishes(table, missing, &starts);
     let own = fetcher.neighbours.own.clone();
-    let asker = Asker { fetcher, others, frames: frames.digest, table, missing, starts };
+    let asker = Asker {
+        fetcher,
+        others,
+        frames: frames.digest,
+        table,
+        missing,
+        starts,
+        buffers: Buffers::default(),
+    };
     let runner = Runner {
         store,
         asker: &asker,
@@ -116,6 +125,7 @@ struct Asker<'a> {
     table: &'a Table,
     missing: &'a [Missing],
     starts: Vec<u64>,
+    buffers: Buffers,
 }
 
 impl Asker<'_> {
@@ -143,7 +153,7 @@ impl Asker<'_> {
         let last = frames.end - 1;
         let end = self.starts[last] + self.table.stored_bytes(self.missing[last].idx);
         let window = self.fetcher.range(self.frames, self.starts[frames.start]..end);
-        let state = Some((Cutting::new(window), frames));
+        let state = Some((Cutting::new(window, &self.buffers), frames));
         let runs = stream::unfold(state, move |state| async move {
             let (mut cutting, mut frames) = state?;
             let Some(nth) = frames.next() else { return Some((Event::RunEnded, None)) };
@@ -179,7 +189,7 @@ struct Runner<'a> {
 impl Runner<'_> {
     async fn run(mut self, workers: Workers) -> Result<Sent, SourceError> {
         let Workers { jobs, mut verdicts } = workers;
-        let (began, mut paused, mut thread) = (Instant::now(), Duration::ZERO, 0);
+        let (began, mut paused) = (Instant::now(), Duration::ZERO);
         loop {
             let now = began.elapsed().saturating_sub(paused);
             // While threads are what is waited for, nobody is slow but this machine: time stands still.
@@ -198,12 +208,11 @@ impl Runner<'_> {
                     Some(Verdict::Of { nth, by, is_right }) => self.judge(nth, by, is_right),
                     Some(Verdict::Stopped) | None => return Ok(self.sent),
                 },
-                permit = jobs[thread].reserve(), if !self.ready.is_empty() => {
+                permit = jobs.reserve(), if !self.ready.is_empty() => {
                     let (Ok(permit), Some(job)) = (permit, self.ready.pop_front()) else {
                         return Ok(self.sent);
                     };
                     permit.send(job);
-                    thread = (thread + 1) % jobs.len();
                 }
                 Some(event) = self.asked.next(), if !is_full => {
                     self.take(event, began.elapsed().saturating_sub(paused))?;

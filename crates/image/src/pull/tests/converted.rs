@@ -1,5 +1,7 @@
 //! Layers from their converted form, and what makes them come as they were pushed.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use super::forms::{Seen, corners, pull_by, ways};
 use super::kept::large;
 use super::*;
@@ -126,6 +128,29 @@ async fn every_way_to_the_kernel_shows_the_same_of_converted_layers() {
         let seen = pull_by(kernel, &source, &digest).await.unwrap();
         assert_eq!(seen, expected, "{kernel}");
     }
+}
+
+#[tokio::test]
+async fn long_runs_of_zeros_take_no_room_wherever_they_are_in_a_frame() {
+    let noise = |n_bytes, seed| {
+        let mut bytes = vec![0; n_bytes];
+        fastrand::Rng::with_seed(seed).fill(&mut bytes);
+        bytes
+    };
+    let zeros = [400 << 10, 3 << 20, 300 << 10];
+    let parts = zeros.map(|n_zeros| [noise(300 << 10, n_zeros as u64), vec![0; n_zeros]].concat());
+    let n_bytes = parts.concat().len();
+    let parts = ImageParts::default().plain(Archive::default().file("a", &parts.concat()));
+    let source = Arc::new(FakeSource::default());
+    let digest = parts.clone().publish(&source);
+    convert(&parts, &source, &digest);
+    let root = tempfile::tempdir().unwrap();
+    pull(&open_by(root.path(), KernelPath::Loop), &source, &digest).await.unwrap();
+    let layer = &entries(root.path(), "indexed")[0];
+    let data = root.path().join("indexed").join(layer).join("data").metadata().unwrap();
+    // As holes begin and end with pieces of 64 KiB.
+    let most = (n_bytes - zeros.iter().sum::<usize>() + 2 * zeros.len() * (64 << 10)) as u64;
+    assert!(data.blocks() * 512 <= most, "{} of {most}", data.blocks() * 512);
 }
 
 /// An image of one layer that is large enough to be kept while it comes.

@@ -153,7 +153,7 @@ impl FakeSource {
     }
 
     pub fn n_bytes_given(&self, blob: &Digest) -> u64 {
-        self.state.lock().unwrap().n_bytes_given[blob]
+        self.state.lock().unwrap().n_bytes_given.get(blob).copied().unwrap_or(0)
     }
 
     fn give(&self, digest: &Digest, part: Part) -> Result<Given, SourceError> {

@@ -249,3 +249,25 @@ async fn a_pull_looks_for_room_before_it_begins_beside_what_others_will_take() {
     pull(&store, &source, &two).await.unwrap();
     assert_eq!(asked.lock().unwrap().0, []);
 }
+
+#[tokio::test]
+async fn a_disk_without_room_for_a_converted_layer_says_so_before_its_frames_are_fetched() {
+    let mut bytes = vec![0; 5 << 20];
+    fastrand::Rng::with_seed(5).fill(&mut bytes);
+    let parts = ImageParts::default().plain(Archive::default().file("a", &bytes));
+    let source = Arc::new(FakeSource::default());
+    let digest = parts.clone().publish(&source);
+    let frames = converted::convert(&parts, &source, &digest)[0].frames.digest;
+    let disk = SmallDisk::new();
+    let store = open_by(disk.path(), KernelPath::Loop);
+    disk.resize("size=4m");
+    let error = pull(&store, &source, &digest).await.unwrap_err();
+    assert!(matches!(error, PullImageError::DiskFull { .. }), "{error:?}");
+    assert_eq!(source.n_bytes_given(&frames), 0);
+    assert_no_leftovers(disk.path());
+    assert_eq!(entries(disk.path(), "beginnings"), [""; 0]);
+
+    disk.with_room();
+    let (_, report) = pull(&store, &source, &digest).await.unwrap();
+    assert_eq!(report.converted_layers, 1);
+}
