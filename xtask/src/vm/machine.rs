@@ -96,10 +96,11 @@ impl Machine<'_> {
             }
             _ => {}
         }
-        // A kernel that panics ends the machine, and what should not happen in it is a panic.
+        // A kernel that panics ends the machine, and what should not happen in it is a panic. Memory that it gives
+        // out is not filled with zeros first: what does so is emulated, too.
         let append = format!(
             "console=ttyS0 root=/dev/nvme0n1 ro quiet loglevel=4 panic=-1 oops=panic \
-             mitigations=off {kernel_argument}"
+             mitigations=off init_on_alloc=0 {kernel_argument}"
         );
         let drive = |id: &str, file: &PathBuf| {
             // Written to in a file of the temporary directory that has no name.
