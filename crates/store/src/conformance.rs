@@ -75,6 +75,7 @@ pub const CASES: &[Case] = cases![
     transactions::all_conditions_must_hold,
     transactions::a_later_operation_sees_an_earlier_one,
     transactions::a_prefix_is_deleted_and_nothing_beside_it,
+    transactions::those_in_order_go_no_further_than_one_that_is_refused,
     transactions::limits_are_kept_and_reached,
     transactions::concurrent_swaps_lose_no_update,
     lists::a_listing_is_in_order_and_under_its_prefix,

@@ -50,6 +50,10 @@ use self::recent::Recent;
 
 pub use self::open::OpenStoreError;
 
+/// With so many bytes no more transactions are added to those that are done in one batch, whose room in the journal
+/// has a limit.
+const MAX_TOGETHER_BYTES: usize = 4 << 20;
+
 /// How an embedded store runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedbOptions {
@@ -281,6 +285,27 @@ impl Backend for RedbStore {
         transaction: CheckedTransaction,
     ) -> Result<TransactionResult, StoreError> {
         self.shared.ask(|reply| Request::Commit { transaction, reply }).await
+    }
+
+    async fn commit_in_order(
+        &self,
+        transactions: Vec<CheckedTransaction>,
+    ) -> Result<Vec<TransactionResult>, StoreError> {
+        let mut results = Vec::with_capacity(transactions.len());
+        let mut left = transactions.into_iter().peekable();
+        while left.peek().is_some() {
+            // What is in one batch is refused as a whole when the disk is full, and this waits for each batch.
+            let (mut together, mut n_bytes) = (Vec::new(), 0);
+            while n_bytes < MAX_TOGETHER_BYTES
+                && let Some(transaction) = left.next()
+            {
+                n_bytes += transaction.n_bytes();
+                together.push(transaction);
+            }
+            let asked = |reply| Request::CommitInOrder { transactions: together, reply };
+            results.extend(self.shared.ask(asked).await?);
+        }
+        Ok(results)
     }
 
     async fn watch(&self, prefix: Prefix<'_>, from: Revision) -> Result<Watch, StoreError> {

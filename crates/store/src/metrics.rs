@@ -47,6 +47,21 @@ impl Default for StoreMetrics {
 }
 
 impl StoreMetrics {
+    /// So many transactions were done together, or the first that was not has failed.
+    fn note(&self, began: Instant, done: Result<usize, &StoreError>) {
+        let took = began.elapsed().as_secs_f64();
+        let (outcome, n_ended) = match done {
+            Ok(n_done) => (DONE, n_done),
+            Err(StoreError::DiskFull { .. }) => (DISK_FULL, 1),
+            Err(_) => (FAILED, 1),
+        };
+        let commits = self.commits.get_or_create(&Committed { outcome });
+        for _ in 0..n_ended {
+            self.duration.observe(took);
+            commits.inc();
+        }
+    }
+
     /// Fills a registry with these and with the size of the store's file and journal.
     pub fn register(&self, registry: &mut Registry, file: PathBuf) {
         let registry = registry.sub_registry_with_prefix("longshore_store");
@@ -87,14 +102,18 @@ impl<B: Backend> Backend for Measured<B> {
     ) -> Result<TransactionResult, StoreError> {
         let began = Instant::now();
         let result = self.store.commit(transaction).await;
-        self.metrics.duration.observe(began.elapsed().as_secs_f64());
-        let outcome = match &result {
-            Ok(_) => DONE,
-            Err(StoreError::DiskFull { .. }) => DISK_FULL,
-            Err(_) => FAILED,
-        };
-        self.metrics.commits.get_or_create(&Committed { outcome }).inc();
+        self.metrics.note(began, result.as_ref().map(|_| 1));
         result
+    }
+
+    async fn commit_in_order(
+        &self,
+        transactions: Vec<CheckedTransaction>,
+    ) -> Result<Vec<TransactionResult>, StoreError> {
+        let began = Instant::now();
+        let results = self.store.commit_in_order(transactions).await;
+        self.metrics.note(began, results.as_ref().map(Vec::len));
+        results
     }
 
     async fn get(&self, key: Key<'_>) -> Result<Option<KeyValue>, StoreError> {

@@ -42,6 +42,13 @@ pub trait Store: Send + Sync + 'static {
         transaction: Transaction,
     ) -> BoxFuture<'_, Result<TransactionResult, StoreError>>;
 
+    /// Does transactions one after the other, each as [`Self::commit`] does. None is done after one that is not; an
+    /// error leaves open how many were. A store may have them wait for the disk together.
+    fn commit_in_order(
+        &self,
+        transactions: Vec<Transaction>,
+    ) -> BoxFuture<'_, Result<Vec<TransactionResult>, StoreError>>;
+
     /// Every change under `prefix` from revision `from` on, that one included, past and future.
     ///
     /// After a listing at revision R, watch from `R.next()`. `Revision(0)` asks for all there ever
@@ -130,6 +137,20 @@ pub trait Backend: Send + Sync + 'static {
         transaction: CheckedTransaction,
     ) -> impl Future<Output = Result<TransactionResult, StoreError>> + Send;
 
+    /// See [`Store::commit_in_order`].
+    fn commit_in_order(
+        &self,
+        transactions: Vec<CheckedTransaction>,
+    ) -> impl Future<Output = Result<Vec<TransactionResult>, StoreError>> + Send {
+        async move {
+            let mut results = Vec::with_capacity(transactions.len());
+            for transaction in transactions {
+                results.push(self.commit(transaction).await?);
+            }
+            Ok(results)
+        }
+    }
+
     /// See [`Store::watch`].
     fn watch(
         &self,
@@ -177,6 +198,18 @@ impl<B: Backend> Store for B {
         transaction: Transaction,
     ) -> BoxFuture<'_, Result<TransactionResult, StoreError>> {
         async move { Backend::commit(self, transaction.check()?).await }.boxed()
+    }
+
+    fn commit_in_order(
+        &self,
+        transactions: Vec<Transaction>,
+    ) -> BoxFuture<'_, Result<Vec<TransactionResult>, StoreError>> {
+        async move {
+            let checked =
+                transactions.into_iter().map(Transaction::check).collect::<Result<_, _>>();
+            Backend::commit_in_order(self, checked?).await
+        }
+        .boxed()
     }
 
     fn watch<'a>(

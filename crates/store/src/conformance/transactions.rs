@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 
 use crate::error::StoreError;
-use crate::key_value::Revision;
+use crate::key_value::{LeaseId, Revision};
 use crate::store::{Page, Store};
 use crate::transaction::{
     Compare, MAX_OPERATIONS, MAX_REQUEST_BYTES, Op, OpResponse, Relation, Transaction,
@@ -155,6 +155,34 @@ pub async fn a_prefix_is_deleted_and_nothing_beside_it(subject: &mut dyn Subject
     }
     let result = commit(&*store, Transaction::new().delete_prefix("/many/")).await;
     assert_eq!(result.responses, [OpResponse::Deleted(300)]);
+}
+
+pub async fn those_in_order_go_no_further_than_one_that_is_refused(subject: &mut dyn Subject) {
+    let store = subject.open().await;
+    let before = put(&*store, "/a", "1").await;
+    let put = |key: &str| Transaction::new().put(key, "1");
+    let all = vec![
+        put("/b"),
+        put("/c").when(Compare::absent("/a")),
+        put("/b").when(Compare::exists("/b")).delete("/a"),
+    ];
+    let results = store.commit_in_order(all).await.expect("the store commits them");
+    let done: Vec<_> = results.iter().map(|one| (one.succeeded, one.revision)).collect();
+    let (first, second) = (before.next(), before.next().next());
+    assert_eq!(done, [(true, first), (false, first), (true, second)]);
+    assert_eq!(keys(&*store).await, ["/b=1"]);
+    assert_eq!(store.commit_in_order(vec![]).await.expect("there is nothing to do"), []);
+
+    let lease = LeaseId(u64::MAX >> 1);
+    let all = vec![put("/d"), Transaction::new().put_leased("/e", "1", lease), put("/f")];
+    let refused = store.commit_in_order(all).await;
+    assert!(matches!(refused, Err(StoreError::LeaseNotFound { .. })), "{refused:?}");
+    assert_eq!(keys(&*store).await, ["/b=1", "/d=1"], "nothing is done after it");
+    // What breaks a limit is seen before anything is done.
+    let large =
+        (0..=MAX_OPERATIONS).fold(Transaction::new(), |all, n| all.put(format!("/{n}"), ""));
+    store.commit_in_order(vec![put("/g"), large]).await.expect_err("it has too many operations");
+    assert_eq!(keys(&*store).await, ["/b=1", "/d=1"]);
 }
 
 pub async fn limits_are_kept_and_reached(subject: &mut dyn Subject) {

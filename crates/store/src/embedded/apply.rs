@@ -177,6 +177,21 @@ impl<'txn> Tables<'txn> {
         Ok(Ok(TransactionResult { succeeded, revision: self.revision, responses }))
     }
 
+    /// Does transactions one after the other, up to the first that is refused.
+    pub fn transactions(
+        &mut self,
+        transactions: &[CheckedTransaction],
+    ) -> Result<Result<Vec<TransactionResult>, StoreError>, StoreError> {
+        let mut results = Vec::with_capacity(transactions.len());
+        for transaction in transactions {
+            match self.transaction(transaction)? {
+                Ok(result) => results.push(result),
+                Err(refused) => return Ok(Err(refused)),
+            }
+        }
+        Ok(Ok(results))
+    }
+
     /// Grants a lease.
     pub fn grant(&mut self, ttl: Duration) -> Result<LeaseId, StoreError> {
         let lease = LeaseId(self.next_lease);

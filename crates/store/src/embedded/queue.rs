@@ -30,6 +30,11 @@ pub enum Request {
         transaction: CheckedTransaction,
         reply: Reply<TransactionResult>,
     },
+    /// Commits one after the other in one batch, up to the first that is refused.
+    CommitInOrder {
+        transactions: Vec<CheckedTransaction>,
+        reply: Reply<Vec<TransactionResult>>,
+    },
     Grant {
         ttl: Duration,
         reply: Reply<LeaseId>,
@@ -53,6 +58,9 @@ impl Request {
     fn n_bytes(&self) -> usize {
         match self {
             Self::Commit { transaction, .. } => transaction.n_bytes(),
+            Self::CommitInOrder { transactions, .. } => {
+                transactions.iter().map(CheckedTransaction::n_bytes).sum()
+            }
             Self::Grant { .. }
             | Self::Revoke { .. }
             | Self::Compact { .. }
@@ -65,6 +73,7 @@ impl Request {
         let error = error.clone();
         match self {
             Self::Commit { reply, .. } => drop(reply.send(Err(error))),
+            Self::CommitInOrder { reply, .. } => drop(reply.send(Err(error))),
             Self::Grant { reply, .. } => drop(reply.send(Err(error))),
             Self::Revoke { reply, .. } => drop(reply.send(Err(error))),
             Self::Compact { reply, .. } => drop(reply.send(Err(error))),

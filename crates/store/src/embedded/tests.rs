@@ -276,6 +276,20 @@ async fn one_wait_for_the_disk_serves_all_commits_that_gathered() {
 }
 
 #[tokio::test]
+async fn those_in_order_wait_for_the_disk_together() {
+    let disks = Disks::default();
+    let (store, disk) = (disks.open(), &disks.journal);
+    let before = disk.n_syncs();
+    let all = (0..100).map(|i| put(&format!("/{i}"), "")).collect();
+    let results = store.commit_in_order(all).await.unwrap();
+    assert_eq!((results.len(), disk.n_syncs() - before), (100, 1));
+    // What would be too much for one batch waits some more times.
+    let large = vec![put("/large", vec![7; 1 << 20]); 9];
+    store.commit_in_order(large).await.unwrap();
+    assert_eq!(disk.n_syncs() - before, 1 + 3);
+}
+
+#[tokio::test]
 async fn a_batch_is_refused_one_by_one() {
     let disks = Disks::default();
     let (store, disk) = (disks.open(), &disks.journal);
@@ -519,6 +533,7 @@ async fn a_full_disk_refuses_writes_and_nothing_else() {
     let store = RedbStore::open_with(&path, &options).unwrap();
     for refusal in [
         store.commit(put("/later", "1")).await.err(),
+        store.commit_in_order(vec![put("/later", "1"); 2]).await.err(),
         store.grant_lease(TTL).await.err(),
         store.revoke_lease(lease).await.err(),
     ] {

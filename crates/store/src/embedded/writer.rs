@@ -215,6 +215,10 @@ impl Work {
                 let result = tables.transaction(&transaction);
                 self.answer_later(reply, result)
             }
+            Request::CommitInOrder { transactions, reply } => {
+                let result = tables.transactions(&transactions);
+                self.answer_later(reply, result)
+            }
             Request::Grant { ttl, reply } => {
                 let result = tables.grant(ttl);
                 self.granted.extend(result.as_ref().ok().map(|id| (*id, ttl)));
