@@ -23,11 +23,9 @@ impl Digest {
 
     /// The 64 hexadecimal digits, without the algorithm: fit for a file name.
     pub fn hex(&self) -> String {
-        use fmt::Write as _;
-        self.0.iter().fold(String::with_capacity(64), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}"); // Writing to a String cannot fail.
-            text
-        })
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let halves = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        halves.map(|half| char::from(DIGITS[usize::from(half)])).collect()
     }
 
     /// Parses 64 hexadecimal digits.

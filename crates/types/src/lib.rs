@@ -95,6 +95,21 @@ impl ParseError {
     }
 }
 
+/// Reads a value from text without a copy of that.
+struct TextVisitor<T>(std::marker::PhantomData<T>);
+
+impl<T: std::str::FromStr<Err = ParseError>> serde::de::Visitor<'_> for TextVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
 /// Gives a type that parses from text the serde, `TryFrom<String>` and `Into<String>` impls, so that
 /// a value read from a wire or a store has passed the same check as one typed by a user. What of that
 /// check a JSON schema can say follows the name.
@@ -102,7 +117,24 @@ macro_rules! text_type {
     ($name:ident) => {
         $crate::text_type!($name, {});
     };
-    ($name:ident, { $($keyword:literal: $value:expr),* }) => {
+    ($name:ident, $schema:tt) => {
+        $crate::text_type!(but serialize $name, $schema);
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    };
+    // What is there as text need not be made one.
+    (as_str $name:ident, $schema:tt) => {
+        $crate::text_type!(but serialize $name, $schema);
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+    };
+    (but serialize $name:ident, { $($keyword:literal: $value:expr),* }) => {
         impl schemars::JsonSchema for $name {
             fn schema_name() -> std::borrow::Cow<'static, str> {
                 stringify!($name).into()
@@ -122,15 +154,9 @@ macro_rules! text_type {
                 value.to_string()
             }
         }
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-                text.parse().map_err(serde::de::Error::custom)
+                deserializer.deserialize_str($crate::TextVisitor(std::marker::PhantomData))
             }
         }
     };

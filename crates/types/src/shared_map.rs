@@ -65,9 +65,14 @@ impl<K: Ord, V> SharedMap<K, V> {
 
     /// The value of a key.
     pub fn get(&self, key: &K) -> Option<&V> {
+        self.find(|other| key.cmp(other))
+    }
+
+    /// The value of the key that is sought, which a key is compared with by an order that agrees with that of the keys.
+    pub fn find(&self, compared: impl Fn(&K) -> Ordering) -> Option<&V> {
         let mut next = self.root.as_deref();
         while let Some(node) = next {
-            next = match key.cmp(&node.entry.0) {
+            next = match compared(&node.entry.0) {
                 Ordering::Less => node.left.as_deref(),
                 Ordering::Greater => node.right.as_deref(),
                 Ordering::Equal => return Some(&node.entry.1),
