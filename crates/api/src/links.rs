@@ -34,7 +34,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use archive::{ArchiveRequest, TAR};
-pub use assignments::AssignmentsQuery;
+pub use assignments::{Assigned, AssignmentsQuery};
 pub use demand::{AppDemand, AppRequests, Counted};
 pub use elsewhere::{Elsewhere, ElsewhereChange, MeasuredWays, Peering, Places, ServedElsewhere};
 pub use exec::{

@@ -1,7 +1,6 @@
 //! Streams of JSON lines as answers.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
@@ -64,9 +63,9 @@ pub(crate) fn streamed(
 
 /// The values of a `watch` channel as they change, the present one first, those in between left
 /// out. Ends when the sender is gone.
-pub fn watch_lines<T: Send + Sync + 'static>(
-    mut receiver: watch::Receiver<Arc<T>>,
-) -> impl Stream<Item = Arc<T>> + Send + 'static {
+pub fn watch_lines<T: Clone + Send + Sync + 'static>(
+    mut receiver: watch::Receiver<T>,
+) -> impl Stream<Item = T> + Send + 'static {
     receiver.mark_changed();
     stream::unfold(receiver, |mut receiver| async {
         receiver.changed().await.ok()?;

@@ -398,15 +398,15 @@ impl Images {
 
     /// All of them.
     fn all_assigned(&self, node: &NodeName) -> BTreeSet<(Repository, Digest)> {
-        let by_node = self.handle.assignments.borrow();
-        let assignments = by_node.get(node).map(|set| &set.assignments[..]).unwrap_or_default();
+        let assigned = self.handle.assignments.of(node);
         let image = |assignment: &Arc<Assignment>| {
             let release = &assignment.release;
             (release.manifest.image.repository.clone(), release.image_digest)
         };
         let wished = self.prewarm.orders(node).unwrap_or_default().images.into_iter();
         let wished = wished.map(|order| (order.repository, order.digest));
-        assignments.iter().map(image).chain(wished).collect()
+        let assigned = assigned.iter().flat_map(|assigned| assigned.assignments.values());
+        assigned.map(image).chain(wished).collect()
     }
 
     /// Whether a node should run an image, or have it beforehand.

@@ -5,16 +5,18 @@
 //! ever told what a restart would forget. A round costs what changed, not what there is; events gather while it
 //! waits for the disk.
 
+mod stored;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_api::links::{
-    AllotmentSet, AssignmentSet, ImageHolds, LocationReport, Move, NodeReport, Reach, ReportTaken,
+    AllotmentSet, Assigned, ImageHolds, LocationReport, Move, NodeReport, Reach, ReportTaken,
     RouteAck, RoutingTable,
 };
 use longshore_link::{Endpoint, Pace, now};
-use longshore_store::{MAX_OPERATIONS, Page, Store, StoreError, Transaction};
+use longshore_store::{Page, Store, StoreError, Transaction, TransactionResult};
 use longshore_types::{
     Cordon, Digest, Generation, InstanceId, LocationName, NodeName, Release, Timestamp, Traits,
 };
@@ -23,18 +25,20 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::LocationError;
+use crate::assigned::Assignments;
 use crate::life::Life;
 use crate::metrics::Watched;
 use crate::records::{
-    ALLOTMENTS, ALLOTMENTS_GENERATION, AllotmentRecord, CORDONS, CordonsRecord, GenerationRecord,
-    INSTANCES, InstanceRecord, STRAYS, StrayRecord, allotment_key, instance_key, stray_key,
+    ALLOTMENTS, ALLOTMENTS_GENERATION, AllotmentRecord, CORDONS, ConfirmedRecord, CordonsRecord,
+    GenerationRecord, STRAYS, StrayRecord, allotment_key, confirmed_key, instance_key, stray_key,
 };
 use crate::state::{Adopted, Changes, Moment, Reported, State};
+use stored::{Write, stored_instances, transactions};
 
 /// How many events may wait. Senders wait when it is full: reports come again anyway.
 const QUEUE: usize = 256;
 /// A report is made of all nodes: between two there is a rest this many times as long as the first took.
-const REPORT_REST: u32 = 4;
+const REPORT_REST: u32 = 9;
 /// How often to look without an event: nodes fall silent, drained instances wait.
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -86,7 +90,7 @@ pub type Cordons = Arc<BTreeMap<NodeName, Cordon>>;
 pub struct Handle {
     pub events: mpsc::Sender<Event>,
     /// What each node is told.
-    pub assignments: watch::Receiver<Arc<BTreeMap<NodeName, Arc<AssignmentSet>>>>,
+    pub assignments: Assignments,
     /// What ingresses are told; nothing until the location has settled.
     pub routes: watch::Receiver<Arc<Option<RoutingTable>>>,
     /// What the global plane is told; nothing until the location has settled.
@@ -100,16 +104,14 @@ pub struct Handle {
 impl Handle {
     /// What an instance of a node runs.
     pub fn release_of(&self, node: &NodeName, instance: &InstanceId) -> Option<Arc<Release>> {
-        let by_node = self.assignments.borrow();
-        let assignments = &by_node.get(node)?.assignments;
-        let found = assignments.iter().find(|assignment| assignment.instance == *instance)?;
-        Some(Arc::clone(&found.release))
+        let assigned = self.assignments.of(node)?;
+        Some(Arc::clone(&assigned.assignments.get(instance)?.release))
     }
 
     /// The releases with secrets of which there are instances.
     pub fn releases_with_secrets(&self) -> Vec<Arc<Release>> {
-        let by_node = self.assignments.borrow();
-        let all = by_node.values().flat_map(|set| &set.assignments);
+        let all = self.assignments.all();
+        let all = all.iter().flat_map(|assigned| assigned.assignments.values());
         let with_secrets = all.filter(|assignment| !assignment.release.secrets.is_empty());
         with_secrets.map(|assignment| Arc::clone(&assignment.release)).collect()
     }
@@ -121,7 +123,7 @@ pub struct Keeper {
     store: Arc<dyn Store>,
     gate: Option<String>,
     events: mpsc::Receiver<Event>,
-    assignments: watch::Sender<Arc<BTreeMap<NodeName, Arc<AssignmentSet>>>>,
+    assignments: Assignments,
     routes: watch::Sender<Arc<Option<RoutingTable>>>,
     report: watch::Sender<Arc<Option<Reported>>>,
     cordons: watch::Sender<Cordons>,
@@ -164,11 +166,7 @@ impl Keeper {
             Some(stored) => stored.decode()?,
             None => CordonsRecord::default(),
         };
-        let listing = store.list(INSTANCES, Page::default()).await?;
-        let mut instances = Vec::new();
-        for stored in &listing.items {
-            instances.push(stored.decode::<InstanceRecord>()?);
-        }
+        let (instances, revision) = stored_instances(&*store).await?;
         let moment = moment();
         let GenerationRecord { epoch, generation } = acknowledged;
         let stored = AllotmentSet::default();
@@ -181,16 +179,16 @@ impl Keeper {
         }
         let (events_sender, events) = mpsc::channel(QUEUE);
         let gate = gate.map(|gate| gate.to_string());
-        let (assignments, assignments_seen) = watch::channel(Arc::default());
+        let assignments = Assignments::default();
         let (routes, routes_seen) = watch::channel(Arc::default());
         let (report, report_seen) = watch::channel(Arc::default());
         let (cordons, cordons_seen) = watch::channel(Arc::default());
-        let generation = Generation(listing.revision.0);
+        let generation = Generation(revision.0);
         let missed = Arc::new(Notify::new());
         let handle = Handle {
             missed: Arc::clone(&missed),
             events: events_sender,
-            assignments: assignments_seen,
+            assignments: assignments.clone(),
             routes: routes_seen,
             report: report_seen,
             cordons: cordons_seen,
@@ -249,7 +247,7 @@ impl Keeper {
                 }
                 let written = changes.put.clone();
                 // What has to be written anyway takes them along.
-                changes.put.append(&mut confirmed);
+                changes.confirmed.append(&mut confirmed);
                 self.save(std::mem::take(&mut changes)).await?;
                 self.publish(moment);
                 let written = written.iter().filter_map(|id| self.state.instances.get(id));
@@ -454,8 +452,28 @@ impl Keeper {
                 writes.push((instance_key(instance), Some(value)));
             }
         }
-        writes.extend(changes.delete.iter().map(|instance| (instance_key(instance), None)));
+        for instance in &changes.delete {
+            writes.push((instance_key(instance), None));
+            writes.push((confirmed_key(instance), None));
+        }
+        // One that is written says it itself.
+        writes.extend(self.confirmations(changes.confirmed.difference(&changes.put))?);
         self.write(writes).await
+    }
+
+    /// What has to be written of instances that nodes took over.
+    fn confirmations<'a>(
+        &self,
+        instances: impl Iterator<Item = &'a InstanceId>,
+    ) -> Result<Vec<Write>, LocationError> {
+        let mut writes = Vec::new();
+        for record in instances.filter_map(|id| self.state.instances.get(id)) {
+            if let Some(generation) = record.confirmed {
+                let value = longshore_store::record::encode(&ConfirmedRecord(generation))?;
+                writes.push((confirmed_key(&record.instance), Some(value)));
+            }
+        }
+        Ok(writes)
     }
 
     /// Stores that nodes took instances over; false when the disk has no room for that. Nobody waits for room, since
@@ -464,35 +482,23 @@ impl Keeper {
         &mut self,
         confirmed: BTreeSet<InstanceId>,
     ) -> Result<bool, LocationError> {
-        let mut writes = Vec::new();
-        for record in confirmed.iter().filter_map(|id| self.state.instances.get(id)) {
-            let value = longshore_store::record::encode(record)?;
-            writes.push((instance_key(&record.instance), Some(value)));
-        }
-        for transaction in transactions(writes) {
-            match self.store.commit(transaction).await {
-                Ok(result) => self.generation = Generation(result.revision.0),
-                Err(StoreError::DiskFull { .. }) => {
-                    confirmed.iter().for_each(|id| self.state.instances.unconfirm(id));
-                    return Ok(false);
-                }
-                Err(error) => return Err(error.into()),
+        let writes = self.confirmations(confirmed.iter())?;
+        match self.store.commit_in_order(transactions(writes)).await {
+            Ok(results) => self.note_revision(&results),
+            Err(StoreError::DiskFull { .. }) => {
+                confirmed.iter().for_each(|id| self.state.instances.unconfirm(id));
+                return Ok(false);
             }
+            Err(error) => return Err(error.into()),
         }
         Ok(true)
     }
 
     /// Writes; what comes later in the list is never stored without what comes before.
     async fn write(&mut self, writes: Vec<Write>) -> Result<(), LocationError> {
-        for transaction in transactions(writes) {
-            self.commit(transaction).await?;
-        }
-        Ok(())
-    }
-
-    async fn commit(&mut self, transaction: Transaction) -> Result<(), LocationError> {
-        let result = loop {
-            match self.store.commit(transaction.clone()).await {
+        let transactions = transactions(writes);
+        let results = loop {
+            match self.store.commit_in_order(transactions.clone()).await {
                 Err(error @ StoreError::DiskFull { .. }) => {
                     // Nobody may be told what a restart would forget, so everything new waits. What
                     // was told goes on: nodes run it, ingresses route to it.
@@ -505,8 +511,14 @@ impl Keeper {
                 other => break other?,
             }
         };
-        self.generation = Generation(result.revision.0);
+        self.note_revision(&results);
         Ok(())
+    }
+
+    fn note_revision(&mut self, results: &[TransactionResult]) {
+        if let Some(newest) = results.last() {
+            self.generation = Generation(newest.revision.0);
+        }
     }
 
     /// Tells everyone what they have not been told yet.
@@ -544,83 +556,28 @@ impl Keeper {
             changed
         });
         let (generation, location_epoch) = (self.generation, self.state.life.epoch());
-        let (changed, none) = (self.state.instances.take_changed_nodes(), BTreeSet::new());
+        let changed = self.state.instances.take_changed_nodes();
         let state = &self.state;
-        let (told, reach) = (state.told_nodes(), state.reach());
-        let owes = |node: &NodeName| state.nodes.get(node).is_some_and(|reported| reported.owes);
-        self.assignments.send_if_modified(|published| {
-            let is_due = |node: &&&NodeName| {
-                let is_same =
-                    |set: &AssignmentSet| set.hand_over == owes(node) && set.reach == reach;
-                changed.contains_key(**node)
-                    || !published.get(**node).is_some_and(|set| is_same(set))
+        let reach = state.reach();
+        self.assignments.renew(&state.told_nodes(), |node, before| {
+            let hand_over = state.nodes.get(node).is_some_and(|reported| reported.owes);
+            let changed = changed.get(node);
+            let is_same = |one: &Assigned| one.hand_over == hand_over && one.reach == reach;
+            if changed.is_none() && before.is_some_and(is_same) {
+                return None;
+            }
+            let (generation, assignments) = match before.filter(|before| !before.hand_over) {
+                _ if hand_over => (Generation(0), Default::default()),
+                None => (generation, state.assignments(node)),
+                Some(before) => {
+                    let changed = changed.into_iter().flatten();
+                    (generation, state.assignments_after(&before.assignments, node, changed))
+                }
             };
-            let due: Vec<_> = told.iter().filter(is_due).collect();
-            let is_gone = published.len()
-                + due.iter().filter(|node| !published.contains_key(**node)).count()
-                > told.len();
-            if due.is_empty() && !is_gone {
-                return false;
-            }
-            let mut next = BTreeMap::clone(published);
-            // Of a node that was removed and may join again, nothing is known.
-            next.retain(|node, _| told.contains(node));
-            for node in due {
-                let hand_over = owes(node);
-                let before = published.get(*node).filter(|before| !before.hand_over);
-                let (generation, assignments) = match (hand_over, before) {
-                    (true, _) => (Generation(0), Vec::new()),
-                    (false, None) => (generation, state.assignments(node)),
-                    (false, Some(before)) => {
-                        let changed = changed.get(*node).unwrap_or(&none);
-                        (generation, state.assignments_after(&before.assignments, node, changed))
-                    }
-                };
-                let set = AssignmentSet {
-                    location_epoch,
-                    generation,
-                    since: None,
-                    assignments,
-                    gone: Vec::new(),
-                    // Said as a node is told.
-                    ingresses: Vec::new(),
-                    reach: reach.clone(),
-                    hand_over,
-                };
-                next.insert((**node).clone(), Arc::new(set));
-            }
-            *published = Arc::new(next);
-            true
+            let reach = reach.clone();
+            Some(Assigned { location_epoch, generation, assignments, reach, hand_over })
         });
     }
-}
-
-/// A key and its value from now on, if it is to have one.
-type Write = (String, Option<bytes::Bytes>);
-
-/// As few transactions as the limits of the store allow, in the order of the writes.
-fn transactions(writes: Vec<Write>) -> Vec<Transaction> {
-    const SAFE_BYTES: usize = 1 << 20;
-    let mut all = Vec::new();
-    let mut transaction = Transaction::new();
-    let (mut n_writes, mut n_bytes) = (0, 0);
-    for (key, value) in writes {
-        let size = key.len() + value.as_ref().map_or(0, |value| value.len());
-        if n_writes == MAX_OPERATIONS || (n_writes > 0 && n_bytes + size > SAFE_BYTES) {
-            all.push(std::mem::take(&mut transaction));
-            (n_writes, n_bytes) = (0, 0);
-        }
-        transaction = match value {
-            Some(value) => transaction.put(key, value),
-            None => transaction.delete(key),
-        };
-        n_writes += 1;
-        n_bytes += size;
-    }
-    if n_writes > 0 {
-        all.push(transaction);
-    }
-    all
 }
 
 /// The events with changes of the allotments made one that follow each other.

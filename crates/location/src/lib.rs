@@ -14,6 +14,7 @@
 //! - `demand`: how many requests come in here. `elsewhere`: what other locations serve. `images`: those of nodes on other machines. `joined`: a location on another machine than the global
 //!   plane's.
 
+mod assigned;
 mod demand;
 mod elsewhere;
 mod gates;

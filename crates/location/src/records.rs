@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 /// Below this, one record per instance.
 pub const INSTANCES: &str = "/instances/";
+/// Below this, for each instance that its node took over the newest generation of which it did.
+pub const CONFIRMED: &str = "/confirmed/";
 /// Below this, one record per app that was allotted.
 pub const ALLOTMENTS: &str = "/allotments/";
 /// What operators wish of the nodes.
@@ -60,6 +62,16 @@ pub struct InstanceRecord {
 
 impl Record for InstanceRecord {
     const KIND: &'static str = "instance";
+}
+
+/// The newest generation of an instance that its node said it has, since the instance was written: to write that anew
+/// with all that it runs would cost most of what a placement does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ConfirmedRecord(pub Generation);
+
+impl Record for ConfirmedRecord {
+    const KIND: &'static str = "confirmation";
 }
 
 /// An allotment as it was received.
@@ -116,6 +128,11 @@ pub fn stray_key(stray: &AppRef) -> String {
 /// The key of an instance.
 pub fn instance_key(instance: &InstanceId) -> String {
     format!("{INSTANCES}{instance}")
+}
+
+/// The key of what the node of an instance said it has.
+pub fn confirmed_key(instance: &InstanceId) -> String {
+    format!("{CONFIRMED}{instance}")
 }
 
 /// The key of an allotment.

@@ -11,7 +11,7 @@ use axum::{Extension, Router};
 use futures_util::stream::{self, StreamExt};
 use http::Method;
 use longshore_api::links::{
-    AssignmentSet, AssignmentsQuery, Counted, HoldsRequest, ImageHolds, ImageNeighbours,
+    Assigned, AssignmentSet, AssignmentsQuery, Counted, HoldsRequest, ImageHolds, ImageNeighbours,
     InstanceSecretsRequest, MeasuredWays, Move, NodeReport, ReportTaken, RouteAck, RoutingTable,
     SecretValues, StopInstance, TAR, UsageRequest, Vouched,
 };
@@ -160,7 +160,7 @@ async fn join(
     Body(request): Body<JoinRequest>,
 ) -> Result<axum::Json<Signed>, Refusal> {
     refuse_removed(&server, &request.node)?;
-    let known = server.handle.assignments.borrow().contains_key(&request.node);
+    let known = server.handle.assignments.of(&request.node).is_some();
     server.trust.join(request, known).await.map(axum::Json)
 }
 
@@ -237,22 +237,18 @@ async fn assignments(
     Path(node): Path<NodeName>,
     Query(AssignmentsQuery { changes }): Query<AssignmentsQuery>,
 ) -> Response {
-    let mut last: Option<Arc<AssignmentSet>> = None;
-    let told = node.clone();
+    let mut last: Option<Arc<Assigned>> = None;
     // One of this machine is dialled.
     let ingresses = server.trust.joined(&node).map(|_| server.ingresses.clone());
     let ingresses = ingresses.unwrap_or_default();
-    let sets = watch_lines(server.handle.assignments.clone()).filter_map(move |by_node| {
+    let told = server.handle.assignments.follow(&node);
+    let sets = watch_lines(told).filter_map(move |assigned| {
         // A node that is not known yet is told nothing: an empty set would end its instances.
-        // One is put in another's place when anything in it differs, which its generation need not.
-        let is_told =
-            |set: &&Arc<AssignmentSet>| last.as_ref().is_some_and(|last| Arc::ptr_eq(last, set));
-        let set = by_node.get(&told).filter(|set| !is_told(set)).cloned();
-        let next = set.as_ref().map(|set| match last.as_ref().filter(|_| changes) {
-            Some(last) => set.since(last),
-            None => AssignmentSet::clone(set),
+        let next = assigned.as_ref().map(|assigned| match last.as_ref().filter(|_| changes) {
+            Some(last) => assigned.since(last),
+            None => assigned.whole(),
         });
-        last = set.or_else(|| last.take());
+        last = assigned.or_else(|| last.take());
         let ingresses = ingresses.clone();
         std::future::ready(next.map(|next| AssignmentSet { ingresses, ..next }))
     });

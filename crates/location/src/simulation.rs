@@ -4,12 +4,11 @@
 //! For simulations, which give it a store, run its tasks in an order of their own and decide what becomes of each
 //! message. Everything between is the keeper, as in [`crate::run`].
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use longshore_api::links::{AllotmentSet, AssignmentSet, NodeReport, Reach, ReportTaken};
+use longshore_api::links::{AllotmentSet, Assigned, NodeReport, Reach, ReportTaken};
 use longshore_link::Service;
 use longshore_store::Store;
 use longshore_types::{InstanceId, LocationName, NodeName, Traits};
@@ -77,9 +76,9 @@ impl Simulated {
         let _ = self.0.events.try_send(Event::Stop(instance, oneshot::channel().0));
     }
 
-    /// What each node is to be told.
-    pub fn assignments(&self) -> watch::Receiver<Arc<BTreeMap<NodeName, Arc<AssignmentSet>>>> {
-        self.0.assignments.clone()
+    /// What a node is to do; nothing as long as it is not known.
+    pub fn assigned(&self, node: &NodeName) -> Option<Arc<Assigned>> {
+        self.0.assignments.of(node)
     }
 
     /// What the global plane is to be told; nothing until the location has settled.

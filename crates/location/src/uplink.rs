@@ -29,7 +29,7 @@ use crate::trust::Trust;
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// A report may hold all instances: between two there is a rest this many times as long as the first
 /// took.
-const REST: u32 = 4;
+const REST: u32 = 9;
 /// The first and the longest wait before trying again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 

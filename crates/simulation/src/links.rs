@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use longshore_api::links::{AssignmentSet, LocationReport, ReportChanges, ReportTaken, Said};
+use longshore_api::links::{Assigned, LocationReport, ReportChanges, ReportTaken, Said};
 use longshore_global::simulation::Told;
 use longshore_location::simulation::Reported;
 
@@ -20,7 +20,7 @@ pub struct Watch {
     /// With which life of the one above.
     life: u64,
     /// The newest state that a node was sent.
-    sent: Option<Arc<AssignmentSet>>,
+    sent: Option<Arc<Assigned>>,
     /// What a location was told over it, of which it is told changes.
     told: Told,
     /// What was looked at last.
@@ -279,17 +279,14 @@ impl World {
         if !node.watch.renew(life, now) {
             return;
         }
-        let assignments = location.assignments();
-        let told = assignments.borrow();
-        let Some(set) = told.get(&node.node.name) else { return };
+        let Some(assigned) = location.assigned(&node.node.name) else { return };
         let sent = node.watch.sent.take().filter(|_| !began);
-        let is_news = sent.as_ref().is_none_or(|sent| !Arc::ptr_eq(sent, set));
+        let is_news = sent.as_ref().is_none_or(|sent| !Arc::ptr_eq(sent, &assigned));
         let next = match &sent {
-            Some(sent) => set.since(sent),
-            None => AssignmentSet::clone(set),
+            Some(sent) => assigned.since(sent),
+            None => assigned.whole(),
         };
-        node.watch.sent = Some(Arc::clone(set));
-        drop(told);
+        node.watch.sent = Some(assigned);
         if !is_news {
             return;
         }

@@ -71,15 +71,20 @@ impl Role {
 
     /// The processor time that it has used, in seconds.
     pub fn cpu_seconds(&self) -> Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
-        let (_, fields) = stat.rsplit_once(')').context("a stat without a name")?;
-        let fields: Vec<&str> = fields.split_whitespace().collect();
-        let ticks = |idx: usize| fields.get(idx).and_then(|text| text.parse::<u32>().ok());
-        // Of the fields after the name the 12th and 13th: in the program and in the kernel.
-        let used = ticks(11).zip(ticks(12)).context("a stat without times")?;
-        let a_second = u32::try_from(rustix::param::clock_ticks_per_second())?;
-        Ok((f64::from(used.0) + f64::from(used.1)) / f64::from(a_second))
+        cpu_seconds_of(self.pid()?)
     }
+}
+
+/// The processor time that a process has used, in seconds.
+pub fn cpu_seconds_of(pid: i32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = stat.rsplit_once(')').context("a stat without a name")?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let ticks = |idx: usize| fields.get(idx).and_then(|text| text.parse::<u32>().ok());
+    // Of the fields after the name the 12th and 13th: in the program and in the kernel.
+    let used = ticks(11).zip(ticks(12)).context("a stat without times")?;
+    let a_second = u32::try_from(rustix::param::clock_ticks_per_second())?;
+    Ok((f64::from(used.0) + f64::from(used.1)) / f64::from(a_second))
 }
 
 impl Drop for Role {

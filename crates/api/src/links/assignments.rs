@@ -1,10 +1,12 @@
 //! What a node is told of its assignments: all of them once, then what differs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use longshore_types::{Generation, InstanceId, LocationEpoch, ReachAddress, SharedMap};
 use serde::{Deserialize, Serialize};
 
+use super::report::changed;
 use super::{Assignment, AssignmentSet};
 
 /// How a node asks for its assignments.
@@ -15,38 +17,58 @@ pub struct AssignmentsQuery {
     pub changes: bool,
 }
 
-impl AssignmentSet {
-    /// What differs from the set that was told before, whose assignments are in the order of their ids like those of
-    /// this; the whole where one of the two says nothing of what the node should have, or is of another life.
-    pub fn since(&self, before: &Self) -> Self {
-        if self.hand_over || before.hand_over || self.location_epoch != before.location_epoch {
-            return self.clone();
-        }
-        let (mut assignments, mut gone) = (Vec::new(), Vec::new());
-        let mut past = before.assignments.iter().peekable();
-        for assignment in &self.assignments {
-            while let Some(past) = past.next_if(|past| past.instance < assignment.instance) {
-                gone.push(past.instance.clone());
-            }
-            let known = past.next_if(|known| known.instance == assignment.instance);
-            // Those that did not change are the same ones, which is seen without reading them.
-            if known != Some(assignment) {
-                assignments.push(Arc::clone(assignment));
-            }
-        }
-        gone.extend(past.map(|past| past.instance.clone()));
-        Self {
-            location_epoch: self.location_epoch,
-            generation: self.generation,
-            since: Some(before.generation),
-            assignments,
-            gone,
-            ingresses: self.ingresses.clone(),
-            reach: self.reach.clone(),
-            hand_over: false,
-        }
+/// What a node should have, as its location keeps it. Copies share what they have in common, so that what differs from
+/// what the node was told is found without a look at the rest.
+#[derive(Debug, Clone, Default)]
+pub struct Assigned {
+    /// Of which life of the location it is.
+    pub location_epoch: LocationEpoch,
+    /// Raised at each change.
+    pub generation: Generation,
+    /// By instance.
+    pub assignments: SharedMap<InstanceId, Arc<Assignment>>,
+    /// What the node is to try to reach.
+    pub reach: BTreeSet<ReachAddress>,
+    /// True when this says nothing of what the node should have, and asks for what it has.
+    pub hand_over: bool,
+}
+
+impl Assigned {
+    /// All of it, as a node is told.
+    pub fn whole(&self) -> AssignmentSet {
+        let assignments = self.assignments.values().cloned().collect();
+        self.told(None, (assignments, Vec::new()))
     }
 
+    /// What differs from what was told before; the whole where one of the two says nothing of what the node should have,
+    /// or is of another life.
+    pub fn since(&self, before: &Self) -> AssignmentSet {
+        if self.hand_over || before.hand_over || self.location_epoch != before.location_epoch {
+            return self.whole();
+        }
+        self.told(Some(before.generation), changed(&before.assignments, &self.assignments))
+    }
+
+    fn told(
+        &self,
+        since: Option<Generation>,
+        (assignments, gone): (Vec<Arc<Assignment>>, Vec<InstanceId>),
+    ) -> AssignmentSet {
+        AssignmentSet {
+            location_epoch: self.location_epoch,
+            generation: self.generation,
+            since,
+            assignments,
+            gone,
+            // Said as the node is told.
+            ingresses: Vec::new(),
+            reach: self.reach.clone(),
+            hand_over: self.hand_over,
+        }
+    }
+}
+
+impl AssignmentSet {
     /// The set that there is by what is told after this one; nothing when that is a change of another.
     pub fn followed_by(&self, next: Self) -> Option<Self> {
         let Some(since) = next.since else { return Some(next) };
@@ -67,15 +89,13 @@ impl AssignmentSet {
 
 #[cfg(test)]
 mod tests {
-    use longshore_types::{
-        Digest, Generation, LocationEpoch, Manifest, Release, ReleaseNumber, Timestamp,
-    };
+    use longshore_types::{Digest, Manifest, Release, ReleaseNumber, Timestamp};
 
     use super::super::Intent;
     use super::*;
 
-    /// A set of instances by the last digits of their ids, each with the generation of its assignment.
-    fn set(generation: u64, instances: &[(&str, u64)]) -> AssignmentSet {
+    /// Instances by the last digits of their ids, each with the generation of its assignment.
+    fn set(generation: u64, instances: &[(&str, u64)]) -> Assigned {
         let document = serde_json::json!({"app": "web", "image": "web:1"});
         let release = Arc::new(Release {
             number: ReleaseNumber(1),
@@ -92,9 +112,11 @@ mod tests {
             gpus: Default::default(),
             origin: Default::default(),
         };
-        let assignments = instances.iter().map(|one| Arc::new(assignment(one))).collect();
-        let generation = Generation(generation);
-        AssignmentSet { generation, assignments, ..AssignmentSet::default() }
+        let mut assignments = SharedMap::default();
+        for one in instances.iter().map(assignment) {
+            assignments.insert(one.instance.clone(), Arc::new(one));
+        }
+        Assigned { generation: Generation(generation), assignments, ..Assigned::default() }
     }
 
     #[test]
@@ -113,7 +135,7 @@ mod tests {
                 now.reach.insert("db:5432".parse().unwrap());
                 let change = now.since(before);
                 assert_eq!(change.since, Some(before.generation));
-                assert_eq!(before.followed_by(change), Some(now));
+                assert_eq!(before.whole().followed_by(change), Some(now.whole()));
             }
         }
         let change = all[2].since(&all[1]);
@@ -127,16 +149,17 @@ mod tests {
     fn a_change_of_another_set_is_none_of_this() {
         let [before, now] = [set(2, &[("a", 1)]), set(3, &[("b", 1)])];
         let change = now.since(&before);
-        assert_eq!(set(1, &[]).followed_by(change.clone()), None, "one in between is missing");
-        assert_eq!(now.followed_by(change.clone()), None, "it came twice");
+        let older = set(1, &[]).whole();
+        assert_eq!(older.followed_by(change.clone()), None, "one in between is missing");
+        assert_eq!(now.whole().followed_by(change.clone()), None, "it came twice");
         assert_eq!(change.followed_by(change.clone()), None, "the whole was never told");
-        let of_before = AssignmentSet { location_epoch: LocationEpoch(7), ..before.clone() };
-        assert_eq!(of_before.followed_by(change), None, "it is of another life");
+        let of_before = Assigned { location_epoch: LocationEpoch(7), ..before.clone() };
+        assert_eq!(of_before.whole().followed_by(change), None, "it is of another life");
         // What says nothing of what the node should have is built on by nothing, and builds on nothing.
-        let asks = AssignmentSet { hand_over: true, ..AssignmentSet::default() };
+        let asks = Assigned { hand_over: true, ..Assigned::default() };
         assert_eq!((now.since(&asks).since, asks.since(&before).since), (None, None));
-        assert_eq!(now.since(&of_before), now);
-        assert_eq!(asks.followed_by(set(3, &[]).since(&set(0, &[]))), None);
-        assert_eq!(asks.followed_by(now.clone()), Some(now));
+        assert_eq!(now.since(&of_before), now.whole());
+        assert_eq!(asks.whole().followed_by(set(3, &[]).since(&set(0, &[]))), None);
+        assert_eq!(asks.whole().followed_by(now.whole()), Some(now.whole()));
     }
 }

@@ -74,7 +74,10 @@ impl<T: PartialEq> ReportChanges<T> {
 }
 
 /// What is new or other than before, and what is gone.
-fn changed<T: PartialEq>(before: &Told<T>, now: &Told<T>) -> (Vec<Arc<T>>, Vec<InstanceId>) {
+pub(super) fn changed<T: PartialEq>(
+    before: &Told<T>,
+    now: &Told<T>,
+) -> (Vec<Arc<T>>, Vec<InstanceId>) {
     let (mut news, mut gone) = (Vec::new(), Vec::new());
     for (instance, status) in now.changes_since(before) {
         match status {

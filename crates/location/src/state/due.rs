@@ -35,7 +35,7 @@ pub struct Due {
 }
 
 /// What a plan knows of a node beside what it has room for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Known {
     node: NodeName,
     reachable: bool,
@@ -66,7 +66,6 @@ impl State {
     pub(super) fn take_due(&mut self, moment: Moment) -> Option<BTreeSet<AppKey>> {
         let mut apps = std::mem::take(&mut self.due.apps);
         apps.extend(self.instances.take_changed_apps());
-        let nodes = self.known_nodes(moment);
         let waiting = self.shortfalls.iter().map(|one| (one.project.clone(), one.app.clone()));
         apps.extend(waiting);
         apps.extend(self.staying.iter().map(|one| (one.project.clone(), one.app.clone())));
@@ -74,33 +73,57 @@ impl State {
             self.allotments.get(key).is_some_and(|allotment| allotment.make_room > 0)
         };
         let is_whole = is_whole_due(self.due.whole_at, moment)
-            || nodes != self.due.nodes
+            || !self.are_nodes_known(moment)
             || apps.iter().any(makes_room);
         if is_whole {
             self.due.whole_at = Some(moment.instant);
-            self.due.nodes = nodes;
+            let names = self.node_names();
+            self.due.nodes = names.into_iter().map(|node| self.known(node, moment)).collect();
             return None;
         }
         Some(apps)
     }
 
-    fn known_nodes(&self, moment: Moment) -> Vec<Known> {
-        let names: BTreeSet<_> = self.nodes.keys().chain(self.instances.nodes()).collect();
-        let known = names.into_iter().map(|node| {
-            let reported = self.nodes.get(node);
-            let report = reported.map(|reported| &reported.report);
-            let reached = report.into_iter().flat_map(|report| &report.reached);
-            Known {
-                node: node.clone(),
-                reachable: self.reachable(node, moment),
-                lost: self.is_lost(node, moment),
-                cordon: self.cordons.get(node).cloned(),
-                owes: reported.is_some_and(|reported| reported.owes),
-                reached: reached.map(|one| (one.address.clone(), one.error.clone())).collect(),
-                runtimes: report.map(|report| report.runtimes.clone()).unwrap_or_default(),
-                traits: report.map(|report| report.traits.clone()).unwrap_or_default(),
-            }
-        });
-        known.collect()
+    fn node_names(&self) -> BTreeSet<&NodeName> {
+        self.nodes.keys().chain(self.instances.nodes()).collect()
+    }
+
+    /// Whether the nodes are as they were when all were looked at; nothing is copied for that.
+    fn are_nodes_known(&self, moment: Moment) -> bool {
+        let names = self.node_names();
+        names.len() == self.due.nodes.len()
+            && names.iter().zip(&self.due.nodes).all(|(name, known)| {
+                let Known { node, reachable, lost, cordon, owes, runtimes, traits, reached } =
+                    known;
+                let reported = self.nodes.get(*name);
+                let report = reported.map(|reported| &reported.report);
+                let now = report.into_iter().flat_map(|report| &report.reached);
+                **name == *node
+                    && self.reachable(name, moment) == *reachable
+                    && self.is_lost(name, moment) == *lost
+                    && self.cordons.get(*name) == cordon.as_ref()
+                    && reported.is_some_and(|reported| reported.owes) == *owes
+                    && report.map_or(&[][..], |report| &report.runtimes) == runtimes
+                    && report.map_or_else(|| *traits == Traits::default(), |r| r.traits == *traits)
+                    && now
+                        .map(|one| (&one.address, &one.error))
+                        .eq(reached.iter().map(|(address, error)| (address, error)))
+            })
+    }
+
+    fn known(&self, node: &NodeName, moment: Moment) -> Known {
+        let reported = self.nodes.get(node);
+        let report = reported.map(|reported| &reported.report);
+        let reached = report.into_iter().flat_map(|report| &report.reached);
+        Known {
+            node: node.clone(),
+            reachable: self.reachable(node, moment),
+            lost: self.is_lost(node, moment),
+            cordon: self.cordons.get(node).cloned(),
+            owes: reported.is_some_and(|reported| reported.owes),
+            reached: reached.map(|one| (one.address.clone(), one.error.clone())).collect(),
+            runtimes: report.map(|report| report.runtimes.clone()).unwrap_or_default(),
+            traits: report.map(|report| report.traits.clone()).unwrap_or_default(),
+        }
     }
 }

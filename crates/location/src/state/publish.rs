@@ -10,7 +10,7 @@ use longshore_api::links::{
 };
 use longshore_types::{
     ByteCount, Capacity, Gpu, GpuShares, InstanceId, InstancePhase, NodeGpu, NodeName,
-    ReachAddress, Traits,
+    ReachAddress, SharedMap, Traits,
 };
 use tokio::time::Instant;
 
@@ -50,32 +50,31 @@ impl State {
         self.nodes.keys().chain(self.instances.nodes()).chain(removed).collect()
     }
 
-    /// What a node is told, in the order of the ids.
-    pub fn assignments(&self, node: &NodeName) -> Vec<Arc<Assignment>> {
+    /// What a node is told.
+    pub fn assignments(&self, node: &NodeName) -> SharedMap<InstanceId, Arc<Assignment>> {
+        let mut all = SharedMap::default();
         let is_removed = self.is_removed(node);
-        let records = self.instances.on_node(node).filter(|_| !is_removed);
-        records.map(|record| Arc::new(assignment(record))).collect()
+        for record in self.instances.on_node(node).filter(|_| !is_removed) {
+            all.insert(record.instance.clone(), Arc::new(assignment(record)));
+        }
+        all
     }
 
     /// The same, where it was told that before and of these something changed.
-    pub fn assignments_after(
+    pub fn assignments_after<'a>(
         &self,
-        before: &[Arc<Assignment>],
+        before: &SharedMap<InstanceId, Arc<Assignment>>,
         node: &NodeName,
-        changed: &BTreeSet<InstanceId>,
-    ) -> Vec<Arc<Assignment>> {
+        changed: impl Iterator<Item = &'a InstanceId>,
+    ) -> SharedMap<InstanceId, Arc<Assignment>> {
         if self.is_removed(node) {
-            return Vec::new();
+            return SharedMap::default();
         }
-        let mut all = before.to_vec();
+        let mut all = before.clone();
         for instance in changed {
-            let record = self.instances.get(instance).filter(|record| record.node == *node);
-            let now = record.map(|record| Arc::new(assignment(record)));
-            match (all.binary_search_by(|one| one.instance.cmp(instance)), now) {
-                (Ok(idx), Some(now)) => all[idx] = now,
-                (Err(idx), Some(now)) => all.insert(idx, now),
-                (Ok(idx), None) => _ = all.remove(idx),
-                (Err(_), None) => {}
+            match self.instances.get(instance).filter(|record| record.node == *node) {
+                Some(record) => all.insert(instance.clone(), Arc::new(assignment(record))),
+                None => _ = all.remove(instance),
             }
         }
         // It may have been told nothing while it was removed.

@@ -29,6 +29,7 @@ use longshore_link::{
 };
 use longshore_location::{ImageOrigin, JoiningOptions, LocationError, Membership, Options};
 use longshore_planning::replay::Outcome;
+use longshore_store::{Page, RedbStore, Store as _};
 use longshore_types::{
     ByteCount, Capacity, Cordon, Decision, Digest, Epoch, Generation, InstancePhase, Manifest,
     MilliCpu, NodeName, Release, ReleaseNumber, Timestamp, Traits,
@@ -293,6 +294,12 @@ async fn allotments_become_assignments_routes_and_reports_and_outlive_a_restart(
         !outcomes.is_empty() && outcomes.iter().all(|it| *it == Outcome::Same),
         "{outcomes:#?}"
     );
+    // So is what the node took over before it was answered.
+    let store = RedbStore::open(&dir.path().join("data/store.redb")).unwrap();
+    let said = store.list("/confirmed/", Page::default()).await.unwrap().items;
+    let said = said.iter().map(|stored| stored.key.trim_start_matches("/confirmed/"));
+    assert!(said.eq(assigned.assignments.iter().map(|one| one.instance.as_str())));
+    drop(store);
 
     // The global plane of the second start knows nothing newer: what was stored goes on.
     let world = World::start(dir.path()).await;

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::disks::Disk;
 use super::{Figures, figure};
 use crate::bench::figures::percentile;
-use crate::bench::plane::{Plane, Role, registry};
+use crate::bench::plane::{Plane, Role, cpu_seconds_of, registry};
 
 /// How many clients each wait for a placement before they ask for the next.
 const N_CLIENTS: usize = 64;
@@ -139,18 +139,19 @@ pub fn run(on: On, deploys: Deploys, n_nodes: u32, seconds: u64) -> Result<Figur
          an fdatasync of 4 KiB takes {a_commit:.2?} on these disks, and each waits for {N_COMMITS} in turn: no more \
          than\n{limit:.0} placements a second, whatever the processors do.\n\
          flushes of the disks: {} global, {} location; processor: {:.1} s global, {:.1} s location, \
-         {:.1} s nodes;\nmemory: {:.0} MiB global, {:.0} MiB location",
+         {:.1} s nodes, {:.1} s clients;\nmemory: {:.0} MiB global, {:.0} MiB location",
         times.len(),
         flushes[0],
         flushes[1],
         used[0] - cpu[0],
         used[1] - cpu[1],
         used[2] - cpu[2],
+        used[3] - cpu[3],
         resident.0,
         resident.1
     );
     let a_flush = n / figure(flushes[1].max(1))?;
-    let cpu: f64 = used.iter().zip(cpu).map(|(after, before)| after - before).sum();
+    let cpu: f64 = used[..3].iter().zip(cpu).map(|(after, before)| after - before).sum();
     let values =
         [n / took, percentile(&times, 50), percentile(&times, 99), a_flush, cpu * 1000.0 / n];
     Ok(names(on, deploys).into_iter().zip(values).collect())
@@ -199,9 +200,11 @@ impl World {
         Ok(Self { plane, location, agents, waiting })
     }
 
-    fn cpu_seconds(&self) -> Result<[f64; 3]> {
+    /// Of the control plane, the location, the nodes, and of the clients with their registry.
+    fn cpu_seconds(&self) -> Result<[f64; 4]> {
         let agents = self.agents.role.cpu_seconds()?;
-        Ok([self.plane.role.cpu_seconds()?, self.location.cpu_seconds()?, agents])
+        let own = cpu_seconds_of(i32::try_from(std::process::id())?)?;
+        Ok([self.plane.role.cpu_seconds()?, self.location.cpu_seconds()?, agents, own])
     }
 
     /// Kills everything, as a machine that fails does.
@@ -333,11 +336,20 @@ async fn found_again(
     (done, n_each): (&[(String, Duration)], u32),
 ) -> Result<()> {
     let here = RedbStore::open(&disks[1].path().join("location/store.redb"))?;
+    let mut acknowledged = HashMap::new();
+    for_each(&here, "/confirmed/", |stored| {
+        let record: serde_json::Value = serde_json::from_slice(&stored.value)?;
+        acknowledged.insert(stored.key.replace("/confirmed/", ""), record["data"].clone());
+        Ok(())
+    })
+    .await?;
     let mut confirmed: BTreeMap<String, u32> = BTreeMap::new();
     for_each(&here, "/instances/", |stored| {
         let record: serde_json::Value = serde_json::from_slice(&stored.value)?;
         let record = &record["data"];
-        if record["confirmed"].is_u64() && record["confirmed"] == record["generation"] {
+        let instance = record["instance"].as_str().context("an instance without an id")?;
+        let said = acknowledged.get(instance).unwrap_or(&record["confirmed"]);
+        if said.is_u64() && *said == record["generation"] {
             let app = record["release"]["manifest"]["app"].as_str();
             let app = app.context("an instance of no app")?;
             *confirmed.entry(app.to_owned()).or_default() += 1;
