@@ -130,7 +130,8 @@ impl Catalog {
 
     /// A release of an app.
     pub fn release(&self, app: &AppKey, number: ReleaseNumber) -> Option<&Arc<Release>> {
-        self.releases.get(&(app.0.clone(), app.1.clone(), number))
+        self.releases
+            .find(|(project, name, other)| (&app.0, &app.1, &number).cmp(&(project, name, other)))
     }
 
     /// What a location was given of an app.
@@ -139,8 +140,7 @@ impl Catalog {
         location: &LocationName,
         (project, app): &AppKey,
     ) -> Option<&AllotmentRecord> {
-        let key = (location.clone(), project.clone(), app.clone());
-        self.allotments.get(&key).map(|stored| &stored.record)
+        self.allotted_to(location, (project, app)).map(|stored| &stored.record)
     }
 
     /// The record of an app, or a problem that says that there is none.
@@ -174,9 +174,16 @@ impl Catalog {
         &self,
         app: &AppKey,
     ) -> impl Iterator<Item = (&LocationName, &Stored<AllotmentRecord>)> {
-        let key = |at: &LocationName| (at.clone(), app.0.clone(), app.1.clone());
         let places = self.places.get(app).into_iter().flat_map(|places| &**places);
-        places.filter_map(move |at| Some((at, self.allotments.get(&key(at))?)))
+        places.filter_map(move |at| Some((at, self.allotted_to(at, (&app.0, &app.1))?)))
+    }
+
+    fn allotted_to(
+        &self,
+        location: &LocationName,
+        (project, app): (&ProjectName, &AppName),
+    ) -> Option<&Stored<AllotmentRecord>> {
+        self.allotments.find(|(at, owner, name)| (location, project, app).cmp(&(at, owner, name)))
     }
 
     /// What a location was given, by app.
@@ -198,6 +205,9 @@ impl Catalog {
     /// Remembers that something of an app changed.
     fn touch(&mut self, app: AppKey, revision: Revision) {
         if let Some(before) = self.touched_at.get(&app).copied() {
+            if before == revision {
+                return;
+            }
             self.touched.remove(&(before, app.clone()));
         }
         self.touched_at.insert(app.clone(), revision);

@@ -1,5 +1,7 @@
 //! From the image that a user named to the digest that a release pins.
 
+mod together;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::Method;
@@ -13,10 +15,13 @@ use crate::Plane;
 use crate::catalog::Catalog;
 use crate::hash::sha256;
 use crate::registry;
+use together::Together;
 
 /// Asks the registry.
 pub struct ImageResolver {
     registry: Registry,
+    /// What it is asked for now, by the path.
+    looks: Together<String, Result<Digest, Problem>>,
 }
 
 enum Registry {
@@ -58,17 +63,21 @@ impl Plane {
 impl ImageResolver {
     /// A resolver that asks `registry`, which users call `public_name`.
     pub fn new(registry: Client, public_name: String) -> Self {
-        Self { registry: Registry::Asked { client: registry, public_name } }
+        Self::of(Registry::Asked { client: registry, public_name })
     }
 
     /// A resolver that asks the registry that joined, with a token of that root, by what `config` shows.
     pub fn joined(config: Arc<ClientConfig>, root: Arc<RootAuthority>) -> Self {
-        Self { registry: Registry::Joined { config, root, called: Mutex::default() } }
+        Self::of(Registry::Joined { config, root, called: Mutex::default() })
     }
 
     /// A resolver that asks nobody.
     pub fn simulated() -> Self {
-        Self { registry: Registry::Simulated }
+        Self::of(Registry::Simulated)
+    }
+
+    fn of(registry: Registry) -> Self {
+        Self { registry, looks: Together::default() }
     }
 
     /// The registry, and what users call it; none in a simulation.
@@ -116,34 +125,44 @@ impl ImageResolver {
             let digest = format!("sha256:{}", sha256(image.to_string()));
             return Ok(digest.parse().expect("a hash is a digest"));
         };
-        let image = &place(image, &public_name)?;
+        let image = place(image, &public_name)?;
         let path = format!("/v2/{}/manifests/{}", image.repository, image.wanted());
-        let answer = match registry.send(Method::HEAD, &path, None::<&()>).await {
-            // A refusal of a look has no text that says why.
-            Err(CallError::Status { .. }) => registry.send(Method::GET, &path, None::<&()>).await,
-            answer => answer,
-        };
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(CallError::Status { status: status @ (403 | 404), detail, .. }) => {
-                let mut problem = not_there(image, &public_name, detail);
-                if status == 404 {
-                    problem.code = ProblemCode::ImageNotFound;
-                }
-                return Err(problem);
-            }
-            Err(error) => {
-                tracing::warn!(%error, %image, "cannot ask the registry for an image");
-                let detail = format!("the registry cannot be asked for {image}: {error}");
-                return Err(Problem::new(ProblemCode::Unavailable, detail));
-            }
-        };
-        let digest = answer.headers().get("docker-content-digest");
-        digest.and_then(|text| text.to_str().ok()?.parse().ok()).ok_or_else(|| {
-            tracing::error!(%image, "the registry named no digest");
-            Problem::new(ProblemCode::Internal, format!("the registry named no digest for {image}"))
-        })
+        self.looks.ask(&path, look(&registry, &public_name, &image, &path)).await
     }
+}
+
+/// The digest that the registry says an image has.
+async fn look(
+    registry: &Client,
+    public_name: &str,
+    image: &ImageReference,
+    path: &str,
+) -> Result<Digest, Problem> {
+    let answer = match registry.send(Method::HEAD, path, None::<&()>).await {
+        // A refusal of a look has no text that says why.
+        Err(CallError::Status { .. }) => registry.send(Method::GET, path, None::<&()>).await,
+        answer => answer,
+    };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(CallError::Status { status: status @ (403 | 404), detail, .. }) => {
+            let mut problem = not_there(image, public_name, detail);
+            if status == 404 {
+                problem.code = ProblemCode::ImageNotFound;
+            }
+            return Err(problem);
+        }
+        Err(error) => {
+            tracing::warn!(%error, %image, "cannot ask the registry for an image");
+            let detail = format!("the registry cannot be asked for {image}: {error}");
+            return Err(Problem::new(ProblemCode::Unavailable, detail));
+        }
+    };
+    let digest = answer.headers().get("docker-content-digest");
+    digest.and_then(|text| text.to_str().ok()?.parse().ok()).ok_or_else(|| {
+        tracing::error!(%image, "the registry named no digest");
+        Problem::new(ProblemCode::Internal, format!("the registry named no digest for {image}"))
+    })
 }
 
 /// The image as a registry of that name has it.

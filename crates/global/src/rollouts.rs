@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::catalog::{AppKey, Catalog};
 use crate::records::{AppRecord, RolloutStage};
 use crate::reports::{ByLocation, of_app};
-use crate::{PublicNames, scheduler, views, waves};
+use crate::{scheduler, views, waves};
 
 /// How far each rollout got, and when.
 #[derive(Debug, Default)]
@@ -126,7 +126,6 @@ impl Rollouts {
         key: &AppKey,
         catalog: &Catalog,
         reports: &ByLocation,
-        public: &PublicNames,
     ) -> Option<AppRecord> {
         let record = &catalog.apps.get(key)?.record;
         // Most of all apps most of the time: nothing is counted for them.
@@ -134,11 +133,10 @@ impl Rollouts {
             self.seen.remove(key);
             return None;
         }
-        let view = views::app(catalog, reports, key, public)?;
         let manifest = &catalog.current_release(key)?.manifest;
         // What should not run has nothing to show, and what may end by itself may have done so.
         let may_end = manifest.port.is_none() && manifest.restart != RestartPolicy::Always;
-        let has_nothing_to_show = view.count == 0 || may_end;
+        let has_nothing_to_show = record.count == 0 || may_end;
         if has_nothing_to_show && record.stage != RolloutStage::Command {
             self.seen.remove(key);
             return None;
@@ -147,14 +145,14 @@ impl Rollouts {
         let parts = waves::parts(reports, key, record, &held);
         let standing = standing(&parts);
         let placed: u32 = held.values().map(|stored| stored.record.count).sum();
-        let is_placed = placed >= view.count;
+        let is_placed = placed >= record.count;
         let standing = Standing {
             is_heard: standing.is_heard && command_is_heard(reports, &held),
             is_served: standing.is_served && is_placed,
             is_complete: standing.is_complete && is_placed,
         };
         let now = by_location(reports, key, record.release);
-        let seen = self.look(key, view.generation, now, standing);
+        let seen = self.look(key, record.generation, now, standing);
         let of_command =
             manifest.release.as_ref().filter(|_| record.stage == RolloutStage::Command);
         let command =
@@ -231,6 +229,11 @@ impl Rollouts {
     /// The apps whose rollouts are not over.
     pub fn under_way(&self) -> impl Iterator<Item = &AppKey> {
         self.seen.keys()
+    }
+
+    /// Whether that of an app is not.
+    pub fn is_under_way(&self, key: &AppKey) -> bool {
+        self.seen.contains_key(key)
     }
 
     /// Forgets apps that are gone.

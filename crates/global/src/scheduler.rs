@@ -159,7 +159,8 @@ impl Judged {
 
     /// The apps to look at, in the order in which they are planned, and what the locations have been given by now.
     fn due(&mut self, catalog: &Catalog, (reports, news): (&ByLocation, News)) -> Vec<AppKey> {
-        let judges = news.any || self.judged_at.is_none_or(|at| at.elapsed() >= INTERVAL);
+        // What a report says of a rollout has its app looked at; this is for what comes with time.
+        let judges = self.judged_at.is_none_or(|at| at.elapsed() >= INTERVAL);
         if judges {
             self.judged_at = Some(Instant::now());
         }
@@ -206,8 +207,10 @@ async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalErr
         let Some(app) = catalog.apps.get(key) else { continue };
         let seen = (&*catalog, &*reports);
         let given = (&mut *locations, changes.is_empty());
-        let change = change(seen, (key, app), given, (&mut *judged, plane));
-        judged.seen.look_again(key, awaits(&catalog, key, &app.record));
+        let change = change(seen, (key, app), given, judged);
+        let is_under_way = judged.rollouts.is_under_way(key);
+        let awaits = awaits((&catalog, &reports), key, &app.record, is_under_way);
+        judged.seen.look_again(key, awaits);
         if let Some(change) = change {
             let unchanged = Compare::mod_revision(app_key_text(key), Relation::Equal, app.revision);
             changes.push(change.when(unchanged));
@@ -231,11 +234,24 @@ fn in_order<'a>(catalog: &Catalog, keys: impl Iterator<Item = &'a AppKey>) -> Ve
     keys
 }
 
-/// Whether what is to become of an app depends on what locations have carried out.
-fn awaits(catalog: &Catalog, key: &AppKey, record: &AppRecord) -> bool {
+/// Whether what is to become of an app depends on what locations have carried out: of a rollout that is under way, on
+/// which of them have heard of it.
+fn awaits(
+    (catalog, reports): (&Catalog, &ByLocation),
+    key: &AppKey,
+    record: &AppRecord,
+    is_under_way: bool,
+) -> bool {
     let is_lowered =
         |stored: &Stored<AllotmentRecord>| stored.record.budget_in_force > stored.record.budget;
-    record.removing || catalog.held(key).any(|(_, stored)| is_lowered(stored))
+    let has_heard = |location: &LocationName, stored: &Stored<AllotmentRecord>| {
+        let received = reports.get(location);
+        received.is_some_and(|received| received.report.acknowledged.0 >= stored.revision.0)
+    };
+    record.removing
+        || catalog.held(key).any(|(location, stored)| {
+            is_lowered(stored) || is_under_way && !has_heard(location, stored)
+        })
 }
 
 /// The next change of an app, if one is needed. `locations` are as they will be with what others were given in this
@@ -244,14 +260,14 @@ fn change(
     (catalog, reports): (&Catalog, &ByLocation),
     (key, app): (&AppKey, &Stored<AppRecord>),
     (locations, is_first): (&mut [LocationState], bool),
-    (judged, plane): (&mut Judged, &Plane),
+    judged: &mut Judged,
 ) -> Option<Transaction> {
     let Judged { rollouts, ended, queue, moves, log, keep_releases, .. } = judged;
     if app.record.removing {
         return removal(catalog, reports, key);
     }
     let verdict = || {
-        let record = rollouts.next_record(key, catalog, reports, &plane.public)?;
+        let record = rollouts.next_record(key, catalog, reports)?;
         tracing::info!(app = %key.1, ?record, "judged a rollout");
         let (what, subject) = told(key, &app.record, &record);
         let change = Transaction::new().put(app_key_text(key), encode(&record));
