@@ -76,13 +76,23 @@ pub struct Known {
 
 /// Something that can hand over frames of layers.
 pub trait Neighbour: Send + Sync {
-    /// The contents of a frame of the layer with this DiffID, which are not trusted; nothing when it does not have
-    /// it. One that pulls the layer may take a while, until it has.
+    /// A frame of the layer with this DiffID. One that pulls the layer may take a while, until it has it.
     fn frame<'a>(
         &'a self,
         layer: &'a Digest,
         idx: usize,
-    ) -> BoxFuture<'a, Result<Option<Bytes>, SourceError>>;
+    ) -> BoxFuture<'a, Result<Answer, SourceError>>;
+}
+
+/// What a neighbour says that is asked for a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Its contents, which are not trusted.
+    Given(Bytes),
+    /// It did not come there yet, and will.
+    OnItsWay,
+    /// It is not there.
+    Absent,
 }
 
 /// Which bytes of a blob are wanted.

@@ -43,6 +43,7 @@ use crate::limits::Limits;
 use crate::mount::{IdMap, ImageTree, KernelPath, MountRootfsError, mount_tree};
 
 pub(crate) use arriving::Arrival;
+pub use arriving::Presence;
 pub use collect::{CollectError, Collected};
 pub(crate) use form::{DATA, Form, INDEX};
 pub use open::OpenStoreError;

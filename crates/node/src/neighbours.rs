@@ -5,14 +5,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::Method;
 use http_body_util::{BodyExt as _, Limited};
 use longshore_api::ProblemCode;
 use longshore_api::links::{ImageNeighbour, ImageNeighbours};
 use longshore_image::converted::FRAME;
-use longshore_image::source::{Known, Neighbour, Neighbours, Retry, SourceError};
+use longshore_image::source::{Answer, Known, Neighbour, Neighbours, Retry, SourceError};
 use longshore_link::{CallError, Client, Endpoint, chain};
 use longshore_types::{Digest, NodeName, Repository};
 
@@ -81,25 +80,27 @@ impl Near {
 struct Gate(Client);
 
 impl Gate {
-    async fn ask(&self, layer: &Digest, idx: usize) -> Result<Option<Bytes>, SourceError> {
+    async fn ask(&self, layer: &Digest, idx: usize) -> Result<Answer, SourceError> {
         let path = format!("/layers/{layer}/frames/{idx}");
         let failed =
             |error| SourceError::new("it does not give the frame", Retry::CanHelp).caused_by(error);
         let answer = match self.0.send(Method::GET, &path, None::<&()>).await {
             Ok(answer) => answer,
             // One of the release before knows of no layers.
-            Err(error) if is_not_found(&error) => return Ok(None),
-            // It answers, and gives nothing now: it is not vouched for this node, or it gives enough as it is.
-            Err(CallError::Refused(problem))
-                if matches!(problem.code, ProblemCode::Forbidden | ProblemCode::Unavailable) =>
-            {
-                return Ok(None);
+            Err(error) if is_not_found(&error) => return Ok(Answer::Absent),
+            // This node is not vouched for there.
+            Err(CallError::Refused(problem)) if problem.code == ProblemCode::Forbidden => {
+                return Ok(Answer::Absent);
+            }
+            // What it would give has not come there yet; or its location is away, which it says at once.
+            Err(CallError::Refused(problem)) if problem.code == ProblemCode::Unavailable => {
+                return Ok(Answer::OnItsWay);
             }
             Err(error) => return Err(failed(error)),
         };
         let body = Limited::new(answer.into_body(), FRAME).collect().await;
         let broken = |error| SourceError::new("a frame broke off", Retry::CanHelp).caused_by(error);
-        Ok(Some(body.map_err(broken)?.to_bytes()))
+        Ok(Answer::Given(body.map_err(broken)?.to_bytes()))
     }
 }
 
@@ -108,7 +109,7 @@ impl Neighbour for Gate {
         &'a self,
         layer: &'a Digest,
         idx: usize,
-    ) -> BoxFuture<'a, Result<Option<Bytes>, SourceError>> {
+    ) -> BoxFuture<'a, Result<Answer, SourceError>> {
         Box::pin(self.ask(layer, idx))
     }
 }
@@ -120,7 +121,8 @@ mod tests {
     use axum::response::IntoResponse as _;
     use axum::routing::get;
     use http::StatusCode;
-    use longshore_link::{Listener, now};
+    use longshore_api::Problem;
+    use longshore_link::{Listener, Refusal, now};
     use longshore_trust::{Credentials, LocationAuthority, Name};
     use tokio_util::sync::CancellationToken;
 
@@ -146,11 +148,14 @@ mod tests {
     async fn frames_come_of_who_is_named_and_a_location_of_the_release_before_names_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let authority = authority(dir.path());
-        let give = get(|Path((_, idx)): Path<(String, usize)>| async move {
+        let refused = |code| Refusal(Problem::new(code, "not now")).into_response();
+        let give = get(move |Path((_, idx)): Path<(String, usize)>| async move {
             match idx {
                 0 => b"contents".into_response(),
                 1 => StatusCode::NOT_FOUND.into_response(),
                 2 => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+                4 => refused(ProblemCode::Unavailable),
+                5 => refused(ProblemCode::Forbidden),
                 _ => vec![0; FRAME + 1].into_response(),
             }
         });
@@ -177,8 +182,12 @@ mod tests {
         assert_eq!((&*own, names), ("n1", vec![("n2", true), ("n3", false)]));
 
         let second = &others[0].asked;
-        assert_eq!(second.frame(&digest, 0).await.unwrap().unwrap(), "contents");
-        assert_eq!(second.frame(&digest, 1).await.unwrap(), None);
+        let given = Answer::Given("contents".into());
+        let expected =
+            [(0, given), (1, Answer::Absent), (4, Answer::OnItsWay), (5, Answer::Absent)];
+        for (idx, answer) in expected {
+            assert_eq!(second.frame(&digest, idx).await.unwrap(), answer, "{idx}");
+        }
         for idx in [2, 3] {
             second.frame(&digest, idx).await.unwrap_err();
         }

@@ -42,6 +42,19 @@ pub(crate) struct Arrival {
     arriving: Arc<Arriving>,
 }
 
+/// Whether a frame can be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It is here.
+    Here,
+    /// Its layer is on its way, and it is not here yet.
+    OnItsWay,
+    /// Its layer is not here, and not on its way.
+    NoLayer,
+    /// Its layer has no such frame.
+    NoFrame,
+}
+
 /// Where a frame is.
 enum Place {
     Arriving(Arc<Arriving>),
@@ -105,18 +118,19 @@ impl Arrivals {
 }
 
 impl ImageStore {
-    /// Whether a frame of a layer is here, or comes within `patience`.
-    pub async fn frame_comes(&self, layer: &Digest, idx: usize, patience: Duration) -> bool {
+    /// Whether a frame of a layer is here, once it is, or after `patience`.
+    pub async fn frame_comes(&self, layer: &Digest, idx: usize, patience: Duration) -> Presence {
         let until = Instant::now() + patience;
         let mut news = self.inner.arrivals.news.subscribe();
         loop {
             news.mark_unchanged();
-            if let Some(is_here) = self.inner.is_here(layer, idx) {
-                return is_here;
+            let presence = self.inner.presence(layer, idx);
+            if let Presence::Here | Presence::NoFrame = presence {
+                return presence;
             }
             // The sender lives as long as the store; without news the time is over.
             if tokio::time::timeout_at(until, news.changed()).await.is_err() {
-                return false;
+                return presence;
             }
         }
     }
@@ -145,22 +159,22 @@ impl ImageStore {
 }
 
 impl Inner {
-    /// Whether a frame is here; nothing where it may still come.
-    fn is_here(&self, layer: &Digest, idx: usize) -> Option<bool> {
+    fn presence(&self, layer: &Digest, idx: usize) -> Presence {
         let arriving = self.arrivals.layers().get(layer).and_then(Weak::upgrade);
         if let Some(arriving) = arriving {
-            // The layer has no frame beyond the last.
             return match arriving.here().get(idx) {
-                Some(false) => None,
-                here => Some(here.is_some()),
+                Some(true) => Presence::Here,
+                Some(false) => Presence::OnItsWay,
+                None => Presence::NoFrame,
             };
         }
         let path = self.layer_path(Form::Erofs, layer).join(DATA);
         match std::fs::metadata(path) {
-            Ok(meta) => Some((idx as u64).saturating_mul(FRAME as u64) < meta.len()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Ok(meta) if (idx as u64).saturating_mul(FRAME as u64) < meta.len() => Presence::Here,
+            Ok(_) => Presence::NoFrame,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Presence::NoLayer,
             // Who reads it says what is wrong.
-            Err(_) => Some(true),
+            Err(_) => Presence::Here,
         }
     }
 

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use longshore_api::links::Vouched;
 use longshore_api::{Problem, ProblemCode};
+use longshore_image::store::Presence;
 use longshore_link::{CallError, Client, Refusal, chain};
 use longshore_trust::{Fingerprint, Name, Peer};
 use longshore_types::{Digest, NodeName, PullRate};
@@ -114,12 +115,11 @@ pub async fn frame(
     let giving = &node.giving;
     giving.check((&node.location, &node.name), (&other, key), &layer).await?;
     // Who is told that one is not here has it of others sooner, and thinks no worse of this node.
-    let absent = || Refusal(Problem::not_found("frame", format!("{idx} of {layer}")));
+    let absent = || absent(&layer, idx);
     let own = giving.own_turn(&other).ok_or_else(absent)?;
     let until = Instant::now() + HOLD;
-    if !node.images.frame_comes(&layer, idx, HOLD).await {
-        return Err(absent());
-    }
+    let presence = node.images.frame_comes(&layer, idx, HOLD).await;
+    expect_here(presence, &layer, idx)?;
     let turn = tokio::time::timeout_at(until, Arc::clone(&giving.turns).acquire_owned()).await;
     let turn = turn.map_err(|_| absent())?.expect("the semaphore is never closed");
     let given = node.images.frame(&layer, idx, Duration::ZERO).await.map_err(|error| {
@@ -131,6 +131,22 @@ pub async fn frame(
     tokio::time::sleep_until(paid.ok_or_else(absent)?).await;
     node.metrics.note_given(frame.len() as u64);
     Ok(Response::new(given_away(frame, turn, own)))
+}
+
+fn absent(layer: &Digest, idx: usize) -> Refusal {
+    Refusal(Problem::not_found("frame", format!("{idx} of {layer}")))
+}
+
+/// Refuses what is not here. Who is told that it is on its way asks again: this node has it before the others.
+fn expect_here(presence: Presence, layer: &Digest, idx: usize) -> Result<(), Refusal> {
+    match presence {
+        Presence::Here => Ok(()),
+        Presence::OnItsWay => {
+            let detail = format!("frame {idx} of {layer} is on its way to this node");
+            Err(Problem::new(ProblemCode::Unavailable, detail).into())
+        }
+        Presence::NoLayer | Presence::NoFrame => Err(absent(layer, idx)),
+    }
 }
 
 /// A frame on its way to who asked. It and its turn are free again when it was taken, or not taken in time; the node's
@@ -210,6 +226,19 @@ mod tests {
         assert!(broken.is_err(), "it came too late");
         drop(bodies);
         assert!(giving.own_turn(&slow).is_some());
+    }
+
+    #[test]
+    fn who_asks_for_what_is_on_its_way_is_told_so() {
+        let layer = Digest::from_sha256([1; 32]);
+        let told = |presence| expect_here(presence, &layer, 7).map_err(|Refusal(problem)| problem);
+        assert_eq!(told(Presence::Here), Ok(()));
+        let problem = told(Presence::OnItsWay).unwrap_err();
+        assert_eq!(problem.code, ProblemCode::Unavailable);
+        assert!(problem.detail.starts_with("frame 7 of sha256:0101"), "{}", problem.detail);
+        for presence in [Presence::NoLayer, Presence::NoFrame] {
+            assert_eq!(told(presence).unwrap_err().code, ProblemCode::NotFound, "{presence:?}");
+        }
     }
 
     #[tokio::test]

@@ -13,14 +13,16 @@ use super::super::fetch::Fetcher;
 use super::buffers::Buffers;
 use super::file::Missing;
 use super::frames::{Cutting, Job, Verdict, Workers};
-use super::race::{Ask, GivenUp, Giver, PEER_AT_ONCE, RUNS_AT_ONCE, Race, Racer, Wish};
+use super::race::{Ask, GivenUp, Giver, PEER_AT_ONCE, RUN, RUNS_AT_ONCE, Race, Racer, Wish};
 use crate::converted::{FRAME, Table};
 use crate::manifest::Descriptor;
-use crate::source::{Known, SourceError};
+use crate::source::{Answer, Known, SourceError};
 use crate::store::Inner;
 
 /// How long a neighbour may take to give a frame.
 const FRAME_WITHIN: Duration = Duration::from_secs(10);
+/// Who says sooner than this that a frame is on its way did not wait for it, and is not to be asked without end.
+const WAITED: Duration = Duration::from_secs(1);
 /// The most neighbours of one race.
 const MOST: usize = 12;
 /// Frames that came and wait for a thread, before no more are waited for.
@@ -47,6 +49,7 @@ pub(super) struct Sent {
 enum Event {
     Came { by: Giver, nth: usize, bytes: Bytes },
     Absent { peer: usize, nth: usize },
+    ComesLater { peer: usize, nth: usize },
     Failed { peer: usize, why: String },
     RunEnded,
     SourceFailed(SourceError),
@@ -84,7 +87,7 @@ pub(super) async fn race_for(
     let runner = Runner {
         store,
         asker: &asker,
-        race: Race::new(table.diff_id, own, wishes, racers),
+        race: Race::new((table.diff_id, own), RUN, wishes, racers),
         asked: SelectAll::new(),
         ready: VecDeque::with_capacity(READY),
         why: vec![None; asker.others.len()],
@@ -138,9 +141,13 @@ impl Asker<'_> {
 
     async fn ask_peer(&self, peer: usize, nth: usize) -> Event {
         let asked = self.others[peer].asked.frame(&self.table.diff_id, self.missing[nth].idx);
+        let since = Instant::now();
         match tokio::time::timeout(FRAME_WITHIN, asked).await {
-            Ok(Ok(Some(bytes))) => Event::Came { by: Giver::Peer(peer), nth, bytes },
-            Ok(Ok(None)) => Event::Absent { peer, nth },
+            Ok(Ok(Answer::Given(bytes))) => Event::Came { by: Giver::Peer(peer), nth, bytes },
+            Ok(Ok(Answer::OnItsWay)) if since.elapsed() >= WAITED => {
+                Event::ComesLater { peer, nth }
+            }
+            Ok(Ok(Answer::OnItsWay | Answer::Absent)) => Event::Absent { peer, nth },
             Ok(Err(error)) => Event::Failed { peer, why: chain(&error) },
             Err(_) => {
                 let why = format!("nothing came for {} seconds", FRAME_WITHIN.as_secs());
@@ -237,6 +244,7 @@ impl Runner<'_> {
                 }
             }
             Event::Absent { peer, nth } => self.race.absent(peer, nth),
+            Event::ComesLater { peer, nth } => self.race.comes_later(peer, nth),
             Event::Failed { peer, why } => {
                 self.why[peer] = Some(why);
                 self.race.failed(peer);

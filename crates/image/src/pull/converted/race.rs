@@ -6,13 +6,21 @@
 //! that one, and of the source a small part is taken, to know how fast it is.
 //!
 //! A pull with neighbours must not be slower than one without. The source rests only while at least as much has
-//! come, in all, as it would have brought alone ([`Race::is_behind`]), less [`SLACK`] frames; otherwise it takes
-//! frames from the ends of the neighbours' queues, and then those that neighbours were asked for. At the end, when
-//! nothing else is to be done, it also takes those of a neighbour that has given nothing for a while.
+//! come, in all, as it would have brought alone, less a run; otherwise it takes as many frames as are lacking
+//! ([`Race::n_lacking`]) from the ends of the neighbours' queues, and then those that neighbours were asked for. At
+//! the end, when nothing else is to be done, it also takes those of a neighbour that has given nothing for a while.
+//! How fast it would be alone is known of what it gives this node while others may ask it, too; so it is asked for as
+//! many runs at a time as without neighbours, shorter ones where there is little to ask for, and for a frame now and
+//! then while neighbours bring less than it is known to bring.
+//!
+//! A neighbour that pulls, too, cannot give a frame before the source gave it that. So none is late that is silent
+//! for less time than the source takes ([`Race::is_late`]), and one that says of a frame that it is on its way is
+//! asked again, however often. Else all would take all of the source as soon as that is slow for all of them.
 //!
 //! Nothing in here waits, sends or looks at a clock. Rejected: lists of what each node has, told round all the
 //! time; and a limit for each frame, by which a neighbour that is slow at every frame would look fine.
 
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +32,7 @@ use longshore_types::Digest;
 
 use super::super::fetch::PART;
 use crate::converted::FRAME;
+use source::Source;
 
 /// Frames that have one owner, and that the source is asked for at once: a part of a blob.
 pub(super) const RUN: usize = (PART / FRAME as u64) as usize;
@@ -31,13 +40,14 @@ pub(super) const RUN: usize = (PART / FRAME as u64) as usize;
 pub(super) const PEER_AT_ONCE: usize = 2;
 /// How many runs the source is asked for at the same time, as without neighbours.
 pub(super) const RUNS_AT_ONCE: usize = super::super::fetch::PARTS_AT_ONCE;
-/// The part of the frames that the source gives in any case, as many as it is asked for at a time at most: by that
-/// it is known how fast it is.
+/// The part of the frames that the source gives in any case where a neighbour has all, as many as it is asked for at
+/// a time at most: by that it is known how fast it is.
 const TRIAL_PART: usize = 8;
-/// By how many frames a pull may be behind what the source alone would have brought.
-const SLACK: u128 = RUN as u128;
+/// The same of a node that pulls with others and has nothing to take of the source for them, one for each run at
+/// most, and once the pull goes on for the shortest hedge. Most have more to take, and all of these add up.
+const SHARED_TRIAL_PART: usize = 32;
 /// How long a neighbour may give nothing at the end of a pull before the source is asked too: as long as 95 of a
-/// hundred frames took, within these bounds.
+/// hundred frames took, within these bounds, and as long as the source takes.
 const HEDGE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 /// How many frames are remembered by how long they took.
 const REMEMBERED: usize = 64;
@@ -105,27 +115,6 @@ struct Peer {
     is_given_up: bool,
 }
 
-/// What is known of the source.
-#[derive(Debug, Default)]
-struct Source {
-    queue: BTreeSet<usize>,
-    n_runs: usize,
-    /// Frames that it gave.
-    n_gave: u128,
-    /// Frames that it was asked for.
-    n_asked: usize,
-    /// How long it was busy, without the time since then.
-    busy: Duration,
-    busy_since: Option<Duration>,
-}
-
-impl Source {
-    fn busy(&self, now: Duration) -> Duration {
-        let since = self.busy_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
-        self.busy + since
-    }
-}
-
 /// A frame that is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wish {
@@ -140,6 +129,9 @@ pub(super) struct Wish {
 pub(super) struct Race {
     layer: Digest,
     own: String,
+    /// How many frames have one owner, and are asked of the source at once at most. By as many a pull may be behind
+    /// what the source alone would have brought.
+    run: usize,
     wishes: Vec<Wish>,
     states: Vec<State>,
     /// The frames of which a neighbour alone was asked.
@@ -153,8 +145,13 @@ pub(super) struct Race {
 }
 
 impl Race {
-    /// A race of the node `own` for these frames.
-    pub fn new(layer: Digest, own: String, wishes: Vec<Wish>, racers: Vec<Racer>) -> Self {
+    /// A race of the node `own` for these frames, in runs of so many.
+    pub fn new(
+        (layer, own): (Digest, String),
+        run: usize,
+        wishes: Vec<Wish>,
+        racers: Vec<Racer>,
+    ) -> Self {
         let peer = |racer| Peer {
             racer,
             queue: BTreeSet::new(),
@@ -168,6 +165,7 @@ impl Race {
         let mut race = Self {
             layer,
             own,
+            run,
             states,
             asked: BTreeSet::new(),
             peers: racers.into_iter().map(peer).collect(),
@@ -211,9 +209,7 @@ impl Race {
             self.states[frame] = State::Asked { peer, source: true };
             self.asked.remove(&frame);
         }
-        self.source.n_asked += frames.len();
-        self.source.n_runs += 1;
-        self.source.busy_since.get_or_insert(now);
+        self.source.ask(frames.clone(), now);
         Some(Ask::Source { frames })
     }
 
@@ -223,8 +219,13 @@ impl Race {
         if self.source.n_runs >= RUNS_AT_ONCE || !is_open {
             return None;
         }
-        let late = self.oldest_asked().map(|(_, silent_since)| silent_since + self.hedge());
-        let at = [self.behind_at(now), late].into_iter().flatten().filter(|at| *at >= now).min();
+        let silent_since = self.oldest_asked().map(|(_, silent_since)| silent_since);
+        let late = silent_since.filter(|since| !self.source.owes_since(*since));
+        let late = late.map(|silent_since| silent_since + self.hedge());
+        let trial = (self.source.n_asked == 0).then_some(HEDGE.0);
+        let renewal = self.source.renew_at(self.n_came, now);
+        let at = [self.behind_at(now), late, trial, renewal].into_iter().flatten();
+        let at = at.filter(|at| *at >= now).min();
         // A little later: at that very moment it may not be so yet.
         at.map(|at| at - now + Duration::from_millis(1))
     }
@@ -232,7 +233,7 @@ impl Race {
     /// A frame came; whether it is to be looked at.
     pub fn came(&mut self, by: Giver, frame: usize, now: Duration) -> bool {
         match by {
-            Giver::Source => self.source.n_gave += 1,
+            Giver::Source => self.source.gave(frame, now),
             Giver::Peer(peer) => self.gave(peer, frame, now),
         }
         let asked = match self.states[frame] {
@@ -277,15 +278,27 @@ impl Race {
         self.give_up(peer, GivenUp::Failed);
     }
 
-    /// A neighbour does not have a frame, or not yet.
+    /// A neighbour does not have a frame, and nothing is known of when it will.
     pub fn absent(&mut self, peer: usize, frame: usize) {
         let asked = &mut self.peers[peer];
-        asked.n_asked -= 1;
         asked.n_absent += 1;
-        if asked.racer.has_all || asked.n_absent >= MOST_ABSENT {
+        let is_hopeless = asked.racer.has_all || asked.n_absent >= MOST_ABSENT;
+        self.requeue(peer, frame);
+        if is_hopeless {
             self.give_up(peer, GivenUp::Absent);
-        } else if self.unask(frame, peer) {
-            // It is still the one that will have it first.
+        }
+    }
+
+    /// A neighbour waits for a frame itself.
+    pub fn comes_later(&mut self, peer: usize, frame: usize) {
+        self.peers[peer].n_absent = 0;
+        self.requeue(peer, frame);
+    }
+
+    /// It is still the one that will have it first.
+    fn requeue(&mut self, peer: usize, frame: usize) {
+        self.peers[peer].n_asked -= 1;
+        if self.unask(frame, peer) && !self.peers[peer].is_given_up {
             self.source.queue.remove(&frame);
             self.peers[peer].queue.insert(frame);
         }
@@ -293,11 +306,7 @@ impl Race {
 
     /// A run that the source was asked for is through.
     pub fn run_ended(&mut self, now: Duration) {
-        self.source.n_runs -= 1;
-        if self.source.n_runs == 0 {
-            self.source.busy = self.source.busy(now);
-            self.source.busy_since = None;
-        }
+        self.source.run_ended(now, self.n_came);
     }
 
     fn gave(&mut self, peer: usize, frame: usize, now: Duration) {
@@ -318,8 +327,8 @@ impl Race {
 
     /// The source gave first what a neighbour was asked for.
     fn lost(&mut self, peer: usize, since: Duration, now: Duration) {
-        if now.saturating_sub(self.peers[peer].gave_at.max(since)) < self.hedge() {
-            return; // It was not late: the source was in the race for other reasons.
+        if !self.is_late(self.peers[peer].gave_at.max(since), now) {
+            return; // The source was in the race for other reasons.
         }
         self.peers[peer].n_lost += 1;
         if self.peers[peer].n_lost >= MOST_LOST {
@@ -360,7 +369,7 @@ impl Race {
     }
 
     fn queue(&mut self, frame: usize) {
-        match self.giver_of(self.wishes[frame].idx / RUN) {
+        match self.giver_of(self.wishes[frame].idx / self.run) {
             Giver::Source => self.source.queue.insert(frame),
             Giver::Peer(peer) => self.peers[peer].queue.insert(frame),
         };
@@ -423,30 +432,39 @@ impl Race {
             return None;
         }
         if let Some(first) = self.source.queue.first() {
-            return Some(self.run_from(*first));
+            return Some(self.run_from(*first, self.spread(self.source.queue.len())));
         }
-        let is_behind = self.is_behind(now);
-        let n_most = if is_behind { RUN } else { self.trial().min(RUN) };
+        let renews = self.source.renew_at(self.n_came, now).is_some_and(|at| now >= at);
+        let n_lacking = self.n_lacking(now);
         if let Some(queue) = self.longest_queue() {
+            let n_frames = n_lacking.unwrap_or_else(|| self.trial(now).max(renews.into()));
+            let n_most = self.spread(n_frames);
             let last = queue.last().filter(|_| n_most > 0)?;
             return Some(self.run_to(*last, n_most, queue));
         }
         let (frame, silent_since) = self.oldest_asked()?;
-        let is_late = now.saturating_sub(silent_since) >= self.hedge();
-        (is_behind || is_late).then_some(frame..frame + 1)
+        let is_due = n_lacking.is_some() || renews || self.is_late(silent_since, now);
+        is_due.then_some(frame..frame + 1)
     }
 
-    /// The frames of the source's queue that follow one another.
-    fn run_from(&self, first: usize) -> Range<usize> {
+    /// At most so many frames of the source's queue that follow one another.
+    fn run_from(&self, first: usize, n_most: usize) -> Range<usize> {
         let goes_on =
             |frame: &usize| self.source.queue.contains(frame) && self.wishes[*frame].follows;
-        let end = (first + 1..first + RUN).take_while(goes_on).last();
+        let end = (first + 1..first + n_most).take_while(goes_on).last();
         first..end.unwrap_or(first) + 1
     }
 
     /// How many frames the source is still to give, so that it is known how fast it is.
-    fn trial(&self) -> usize {
-        let n_frames = (self.wishes.len() / TRIAL_PART).clamp(1, RUN * RUNS_AT_ONCE);
+    fn trial(&self, now: Duration) -> usize {
+        let mut known = self.peers.iter().filter(|peer| !peer.is_given_up);
+        let n_frames = if known.any(|peer| peer.racer.has_all) {
+            (self.wishes.len() / TRIAL_PART).clamp(1, self.run * RUNS_AT_ONCE)
+        } else if now >= HEDGE.0 {
+            (self.wishes.len() / SHARED_TRIAL_PART).clamp(1, RUNS_AT_ONCE)
+        } else {
+            0
+        };
         n_frames.saturating_sub(self.source.n_asked)
     }
 
@@ -473,24 +491,35 @@ impl Race {
         silent.min_by_key(|(frame, since)| (*since, *frame))
     }
 
+    /// Whether a neighbour that is silent since then should have given something.
+    fn is_late(&self, silent_since: Duration, now: Duration) -> bool {
+        !self.source.owes_since(silent_since) && now.saturating_sub(silent_since) >= self.hedge()
+    }
+
     fn hedge(&self) -> Duration {
         let mut sorted: Vec<_> = self.latencies.iter().copied().collect();
         sorted.sort_unstable();
         let nth = (sorted.len() * 95).div_ceil(100).saturating_sub(1);
-        sorted.get(nth).map_or(HEDGE.0, |took| (*took).clamp(HEDGE.0, HEDGE.1))
+        let hedge = sorted.get(nth).map_or(HEDGE.0, |took| (*took).clamp(HEDGE.0, HEDGE.1));
+        hedge.max(self.source.took())
     }
 
-    /// Whether the source alone would have brought more by now. Without anything of it nothing is known, and it
-    /// has been asked.
-    fn is_behind(&self, now: Duration) -> bool {
-        let alone = self.source.n_gave * now.as_nanos();
-        alone > (self.n_came + SLACK) * self.source.busy(now).as_nanos()
+    /// How many frames more the source alone would have brought by now, where that is more than a run, and it is not
+    /// asked for them already. Without anything of it nothing is known, and it has been asked.
+    fn n_lacking(&self, now: Duration) -> Option<usize> {
+        let alone = self.source.brings(now, now)?;
+        let behind = alone.checked_sub(self.n_came).filter(|behind| *behind > self.run as u128)?;
+        let behind = usize::try_from(behind).unwrap_or(usize::MAX);
+        behind.checked_sub(self.source.n_owed()).filter(|n_lacking| *n_lacking > 0)
     }
 
     /// When that is so, if nothing comes and the source rests.
     fn behind_at(&self, now: Duration) -> Option<Duration> {
-        let nanos = (self.n_came + SLACK) * self.source.busy(now).as_nanos();
-        let at = nanos.checked_div(self.source.n_gave)?;
-        Some(Duration::from_nanos(u64::try_from(at).unwrap_or(u64::MAX)))
+        self.source.takes(self.n_came + self.run as u128 + 1, now)
+    }
+
+    /// How many frames each of the runs has that the source is asked for at a time, of so many.
+    fn spread(&self, n_frames: usize) -> usize {
+        n_frames.div_ceil(RUNS_AT_ONCE).min(self.run)
     }
 }
