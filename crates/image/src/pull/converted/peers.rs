@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -75,15 +77,8 @@ pub(super) async fn race_for(
     let racers = others.iter().map(racer).collect();
     let wishes = wishes(table, missing, &starts);
     let own = fetcher.neighbours.own.clone();
-    let asker = Asker {
-        fetcher,
-        others,
-        frames: frames.digest,
-        table,
-        missing,
-        starts,
-        buffers: Buffers::default(),
-    };
+    let (frames, buffers, paused) = (frames.digest, Buffers::default(), Paused::default());
+    let asker = Asker { fetcher, others, frames, table, missing, starts, buffers, paused };
     let runner = Runner {
         store,
         asker: &asker,
@@ -129,6 +124,38 @@ struct Asker<'a> {
     missing: &'a [Missing],
     starts: Vec<u64>,
     buffers: Buffers,
+    paused: Paused,
+}
+
+/// For how many nanoseconds threads of this machine were what was waited for, of which nobody else is to blame.
+#[derive(Default)]
+struct Paused(AtomicU64);
+
+impl Paused {
+    fn add(&self, time: Duration) {
+        self.0.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn total(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+
+    /// What is waited for; nothing when that takes longer, without the time that does not count.
+    async fn within<T>(&self, limit: Duration, awaited: impl Future<Output = T>) -> Option<T> {
+        let (since, before) = (Instant::now(), self.total());
+        let mut awaited = pin!(awaited);
+        loop {
+            let paused = self.total();
+            let until = since + limit + paused.saturating_sub(before);
+            if let Ok(came) = tokio::time::timeout_at(until, &mut awaited).await {
+                return Some(came);
+            }
+            // Meanwhile nobody may have looked whether it came.
+            if self.total() == paused {
+                return None;
+            }
+        }
+    }
 }
 
 impl Asker<'_> {
@@ -142,14 +169,14 @@ impl Asker<'_> {
     async fn ask_peer(&self, peer: usize, nth: usize) -> Event {
         let asked = self.others[peer].asked.frame(&self.table.diff_id, self.missing[nth].idx);
         let since = Instant::now();
-        match tokio::time::timeout(FRAME_WITHIN, asked).await {
-            Ok(Ok(Answer::Given(bytes))) => Event::Came { by: Giver::Peer(peer), nth, bytes },
-            Ok(Ok(Answer::OnItsWay)) if since.elapsed() >= WAITED => {
+        match self.paused.within(FRAME_WITHIN, asked).await {
+            Some(Ok(Answer::Given(bytes))) => Event::Came { by: Giver::Peer(peer), nth, bytes },
+            Some(Ok(Answer::OnItsWay)) if since.elapsed() >= WAITED => {
                 Event::ComesLater { peer, nth }
             }
-            Ok(Ok(Answer::OnItsWay | Answer::Absent)) => Event::Absent { peer, nth },
-            Ok(Err(error)) => Event::Failed { peer, why: chain(&error) },
-            Err(_) => {
+            Some(Ok(Answer::OnItsWay | Answer::Absent)) => Event::Absent { peer, nth },
+            Some(Err(error)) => Event::Failed { peer, why: chain(&error) },
+            None => {
                 let why = format!("nothing came for {} seconds", FRAME_WITHIN.as_secs());
                 Event::Failed { peer, why }
             }
@@ -196,9 +223,11 @@ struct Runner<'a> {
 impl Runner<'_> {
     async fn run(mut self, workers: Workers) -> Result<Sent, SourceError> {
         let Workers { jobs, mut verdicts } = workers;
-        let (began, mut paused) = (Instant::now(), Duration::ZERO);
+        let began = Instant::now();
+        let asker = self.asker;
+        let paused = &asker.paused;
         loop {
-            let now = began.elapsed().saturating_sub(paused);
+            let now = began.elapsed().saturating_sub(paused.total());
             // While threads are what is waited for, nobody is slow but this machine: time stands still.
             let is_full = self.ready.len() >= READY;
             let waits_since = Instant::now();
@@ -222,12 +251,12 @@ impl Runner<'_> {
                     permit.send(job);
                 }
                 Some(event) = self.asked.next(), if !is_full => {
-                    self.take(event, began.elapsed().saturating_sub(paused))?;
+                    self.take(event, began.elapsed().saturating_sub(paused.total()))?;
                 }
                 () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
             }
             if is_full {
-                paused += waits_since.elapsed();
+                paused.add(waits_since.elapsed());
             }
         }
     }
@@ -283,6 +312,29 @@ impl Runner<'_> {
             tracing::warn!(neighbour = name, why, "a neighbour is asked for nothing for a minute");
             self.store.standings.penalise(name, Instant::now());
             self.sent.given_up.push(format!("{name}: {why}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_late_while_this_machine_is_what_is_waited_for() {
+        let (paused, limit) = (Paused::default(), Duration::from_secs(10));
+        let takes = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
+        let waits = || async {
+            takes(4).await;
+            paused.add(Duration::from_secs(3));
+        };
+        for (seconds, is_in_time) in [(9, true), (11, false)] {
+            let came = paused.within(limit, takes(seconds)).await;
+            assert_eq!(came.is_some(), is_in_time, "{seconds}");
+        }
+        for (seconds, is_in_time) in [(12, true), (14, false)] {
+            let (came, ()) = tokio::join!(paused.within(limit, takes(seconds)), waits());
+            assert_eq!(came.is_some(), is_in_time, "{seconds}");
         }
     }
 }

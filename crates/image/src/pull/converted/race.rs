@@ -10,8 +10,7 @@
 //! ([`Race::n_lacking`]) from the ends of the neighbours' queues, and then those that neighbours were asked for. At
 //! the end, when nothing else is to be done, it also takes those of a neighbour that has given nothing for a while.
 //! How fast it would be alone is known of what it gives this node while others may ask it, too; so it is asked for as
-//! many runs at a time as without neighbours, shorter ones where there is little to ask for, and for a frame now and
-//! then while neighbours bring less than it is known to bring.
+//! many runs at a time as without neighbours, shorter ones where there is little to ask for.
 //!
 //! A neighbour that pulls, too, cannot give a frame before the source gave it that. So none is late that is silent
 //! for less time than the source takes ([`Race::is_late`]), and one that says of a frame that it is on its way is
@@ -219,12 +218,10 @@ impl Race {
         if self.source.n_runs >= RUNS_AT_ONCE || !is_open {
             return None;
         }
-        let silent_since = self.oldest_asked().map(|(_, silent_since)| silent_since);
-        let late = silent_since.filter(|since| !self.source.owes_since(*since));
-        let late = late.map(|silent_since| silent_since + self.hedge());
+        let silent_since = self.oldest_asked().filter(|_| self.source.n_owed() == 0);
+        let late = silent_since.map(|(_, silent_since)| silent_since + self.hedge());
         let trial = (self.source.n_asked == 0).then_some(HEDGE.0);
-        let renewal = self.source.renew_at(self.n_came, now);
-        let at = [self.behind_at(now), late, trial, renewal].into_iter().flatten();
+        let at = [self.behind_at(now), late, trial].into_iter().flatten();
         let at = at.filter(|at| *at >= now).min();
         // A little later: at that very moment it may not be so yet.
         at.map(|at| at - now + Duration::from_millis(1))
@@ -306,7 +303,7 @@ impl Race {
 
     /// A run that the source was asked for is through.
     pub fn run_ended(&mut self, now: Duration) {
-        self.source.run_ended(now, self.n_came);
+        self.source.run_ended(now);
     }
 
     fn gave(&mut self, peer: usize, frame: usize, now: Duration) {
@@ -434,17 +431,16 @@ impl Race {
         if let Some(first) = self.source.queue.first() {
             return Some(self.run_from(*first, self.spread(self.source.queue.len())));
         }
-        let renews = self.source.renew_at(self.n_came, now).is_some_and(|at| now >= at);
         let n_lacking = self.n_lacking(now);
         if let Some(queue) = self.longest_queue() {
-            let n_frames = n_lacking.unwrap_or_else(|| self.trial(now).max(renews.into()));
-            let n_most = self.spread(n_frames);
+            let n_most = self.spread(n_lacking.unwrap_or_else(|| self.trial(now)));
             let last = queue.last().filter(|_| n_most > 0)?;
             return Some(self.run_to(*last, n_most, queue));
         }
         let (frame, silent_since) = self.oldest_asked()?;
-        let is_due = n_lacking.is_some() || renews || self.is_late(silent_since, now);
-        is_due.then_some(frame..frame + 1)
+        // One after the other: what the source takes for one tells whether another is late.
+        let is_late = self.source.n_owed() == 0 && self.is_late(silent_since, now);
+        (n_lacking.is_some() || is_late).then_some(frame..frame + 1)
     }
 
     /// At most so many frames of the source's queue that follow one another.

