@@ -17,6 +17,7 @@
 //! Layers are named by the digest of their uncompressed archive and shared by all images.
 
 mod arriving;
+pub(crate) mod blank;
 mod collect;
 mod form;
 mod open;
@@ -48,7 +49,7 @@ pub use collect::{CollectError, Collected};
 pub(crate) use form::{DATA, Form, INDEX};
 pub use open::OpenStoreError;
 pub(crate) use record::{REPORT, StoredImage, report_text};
-pub(crate) use room::Reservation;
+pub(crate) use room::{Given, Reservation};
 pub use room::{Lack, MakeRoom, NoRoom, Space, UNPACKED};
 pub(crate) use staging::Staging;
 pub(crate) use standing::Standings;
@@ -56,6 +57,9 @@ pub use used::{HeldImage, Stocked};
 
 /// The directory of beginnings of blobs.
 const BEGINNINGS: &str = "beginnings";
+
+/// What a file there ends with that a layer's frames come to.
+pub(crate) const FRAMES: &str = "data";
 
 /// For how long a beginning of a blob is kept that nobody adds to.
 const BEGINNING_KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -106,7 +110,7 @@ pub(crate) struct Inner {
     kernel: KernelPath,
     state: Mutex<State>,
     flights: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
-    pub(crate) room: room::Room,
+    room: room::Room,
     arrivals: arriving::Arrivals,
     /// How neighbours did that were asked for frames.
     pub standings: Standings,

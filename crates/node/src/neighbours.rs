@@ -92,7 +92,8 @@ impl Gate {
             Err(CallError::Refused(problem)) if problem.code == ProblemCode::Forbidden => {
                 return Ok(Answer::Absent);
             }
-            // What it would give has not come there yet; or its location is away, which it says at once.
+            // What it would give has not come there yet; or its location is away, and then the source is taken for
+            // faster.
             Err(CallError::Refused(problem)) if problem.code == ProblemCode::Unavailable => {
                 return Ok(Answer::OnItsWay);
             }

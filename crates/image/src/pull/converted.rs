@@ -35,7 +35,7 @@ use crate::index::{self, IndexError};
 use crate::limits::{LimitExceeded, Limits};
 use crate::manifest::Descriptor;
 use crate::source::SourceError;
-use crate::store::{Form, Inner, StoreIoError};
+use crate::store::{Form, Given, Inner, StoreIoError};
 use crate::unpack::LayerIdentity;
 
 use file::{Contents, Missing};
@@ -141,7 +141,7 @@ pub(super) async fn fetch_converted(
         });
         opened.await.map_err(NotConverted::Failed)?.map_err(failed)?
     };
-    store.room.was_given_to(&layer.blob);
+    let _given = contents.has_room.then(|| Given::new(store, layer.blob));
     let n_here = table.stored().0 - frames::stored_of(&table, &missing);
     told(n_here);
     let (workers, work) = queues();

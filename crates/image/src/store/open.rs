@@ -14,7 +14,8 @@ use rustix::fs::FlockOperation;
 
 use super::record::RecordError;
 use super::{
-    BEGINNING_KEPT, BEGINNINGS, Form, ImageStore, Inner, Known, State, StoreIoError, StoredImage,
+    BEGINNING_KEPT, BEGINNINGS, FRAMES, Form, ImageStore, Inner, Known, State, StoreIoError,
+    StoredImage, blank,
 };
 use crate::limits::Limits;
 use crate::mount::{KernelPath, UnmountError, probe, unmount_under};
@@ -69,6 +70,8 @@ impl ImageStore {
         empty(&staging)?;
         empty(&root.join("trash"))?;
         remove_old_beginnings(&root.join(BEGINNINGS))?;
+        // Of who died while it came.
+        blank::give_back_in(&root.join(BEGINNINGS), FRAMES)?;
         reached(Step::LeftoversRemoved);
         let kernel = kernel.unwrap_or_else(|| probe(&staging));
         let images = read_images(root, kernel)?;

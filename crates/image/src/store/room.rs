@@ -8,7 +8,7 @@
 //! Only a store that is told how room is made does this. Rejected: to refuse what would not fit at that ratio,
 //! which is wrong for weights and other packed data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use futures_util::future::BoxFuture;
@@ -71,7 +71,7 @@ pub struct NoRoom {
 
 /// What pulls under way have still to fetch.
 #[derive(Default)]
-pub(crate) struct Room {
+pub(super) struct Room {
     make: OnceLock<MakeRoom>,
     pulls: Mutex<Pulls>,
 }
@@ -81,13 +81,16 @@ struct Pulls {
     next: u64,
     /// For each pull, by its layers.
     left: BTreeMap<u64, BTreeMap<Digest, u64>>,
+    /// Layers that were given all their room: as they come, no more is taken.
+    given: BTreeSet<Digest>,
 }
 
 impl Pulls {
     /// Bytes that are still to come. A layer that several pulls need comes once.
     fn sum(&self) -> u64 {
         let mut blobs: BTreeMap<&Digest, u64> = BTreeMap::new();
-        for (blob, left) in self.left.values().flatten() {
+        let left = self.left.values().flatten();
+        for (blob, left) in left.filter(|(blob, _)| !self.given.contains(blob)) {
             let most = blobs.entry(blob).or_default();
             *most = (*most).max(*left);
         }
@@ -125,14 +128,27 @@ impl Drop for Reservation {
     }
 }
 
-impl Room {
-    /// A layer was given all the room on the disk that it will take: as it comes, no more will be taken.
-    pub fn was_given_to(&self, blob: &Digest) {
-        for left in self.pulls().left.values_mut() {
-            left.remove(blob);
-        }
-    }
+/// Until this is dropped, a layer has all the room on the disk that it will take.
+pub(crate) struct Given {
+    store: Arc<Inner>,
+    blob: Digest,
+}
 
+impl Given {
+    /// It was given to it.
+    pub fn new(store: &Arc<Inner>, blob: Digest) -> Self {
+        store.room.pulls().given.insert(blob);
+        Self { store: Arc::clone(store), blob }
+    }
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        self.store.room.pulls().given.remove(&self.blob);
+    }
+}
+
+impl Room {
     fn pulls(&self) -> std::sync::MutexGuard<'_, Pulls> {
         // Each change is a single step.
         self.pulls.lock().unwrap_or_else(PoisonError::into_inner)
@@ -249,6 +265,10 @@ mod tests {
             (1, BTreeMap::from([(digest(1), 10), (digest(2), 5)])),
             (2, BTreeMap::from([(digest(1), 7), (digest(3), 1)])),
         ];
-        assert_eq!(Pulls { next: 2, left: left.into() }.sum(), 16);
+        let mut pulls = Pulls { left: left.into(), ..Pulls::default() };
+        assert_eq!(pulls.sum(), 16);
+        // What has its room already is not to be taken once more.
+        pulls.given.insert(digest(1));
+        assert_eq!(pulls.sum(), 6);
     }
 }

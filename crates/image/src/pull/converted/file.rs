@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use longshore_types::Digest;
-use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
 
 use super::super::kept;
 use crate::converted::{FRAME, Stored, Table};
 use crate::steps::{Step, reached};
-use crate::store::{Arrival, DATA, INDEX, Inner, REPORT, Staging, StoreIoError, report_text};
+use crate::store::{
+    Arrival, DATA, FRAMES, INDEX, Inner, REPORT, Staging, StoreIoError, blank, report_text,
+};
 use crate::unpack::{CACHED, HOLE};
 
 use super::frames::{in_parallel, n_threads};
@@ -40,6 +40,8 @@ pub(super) struct Contents {
     file: File,
     /// The same, past the page cache; `None` where the file system has no such way.
     direct: Option<File>,
+    /// Whether the file system gave it all its room.
+    pub has_room: bool,
     /// By which neighbours have what is here of it.
     arrival: Option<Arrival>,
     /// Where it gets its name from; a large one lies elsewhere until then.
@@ -48,7 +50,7 @@ pub(super) struct Contents {
 
 /// Where the contents of a large layer lie until they are whole.
 fn kept_path(store: &Inner, diff_id: &Digest) -> PathBuf {
-    store.beginning_path(diff_id).with_extension("data")
+    store.beginning_path(diff_id).with_extension(FRAMES)
 }
 
 /// Removes what was kept of a layer.
@@ -101,16 +103,19 @@ impl Contents {
         };
         let (file, direct, length) = open().map_err(failed)?;
         reached(Step::FramesOpened);
-        let mut contents = Self { path, file, direct, arrival: None, staging };
+        let mut contents = Self { path, file, direct, has_room: false, arrival: None, staging };
         let missing = match length {
             0 => contents.all(table),
             _ => contents.look(table)?,
         };
-        if let Err(error) = contents.take_room(&missing, table) {
-            let failed = contents.failed(error);
-            contents.discard()?;
-            return Err(failed);
-        }
+        contents.has_room = match contents.take_room(&missing, table) {
+            Ok(has_room) => has_room,
+            Err(error) => {
+                let failed = contents.failed(error);
+                contents.discard()?;
+                return Err(failed);
+            }
+        };
         reached(Step::FramesRoomTaken);
         let (n_frames, absent) = (table.frames.len(), missing.iter().map(|missing| missing.idx));
         let file = (&*contents.path, &contents.file);
@@ -154,7 +159,7 @@ impl Contents {
 
     /// Has the file system give room to what is to come. A full disk is told before anything is fetched for it; and
     /// where there is room, several threads write at a time, where they would wait for one another to be given some.
-    fn take_room(&self, missing: &[Missing], table: &Table) -> io::Result<()> {
+    fn take_room(&self, missing: &[Missing], table: &Table) -> io::Result<bool> {
         let blank = missing.iter().filter(|missing| missing.place == Place::Blank);
         let mut runs: Vec<Range<u64>> = Vec::new();
         for idx in blank.map(|missing| missing.idx) {
@@ -166,15 +171,16 @@ impl Contents {
             }
         }
         for run in runs {
-            let taken =
-                fallocate(&self.file, FallocateFlags::empty(), run.start, run.end - run.start);
-            match taken {
-                // It is given as it is written.
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
-                taken => taken?,
+            if !blank::take(&self.file, run.start, run.end - run.start)? {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Gives the room back of what did not come.
+    pub fn give_room_back(&self) -> io::Result<()> {
+        blank::give_back_all(&self.file)
     }
 
     /// Puts a frame, which is right, in its place, from where neighbours may have it.
@@ -199,7 +205,9 @@ impl Contents {
             let rest = &unwritten[n_zeros..];
             let n_bytes = length_while(rest, |piece| !is_zero(piece));
             let from = start + n_zeros as u64;
-            self.give_room_back(start, n_zeros as u64)?;
+            if n_zeros > 0 {
+                blank::give_back(&self.file, start, n_zeros as u64)?;
+            }
             if n_bytes > 0 {
                 self.write_at(&rest[..n_bytes], from)?;
             }
@@ -207,18 +215,6 @@ impl Contents {
             unwritten = &rest[n_bytes..];
         }
         Ok(())
-    }
-
-    fn give_room_back(&self, start: u64, n_bytes: u64) -> io::Result<()> {
-        if n_bytes == 0 {
-            return Ok(());
-        }
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match fallocate(&self.file, flags, start, n_bytes) {
-            // What was given and is not written is zeros, too.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-            given_back => Ok(given_back?),
-        }
     }
 
     fn write_at(&self, bytes: &[u8], start: u64) -> io::Result<()> {
@@ -242,7 +238,7 @@ impl Contents {
         index: &[u8],
     ) -> Result<(), StoreIoError> {
         // Neighbours are to find the layer where they do not find it on its way.
-        let Self { path, file, direct: _, arrival: _arrival, staging } = self;
+        let Self { path, file, arrival: _arrival, staging, .. } = self;
         file.sync_data().map_err(StoreIoError::of("syncing", &path))?;
         reached(Step::FramesSynced);
         let data = staging.path().join(DATA);

@@ -222,6 +222,8 @@ pub(super) fn put_in_place(
         return Err(stopped);
     }
     if all.n_frames < n_missing {
+        let given_back = contents.give_room_back();
+        given_back.map_err(|error| Stopped::Store(contents.failed(error)))?;
         return Err(Stopped::Abandoned);
     }
     let waited = all.waited / n_threads as u32;

@@ -168,13 +168,15 @@ impl Asker<'_> {
 
     async fn ask_peer(&self, peer: usize, nth: usize) -> Event {
         let asked = self.others[peer].asked.frame(&self.table.diff_id, self.missing[nth].idx);
-        let since = Instant::now();
+        let (since, paused) = (Instant::now(), self.paused.total());
         match self.paused.within(FRAME_WITHIN, asked).await {
             Some(Ok(Answer::Given(bytes))) => Event::Came { by: Giver::Peer(peer), nth, bytes },
             Some(Ok(Answer::OnItsWay)) if since.elapsed() >= WAITED => {
                 Event::ComesLater { peer, nth }
             }
             Some(Ok(Answer::OnItsWay | Answer::Absent)) => Event::Absent { peer, nth },
+            // It may have waited too long for this node.
+            Some(Err(_)) if self.paused.total() > paused => Event::Absent { peer, nth },
             Some(Err(error)) => Event::Failed { peer, why: chain(&error) },
             None => {
                 let why = format!("nothing came for {} seconds", FRAME_WITHIN.as_secs());

@@ -288,6 +288,9 @@ impl Race {
 
     /// A neighbour waits for a frame itself.
     pub fn comes_later(&mut self, peer: usize, frame: usize) {
+        if self.peers[peer].racer.has_all {
+            return self.absent(peer, frame); // It has not, for whatever reason.
+        }
         self.peers[peer].n_absent = 0;
         self.requeue(peer, frame);
     }

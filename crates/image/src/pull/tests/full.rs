@@ -271,3 +271,21 @@ async fn a_disk_without_room_for_a_converted_layer_says_so_before_its_frames_are
     let (_, report) = pull(&store, &source, &digest).await.unwrap();
     assert_eq!(report.converted_layers, 1);
 }
+
+#[tokio::test]
+async fn frames_that_do_not_come_keep_no_room_from_the_layer_as_it_was_pushed() {
+    let mut bytes = vec![0; 5 << 20];
+    fastrand::Rng::with_seed(6).fill(&mut bytes);
+    let parts = ImageParts::default().plain(Archive::default().file("a", &bytes));
+    let source = Arc::new(FakeSource::default());
+    let digest = parts.clone().publish(&source);
+    let frames = converted::convert(&parts, &source, &digest)[0].frames.digest;
+    source.remove_blob(&frames);
+    let disk = SmallDisk::new();
+    let store = open_by(disk.path(), KernelPath::Loop);
+    // The layer, and what is kept of it as it was pushed until it is there.
+    disk.resize("size=12m");
+    let (_, report) = pull(&store, &source, &digest).await.unwrap();
+    assert_eq!((report.converted_layers, report.why_plain.len()), (0, 1));
+    assert_no_leftovers(disk.path());
+}
