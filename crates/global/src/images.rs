@@ -20,8 +20,17 @@ use together::Together;
 /// Asks the registry.
 pub struct ImageResolver {
     registry: Registry,
-    /// What it is asked for now, by the path.
-    looks: Together<String, Result<Digest, Problem>>,
+    /// What is asked for now, of which registry and by which path.
+    looks: Together<(Which, String), Result<Digest, Problem>>,
+}
+
+/// A registry as it is now: the next one that joins may have other images.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Which {
+    /// What users call it.
+    public_name: String,
+    /// The key and the address of one that joined.
+    joined: Option<(Fingerprint, String)>,
 }
 
 enum Registry {
@@ -80,11 +89,12 @@ impl ImageResolver {
         Self { registry, looks: Together::default() }
     }
 
-    /// The registry, and what users call it; none in a simulation.
-    fn registry(&self, catalog: &Catalog) -> Result<Option<(Client, String)>, Problem> {
+    /// The registry, and which it is; none in a simulation.
+    fn registry(&self, catalog: &Catalog) -> Result<Option<(Client, Which)>, Problem> {
         match &self.registry {
             Registry::Asked { client, public_name } => {
-                Ok(Some((client.clone(), public_name.clone())))
+                let which = Which { public_name: public_name.clone(), joined: None };
+                Ok(Some((client.clone(), which)))
             }
             Registry::Joined { config, root, called } => {
                 let mut called = called.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,8 +107,9 @@ impl ImageResolver {
                     let token = registry::token(root, Some(key), registry::CONTROL_PLANE);
                     ((key, place.address.clone()), client.with_token(token.as_str()))
                 });
-                *called = Some((of, client.clone()));
-                Ok(Some((client, place.public.clone())))
+                *called = Some((of.clone(), client.clone()));
+                let which = Which { public_name: place.public.clone(), joined: Some(of) };
+                Ok(Some((client, which)))
             }
             Registry::Simulated => Ok(None),
         }
@@ -106,7 +117,7 @@ impl ImageResolver {
 
     fn place(&self, image: &ImageReference, catalog: &Catalog) -> Result<ImageReference, Problem> {
         match self.registry(catalog)? {
-            Some((_, public_name)) => place(image, &public_name),
+            Some((_, which)) => place(image, &which.public_name),
             None => Ok(image.clone()),
         }
     }
@@ -121,13 +132,15 @@ impl ImageResolver {
 
     /// The digest that the reference has now.
     async fn resolve(&self, image: &ImageReference, catalog: &Catalog) -> Result<Digest, Problem> {
-        let Some((registry, public_name)) = self.registry(catalog)? else {
+        let Some((registry, which)) = self.registry(catalog)? else {
             let digest = format!("sha256:{}", sha256(image.to_string()));
             return Ok(digest.parse().expect("a hash is a digest"));
         };
-        let image = place(image, &public_name)?;
+        let image = place(image, &which.public_name)?;
         let path = format!("/v2/{}/manifests/{}", image.repository, image.wanted());
-        self.looks.ask(&path, look(&registry, &public_name, &image, &path)).await
+        let asked = (which, path);
+        let (which, path) = &asked;
+        self.looks.ask(&asked, look(&registry, &which.public_name, &image, path)).await
     }
 }
 
@@ -206,7 +219,44 @@ fn refuse(image: &ImageReference, allowed: String) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use futures_util::poll;
+    use longshore_link::now;
+    use longshore_trust::{RegistryPlace, joining_config};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::records::RegistryRecord;
+
+    fn joined_at(address: SocketAddr) -> Catalog {
+        let (address, public) = (address.to_string(), "127.0.0.1:4601".to_owned());
+        let place = Some(RegistryPlace { address, public, public_secure: false });
+        let mut catalog = Catalog::default();
+        let key = Fingerprint::of(b"registry");
+        catalog.registry = Some(RegistryRecord { joined_at: now(), key, place });
+        catalog
+    }
+
+    #[tokio::test]
+    async fn one_that_is_elsewhere_now_is_asked_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = RootAuthority::open(&dir.path().join("root.json"), now()).unwrap();
+        let config = joining_config(Fingerprint::of(b"root")).unwrap();
+        let resolver = ImageResolver::joined(config, Arc::new(root));
+        let image = "web:1".parse().unwrap();
+        // Both take connections and say nothing.
+        let before = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let after = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let catalog = joined_at(before.local_addr().unwrap());
+        let mut of_before = Box::pin(resolver.resolve(&image, &catalog));
+        assert!(poll!(&mut of_before).is_pending());
+        let catalog = joined_at(after.local_addr().unwrap());
+        tokio::select! {
+            connected = after.accept() => drop(connected.unwrap()),
+            answer = resolver.resolve(&image, &catalog) => panic!("{answer:?}"),
+        }
+    }
 
     #[test]
     fn an_image_of_another_registry_lies_below_its_name() {

@@ -33,7 +33,7 @@ use crate::records::{
     GenerationRecord, STRAYS, StrayRecord, allotment_key, confirmed_key, instance_key, stray_key,
 };
 use crate::state::{Adopted, Changes, Moment, Reported, State};
-use stored::{Write, stored_instances, transactions};
+use stored::{StoredInstances, Write, stored_instances, transactions};
 
 /// How many events may wait. Senders wait when it is full: reports come again anyway.
 const QUEUE: usize = 256;
@@ -130,6 +130,8 @@ pub struct Keeper {
     missed: Arc<Notify>,
     /// What was taken over and is stored with what follows from it, before anyone is told of either.
     taken: Vec<Write>,
+    /// Keys that nothing needs any more. They go with what is written anyway, for a start needs no room on the disk.
+    orphans: Vec<String>,
     /// Spaces out the reports, each of which tells of all nodes.
     reporting: Pace,
     /// A round came during the rest, and what it came to is not in the report yet.
@@ -166,7 +168,7 @@ impl Keeper {
             Some(stored) => stored.decode()?,
             None => CordonsRecord::default(),
         };
-        let (instances, revision) = stored_instances(&*store).await?;
+        let StoredInstances { instances, orphans, revision } = stored_instances(&*store).await?;
         let moment = moment();
         let GenerationRecord { epoch, generation } = acknowledged;
         let stored = AllotmentSet::default();
@@ -204,6 +206,7 @@ impl Keeper {
             cordons,
             missed,
             taken: Vec::new(),
+            orphans,
             reporting: Pace::new(REPORT_REST),
             owes_report: false,
             generation,
@@ -458,6 +461,9 @@ impl Keeper {
         }
         // One that is written says it itself.
         writes.extend(self.confirmations(changes.confirmed.difference(&changes.put))?);
+        if !writes.is_empty() {
+            writes.extend(self.orphans.drain(..).map(|key| (key, None)));
+        }
         self.write(writes).await
     }
 

@@ -68,7 +68,7 @@ pub struct RedbOptions {
 }
 
 impl Default for RedbOptions {
-    /// 10,000 revisions, 16 MiB; 48 MiB kept free: a batch of commits may come to 10 MiB in the journal, and with
+    /// 10,000 revisions, 16 MiB; 48 MiB kept free: a batch of commits may come to 8 MiB in the journal, and with
     /// what that has from before to twice as much in the file.
     fn default() -> Self {
         Self { keep_revisions: Some(10_000), cache_bytes: 16 << 20, kept_free: 48 << 20 }

@@ -47,7 +47,8 @@ impl Default for StoreMetrics {
 }
 
 impl StoreMetrics {
-    /// So many transactions were done together, or the first that was not has failed.
+    /// So many transactions were done together, or the first that was not has failed: of transactions in order that
+    /// failed this alone is counted, once, and none that was done before it.
     fn note(&self, began: Instant, done: Result<usize, &StoreError>) {
         let took = began.elapsed().as_secs_f64();
         let (outcome, n_ended) = match done {

@@ -37,11 +37,15 @@ impl<K: Ord + Clone, T: Clone> Together<K, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn asking<'a>(&'a self, key: &'a K) -> Asking<'a, K, T> {
+        let asked = self.lock().entry(key.clone()).or_default().clone();
+        Asking { of: self, key, asked: Some(asked) }
+    }
+
     /// What `look` comes to, or that of another that began after this was called. Cancel safe: the next one looks.
     pub async fn ask(&self, key: &K, look: impl Future<Output = T>) -> T {
-        let asking =
-            Asking { of: self, key, asked: self.lock().entry(key.clone()).or_default().clone() };
-        let asked = &asking.asked;
+        let asking = self.asking(key);
+        let asked = asking.asked.as_ref().expect("it is given back at the end");
         let number = asked.n_askers.fetch_add(1, Ordering::SeqCst);
         let mut last = asked.last.lock().await;
         if let Some((n_before, found)) = &*last
@@ -60,14 +64,16 @@ impl<K: Ord + Clone, T: Clone> Together<K, T> {
 struct Asking<'a, K: Ord + Clone, T: Clone> {
     of: &'a Together<K, T>,
     key: &'a K,
-    asked: Arc<Asked<T>>,
+    /// Until it is given back.
+    asked: Option<Arc<Asked<T>>>,
 }
 
 impl<K: Ord + Clone, T: Clone> Drop for Asking<'_, K, T> {
     fn drop(&mut self) {
         let mut by_key = self.of.lock();
-        // Whoever comes holds the lock, so nobody can come in between.
-        if Arc::strong_count(&self.asked) <= 2 {
+        // Whoever comes or leaves holds the lock, so of those that leave at once the last sees that it is.
+        self.asked = None;
+        if by_key.get(self.key).is_some_and(|asked| Arc::strong_count(asked) == 1) {
             by_key.remove(self.key);
         }
     }
@@ -76,6 +82,8 @@ impl<K: Ord + Clone, T: Clone> Drop for Asking<'_, K, T> {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::sync::atomic::AtomicUsize;
+    use std::thread;
 
     use futures_util::future::join_all;
     use futures_util::{FutureExt as _, poll};
@@ -112,6 +120,28 @@ mod tests {
         assert_eq!(join_all(others).await, [4; 9]);
         goes_on.notify_one();
         assert_eq!(together.ask(&"web", look()).now_or_never(), Some(5), "what was so is not kept");
+        assert!(together.lock().is_empty());
+    }
+
+    #[test]
+    fn nothing_is_left_of_those_who_leave_at_once() {
+        const AT_ONCE: usize = 2;
+        let (together, n_ready) = (Together::<usize, ()>::default(), AtomicUsize::new(0));
+        let come_and_leave = || {
+            for key in 0..200_000 {
+                let asking = together.asking(&key);
+                n_ready.fetch_add(1, Ordering::SeqCst);
+                while n_ready.load(Ordering::SeqCst) < (key + 1) * AT_ONCE {
+                    thread::yield_now();
+                }
+                drop(asking);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(come_and_leave);
+            }
+        });
         assert!(together.lock().is_empty());
     }
 }

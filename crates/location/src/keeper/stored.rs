@@ -7,10 +7,18 @@ use longshore_store::{MAX_OPERATIONS, Page, Revision, Store, Transaction};
 use crate::LocationError;
 use crate::records::{CONFIRMED, ConfirmedRecord, INSTANCES, InstanceRecord, confirmed_key};
 
-/// The instances that are stored, with what their nodes said of them, and the revision of that.
-pub(super) async fn stored_instances(
-    store: &dyn Store,
-) -> Result<(Vec<InstanceRecord>, Revision), LocationError> {
+/// The instances that are stored, and the revision of that.
+#[derive(Debug)]
+pub(super) struct StoredInstances {
+    /// With what their nodes said of them.
+    pub instances: Vec<InstanceRecord>,
+    /// The keys of what was said of instances that are gone: a release that knew nothing of these ended them.
+    pub orphans: Vec<String>,
+    pub revision: Revision,
+}
+
+/// Reads the instances.
+pub(super) async fn stored_instances(store: &dyn Store) -> Result<StoredInstances, LocationError> {
     let mut confirmed = BTreeMap::new();
     for stored in store.list(CONFIRMED, Page::default()).await?.items {
         let ConfirmedRecord(generation) = stored.decode()?;
@@ -20,11 +28,12 @@ pub(super) async fn stored_instances(
     let mut instances = Vec::new();
     for stored in &listing.items {
         let mut record: InstanceRecord = stored.decode()?;
-        let said_since = confirmed.get(&confirmed_key(&record.instance)).copied();
+        let said_since = confirmed.remove(&confirmed_key(&record.instance));
         record.confirmed = record.confirmed.max(said_since);
         instances.push(record);
     }
-    Ok((instances, listing.revision))
+    let orphans = confirmed.into_keys().collect();
+    Ok(StoredInstances { instances, orphans, revision: listing.revision })
 }
 
 /// A key and its value from now on, if it is to have one.
@@ -98,12 +107,14 @@ mod tests {
             }
         }
         // One that an earlier release forgot leaves this behind.
-        change = change.put(format!("{CONFIRMED}web-eeeeeeee"), r#"{"v":1,"data":1}"#);
+        let orphan = format!("{CONFIRMED}web-eeeeeeee");
+        change = change.put(orphan.clone(), r#"{"v":1,"data":1}"#);
         let revision = store.commit(change).await.unwrap().revision;
-        let (instances, read_at) = stored_instances(&store).await.unwrap();
+        let stored = stored_instances(&store).await.unwrap();
         let read: Vec<_> =
-            instances.iter().map(|one| (one.instance.as_str(), one.confirmed)).collect();
+            stored.instances.iter().map(|one| (one.instance.as_str(), one.confirmed)).collect();
         let expected = written.map(|(id, .., expected)| (id, expected.map(Generation)));
-        assert_eq!((read, read_at), (expected.to_vec(), revision));
+        assert_eq!((read, stored.revision), (expected.to_vec(), revision));
+        assert_eq!(stored.orphans, [orphan]);
     }
 }

@@ -29,7 +29,7 @@ use longshore_link::{
 };
 use longshore_location::{ImageOrigin, JoiningOptions, LocationError, Membership, Options};
 use longshore_planning::replay::Outcome;
-use longshore_store::{Page, RedbStore, Store as _};
+use longshore_store::{Page, RedbStore, Store as _, Transaction};
 use longshore_types::{
     ByteCount, Capacity, Cordon, Decision, Digest, Epoch, Generation, InstancePhase, Manifest,
     MilliCpu, NodeName, Release, ReleaseNumber, Timestamp, Traits,
@@ -299,10 +299,13 @@ async fn allotments_become_assignments_routes_and_reports_and_outlive_a_restart(
     let said = store.list("/confirmed/", Page::default()).await.unwrap().items;
     let said = said.iter().map(|stored| stored.key.trim_start_matches("/confirmed/"));
     assert!(said.eq(assigned.assignments.iter().map(|one| one.instance.as_str())));
+    // A release that knew nothing of these ended an instance.
+    let orphan = "/confirmed/web-eeeeeeee";
+    store.commit(Transaction::new().put(orphan, r#"{"v":1,"data":1}"#)).await.unwrap();
     drop(store);
 
     // The global plane of the second start knows nothing newer: what was stored goes on.
-    let world = World::start(dir.path()).await;
+    let mut world = World::start(dir.path()).await;
     let mut sets = world.watch::<AssignmentSet>("/link/nodes/n1/assignments").await;
     let again = until(&mut sets, |_| true).await;
     assert_eq!(again.assignments, assigned.assignments);
@@ -312,7 +315,12 @@ async fn allotments_become_assignments_routes_and_reports_and_outlive_a_restart(
     let first = until(&mut tables, |_| true).await;
     assert_eq!(first.routes, table.routes, "nobody is unrouted while the location settles");
     assert!(first.revision > table.revision);
+    // What nothing needs any more goes with what is written.
+    world.allot.send_replace(set(6, 3));
+    world.reported(|report| report.acknowledged == Generation(6)).await;
     world.stop().await;
+    let store = RedbStore::open(&dir.path().join("data/store.redb")).unwrap();
+    assert!(store.get(orphan).await.unwrap().is_none());
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::transaction::{CheckedTransaction, TransactionResult};
 const MAX_WAITING: usize = 1024;
 /// The most requests in a batch, so that the first does not wait for very many others.
 const MAX_BATCH: usize = 256;
-/// The most bytes in a batch, beyond the first request.
+/// The most bytes in a batch, unless its first request alone has more.
 const MAX_BATCH_BYTES: usize = 8 << 20;
 
 /// Where the answer to a request goes.
@@ -147,11 +147,14 @@ impl Queue {
         let mut batch = Vec::new();
         let mut n_bytes = 0;
         while batch.len() < MAX_BATCH
-            && n_bytes < MAX_BATCH_BYTES
-            && let Some(request) = waiting.requests.pop_front()
+            && let Some(next) = waiting.requests.front()
         {
-            n_bytes += request.n_bytes();
-            batch.push(request);
+            n_bytes += next.n_bytes();
+            // The room that is kept on the disk is enough for so many.
+            if n_bytes > MAX_BATCH_BYTES && !batch.is_empty() {
+                break;
+            }
+            batch.extend(waiting.requests.pop_front());
         }
         self.room.add_permits(batch.len());
         Some(batch)
@@ -175,6 +178,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::transaction::Transaction;
+
+    /// Commits of a MiB each.
+    fn in_order(n_transactions: usize) -> Request {
+        let transaction = || Transaction::new().put("/k", vec![7; 1 << 20]).check().unwrap();
+        let transactions = (0..n_transactions).map(|_| transaction()).collect();
+        Request::CommitInOrder { transactions, reply: oneshot::channel().0 }
+    }
 
     fn compact(to: u64) -> (Request, oneshot::Receiver<Result<bool, StoreError>>) {
         let (reply, answer) = oneshot::channel();
@@ -194,6 +205,16 @@ mod tests {
         let sizes: Vec<_> = (0..2).map(|_| queue.take(None).unwrap().len()).collect();
         assert_eq!(sizes, [256, 44]);
         assert!(queue.take(Some(Instant::now())).unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_batch_keeps_to_its_bytes_unless_its_first_request_has_more() {
+        let queue = Queue::new();
+        for n_transactions in [4, 3, 2, 9, 1] {
+            queue.push(in_order(n_transactions)).await.unwrap();
+        }
+        let sizes: Vec<_> = (0..4).map(|_| queue.take(None).unwrap().len()).collect();
+        assert_eq!(sizes, [2, 1, 1, 1]);
     }
 
     #[tokio::test]
