@@ -128,7 +128,7 @@ mod tests {
         const AT_ONCE: usize = 2;
         let (together, n_ready) = (Together::<usize, ()>::default(), AtomicUsize::new(0));
         let come_and_leave = || {
-            for key in 0..200_000 {
+            for key in 0..20_000 {
                 let asking = together.asking(&key);
                 n_ready.fetch_add(1, Ordering::SeqCst);
                 while n_ready.load(Ordering::SeqCst) < (key + 1) * AT_ONCE {
