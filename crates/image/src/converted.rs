@@ -28,7 +28,7 @@ mod frame;
 mod stored;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::io;
 use std::sync::mpsc;

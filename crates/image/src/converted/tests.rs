@@ -13,7 +13,7 @@ use crate::unpack::tests::{digest_of, gzip, identity};
 use crate::unpack::{EntryProblem, LayerReport};
 
 /// Bytes that nothing makes smaller.
-fn noise(n_bytes: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(n_bytes: usize, seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; n_bytes];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes

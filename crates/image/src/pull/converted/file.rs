@@ -205,7 +205,7 @@ impl Contents {
             let rest = &unwritten[n_zeros..];
             let n_bytes = length_while(rest, |piece| !is_zero(piece));
             let from = start + n_zeros as u64;
-            if n_zeros > 0 {
+            if self.has_room && n_zeros > 0 {
                 blank::give_back(&self.file, start, n_zeros as u64)?;
             }
             if n_bytes > 0 {

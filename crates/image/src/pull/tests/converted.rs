@@ -6,6 +6,7 @@ use super::forms::{Seen, corners, pull_by, ways};
 use super::kept::large;
 use super::*;
 use crate::converted::artifact::{self, ConvertedLayer, ConvertedLayers};
+use crate::converted::tests::noise;
 use crate::converted::{Converted, Frame, Stored, Table};
 
 /// What is done to something that was right.
@@ -132,11 +133,6 @@ async fn every_way_to_the_kernel_shows_the_same_of_converted_layers() {
 
 #[tokio::test]
 async fn long_runs_of_zeros_take_no_room_wherever_they_are_in_a_frame() {
-    let noise = |n_bytes, seed| {
-        let mut bytes = vec![0; n_bytes];
-        fastrand::Rng::with_seed(seed).fill(&mut bytes);
-        bytes
-    };
     let zeros = [400 << 10, 3 << 20, 300 << 10];
     let parts = zeros.map(|n_zeros| [noise(300 << 10, n_zeros as u64), vec![0; n_zeros]].concat());
     let n_bytes = parts.concat().len();
@@ -155,9 +151,7 @@ async fn long_runs_of_zeros_take_no_room_wherever_they_are_in_a_frame() {
 
 /// An image of one layer that is large enough to be kept while it comes.
 fn four_frames() -> ImageParts {
-    let mut bytes = vec![0; 4 << 20];
-    fastrand::Rng::with_seed(9).fill(&mut bytes);
-    ImageParts::default().plain(Archive::default().file("a", &bytes))
+    ImageParts::default().plain(Archive::default().file("a", &noise(4 << 20, 9)))
 }
 
 /// Pulls an image of one converted layer with something wrong, which must come as it was pushed.

@@ -5,6 +5,7 @@ use std::ffi::CString;
 
 use rustix::mount::{MountFlags, UnmountFlags};
 
+use crate::converted::tests::noise;
 use crate::store::NoRoom;
 use crate::unpack::tests::listing::{Node, list};
 
@@ -188,9 +189,7 @@ fn missing(kernel: KernelPath, told: &BTreeSet<String>) -> Vec<(&'static str, &'
 
 /// An image of one layer of so many bytes that nothing packs.
 fn unpackable(seed: u64, length: usize) -> ImageParts {
-    let mut bytes = vec![0; length];
-    fastrand::Rng::with_seed(seed).fill(&mut bytes);
-    ImageParts::default().plain(Archive::default().file("a", &bytes))
+    ImageParts::default().plain(Archive::default().file("a", &noise(length, seed)))
 }
 
 /// What a pull was refused for.
@@ -250,14 +249,18 @@ async fn a_pull_looks_for_room_before_it_begins_beside_what_others_will_take() {
     assert_eq!(asked.lock().unwrap().0, []);
 }
 
-#[tokio::test]
-async fn a_disk_without_room_for_a_converted_layer_says_so_before_its_frames_are_fetched() {
-    let mut bytes = vec![0; 5 << 20];
-    fastrand::Rng::with_seed(5).fill(&mut bytes);
-    let parts = ImageParts::default().plain(Archive::default().file("a", &bytes));
+/// A source of an image of one converted layer of 5 MiB; the image, and the blob of the layer's frames.
+fn five_frames() -> (Arc<FakeSource>, Digest, Digest) {
+    let parts = unpackable(5, 5 << 20);
     let source = Arc::new(FakeSource::default());
     let digest = parts.clone().publish(&source);
     let frames = converted::convert(&parts, &source, &digest)[0].frames.digest;
+    (source, digest, frames)
+}
+
+#[tokio::test]
+async fn a_disk_without_room_for_a_converted_layer_says_so_before_its_frames_are_fetched() {
+    let (source, digest, frames) = five_frames();
     let disk = SmallDisk::new();
     let store = open_by(disk.path(), KernelPath::Loop);
     disk.resize("size=4m");
@@ -274,12 +277,7 @@ async fn a_disk_without_room_for_a_converted_layer_says_so_before_its_frames_are
 
 #[tokio::test]
 async fn frames_that_do_not_come_keep_no_room_from_the_layer_as_it_was_pushed() {
-    let mut bytes = vec![0; 5 << 20];
-    fastrand::Rng::with_seed(6).fill(&mut bytes);
-    let parts = ImageParts::default().plain(Archive::default().file("a", &bytes));
-    let source = Arc::new(FakeSource::default());
-    let digest = parts.clone().publish(&source);
-    let frames = converted::convert(&parts, &source, &digest)[0].frames.digest;
+    let (source, digest, frames) = five_frames();
     source.remove_blob(&frames);
     let disk = SmallDisk::new();
     let store = open_by(disk.path(), KernelPath::Loop);
