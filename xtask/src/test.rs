@@ -111,10 +111,10 @@ fn run_tests(options: &Options, counts: &mut Counts) -> Result<()> {
     // The runner refuses it where nothing is run.
     command.arg("--no-fail-fast");
     if has_nextest() {
-        // Tests wait a third of their time, end-to-end tests more; their group lets two at once of
+        // Tests wait half of their time, end-to-end tests more; their group lets three at once of
         // these through whatever this says.
         let n_cores = std::thread::available_parallelism().map_or(2, usize::from);
-        command.arg(format!("--test-threads={}", n_cores + n_cores.div_ceil(2)));
+        command.arg(format!("--test-threads={}", 2 * n_cores));
     } else {
         command.args(["--", "--test-threads=2"]);
     }
