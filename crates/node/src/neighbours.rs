@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
-use http::Method;
+use http::{Method, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use longshore_api::ProblemCode;
 use longshore_api::links::{ImageNeighbour, ImageNeighbours};
@@ -92,13 +92,12 @@ impl Gate {
             Err(CallError::Refused(problem)) if problem.code == ProblemCode::Forbidden => {
                 return Ok(Answer::Absent);
             }
-            // What it would give has not come there yet; or its location is away, and then the source is taken for
-            // faster.
-            Err(CallError::Refused(problem)) if problem.code == ProblemCode::Unavailable => {
-                return Ok(Answer::OnItsWay);
-            }
             Err(error) => return Err(failed(error)),
         };
+        // What it would give has not come there yet.
+        if answer.status() == StatusCode::ACCEPTED {
+            return Ok(Answer::OnItsWay);
+        }
         let body = Limited::new(answer.into_body(), FRAME).collect().await;
         let broken = |error| SourceError::new("a frame broke off", Retry::CanHelp).caused_by(error);
         Ok(Answer::Given(body.map_err(broken)?.to_bytes()))
@@ -121,7 +120,6 @@ mod tests {
     use axum::extract::Path;
     use axum::response::IntoResponse as _;
     use axum::routing::get;
-    use http::StatusCode;
     use longshore_api::Problem;
     use longshore_link::{Listener, Refusal, now};
     use longshore_trust::{Credentials, LocationAuthority, Name};
@@ -155,8 +153,10 @@ mod tests {
                 0 => b"contents".into_response(),
                 1 => StatusCode::NOT_FOUND.into_response(),
                 2 => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-                4 => refused(ProblemCode::Unavailable),
+                4 => StatusCode::ACCEPTED.into_response(),
                 5 => refused(ProblemCode::Forbidden),
+                // Its location does not vouch for anybody now.
+                6 => refused(ProblemCode::Unavailable),
                 _ => vec![0; FRAME + 1].into_response(),
             }
         });
@@ -189,7 +189,7 @@ mod tests {
         for (idx, answer) in expected {
             assert_eq!(second.frame(&digest, idx).await.unwrap(), answer, "{idx}");
         }
-        for idx in [2, 3] {
+        for idx in [2, 3, 6] {
             second.frame(&digest, idx).await.unwrap_err();
         }
         // Who answers there is another than the one that is named.

@@ -11,9 +11,10 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::stream;
+use http::StatusCode;
 use longshore_api::links::Vouched;
 use longshore_api::{Problem, ProblemCode};
 use longshore_image::store::Presence;
@@ -119,7 +120,9 @@ pub async fn frame(
     let own = giving.own_turn(&other).ok_or_else(absent)?;
     let until = Instant::now() + HOLD;
     let presence = node.images.frame_comes(&layer, idx, HOLD).await;
-    expect_here(presence, &layer, idx)?;
+    if let Some(answer) = answer_at_once(presence, &layer, idx)? {
+        return Ok(answer);
+    }
     let turn = tokio::time::timeout_at(until, Arc::clone(&giving.turns).acquire_owned()).await;
     let turn = turn.map_err(|_| absent())?.expect("the semaphore is never closed");
     let given = node.images.frame(&layer, idx, Duration::ZERO).await.map_err(|error| {
@@ -137,14 +140,16 @@ fn absent(layer: &Digest, idx: usize) -> Refusal {
     Refusal(Problem::not_found("frame", format!("{idx} of {layer}")))
 }
 
-/// Refuses what is not here. Who is told that it is on its way asks again: this node has it before the others.
-fn expect_here(presence: Presence, layer: &Digest, idx: usize) -> Result<(), Refusal> {
+/// The answer where there is nothing to give. Who is told that it is on its way asks again: this node has it before
+/// the others.
+fn answer_at_once(
+    presence: Presence,
+    layer: &Digest,
+    idx: usize,
+) -> Result<Option<Response>, Refusal> {
     match presence {
-        Presence::Here => Ok(()),
-        Presence::OnItsWay => {
-            let detail = format!("frame {idx} of {layer} is on its way to this node");
-            Err(Problem::new(ProblemCode::Unavailable, detail).into())
-        }
+        Presence::Here => Ok(None),
+        Presence::OnItsWay => Ok(Some(StatusCode::ACCEPTED.into_response())),
         Presence::NoLayer | Presence::NoFrame => Err(absent(layer, idx)),
     }
 }
@@ -231,13 +236,17 @@ mod tests {
     #[test]
     fn who_asks_for_what_is_on_its_way_is_told_so() {
         let layer = Digest::from_sha256([1; 32]);
-        let told = |presence| expect_here(presence, &layer, 7).map_err(|Refusal(problem)| problem);
-        assert_eq!(told(Presence::Here), Ok(()));
-        let problem = told(Presence::OnItsWay).unwrap_err();
-        assert_eq!(problem.code, ProblemCode::Unavailable);
-        assert!(problem.detail.starts_with("frame 7 of sha256:0101"), "{}", problem.detail);
+        let told = |presence| match answer_at_once(presence, &layer, 7) {
+            Ok(answer) => Ok(answer.map(|answer| answer.status())),
+            Err(Refusal(problem)) => Err((problem.code, problem.detail)),
+        };
+        assert_eq!(told(Presence::Here), Ok(None));
+        // No problem: neighbours take those for a reason to ask others.
+        assert_eq!(told(Presence::OnItsWay), Ok(Some(StatusCode::ACCEPTED)));
         for presence in [Presence::NoLayer, Presence::NoFrame] {
-            assert_eq!(told(presence).unwrap_err().code, ProblemCode::NotFound, "{presence:?}");
+            let (code, detail) = told(presence).unwrap_err();
+            assert_eq!(code, ProblemCode::NotFound, "{presence:?}");
+            assert!(detail.contains("7 of sha256:0101"), "{detail}");
         }
     }
 
