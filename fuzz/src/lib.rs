@@ -4,7 +4,6 @@
 //! - [`mutate`]: changes of an input that keep it close to a valid one.
 //! - [`archives`]: tar archives put together at random.
 //! - [`opinions`]: the same archive read by us, by the `tar` crate, by Python and by GNU tar.
-//! - [`erofs`]: what a kernel would be given of an image, read by who believes nothing.
 //!
 //! `cargo nextest run -p longshore-fuzz` replays the committed corpus and then a short run of
 //! mutations that is the same every time. `cargo xtask fuzz TARGET --seconds N` searches on with
@@ -15,7 +14,6 @@
 //! runtime is C++, which the product's build must not need, so it is behind a feature.
 
 pub mod archives;
-pub mod erofs;
 pub mod mutate;
 pub mod opinions;
 pub mod targets;

@@ -11,7 +11,7 @@ use longshore_image::manifest::{Descriptor, Document, INDEX_TYPES, MANIFEST_TYPE
 use longshore_types::{ByteCount, Digest, Manifest};
 use sha2::{Digest as _, Sha256};
 
-use crate::{erofs, opinions};
+use crate::opinions;
 
 /// A parser under test.
 pub struct Target {
@@ -148,7 +148,9 @@ fn index(bytes: &[u8]) {
     assert!(sealed == bytes || metadata_of(&[bytes], &limits).is_err(), "the checksum is wrong");
     let Ok(metadata) = metadata_of(&[sealed], &limits) else { return };
     let n_blocks = u64::from(u32::from_le_bytes(body[12..16].try_into().expect("it was read")));
-    let read = |metadata: &[u8]| erofs::read(metadata).unwrap_or_else(|wrong| panic!("{wrong}"));
+    let read = |metadata: &[u8]| {
+        longshore_erofs_reader::read(metadata).unwrap_or_else(|wrong| panic!("{wrong}"))
+    };
     let devices = read(&metadata).devices;
     assert!(devices.iter().all(|found| *found == n_blocks), "{devices:?}, not {n_blocks}");
     for layers in [[WHITEOUTS, sealed], [sealed, WHITEOUTS], [sealed, sealed]] {

@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["longshore-planning"],
     &["longshore-api"],
     &["longshore-trust"],
-    &["longshore-link", "longshore-archive", "longshore-loop"],
+    &["longshore-link", "longshore-archive", "longshore-loop", "longshore-erofs-reader"],
     &["longshore-telemetry"],
     &[
         "longshore-client",

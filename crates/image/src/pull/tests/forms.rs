@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 
+use longshore_erofs_reader::{Kind, Piece};
 use proptest::prelude::*;
+use sha2::{Digest as _, Sha256};
 
 use crate::mount::tests::{Scratch, best};
 use crate::mount::{ImageTree, KernelPath};
@@ -72,7 +74,11 @@ pub(super) async fn pull_by(
                     | (ImageTree::Erofs(_), KernelPath::File | KernelPath::Loop)
             );
             assert!(is_right, "{kernel}: {:?}", image.tree);
-            Ok(Seen::of(&image))
+            let seen = Seen::of(&image);
+            if let ImageTree::Erofs(erofs) = &image.tree {
+                assert_eq!(read_by_another(&erofs.files()), seen, "{kernel}");
+            }
+            Ok(seen)
         }
         Err(error) => {
             // The thread of another layer may still be at work.
@@ -176,6 +182,72 @@ async fn another_reader_of_erofs_sees_the_same() {
         }
     }
     assert_eq!(taken_out.nodes, seen.nodes);
+}
+
+/// What a reader finds that shares no code with what writes images, nor with the kernel: first the file with the
+/// metadata, then one with the contents of each layer.
+fn read_by_another(files: &[PathBuf]) -> Seen {
+    let metadata = std::fs::read(&files[0]).unwrap();
+    let read = longshore_erofs_reader::read(&metadata).unwrap();
+    let devices: Vec<_> = files[1..].iter().map(|file| std::fs::read(file).unwrap()).collect();
+    assert_eq!(read.devices.len(), devices.len());
+    let (mut nodes, mut first_names, mut by_number) =
+        (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    // In the order of a listing, in which a directory comes before what is in it.
+    for (path, found) in read.nodes {
+        let contents = (found.kind == Kind::File).then(|| {
+            let mut hash = Sha256::new();
+            for Piece { device, at, n_bytes } in &found.pieces {
+                let (at, n_bytes) = (*at as usize, *n_bytes as usize);
+                hash.update(&devices[*device][at..at + n_bytes]);
+            }
+            hash.finalize().to_vec()
+        });
+        let (kind, links) = match found.kind {
+            Kind::File => ('-', 0),
+            Kind::Directory => ('d', 1),
+            Kind::Symlink => ('l', 0),
+        };
+        if kind != 'd' {
+            let first = by_number.entry(found.number).or_insert_with(|| path.clone());
+            first_names.insert(path.clone(), first.clone());
+        }
+        // The root is made with the mount.
+        let mtime = if path.is_empty() { (0, 0) } else { (found.mtime.0, found.mtime.1.into()) };
+        let node = Node {
+            kind,
+            mode: found.mode,
+            uid: found.uid,
+            gid: found.gid,
+            size: found.size,
+            mtime,
+            device: 0,
+            links,
+            xattrs: found.xattrs,
+            target: found.target,
+            contents,
+        };
+        nodes.insert(path, node);
+    }
+    Seen { nodes, first_names }
+}
+
+/// Names, times, owners, modes, attributes, contents, and which names are of one file.
+#[tokio::test]
+async fn a_reader_that_shares_nothing_with_the_writer_sees_all_that_the_kernel_shows() {
+    let source = Arc::new(FakeSource::default());
+    let digest = corners().publish(&source);
+    let root = tempfile::tempdir().unwrap();
+    let store = open_by(root.path(), KernelPath::Loop);
+    let (image, _) = pull(&store, &source, &digest).await.unwrap();
+    let ImageTree::Erofs(erofs) = &image.tree else { panic!("{image:?}") };
+    let (read, seen) = (read_by_another(&erofs.files()), Seen::of(&image));
+    for (path, node) in &seen.nodes {
+        assert_eq!(read.nodes.get(path), Some(node), "{}", String::from_utf8_lossy(path));
+    }
+    assert!(seen.nodes.values().any(|node| !node.xattrs.is_empty()));
+    assert!(seen.nodes.values().any(|node| node.mode & 0o6000 == 0o6000));
+    assert_eq!(read, seen);
 }
 
 /// One step of an archive.

@@ -1,7 +1,9 @@
-//! A reader of EROFS that believes nothing: for what a kernel is given to mount.
+//! A reader of EROFS that believes nothing: a judge of what a kernel is given to mount.
 //!
 //! It is written after the kernel's description of the format (`fs/erofs/erofs_fs.h`) and shares nothing
-//! with what writes our images. It reads what those use of the format and refuses the rest.
+//! with what writes our images. It reads what those use of the format and refuses the rest. Tests of
+//! images compare what it finds with what a kernel shows, and fuzzing asks it whether all numbers are
+//! right; the product has no use for it.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +18,55 @@ const DIRENT: usize = 12;
 pub struct FileSystem {
     /// Blocks of each further device.
     pub devices: Vec<u64>,
-    /// Names of files, directories and links.
-    pub n_names: usize,
+    /// By path; the root is the empty one.
+    pub nodes: BTreeMap<Vec<u8>, Node>,
+}
+
+/// What lies under a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// The same for all names of a file.
+    pub number: u64,
+    /// What kind of node it is.
+    pub kind: Kind,
+    /// The lower twelve bits.
+    pub mode: u32,
+    /// The number of the user.
+    pub uid: u32,
+    /// The number of the group.
+    pub gid: u32,
+    /// Bytes of a file.
+    pub size: u64,
+    /// Seconds since 1970 and nanoseconds.
+    pub mtime: (i64, u32),
+    /// By their whole names.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Where a link leads.
+    pub target: Option<Vec<u8>>,
+    /// Where the contents of a file lie, one after the other.
+    pub pieces: Vec<Piece>,
+}
+
+/// A part of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Of [`FileSystem::devices`].
+    pub device: usize,
+    /// Bytes before it there.
+    pub at: u64,
+    /// Bytes of it.
+    pub n_bytes: u64,
+}
+
+/// Kinds of nodes that images have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// With contents.
+    File,
+    /// With names.
+    Directory,
+    /// With a target.
+    Symlink,
 }
 
 struct Reader<'a> {
@@ -25,29 +74,36 @@ struct Reader<'a> {
     devices: Vec<u64>,
     /// How many names lead to each inode, and how many it says that there are.
     links: BTreeMap<u64, (u64, u64)>,
+    /// What a short inode says of its time.
+    built: (i64, u32),
+    nodes: BTreeMap<Vec<u8>, Node>,
     n_names: usize,
 }
 
 struct Inode {
+    at: u64,
+    is_long: bool,
     kind: Kind,
+    mode: u32,
     layout: u64,
     n_links: u64,
     size: u64,
     place: u64,
+    n_xattr_bytes: u64,
     /// Where its attributes end.
     end: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    File,
-    Directory,
-    Symlink,
-}
-
 /// Reads a file system, all of it.
 pub fn read(bytes: &[u8]) -> Result<FileSystem, String> {
-    let mut reader = Reader { bytes, devices: Vec::new(), links: BTreeMap::new(), n_names: 0 };
+    let mut reader = Reader {
+        bytes,
+        devices: Vec::new(),
+        links: BTreeMap::new(),
+        built: (0, 0),
+        nodes: BTreeMap::new(),
+        n_names: 0,
+    };
     let superblock = |at, n_bytes| reader.number(SUPERBLOCK + at, n_bytes);
     check(superblock(0, 4)? == 0xe0f5_e1e2, "the magic number")?;
     check(superblock(12, 1)? == 12, "the size of blocks")?;
@@ -60,11 +116,18 @@ pub fn read(bytes: &[u8]) -> Result<FileSystem, String> {
         let n_blocks = reader.number(slots + idx * 128 + 64, 4)?;
         reader.devices.push(n_blocks);
     }
+    reader.built = time(reader.number(SUPERBLOCK + 24, 8)?, reader.number(SUPERBLOCK + 32, 4)?)?;
     reader.walk(root)?;
     for (number, (n_found, n_said)) in &reader.links {
         check(n_found == n_said, &format!("the links of {number}: {n_found}, not {n_said}"))?;
     }
-    Ok(FileSystem { devices: reader.devices, n_names: reader.n_names })
+    Ok(FileSystem { devices: reader.devices, nodes: reader.nodes })
+}
+
+fn time(seconds: u64, nanoseconds: u64) -> Result<(i64, u32), String> {
+    check(nanoseconds < 1_000_000_000, "the nanoseconds of a time")?;
+    let nanoseconds = u32::try_from(nanoseconds).map_err(|error| error.to_string())?;
+    Ok((seconds.cast_signed(), nanoseconds))
 }
 
 fn check(is_right: bool, what: &str) -> Result<(), String> {
@@ -95,7 +158,8 @@ impl<'a> Reader<'a> {
         let n_xattr_bytes = if n_words == 0 { 0 } else { 12 + (n_words - 1) * 4 };
         let end = at + n_bytes + n_xattr_bytes;
         self.take(at, end - at)?;
-        let kind = match self.number(at + 4, 2)? & 0o170_000 {
+        let mode = self.number(at + 4, 2)?;
+        let kind = match mode & 0o170_000 {
             0o100_000 => Kind::File,
             0o040_000 => Kind::Directory,
             0o120_000 => Kind::Symlink,
@@ -105,7 +169,71 @@ impl<'a> Reader<'a> {
             true => (self.number(at + 44, 4)?, self.number(at + 8, 8)?),
             false => (self.number(at + 6, 2)?, self.number(at + 8, 4)?),
         };
-        Ok(Inode { kind, layout, n_links, size, place: self.number(at + 16, 4)?, end })
+        let place = self.number(at + 16, 4)?;
+        let mode = (mode & 0o7777) as u32;
+        Ok(Inode { at, is_long, kind, mode, layout, n_links, size, place, n_xattr_bytes, end })
+    }
+
+    /// All that is said of a node but its names.
+    fn node(&self, number: u64) -> Result<Node, String> {
+        let inode = self.inode(number)?;
+        let at = |at, n_bytes| self.number(inode.at + at, n_bytes);
+        let id = |id: u64| u32::try_from(id).map_err(|error| error.to_string());
+        let (uid, gid, mtime) = match inode.is_long {
+            true => (at(24, 4)?, at(28, 4)?, time(at(32, 8)?, at(40, 4)?)?),
+            false => (at(24, 2)?, at(26, 2)?, self.built),
+        };
+        let (target, pieces) = match inode.kind {
+            Kind::Directory => (None, Vec::new()),
+            Kind::File => (None, self.pieces(&inode)?),
+            Kind::Symlink => {
+                let target = self.contents(&inode)?;
+                let is_target = (1..BLOCK as usize).contains(&target.len());
+                check(is_target && !target.contains(&0), "the target of a link")?;
+                (Some(target), Vec::new())
+            }
+        };
+        Ok(Node {
+            number,
+            kind: inode.kind,
+            mode: inode.mode,
+            uid: id(uid)?,
+            gid: id(gid)?,
+            size: if inode.kind == Kind::File { inode.size } else { 0 },
+            mtime,
+            xattrs: self.xattrs(&inode)?,
+            target,
+            pieces,
+        })
+    }
+
+    /// Attributes, all of which stand beside their inode.
+    fn xattrs(&self, inode: &Inode) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, String> {
+        let mut xattrs = BTreeMap::new();
+        if inode.n_xattr_bytes == 0 {
+            return Ok(xattrs);
+        }
+        let mut at = inode.end - inode.n_xattr_bytes;
+        check(self.number(at + 4, 1)? == 0, "an attribute that is shared")?;
+        at += 12;
+        while at < inode.end {
+            let (n_name, n_value) = (self.number(at, 1)?, self.number(at + 2, 2)?);
+            let prefix: &[u8] = match self.number(at + 1, 1)? {
+                1 => b"user.",
+                2 => b"system.posix_acl_access",
+                3 => b"system.posix_acl_default",
+                4 => b"trusted.",
+                6 => b"security.",
+                other => return Err(format!("an attribute has the prefix {other}")),
+            };
+            let next = at + (4 + n_name + n_value).next_multiple_of(4);
+            check(next <= inode.end, "the length of an attribute")?;
+            let name = [prefix, self.take(at + 4, n_name)?].concat();
+            let value = self.take(at + 4 + n_name, n_value)?.to_vec();
+            check(xattrs.insert(name, value).is_none(), "an attribute that is there twice")?;
+            at = next;
+        }
+        Ok(xattrs)
     }
 
     /// The contents of a directory or link.
@@ -125,10 +253,12 @@ impl<'a> Reader<'a> {
         Ok([in_blocks, self.take(inode.end, n_beside)?].concat())
     }
 
-    /// Whether all of a file lies on its devices.
-    fn check_file(&self, inode: &Inode) -> Result<(), String> {
+    /// Where a file lies, all of it on its devices.
+    fn pieces(&self, inode: &Inode) -> Result<Vec<Piece>, String> {
+        let mut pieces = Vec::new();
         if inode.size == 0 {
-            return check(inode.layout == 0, "the layout of an empty file");
+            check(inode.layout == 0, "the layout of an empty file")?;
+            return Ok(pieces);
         }
         check(inode.layout == 4 && inode.place & !0x1f == 0x20, "the layout of a file")?;
         let chunk_blocks = 1_u64 << (inode.place & 0x1f);
@@ -137,20 +267,25 @@ impl<'a> Reader<'a> {
         for idx in 0..n_blocks.div_ceil(chunk_blocks) {
             let at = chunks + idx * 8;
             let (device, first) = (self.number(at + 2, 2)?, self.number(at + 4, 4)?);
-            let idx_of_device =
-                usize::try_from(device).ok().and_then(|device| device.checked_sub(1));
-            let device = idx_of_device.and_then(|idx| self.devices.get(idx));
+            let device = usize::try_from(device).ok().and_then(|device| device.checked_sub(1));
             let n_left = (n_blocks - idx * chunk_blocks).min(chunk_blocks);
-            let fits = device.is_some_and(|n_blocks| first + n_left <= *n_blocks);
-            check(fits, "a file that reaches out of its device")?;
+            let holds = |device: &usize| {
+                self.devices.get(*device).is_some_and(|n_blocks| first + n_left <= *n_blocks)
+            };
+            let device = device.filter(holds);
+            let device = device.ok_or("a file reaches out of its device, which is wrong")?;
+            let before = idx * chunk_blocks * BLOCK;
+            let n_bytes = (n_left * BLOCK).min(inode.size - before);
+            pieces.push(Piece { device, at: first * BLOCK, n_bytes });
         }
-        Ok(())
+        Ok(pieces)
     }
 
     fn walk(&mut self, root: u64) -> Result<(), String> {
-        let mut directories = vec![(root, root)];
+        let mut directories = vec![(root, root, Vec::new())];
         check(self.inode(root)?.kind == Kind::Directory, "the root")?;
-        while let Some((number, above)) = directories.pop() {
+        self.nodes.insert(Vec::new(), self.node(root)?);
+        while let Some((number, above, path)) = directories.pop() {
             let contents = self.contents(&self.inode(number)?)?;
             let entries = entries(&contents)?;
             check(entries.is_sorted_by(|one, next| one.name < next.name), "the order of names")?;
@@ -160,9 +295,15 @@ impl<'a> Reader<'a> {
             };
             check(of(b".") == Some(number) && of(b"..") == Some(above), "a directory's own name")?;
             for Entry { number: child, kind, name } in &entries {
-                self.name(*child, *kind)?;
-                if *kind == Kind::Directory && ![&b"."[..], b".."].contains(name) {
-                    directories.push((*child, number));
+                self.count(*child, *kind)?;
+                if [&b"."[..], b".."].contains(name) {
+                    continue;
+                }
+                let slash = if path.is_empty() { &b""[..] } else { b"/" };
+                let path = [&path, slash, name].concat();
+                self.nodes.insert(path.clone(), self.node(*child)?);
+                if *kind == Kind::Directory {
+                    directories.push((*child, number, path));
                 }
             }
             // Each takes some bytes of its own.
@@ -172,19 +313,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes note of a name that leads to an inode.
-    fn name(&mut self, number: u64, kind: Kind) -> Result<(), String> {
+    fn count(&mut self, number: u64, kind: Kind) -> Result<(), String> {
         self.n_names += 1;
         let inode = self.inode(number)?;
         check(inode.kind == kind, "the kind of an entry")?;
-        match kind {
-            Kind::Directory => {}
-            Kind::File => self.check_file(&inode)?,
-            Kind::Symlink => {
-                let target = self.contents(&inode)?;
-                let is_target = (1..BLOCK as usize).contains(&target.len());
-                check(is_target && !target.contains(&0), "the target of a link")?;
-            }
-        }
         let links = self.links.entry(number).or_insert((0, inode.n_links));
         links.0 += 1;
         Ok(())
