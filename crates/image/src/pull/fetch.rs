@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use longshore_types::{ByteCount, Digest, Repository};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
 
 use super::PullImageError;
 use crate::config::ConfigFile;
@@ -18,6 +19,8 @@ use crate::manifest::{Descriptor, Document};
 use crate::source::{
     BlobStream, FetchedManifest, Given, Neighbours, Part, Retry, Source, SourceError,
 };
+#[cfg(test)]
+pub(super) use window::SHARED;
 pub(super) use window::{PART, PARTS_AT_ONCE, Window};
 
 /// How often in a row a source may fail without sending anything.
@@ -39,11 +42,14 @@ pub(super) struct Fetcher<'a> {
     pub limits: &'a Limits,
     /// Who is asked for frames before the source.
     pub neighbours: Neighbours,
+    /// Turns of parts that are ahead of those that are handed over.
+    ahead: Semaphore,
 }
 
 impl<'a> Fetcher<'a> {
     pub fn new(source: &'a dyn Source, repository: &'a Repository, limits: &'a Limits) -> Self {
-        Self { source, repository, limits, neighbours: Neighbours::default() }
+        let ahead = Semaphore::new(window::SHARED);
+        Self { source, repository, limits, neighbours: Neighbours::default(), ahead }
     }
 
     /// The manifest or index with a digest, checked and parsed.

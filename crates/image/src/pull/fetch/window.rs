@@ -2,8 +2,9 @@
 //!
 //! One connection rarely gives what a long line or a busy registry could. The parts ahead of the one
 //! that is handed over wait in memory, whole at most, and the next is asked for when that one is
-//! through; so the window is what bounds them. A part that breaks off is asked for again from there,
-//! and nothing else with it.
+//! through; so the window is what bounds them. All windows of a pull together have no more of them than
+//! [`SHARED`] besides the one of each that is handed over. A part that breaks off is asked for again from
+//! there, and nothing else with it.
 //!
 //! The first part goes alone until the source has answered: one that has no parts to give sends the
 //! whole blob, as one stream. The last part has no end, so that a blob is noticed that is too long.
@@ -17,7 +18,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt as _, try_unfold};
 use longshore_types::{ByteCount, Digest};
+use tokio::sync::SemaphorePermit;
 
+use super::super::LAYERS_AT_ONCE;
 use super::{Fetcher, Gives, PartFetch};
 use crate::source::{Part, SourceError};
 
@@ -26,6 +29,9 @@ pub(in crate::pull) const PART: u64 = if cfg!(test) { 1 << 20 } else { 8 << 20 }
 
 /// Parts of one blob that are asked for at the same time.
 pub(in crate::pull) const PARTS_AT_ONCE: usize = 4;
+
+/// Parts ahead of those that are handed over, of all blobs of a pull: with these, as many as two full windows.
+pub(in crate::pull) const SHARED: usize = 2 * PARTS_AT_ONCE - LAYERS_AT_ONCE;
 
 /// Pieces of one part that are held before its turn comes: a source may send crumbs.
 const MOST_PIECES: usize = (PART >> 9) as usize;
@@ -89,8 +95,20 @@ impl<'a> Window<'a> {
             first.n_left = None;
             self.next_from = None;
         }
-        self.parts.push_back(InFlight::new(first));
+        self.parts.push_back(InFlight::new(first, None));
         Ok(())
+    }
+
+    /// Asks for as many parts as there may be, and for one in any case.
+    fn ask_ahead(&mut self) {
+        while self.parts.len() < PARTS_AT_ONCE {
+            let turn = self.fetcher.ahead.try_acquire().ok();
+            if turn.is_none() && !self.parts.is_empty() {
+                return;
+            }
+            let Some(part) = self.next_part() else { return };
+            self.parts.push_back(InFlight::new(part, turn));
+        }
     }
 
     /// The part after the last one.
@@ -109,16 +127,14 @@ impl<'a> Window<'a> {
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, SourceError>> {
         loop {
-            while self.parts.len() < PARTS_AT_ONCE
-                && let Some(part) = self.next_part()
-            {
-                self.parts.push_back(InFlight::new(part));
-            }
+            self.ask_ahead();
             for part in self.parts.iter_mut().skip(1) {
                 // One that a source sends more for than was asked for, or in crumbs, is read on when its turn comes.
                 while part.may_fill() && part.fill(context).is_ready() {}
             }
             let Some(head) = self.parts.front_mut() else { return Poll::Ready(Ok(None)) };
+            // It is ahead of nothing any more.
+            head.turn = None;
             if head.ready.is_empty() {
                 let _ = head.fill(context);
             }
@@ -157,16 +173,19 @@ struct InFlight<'a> {
     end: Option<Result<Ended, SourceError>>,
     /// Bytes that have to come yet, when its length is known.
     n_left: Option<u64>,
+    /// Of [`SHARED`].
+    turn: Option<SemaphorePermit<'a>>,
 }
 
 impl<'a> InFlight<'a> {
-    fn new(part: PartFetch<'a>) -> Self {
+    fn new(part: PartFetch<'a>, turn: Option<SemaphorePermit<'a>>) -> Self {
         let n_left = part.n_left;
         let pieces = try_unfold(part, async |mut part| {
             let piece = part.next().await?;
             Ok(piece.map(|piece| (piece, part)))
         });
-        Self { pieces: pieces.boxed(), ready: VecDeque::new(), n_ready: 0, end: None, n_left }
+        let (ready, n_ready, end) = (VecDeque::new(), 0, None);
+        Self { pieces: pieces.boxed(), ready, n_ready, end, n_left, turn }
     }
 
     /// Whether more of it may be held before its turn comes.

@@ -1,7 +1,9 @@
 //! Large layers, of which several parts are fetched at a time.
 
-use super::super::fetch::{PART, PARTS_AT_ONCE};
+use super::super::LAYERS_AT_ONCE;
+use super::super::fetch::{PART, PARTS_AT_ONCE, SHARED};
 use super::*;
+use crate::converted::tests::noise;
 
 /// An image of one layer without compression, of more parts than are fetched at a time.
 fn large() -> ImageParts {
@@ -58,6 +60,32 @@ async fn no_more_parts_are_ahead_than_the_window_has() {
     let (pulled, ()) = tokio::join!(pull(&store, &source, &digest), watch);
     pulled.unwrap();
     assert_eq!(source.n_layer_requests(), 10);
+}
+
+/// Of three large layers whose first parts hang.
+#[tokio::test]
+async fn layers_share_the_parts_that_are_ahead() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let source = Arc::new(FakeSource::default());
+    let layer = |n| Archive::default().file("large", &noise(9 * PART as usize, n));
+    let parts = (0..3).fold(ImageParts::default(), |parts, n| parts.plain(layer(n)));
+    let digest = parts.clone().publish(&source);
+    for idx in 0..3 {
+        source.fault(&parts.blob(idx), Fault::HangsAt(100_000));
+    }
+    let most = LAYERS_AT_ONCE + SHARED;
+    let watch = async {
+        eventually(|| source.n_layer_requests() == most).await;
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(source.n_layer_requests(), most);
+        source.heal();
+    };
+    let (pulled, ()) = tokio::join!(pull(&store, &source, &digest), watch);
+    pulled.unwrap();
+    assert_eq!(source.n_layer_requests(), 30, "all of each, once");
 }
 
 #[tokio::test]
