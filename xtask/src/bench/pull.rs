@@ -4,16 +4,29 @@
 //! Every pull has a file system of its own that nobody wrote to, and the same registry, Debian's docker-registry on
 //! loopback with its blobs in the page cache; `--from longshore` has all of them pull from ours. What our registry made
 //! of the layers that it was pushed is a row of its own, which only ours has: it comes from a registry of ours
-//! that has converted them. The order is shuffled in each round. After each pull the tree is compared with what was packed, name by name and byte by byte: a
-//! pull that gives anything else counts as failed, and one of ours ends the bench.
+//! that has converted them, and has what that took beside it. The order is shuffled in each round. After each pull the tree is
+//! compared with what was packed, name by name and byte by byte: a pull that gives anything else counts as failed, and one of
+//! ours ends the bench.
 //!
 //! Two ends are timed: when the command returns, and when everything is on the disk. Ours returns when it
 //! is; the peers sync nothing. Ratios are of the first, which is to the peers' advantage.
+//!
+//! Peers have their best settings: docker and the older containerd find unpigz, the newer one igzip, and podman none, for it is
+//! faster by itself. The newest containerd is measured in three ways, of which those that are a fifth slower in a round are left
+//! out of the next; what is the best of all decides. A pull waits until others leave the processors alone; one that begins
+//! beside them all the same is told.
+//!
+//! What is not measured, and why: links with a delay, for which the kernel has to have netem, and without a delay a slower
+//! link says what `--stages` reckons; another file system than ext4, for what ours writes is two files a layer on any;
+//! memory that was given to nobody yet, which costs the first who writes to it: with orders shuffled everybody meets it.
+//! TLS, which nobody here has.
 
 mod disk;
 mod images;
 mod listing;
 mod pullers;
+mod quiet;
+mod rows;
 mod servers;
 mod stages;
 mod starts;
@@ -21,21 +34,21 @@ mod table;
 mod usage;
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use longshore_e2e::image::{Compression, Layout, checked};
 
-use super::figures::{Samples, Shuffler};
+use super::figures::Shuffler;
 use super::registry::peer;
 use super::{laboratory, print_result};
 use crate::command::{cargo, program, run as run_command};
 use crate::{newer_debian, packages};
 use disk::FreshDisk;
 use images::{Composed, Form, Size};
-use pullers::Puller;
-use servers::{Registry, Served};
+use rows::Row;
+use servers::{Conversion, Registry, Served};
 use starts::Pushes;
 use usage::Group;
 
@@ -81,10 +94,18 @@ const FORMS: [Form; 4] = [
 ];
 
 /// What is taken of the newest Debian, which has newer peers.
-const NEWEST: [&str; 4] = ["containerd", "podman", "isal", "ca-certificates"];
+/// Without pigz, by which podman would take a third more of the processor than by itself.
+const NEWEST: [&str; 5] = ["containerd", "podman", "isal", "erofs-utils", "ca-certificates"];
 
 /// The programs that only this bench needs.
-const PACKAGES: &[(&str, &str)] = &[("zstd", "layers as buildx makes them")];
+const PACKAGES: &[(&str, &str)] = &[
+    ("pigz", "unpigz, by which docker and containerd decompress where it is there"),
+    ("zstd", "layers as buildx makes them"),
+];
+
+/// How long a pull waits for others to leave the processors alone.
+const WAIT: Duration = Duration::from_secs(20);
+const WAIT_QUICK: Duration = Duration::from_secs(2);
 
 impl Options {
     fn size(&self) -> Size {
@@ -108,6 +129,9 @@ impl Options {
     }
 }
 
+/// What is measured, by its name in the result.
+type Figures = BTreeMap<&'static str, f64>;
+
 /// Measures, once more inside of namespaces of its own.
 pub fn run(options: &Options) -> Result<()> {
     let size = options.size();
@@ -115,86 +139,30 @@ pub fn run(options: &Options) -> Result<()> {
         if !options.no_build {
             run_command(&mut cargo(["build", "--release", "--locked"]))?;
         }
-        // Out here, for these may have to download.
-        packages::ensure(PACKAGES)?;
-        peer::fetch()?;
-        if !options.quick && !options.stages {
-            newer_debian::ensure_root(&NEWEST)?;
-        }
+        fetch(options)?;
         size.compose(&options.forms())?;
         return laboratory::enter("LONGSHORE_UNUSED", None);
     }
     checked(&mut program("ip", ["link", "set", "lo", "up"]))?;
     let composed = size.compose(&options.forms())?;
+    let mut figures = Figures::new();
     if options.stages {
         print_result("pull_stages", &stages::measure(&composed, options)?);
         return Ok(());
     }
-    print_result("pull", &measure(&composed, options)?);
+    measure(&composed, options, &mut figures)?;
+    print_result("pull", &figures);
     Ok(())
 }
 
-/// One way to pull one form of the image, and what came of it.
-struct Row {
-    puller: Puller,
-    label: String,
-    form: Form,
-    /// It comes as our registry converted it.
-    is_converted: bool,
-    returned: Samples,
-    durable: Samples,
-    cpu: Vec<f64>,
-    registry_cpu: Vec<f64>,
-    disk_mib: Vec<f64>,
-    peak_mib: Vec<f64>,
-    failed: Option<String>,
-}
-
-/// The rows: every puller with every form.
-fn rows(options: &Options) -> Result<Vec<Row>> {
-    let mut pullers = vec![
-        Puller::Longshore,
-        Puller::LongshoreDirectories,
-        Puller::Docker,
-        Puller::Podman(None),
-        Puller::Containerd(None),
-    ];
-    if !options.quick {
-        let newest = newer_debian::ensure_root(&NEWEST)?;
-        pullers.push(Puller::Podman(Some(newest.clone())));
-        pullers.push(Puller::Containerd(Some(newest)));
+/// Gets what is measured beside ours, where the network is.
+fn fetch(options: &Options) -> Result<()> {
+    packages::ensure(PACKAGES)?;
+    peer::fetch()?;
+    if !options.quick && !options.stages {
+        newer_debian::ensure_root(&NEWEST)?;
     }
-    let forms = options.forms();
-    let mut rows = Vec::new();
-    for form in forms {
-        rows.extend(pullers.iter().map(|puller| Row::new(puller, form, false)));
-        // It is the same of whatever a layer was compressed by.
-        if form.compression == Compression::Gzip {
-            rows.push(Row::new(&Puller::Longshore, form, true));
-        }
-    }
-    rows.retain(|row| options.is_wanted(&row.label));
-    ensure!(!rows.is_empty(), "nothing is measured with --only {}", options.only.join(","));
-    Ok(rows)
-}
-
-impl Row {
-    fn new(puller: &Puller, form: Form, is_converted: bool) -> Self {
-        let how = if is_converted { ", converted" } else { "" };
-        Self {
-            label: format!("{}{how}", puller.label()),
-            puller: puller.clone(),
-            form,
-            is_converted,
-            returned: Samples::default(),
-            durable: Samples::default(),
-            cpu: Vec::new(),
-            registry_cpu: Vec::new(),
-            disk_mib: Vec::new(),
-            peak_mib: Vec::new(),
-            failed: None,
-        }
-    }
+    Ok(())
 }
 
 /// What all pulls of a run have in common.
@@ -207,15 +175,18 @@ struct Race<'a> {
     expected: String,
     /// Bytes of the file system of a pull.
     room: u64,
+    /// How long a pull waits for others.
+    wait: Duration,
 }
 
-fn measure(composed: &Composed, options: &Options) -> Result<BTreeMap<&'static str, f64>> {
+/// Measures and prints; adds to the figures.
+fn measure(composed: &Composed, options: &Options, figures: &mut Figures) -> Result<()> {
     let forms = options.forms();
     ensure!(!forms.is_empty(), "no form of the image has that many layers: --layers is 1 or 12");
     let layouts = forms.iter().map(|form| Ok((*form, composed.layout(*form)?)));
     let layouts = layouts.collect::<Result<Vec<_>>>()?;
     let stored = layouts.iter().map(|(_, layout)| bytes_of(layout)).collect::<Result<Vec<_>>>()?;
-    let mut rows = rows(options)?;
+    let mut rows = rows::rows(options)?;
     let largest = stored.iter().max().copied().unwrap_or_default();
     let race = Race {
         plain: Served::start(options.from, &layouts, stored.iter().sum())?,
@@ -233,7 +204,11 @@ fn measure(composed: &Composed, options: &Options) -> Result<BTreeMap<&'static s
         // For what came and what it unpacks to, as containerd has both, and as much as makes ours keep the
         // beginning of a layer.
         room: largest * 5 + (1 << 30),
+        wait: if options.quick { WAIT_QUICK } else { WAIT },
     };
+    for row in rows.iter_mut().filter(|row| row.is_converted) {
+        row.conversion = race.conversion(row.form);
+    }
     let mut shuffler = Shuffler::new(options.seed);
     let rounds = options.rounds();
     for round in 1..=rounds {
@@ -241,18 +216,20 @@ fn measure(composed: &Composed, options: &Options) -> Result<BTreeMap<&'static s
         for idx in shuffler.order(rows.len()) {
             race.run(&mut rows[idx])?;
         }
+        if round < rounds {
+            rows::leave_out_slower(&mut rows);
+        }
     }
     let Race { plain, converted, .. } = race;
     plain.stop()?;
     converted.map(Served::stop).transpose()?;
-    let mut figures = table::figures(&rows);
+    figures.extend(table::figures(&rows));
     table::print(&rows, options);
     let (layout, bytes) = (&layouts[0].1, stored[0]);
     let pushes = Pushes::measure(layout, bytes, rounds, options.seed)?;
     pushes.print();
     figures.insert("push_ratio_vs_docker_registry", pushes.ratio());
-    starts::measure(layout, bytes, &mut figures)?;
-    Ok(figures)
+    starts::measure(layout, bytes, figures)
 }
 
 impl Race<'_> {
@@ -264,9 +241,15 @@ impl Race<'_> {
         Ok(&self.plain)
     }
 
-    /// Pulls once, unless it failed before.
+    /// What it took to convert a form.
+    fn conversion(&self, form: Form) -> Option<Conversion> {
+        let mut conversions = self.converted.iter().flat_map(|served| &served.conversions);
+        conversions.find(|(converted, _)| *converted == form).map(|(_, conversion)| *conversion)
+    }
+
+    /// Pulls once, unless that is known to be of no use.
     fn run(&self, row: &mut Row) -> Result<()> {
-        if row.failed.is_some() {
+        if row.failed.is_some() || row.is_left_out {
             return Ok(());
         }
         let disk = FreshDisk::make(self.room)?;
@@ -287,10 +270,13 @@ impl Race<'_> {
         served.warm(&self.composed.layout(row.form)?, row.is_converted)?;
         let session = row.puller.begin(&disk.dir, &origin, Group::new("puller")?)?;
         disk.sync()?;
+        let in_use = quiet::wait(self.wait)?;
         let (used, cpu) = (disk.used()?, session.group.cpu()?);
-        let (registry_cpu, began) = (served.group.cpu()?, Instant::now());
+        let (registry_cpu, came) = (served.group.cpu()?, quiet::received()?);
+        let began = Instant::now();
         let took = session.pull(&origin, &image)?;
         let (cpu, registry_cpu) = (session.group.cpu()? - cpu, served.group.cpu()? - registry_cpu);
+        let came = quiet::received()?.saturating_sub(came);
         disk.sync()?;
         let durable = began.elapsed();
         let grown = disk.used()?.saturating_sub(used);
@@ -308,6 +294,8 @@ impl Race<'_> {
         row.durable.push(durable);
         row.cpu.push(cpu.as_secs_f64());
         row.registry_cpu.push(registry_cpu.as_secs_f64());
+        row.beside.extend((in_use > quiet::AT_MOST).then_some(in_use));
+        row.came_mib.push(mib(came));
         row.disk_mib.push(mib(grown));
         row.peak_mib.push(mib(took.peak << 10));
         Ok(())

@@ -1,19 +1,23 @@
 //! What is measured side by side: each pulls an image into a fresh file system, and shows the tree that it has
-//! then. Each is called as its users call it, its daemon running before the time begins.
+//! then. Each is called as its users call it, its daemon running before the time begins, and with the programs that
+//! decompress for it where there are any.
+
+pub mod containerd;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use longshore_e2e::Dockerd;
 use longshore_e2e::dockerd::Firewall;
 use longshore_e2e::image::checked;
-use longshore_e2e::process::{Process, memory_field};
-use longshore_e2e::{Dockerd, eventually};
+use longshore_e2e::process::memory_field;
 use longshore_image::{ImageStore, Limits};
 use serde::Deserialize;
 
+use self::containerd::{Containerd, Way};
 use super::usage::Group;
 use crate::command::{output, program, release_binary};
 
@@ -39,12 +43,12 @@ pub enum Puller {
     Longshore,
     /// Ours, unpacked file by file for kernels without EROFS.
     LongshoreDirectories,
-    /// Debian 12's.
+    /// Debian 12's, with unpigz.
     Docker,
     /// Debian 12's, or that of the newest Debian, which lies in a root of its own.
     Podman(Option<PathBuf>),
-    /// Likewise; the newest one with igzip, which it decompresses by where there is one.
-    Containerd(Option<PathBuf>),
+    /// Likewise; with unpigz, the newest one with igzip.
+    Containerd(Option<PathBuf>, Way),
 }
 
 /// What a pull took.
@@ -68,7 +72,9 @@ impl Puller {
     pub fn label(&self) -> String {
         let number = |command: &mut Command, idx: usize| {
             let text = output(command).unwrap_or_default();
-            text.split([' ', ',', '\n']).nth(idx).unwrap_or("?").to_owned()
+            let version = text.split([' ', ',', '\n']).nth(idx).unwrap_or("?");
+            // Without what Debian or its build says of itself.
+            version.split(['+', '~']).next().unwrap_or_default().to_owned()
         };
         match self {
             Self::Longshore => format!("longshore {}", env!("CARGO_PKG_VERSION")),
@@ -77,7 +83,7 @@ impl Puller {
             }
             Self::Docker => {
                 let mut version = program("/usr/sbin/dockerd", ["--version"]);
-                format!("docker {}, overlay2", number(&mut version, 2))
+                format!("docker {} with unpigz, overlay2", number(&mut version, 2))
             }
             Self::Podman(root) => {
                 // It looks at its own process. What cannot be mounted is told when it pulls.
@@ -85,18 +91,27 @@ impl Puller {
                 let mut version = in_root(root.as_deref(), "/usr/bin/podman", None);
                 format!("podman {}, overlay", number(version.arg("--version"), 2))
             }
-            Self::Containerd(root) => {
+            Self::Containerd(root, way) => {
                 let mut version = in_root(root.as_deref(), "/usr/bin/containerd", None);
-                let with = if root.is_some() { " with igzip" } else { "" };
-                format!("containerd {}{with}, overlayfs", number(version.arg("--version"), 2))
+                let with = if root.is_some() { "igzip" } else { "unpigz" };
+                let number = number(version.arg("--version"), 2);
+                format!("containerd {number} with {with}, {}", way.name())
             }
         }
+    }
+
+    /// Whether it is the same program, only told to do otherwise.
+    pub fn is_same_program(&self, other: &Self) -> bool {
+        matches!(
+            (self, other),
+            (Self::Containerd(one, _), Self::Containerd(two, _)) if one == two
+        )
     }
 
     /// Where it has a root of its own.
     fn root(&self) -> Option<&Path> {
         match self {
-            Self::Podman(root) | Self::Containerd(root) => root.as_deref(),
+            Self::Podman(root) | Self::Containerd(root, _) => root.as_deref(),
             _ => None,
         }
     }
@@ -115,13 +130,10 @@ impl Puller {
                     let login = ["login", "--username", "anyone", "--password", token];
                     daemon.docker(&[&login[..], &[&origin.authority]].concat())?;
                 }
-                let mine = session.disk.display().to_string();
-                for process in Process::all()?.iter().filter(|process| process.mentions(&mine)) {
-                    session.group.take(process.pid)?;
-                }
+                session.group.take_all(&session.disk.display().to_string())?;
                 Daemon::Docker(daemon)
             }
-            Self::Containerd(_) => Daemon::Containerd(Containerd::start(&session)?),
+            Self::Containerd(_, way) => Daemon::Containerd(Containerd::start(&session, *way)?),
             _ => Daemon::None,
         };
         Ok(session)
@@ -220,9 +232,10 @@ impl Session {
                 command.args(["pull", "--quiet", "--tls-verify=false"]);
                 with_credentials(command, "--creds")
             }
-            Puller::Containerd(_) => {
+            Puller::Containerd(_, way) => {
                 let mut command = self.ctr();
                 command.args(["images", "pull", "--plain-http"]);
+                command.args(["--snapshotter", way.snapshotter()]);
                 with_credentials(command, "--user")
             }
         };
@@ -255,8 +268,10 @@ impl Session {
                 let mounted = output(self.podman().args(["image", "mount", &reference]))?;
                 return Ok(self.seen_from_here(Path::new(mounted.trim())));
             }
-            Puller::Containerd(_) => {
-                checked(self.ctr().args(["images", "mount", &reference]).arg(&target))?;
+            Puller::Containerd(_, way) => {
+                way.check(&self.disk.join("root"))?;
+                let mount = ["images", "mount", "--snapshotter", way.snapshotter(), &reference];
+                checked(self.ctr().args(mount).arg(&target))?;
                 return Ok(self.seen_from_here(&target));
             }
         }
@@ -322,52 +337,8 @@ impl Daemon {
     }
 }
 
-/// A containerd with its own state.
-struct Containerd {
-    child: Child,
-}
-
-impl Containerd {
-    fn start(session: &Session) -> Result<Self> {
-        let own = |name: &str| session.disk.join(name).display().to_string();
-        let config = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [grpc]\naddress = {:?}\n",
-            own("root"),
-            own("state"),
-            own("containerd.sock")
-        );
-        let file = own("containerd.toml");
-        fs::write(&file, config)?;
-        let log = File::create(own("containerd.log"))?;
-        let (root, group) = (session.puller.root(), Some(&session.group));
-        let mut command = in_root(root, "/usr/bin/containerd", group);
-        command.args(["--config", &file]).stdin(Stdio::null());
-        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        command.stdout(log.try_clone()?).stderr(log);
-        let child = command.spawn().context("cannot run containerd")?;
-        let mut containerd = Self { child };
-        eventually("containerd answers", || {
-            if let Some(status) = containerd.child.try_wait()? {
-                bail!("containerd ended: {status}: {}", fs::read_to_string(own("containerd.log"))?);
-            }
-            let output = session.ctr().arg("version").output()?;
-            Ok(output.status.success().then_some(()))
-        })?;
-        Ok(containerd)
-    }
-}
-
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        // It is gone with the namespaces of the bench at the latest.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Runs a command to its end and looks at its memory meanwhile.
-fn watch(command: &mut Command) -> Result<Took> {
+pub fn watch(command: &mut Command) -> Result<Took> {
     const LOOK: Duration = Duration::from_millis(5);
     let log = tempfile::tempfile()?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);

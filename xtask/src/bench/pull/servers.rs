@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -29,6 +29,15 @@ pub enum Registry {
     Longshore,
 }
 
+/// Whether a registry of ours converts what it has, while it has nothing else to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Converts {
+    /// As it does by itself.
+    Yes,
+    /// What it takes of the processor is for its clients then.
+    No,
+}
+
 /// A registry that runs.
 pub enum Server {
     Peer(Box<Peer>),
@@ -37,11 +46,13 @@ pub enum Server {
 
 impl Server {
     /// Starts one with its files in a directory.
-    pub fn start(kind: Registry, dir: &Path) -> Result<Self> {
+    pub fn start(kind: Registry, converts: Converts, dir: &Path) -> Result<Self> {
         Ok(match kind {
             Registry::DockerRegistry => Self::Peer(Box::new(Peer::start(dir)?)),
             Registry::Longshore => {
-                let options = UpOptions { parent: Some(dir.to_owned()), ..UpOptions::default() };
+                let config = format!("convert_images = {}\n", converts == Converts::Yes);
+                let parent = Some(dir.to_owned());
+                let options = UpOptions { parent, config, ..UpOptions::default() };
                 Self::Ours(Box::new(Platform::start_with(&options)?))
             }
         })
@@ -79,45 +90,74 @@ pub struct Served {
     server: Server,
     /// Of its process alone.
     pub group: Group,
+    /// What it took to convert each form, where it does.
+    pub conversions: Vec<(Form, Conversion)>,
     disk: FreshDisk,
+}
+
+/// What a registry took to convert an image.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Conversion {
+    /// From the end of its push.
+    pub took: Duration,
+    /// Of the processor.
+    pub cpu: Duration,
+    /// Bytes of its disk, beside what was pushed.
+    pub bytes: u64,
 }
 
 impl Served {
     /// One with these images as they were pushed; `bytes` are all of them.
     pub fn start(kind: Registry, layouts: &[(Form, Layout)], bytes: u64) -> Result<Self> {
-        Self::with(kind, layouts, bytes * 6 / 5 + (1 << 30))
+        let served = Self::empty(kind, Converts::No, bytes * 6 / 5 + (1 << 30))?;
+        for (form, layout) in layouts {
+            served.take(*form, layout)?;
+        }
+        Ok(served)
     }
 
     /// One of ours that has converted all their layers.
     pub fn converted(layouts: &[(Form, Layout)], bytes: u64) -> Result<Self> {
-        let served = Self::with(Registry::Longshore, layouts, bytes * 2 + ENOUGH_FREE)?;
-        let Server::Ours(platform) = &served.server else { bail!("it is ours") };
-        let repository = platform.data_dir().join("registry/images/repositories/default/pulled");
+        let mut served = Self::empty(Registry::Longshore, Converts::Yes, bytes * 2 + ENOUGH_FREE)?;
         for (form, layout) in layouts {
-            let link =
-                repository.join("_converted").join(layout.digest.trim_start_matches("sha256:"));
-            eprintln!("converting {}", form.tag());
-            eventually_within(CONVERTED_WITHIN, "the image is converted", || {
-                Ok(link.exists().then_some(()))
-            })?;
+            served.take(*form, layout)?;
+            let conversion = served.conversion(*form, layout)?;
+            served.conversions.push((*form, conversion));
         }
-        served.disk.sync()?;
         Ok(served)
     }
 
-    fn with(kind: Registry, layouts: &[(Form, Layout)], room: u64) -> Result<Self> {
+    /// One with nothing, on a file system of so many bytes.
+    pub fn empty(kind: Registry, converts: Converts, room: u64) -> Result<Self> {
         let disk = FreshDisk::make(room)?;
         // Before its process, so that it is empty when it goes.
         let group = Group::new("registry")?;
-        let server = Server::start(kind, &disk.dir)?;
-        let origin = server.origin();
-        for (form, layout) in layouts {
-            let target = format!("{}/{}", origin.authority, name(*form));
-            checked(&mut images::push(layout, &target, origin.credentials().as_deref()))?;
-        }
-        disk.sync()?;
+        let server = Server::start(kind, converts, &disk.dir)?;
         group.take(server.pid()?)?;
-        Ok(Self { server, group, disk })
+        Ok(Self { server, group, conversions: Vec::new(), disk })
+    }
+
+    /// Has a form of the image pushed to it.
+    fn take(&self, form: Form, layout: &Layout) -> Result<()> {
+        let origin = self.origin();
+        let target = format!("{}/{}", origin.authority, name(form));
+        checked(&mut images::push(layout, &target, origin.credentials().as_deref()))?;
+        self.disk.sync()
+    }
+
+    /// Waits until what was pushed a moment ago is converted.
+    fn conversion(&self, form: Form, layout: &Layout) -> Result<Conversion> {
+        let Server::Ours(platform) = &self.server else { bail!("it is ours") };
+        let (cpu, used, began) = (self.group.cpu()?, self.disk.used()?, Instant::now());
+        let repository = platform.data_dir().join("registry/images/repositories/default/pulled");
+        let link = repository.join("_converted").join(layout.digest.trim_start_matches("sha256:"));
+        eprintln!("converting {}", form.tag());
+        eventually_within(CONVERTED_WITHIN, "the image is converted", || {
+            Ok(link.exists().then_some(()))
+        })?;
+        let (took, cpu) = (began.elapsed(), self.group.cpu()? - cpu);
+        self.disk.sync()?;
+        Ok(Conversion { took, cpu, bytes: self.disk.used()?.saturating_sub(used) })
     }
 
     /// Has the page cache have what a pull will be given, as the pulls before it filled the memory with something
@@ -126,20 +166,7 @@ impl Served {
         let pushed = fs::read_dir(layout.dir.join("blobs/sha256"))?;
         let pushed: Vec<_> = pushed.map(|blob| Ok(blob?.file_name())).collect::<Result<_>>()?;
         let is_pushed = |path: &Path| path.iter().any(|name| pushed.iter().any(|one| one == name));
-        let mut dirs = vec![self.disk.dir.clone()];
-        while let Some(dir) = dirs.pop() {
-            for entry in fs::read_dir(&dir)? {
-                let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type()))?;
-                if kind?.is_dir() {
-                    dirs.push(path);
-                } else if path.to_string_lossy().contains("sha256")
-                    && is_pushed(&path) != is_converted
-                {
-                    std::io::copy(&mut fs::File::open(&path)?, &mut std::io::sink())?;
-                }
-            }
-        }
-        Ok(())
+        read_blobs(&self.disk.dir, &|path| is_pushed(path) != is_converted)
     }
 
     /// How it is called.
@@ -151,6 +178,22 @@ impl Served {
     pub fn stop(self) -> Result<()> {
         self.server.stop()
     }
+}
+
+/// Reads the blobs below a directory that are wanted, so that the page cache has them.
+pub fn read_blobs(dir: &Path, is_wanted: &dyn Fn(&Path) -> bool) -> Result<()> {
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir)? {
+            let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type()))?;
+            if kind?.is_dir() {
+                dirs.push(path);
+            } else if path.to_string_lossy().contains("sha256") && is_wanted(&path) {
+                std::io::copy(&mut fs::File::open(&path)?, &mut std::io::sink())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What a form of the image is called.

@@ -14,7 +14,7 @@ use longshore_image::{ImageStore, Limits};
 
 use super::disk::FreshDisk;
 use super::images;
-use super::servers::{Registry, Server};
+use super::servers::{Converts, Registry, Server};
 use crate::bench::figures::{Samples, Shuffler};
 use crate::command::program;
 
@@ -36,7 +36,7 @@ impl Pushes {
         for _ in 0..rounds {
             for idx in shuffler.order(kinds.len()) {
                 let disk = FreshDisk::make(bytes * 3 / 2 + (1 << 30))?;
-                let server = Server::start(kinds[idx], &disk.dir)?;
+                let server = Server::start(kinds[idx], Converts::Yes, &disk.dir)?;
                 let origin = server.origin();
                 let target = format!("{}/{IMAGE}", origin.authority);
                 let mut push = images::push(layout, &target, origin.credentials().as_deref());

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use longshore_e2e::image::Compression;
 
 use super::pullers::Puller;
-use super::{GZIP, Options, Row};
+use super::pullers::containerd::Way;
+use super::rows::Row;
+use super::servers::Conversion;
+use super::{GZIP, Options, mib};
 use crate::bench::print_machine;
 
 /// The figures of all rows; of a ratio the worst of those of one layer and of twelve.
@@ -17,7 +20,9 @@ pub fn figures(rows: &[Row]) -> BTreeMap<&'static str, f64> {
         *worst = worst.max(ratio);
     }
     let containerd = rows.iter().find(|row| {
-        matches!(row.puller, Puller::Containerd(_)) && row.form == GZIP && row.failed.is_none()
+        matches!(row.puller, Puller::Containerd(_, Way::Overlayfs))
+            && row.form == GZIP
+            && row.failed.is_none()
     });
     let ours = rows
         .iter()
@@ -30,6 +35,8 @@ pub fn figures(rows: &[Row]) -> BTreeMap<&'static str, f64> {
     if let Some(peak) = ours.flat_map(|row| &row.peak_mib).copied().max_by(f64::total_cmp) {
         figures.insert("peak_rss_mib", peak);
     }
+    let n_beside: usize = rows.iter().map(|row| row.beside.len()).sum();
+    figures.insert("pulls_beside_others", n_beside as f64);
     figures
 }
 
@@ -81,37 +88,58 @@ pub fn print(rows: &[Row], options: &Options) {
         "containerd 2.2 and newer, with parallel unpacking, is in no Debian and was not measured"
     );
     println!("what is converted comes from a registry of ours, and was pushed as gzip\n");
-    println!(
-        "{:<36} {:<8} {:>22} {:>8} {:>8} {:>8} {:>8} {:>8}",
-        "s (min to max)",
-        "form",
-        "until it returns",
-        "on disk",
-        "CPU",
-        "registry",
-        "disk MiB",
-        "RSS MiB"
-    );
-    for row in rows {
-        let Row { label, form, failed, .. } = row;
-        let form = form.tag();
-        if let Some(why) = failed {
-            println!("{label:<36} {form:<8} fails: {why}");
-            continue;
-        }
-        let [min, median, max] = row.returned.spread().map(|millis| millis / 1000.0);
+    let width = rows.iter().map(|row| row.label.len()).max().unwrap_or_default();
+    print!("{:<width$} {:<8} {:>22}", "s (min to max)", "form", "until it returns");
+    let columns = ["on disk", "CPU", "registry", "came MiB", "disk MiB", "RSS MiB"];
+    columns.iter().for_each(|column| print!(" {column:>8}"));
+    println!();
+    rows.iter().for_each(|row| print_row(row, width));
+    print_notes(rows);
+}
+
+fn print_row(row: &Row, width: usize) {
+    let (label, form) = (&row.label, row.form.tag());
+    if let Some(why) = &row.failed {
+        println!("{label:<width$} {form:<8} fails: {why}");
+        return;
+    }
+    let [min, median, max] = row.returned.spread().map(|millis| millis / 1000.0);
+    let returned = format!("{median:.2} ({min:.2} to {max:.2})");
+    print!("{label:<width$} {form:<8} {returned:>22}");
+    for time in [row.durable.median() / 1000.0, middle(&row.cpu), middle(&row.registry_cpu)] {
+        print!(" {time:>8.2}");
+    }
+    let peak = row.peak_mib.iter().copied().fold(0.0, f64::max);
+    for mib in [middle(&row.came_mib), middle(&row.disk_mib), peak] {
+        print!(" {mib:>8.0}");
+    }
+    println!();
+    if let Some(Conversion { took, cpu, bytes }) = row.conversion {
+        let [took, cpu] = [took, cpu].map(|time| time.as_secs_f64());
         println!(
-            "{label:<36} {form:<8} {:>22} {:>8.2} {:>8.2} {:>8.2} {:>8.0} {:>8.0}",
-            format!("{median:.2} ({min:.2} to {max:.2})"),
-            row.durable.median() / 1000.0,
-            middle(&row.cpu),
-            middle(&row.registry_cpu),
-            middle(&row.disk_mib),
-            row.peak_mib.iter().copied().fold(0.0, f64::max),
+            "  before it: {took:.1} s to convert, {cpu:.1} of the registry's CPU, {:.0} MiB more of its disk",
+            mib(bytes)
         );
     }
 }
 
+/// What else is to be known of the rows.
+fn print_notes(rows: &[Row]) {
+    println!("\nwhat came over loopback has requests and acknowledgements in it");
+    for Row { label, form, .. } in rows.iter().filter(|row| row.is_left_out) {
+        let form = form.tag();
+        println!("{label} {form} was not measured again: the same program is faster otherwise");
+    }
+    for row in rows.iter().filter(|row| !row.beside.is_empty()) {
+        let (n_beside, n_pulls) = (row.beside.len(), row.returned.len());
+        let most = row.beside.iter().copied().fold(0.0, f64::max);
+        println!(
+            "{} {}: {n_beside} of {n_pulls} pulls began while others used up to {most:.1} processors",
+            row.label,
+            row.form.tag()
+        );
+    }
+}
 fn middle(numbers: &[f64]) -> f64 {
     let mut sorted = numbers.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -145,10 +173,14 @@ mod tests {
             row(&Puller::LongshoreDirectories, GZIP, 1, 900.0, None),
             row(&Puller::Docker, GZIP, 50, 500.0, None),
             row(&Puller::Podman(None), GZIP, 1, 500.0, Some("another tree")),
-            row(&Puller::Containerd(None), GZIP, 40, 1000.0, None),
+            row(&Puller::Containerd(None, Way::Overlayfs), GZIP, 40, 1000.0, None),
             row(&Puller::Longshore, ZSTD, 10, 500.0, None),
             row(&Puller::Docker, ZSTD, 1, 500.0, Some("invalid tar header")),
             row(&Puller::Podman(None), ZSTD, 20, 500.0, None),
+            Row {
+                beside: vec![1.5, 0.7],
+                ..row(&Puller::Containerd(None, Way::Overlayfs), ZSTD, 30, 900.0, None)
+            },
             row(&Puller::Longshore, twelve, 10, 500.0, None),
             row(&Puller::Docker, twelve, 20, 500.0, None),
         ];
@@ -160,6 +192,7 @@ mod tests {
             // Of twelve layers, where ours gains less.
             ("plain_gzip_ratio_vs_best_peer", 0.5),
             ("plain_zstd_ratio_vs_best_peer", 0.5),
+            ("pulls_beside_others", 2.0),
         ];
         assert_eq!(figures(&rows), BTreeMap::from(expected));
     }

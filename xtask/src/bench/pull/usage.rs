@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use longshore_e2e::process::Process;
 
 use crate::command::program;
 
@@ -41,6 +42,13 @@ impl Group {
     pub fn take(&self, pid: i32) -> Result<()> {
         let file = self.dir.join("cgroup.procs");
         fs::write(&file, pid.to_string()).with_context(|| format!("cannot move {pid} into it"))
+    }
+
+    /// Moves every process into it that has a text among its arguments.
+    pub fn take_all(&self, text: &str) -> Result<()> {
+        let processes = Process::all()?;
+        let mut processes = processes.iter().filter(|process| process.mentions(text));
+        processes.try_for_each(|process| self.take(process.pid))
     }
 
     /// What its processes took so far, those that ended included.
