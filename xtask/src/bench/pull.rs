@@ -19,8 +19,9 @@
 //! What is not measured, and why: links with a delay, for which the kernel has to have netem, and without a delay a slower
 //! link says what `--stages` reckons; another file system than ext4, for what ours writes is two files a layer on any;
 //! memory that was given to nobody yet, which costs the first who writes to it: with orders shuffled everybody meets it.
-//! TLS, which nobody here has.
+//! TLS, which nobody here has. For the tools of other people's pushes and pulls see `--clients`.
 
+mod clients;
 mod disk;
 mod images;
 mod listing;
@@ -76,6 +77,9 @@ pub struct Options {
     /// Only the stages of a pull, each alone, and what that comes to for an image of 30 GB
     #[arg(long)]
     stages: bool,
+    /// Only pushes and pulls of M with one layer by other people's clients, which a full run has too
+    #[arg(long, conflicts_with_all = ["quick", "stages"])]
+    clients: bool,
     /// Where the order of the rounds begins
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -114,6 +118,9 @@ impl Options {
     }
 
     fn forms(&self) -> Vec<Form> {
+        if self.clients {
+            return vec![GZIP];
+        }
         let is_quick = self.quick || self.stages;
         let layers = self.layers.or(is_quick.then_some(1));
         let is_wanted = |form: &Form| layers.is_none_or(|layers| form.n_layers == layers);
@@ -122,6 +129,12 @@ impl Options {
 
     fn is_wanted(&self, label: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|part| label.contains(part.as_str()))
+    }
+
+    /// Whether the clients are measured too: when everything is.
+    fn is_full(&self) -> bool {
+        let is_narrowed = self.quick || self.layers.is_some() || !self.only.is_empty();
+        self.size() == Size::M && !is_narrowed
     }
 
     fn rounds(&self) -> u32 {
@@ -150,14 +163,30 @@ pub fn run(options: &Options) -> Result<()> {
         print_result("pull_stages", &stages::measure(&composed, options)?);
         return Ok(());
     }
-    measure(&composed, options, &mut figures)?;
-    print_result("pull", &figures);
+    let failed = if options.clients {
+        let layout = composed.layout(GZIP)?;
+        let failed = clients::measure(&layout, bytes_of(&layout)?, options, &mut figures)?;
+        print_result("pull_clients", &figures);
+        failed
+    } else {
+        let failed = measure(&composed, options, &mut figures)?;
+        print_result("pull", &figures);
+        failed
+    };
+    // Told last, for what else was measured is right.
+    ensure!(failed.is_empty(), "clients fail with our registry:\n{}", failed.join("\n"));
     Ok(())
 }
 
 /// Gets what is measured beside ours, where the network is.
 fn fetch(options: &Options) -> Result<()> {
     packages::ensure(PACKAGES)?;
+    if options.clients || options.is_full() {
+        newer_debian::ensure_fetched()?;
+    }
+    if options.clients {
+        return Ok(());
+    }
     peer::fetch()?;
     if !options.quick && !options.stages {
         newer_debian::ensure_root(&NEWEST)?;
@@ -179,8 +208,8 @@ struct Race<'a> {
     wait: Duration,
 }
 
-/// Measures and prints; adds to the figures.
-fn measure(composed: &Composed, options: &Options, figures: &mut Figures) -> Result<()> {
+/// Measures and prints; adds to the figures, and gives what clients failed.
+fn measure(composed: &Composed, options: &Options, figures: &mut Figures) -> Result<Vec<String>> {
     let forms = options.forms();
     ensure!(!forms.is_empty(), "no form of the image has that many layers: --layers is 1 or 12");
     let layouts = forms.iter().map(|form| Ok((*form, composed.layout(*form)?)));
@@ -229,7 +258,11 @@ fn measure(composed: &Composed, options: &Options, figures: &mut Figures) -> Res
     let pushes = Pushes::measure(layout, bytes, rounds, options.seed)?;
     pushes.print();
     figures.insert("push_ratio_vs_docker_registry", pushes.ratio());
-    starts::measure(layout, bytes, figures)
+    starts::measure(layout, bytes, figures)?;
+    if !options.is_full() {
+        return Ok(Vec::new());
+    }
+    clients::measure(layout, bytes, options, figures)
 }
 
 impl Race<'_> {

@@ -169,6 +169,11 @@ impl Served {
         read_blobs(&self.disk.dir, &|path| is_pushed(path) != is_converted)
     }
 
+    /// The same with all that it has.
+    pub fn warm_all(&self) -> Result<()> {
+        read_blobs(&self.disk.dir, &|_| true)
+    }
+
     /// How it is called.
     pub fn origin(&self) -> Origin {
         self.server.origin()
