@@ -84,6 +84,8 @@ const ROWS: &[Row] = &[
         &["--into", "open elsewhere"],
     ),
     ("image inspect default/absent:1", NOT_FOUND, &["default/absent"]),
+    ("image prewarm web --pin --rm", USAGE, &["--pin", "--rm"]),
+    ("image prewarm absent --pin", NOT_FOUND, &["absent"]),
     ("image pack /no/such/program --push default/x:1", INVALID, &["/no/such/program"]),
     ("image pack web.toml --push default/x:1", INVALID, &["web.toml"]),
     ("token create Wrong --admin", USAGE, &["Wrong"]),

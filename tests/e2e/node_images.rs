@@ -120,11 +120,39 @@ fn a_disk_that_fills_loses_the_images_that_nobody_needs_and_no_others() {
     platform.run(&["rollback", "web"]).ok();
     platform.wait_until_settled("web").unwrap();
     assert_eq!(path(&platform, "web"), Some(StartPath::Cached));
+    let told = platform.run(&["image", "prewarm", "default/older:1", "--pin"]).ok();
+    assert!(told.contains("is pinned everywhere"), "{told}");
 
-    // What went comes again, and that is the only difference.
+    // What went comes again, and that is the only difference. What is pinned stays over the mark, too.
     platform.deploy(&manifest("oldest", "oldest")).unwrap();
     assert_eq!(path(&platform, "oldest"), Some(StartPath::Pulled));
+    is(&older, "complete", &["pin"]);
+    a_pin_gives_way_to_no_start_until_it_is_taken_back(&platform, &disk, &older);
     platform.finish();
+}
+
+fn a_pin_gives_way_to_no_start_until_it_is_taken_back(
+    platform: &Platform,
+    disk: &SmallDisk,
+    pinned: &str,
+) {
+    // Of these ext4 keeps 10 for itself, and 24 stay free in any case. 11 are needed, as many as are pinned.
+    push(platform, "late");
+    disk.leave(40).unwrap();
+    platform.deploy_only(&manifest("late", "late")).unwrap();
+    platform
+        .wait_for_instance("late", "says what is in the way", |one| {
+            let last = one.observed.last_exit.as_ref().map(ToString::to_string);
+            let told = format!("{:?} {last:?}", one.observed.note);
+            told.contains("pinned images keep 11") && told.contains("image prewarm IMAGE --rm")
+        })
+        .unwrap();
+    assert!(found(platform, pinned).unwrap().is_some());
+    let wished = platform.run(&["image", "ls", "--wished"]).ok();
+    assert!(wished.lines().any(|line| line.ends_with("pinned")), "{wished}");
+    platform.run(&["image", "prewarm", "default/older:1", "--rm"]).ok();
+    platform.wait_until_settled("late").unwrap();
+    assert_eq!(found(platform, pinned).unwrap(), None);
 }
 
 /// The only instance of an app.

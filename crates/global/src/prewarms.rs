@@ -44,6 +44,7 @@ fn set(catalog: &Catalog, location: &LocationName) -> PrewarmSet {
         digest,
         named: record.named.clone(),
         places: record.places.clone(),
+        pinned: record.pinned,
     });
     PrewarmSet { epoch: catalog.epoch, wishes: wishes.collect() }
 }
@@ -62,13 +63,14 @@ pub fn at<'a>(
     wishes.map(|((project, digest), record)| (project, *digest, record))
 }
 
-/// Ends wishes for what was removed from the registry. Ends with the control plane alone.
+/// Ends wishes for what was removed from the registry. What is pinned stays where it is until who pinned it takes
+/// that back: the nodes have it. Ends with the control plane alone.
 pub async fn keep(plane: Arc<Plane>) {
     let mut changes = plane.catalog.subscribe();
     loop {
         let catalog = Arc::clone(&changes.borrow_and_update());
         for ((project, digest), record) in &catalog.prewarms {
-            if record.ended.is_none() {
+            if record.ended.is_none() && !record.pinned {
                 end_if_gone(&plane, project, *digest, record).await;
             }
         }

@@ -270,6 +270,9 @@ pub struct PrewarmRecord {
     pub created_at: Timestamp,
     /// By the bearer of which token.
     pub by: AppName,
+    /// Whether it gives way to nothing else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
     /// Why it ended by itself, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,

@@ -125,8 +125,11 @@ impl Prewarm {
             // Of a node that is not known yet, all that may be its.
             self.with_node(node, labels).unwrap_or(true)
         };
-        let hold =
-            |wish: &PrewarmWish| ImageHold { reason: HoldReason::Prewarm, by: wish.named.clone() };
+        let reason = |wish: &PrewarmWish| match wish.pinned {
+            true => HoldReason::Pin,
+            false => HoldReason::Prewarm,
+        };
+        let hold = |wish: &PrewarmWish| ImageHold { reason: reason(wish), by: wish.named.clone() };
         Some(wishes.filter(is_for).map(hold).collect())
     }
 }
@@ -149,6 +152,7 @@ mod tests {
             digest: digest(n),
             named: named.to_owned(),
             places: places.iter().map(|place| place.parse().unwrap()).collect(),
+            pinned: false,
         }
     }
 
@@ -204,6 +208,25 @@ mod tests {
         };
         assert_eq!(by(&first, 1), ["web r1", "default/web:1"]);
         assert_eq!((by(&first, 2), by(&second, 2)), (vec![], vec!["fast".to_owned()]));
+    }
+
+    #[test]
+    fn what_is_pinned_is_kept_for_that_and_comes_like_any_other() {
+        let prewarm = prewarm();
+        let pin = PrewarmWish { pinned: true, ..wish(1, "pinned", &["disk=nvme"]) };
+        prewarm.take(set(1, &[wish(1, "web r1", &[]), pin]));
+        let reasons = |node: &str| -> Vec<_> {
+            let holds = prewarm.holds(&node.parse().unwrap(), &digest(1)).unwrap();
+            holds.into_iter().map(|hold| (hold.reason, hold.by)).collect()
+        };
+        let wished = (HoldReason::Prewarm, "web r1".to_owned());
+        assert_eq!(reasons("n2"), [wished.clone(), (HoldReason::Pin, "pinned".to_owned())]);
+        assert_eq!(reasons("n1"), [wished], "the pin is for another node");
+        assert_eq!(ordered(&prewarm, "n2"), Some(vec![digest(1)]));
+        // A wish of the release before says nothing of pins, and one that is none looks the same to it.
+        let json = serde_json::to_value(wish(1, "web r1", &[])).unwrap();
+        assert!(json.get("pinned").is_none());
+        assert!(!serde_json::from_value::<PrewarmWish>(json).unwrap().pinned);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use longshore_image::store::{CollectError, Lack, Stocked, StoreIoError};
 use longshore_link::{CallError, now};
 use longshore_planning::collection::{CachedImage, DiskUse, RoomNeed, plan_collection};
 use longshore_types::{
-    ByteCount, Digest, DiskMarks, HoldReason, ImageHold, ImageState, NodeImage, Timestamp,
+    ByteCount, Digest, DiskMarks, HoldReason, ImageHold, ImageState, NodeImage, NodeName, Timestamp,
 };
 use tokio::sync::watch;
 
@@ -164,22 +164,36 @@ fn make_room_for_pulls(node: &Arc<Node>) {
     node.images.keep_room(Box::new(move |Lack { least, likely }| {
         let node = Weak::clone(&weak);
         Box::pin(async move {
-            let Some(node) = node.upgrade() else { return };
-            if let Err(error) = make_room(&node, RoomNeed { least, likely }).await {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, %least, %likely, "no room is made for a pull");
+            let node = node.upgrade()?;
+            match make_room(&node, RoomNeed { least, likely }).await {
+                Ok(pinned) => kept_by_pins(pinned, &node.name),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, %least, %likely, "no room is made for a pull");
+                    None
+                }
             }
         })
     }));
 }
 
-/// Lets go of images that nothing keeps, where the disk is over its high mark or a pull lacks room.
-async fn make_room(node: &Arc<Node>, need: RoomNeed) -> Result<(), MakeRoomError> {
+/// Why there is not more room, where that is for pins.
+fn kept_by_pins(pinned: ByteCount, node: &NodeName) -> Option<String> {
+    let told = format!(
+        "pinned images keep {pinned} here: `longshore image ls --node {node}` says which, and \
+         `longshore image prewarm IMAGE --rm` takes a pin back"
+    );
+    (pinned > ByteCount(0)).then_some(told)
+}
+
+/// Lets go of images that nothing keeps, where the disk is over its high mark or a pull lacks room. How much stays
+/// for pins alone, as far as that had to be looked at.
+async fn make_room(node: &Arc<Node>, need: RoomNeed) -> Result<ByteCount, MakeRoomError> {
     let _alone = node.stock.alone.lock().await;
     let marks = node.stock.marks;
     let mut disk = disk_use(node)?;
     if need == RoomNeed::default() && !disk.is_over(marks) {
-        return Ok(());
+        return Ok(ByteCount(0));
     }
     // What failed pulls or a crash left behind belongs to no image, and nobody has to be asked about it.
     let sweeper = Arc::clone(node);
@@ -187,7 +201,7 @@ async fn make_room(node: &Arc<Node>, need: RoomNeed) -> Result<(), MakeRoomError
     let before = std::mem::replace(&mut disk, disk_use(node)?);
     let need = need.less(ByteCount(before.used.0.saturating_sub(disk.used.0)));
     if need == RoomNeed::default() && !disk.is_over(marks) {
-        return Ok(());
+        return Ok(ByteCount(0));
     }
     let looker = Arc::clone(node);
     let stock = in_background(move || looker.images.stock()).await??;
@@ -197,10 +211,7 @@ async fn make_room(node: &Arc<Node>, need: RoomNeed) -> Result<(), MakeRoomError
     let pulled = node.images.pulled_layers();
     let mut plan = plan_collection(&images, &pulled, disk, marks, need);
     if plan.frees < need.least && node.prewarm.is_awaited() {
-        // What was merely wished keeps no instance from starting.
-        for image in &mut images {
-            image.holds.retain(|hold| hold.reason != HoldReason::Prewarm);
-        }
+        let_wishes_go(&mut images);
         plan = plan_collection(&images, &pulled, disk, marks, need);
     }
     if plan.take.is_empty() {
@@ -208,15 +219,22 @@ async fn make_room(node: &Arc<Node>, need: RoomNeed) -> Result<(), MakeRoomError
             let (wanted, kept) = (plan.wanted, plan.stays.len());
             tracing::info!(%wanted, kept, "the disk is full, and all images on it are needed");
         }
-        return Ok(());
+        return Ok(plan.pinned);
     }
-    let (taker, take) = (Arc::clone(node), plan.take);
+    let (taker, take, pinned) = (Arc::clone(node), plan.take, plan.pinned);
     let collected = in_background(move || taker.images.collect(&take)).await??;
     let (images, layers, frees) = (collected.images.len(), collected.layers.len(), plan.frees);
     tracing::info!(images, layers, %frees, "images that nobody needs left the disk");
     node.metrics.note_collected(images, frees);
     node.stock.change();
-    Ok(())
+    Ok(pinned)
+}
+
+/// What was merely wished keeps no instance from starting; what is pinned does.
+fn let_wishes_go(images: &mut [CachedImage]) {
+    for image in images {
+        image.holds.retain(|hold| hold.reason != HoldReason::Prewarm);
+    }
 }
 
 fn disk_use(node: &Node) -> Result<DiskUse, StoreIoError> {
@@ -306,5 +324,31 @@ mod tests {
         assert_eq!(cached(stocked(false), &none).holds, []);
         let kept = cached(stocked(false), &holds);
         assert_eq!((kept.holds, kept.last_used), (said, Timestamp(1_500)));
+    }
+
+    #[test]
+    fn a_start_has_the_room_of_what_was_wished_and_not_of_what_is_pinned() {
+        // `Other` is a reason of a later release.
+        use HoldReason::{Other, Pin, Prewarm};
+        let hold = |reason| ImageHold { reason, by: String::new() };
+        let image = |reasons: &[HoldReason]| CachedImage {
+            digest: digest(1),
+            last_used: Timestamp(1),
+            holds: reasons.iter().copied().map(hold).collect(),
+            own: ByteCount(1),
+            layers: BTreeMap::new(),
+        };
+        let mut images =
+            [image(&[Prewarm]), image(&[Prewarm, Pin]), image(&[Pin]), image(&[Other])];
+        let_wishes_go(&mut images);
+        let left =
+            images.map(|image| image.holds.iter().map(|hold| hold.reason).collect::<Vec<_>>());
+        assert_eq!(left, [vec![], vec![Pin], vec![Pin], vec![Other]]);
+        let node = "n1".parse().unwrap();
+        assert_eq!(kept_by_pins(ByteCount(0), &node), None);
+        let told = kept_by_pins(ByteCount::mib(5), &node).unwrap();
+        for word in ["keep 5 MiB", "image ls --node n1", "image prewarm IMAGE --rm"] {
+            assert!(told.contains(word), "{word}: {told}");
+        }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use longshore_types::{ByteCount, Digest, DiskMarks, ImageHold, Timestamp};
+use longshore_types::{ByteCount, Digest, DiskMarks, HoldReason, ImageHold, Timestamp};
 
 /// An image that is whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub struct Collection {
     pub wanted: ByteCount,
     /// The rest, with why it stays.
     pub stays: BTreeMap<Digest, Stay>,
+    /// What would be freed beside all that may go, were nothing pinned.
+    pub pinned: ByteCount,
 }
 
 /// Why an image stays.
@@ -97,7 +99,9 @@ pub fn plan_collection(
     // What cannot succeed anyway is no reason for anything to go.
     let for_pull = if most >= need.least.0 { need.likely.0.min(most) } else { 0 };
     let wanted = over.max(for_pull);
-    let mut plan = Collection { wanted: ByteCount(wanted), ..Collection::default() };
+    let pinned = images.iter().filter(|image| is_pinned(image));
+    let pinned = ByteCount(pinned.map(|image| all.take(image)).sum());
+    let mut plan = Collection { wanted: ByteCount(wanted), pinned, ..Collection::default() };
     let mut sharing = Sharing::new(images, pulled);
     for image in candidates {
         if plan.frees.0 >= wanted {
@@ -114,6 +118,13 @@ pub fn plan_collection(
         })
         .collect();
     plan
+}
+
+/// Whether an image would go for a start, were it not pinned.
+fn is_pinned(image: &CachedImage) -> bool {
+    let mut reasons = image.holds.iter().map(|hold| hold.reason);
+    reasons.clone().any(|reason| reason == HoldReason::Pin)
+        && reasons.all(|reason| matches!(reason, HoldReason::Pin | HoldReason::Prewarm))
 }
 
 /// How many still need each layer.
@@ -144,7 +155,6 @@ impl Sharing {
 
 #[cfg(test)]
 mod tests {
-    use longshore_types::HoldReason;
     use proptest::prelude::*;
 
     use super::*;
@@ -199,6 +209,35 @@ mod tests {
         assert_eq!(planned.stays[&digest(3)], Stay::Room);
         let planned = plan_collection(&images, &pulled, disk(100, 86), marks, need);
         assert_eq!((planned.take.len(), planned.frees), (2, ByteCount(2)), "a pull needs a layer");
+    }
+
+    fn held_for(image: CachedImage, reasons: &[HoldReason]) -> CachedImage {
+        let hold = |reason: &HoldReason| ImageHold { reason: *reason, by: "web r1".to_owned() };
+        CachedImage { holds: reasons.iter().map(hold).collect(), ..image }
+    }
+
+    #[test]
+    fn what_is_pinned_goes_for_nothing_and_what_pins_alone_keep_is_told() {
+        use HoldReason::{Pin, Prewarm, Release};
+        let images = [
+            held_for(image(1, 1, &[101, 102]), &[Pin]),
+            held_for(image(2, 2, &[103]), &[Prewarm, Pin]),
+            held_for(image(3, 3, &[104]), &[Release, Pin]),
+            held_for(image(4, 4, &[105]), &[Prewarm]),
+            image(5, 5, &[102, 106]),
+        ];
+        let need = RoomNeed { least: ByteCount(11), likely: ByteCount(60) };
+        let (pulled, marks) = (BTreeSet::new(), DiskMarks::default());
+        let planned = plan_collection(&images, &pulled, disk(100, 100), marks, need);
+        assert_eq!((planned.take, planned.frees), (vec![digest(5)], ByteCount(11)));
+        // Of the first with the layer that the last has too, and of the second, whose wish counts for less.
+        assert_eq!(planned.pinned, ByteCount(21 + 11));
+        let planned = plan_collection(&images[2..], &pulled, disk(100, 100), marks, need);
+        assert_eq!(
+            planned.pinned,
+            ByteCount(0),
+            "without a pin they would stay too, or they have none"
+        );
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub enum HoldReason {
     Rollback,
     /// Somebody wished that it is there.
     Prewarm,
+    /// Somebody wished that it is there whatever else needs the room.
+    Pin,
     /// Something that only a later release of Longshore knows.
     #[serde(other)]
     Other,
@@ -70,6 +72,7 @@ impl fmt::Display for HoldReason {
             Self::Release => "release",
             Self::Rollback => "rollback",
             Self::Prewarm => "prewarm",
+            Self::Pin => "pin",
             Self::Other => "other",
         })
     }

@@ -70,6 +70,9 @@ pub struct PrewarmWish {
     pub named: String,
     /// On which nodes; on all where none is named.
     pub places: Vec<PlaceMatch>,
+    /// Whether it stays there whatever else needs the room; a location of the release before takes it for a wish.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
 }
 
 impl PrewarmWish {

@@ -19,6 +19,10 @@ pub struct PrewarmRequest {
     /// Names of locations, and labels of locations or nodes as key=value; all nodes where none is named.
     #[serde(default)]
     pub places: Vec<PlaceMatch>,
+    /// Pins it there: it gives way to nothing else until the wish is taken back. Needs an administrator of the
+    /// platform, for what is pinned takes room from all. Without it a wish that is pinned stays so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pin: bool,
 }
 
 /// A wish that holds until it is taken back.
@@ -36,6 +40,9 @@ pub struct PrewarmView {
     pub created_at: Timestamp,
     /// By the bearer of which token.
     pub by: AppName,
+    /// Whether it is pinned: no other image, instance or mark of the disk takes it from a node.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
     /// Why it ended by itself, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,

@@ -11,10 +11,10 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
-use longshore_api::Problem;
 use longshore_api::v1::{PrewarmRequest, PrewarmStatus, PrewarmView, PrewarmedNode};
+use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, now};
-use longshore_store::Transaction;
+use longshore_store::{Compare, Relation, Transaction};
 use longshore_types::jurisdiction::is_within;
 use longshore_types::{
     Digest, ImageReference, ImageState, Jurisdiction, NodeImage, PlaceMatch, ProjectName,
@@ -28,7 +28,7 @@ use super::{images, invalid, parse, placement, store_failed};
 use crate::Plane;
 use crate::catalog::Catalog;
 use crate::events::with_event;
-use crate::records::{Key, PrewarmRecord, encode};
+use crate::records::{Key, PrewarmRecord, decode, encode};
 use crate::reports::Received;
 
 type Shared = State<Arc<Plane>>;
@@ -48,7 +48,7 @@ pub async fn list(
     Ok(Json(wishes.map(|((_, digest), record)| view(*digest, record)).collect()))
 }
 
-/// Wishes it, or wishes it elsewhere than before.
+/// Wishes it, or wishes it elsewhere than before. What is pinned stays so.
 pub async fn set(
     State(plane): Shared,
     Extension(caller): Extension<Caller>,
@@ -66,14 +66,50 @@ pub async fn set(
     let places = request.places;
     placement::refuse_unknown_places(&plane, "places", &places)?;
     refuse_abroad(&plane, &catalog, &digest, &places)?;
-    let (created_at, by, ended) = (now(), caller.token.clone(), None);
-    let record = PrewarmRecord { named, repository, places, created_at, by, ended };
     let wish = Key::Prewarm(key.clone(), digest).to_string();
-    let change = Transaction::new().put(wish, encode(&record));
-    let change = with_event(change, &caller.who(), Some(&key), "image prewarm", &record.named);
+    let (before, unchanged) = stored(&plane, &wish).await?;
+    let before = before.filter(|before| before.pinned);
+    let pinned = request.pin || before.is_some();
+    if pinned && before.is_none_or(|before| before.places != places) {
+        check_pin(&caller, &named)?;
+    }
+    let (created_at, by, ended) = (now(), caller.token.clone(), None);
+    let record = PrewarmRecord { named, repository, places, created_at, by, pinned, ended };
+    let change = Transaction::new().when(unchanged).put(wish, encode(&record));
+    let what = if pinned { "image prewarm --pin" } else { "image prewarm" };
+    let change = with_event(change, &caller.who(), Some(&key), what, &record.named);
     let result = plane.store.commit(change).await.map_err(store_failed)?;
     plane.catalog.reached(result.revision).await;
+    if !result.succeeded {
+        let detail = format!("{} was wished or no longer wished meanwhile", record.named);
+        return Err(Problem::new(ProblemCode::Conflict, detail).into());
+    }
     Ok(Json(view(digest, &record)))
+}
+
+/// A wish as it stands in the store, and that it stays so.
+async fn stored(plane: &Plane, key: &str) -> Result<(Option<PrewarmRecord>, Compare), Refusal> {
+    let Some(stored) = plane.store.get(key).await.map_err(store_failed)? else {
+        return Ok((None, Compare::absent(key)));
+    };
+    let record = decode(&stored).map_err(|error| {
+        tracing::error!(error = &error as &dyn std::error::Error, "a wish cannot be read");
+        Problem::new(ProblemCode::Internal, "what is kept of this wish cannot be understood")
+    })?;
+    Ok((Some(record), Compare::mod_revision(key, Relation::Equal, stored.mod_revision)))
+}
+
+/// Refuses to pin for who has no right to: what is pinned takes room from all projects.
+fn check_pin(caller: &Caller, named: &str) -> Result<(), Refusal> {
+    if caller.rights.admin {
+        return Ok(());
+    }
+    let detail = format!(
+        "token {} is not of an administrator of the platform, and only one says where {named} is pinned: that takes \
+         room from all projects",
+        caller.token
+    );
+    Err(Problem::new(ProblemCode::Forbidden, detail).into())
 }
 
 /// Takes a wish back; what came by it stays until room is needed.
@@ -157,8 +193,8 @@ fn wish<'a>(
 }
 
 fn view(digest: Digest, record: &PrewarmRecord) -> PrewarmView {
-    let PrewarmRecord { named, repository, places, created_at, by, ended } = record.clone();
-    PrewarmView { image: named, repository, digest, places, created_at, by, ended }
+    let PrewarmRecord { named, repository, places, created_at, by, pinned, ended } = record.clone();
+    PrewarmView { image: named, repository, digest, places, created_at, by, pinned, ended }
 }
 
 /// What a request means: as its image is named, and which one that is now.

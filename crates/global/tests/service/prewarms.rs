@@ -20,6 +20,17 @@ impl Plane {
     async fn told_of_wishes(&self, location: &str) -> LineStream<PrewarmSet> {
         self.link.watch(&format!("/link/locations/{location}/prewarm")).await.unwrap()
     }
+
+    /// Why a wish ended, once it has.
+    async fn ended(&self, path: &str) -> String {
+        loop {
+            let status: PrewarmStatus = self.user.get(path).await.unwrap();
+            if let Some(ended) = status.wish.ended {
+                return ended;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 /// What is told next that is so.
@@ -102,15 +113,55 @@ async fn a_wish_for_what_the_registry_no_longer_has_ends_and_says_why() {
     let wish = plane.wish(json!({"image": "default/web:2"})).await.unwrap();
     assert_eq!(wish.digest.to_string(), GONE);
     let path = format!("{PREWARMS}/{GONE}");
-    let ended = loop {
-        let status: PrewarmStatus = plane.user.get(&path).await.unwrap();
-        if let Some(ended) = status.wish.ended {
-            break ended;
-        }
-        tokio::task::yield_now().await;
-    };
-    assert_eq!(ended, "the registry no longer has it");
+    assert_eq!(plane.ended(&path).await, "the registry no longer has it");
     told(&mut sets, |set| set.wishes.is_empty()).await;
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_pinned_stays_so_until_it_is_taken_back_and_only_administrators_say_where() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    plane.send(&report_of("ams", Generation(0), vec![], vec![])).await;
+    let mut sets = plane.told_of_wishes("ams").await;
+    let pins = |set: &PrewarmSet| set.wishes.iter().map(|wish| wish.pinned).collect::<Vec<_>>();
+    let rights = json!({"roles": [{"project": "default", "role": "deploy"}]});
+    let token = json!({"name": "deployer", "rights": rights});
+    let token: TokenCreated =
+        plane.user.call(Method::POST, "/v1/tokens", Some(&token)).await.unwrap();
+    let deployer = plane.user.clone().with_token(&token.token);
+    let wish = async |client: &longshore_link::Client, wish: Value| {
+        client.call::<_, PrewarmView>(Method::POST, PREWARMS, Some(&wish)).await
+    };
+    let here = json!({"image": "default/web:1", "places": ["ams"]});
+    let pin = json!({"image": "default/web:1", "places": ["ams"], "pin": true});
+    assert!(!wish(&deployer, here.clone()).await.unwrap().pinned);
+    assert_eq!(pins(&told(&mut sets, |set| set.wishes.len() == 1).await), [false]);
+    refused(wish(&deployer, pin.clone()).await, ProblemCode::Forbidden, "administrator");
+    assert!(wish(&plane.user, pin).await.unwrap().pinned);
+    told(&mut sets, |set| pins(set) == [true]).await;
+
+    // Who wishes it there once more leaves it pinned, and has it nowhere else.
+    assert!(wish(&deployer, here.clone()).await.unwrap().pinned);
+    let everywhere = json!({"image": "default/web:1"});
+    refused(wish(&deployer, everywhere.clone()).await, ProblemCode::Forbidden, "room from all");
+    let moved = wish(&plane.user, everywhere).await.unwrap();
+    assert_eq!((moved.pinned, moved.places), (true, vec![]));
+
+    let path = format!("{PREWARMS}/{DIGEST}");
+    deployer.call::<(), ()>(Method::DELETE, &path, None).await.unwrap();
+    assert!(!wish(&deployer, here).await.unwrap().pinned, "it was taken back with the wish");
+
+    // The registry may lose an image that is pinned: the nodes have it.
+    let gone = json!({"image": "default/web:2", "pin": true});
+    assert_eq!(wish(&plane.user, gone).await.unwrap().digest.to_string(), GONE);
+    // This one is looked at after it, and ends.
+    let later = "/v1/projects/later/prewarms";
+    let merely = json!({"image": "default/web:2"});
+    plane.user.call::<_, PrewarmView>(Method::POST, later, Some(&merely)).await.unwrap();
+    plane.ended(&format!("{later}/{GONE}")).await;
+    let set = told(&mut sets, |set| set.wishes.len() == 2).await;
+    assert_eq!(pins(&set), [false, true]);
     plane.stop().await;
 }
 

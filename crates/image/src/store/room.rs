@@ -49,14 +49,14 @@ pub struct Lack {
     pub likely: ByteCount,
 }
 
-/// Makes room on the disk as far as it can.
-pub type MakeRoom = Box<dyn Fn(Lack) -> BoxFuture<'static, ()> + Send + Sync>;
+/// Makes room on the disk as far as it can. What it answers is said to who finds too little then: why there is no more.
+pub type MakeRoom = Box<dyn Fn(Lack) -> BoxFuture<'static, Option<String>> + Send + Sync>;
 
 /// There is no room for the layers of a pull.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "its layers are {packed} as they are packed; {free} are free, of which pulls under way will take {reserved} \
-     and {floor} stay free"
+     and {floor} stay free{more}", more = and_more(.kept.as_deref())
 )]
 pub struct NoRoom {
     /// The layers that are not there.
@@ -67,6 +67,12 @@ pub struct NoRoom {
     pub reserved: ByteCount,
     /// What images leave free.
     pub floor: ByteCount,
+    /// Why no more room was made, as far as who makes it says.
+    pub kept: Option<String>,
+}
+
+fn and_more(kept: Option<&str>) -> String {
+    kept.map(|kept| format!("; {kept}")).unwrap_or_default()
 }
 
 /// What pulls under way have still to fetch.
@@ -192,14 +198,12 @@ impl Inner {
             return Ok(Ok(None));
         }
         let (lack, _) = self.lack(packed)?;
-        if lack.likely > ByteCount(0) {
-            make(lack).await;
-        }
+        let kept = if lack.likely > ByteCount(0) { make(lack).await } else { None };
         // Looked at and taken in one step, so that two pulls do not both find the same room.
         let mut pulls = self.room.pulls();
-        let refusal = self.lack_beside(packed, pulls.sum())?;
-        if refusal.0.least > ByteCount(0) {
-            return Ok(Err(refusal.1));
+        let (lack, refusal) = self.lack_beside(packed, pulls.sum())?;
+        if lack.least > ByteCount(0) {
+            return Ok(Err(NoRoom { kept, ..refusal }));
         }
         pulls.next += 1;
         let number = pulls.next;
@@ -221,6 +225,7 @@ impl Inner {
                 free: space.free,
                 reserved: ByteCount(reserved),
                 floor: space.floor(),
+                kept: None,
             },
         ))
     }

@@ -215,7 +215,8 @@ async fn a_pull_looks_for_room_before_it_begins_beside_what_others_will_take() {
         let mut asked = told.lock().unwrap();
         asked.0.push(lack);
         cleared.collect(&asked.1).unwrap();
-        Box::pin(std::future::ready(()))
+        let kept = asked.1.is_empty().then(|| "all of it is needed".to_owned());
+        Box::pin(std::future::ready(kept))
     }));
     let source = Arc::new(FakeSource::default());
     let (first, second) = (unpackable(1, 4 << 20), unpackable(2, 14 << 20));
@@ -238,6 +239,7 @@ async fn a_pull_looks_for_room_before_it_begins_beside_what_others_will_take() {
     // It is on the disk by now, and in the way until it may go.
     let refused = no_room(pull(&store, &source, &two).await);
     assert_eq!(refused.reserved, ByteCount(0));
+    assert!(refused.to_string().ends_with(" stay free; all of it is needed"), "{refused}");
     asked.lock().unwrap().1.push(one);
     pull(&store, &source, &two).await.unwrap();
     assert_eq!(store.list_images().len(), 1);

@@ -23,6 +23,7 @@ const LOOK: Duration = Duration::from_secs(1);
 ///
 /// Nodes that join later are meant too, and starts always go first. The image of an app is that of its release
 /// of now. The command waits until each node that is meant has it. `image ls --wished` lists what was wished.
+/// An instance that finds no room otherwise takes that of what is merely wished, and never that of what is pinned.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// An app, or an image as REPOSITORY[:TAG][@DIGEST] with a slash in it
@@ -31,9 +32,13 @@ pub struct Options {
     /// Which nodes: everywhere, location=NAME or label=KEY=VALUE; may be given several times [default: everywhere]
     #[arg(long = "where", value_name = "WHERE")]
     places: Vec<Where>,
-    /// Take the wish back; what came by it goes when room is needed
-    #[arg(long, conflicts_with_all = ["places", "detach"])]
+    /// Take the wish back, and the pin with it; what came by it goes when room is needed
+    #[arg(long, conflicts_with_all = ["places", "detach", "pin"])]
     rm: bool,
+    /// Pin it: nothing takes it from these nodes until --rm, also no instance that finds no room; needs an
+    /// administrator
+    #[arg(long)]
+    pin: bool,
     /// Do not wait
     #[arg(long)]
     detach: bool,
@@ -116,7 +121,15 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         What::App(app) => (Some(app), None),
         What::Image(image) => (None, Some(image)),
     };
-    let wish = project.prewarm(&PrewarmRequest { app, image, places }).await?;
+    let pin = options.pin;
+    let wish = project.prewarm(&PrewarmRequest { app, image, places, pin }).await?;
+    if pin && !wish.pinned {
+        let message = format!(
+            "{} is wished and not pinned: the platform is of an earlier release",
+            wish.image
+        );
+        return Err(Failure::new(Kind::Other, message));
+    }
     let status = match options.detach {
         true => PrewarmStatus { wish, nodes: Vec::new() },
         false => wait(&project, &wish).await?,
@@ -210,7 +223,7 @@ fn under_way(nodes: &[PrewarmedNode]) -> String {
 
 fn render(PrewarmStatus { wish, nodes }: &PrewarmStatus) -> String {
     let short = human::short_digest(&wish.digest.to_string()).to_owned();
-    let head = format!("{} ({short}) is wished {}\n", wish.image, places(wish));
+    let head = format!("{} ({short}) is {} {}\n", wish.image, how(wish), places(wish));
     if nodes.is_empty() {
         return head;
     }
@@ -229,10 +242,15 @@ fn render_wishes(wishes: &[PrewarmView]) -> String {
             human::short_digest(&wish.digest.to_string()).to_owned(),
             places(wish),
             wish.by.to_string(),
-            wish.ended.clone().unwrap_or_else(|| "wished".to_owned()),
+            wish.ended.clone().unwrap_or_else(|| how(wish).to_owned()),
         ]);
     }
     table_text(&table)
+}
+
+/// How much it is wished.
+fn how(wish: &PrewarmView) -> &'static str {
+    if wish.pinned { "pinned" } else { "wished" }
 }
 
 fn places(wish: &PrewarmView) -> String {
@@ -281,6 +299,7 @@ mod tests {
             places: vec!["disk=nvme".parse().unwrap()],
             created_at: Timestamp(1),
             by: "admin".parse().unwrap(),
+            pinned: false,
             ended: Some("the registry no longer has it".to_owned()),
         };
         let pulling = ImageState::Pulling { done: ByteCount::mib(1), of: ByteCount::mib(3) };
@@ -296,8 +315,12 @@ mod tests {
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("wished disk=nvme\n") && text.contains("absent: fetching"), "{text}");
         assert!(!text.contains("old news"), "{text}");
-        let text = render_wishes(&[wish]);
+        let pinned = PrewarmView { pinned: true, ended: None, ..wish.clone() };
+        let told = render(&PrewarmStatus { wish: pinned.clone(), nodes: Vec::new() });
+        assert!(told.ends_with(" is pinned disk=nvme\n"), "{told}");
+        let text = render_wishes(&[wish, pinned]);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("the registry no longer"), "{text}");
+        assert!(text.lines().last().is_some_and(|line| line.ends_with("pinned")), "{text}");
     }
 }
