@@ -10,6 +10,7 @@ use anyhow::ensure;
 use longshore_api::links::StartPath;
 use longshore_e2e::image::{BUSYBOX_PORT, Entries, Layered, Layout};
 use longshore_e2e::platform::Instances;
+use longshore_e2e::pty::Terminal;
 use longshore_e2e::{Platform, eventually};
 use serde_json::{Value, json};
 
@@ -127,7 +128,14 @@ fn a_node_finds_an_image_that_was_brought_to_it_before() {
     assert_eq!((&again["layers"], &again["reused_layers"]), (&json!(1), &json!(1)));
     assert_eq!(again["bytes_fetched"], 0);
     let unpacked = platform.dir().join("unpacked");
-    pull(&["--directories", "--into", unpacked.to_str().unwrap()]);
+    let verb = ["image", "pull", "default/web:1", "--directories", "--into"];
+    let mut command = platform.client(&[&verb[..], &[unpacked.to_str().unwrap()]].concat());
+    let mut watched = Terminal::run(command.env("TERM", "vt220"), 100, 24).unwrap();
+    // How much of how much came, and how fast; then what there is to say at the end.
+    for shown in ["] ", " of ", "B/s ", "1 layer (0 there already", " fetched"] {
+        watched.until(shown).unwrap();
+    }
+    assert_eq!(watched.ended().unwrap(), 0);
     let layers: Vec<_> = std::fs::read_dir(unpacked.join("layers")).unwrap().collect();
     assert!(layers[0].as_ref().unwrap().path().join("fs/bin/busybox").is_file());
 

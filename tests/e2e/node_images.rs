@@ -5,6 +5,7 @@ use longshore_api::links::StartPath;
 use longshore_e2e::image::{Entries, Layered};
 use longshore_e2e::small_disk::SmallDisk;
 use longshore_e2e::{Platform, UpOptions, eventually};
+use longshore_types::InstancePhase;
 use serde_json::{Value, json};
 
 use crate::odd_images::{base, shell};
@@ -155,6 +156,27 @@ fn a_pin_gives_way_to_no_start_until_it_is_taken_back(
     assert_eq!(found(platform, pinned).unwrap(), None);
 }
 
+/// How far an image is that a node pulls: the bytes that are there, and all.
+fn so_far(platform: &Platform, node: &str, digest: &str) -> anyhow::Result<(u64, u64)> {
+    let listed = platform.run(&["image", "ls", "--node", node, "--json"]).ok();
+    let listed: Value = serde_json::from_str(&listed)?;
+    let image = listed.as_array().into_iter().flatten().find(|image| image["digest"] == digest);
+    let image = image.context("the image")?;
+    Ok((image["done"].as_u64().context("done")?, image["of"].as_u64().context("of")?))
+}
+
+fn more_and_more_of_it_comes(platform: &Platform, node: &str, digest: &str) {
+    let known = || Ok(Some(so_far(platform, node, digest)?).filter(|(_, of)| *of > 0));
+    let (before, all) = eventually("its size is known", known).unwrap();
+    assert!(before < all && all > u64::try_from(BULK).unwrap(), "{before} of {all}");
+    eventually("more of it comes", || {
+        let (done, of) = so_far(platform, node, digest)?;
+        assert!(of == all && done < all, "{done} of {of}, which was {all}");
+        Ok((done > before).then_some(()))
+    })
+    .unwrap();
+}
+
 /// The only instance of an app.
 fn only(platform: &Platform, app: &str) -> longshore_api::v1::InstanceView {
     platform.instances(app).unwrap().remove(0)
@@ -162,8 +184,9 @@ fn only(platform: &Platform, app: &str) -> longshore_api::v1::InstanceView {
 
 #[test]
 fn an_image_is_on_nodes_before_it_starts_and_never_in_the_way_of_what_does() {
-    // At this rate it takes minutes on the first node, and as long as it takes on the second.
-    let config = "image_rate = \"1GiB\"\nprewarm_rate = \"64KiB\"\nkeep_releases = 2\n".to_owned();
+    // At this rate it takes minutes on the first node, some seconds once something waits for it, and as long as it
+    // takes on the second.
+    let config = "image_rate = \"4MiB\"\nprewarm_rate = \"64KiB\"\nkeep_releases = 2\n".to_owned();
     let platform = Platform::start_with(&UpOptions { config, ..UpOptions::default() }).unwrap();
     let digest = push(&platform, "warm");
     let second = SecondNode::start(&platform, &["--label", "disk=nvme"]);
@@ -193,6 +216,7 @@ fn an_image_is_on_nodes_before_it_starts_and_never_in_the_way_of_what_does() {
     // The wish outlives the agent, and nothing is left by half.
     platform.role("node").unwrap().kill().unwrap();
     is(&first, "pulling");
+    more_and_more_of_it_comes(&platform, &first, &digest);
 
     let labels = json!({"placement": {"labels": ["disk=nvme"]}});
     platform.deploy(&but(manifest("there", "warm"), &labels)).unwrap();
@@ -201,7 +225,16 @@ fn an_image_is_on_nodes_before_it_starts_and_never_in_the_way_of_what_does() {
     assert!(there.observed.stages.iter().all(|stage| stage.name != "pull"), "{there:?}");
     // What waits for the image does not wait for that rate.
     platform.run(&["cordon", "n2"]).ok();
-    platform.deploy(&manifest("here", "warm")).unwrap();
+    platform.deploy_only(&manifest("here", "warm")).unwrap();
+    platform
+        .wait_for_instance("here", "says how far its image is", |one| {
+            let note = one.observed.note.as_deref().unwrap_or_default();
+            one.observed.phase == InstancePhase::Pulling
+                && note.contains(" MiB of 1")
+                && note.ends_with(" of its image are here")
+        })
+        .unwrap();
+    platform.wait_until_settled("here").unwrap();
     let here = only(&platform, "here");
     assert_eq!((here.node.as_str(), here.observed.path), (&*first, Some(StartPath::Pulled)));
     let told = platform.run(&["image", "prewarm", "default/warm:1", "--json"]).ok();

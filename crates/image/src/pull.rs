@@ -48,10 +48,8 @@ pub const LAYERS_AT_ONCE: usize = 3;
 pub enum PullEvent {
     /// Manifest and config are here: what there is to do.
     Resolved {
-        /// Layers of the image, those on the disk already included.
-        layers: usize,
-        /// Their sizes together.
-        bytes: ByteCount,
+        /// The blobs of the image's layers, those on the disk already included, with their sizes.
+        layers: Vec<(Digest, ByteCount)>,
     },
     /// A layer was on the disk already, or another pull brought it.
     LayerReused {
@@ -326,8 +324,7 @@ impl ImageStore {
         let mut fetcher = Fetcher::new(source.as_ref(), repository, &self.inner.limits);
         let resolved = resolve(&fetcher, digest).await?;
         progress(PullEvent::Resolved {
-            layers: resolved.layers.len(),
-            bytes: ByteCount(resolved.layers.iter().map(|layer| layer.size.0).sum()),
+            layers: resolved.layers.iter().map(|layer| (layer.blob, layer.size)).collect(),
         });
         let pins = self.inner.pin(&resolved.config.diff_ids);
         let (converted, why_plain) = match converted::look(&self.inner, &fetcher, &resolved).await {

@@ -3,8 +3,14 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use longshore_types::ByteCount;
 
 use crate::output;
+
+/// How work is shown whose end is not known, steps of work, and bytes that come.
+const SPINNER: &str = "{spinner} {wide_msg} {elapsed}";
+const STEPS: &str = "{spinner} [{bar:20}] {pos}/{len} {wide_msg} {elapsed}";
+const BYTES: &str = "{spinner} [{bar:20}] {binary_bytes} of {binary_total_bytes} {binary_bytes_per_sec} {wide_msg} {elapsed}";
 
 /// One piece of work that is underway.
 #[derive(Debug)]
@@ -17,7 +23,7 @@ impl Progress {
     pub fn begin() -> Self {
         let bar = output::is_watched().then(|| {
             let bar = ProgressBar::new_spinner();
-            set_style(&bar, "{spinner} {wide_msg} {elapsed}");
+            set_style(&bar, SPINNER);
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
@@ -37,9 +43,20 @@ impl Progress {
         if let Some(bar) = &self.bar {
             if bar.length() != Some(all.into()) {
                 bar.set_length(all.into());
-                set_style(bar, "{spinner} [{bar:20}] {pos}/{len} {wide_msg} {elapsed}");
+                set_style(bar, STEPS);
             }
             bar.set_position(done.into());
+        }
+    }
+
+    /// So many bytes of so many came, of which the rate is shown too.
+    pub fn bytes(&self, done: ByteCount, all: ByteCount) {
+        if let Some(bar) = &self.bar {
+            if bar.length() != Some(all.0) {
+                bar.set_length(all.0);
+                set_style(bar, BYTES);
+            }
+            bar.set_position(done.0);
         }
     }
 
@@ -62,6 +79,26 @@ impl Drop for Progress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use indicatif::ProgressDrawTarget;
+
+    use super::*;
+
+    #[test]
+    fn every_template_can_be_read_and_a_bar_of_bytes_goes_to_its_end() {
+        for template in [SPINNER, STEPS, BYTES] {
+            ProgressStyle::with_template(template).unwrap();
+        }
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        let progress = Progress { bar: Some(bar.clone()) };
+        for (done, all) in [(0, 10), (4, 10), (12, 20), (20, 20)] {
+            progress.bytes(ByteCount(done), ByteCount(all));
+            assert_eq!((bar.position(), bar.length()), (done, Some(all)));
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Rollout {
     generation: Generation,
     seen: BTreeMap<InstanceId, String>,
     app_note: Option<String>,
+    /// How far the image of an instance is that waits for it.
+    pulls: Option<String>,
     latest: Option<AppView>,
     /// The most instances that were to go.
     most_outdated: u32,
@@ -61,6 +63,7 @@ impl Rollout {
             generation,
             seen: BTreeMap::new(),
             app_note: None,
+            pulls: None,
             latest: None,
             most_outdated: 0,
             was_there: false,
@@ -85,8 +88,15 @@ impl Rollout {
         }
         let mine = view.instances.iter().filter(|instance| instance.app == self.app);
         let mut present = BTreeMap::new();
+        self.pulls = None;
         for instance in mine {
-            let text = describe(instance);
+            let mut note = instance.observed.note.as_deref();
+            if instance.observed.phase == InstancePhase::Pulling {
+                // In a log, how far its image is would be a line for each part of it.
+                let pulls = note.take().map(|note| format!("{}: {note}", instance.id()));
+                self.pulls = self.pulls.take().or(pulls);
+            }
+            let text = describe(instance, note);
             if self.seen.get(instance.id()) != Some(&text) {
                 lines.push(format!("{}  {text}", instance.id()));
             }
@@ -169,6 +179,15 @@ impl Rollout {
         text
     }
 
+    /// The same with what is outdated at once: how far an image is that an instance waits for.
+    pub fn status(&self) -> String {
+        let summary = self.summary();
+        match &self.pulls {
+            Some(pulls) => format!("{summary}; {pulls}"),
+            None => summary,
+        }
+    }
+
     /// Why the rollout is not over, one reason a line: what the app and its instances note.
     pub fn obstacles(&self, view: &ProjectView) -> Vec<String> {
         let mut lines = Vec::new();
@@ -180,13 +199,16 @@ impl Rollout {
             instance.app == self.app
                 && (instance.observed.phase != InstancePhase::Healthy || !stays(instance.release))
         });
-        lines.extend(waiting.map(|instance| format!("{}  {}", instance.id(), describe(instance))));
+        lines.extend(waiting.map(|instance| {
+            let text = describe(instance, instance.observed.note.as_deref());
+            format!("{}  {text}", instance.id())
+        }));
         lines
     }
 }
 
-/// An instance in one line, without its id.
-fn describe(instance: &InstanceView) -> String {
+/// An instance in one line, without its id, with what it notes.
+fn describe(instance: &InstanceView, note: Option<&str>) -> String {
     let observed = &instance.observed;
     let what = if instance.is_command { " command" } else { "" };
     let mut text = format!(
@@ -205,7 +227,7 @@ fn describe(instance: &InstanceView) -> String {
     // A healthy instance's past exits are of no interest here.
     if !matches!(observed.phase, InstancePhase::Healthy) {
         let exit = observed.last_exit.as_ref().map(ToString::to_string);
-        match (&observed.note, exit) {
+        match (note, exit) {
             (Some(note), _) => text.push_str(&format!(" ({note})")),
             (None, Some(exit)) => text.push_str(&format!(" ({exit})")),
             (None, None) => {}

@@ -1,5 +1,6 @@
 //! The life of one instance: start, watch, restart, stop, remove.
 
+mod coming;
 mod health;
 mod secrets;
 mod start;

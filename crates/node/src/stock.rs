@@ -101,6 +101,11 @@ impl Stock {
         };
         pulls.iter().filter_map(|(image, pulls)| Some((*image, furthest(pulls)?))).collect()
     }
+
+    /// How far an image is that comes.
+    pub fn coming_of(&self, image: &Digest) -> Option<ImageState> {
+        self.coming().remove(image)
+    }
 }
 
 /// The images that are here, on their way or should be, by digest. Blocks while files are looked at.
@@ -290,15 +295,17 @@ mod tests {
         let (first, second) = (stock.pull(&digest(1)), stock.pull(&digest(1)));
         let other = stock.pull(&digest(2));
         let (of, total) = (ByteCount(100), ByteCount(60));
-        first.note(&PullEvent::Resolved { layers: 2, bytes: of });
+        let layers = vec![(digest(8), total), (digest(9), ByteCount(40))];
+        first.note(&PullEvent::Resolved { layers });
         for fetched in [10, 40].map(ByteCount) {
             first.note(&PullEvent::LayerProgress { blob: digest(8), fetched, total });
         }
         first.note(&PullEvent::LayerDone { blob: digest(8), unpacked: ByteCount(900) });
-        let fetched = ByteCount(5);
+        let (fetched, total) = (ByteCount(5), ByteCount(40));
         first.note(&PullEvent::LayerProgress { blob: digest(9), fetched, total });
         let coming = stock.coming();
-        assert_eq!(coming[&digest(1)], ImageState::Pulling { done: ByteCount(45), of });
+        assert_eq!(stock.coming_of(&digest(1)), Some(coming[&digest(1)]));
+        assert_eq!(coming[&digest(1)], ImageState::Pulling { done: ByteCount(65), of });
         let unresolved = ImageState::Pulling { done: ByteCount(0), of: ByteCount(0) };
         assert_eq!(coming[&digest(2)], unresolved);
         drop((first, other));

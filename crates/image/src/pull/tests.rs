@@ -96,6 +96,21 @@ fn three_layers() -> ImageParts {
         .plain(Archive::default().file("etc/c", &[3; 300_000]))
 }
 
+/// Looks at what a pull told of how far it was: always more, until all was there; how much that is.
+#[track_caller]
+fn how_it_came(events: &[PullEvent]) -> ByteCount {
+    let progress = PullProgress::default();
+    let mut before = ByteCount(0);
+    for event in events {
+        progress.note(event);
+        let (done, of) = progress.so_far();
+        assert!(before <= done && done <= of, "{before} and then {done} of {of} after {event:?}");
+        before = done;
+    }
+    assert_eq!(before, progress.so_far().1, "not all came");
+    before
+}
+
 #[tokio::test]
 async fn an_image_of_every_compression() {
     let root = tempfile::tempdir().unwrap();
@@ -116,9 +131,10 @@ async fn an_image_of_every_compression() {
     }
     assert_no_leftovers(root.path());
     let events = events.into_inner().unwrap();
-    assert!(
-        matches!(events[0], PullEvent::Resolved { layers: 3, bytes } if bytes == report.bytes_fetched)
-    );
+    let PullEvent::Resolved { layers: told } = &events[0] else { panic!("{:?}", events[0]) };
+    let sizes = told.iter().map(|(_, size)| size.0);
+    assert_eq!((told.len(), sizes.sum()), (3, report.bytes_fetched.0));
+    assert_eq!(how_it_came(&events), report.bytes_fetched);
     let done = events.iter().filter(|event| matches!(event, PullEvent::LayerDone { .. })).count();
     assert_eq!(done, 3);
 

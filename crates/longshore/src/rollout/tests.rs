@@ -77,6 +77,27 @@ fn what_an_instance_notes_is_told_once() {
 }
 
 #[test]
+fn how_far_an_image_is_is_shown_and_makes_no_lines() {
+    let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(1), Generation(1));
+    let mut pulling = instance("web-00000001", 1, InstancePhase::Pulling);
+    let line = "web-00000001  r1 on here/n1: pulling";
+    let view = |pulling: &InstanceView| view(app(1, 1, 0, 0), vec![pulling.clone()]);
+    assert_eq!(rollout.update(&view(&pulling)), [line]);
+    assert_eq!(rollout.status(), "0 of 1 healthy");
+    for done in ["1 GiB", "2 GiB"] {
+        let note = format!("{done} of 5.5 GiB of its image are here");
+        pulling.observed.note = Some(note.clone());
+        let view = view(&pulling);
+        assert_eq!(rollout.update(&view), [""; 0]);
+        assert_eq!(rollout.status(), format!("0 of 1 healthy; web-00000001: {note}"));
+        assert_eq!(rollout.obstacles(&view), [format!("{line} ({note})")]);
+    }
+    let creating = instance("web-00000001", 1, InstancePhase::Creating);
+    assert_eq!(rollout.update(&view(&creating)).len(), 1);
+    assert_eq!(rollout.status(), "0 of 1 healthy", "it is here");
+}
+
+#[test]
 fn a_newer_release_or_a_removal_ends_the_wait() {
     let mut rollout = Rollout::new("web".parse().unwrap(), ReleaseNumber(1), Generation(1));
     assert_eq!(rollout.progress(), Progress::Underway, "nothing seen yet");

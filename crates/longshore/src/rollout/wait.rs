@@ -50,7 +50,7 @@ pub async fn wait(project: &Project, mut rollout: Rollout, limit: Duration) -> R
                     for line in rollout.update(&view) {
                         progress.line(&line);
                     }
-                    progress.status(rollout.summary());
+                    progress.status(rollout.status());
                     if let Some((done, all)) = rollout.steps() {
                         progress.steps(done, all);
                     }

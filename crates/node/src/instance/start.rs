@@ -15,10 +15,11 @@ use longshore_runtime::{
     AwaitedClient, ContainerSpec, LogPolicy, ReadOnlyFile, Running, SignalNumber, UserNamespace,
 };
 use longshore_types::{
-    ByteCount, Duration as Span, GpuShares, InstanceId, InstancePhase, Manifest, Resources,
+    ByteCount, Digest, Duration as Span, GpuShares, InstanceId, InstancePhase, Manifest, Resources,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
+use super::coming::{Coming, LOOK};
 use super::secrets::ShownSecrets;
 use super::{Actor, wish_changed};
 use crate::disk::View;
@@ -100,14 +101,7 @@ impl Actor {
         let _first = node.prewarm.start();
         let pull = node.images.pull(node.source.clone(), &repository, &digest, &progress);
         let began = Instant::now();
-        let pulled = tokio::select! {
-            pulled = pull => pulled,
-            // Dropping the pull is safe: what it had is resumed or removed by the store.
-            () = wish_changed(&mut self.wishes) => {
-                self.wishes.mark_changed();
-                return Ok(None);
-            }
-        };
+        let Some(pulled) = self.wait_for(pull, &digest).await else { return Ok(None) };
         machine::release_memory();
         let report = pulled.as_ref().ok().map(|(_, report)| report);
         self.node.metrics.note_pull(report, began.elapsed());
@@ -126,6 +120,30 @@ impl Actor {
         }
         let gone = || format!("the image {digest} was removed as soon as it had come");
         held.map(Some).ok_or_else(gone)
+    }
+
+    /// Waits for a pull, and tells how far it is; nothing when the wish changed meanwhile.
+    async fn wait_for<T>(&mut self, pull: impl Future<Output = T>, image: &Digest) -> Option<T> {
+        let mut pull = std::pin::pin!(pull);
+        let mut coming = Coming::default();
+        let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                pulled = &mut pull => return Some(pulled),
+                // Dropping the pull is safe: what it had is resumed or removed by the store.
+                () = wish_changed(&mut self.wishes) => {
+                    self.wishes.mark_changed();
+                    return None;
+                }
+                _ = look.tick() => {
+                    let state = self.node.stock.coming_of(image);
+                    if let Some(note) = state.and_then(|state| coming.note(state)) {
+                        self.show(InstancePhase::Pulling, Some(note));
+                    }
+                }
+            }
+        }
     }
 
     async fn attach(&self) -> Result<Attachment, String> {

@@ -107,7 +107,11 @@ async fn what_comes_converted_is_what_would_be_unpacked() {
         let blobs = layers.iter().flat_map(ConvertedLayer::blobs);
         assert_eq!(report.bytes_fetched.0, blobs.map(|blob| blob.size.0).sum::<u64>());
         let all = |event: &PullEvent| matches!(event, PullEvent::LayerProgress { fetched, total, .. } if fetched == total);
-        let n_told = events.into_inner().unwrap().iter().filter(|event| all(event)).count();
+        let events = events.into_inner().unwrap();
+        // Whatever it came as, it is told in terms of what was pushed.
+        let pushed: u64 = (0..parts.n_layers()).map(|idx| parts.blob_size(idx)).sum();
+        assert_eq!(how_it_came(&events).0, pushed);
+        let n_told = events.iter().filter(|event| all(event)).count();
         assert!(n_told >= layers.len());
         assert!(stored(root.path()) == stored(expected.path()));
         assert_no_leftovers(root.path());

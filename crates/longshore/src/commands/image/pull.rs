@@ -69,8 +69,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let (shown, progress) = (Progress::begin(), PullProgress::default());
     let tell = |event| {
         progress.note(&event);
-        let (fetched, all) = progress.so_far();
-        shown.status(format!("{fetched} of {all}"));
+        let (done, all) = progress.so_far();
+        shown.bytes(done, all);
     };
     let pulled = store
         .pull(Arc::new(client), &image.repository_there(), &digest, &tell)

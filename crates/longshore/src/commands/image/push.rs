@@ -155,6 +155,6 @@ impl Shown {
         let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
         blobs.insert(digest.to_string(), (sent, size));
         let sum = |part: fn(&(u64, u64)) -> u64| ByteCount(blobs.values().map(part).sum());
-        self.progress.status(format!("{} of {}", sum(|blob| blob.0), sum(|blob| blob.1)));
+        self.progress.bytes(sum(|blob| blob.0), sum(|blob| blob.1));
     }
 }
