@@ -91,7 +91,7 @@ struct RunOptions {
     #[arg(long, value_name = "DURATION", default_value = "7d")]
     keep_untagged: Duration,
     /// Whether, with nothing else to do, it makes of each large layer a form that nodes have in less time, which
-    /// takes about as much room again
+    /// takes about as much room again; one that joined from another machine never does: nobody would believe it
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = true)]
     convert_images: bool,
     /// How long it keeps that form of an image which no node asks for
@@ -156,6 +156,12 @@ enum RegistryRoleError {
 }
 
 impl RunOptions {
+    /// Whether it makes converted forms of layers. Locations ask one that joined for none (SECURITY.md), so its time
+    /// and its disk are not spent on them, whatever it was told.
+    fn converts(&self) -> bool {
+        self.convert_images && self.identity_file.is_none()
+    }
+
     /// What it has by having joined, if it has, and where it then is.
     fn joined(&self) -> Result<Option<(Joined, RegistryPlace)>, JoinError> {
         let Self { identity_file, locations_advertise, public, .. } = self;
@@ -185,7 +191,7 @@ async fn serve(
     let images = options.data_dir.join("images");
     let objects = objects::connect(objects, &images).await?;
     let mut defaults = RegistryOptions::new(images, authorizer);
-    if !options.convert_images {
+    if !options.converts() {
         defaults.convert_from = None;
     }
     let metrics = longshore_registry::Metrics::default();
@@ -246,4 +252,41 @@ async fn serve(
     let served = listeners.users.serve_users(listeners.tls, router, service.shutdown());
     service.spawn("listener", served);
     Ok(service.run().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: RunOptions,
+    }
+
+    #[test]
+    fn one_that_joined_converts_nothing_whatever_it_is_told() {
+        let own = ["run", "--data-dir", "/d", "--global", "unix:/g"];
+        let joined = [
+            "--locations-listen",
+            "https://127.0.0.1:1",
+            "--identity-file",
+            "/i",
+            "--locations-advertise",
+            "a:1",
+            "--public",
+            "a:2",
+        ];
+        let converts = |flags: &[&str], more: &[&str]| {
+            let line = [&own[..], flags, more].concat();
+            Line::try_parse_from(line).unwrap().options.converts()
+        };
+        assert!(converts(&[], &[]) && converts(&[], &["--convert-images", "true"]));
+        assert!(!converts(&[], &["--convert-images", "false"]));
+        for told in [&[][..], &["--convert-images", "true"]] {
+            assert!(!converts(&joined, told), "{told:?}");
+        }
+    }
 }

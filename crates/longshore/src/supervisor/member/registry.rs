@@ -208,8 +208,6 @@ fn plan(
         .with_objects(&options.objects)
         .with_upstreams(&options.upstreams)
         .with("keep-untagged", options.keep_untagged)
-        // Nobody would believe what it makes of layers (SECURITY.md).
-        .with("convert-images", false)
         .with_some("metrics-listen", options.metrics_listen.as_ref());
     let sockets = vec![("registry", users), ("locations", locations)];
     Ok(RolePlan { role: "registry", args: flags.into_args(), sockets, drain: DRAIN })
