@@ -223,6 +223,8 @@ fn an_image_is_on_nodes_before_it_starts_and_never_in_the_way_of_what_does() {
     let there = only(&platform, "there");
     assert_eq!((there.node.as_str(), there.observed.path), ("n2", Some(StartPath::Cached)));
     assert!(there.observed.stages.iter().all(|stage| stage.name != "pull"), "{there:?}");
+    let why = platform.run(&["explain", there.id().as_str()]).ok();
+    assert!(why.contains("has the image"), "{why}");
     // What waits for the image does not wait for that rate.
     platform.run(&["cordon", "n2"]).ok();
     platform.deploy_only(&manifest("here", "warm")).unwrap();

@@ -4,7 +4,7 @@
 //! cannot be asked: what an app would be rolled back to, only others know. Rejected: to be told of it beforehand,
 //! which would be a list of all apps for every node at each change, and older than the moment in which it counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -31,7 +31,7 @@ pub struct Stock {
     pulls: Mutex<BTreeMap<Digest, Vec<Weak<PullProgress>>>>,
     /// Held by who makes room.
     alone: tokio::sync::Mutex<()>,
-    /// Told when images came or went.
+    /// Told when images came or went, or one begins to come.
     changed: watch::Sender<()>,
 }
 
@@ -67,19 +67,25 @@ impl Stock {
     /// A pull begins, which is seen until what is given is dropped.
     pub fn pull(&self, image: &Digest) -> Arc<PullProgress> {
         let progress = Arc::default();
-        let mut pulls = self.pulls();
-        let of_image = pulls.entry(*image).or_default();
-        of_image.retain(|pull| pull.strong_count() > 0);
-        of_image.push(Arc::downgrade(&progress));
+        let is_first = {
+            let mut pulls = self.pulls();
+            let of_image = pulls.entry(*image).or_default();
+            of_image.retain(|pull| pull.strong_count() > 0);
+            of_image.push(Arc::downgrade(&progress));
+            of_image.len() == 1
+        };
+        if is_first {
+            self.change();
+        }
         progress
     }
 
-    /// Images came or went.
+    /// Images came or went, or one begins to come.
     pub fn change(&self) {
         self.changed.send_replace(());
     }
 
-    /// Tells of images that came or went.
+    /// Tells of images that came or went, or begin to come.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
@@ -105,6 +111,11 @@ impl Stock {
     /// How far an image is that comes.
     pub fn coming_of(&self, image: &Digest) -> Option<ImageState> {
         self.coming().remove(image)
+    }
+
+    /// The images that come.
+    pub fn pulling(&self) -> BTreeSet<Digest> {
+        self.coming().into_keys().collect()
     }
 }
 
@@ -292,7 +303,12 @@ mod tests {
     #[test]
     fn a_pull_is_seen_until_it_ends_and_tells_how_far_it_is() {
         let stock = Stock::new(DiskMarks::default());
-        let (first, second) = (stock.pull(&digest(1)), stock.pull(&digest(1)));
+        let mut changes = stock.changes();
+        let first = stock.pull(&digest(1));
+        assert!(changes.has_changed().unwrap(), "the location is told at once");
+        changes.mark_unchanged();
+        let second = stock.pull(&digest(1));
+        assert!(!changes.has_changed().unwrap(), "which knows that by now");
         let other = stock.pull(&digest(2));
         let (of, total) = (ByteCount(100), ByteCount(60));
         let layers = vec![(digest(8), total), (digest(9), ByteCount(40))];
@@ -305,6 +321,7 @@ mod tests {
         first.note(&PullEvent::LayerProgress { blob: digest(9), fetched, total });
         let coming = stock.coming();
         assert_eq!(stock.coming_of(&digest(1)), Some(coming[&digest(1)]));
+        assert_eq!(stock.pulling(), BTreeSet::from([digest(1), digest(2)]));
         assert_eq!(coming[&digest(1)], ImageState::Pulling { done: ByteCount(65), of });
         let unresolved = ImageState::Pulling { done: ByteCount(0), of: ByteCount(0) };
         assert_eq!(coming[&digest(2)], unresolved);

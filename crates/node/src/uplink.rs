@@ -1,5 +1,6 @@
 //! The link to the location: reports up. (Assignments come down in `agent`, which acts on them.)
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,14 +50,14 @@ pub async fn report(
     // One of the release before knows no such way: it must not take a change for the whole.
     let change = format!("{whole}/changes");
     let (mut board, mut reached) = (node.board.subscribe(), node.reach.tries());
-    let mut images = node.stock.changes();
+    let mut stock = node.stock.changes();
     let mut wait = RETRY.0;
     let mut pace = Pace::new(REST);
     let mut changes = ReportChanges::new(longshore_link::now());
     loop {
         pace.rest().await;
         let began = Instant::now();
-        images.mark_unchanged();
+        stock.mark_unchanged();
         let observed = board.borrow_and_update().clone();
         let Carried { location_epoch, acknowledged, handed_over } =
             carried.borrow_and_update().clone();
@@ -65,6 +66,9 @@ pub async fn report(
             changes.begin_anew();
         }
         let Said { number, since, instances, gone } = changes.of(&observed);
+        let images: BTreeSet<_> =
+            node.images.list_images().iter().map(|image| image.digest).collect();
+        let pulling = node.stock.pulling().difference(&images).copied().collect();
         let report = NodeReport {
             node: node.name.clone(),
             number,
@@ -74,7 +78,8 @@ pub async fn report(
             capacity: *identity.capacity.borrow_and_update(),
             gpus: identity.gpus.clone(),
             acknowledged,
-            images: node.images.list_images().iter().map(|image| image.digest).collect(),
+            images: images.into_iter().collect(),
+            pulling,
             instances,
             gone,
             network: identity.network.clone(),
@@ -96,7 +101,7 @@ pub async fn report(
                     // The senders live as long as the agent, so these errors cannot come.
                     _ = board.changed() => {}
                     _ = reached.changed() => {}
-                    _ = images.changed() => {}
+                    _ = stock.changed() => {}
                     _ = carried.changed() => {}
                     _ = identity.capacity.changed() => {}
                     () = tokio::time::sleep(HEARTBEAT) => {}

@@ -166,6 +166,9 @@ pub struct NodeState {
     pub others_gpus: GpuShares,
     /// The images that are complete on it.
     pub images: BTreeSet<Digest>,
+    /// Those that are on their way to it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub pulling: BTreeSet<Digest>,
     /// What makes containers there, and what each can do.
     pub runtimes: Vec<RuntimeOffer>,
     /// What is said of it, and of its location.

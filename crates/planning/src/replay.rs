@@ -207,6 +207,7 @@ mod tests {
             gpus: Vec::new(),
             others_gpus: Default::default(),
             images: BTreeSet::new(),
+            pulling: BTreeSet::new(),
             runtimes: Vec::new(),
             traits: Default::default(),
             reached: Vec::new(),

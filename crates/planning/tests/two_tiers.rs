@@ -248,6 +248,7 @@ impl Place {
             gpus: gpus.clone(),
             others_gpus: GpuShares::default(),
             images: BTreeSet::new(),
+            pulling: BTreeSet::new(),
             runtimes: Vec::new(),
             traits: Traits::default(),
             reached: Vec::new(),

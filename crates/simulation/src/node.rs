@@ -210,6 +210,7 @@ impl Node {
             },
             acknowledged: self.acknowledged,
             images: Vec::new(),
+            pulling: Vec::new(),
             instances,
             gone,
             network: String::new(),

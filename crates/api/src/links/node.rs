@@ -132,6 +132,9 @@ pub struct NodeReport {
     pub acknowledged: Option<Generation>,
     /// The images that are complete on it, by the digest a release pins.
     pub images: Vec<Digest>,
+    /// Those that are on their way to it, for whatever; nothing from a node of the release before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pulling: Vec<Digest>,
     /// Every instance it has; in a change those that are new or others than before.
     pub instances: Vec<Arc<ObservedInstance>>,
     /// In a change, the instances that are gone.

@@ -261,6 +261,7 @@ impl State {
             gpus: reported.report.gpus.clone(),
             others_gpus,
             images: reported.report.images.iter().copied().collect(),
+            pulling: reported.report.pulling.iter().copied().collect(),
             runtimes: reported.report.runtimes.clone(),
             traits: self.traits.of_node(&reported.report.traits),
             reached: reported.report.reached.clone(),

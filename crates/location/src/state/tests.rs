@@ -190,6 +190,7 @@ impl World {
             },
             acknowledged: None,
             images: vec![],
+            pulling: vec![],
             instances,
             network: String::new(),
             runtimes: vec![],

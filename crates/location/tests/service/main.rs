@@ -183,6 +183,7 @@ fn report(node: &str, gate: &str, assignments: &[Arc<Assignment>]) -> NodeReport
         },
         acknowledged: None,
         images: vec![],
+        pulling: vec![],
         number: 0,
         since: None,
         instances: assignments.iter().map(observe).map(Arc::new).collect(),

@@ -18,6 +18,8 @@ use crate::seeded::Seeded;
 
 /// A node that has the image saves a pull; worth as much as this much free memory, in MiB.
 const IMAGE_BONUS: i64 = 4096;
+/// One that pulls it already has begun to save that.
+const PULLING_BONUS: i64 = IMAGE_BONUS / 2;
 /// More free memory than this, in MiB, makes no difference.
 const MOST_MEMORY: i64 = 1 << 20;
 /// What needs no GPU leaves those nodes free that have some, whatever memory these have.
@@ -372,7 +374,7 @@ impl NodeRoom<'_> {
         }
         let left = self.free.minus(goal.each);
         let free_mib = i64::try_from(left.memory.0 >> 20).unwrap_or(i64::MAX / 2);
-        let bonus = if self.has_image(goal) { IMAGE_BONUS } else { 0 };
+        let (bonus, _) = self.worth_of_image(goal);
         let penalty = if self.has_needless_gpus(goal) { GPU_PENALTY } else { 0 };
         let spread = i64::from(self.n_of(app)) * SPREAD_PENALTY;
         Ok(free_mib.min(MOST_MEMORY) + bonus - penalty - spread)
@@ -382,8 +384,13 @@ impl NodeRoom<'_> {
         self.apps.get(app).copied().unwrap_or(0)
     }
 
-    fn has_image(&self, goal: &Goal) -> bool {
-        self.node.images.contains(&goal.image)
+    /// What it is worth how far the image is there, and that in words.
+    fn worth_of_image(&self, goal: &Goal) -> (i64, &'static str) {
+        match self.node {
+            node if node.images.contains(&goal.image) => (IMAGE_BONUS, "has the image"),
+            node if node.pulling.contains(&goal.image) => (PULLING_BONUS, "is pulling the image"),
+            _ => (0, "must pull the image"),
+        }
     }
 
     /// Whether it has GPUs that are of no use to an instance.
@@ -400,7 +407,7 @@ impl NodeRoom<'_> {
         };
         let (left, same_app) = (self.free.minus(goal.each), self.n_of(app));
         let gpus = self.told_of_gpus(goal);
-        let image = if self.has_image(goal) { "has the image" } else { "must pull the image" };
+        let (_, image) = self.worth_of_image(goal);
         let why = format!(
             "{gpus}{} of memory and {} of disk stay free, {image}, {same_app} of this app there",
             left.memory, left.disk

@@ -56,6 +56,7 @@ fn node_with(name: &str, memory_for: u64, disk_for: u64) -> NodeState {
         gpus: Vec::new(),
         others_gpus: GpuShares::default(),
         images: BTreeSet::new(),
+        pulling: BTreeSet::new(),
         runtimes: Vec::new(),
         traits: Traits::default(),
         reached: Vec::new(),
@@ -166,6 +167,54 @@ impl World {
         let ready = |i: &&PlacedInstance| i.standing == Standing::Ready && i.release.0 == release;
         self.snapshot.instances.iter().filter(ready).count()
     }
+}
+
+/// Where the first instance goes, and why.
+fn first_of(nodes: &[NodeState]) -> (String, String) {
+    let mut world = World::new(nodes.to_vec());
+    world.want(wanted(1, 1, 2));
+    match &world.apply().actions[..] {
+        [Action::Place { node, decision, .. }] => (node.to_string(), decision.why.clone()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_node_that_has_the_image_is_better_and_one_that_pulls_it_half_as_much() {
+    let bare = |room_for| node("n1", room_for);
+    let has = |name, room_for| NodeState { images: [image()].into(), ..node(name, room_for) };
+    let pulls = |name, room_for| NodeState { pulling: [image()].into(), ..node(name, room_for) };
+    // What a bonus is worth lies between these, in instances of 100 MiB.
+    for (nodes, chosen, why) in [
+        ([bare(100), node("n2", 100)], "n1", "must pull the image"),
+        ([bare(100), has("n2", 100)], "n2", "has the image"),
+        ([bare(100), has("n2", 60)], "n2", "has the image"),
+        ([bare(100), has("n2", 59)], "n1", "must pull the image"),
+        ([bare(100), pulls("n2", 80)], "n2", "is pulling the image"),
+        ([bare(100), pulls("n2", 79)], "n1", "must pull the image"),
+        ([pulls("n1", 100), has("n2", 80)], "n2", "has the image"),
+        ([pulls("n1", 100), has("n2", 79)], "n1", "is pulling the image"),
+    ] {
+        let (found, told) = first_of(&nodes);
+        assert_eq!(found, chosen, "{told}");
+        assert!(told.contains(why), "{why:?} is not in {told:?}");
+    }
+    // Another image is of no use, and one that is whole has come, whatever else is said of it.
+    let other = BTreeSet::from([Digest::from_sha256([8; 32])]);
+    let others = NodeState { images: other.clone(), pulling: other, ..node("n2", 100) };
+    assert_eq!(first_of(&[bare(100), others]).0, "n1");
+    let both = NodeState { pulling: [image()].into(), ..has("n2", 60) };
+    assert!(first_of(&[bare(100), both]).1.contains("has the image"));
+}
+
+#[test]
+fn apps_spread_before_they_go_where_the_image_is() {
+    let has = NodeState { images: [image()].into(), ..node("n2", 10) };
+    let mut world = World::new(vec![node("n1", 10), has]);
+    world.want(wanted(1, 2, 4));
+    world.apply();
+    let nodes = world.snapshot.instances.iter().map(|one| one.node.as_str());
+    assert_eq!(nodes.collect::<BTreeSet<_>>(), ["n1", "n2"].into());
 }
 
 #[test]

@@ -151,6 +151,7 @@ impl Node {
                 capacity: CAPACITY,
                 acknowledged: of.map(|(_, generation)| generation),
                 images: Vec::new(),
+                pulling: Vec::new(),
                 instances,
                 gone,
                 network: "nowhere".to_owned(),
