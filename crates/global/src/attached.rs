@@ -10,9 +10,10 @@ use std::time::Duration;
 use longshore_types::InstancePhase;
 use tokio::time::Instant;
 
-use crate::catalog::{AppKey, Catalog};
+use crate::catalog::AppKey;
 use crate::records::AppRecord;
 use crate::reports::{ByLocation, of_app};
+use crate::scheduler::Found;
 
 /// Time enough to read its log.
 const KEPT: Duration = Duration::from_secs(600);
@@ -25,19 +26,18 @@ impl Ended {
     /// The record of an app that is to be removed now, if it is one.
     pub fn next_record(
         &mut self,
-        key: &AppKey,
-        catalog: &Catalog,
+        Found { key, stored, release, .. }: &Found<'_>,
         reports: &ByLocation,
         now: Instant,
     ) -> Option<AppRecord> {
-        catalog.current_release(key)?.manifest.attached?;
+        (*release)?.manifest.attached?;
         let mut instances = of_app(reports, key).peekable();
         let ended = instances.peek().is_some()
             && instances.all(|status| status.observed.phase == InstancePhase::Exited);
         if !self.is_over(key, ended, now) {
             return None;
         }
-        let record = &catalog.apps.get(key)?.record;
+        let record = &stored.record;
         let generation = record.generation.next();
         Some(AppRecord { removing: true, generation, ..record.clone() })
     }
@@ -53,8 +53,8 @@ impl Ended {
     }
 
     /// Forgets the apps that are gone.
-    pub fn forget_gone(&mut self, catalog: &Catalog) {
-        self.0.retain(|key, _| catalog.apps.contains_key(key));
+    pub fn forget_gone(&mut self, exists: impl Fn(&AppKey) -> bool) {
+        self.0.retain(|key, _| exists(key));
     }
 }
 

@@ -28,8 +28,8 @@ use crate::records::{
     ReleaseRecord, SecretRecord, TokenRecord, decode,
 };
 
-/// Of how many apps the last change is remembered.
-const TOUCHED: usize = 16_384;
+/// How many changes of apps are remembered.
+const TOUCHED: usize = 32_768;
 
 /// How many revisions are taken over before they are published.
 const MOST_AT_ONCE: usize = 256;
@@ -63,9 +63,8 @@ pub struct Catalog {
     pub allotments: SharedMap<(LocationName, ProjectName, AppName), Stored<AllotmentRecord>>,
     /// Which locations were given something of an app.
     places: SharedMap<AppKey, Arc<BTreeSet<LocationName>>>,
-    /// The apps by the last change of their records, releases and allotments, the newest of them.
+    /// The apps by the changes of their records, releases and allotments, the newest of them.
     touched: SharedMap<(Revision, AppKey), ()>,
-    touched_at: SharedMap<AppKey, Revision>,
     /// All that changed later is in there.
     touched_since: Revision,
     /// The last change of anything else that may concern every app.
@@ -196,29 +195,27 @@ impl Catalog {
         of_location.map(|((_, project, app), stored)| (project, app, stored))
     }
 
-    /// The apps of which something changed after a revision; nothing where that is too long ago to be known.
-    pub fn touched_after(&self, revision: Revision) -> Option<impl Iterator<Item = &AppKey>> {
-        let from = || self.touched.iter_from(|(at, _)| *at <= revision).map(|((_, app), ())| app);
-        (revision >= self.touched_since).then(from)
+    /// The changes of apps after a revision, an app that changed more than once again with each; nothing where that is
+    /// too long ago to be known.
+    pub fn touched_after(
+        &self,
+        revision: Revision,
+    ) -> Option<impl Iterator<Item = (Revision, &AppKey)>> {
+        let later = || self.touched.iter_from(move |(at, _)| *at <= revision);
+        let each = || later().map(|((at, app), ())| (*at, app));
+        (revision >= self.touched_since).then(each)
     }
 
     /// Remembers that something of an app changed.
-    fn touch(&mut self, app: AppKey, revision: Revision) {
-        if let Some(before) = self.touched_at.get(&app).copied() {
-            if before == revision {
-                return;
-            }
-            self.touched.remove(&(before, app.clone()));
-        }
-        self.touched_at.insert(app.clone(), revision);
+    pub fn touch(&mut self, app: AppKey, revision: Revision) {
         self.touched.insert((revision, app), ());
+        if self.touched.len() <= TOUCHED {
+            return;
+        }
         let oldest = self.touched.keys().next().cloned();
-        if self.touched.len() > TOUCHED
-            && let Some((at, app)) = oldest
-        {
-            self.touched_at.remove(&app);
-            self.touched.remove(&(at, app));
-            self.touched_since = self.touched_since.max(at);
+        if let Some(oldest) = oldest {
+            self.touched.remove(&oldest);
+            self.touched_since = self.touched_since.max(oldest.0);
         }
     }
 
@@ -419,8 +416,8 @@ impl Mirror {
         catalog.reach = Arc::new(catalog.find_reach());
         catalog.allotments_changed = SharedMap::default();
         catalog.any_changed = listing.revision;
-        // What was deleted before is told by nobody.
-        catalog.touched_since = listing.revision;
+        // What was deleted before is told by nobody, and nobody asks for what was changed before.
+        (catalog.touched, catalog.touched_since) = (SharedMap::default(), listing.revision);
         told.begin(listing.revision);
         catalog.tokens_changed = listing.revision;
         catalog.releases_changed = listing.revision;

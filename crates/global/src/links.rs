@@ -156,7 +156,8 @@ fn change(
 ) -> Option<AllotmentSet> {
     let mut gone = Vec::new();
     let mut allotments = Vec::new();
-    for key in catalog.touched_after(before.seen)? {
+    let touched = catalog.touched_after(before.seen)?.map(|(_, key)| key);
+    for key in touched.collect::<BTreeSet<_>>() {
         let at = (location.clone(), key.0.clone(), key.1.clone());
         let stored = catalog.allotments.get(&at);
         match stored.and_then(|stored| allotment(catalog, key, &stored.record, domain)) {

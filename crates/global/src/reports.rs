@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_api::links::{InstanceStatus, LocationReport, NodeSummary, Shortfall};
-use longshore_planning::global::{Demand, Ways};
+use longshore_planning::global::{Demand, NodeKind, Ways};
 use longshore_types::{
     InstanceId, LocationName, NodeGpu, ProjectName, Reached, SharedMap, Timestamp,
 };
@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::catalog::AppKey;
+use crate::scheduler::kinds;
 pub use refusals::Refusals;
 
 /// A location that did not report for this long counts as unreachable. Locations report at least
@@ -39,6 +40,8 @@ pub struct Received {
     pub at: Instant,
     /// The same, for people.
     pub at_wall: Timestamp,
+    /// Its nodes as the planner sees them.
+    pub kinds: Arc<Vec<NodeKind>>,
     /// What it found no node for, by app: in this report, or in an earlier one, and has no more of now.
     pub refusals: Arc<Refusals>,
     /// How many requests an hour come in there, by app.
@@ -62,9 +65,18 @@ impl Received {
             (before.instances.clone(), before.by_app.clone())
         });
         let is_whole = report.since.is_none();
-        let report = Arc::new(report);
-        let mut received =
-            Self { report, instances: all, by_app, at, at_wall, refusals, demand, round_trips };
+        let (kinds, report) = (Arc::new(kinds(&report)), Arc::new(report));
+        let mut received = Self {
+            report,
+            instances: all,
+            by_app,
+            at,
+            at_wall,
+            kinds,
+            refusals,
+            demand,
+            round_trips,
+        };
         let mut touched = BTreeSet::new();
         if is_whole {
             let there: BTreeSet<_> = instances.iter().map(|one| &one.observed.instance).collect();

@@ -15,10 +15,11 @@ use longshore_types::{
 };
 use tokio::time::Instant;
 
-use crate::catalog::{AppKey, Catalog};
+use crate::catalog::AppKey;
 use crate::records::{AppRecord, RolloutStage};
 use crate::reports::{ByLocation, of_app};
-use crate::{scheduler, views, waves};
+use crate::scheduler::{Found, Held};
+use crate::{views, waves};
 
 /// How far each rollout got, and when.
 #[derive(Debug, Default)]
@@ -37,6 +38,39 @@ struct Seen {
     /// When it last got on.
     at: Instant,
     complete_since: Option<Instant>,
+    /// When it may have failed, or its canaries take over, should nothing happen before.
+    due: Option<Instant>,
+}
+
+impl Seen {
+    /// One whose time begins now.
+    fn new(generation: Generation, now: Instant) -> Self {
+        let (by_location, complete_since, due) = Default::default();
+        Self { generation, by_location, began: now, at: now, complete_since, due }
+    }
+
+    fn due(&self, record: &AppRecord, manifest: &Manifest) -> Option<Instant> {
+        let rules = &manifest.rollout;
+        if let (Some(command), RolloutStage::Command) = (&manifest.release, record.stage) {
+            let is_judged = record.failed != Some(record.release);
+            return self.began.checked_add(command.timeout.0).filter(|_| is_judged);
+        }
+        if let Some(since) = self.complete_since {
+            return since.checked_add(rules.canary_wait?.0);
+        }
+        let is_judged = record.good != Some(record.release) && record.failed.is_none();
+        self.at.checked_add(rules.deadline.0).filter(|_| is_judged)
+    }
+}
+
+/// Whether there is anything to judge.
+fn is_judged(record: &AppRecord, manifest: &Manifest) -> bool {
+    // What should not run has nothing to show, and what may end by itself may have done so.
+    let may_end = manifest.port.is_none() && manifest.restart != RestartPolicy::Always;
+    let has_nothing_to_show = record.count == 0 || may_end;
+    // Most of all apps are complete most of the time: nothing is counted for them.
+    record.good != Some(record.release)
+        && (!has_nothing_to_show || record.stage == RolloutStage::Command)
 }
 
 /// What came of a release's command, and in words.
@@ -93,7 +127,7 @@ fn after(
 }
 
 /// False while the location is not heard of that runs the release's command.
-fn command_is_heard(reports: &ByLocation, held: &scheduler::Held<'_>) -> bool {
+fn command_is_heard(reports: &ByLocation, held: &Held<'_>) -> bool {
     let mut running = held.iter().filter(|(_, stored)| stored.record.command.is_some());
     running.all(|(location, _)| reports.is_heard(location))
 }
@@ -120,39 +154,43 @@ fn by_location(
 }
 
 impl Rollouts {
+    /// Begins the time of a rollout that nothing is said of yet.
+    pub fn begin(&mut self, key: &AppKey, record: &AppRecord, manifest: &Manifest) {
+        if is_judged(record, manifest) {
+            let new = || Seen::new(record.generation, Instant::now());
+            let seen = self.seen.entry(key.clone()).or_insert_with(new);
+            seen.due = seen.due(record, manifest);
+        }
+    }
+
+    /// Forgets that of an app, which is over.
+    pub fn end(&mut self, key: &AppKey) {
+        self.seen.remove(key);
+    }
+
     /// What has to be written of an app now, if anything.
     pub fn next_record(
         &mut self,
-        key: &AppKey,
-        catalog: &Catalog,
+        Found { key, stored, release, held }: &Found<'_>,
         reports: &ByLocation,
     ) -> Option<AppRecord> {
-        let record = &catalog.apps.get(key)?.record;
-        // Most of all apps most of the time: nothing is counted for them.
-        if record.good == Some(record.release) {
-            self.seen.remove(key);
+        let (record, manifest) = (&stored.record, &(*release)?.manifest);
+        if !is_judged(record, manifest) {
+            self.seen.remove(*key);
             return None;
         }
-        let manifest = &catalog.current_release(key)?.manifest;
-        // What should not run has nothing to show, and what may end by itself may have done so.
-        let may_end = manifest.port.is_none() && manifest.restart != RestartPolicy::Always;
-        let has_nothing_to_show = record.count == 0 || may_end;
-        if has_nothing_to_show && record.stage != RolloutStage::Command {
-            self.seen.remove(key);
-            return None;
-        }
-        let held = scheduler::held(catalog, key);
-        let parts = waves::parts(reports, key, record, &held);
+        let parts = waves::parts(reports, key, record, held);
         let standing = standing(&parts);
         let placed: u32 = held.values().map(|stored| stored.record.count).sum();
         let is_placed = placed >= record.count;
         let standing = Standing {
-            is_heard: standing.is_heard && command_is_heard(reports, &held),
+            is_heard: standing.is_heard && command_is_heard(reports, held),
             is_served: standing.is_served && is_placed,
             is_complete: standing.is_complete && is_placed,
         };
         let now = by_location(reports, key, record.release);
         let seen = self.look(key, record.generation, now, standing);
+        seen.due = seen.due(record, manifest);
         let of_command =
             manifest.release.as_ref().filter(|_| record.stage == RolloutStage::Command);
         let command =
@@ -178,15 +216,9 @@ impl Rollouts {
         generation: Generation,
         by_location: BTreeMap<LocationName, (usize, usize)>,
         standing: Standing,
-    ) -> &Seen {
+    ) -> &mut Seen {
         let at = Instant::now();
-        let new = || Seen {
-            generation,
-            by_location: BTreeMap::new(),
-            began: at,
-            at,
-            complete_since: None,
-        };
+        let new = || Seen::new(generation, at);
         let seen = self.seen.entry(key.clone()).or_insert_with(new);
         if seen.generation != generation || !standing.is_heard {
             *seen = new();
@@ -207,23 +239,9 @@ impl Rollouts {
     }
 
     /// How long until the first rollout may have failed or canary take over, when any is under way.
-    pub fn next_deadline(&self, catalog: &Catalog) -> Option<Duration> {
-        let left = self.seen.iter().filter_map(|(key, seen)| {
-            let record = &catalog.apps.get(key)?.record;
-            let manifest = &catalog.current_release(key)?.manifest;
-            let rules = &manifest.rollout;
-            let command = manifest.release.as_ref();
-            if let Some(command) = command.filter(|_| record.stage == RolloutStage::Command) {
-                let judged = record.failed != Some(record.release);
-                return judged.then(|| command.timeout.0.saturating_sub(seen.began.elapsed()));
-            }
-            if let Some(since) = seen.complete_since {
-                return Some(rules.canary_wait?.0.saturating_sub(since.elapsed()));
-            }
-            let judged = record.good != Some(record.release) && record.failed.is_none();
-            judged.then(|| rules.deadline.0.saturating_sub(seen.at.elapsed()))
-        });
-        left.min()
+    pub fn next_deadline(&self, now: Instant) -> Option<Duration> {
+        let due = self.seen.values().filter_map(|seen| seen.due);
+        Some(due.min()?.saturating_duration_since(now))
     }
 
     /// The apps whose rollouts are not over.
@@ -237,7 +255,7 @@ impl Rollouts {
     }
 
     /// Forgets apps that are gone.
-    pub fn forget_gone(&mut self, catalog: &Catalog) {
-        self.seen.retain(|key, _| catalog.apps.contains_key(key));
+    pub fn forget_gone(&mut self, exists: impl Fn(&AppKey) -> bool) {
+        self.seen.retain(|key, _| exists(key));
     }
 }

@@ -6,8 +6,11 @@
 //! once, so that they wait for the disk together.
 
 mod blocked;
+mod change;
+mod commit;
 mod due;
 mod forgetting;
+mod found;
 mod goals;
 mod log;
 mod moves;
@@ -21,15 +24,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use longshore_link::now;
 use longshore_planning::global::{
     self as planner, LocationState, Share, Shared, Waiting, WantedApp, plan_shares, spread_canaries,
 };
 use longshore_store::{
-    Compare, MAX_OPERATIONS, MAX_REQUEST_BYTES, Relation, Store, StoreError, Transaction,
+    Compare, MAX_OPERATIONS, Relation, Revision, Store, StoreError, Transaction,
 };
-use longshore_types::{LocationName, Manifest, Placement, Release, ReleaseNumber};
+use longshore_types::{LocationName, Manifest, Placement, Release, ReleaseNumber, Timestamp};
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
 
@@ -44,8 +46,11 @@ use crate::strays::Strays;
 use crate::waves::Releases;
 use crate::{GlobalError, Plane};
 use blocked::Queue;
-use due::{Due, Seen};
+use change::{Change, Planned, Then};
+use commit::commit;
+use due::{Awaits, Due, Seen};
 use forgetting::{forgetting, forgetting_secrets, removal};
+pub use found::Found;
 pub use goals::{latency, latency_with};
 use log::Log;
 use moves::Moves;
@@ -59,8 +64,6 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 /// However near a deadline is.
 const LEAST_WAIT: Duration = Duration::from_millis(100);
-/// How many changes wait for the disk together.
-const COMMITS_AT_ONCE: usize = 256;
 /// How many records are written or deleted in one transaction, beside that of their app.
 const MOST_AT_ONCE: usize = MAX_OPERATIONS - 1;
 
@@ -103,8 +106,9 @@ pub async fn run(
         if wrote && !shutdown.is_cancelled() {
             continue;
         }
-        let rollouts = judged.rollouts.next_deadline(&plane.catalog());
-        let moves = judged.moves.next_deadline(Instant::now());
+        let now = Instant::now();
+        let rollouts = judged.rollouts.next_deadline(now);
+        let moves = judged.moves.next_deadline(now);
         let deadline = rollouts.into_iter().chain(moves).min().unwrap_or(INTERVAL);
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -157,8 +161,8 @@ impl Judged {
         }
     }
 
-    /// The apps to look at, in the order in which they are planned, and what the locations have been given by now.
-    fn due(&mut self, catalog: &Catalog, (reports, news): (&ByLocation, News)) -> Vec<AppKey> {
+    /// The apps to look at.
+    fn due(&mut self, catalog: &Catalog, (reports, news): (&ByLocation, News)) -> Due {
         // What a report says of a rollout has its app looked at; this is for what comes with time.
         let judges = self.judged_at.is_none_or(|at| at.elapsed() >= INTERVAL);
         if judges {
@@ -166,20 +170,51 @@ impl Judged {
         }
         let waiting = self.queue.waiting().chain(self.rollouts.under_way().filter(|_| judges));
         let waiting = waiting.chain(self.moves.due(Instant::now())).cloned().collect();
-        match self.seen.due(catalog, (news, all_heard(catalog, reports)), waiting) {
+        self.seen.due((catalog, reports), (news, all_heard(catalog, reports)), waiting)
+    }
+
+    /// What is stored of the apps to look at, in the order in which they are planned; what the locations have been
+    /// given by now is counted with that.
+    fn find<'a>(
+        &mut self,
+        (catalog, reports): (&'a Catalog, &ByLocation),
+        due: &'a Due,
+    ) -> Vec<Found<'a>> {
+        let (mut found, mut is_any_gone) = (Vec::new(), true);
+        match due {
             Due::All => {
-                self.summaries = Summaries::of(catalog, reports);
-                in_order(catalog, catalog.apps.keys())
+                found.extend(catalog.apps.keys().filter_map(|key| Found::new(catalog, key)));
             }
-            Due::Some(keys) => {
-                match self.seen.is_whole() {
-                    // Should something have been overlooked.
-                    true => self.summaries = Summaries::of(catalog, reports),
-                    false => keys.iter().for_each(|key| self.summaries.look(catalog, reports, key)),
+            Due::Some { keys, written } => {
+                found.extend(keys.iter().filter_map(|key| Found::new(catalog, key)));
+                is_any_gone = found.len() < keys.len();
+                if !self.seen.is_whole() {
+                    let summaries = &mut self.summaries;
+                    found.iter().for_each(|found| summaries.look_at(catalog, reports, found));
+                    let is_gone = |key: &&AppKey| is_any_gone && !catalog.apps.contains_key(*key);
+                    let rest = written.iter().chain(keys.iter().filter(is_gone));
+                    rest.for_each(|key| summaries.look(catalog, reports, key));
                 }
-                in_order(catalog, keys.iter().filter(|key| catalog.apps.contains_key(key)))
             }
         }
+        if self.seen.is_whole() {
+            // Should something have been overlooked.
+            self.summaries = Summaries::of(catalog, reports);
+        }
+        if is_any_gone || self.seen.is_whole() {
+            self.forget_gone(|key| catalog.apps.contains_key(key));
+        }
+        sort(&mut found);
+        found
+    }
+
+    /// Forgets apps that are there no more.
+    fn forget_gone(&mut self, exists: impl Fn(&AppKey) -> bool) {
+        self.rollouts.forget_gone(&exists);
+        self.ended.forget_gone(&exists);
+        self.moves.forget_gone(&exists);
+        self.queue.forget_gone(&exists);
+        self.seen.forget_gone(&exists);
     }
 }
 
@@ -194,26 +229,27 @@ async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalErr
     // What is new in the reports is in them, and what was written before that is in the catalog.
     let (reports, news) = plane.reports.take_news();
     let catalog = plane.catalog();
-    let keys = judged.due(&catalog, (&reports, news));
-    judged.rollouts.forget_gone(&catalog);
-    judged.ended.forget_gone(&catalog);
-    judged.moves.forget_gone(|key| catalog.apps.contains_key(key));
-    let mut changes = if judged.seen.is_whole() { forgetting_secrets(&catalog) } else { vec![] };
-    changes.extend(judged.strays.changes(&catalog, &reports, &plane.public));
+    let due = judged.due(&catalog, (&reports, news));
+    let found = judged.find((&catalog, &reports), &due);
+    let mut rest = if judged.seen.is_whole() { forgetting_secrets(&catalog) } else { vec![] };
+    rest.extend(judged.strays.changes(&catalog, &reports, &plane.public));
+    let mut changes: Vec<_> = rest.into_iter().map(|change| (change, None)).collect();
+    if found.is_empty() && changes.is_empty() {
+        return Ok(false);
+    }
     // What one app is given in this round is taken from what the others see.
     let mut locations = judged.summaries.states(&catalog, &reports);
-    judged.queue.begin_round(&locations, |key| catalog.apps.contains_key(key));
-    for key in &keys {
-        let Some(app) = catalog.apps.get(key) else { continue };
+    judged.queue.begin_round(&locations);
+    for found in &found {
         let seen = (&*catalog, &*reports);
         let given = (&mut *locations, changes.is_empty());
-        let change = change(seen, (key, app), given, judged);
-        let is_under_way = judged.rollouts.is_under_way(key);
-        let awaits = awaits((&catalog, &reports), key, &app.record, is_under_way);
-        judged.seen.look_again(key, awaits);
-        if let Some(change) = change {
-            let unchanged = Compare::mod_revision(app_key_text(key), Relation::Equal, app.revision);
-            changes.push(change.when(unchanged));
+        let planned = change(seen, found, given, judged);
+        let is_under_way = judged.rollouts.is_under_way(found.key);
+        judged.seen.look_again(found.key, awaits(&reports, found, is_under_way));
+        if let Some(Planned { change, then }) = planned {
+            let (key, revision) = (found.key, found.stored.revision);
+            let unchanged = Compare::mod_revision(app_key_text(key), Relation::Equal, revision);
+            changes.push((change.when(unchanged), Some((key.clone(), then))));
         }
     }
     let written = commit(plane, changes).await?;
@@ -221,114 +257,88 @@ async fn reconcile(plane: &Plane, judged: &mut Judged) -> Result<bool, GlobalErr
         // What was not written is not seen either.
         judged.seen.forget();
     }
+    for (key, revision, to) in written.last {
+        judged.seen.wrote(key, revision, to);
+    }
     Ok(written.any && !written.refused)
 }
 
-/// Apps, first what matters most, of that what was deployed first.
-fn in_order<'a>(catalog: &Catalog, keys: impl Iterator<Item = &'a AppKey>) -> Vec<AppKey> {
-    let mut keys: Vec<_> = keys.cloned().collect();
-    keys.sort_by_cached_key(|key| {
-        let release = catalog.current_release(key);
-        release.map(|release| (Reverse(release.manifest.priority), release.created_at))
+/// Sorts apps: first what matters most, of that what was deployed first.
+fn sort(apps: &mut [Found<'_>]) {
+    apps.sort_by_key(|found| {
+        found.release.map(|release| (Reverse(release.manifest.priority), release.created_at))
     });
-    keys
 }
 
-/// Whether what is to become of an app depends on what locations have carried out: of a rollout that is under way, on
-/// which of them have heard of it.
-fn awaits(
-    (catalog, reports): (&Catalog, &ByLocation),
-    key: &AppKey,
-    record: &AppRecord,
-    is_under_way: bool,
-) -> bool {
+/// What that is to become of an app waits for that locations carry out: while a rollout is under way, that they have
+/// heard of it.
+fn awaits(reports: &ByLocation, found: &Found<'_>, is_under_way: bool) -> Awaits {
     let is_lowered =
         |stored: &Stored<AllotmentRecord>| stored.record.budget_in_force > stored.record.budget;
-    let has_heard = |location: &LocationName, stored: &Stored<AllotmentRecord>| {
+    if found.record().removing || found.held.values().any(|stored| is_lowered(stored)) {
+        return Awaits::Anything;
+    }
+    let has_heard = |location: &LocationName, revision: Revision| {
         let received = reports.get(location);
-        received.is_some_and(|received| received.report.acknowledged.0 >= stored.revision.0)
+        received.is_some_and(|received| received.report.acknowledged.0 >= revision.0)
     };
-    record.removing
-        || catalog.held(key).any(|(location, stored)| {
-            is_lowered(stored) || is_under_way && !has_heard(location, stored)
-        })
+    let each = found.held.iter().map(|(location, stored)| ((*location).clone(), stored.revision));
+    let unheard = each.filter(|(at, revision)| is_under_way && !has_heard(at, *revision));
+    let unheard: Vec<_> = unheard.collect();
+    if unheard.is_empty() { Awaits::Nothing } else { Awaits::Heard(unheard) }
 }
 
 /// The next change of an app, if one is needed. `locations` are as they will be with what others were given in this
 /// round; `is_first` says that none was.
 fn change(
     (catalog, reports): (&Catalog, &ByLocation),
-    (key, app): (&AppKey, &Stored<AppRecord>),
+    found: &Found<'_>,
     (locations, is_first): (&mut [LocationState], bool),
     judged: &mut Judged,
-) -> Option<Transaction> {
+) -> Option<Planned> {
     let Judged { rollouts, ended, queue, moves, log, keep_releases, .. } = judged;
-    if app.record.removing {
-        return removal(catalog, reports, key);
+    let (key, before, seen) = (found.key, found.record(), (catalog, reports));
+    if before.removing {
+        return removal(seen, found).map(Planned::look);
     }
-    let verdict = || {
-        let record = rollouts.next_record(key, catalog, reports)?;
+    let kept = Kept { queue: Some(queue).filter(|_| is_first), moves, log };
+    if let Some(planned) = allotments(seen, found, locations, kept) {
+        if let (Some(release), Then::Wait(_)) = (found.release, &planned.then) {
+            rollouts.begin(key, before, &release.manifest);
+        }
+        return Some(planned);
+    }
+    if let Some(record) = rollouts.next_record(found, reports) {
         tracing::info!(app = %key.1, ?record, "judged a rollout");
-        let (what, subject) = told(key, &app.record, &record);
+        let (what, subject) = told(key, before, &record);
         let change = Transaction::new().put(app_key_text(key), encode(&record));
-        Some(with_event(change, &Who::PLATFORM, Some(&key.0), what, subject))
-    };
-    let over = || {
-        let record = ended.next_record(key, catalog, reports, Instant::now())?;
+        let change = with_event(change, &Who::PLATFORM, Some(&key.0), what, subject);
+        if !is_first_completion(catalog, found, &record) {
+            return Some(Planned::look(change));
+        }
+        rollouts.end(key);
+        return Some(Planned { change, then: Then::Wait(Vec::new()) });
+    }
+    if let Some(record) = ended.next_record(found, reports, Instant::now()) {
         let change = Transaction::new().put(app_key_text(key), encode(&record));
         let subject = format!("{}: it has ended, and so has its client", key.1);
-        Some(with_event(change, &Who::PLATFORM, Some(&key.0), "rm", subject))
-    };
-    let kept = Kept { queue: Some(queue).filter(|_| is_first), moves, log };
-    let change = allotments((catalog, reports), key, locations, kept);
-    let change = change.or_else(verdict);
-    let seen = (catalog, reports);
-    change.or_else(over).or_else(|| forgetting(seen, key, &app.record, *keep_releases))
-}
-
-/// What became of changes.
-struct Written {
-    /// Some were tried.
-    any: bool,
-    /// The disk had no room for some.
-    refused: bool,
-}
-
-/// Commits all at the same time, and waits until the catalog shows them.
-async fn commit(plane: &Plane, changes: Vec<Transaction>) -> Result<Written, GlobalError> {
-    let mut written = Written { any: !changes.is_empty(), refused: false };
-    let led = changes.into_iter().map(|change| {
-        plane.store.commit(plane.lead.iter().cloned().fold(change, Transaction::when))
-    });
-    let mut done = futures_util::stream::iter(led).buffer_unordered(COMMITS_AT_ONCE);
-    let mut newest = None;
-    while let Some(outcome) = done.next().await {
-        match outcome {
-            Ok(result) => {
-                if !result.succeeded {
-                    still_leads(plane).await?;
-                }
-                newest = newest.max(Some(result.revision));
-            }
-            Err(error @ StoreError::DiskFull { .. }) => {
-                tracing::warn!("what was planned waits: {error}");
-                written.refused = true;
-            }
-            Err(error) => return Err(GlobalError::Store(error)),
-        }
+        let change = with_event(change, &Who::PLATFORM, Some(&key.0), "rm", subject);
+        return Some(Planned::look(change));
     }
-    if let Some(revision) = newest {
-        plane.catalog.reached(revision).await;
-    }
-    Ok(written)
+    forgetting(seen, found, *keep_releases).map(Planned::look)
 }
 
-/// Fails when another control plane leads by now.
-async fn still_leads(plane: &Plane) -> Result<(), GlobalError> {
-    let Some(lead) = &plane.lead else { return Ok(()) };
-    let look = Transaction::new().when(lead.clone());
-    let held = plane.store.commit(look).await.map_err(GlobalError::Store)?;
-    if held.succeeded { Ok(()) } else { Err(GlobalError::LeadLost) }
+/// Whether all that a verdict says is that the first release of an app is complete. From that nothing follows: there
+/// is no other to forget or that waits for this one, and none that follows its users.
+fn is_first_completion(catalog: &Catalog, found: &Found<'_>, next: &AppRecord) -> bool {
+    let before = found.record();
+    let completed = AppRecord { good: Some(before.release), ..before.clone() };
+    let follows_nobody = |release: &Arc<Release>| release.manifest.placement.goal().is_none();
+    *next == completed
+        && before.good.is_none()
+        && (before.stage, before.beside) == (RolloutStage::Whole, None)
+        && found.release.is_some_and(follows_nobody)
+        && catalog.releases_of(found.key).nth(1).is_none()
 }
 
 /// What became of a rollout, as an event tells it.
@@ -398,13 +408,11 @@ pub struct Obstacles {
 
 /// What keeps an app from being where and as much as it should be.
 pub fn obstacles(catalog: &Catalog, reports: &ByLocation, key: &AppKey) -> Obstacles {
-    let held = held(catalog, key);
-    let Some(record) = catalog.apps.get(key).map(|stored| &stored.record) else {
-        return Obstacles::default();
-    };
-    let placed: u32 = held.values().map(|stored| stored.record.count).sum();
+    let Some(found) = Found::new(catalog, key) else { return Obstacles::default() };
+    let record = found.record();
+    let placed: u32 = found.held.values().map(|stored| stored.record.count).sum();
     let may_wait = !record.removing && placed < record.count;
-    let Some(wanted) = wanted_now((catalog, reports), (key, &held), record)
+    let Some(wanted) = wanted_now((catalog, reports), &found)
         .filter(|wanted| may_wait || !wanted.placement.is_none())
     else {
         return Obstacles::default();
@@ -475,16 +483,16 @@ fn may_be(release: &Release, name: &LocationName, locations: &[LocationState]) -
 /// that comes to the app was chosen for the new one, where the one before may not be.
 fn release_at(
     (catalog, locations): (&Catalog, &[LocationState]),
-    (key, record): (&AppKey, &AppRecord),
+    found: &Found<'_>,
     releases: &Releases,
     (location, before): (&LocationName, Option<&AllotmentRecord>),
 ) -> ReleaseNumber {
     let number = releases.at(location, before);
-    let release = catalog.release(key, number);
+    let release = found.release(catalog, number);
     match (release.is_some_and(|release| may_be(release, location, locations)), before) {
         (true, _) => number,
         (false, Some(before)) => before.release,
-        (false, None) => record.main(),
+        (false, None) => found.record().main(),
     }
 }
 
@@ -524,20 +532,19 @@ struct Kept<'a> {
 /// The change that brings the allotments of an app in line with what is wanted, if one is needed.
 fn allotments(
     (catalog, reports): (&Catalog, &ByLocation),
-    key: &AppKey,
+    found: &Found<'_>,
     locations: &mut [LocationState],
     Kept { mut queue, moves, log }: Kept<'_>,
-) -> Option<Transaction> {
-    let stored = catalog.apps.get(key)?;
+) -> Option<Planned> {
+    let Found { key, stored, held, .. } = found;
     let Stored { record, revision } = stored;
-    let release = catalog.current_release(key)?;
-    let held = held(catalog, key);
-    let mut wanted = wanted_now((catalog, reports), (key, &held), record)?;
+    let release = found.release?;
+    let mut wanted = wanted_now((catalog, reports), found)?;
     wanted.demand.moving = moves.of(key, stored, &wanted, locations);
-    let releases = Releases::of(catalog, reports, (key, record, &held), |name| {
+    let releases = Releases::of(catalog, reports, (key, record, held), |name| {
         may_be(release, name, locations)
     });
-    if !releases.move_any(&held)
+    if !releases.move_any(held)
         && queue.as_mut().is_some_and(|queue| queue.sleeps(key, *revision, &wanted))
     {
         return None;
@@ -546,7 +553,7 @@ fn allotments(
     let shared = plan_shares(at, &wanted, locations);
     let Shared { shares, waiting } = &shared;
     let before_command = record.stage == RolloutStage::Command;
-    let main = catalog.release(key, record.main()).unwrap_or(release);
+    let main = found.release(catalog, record.main()).unwrap_or(release);
     let (canaries, command_at) = tried(record, release, shares, locations);
     let (mut change, mut taken) = (Change::default(), Vec::new());
     for (idx, (share, n_canaries)) in shares.iter().zip(canaries).enumerate() {
@@ -554,7 +561,7 @@ fn allotments(
         let canary = CanaryRecord { release: record.release, count: n_canaries };
         let there = (&share.location, before);
         let next = AllotmentRecord {
-            release: release_at((catalog, locations), (key, record), &releases, there),
+            release: release_at((catalog, locations), found, &releases, there),
             count: share.count,
             canary: (n_canaries > 0).then_some(canary),
             // One location does it for all.
@@ -572,7 +579,7 @@ fn allotments(
     }
     // A location that gets nothing keeps an allotment of nothing, so that the budget it may still
     // be going by stays accounted for.
-    for (location, stored) in &held {
+    for (location, stored) in held {
         if shares.iter().all(|share| share.location != **location) {
             let before = &stored.record;
             let in_force = in_force(reports, location, key, stored);
@@ -604,51 +611,25 @@ fn allotments(
         queue.block(key, *revision, (wanted, waiting));
         return None;
     }
-    change.told(key).map(|change| moves::with_told(change, &wanted, &shared))
+    let is_whole = !change.is_part;
+    let change = change.told(key).map(|change| moves::with_told(change, &wanted, &shared))?;
+    let is_last = is_whole && is_all((at, &wanted), (record, &shared), locations);
+    let then = match is_last {
+        true => Then::Wait(shared.shares.into_iter().map(|share| share.location).collect()),
+        false => Then::Look,
+    };
+    Some(Planned { change, then })
 }
 
-/// The first of the changes that an app's allotments need, as many as one transaction takes. The rest comes
-/// when these are seen. Any of them may be made without the others: budgets grow only into what is in
-/// nobody's hands before, so that their sum stays within `max` whichever have grown.
-#[derive(Default)]
-struct Change {
-    transaction: Option<Transaction>,
-    /// Where room is to be made, and why.
-    rooms: Vec<String>,
-    n_puts: usize,
-    n_bytes: usize,
-}
-
-impl Change {
-    /// How many bytes of values are put at once, which leaves room for keys and conditions.
-    const MOST_BYTES: usize = MAX_REQUEST_BYTES / 2;
-
-    fn put_if_changed(
-        &mut self,
-        key: &AppKey,
-        location: &LocationName,
-        before: Option<&AllotmentRecord>,
-        mut record: AllotmentRecord,
-    ) {
-        // One more tells of them.
-        let full = self.n_puts + 1 >= MOST_AT_ONCE || self.n_bytes >= Self::MOST_BYTES;
-        if full || before == Some(&record) {
-            return;
-        }
-        if record.make_room > before.map_or(0, |before| before.make_room) {
-            self.rooms.push(format!("{} at {location}: {}", key.1, record.decision.why));
-        }
-        record.generation = record.generation.next();
-        let (key, value) = (allotment_key_text(location, key), encode(&record));
-        self.n_puts += 1;
-        self.n_bytes += value.len();
-        self.transaction = Some(self.transaction.take().unwrap_or_default().put(key, value));
-    }
-
-    /// The transaction, with the event that tells for what others leave.
-    fn told(self, key: &AppKey) -> Option<Transaction> {
-        let rooms = self.rooms.join("; ");
-        let with = |change| with_event(change, &Who::PLATFORM, Some(&key.0), "preempt", rooms);
-        if self.rooms.is_empty() { self.transaction } else { self.transaction.map(with) }
-    }
+/// Whether what an app is given at first is all that it needs: planned from there, nothing changes.
+fn is_all(
+    (at, wanted): (Timestamp, &WantedApp),
+    (record, given): (&AppRecord, &Shared),
+    locations: &[LocationState],
+) -> bool {
+    let is_first = wanted.shares.is_empty()
+        && given.waiting.is_none()
+        && (record.stage, record.beside, record.good) == (RolloutStage::Whole, None, None);
+    let then = || WantedApp { shares: given.shares.clone(), ..wanted.clone() };
+    is_first && plan_shares(at, &then(), locations) == *given
 }

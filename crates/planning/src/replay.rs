@@ -59,6 +59,21 @@ pub enum Record {
     },
 }
 
+/// A decision as a [`Record`] has it, of what is lent: to log it nothing is copied.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Decided<'a> {
+    /// [`Record::Global`].
+    Global {
+        /// The clock value.
+        now: Timestamp,
+        /// The app.
+        app: &'a global::WantedApp,
+        /// What became of it.
+        shared: &'a global::Shared,
+    },
+}
+
 /// Makes the records of a planner.
 #[derive(Debug, Default)]
 pub struct Recorder {
@@ -212,6 +227,21 @@ mod tests {
             traits: Default::default(),
             reached: Vec::new(),
         }
+    }
+
+    #[test]
+    fn what_is_lent_is_logged_as_what_is_owned() {
+        let app = serde_json::json!({
+            "project": "default", "app": "web", "count": 2, "max": 4,
+            "each": Capacity::default(), "placement": {}, "tried": null, "refusals": {},
+            "pinned": null, "shares": [],
+        });
+        let app: global::WantedApp = serde_json::from_value(app).unwrap();
+        let (now, shared) = (Timestamp(7), global::plan_shares(Timestamp(7), &app, &[]));
+        let lent = serde_json::to_string(&Decided::Global { now, app: &app, shared: &shared });
+        let record = Record::Global { now, app: Box::new(app), shared: Box::new(shared) };
+        assert_eq!(lent.unwrap(), serde_json::to_string(&record).unwrap());
+        assert_eq!(Replay::default().take(record), Outcome::Same);
     }
 
     #[test]

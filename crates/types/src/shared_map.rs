@@ -3,8 +3,9 @@
 //! What is told is published anew at each change, and readers keep theirs for as long as they like. With a map of
 //! the standard library each change copies everything, so a world of a hundred thousand apps would be copied for
 //! every deploy. Here a copy costs nothing and a change as many nodes as the tree is high: it is a balanced tree
-//! (AVL) whose nodes are counted, and one that somebody else reads is copied before it is changed. In what two copies
-//! differ is found without a look at what they share.
+//! (AVL) whose nodes are counted, and one that somebody else reads is copied before it is changed. A key lies in its
+//! node, so that a look-up reads one place of memory a step; a value lies beside it, and is never copied. In what two
+//! copies differ is found without a look at what they share.
 //! Rejected: a lock around one map, which every reader would hold up; a crate for it, of which those that are
 //! kept up have a licence that we do not link.
 
@@ -21,7 +22,8 @@ pub struct SharedMap<K, V> {
 }
 
 struct Node<K, V> {
-    entry: Arc<(K, V)>,
+    key: K,
+    value: Arc<V>,
     height: u8,
     left: Link<K, V>,
     right: Link<K, V>,
@@ -33,10 +35,11 @@ impl<K, V> Clone for SharedMap<K, V> {
     }
 }
 
-impl<K, V> Clone for Node<K, V> {
+impl<K: Clone, V> Clone for Node<K, V> {
     fn clone(&self) -> Self {
-        let (entry, left, right) = (Arc::clone(&self.entry), self.left.clone(), self.right.clone());
-        Self { entry, height: self.height, left, right }
+        let (key, value) = (self.key.clone(), Arc::clone(&self.value));
+        let (left, right) = (self.left.clone(), self.right.clone());
+        Self { key, value, height: self.height, left, right }
     }
 }
 
@@ -72,10 +75,10 @@ impl<K: Ord, V> SharedMap<K, V> {
     pub fn find(&self, compared: impl Fn(&K) -> Ordering) -> Option<&V> {
         let mut next = self.root.as_deref();
         while let Some(node) = next {
-            next = match compared(&node.entry.0) {
+            next = match compared(&node.key) {
                 Ordering::Less => node.left.as_deref(),
                 Ordering::Greater => node.right.as_deref(),
-                Ordering::Equal => return Some(&node.entry.1),
+                Ordering::Equal => return Some(&*node.value),
             };
         }
         None
@@ -84,24 +87,6 @@ impl<K: Ord, V> SharedMap<K, V> {
     /// Whether there is such a key.
     pub fn contains_key(&self, key: &K) -> bool {
         self.get(key).is_some()
-    }
-
-    /// Puts a value in the place of the one that a key has, if it has one.
-    pub fn insert(&mut self, key: K, value: V) {
-        if insert(&mut self.root, Arc::new((key, value))) {
-            self.len += 1;
-        }
-    }
-
-    /// Takes a key away; false when there was none.
-    pub fn remove(&mut self, key: &K) -> bool {
-        // What is not there must not copy the way to it.
-        let is_there = self.contains_key(key);
-        if is_there {
-            remove(&mut self.root, key);
-            self.len -= 1;
-        }
-        is_there
     }
 
     /// True for a copy of which neither was changed since.
@@ -124,7 +109,7 @@ impl<K: Ord, V> SharedMap<K, V> {
     pub fn iter_from(&self, is_before: impl Fn(&K) -> bool) -> Iter<'_, K, V> {
         let (mut ahead, mut next) = (Vec::new(), self.root.as_deref());
         while let Some(node) = next {
-            next = match is_before(&node.entry.0) {
+            next = match is_before(&node.key) {
                 true => node.right.as_deref(),
                 false => {
                     ahead.push(node);
@@ -146,6 +131,26 @@ impl<K: Ord, V> SharedMap<K, V> {
     }
 }
 
+impl<K: Ord + Clone, V> SharedMap<K, V> {
+    /// Puts a value in the place of the one that a key has, if it has one.
+    pub fn insert(&mut self, key: K, value: V) {
+        if insert(&mut self.root, key, Arc::new(value)) {
+            self.len += 1;
+        }
+    }
+
+    /// Takes a key away; false when there was none.
+    pub fn remove(&mut self, key: &K) -> bool {
+        // What is not there must not copy the way to it.
+        let is_there = self.contains_key(key);
+        if is_there {
+            remove(&mut self.root, key);
+            self.len -= 1;
+        }
+        is_there
+    }
+}
+
 /// Entries in their order.
 pub struct Iter<'a, K, V> {
     /// Those nodes whose left sides are done, the next one last.
@@ -162,7 +167,7 @@ impl<'a, K, V> Iterator for Iter<'a, K, V> {
             self.ahead.push(node);
             next = node.left.as_deref();
         }
-        Some((&node.entry.0, &node.entry.1))
+        Some((&node.key, &*node.value))
     }
 }
 
@@ -184,7 +189,8 @@ pub struct Changes<'a, K, V> {
 /// What is still to be looked at of a map; the next is the last in a list.
 enum Ahead<'a, K, V> {
     Tree(&'a Node<K, V>),
-    Entry(&'a Arc<(K, V)>),
+    /// The one of that node alone.
+    Entry(&'a Node<K, V>),
 }
 
 fn ahead<K, V>(root: &Link<K, V>) -> Vec<Ahead<'_, K, V>> {
@@ -196,7 +202,7 @@ fn open<'a, K, V>(ahead: &mut Vec<Ahead<'a, K, V>>) {
     match ahead.pop() {
         Some(Ahead::Tree(node)) => {
             ahead.extend(node.right.as_deref().map(Ahead::Tree));
-            ahead.push(Ahead::Entry(&node.entry));
+            ahead.push(Ahead::Entry(node));
             ahead.extend(node.left.as_deref().map(Ahead::Tree));
         }
         other => ahead.extend(other),
@@ -237,22 +243,23 @@ impl<'a, K: Ord, V> Iterator for Changes<'a, K, V> {
                 (_, Some(Ahead::Tree(_))) => open(&mut self.before),
                 (Some(Ahead::Entry(now)), before) => {
                     let (now, before) = (*now, before.and_then(Ahead::entry));
-                    let order = before.map_or(Ordering::Less, |before| now.0.cmp(&before.0));
+                    let order = before.map_or(Ordering::Less, |before| now.key.cmp(&before.key));
                     if order.is_ge() {
                         self.before.pop();
                     }
                     if order.is_gt() {
-                        return before.map(|before| (&before.0, None));
+                        return before.map(|before| (&before.key, None));
                     }
                     self.now.pop();
-                    if order.is_lt() || !before.is_some_and(|before| Arc::ptr_eq(now, before)) {
-                        return Some((&now.0, Some(&now.1)));
+                    let is_same = |before: &Node<K, V>| Arc::ptr_eq(&now.value, &before.value);
+                    if order.is_lt() || !before.is_some_and(is_same) {
+                        return Some((&now.key, Some(&*now.value)));
                     }
                 }
                 (None, Some(Ahead::Entry(before))) => {
                     let before = *before;
                     self.before.pop();
-                    return Some((&before.0, None));
+                    return Some((&before.key, None));
                 }
             }
         }
@@ -260,10 +267,10 @@ impl<'a, K: Ord, V> Iterator for Changes<'a, K, V> {
 }
 
 impl<'a, K, V> Ahead<'a, K, V> {
-    fn entry(&self) -> Option<&'a Arc<(K, V)>> {
+    fn entry(&self) -> Option<&'a Node<K, V>> {
         match self {
             Self::Tree(_) => None,
-            Self::Entry(entry) => Some(entry),
+            Self::Entry(node) => Some(node),
         }
     }
 }
@@ -273,17 +280,17 @@ fn height<K, V>(link: &Link<K, V>) -> u8 {
 }
 
 /// True when the key is new.
-fn insert<K: Ord, V>(link: &mut Link<K, V>, entry: Arc<(K, V)>) -> bool {
+fn insert<K: Ord + Clone, V>(link: &mut Link<K, V>, key: K, value: Arc<V>) -> bool {
     let Some(shared) = link else {
-        *link = Some(Arc::new(Node { entry, height: 1, left: None, right: None }));
+        *link = Some(Arc::new(Node { key, value, height: 1, left: None, right: None }));
         return true;
     };
     let node = Arc::make_mut(shared);
-    let is_new = match entry.0.cmp(&node.entry.0) {
-        Ordering::Less => insert(&mut node.left, entry),
-        Ordering::Greater => insert(&mut node.right, entry),
+    let is_new = match key.cmp(&node.key) {
+        Ordering::Less => insert(&mut node.left, key, value),
+        Ordering::Greater => insert(&mut node.right, key, value),
         Ordering::Equal => {
-            node.entry = entry;
+            node.value = value;
             false
         }
     };
@@ -294,10 +301,10 @@ fn insert<K: Ord, V>(link: &mut Link<K, V>, entry: Arc<(K, V)>) -> bool {
 }
 
 /// Takes away a key that is there.
-fn remove<K: Ord, V>(link: &mut Link<K, V>, key: &K) {
+fn remove<K: Ord + Clone, V>(link: &mut Link<K, V>, key: &K) {
     let Some(shared) = link else { return };
     let node = Arc::make_mut(shared);
-    match key.cmp(&node.entry.0) {
+    match key.cmp(&node.key) {
         Ordering::Less => remove(&mut node.left, key),
         Ordering::Greater => remove(&mut node.right, key),
         Ordering::Equal => match (node.left.take(), node.right.take()) {
@@ -306,8 +313,8 @@ fn remove<K: Ord, V>(link: &mut Link<K, V>, key: &K) {
                 return;
             }
             (left, mut right) => {
-                if let Some(entry) = take_first(&mut right) {
-                    node.entry = entry;
+                if let Some(first) = take_first(&mut right) {
+                    (node.key, node.value) = first;
                 }
                 (node.left, node.right) = (left, right);
             }
@@ -317,13 +324,13 @@ fn remove<K: Ord, V>(link: &mut Link<K, V>, key: &K) {
 }
 
 /// Takes the first entry out of a tree.
-fn take_first<K, V>(link: &mut Link<K, V>) -> Option<Arc<(K, V)>> {
+fn take_first<K: Clone, V>(link: &mut Link<K, V>) -> Option<(K, Arc<V>)> {
     let shared = link.as_mut()?;
     let node = Arc::make_mut(shared);
     if node.left.is_none() {
-        let (entry, right) = (Arc::clone(&node.entry), node.right.take());
+        let (first, right) = ((node.key.clone(), Arc::clone(&node.value)), node.right.take());
         *link = right;
-        return Some(entry);
+        return Some(first);
     }
     let first = take_first(&mut node.left);
     balance(shared);
@@ -331,7 +338,7 @@ fn take_first<K, V>(link: &mut Link<K, V>) -> Option<Arc<(K, V)>> {
 }
 
 /// Makes the two sides of a node differ by one at most, where they differ by two.
-fn balance<K, V>(shared: &mut Arc<Node<K, V>>) {
+fn balance<K: Clone, V>(shared: &mut Arc<Node<K, V>>) {
     let node = Arc::make_mut(shared);
     let (left, right) = (height(&node.left), height(&node.right));
     if left > right + 1 {
@@ -354,7 +361,7 @@ fn balance<K, V>(shared: &mut Arc<Node<K, V>>) {
 }
 
 /// The right child takes the place of its parent.
-fn rotate_left<K, V>(shared: &mut Arc<Node<K, V>>) {
+fn rotate_left<K: Clone, V>(shared: &mut Arc<Node<K, V>>) {
     let Some(mut risen) = Arc::make_mut(shared).right.take() else { return };
     std::mem::swap(shared, &mut risen);
     let mut sunk = risen;
@@ -367,7 +374,7 @@ fn rotate_left<K, V>(shared: &mut Arc<Node<K, V>>) {
 }
 
 /// The left child takes the place of its parent.
-fn rotate_right<K, V>(shared: &mut Arc<Node<K, V>>) {
+fn rotate_right<K: Clone, V>(shared: &mut Arc<Node<K, V>>) {
     let Some(mut risen) = Arc::make_mut(shared).left.take() else { return };
     std::mem::swap(shared, &mut risen);
     let mut sunk = risen;
@@ -401,7 +408,7 @@ mod tests {
     }
 
     /// A key that counts how often it is compared.
-    #[derive(PartialEq, Eq)]
+    #[derive(Clone, PartialEq, Eq)]
     struct Counted<'a>(u32, &'a Cell<u32>);
 
     impl PartialOrd for Counted<'_> {

@@ -32,7 +32,7 @@ struct Entry {
 
 impl Queue {
     /// Takes over how the locations are when a round begins.
-    pub fn begin_round(&mut self, states: &[LocationState], exists: impl Fn(&AppKey) -> bool) {
+    pub fn begin_round(&mut self, states: &[LocationState]) {
         self.supplies = supplies(&self.states, states);
         let said = |state: &LocationState| {
             let kinds = state.kinds.iter().map(|kind| kind.traits.clone()).collect::<Vec<_>>();
@@ -40,6 +40,10 @@ impl Queue {
         };
         self.disturbed = !self.states.iter().map(said).eq(states.iter().map(said));
         self.states = states.to_vec();
+    }
+
+    /// Forgets apps that are there no more.
+    pub fn forget_gone(&mut self, exists: impl Fn(&AppKey) -> bool) {
         self.waiting.retain(|key, _| exists(key));
     }
 
@@ -139,7 +143,7 @@ mod tests {
         let sleeps_after =
             |queue: &mut Queue, state: &LocationState, revision, wanted: &WantedApp| {
                 let states = [state.clone()];
-                queue.begin_round(&states, |_| true);
+                queue.begin_round(&states);
                 let sleeps = queue.sleeps(&key, Revision(revision), wanted);
                 if let Some(waiting) = plan_shares(Timestamp(1), wanted, &states).waiting
                     && !sleeps

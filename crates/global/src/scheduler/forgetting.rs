@@ -6,9 +6,9 @@ use std::num::NonZeroU32;
 use longshore_store::{Compare, Relation, Transaction};
 use longshore_types::{LocationName, ProjectName, SecretName, SecretVersion};
 
-use super::{MOST_AT_ONCE, allotment_key_text, app_key_text, held, release_key_text};
-use crate::catalog::{AppKey, Catalog, Stored};
-use crate::records::{AppRecord, Key, SecretRecord};
+use super::{Found, MOST_AT_ONCE, allotment_key_text, app_key_text, release_key_text};
+use crate::catalog::{Catalog, Stored};
+use crate::records::{Key, SecretRecord};
 use crate::reports::{ByLocation, of_app};
 
 /// A version of a secret.
@@ -17,11 +17,9 @@ type SecretKey = (ProjectName, SecretName, SecretVersion);
 /// The next step in removing an app: take the allotments away, and once every location has
 /// acknowledged that and reports no instance any more, forget the app and its releases.
 pub(super) fn removal(
-    catalog: &Catalog,
-    reports: &ByLocation,
-    key: &AppKey,
+    (catalog, reports): (&Catalog, &ByLocation),
+    Found { key, held, .. }: &Found<'_>,
 ) -> Option<Transaction> {
-    let held = held(catalog, key);
     if !held.is_empty() {
         let take = |change: Transaction, location: &&LocationName| {
             change.delete(allotment_key_text(location, key))
@@ -54,13 +52,12 @@ pub(super) fn removal(
 /// location runs that is not heard of nobody knows, so then none is.
 pub(super) fn forgetting(
     (catalog, reports): (&Catalog, &ByLocation),
-    key: &AppKey,
-    record: &AppRecord,
+    found: &Found<'_>,
     keep: NonZeroU32,
 ) -> Option<Transaction> {
+    let (Found { key, held, .. }, record) = (found, found.record());
     let keep = usize::try_from(keep.get()).unwrap_or(usize::MAX);
     let surplus = catalog.releases_of(key).count().checked_sub(keep).filter(|n| *n > 0)?;
-    let held = held(catalog, key);
     if !held.keys().all(|location| reports.is_heard(location)) {
         return None;
     }

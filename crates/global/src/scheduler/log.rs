@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use longshore_planning::global::{LocationState, Shared, WantedApp};
-use longshore_planning::replay::{Record, Recorder};
+use longshore_planning::replay::{Decided, Record, Recorder};
 use longshore_telemetry::journal::{Journal, MAX_FILE_BYTES, Noted};
 use longshore_types::Timestamp;
+use serde::Serialize;
 
 /// Below the data directory.
 const FILE: &str = "decisions.jsonl";
@@ -30,8 +31,7 @@ impl Log {
         states: &[LocationState],
         shared: &Shared,
     ) {
-        let (app, shared) = (Box::new(wanted.clone()), Box::new(shared.clone()));
-        let decision = Record::Global { now, app, shared };
+        let decision = encode(&Decided::Global { now, app: wanted, shared });
         let mut lines = lines(self.recorder.locations(states).as_slice(), &decision);
         if self.journal.begins_file(lines.len() + 1) {
             self.recorder.forget();
@@ -46,13 +46,14 @@ impl Log {
 
 /// A decision with what has to be known of the locations, in lines but for the last line end. Where all that is
 /// said stands behind, so does the version.
-fn lines(said: &[Record], decision: &Record) -> Vec<u8> {
+fn lines(said: &[Record], decision: &[u8]) -> Vec<u8> {
     let is_all = said.iter().any(|record| matches!(record, Record::Locations { all: true, .. }));
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let began = is_all.then_some(Record::Began { version });
-    let records = began.iter().chain(said).chain([decision]);
-    let lines = records.map(|record| {
-        serde_json::to_vec(record).expect("records have string keys and no failing serializers")
-    });
-    lines.collect::<Vec<_>>().join(&b'\n')
+    let before = began.iter().chain(said).map(encode);
+    before.chain([decision.to_vec()]).collect::<Vec<_>>().join(&b'\n')
+}
+
+fn encode(record: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(record).expect("records have string keys and no failing serializers")
 }

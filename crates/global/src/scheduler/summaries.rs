@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use longshore_api::links::{LocationReport, NodeSummary};
 use longshore_planning::global::{self as planner, LocationState, NodeKind, ReportedNode, Without};
-use longshore_types::{Capacity, LocationName, Priority, Release};
+use longshore_types::{Capacity, LocationName, Priority, Release, ReleaseNumber};
 
-use crate::catalog::{AppKey, Catalog};
+use super::Found;
+use crate::catalog::{AppKey, Catalog, Stored};
 use crate::records::AllotmentRecord;
 use crate::reports::{ByLocation, Received};
 
@@ -75,6 +76,25 @@ impl Summaries {
 
     /// Looks at an app again.
     pub fn look(&mut self, catalog: &Catalog, reports: &ByLocation, key: &AppKey) {
+        let release = |number| catalog.release(key, number);
+        self.count(reports, (key, catalog.held(key)), release);
+    }
+
+    /// The same of one of which all is found.
+    pub fn look_at(&mut self, catalog: &Catalog, reports: &ByLocation, found: &Found<'_>) {
+        let held = found.held.iter().map(|(location, stored)| (*location, *stored));
+        self.count(reports, (found.key, held), |number| found.release(catalog, number));
+    }
+
+    fn count<'a>(
+        &mut self,
+        reports: &ByLocation,
+        (key, held): (
+            &AppKey,
+            impl Iterator<Item = (&'a LocationName, &'a Stored<AllotmentRecord>)>,
+        ),
+        found: impl Fn(ReleaseNumber) -> Option<&'a Arc<Release>>,
+    ) {
         for (location, part) in self.of_app.remove(key).unwrap_or_default() {
             if let Some(given) = self.by_location.get_mut(&location) {
                 given.take_away(part);
@@ -82,7 +102,7 @@ impl Summaries {
             }
         }
         let mut parts = Vec::new();
-        for (location, stored) in catalog.held(key) {
+        for (location, stored) in held {
             let AllotmentRecord { release, count, canary, .. } = &stored.record;
             let canary = canary.map(|canary| (canary.release, canary.count));
             // Of whichever release: one takes the place of the other.
@@ -91,7 +111,7 @@ impl Summaries {
             let given = self.by_location.entry(location.clone()).or_default();
             let mut unseen = Vec::new();
             for (number, count) in [(*release, *count)].into_iter().chain(canary) {
-                let Some(release) = catalog.release(key, number) else { continue };
+                let Some(release) = found(number) else { continue };
                 let manifest = &release.manifest;
                 let part = (manifest.yields(), manifest.resources.capacity().times(count));
                 given.add(part);
@@ -151,7 +171,7 @@ fn state(catalog: &Catalog, received: &Received, given: &Given) -> LocationState
         without: without.collect(),
         coordinates: report.coordinates,
         traits: report.traits.clone(),
-        kinds: kinds(report),
+        kinds: received.kinds.as_ref().clone(),
         // One that its location knows by name alone.
         unheard: report.nodes.iter().any(|node| node.version.is_empty()),
         round_trips: received.round_trips.as_ref().clone(),

@@ -8,9 +8,9 @@ use longshore_planning::Pinned;
 use longshore_planning::global::{Share, WantedApp};
 use longshore_types::{InstancePhase, Lack, LocationName, Manifest, Release, RestartPolicy};
 
-use super::Held;
+use super::{Found, Held};
 use crate::catalog::{AppKey, Catalog, Stored};
-use crate::records::{AllotmentRecord, AppRecord, RolloutStage};
+use crate::records::{AllotmentRecord, RolloutStage};
 use crate::reports::{ByLocation, Received, demand_of, of_app};
 use crate::views;
 
@@ -39,17 +39,17 @@ pub(super) fn in_force(
 /// tried beside that where those few may.
 pub(super) fn wanted_now(
     (catalog, reports): (&Catalog, &ByLocation),
-    (key, held): (&AppKey, &Held<'_>),
-    record: &AppRecord,
+    found: &Found<'_>,
 ) -> Option<WantedApp> {
-    let release = catalog.current_release(key)?;
+    let (Found { key, held, .. }, record) = (found, found.record());
+    let release = found.release?;
     // A command runs somewhere also when nothing else should.
     let count = match record.stage {
         RolloutStage::Command => record.count.max(1),
         RolloutStage::Canary | RolloutStage::Whole => record.count,
     };
     let mut wanted = wanted_app((catalog, reports), (key, held), (count, &release.manifest));
-    let beside = record.beside.and_then(|beside| catalog.release(key, beside));
+    let beside = record.beside.and_then(|beside| found.release(catalog, beside));
     if let Some(beside) = beside {
         let tried = std::mem::replace(&mut wanted.placement, beside.manifest.placement.clone());
         wanted.tried = Some(tried);
@@ -163,9 +163,9 @@ fn refusals(
     reports: &ByLocation,
     key: &AppKey,
 ) -> BTreeMap<LocationName, (Lack, String)> {
-    let changed = catalog.apps.get(key).map_or(0, |stored| stored.revision.0);
     let each = reports.iter().filter_map(|(location, received)| {
         let refusal = received.refusals.get(key)?;
+        let changed = catalog.apps.get(key).map_or(0, |stored| stored.revision.0);
         let holds = refusal.acknowledged.0 >= changed;
         holds.then(|| (location.clone(), (refusal.lack(), refusal.why.clone())))
     });
