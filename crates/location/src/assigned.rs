@@ -3,7 +3,7 @@
 //! Each node is waited for by itself: with hundreds of them, to wake all for what one is told would cost more than to
 //! tell it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longshore_api::links::Assigned;
@@ -37,31 +37,33 @@ impl Assignments {
         self.lock().entry(node.clone()).or_default().subscribe()
     }
 
-    /// Goes on to what the nodes in `known` are to do by now: `next` gives that of one, given what it was before, when it
-    /// is another. Of the others nothing is known any more.
-    pub fn renew(
+    /// Goes on to what these nodes are to do by now: `next` gives that of one, given what it was before, when it is
+    /// another.
+    pub fn renew<'a>(
         &self,
-        known: &BTreeSet<&NodeName>,
+        nodes: impl Iterator<Item = &'a NodeName>,
         next: impl Fn(&NodeName, Option<&Assigned>) -> Option<Assigned>,
     ) {
         let mut by_node = self.lock();
-        for node in known {
-            let before = by_node.get(*node).and_then(|told| told.borrow().clone());
+        for node in nodes {
+            let before = by_node.get(node).and_then(|told| told.borrow().clone());
             if let Some(next) = next(node, before.as_deref()) {
-                let told = by_node.entry((*node).clone()).or_default();
+                let told = by_node.entry(node.clone()).or_default();
                 told.send_replace(Some(Arc::new(next)));
             }
         }
-        if by_node.len() > known.len() {
-            by_node.retain(|node, told| {
-                if known.contains(node) {
-                    return true;
-                }
-                told.send_if_modified(|told| told.take().is_some());
-                // Who follows it is told once it is known again.
-                told.receiver_count() > 0
-            });
-        }
+    }
+
+    /// Of all that are not known any more, nothing is.
+    pub fn forget_others(&self, is_known: impl Fn(&NodeName) -> bool) {
+        self.lock().retain(|node, told| {
+            if is_known(node) {
+                return true;
+            }
+            told.send_if_modified(|told| told.take().is_some());
+            // Who follows it is told once it is known again.
+            told.receiver_count() > 0
+        });
     }
 }
 
@@ -84,10 +86,11 @@ mod tests {
                 .collect()
         };
         let renew = |known: &[NodeName], of: &NodeName, generation| {
-            assignments.renew(&known.iter().collect(), |node, before| {
+            assignments.renew(known.iter(), |node, before| {
                 let next = Assigned { generation: Generation(generation), ..Assigned::default() };
                 (node == of || before.is_none()).then_some(next)
             });
+            assignments.forget_others(|node| known.contains(node));
         };
         assert_eq!(woken(), [None, None]);
         renew(&names, &names[0], 1);

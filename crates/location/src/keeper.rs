@@ -32,7 +32,7 @@ use crate::records::{
     ALLOTMENTS, ALLOTMENTS_GENERATION, AllotmentRecord, CORDONS, ConfirmedRecord, CordonsRecord,
     GenerationRecord, STRAYS, StrayRecord, allotment_key, confirmed_key, instance_key, stray_key,
 };
-use crate::state::{Adopted, Changes, Moment, Reported, State};
+use crate::state::{Adopted, Changes, Moment, Reported, Roster, State};
 use stored::{StoredInstances, Write, stored_instances, transactions};
 
 /// How many events may wait. Senders wait when it is full: reports come again anyway.
@@ -124,6 +124,8 @@ pub struct Keeper {
     gate: Option<String>,
     events: mpsc::Receiver<Event>,
     assignments: Assignments,
+    /// Who was told what last.
+    roster: Option<Roster>,
     routes: watch::Sender<Arc<Option<RoutingTable>>>,
     report: watch::Sender<Arc<Option<Reported>>>,
     cordons: watch::Sender<Cordons>,
@@ -201,6 +203,7 @@ impl Keeper {
             gate,
             events,
             assignments,
+            roster: None,
             routes,
             report,
             cordons,
@@ -236,13 +239,16 @@ impl Keeper {
             if self.state.life.awaited().is_some() && self.state.settled(moment()) {
                 self.end_wait(&mut changes).await?;
             }
-            // A plan can make the next one possible: stop when nothing changes any more.
-            while self.state.settled(moment()) {
+            // A plan can make the next one possible: stop when nothing changes any more. One that only starts instances
+            // does not, and theirs are looked at again with whatever happens next.
+            let mut only_places = false;
+            while !only_places && self.state.settled(moment()) {
                 let moment = moment();
                 let planned = self.state.reconcile(self.seed(moment), moment);
                 if let Some(decided) = self.state.decided.take() {
                     self.watched.log.note(decided);
                 }
+                only_places = planned.only_places && changes.is_empty();
                 changes.put.extend(planned.put);
                 changes.delete.extend(planned.delete);
                 if changes.is_empty() {
@@ -259,7 +265,9 @@ impl Keeper {
             }
             self.save(changes).await?;
             let is_kept = self.save_confirmed(confirmed).await?;
-            self.publish(moment());
+            if !only_places {
+                self.publish(moment());
+            }
             // Whoever asked may have gone away; what was asked is done all the same.
             for (answer, found) in answers.found {
                 let _ = answer.send(found);
@@ -561,14 +569,13 @@ impl Keeper {
             }
             changed
         });
-        let (generation, location_epoch) = (self.generation, self.state.life.epoch());
+        let (generation, roster) = (self.generation, self.state.roster());
         let changed = self.state.instances.take_changed_nodes();
         let state = &self.state;
-        let reach = state.reach();
-        self.assignments.renew(&state.told_nodes(), |node, before| {
-            let hand_over = state.nodes.get(node).is_some_and(|reported| reported.owes);
+        let next = |node: &NodeName, before: Option<&Assigned>| {
+            let hand_over = roster.owes(node)?;
             let changed = changed.get(node);
-            let is_same = |one: &Assigned| one.hand_over == hand_over && one.reach == reach;
+            let is_same = |one: &Assigned| one.hand_over == hand_over && one.reach == roster.reach;
             if changed.is_none() && before.is_some_and(is_same) {
                 return None;
             }
@@ -580,9 +587,17 @@ impl Keeper {
                     (generation, state.assignments_after(&before.assignments, node, changed))
                 }
             };
-            let reach = reach.clone();
+            let (location_epoch, reach) = (roster.location_epoch, roster.reach.clone());
             Some(Assigned { location_epoch, generation, assignments, reach, hand_over })
-        });
+        };
+        // As long as all the rest is as it was, nobody is told anything else but those whose instances changed.
+        if self.roster.as_ref() == Some(&roster) {
+            self.assignments.renew(changed.keys(), next);
+        } else {
+            self.assignments.renew(roster.nodes().map(|(node, _)| node), next);
+            self.assignments.forget_others(|node| roster.owes(node).is_some());
+            self.roster = Some(roster);
+        }
     }
 }
 

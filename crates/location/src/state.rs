@@ -11,6 +11,7 @@ mod reconcile;
 mod statuses;
 mod sums;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub use adopt::Adopted;
 use due::Due;
 use given::Given;
 use instances::{AppKey, Instances, app_key};
+pub use publish::Roster;
 use publish::Routes;
 pub use statuses::Reported;
 use statuses::Statuses;
@@ -153,6 +155,8 @@ pub struct Changes {
     pub delete: BTreeSet<InstanceId>,
     /// Instances that their nodes took over, which holds also where that cannot be stored.
     pub confirmed: BTreeSet<InstanceId>,
+    /// Instances were started and nothing else was done, so nothing else has become possible with that.
+    pub only_places: bool,
 }
 
 impl Changes {
@@ -319,12 +323,35 @@ impl State {
     }
 
     fn silent_for(&self, node: &NodeName, moment: Moment) -> Duration {
-        let heard = self.nodes.get(node).map_or(self.began, |reported| reported.at);
+        self.silence(self.nodes.get(node), moment)
+    }
+
+    fn silence(&self, of: Option<&ReportedNode>, moment: Moment) -> Duration {
+        let heard = of.map_or(self.began, |reported| reported.at);
         moment.instant.saturating_duration_since(heard)
     }
 
-    fn reachable(&self, node: &NodeName, moment: Moment) -> bool {
-        self.nodes.contains_key(node) && self.silent_for(node, moment) < SILENT_AFTER
+    fn reachable(&self, of: Option<&ReportedNode>, moment: Moment) -> bool {
+        of.is_some() && self.silence(of, moment) < SILENT_AFTER
+    }
+
+    /// The nodes that reported or have instances, in the order of their names, each with what it reported: found on
+    /// one way through both, since there may be hundreds and every round asks.
+    fn all_nodes(&self) -> impl Iterator<Item = (&NodeName, Option<&ReportedNode>)> {
+        let mut reported = self.nodes.iter().peekable();
+        let mut given = self.instances.nodes().peekable();
+        std::iter::from_fn(move || {
+            let order = match (reported.peek(), given.peek()) {
+                (Some((name, _)), Some(other)) => (*name).cmp(other),
+                (Some(_), None) => Ordering::Less,
+                (None, _) => Ordering::Greater,
+            };
+            let other = if order.is_ge() { given.next() } else { None };
+            match order.is_le() {
+                true => reported.next().map(|(name, reported)| (name, Some(reported))),
+                false => other.map(|name| (name, None)),
+            }
+        })
     }
 }
 

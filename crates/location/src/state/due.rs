@@ -14,7 +14,7 @@ use std::time::Duration;
 use longshore_types::{Cordon, NodeName, ReachAddress, RuntimeOffer, Traits};
 use tokio::time::Instant;
 
-use super::{AppKey, Moment, State};
+use super::{AppKey, LOST_AFTER, Moment, ReportedNode, State};
 
 /// How often all are looked at of which otherwise only those are that may have changed.
 const WHOLE_INTERVAL: Duration = Duration::from_secs(30);
@@ -77,48 +77,52 @@ impl State {
             || apps.iter().any(makes_room);
         if is_whole {
             self.due.whole_at = Some(moment.instant);
-            let names = self.node_names();
-            self.due.nodes = names.into_iter().map(|node| self.known(node, moment)).collect();
+            let nodes = self.all_nodes();
+            let nodes = nodes.map(|(node, reported)| self.known(node, reported, moment)).collect();
+            self.due.nodes = nodes;
             return None;
         }
         Some(apps)
     }
 
-    fn node_names(&self) -> BTreeSet<&NodeName> {
-        self.nodes.keys().chain(self.instances.nodes()).collect()
-    }
-
     /// Whether the nodes are as they were when all were looked at; nothing is copied for that.
     fn are_nodes_known(&self, moment: Moment) -> bool {
-        let names = self.node_names();
-        names.len() == self.due.nodes.len()
-            && names.iter().zip(&self.due.nodes).all(|(name, known)| {
-                let Known { node, reachable, lost, cordon, owes, runtimes, traits, reached } =
-                    known;
-                let reported = self.nodes.get(*name);
-                let report = reported.map(|reported| &reported.report);
-                let now = report.into_iter().flat_map(|report| &report.reached);
-                **name == *node
-                    && self.reachable(name, moment) == *reachable
-                    && self.is_lost(name, moment) == *lost
-                    && self.cordons.get(*name) == cordon.as_ref()
-                    && reported.is_some_and(|reported| reported.owes) == *owes
-                    && report.map_or(&[][..], |report| &report.runtimes) == runtimes
-                    && report.map_or_else(|| *traits == Traits::default(), |r| r.traits == *traits)
-                    && now
-                        .map(|one| (&one.address, &one.error))
-                        .eq(reached.iter().map(|(address, error)| (address, error)))
-            })
+        let mut known = self.due.nodes.iter();
+        let is_known = |(name, reported): (&NodeName, Option<&ReportedNode>)| {
+            known.next().is_some_and(|known| self.is_as_known(name, reported, known, moment))
+        };
+        self.all_nodes().all(is_known) && known.next().is_none()
     }
 
-    fn known(&self, node: &NodeName, moment: Moment) -> Known {
-        let reported = self.nodes.get(node);
+    fn is_as_known(
+        &self,
+        name: &NodeName,
+        reported: Option<&ReportedNode>,
+        known: &Known,
+        moment: Moment,
+    ) -> bool {
+        let Known { node, reachable, lost, cordon, owes, runtimes, traits, reached } = known;
+        let report = reported.map(|reported| &reported.report);
+        let now = report.into_iter().flat_map(|report| &report.reached);
+        *name == *node
+            && self.reachable(reported, moment) == *reachable
+            && (self.silence(reported, moment) >= LOST_AFTER) == *lost
+            && self.cordons.get(name) == cordon.as_ref()
+            && reported.is_some_and(|reported| reported.owes) == *owes
+            && report.map_or(&[][..], |report| &report.runtimes) == runtimes
+            && report.map_or_else(|| *traits == Traits::default(), |r| r.traits == *traits)
+            && now
+                .map(|one| (&one.address, &one.error))
+                .eq(reached.iter().map(|(address, error)| (address, error)))
+    }
+
+    fn known(&self, node: &NodeName, reported: Option<&ReportedNode>, moment: Moment) -> Known {
         let report = reported.map(|reported| &reported.report);
         let reached = report.into_iter().flat_map(|report| &report.reached);
         Known {
             node: node.clone(),
-            reachable: self.reachable(node, moment),
-            lost: self.is_lost(node, moment),
+            reachable: self.reachable(reported, moment),
+            lost: self.silence(reported, moment) >= LOST_AFTER,
             cordon: self.cordons.get(node).cloned(),
             owes: reported.is_some_and(|reported| reported.owes),
             reached: reached.map(|one| (one.address.clone(), one.error.clone())).collect(),

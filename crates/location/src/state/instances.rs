@@ -175,7 +175,12 @@ impl Instances {
         self.by_node.get(node).map(|on_node| &on_node.gpus)
     }
 
-    /// The nodes that have any.
+    /// Both of a node that has any.
+    pub fn held_on(&self, node: &NodeName) -> Option<(Capacity, &GpuShares)> {
+        self.by_node.get(node).map(|on_node| (on_node.promised, &on_node.gpus))
+    }
+
+    /// The nodes that have any, in the order of their names.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeName> {
         self.by_node.keys()
     }

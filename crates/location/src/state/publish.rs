@@ -9,8 +9,8 @@ use longshore_api::links::{
     RoutingTable,
 };
 use longshore_types::{
-    ByteCount, Capacity, Gpu, GpuShares, InstanceId, InstancePhase, NodeGpu, NodeName,
-    ReachAddress, SharedMap, Traits,
+    ByteCount, Capacity, Gpu, GpuShares, InstanceId, InstancePhase, LocationEpoch, NodeGpu,
+    NodeName, ReachAddress, SharedMap, Traits,
 };
 use tokio::time::Instant;
 
@@ -41,13 +41,42 @@ impl Routes {
     }
 }
 
+/// The nodes that are told what they should do, and what each is told beside its instances.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Roster {
+    pub location_epoch: LocationEpoch,
+    pub reach: BTreeSet<ReachAddress>,
+    /// In the order of their names, each with whether it has to hand over what it has before it is told of more.
+    nodes: Vec<(NodeName, bool)>,
+}
+
+impl Roster {
+    /// All of them.
+    pub fn nodes(&self) -> impl Iterator<Item = (&NodeName, bool)> {
+        self.nodes.iter().map(|(node, owes)| (node, *owes))
+    }
+
+    /// Whether a node that is told anything has to hand over before; nothing of one that is not.
+    pub fn owes(&self, node: &NodeName) -> Option<bool> {
+        let found = self.nodes.binary_search_by(|(other, _)| other.cmp(node));
+        found.ok().map(|idx| self.nodes[idx].1)
+    }
+}
+
 impl State {
-    /// The nodes that are told what they should do. One that was removed and comes back is told that it has
-    /// nothing, and ends what it has.
-    pub fn told_nodes(&self) -> BTreeSet<&NodeName> {
+    /// Who is told what. One that was removed and comes back is told that it has nothing, and ends what it has.
+    pub fn roster(&self) -> Roster {
+        let reported = self.all_nodes();
+        let reported =
+            reported.map(|(node, reported)| (node, reported.is_some_and(|one| one.owes)));
+        let mut nodes: Vec<_> = reported.map(|(node, owes)| (node.clone(), owes)).collect();
         let removed = self.cordons.iter().filter(|(_, cordon)| cordon.removed);
-        let removed = removed.map(|(node, _)| node);
-        self.nodes.keys().chain(self.instances.nodes()).chain(removed).collect()
+        for (node, _) in removed {
+            if let Err(idx) = nodes.binary_search_by(|(other, _)| other.cmp(node)) {
+                nodes.insert(idx, (node.clone(), false));
+            }
+        }
+        Roster { location_epoch: self.life.epoch(), reach: self.reach(), nodes }
     }
 
     /// What a node is told.
@@ -194,7 +223,7 @@ impl State {
         }));
         for summary in &mut summaries {
             let node = &summary.node;
-            summary.reachable = self.reachable(node, moment);
+            summary.reachable = self.reachable(self.nodes.get(node), moment);
             summary.lost = self.is_lost(node, moment);
             summary.promised = self.instances.promised(node);
             let sums = self.statuses.sums(node).unwrap_or(&none);

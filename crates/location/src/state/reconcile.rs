@@ -29,6 +29,7 @@ impl State {
         }
         let snapshot = self.snapshot(seed, due.as_ref(), moment);
         let plan = planner::plan(&snapshot);
+        changes.only_places = only_places(&plan) && changes == Changes::default();
         self.decided = self.decides(&plan).then(|| Decided { snapshot, plan: plan.clone() });
         for action in plan.actions {
             self.carry_out(action, &mut changes, moment);
@@ -245,16 +246,20 @@ impl State {
             (*sum, *gpus) = (sum.plus(instance.each), gpus.plus(&instance.gpus));
         }
         let others = |node: &NodeName| {
-            let (listed, listed_gpus) = listed.get(node).cloned().unwrap_or_default();
-            let gpus = self.instances.gpus_promised(node).map(|all| all.minus(&listed_gpus));
-            (self.instances.promised(node).minus(listed), gpus.unwrap_or_default())
+            let Some((all, all_gpus)) = self.instances.held_on(node) else {
+                return Default::default();
+            };
+            match listed.get(node) {
+                Some((listed, listed_gpus)) => (all.minus(*listed), all_gpus.minus(listed_gpus)),
+                None => (all, all_gpus.clone()),
+            }
         };
         // What a node has that has not said it cannot be planned with.
         let known = self.nodes.values().filter(|reported| !reported.owes);
         let known = known.map(|reported| (reported, others(&reported.report.node)));
         let nodes = known.map(|(reported, (others, others_gpus))| NodeState {
             name: reported.report.node.clone(),
-            reachable: self.reachable(&reported.report.node, moment),
+            reachable: self.reachable(Some(reported), moment),
             cordon: self.cordons.get(&reported.report.node).cloned(),
             capacity: reported.report.capacity,
             others,
@@ -315,6 +320,17 @@ impl State {
             Standing::NotReady
         }
     }
+}
+
+/// Whether a plan does nothing but start what has room and takes no other's place: the next one would do nothing before
+/// a node says something of that.
+fn only_places(plan: &planner::Plan) -> bool {
+    let is_start =
+        |action: &Action| matches!(action, Action::Place { replaces: None, is_command: false, .. });
+    !plan.actions.is_empty()
+        && plan.actions.iter().all(is_start)
+        && plan.shortfalls.is_empty()
+        && plan.staying.is_empty()
 }
 
 fn goal(release: &Release, count: u32) -> Goal {

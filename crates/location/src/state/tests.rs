@@ -55,6 +55,7 @@ fn set(generation: u64, release: u64) -> AllotmentSet {
 mod cordons;
 mod hand_over;
 mod holds;
+mod rounds;
 
 /// A location with one node, or more, that does what it is told.
 struct World {
@@ -117,6 +118,10 @@ impl World {
         let changes = self.state.reconcile(self.seed, self.moment());
         self.state.renew_table(self.moment());
         self.check_told();
+        if changes.only_places {
+            // So nobody has to make another round for it.
+            assert_eq!(self.state.reconcile(self.seed, self.moment()), Changes::default());
+        }
         changes
     }
 
@@ -131,7 +136,7 @@ impl World {
         assert_eq!(told.report, anew.report);
         let state = &mut self.state;
         let changed = state.instances.take_changed_nodes();
-        let told: BTreeSet<_> = state.told_nodes().into_iter().cloned().collect();
+        let told: BTreeSet<_> = state.roster().nodes().map(|(node, _)| node.clone()).collect();
         self.told.retain(|node, _| told.contains(node));
         for node in told {
             let changed = changed.get(&node).cloned().unwrap_or_default();

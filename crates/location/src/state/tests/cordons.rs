@@ -67,7 +67,7 @@ fn a_node_that_was_removed_is_forgotten_with_what_it_had() {
     world.obey();
     assert_eq!(world.summary("n1"), None, "what it says is not listened to");
     let n1 = "n1".parse().unwrap();
-    assert!(world.state.told_nodes().contains(&n1), "it is told to end what it has");
+    assert_eq!(world.state.roster().owes(&n1), Some(false), "it is told to end what it has");
     assert!(world.state.assignments(&n1).is_empty());
     world.take(&set(3, 1));
     world.obey();
