@@ -96,13 +96,14 @@ struct StatusOptions {
     tell: Tell,
 }
 
-/// Cut the way between two places, or between one and all others
+/// Cut the way between two places or machines, or between one and all others
 ///
-/// Nothing passes from then on, not even what is under way. Machines of the place still reach each other, and
-/// so does the user when that is where they are.
+/// Nothing passes from then on, not even what is under way. Machines of a place that is cut off still reach each
+/// other, and so does the user when that is where they are. A machine is called as in the list of nodes: ams-2 is
+/// the second of ams, and `cut ams-2 ams` leaves it alone there.
 #[derive(Debug, clap::Args)]
 struct CutOptions {
-    /// The place
+    /// The place or machine
     a: String,
     /// The other one [default: all others]
     b: Option<String>,
@@ -110,10 +111,10 @@ struct CutOptions {
     tell: Tell,
 }
 
-/// Mend what is cut or slow: everywhere, around one place, or between two
+/// Mend what is cut or slow: everywhere, around one place or machine, or between two
 #[derive(Debug, clap::Args)]
 struct HealOptions {
-    /// The place [default: all]
+    /// The place or machine [default: all]
     a: Option<String>,
     /// The other one [default: all others]
     b: Option<String>,

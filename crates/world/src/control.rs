@@ -9,27 +9,32 @@ use serde::{Deserialize, Serialize};
 use crate::place::{Place, UnknownPlace, suggestion};
 use crate::wire::{PlaceIdx, Slowness, Wire};
 
-/// What is asked of a world. Places are given by code or name.
+/// What this machine is called among the others.
+const THIS_MACHINE: &str = "user";
+
+/// What is asked of a world. Places are given by code or name, machines by name; what has the name of
+/// both is the place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "lowercase")]
 pub enum Command {
     /// Nothing but how it is.
     Status,
-    /// Nothing passes between two places any more, nor between one and all others.
+    /// Nothing passes between two places or machines any more, nor between one and all others.
     Cut {
         /// The one.
         a: String,
         /// The other; all others when absent.
         b: Option<String>,
     },
-    /// Everything is as far as it is, and no more than that: everywhere, for one place, or between two.
+    /// Everything is as far as it is, and no more than that: everywhere, for one place or machine, or
+    /// between two.
     Heal {
         /// The one; all when absent.
         a: Option<String>,
         /// The other; all others when absent.
         b: Option<String>,
     },
-    /// What passes is slowed down, in place of how it was slowed down before.
+    /// What passes between places is slowed down, in place of how it was slowed down before.
     Slow {
         /// The one.
         a: String,
@@ -60,21 +65,23 @@ pub enum Answer {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// It has no such place.
-    #[error("{field} = {given:?}: not a place of this world{}; it has {has}", suggestion(*nearest))]
+    /// It has no such place, nor such a machine where that may be meant.
+    #[error("{field} = {given:?}: not a {what} of this world{}; it has {has}", suggestion(*nearest))]
     NotHere {
         /// Which field.
         field: &'static str,
+        /// What it may be.
+        what: &'static str,
         /// What it was.
         given: String,
         /// The code of the one that was probably meant.
         nearest: Option<&'static str>,
-        /// The codes of those that it has.
+        /// The codes or names of those that it has.
         has: String,
     },
-    /// The two places are one.
-    #[error("a and b are both {0}: name two places, or one to mean it and all others")]
-    Same(&'static str),
+    /// The two are one.
+    #[error("a and b are both {0}: name two, or one to mean it and all others")]
+    Same(String),
     /// A number is out of its range.
     #[error("{field} = {given}: {allowed}")]
     Number {
@@ -151,24 +158,49 @@ pub struct MachineStatus {
     pub dir: String,
     /// The supervisor that runs there, while there is one; `/proc/PID/ns/net` is its network.
     pub pid: Option<u32>,
+    /// The machines that it is cut off from, beside what is cut between places; `user` is this one.
+    #[serde(default)]
+    pub cut_from: Vec<String>,
+}
+
+/// How the places and machines of a world are called, in the order of its wire.
+#[derive(Debug, Clone, Copy)]
+pub struct Names<'a> {
+    /// The places.
+    pub places: &'a [&'static Place],
+    /// The machines but this one, which is the last on the wire.
+    pub machines: &'a [&'a str],
+}
+
+/// What somebody named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Place(PlaceIdx),
+    Machine(usize),
 }
 
 /// Does to the wire what is asked.
-pub fn apply(
-    wire: &mut Wire,
-    places: &[&'static Place],
-    command: &Command,
-) -> Result<(), ControlError> {
+pub fn apply(wire: &mut Wire, names: Names<'_>, command: &Command) -> Result<(), ControlError> {
     match command {
         Command::Status => Ok(()),
         Command::Cut { a, b } => {
-            for (a, b) in pairs(places, Some(a), b.as_deref())? {
+            let ends = names.ends(Some(a), b.as_deref())?;
+            if ends.iter().any(|end| matches!(end, Some(End::Machine(_)))) {
+                for (a, b) in pairs_of_machines(wire, ends) {
+                    wire.set_apart(a, b, true);
+                }
+            }
+            for (a, b) in pairs_of_places(names.places.len(), ends) {
                 wire.set_cut(a, b, true);
             }
             Ok(())
         }
         Command::Heal { a, b } => {
-            for (a, b) in pairs(places, a.as_deref(), b.as_deref())? {
+            let ends = names.ends(a.as_deref(), b.as_deref())?;
+            for (a, b) in pairs_of_machines(wire, ends) {
+                wire.set_apart(a, b, false);
+            }
+            for (a, b) in pairs_of_places(names.places.len(), ends) {
                 wire.set_cut(a, b, false);
                 wire.set_slowness(a, b, Slowness::default());
             }
@@ -176,12 +208,20 @@ pub fn apply(
         }
         Command::Slow { a, b, delay_ms, loss_percent, kbit_per_s } => {
             let slowness = slowness(*delay_ms, *loss_percent, *kbit_per_s)?;
-            for (a, b) in pairs(places, Some(a), b.as_deref())? {
+            let ends = Names { machines: &[], ..names }.ends(Some(a), b.as_deref())?;
+            for (a, b) in pairs_of_places(names.places.len(), ends) {
                 wire.set_slowness(a, b, slowness);
             }
             Ok(())
         }
     }
+}
+
+/// The machines that one is cut off from, beside what is cut between places.
+pub fn cut_from(wire: &Wire, names: Names<'_>, machine: usize) -> Vec<String> {
+    let others = (0..wire.machines().len()).filter(|other| wire.are_apart(machine, *other));
+    let name = |other: usize| names.machines.get(other).copied().unwrap_or(THIS_MACHINE);
+    others.map(|other| name(other).to_owned()).collect()
 }
 
 /// The way between each two places.
@@ -232,119 +272,70 @@ fn slowness(
     Ok(Slowness { delay: Duration::from_millis(delay_ms), loss_ppm, bytes_per_s })
 }
 
-/// The pairs that are meant by none, one or two places.
-fn pairs(
-    places: &[&'static Place],
-    a: Option<&str>,
-    b: Option<&str>,
-) -> Result<Vec<(PlaceIdx, PlaceIdx)>, ControlError> {
-    let at = |field, given| find(places, field, given);
-    let (a, b) = match (a, b) {
-        (None, None) => return Ok(all_pairs(places.len()).collect()),
-        (Some(a), Some(b)) => (at("a", a)?, Some(at("b", b)?)),
-        (Some(a), None) => (at("a", a)?, None),
-        (None, Some(b)) => (at("b", b)?, None),
-    };
-    match b {
-        Some(b) if b == a => Err(ControlError::Same(places[a].code)),
-        Some(b) => Ok(vec![(a, b)]),
-        None => Ok((0..places.len()).filter(|b| *b != a).map(|b| (a, b)).collect()),
+impl Names<'_> {
+    /// What is meant by none, one or two names.
+    fn ends(self, a: Option<&str>, b: Option<&str>) -> Result<[Option<End>; 2], ControlError> {
+        let find =
+            |field, given: Option<&str>| given.map(|name| self.find(field, name)).transpose();
+        match [find("a", a)?, find("b", b)?] {
+            [Some(a), Some(b)] if a == b => Err(ControlError::Same(self.name(a).to_owned())),
+            ends => Ok(ends),
+        }
     }
+
+    fn find(self, field: &'static str, given: &str) -> Result<End, ControlError> {
+        let Self { places, machines } = self;
+        let machine = machines.iter().position(|name| name.eq_ignore_ascii_case(given));
+        match (Place::find_among(places.iter().copied(), given), machine) {
+            (Ok((place, _)), _) => Ok(End::Place(place)),
+            (Err(_), Some(machine)) => Ok(End::Machine(machine)),
+            (Err(UnknownPlace { given, nearest }), None) => {
+                let codes: Vec<_> = places.iter().map(|place| place.code).collect();
+                let others = machines.iter().filter(|name| !codes.contains(*name));
+                let has: Vec<_> = codes.iter().chain(others).copied().collect();
+                let what = if machines.is_empty() { "place" } else { "place or machine" };
+                Err(ControlError::NotHere { field, what, given, nearest, has: has.join(", ") })
+            }
+        }
+    }
+
+    fn name(&self, end: End) -> &str {
+        match end {
+            End::Place(place) => self.places[place].code,
+            End::Machine(machine) => self.machines[machine],
+        }
+    }
+}
+
+/// The pairs of places that are meant; none where one of the two is a machine.
+fn pairs_of_places(n_places: usize, ends: [Option<End>; 2]) -> Vec<(PlaceIdx, PlaceIdx)> {
+    match ends {
+        [None, None] => all_pairs(n_places).collect(),
+        [Some(End::Place(a)), Some(End::Place(b))] => vec![(a, b)],
+        [Some(End::Place(a)), None] | [None, Some(End::Place(a))] => {
+            (0..n_places).filter(|b| *b != a).map(|b| (a, b)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The pairs of machines that are meant, where a place is all that are there.
+fn pairs_of_machines(wire: &Wire, [a, b]: [Option<End>; 2]) -> Vec<(usize, usize)> {
+    let machines = wire.machines();
+    let is_of = |end, machine: usize| match end {
+        None => true,
+        Some(End::Place(place)) => machines[machine] == place,
+        Some(End::Machine(named)) => machine == named,
+    };
+    let all = 0..machines.len();
+    let of_a = all.clone().filter(|machine| is_of(a, *machine));
+    let pairs = of_a.flat_map(|one| all.clone().map(move |other| (one, other)));
+    pairs.filter(|(one, other)| one != other && is_of(b, *other)).collect()
 }
 
 fn all_pairs(n_places: usize) -> impl Iterator<Item = (PlaceIdx, PlaceIdx)> {
     (0..n_places).flat_map(move |a| (a + 1..n_places).map(move |b| (a, b)))
 }
 
-fn find(
-    places: &[&'static Place],
-    field: &'static str,
-    given: &str,
-) -> Result<PlaceIdx, ControlError> {
-    let place = Place::find_among(places.iter().copied(), given);
-    place.map(|(idx, _)| idx).map_err(|UnknownPlace { given, nearest }| {
-        let codes: Vec<_> = places.iter().map(|place| place.code).collect();
-        ControlError::NotHere { field, given, nearest, has: codes.join(", ") }
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn world() -> (Wire, Vec<&'static Place>) {
-        let places: Vec<_> =
-            ["ams", "nyc", "sin"].iter().map(|code| Place::find(code).unwrap()).collect();
-        (Wire::new(&places, vec![0, 1, 2], 1), places)
-    }
-
-    /// Each path as `a-b` with what is wrong with it, after these commands in JSON.
-    fn after(commands: &[&str]) -> Vec<String> {
-        let (mut wire, places) = world();
-        for command in commands {
-            let command = serde_json::from_str(command).unwrap();
-            apply(&mut wire, &places, &command).unwrap();
-        }
-        let paths = paths(&wire, &places);
-        let show = |path: &PathStatus| {
-            let PathStatus { a, b, cut, delay_ms, loss_percent, kbit_per_s, .. } = path;
-            let cut = if *cut { " cut" } else { "" };
-            format!("{a}-{b}{cut} {delay_ms} {loss_percent} {kbit_per_s:?}")
-        };
-        paths.iter().map(show).collect()
-    }
-
-    #[test]
-    fn pairs_places_and_all_are_cut_slowed_and_mended() {
-        let usual = ["ams-nyc 0 0 None", "ams-sin 0 0 None", "nyc-sin 0 0 None"];
-        assert_eq!(after(&[r#"{"do": "status"}"#]), usual);
-        let pair = r#"{"do": "cut", "a": "sin", "b": "New York"}"#;
-        assert_eq!(after(&[pair]), [usual[0], usual[1], "nyc-sin cut 0 0 None"]);
-        let place = r#"{"do": "cut", "a": "SIN"}"#;
-        assert_eq!(after(&[place]), [usual[0], "ams-sin cut 0 0 None", "nyc-sin cut 0 0 None"]);
-        let slow = r#"{"do": "slow", "a": "ams", "b": "nyc", "delay_ms": 300, "loss_percent": 1.5, "kbit_per_s": 800}"#;
-        assert_eq!(after(&[slow])[0], "ams-nyc 300 1.5 Some(800)");
-        let lossy = r#"{"do": "slow", "a": "ams", "loss_percent": 2}"#;
-        assert_eq!(after(&[slow, lossy])[0], "ams-nyc 0 2 None", "the last word counts");
-        assert_eq!(after(&[place, slow, r#"{"do": "heal"}"#]), usual);
-        let near = r#"{"do": "heal", "a": "ams", "b": "sin"}"#;
-        assert_eq!(after(&[place, near]), [usual[0], usual[1], "nyc-sin cut 0 0 None"]);
-    }
-
-    #[test]
-    fn what_is_added_is_part_of_the_round_trip() {
-        let (mut wire, places) = world();
-        let before = paths(&wire, &places)[0].round_trip_ms;
-        assert!((before - 125.0).abs() < 5.0, "{before}");
-        let slow = r#"{"do": "slow", "a": "ams", "delay_ms": 50}"#;
-        apply(&mut wire, &places, &serde_json::from_str(slow).unwrap()).unwrap();
-        let after = paths(&wire, &places)[0].round_trip_ms;
-        assert!((after - before - 100.0).abs() < 0.01, "{before} {after}");
-    }
-
-    #[test]
-    fn what_makes_no_sense_names_the_field_and_changes_nothing() {
-        for (command, texts) in [
-            (r#"{"do": "cut", "a": "par"}"#, &["a = \"par\"", "ams, nyc, sin"][..]),
-            (r#"{"do": "cut", "a": "sni"}"#, &["did you mean sin?"]),
-            (r#"{"do": "cut", "a": "ams", "b": "moon"}"#, &["b = \"moon\""]),
-            (r#"{"do": "heal", "b": "moon"}"#, &["b = \"moon\""]),
-            (r#"{"do": "cut", "a": "ams", "b": "Amsterdam"}"#, &["both ams"]),
-            (
-                r#"{"do": "slow", "a": "ams", "loss_percent": 101}"#,
-                &["loss_percent = 101", "0 to 100"],
-            ),
-            (r#"{"do": "slow", "a": "ams", "delay_ms": 60001}"#, &["delay_ms = 60001"]),
-            (r#"{"do": "slow", "a": "ams", "kbit_per_s": 0}"#, &["kbit_per_s = 0", "1 to"]),
-        ] {
-            let (mut wire, places) = world();
-            let before = paths(&wire, &places);
-            let command = serde_json::from_str(command).unwrap();
-            let error = apply(&mut wire, &places, &command).unwrap_err().to_string();
-            for text in texts {
-                assert!(error.contains(text), "{error}");
-            }
-            assert_eq!(paths(&wire, &places), before);
-        }
-    }
-}
+mod tests;

@@ -3,10 +3,10 @@
 //! A *path* leads from one place to another; the way back is a path of its own. A packet waits for
 //! its turn at the path's rate, then for as long as the distance takes. What of it is chance comes
 //! from a generator of the path's own: the same packets meet the same fate whatever goes on
-//! elsewhere.
+//! elsewhere. Machines may be cut off from each other besides, those of one place too.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -80,6 +80,7 @@ struct InFlight {
     due: Duration,
     number: u64,
     path: usize,
+    from: usize,
     to: usize,
     packet: Vec<u8>,
 }
@@ -92,6 +93,8 @@ pub struct Wire {
     paths: Vec<Path>,
     /// Where each machine is.
     machines: Vec<PlaceIdx>,
+    /// Those between which nothing passes whatever their path is, the lower number first.
+    apart: BTreeSet<(usize, usize)>,
     in_flight: BinaryHeap<Reverse<InFlight>>,
     n_taken: u64,
 }
@@ -116,8 +119,8 @@ impl Wire {
             n_dropped: 0,
         });
         let paths = paths.collect();
-        let in_flight = BinaryHeap::new();
-        Self { n_places: places.len(), paths, machines, in_flight, n_taken: 0 }
+        let (apart, in_flight) = (BTreeSet::new(), BinaryHeap::new());
+        Self { n_places: places.len(), paths, machines, apart, in_flight, n_taken: 0 }
     }
 
     /// Takes a packet from one machine for another.
@@ -126,12 +129,14 @@ impl Wire {
     /// When there are no such machines.
     pub fn offer(&mut self, now: Duration, from: usize, to: usize, packet: Vec<u8>) -> Outcome {
         let idx = self.machines[from] * self.n_places + self.machines[to];
+        let are_apart = self.are_apart(from, to);
         let path = &mut self.paths[idx];
-        match path.admit(now, packet.len()) {
+        let admitted = if are_apart { Err(Outcome::Cut) } else { path.admit(now, packet.len()) };
+        match admitted {
             Ok(due) => {
                 let number = self.n_taken;
                 self.n_taken += 1;
-                self.in_flight.push(Reverse(InFlight { due, number, path: idx, to, packet }));
+                self.in_flight.push(Reverse(InFlight { due, number, path: idx, from, to, packet }));
                 Outcome::Carried
             }
             Err(outcome) => {
@@ -144,12 +149,13 @@ impl Wire {
     /// The next packet whose time has come, with the machine that it is for.
     pub fn take_due(&mut self, now: Duration) -> Option<(usize, Vec<u8>)> {
         while self.next_due().is_some_and(|due| due <= now) {
-            let Reverse(InFlight { path, to, packet, .. }) = self.in_flight.pop()?;
+            let Reverse(InFlight { path, from, to, packet, .. }) = self.in_flight.pop()?;
+            let are_apart = self.are_apart(from, to);
             let path = &mut self.paths[path];
             path.bytes_in_flight -= packet.len();
             // What was under way when the path was cut is as lost as what came later: once a cut is
             // told, nothing passes.
-            if path.is_cut {
+            if path.is_cut || are_apart {
                 path.n_dropped += 1;
                 continue;
             }
@@ -167,6 +173,25 @@ impl Wire {
     /// Cuts both ways between two places, or mends them. What slows them down stays.
     pub fn set_cut(&mut self, a: PlaceIdx, b: PlaceIdx, is_cut: bool) {
         self.change(a, b, |path| path.is_cut = is_cut);
+    }
+
+    /// Cuts both ways between two machines, or mends them; what is cut between their places stays.
+    pub fn set_apart(&mut self, a: usize, b: usize, are_apart: bool) {
+        let pair = (a.min(b), a.max(b));
+        match are_apart {
+            true => self.apart.insert(pair),
+            false => self.apart.remove(&pair),
+        };
+    }
+
+    /// Whether the ways between two machines are cut beside those between their places.
+    pub fn are_apart(&self, a: usize, b: usize) -> bool {
+        self.apart.contains(&(a.min(b), a.max(b)))
+    }
+
+    /// Where each machine is.
+    pub fn machines(&self) -> &[PlaceIdx] {
+        &self.machines
     }
 
     /// Slows down both ways between two places; [`Slowness::default`] ends that.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use longshore_link::Service;
 use longshore_world::control::{
-    Answer, Command, ControlError, LocationStatus, MachineStatus, Status, apply, paths,
+    Answer, Command, ControlError, LocationStatus, MachineStatus, Names, Status, apply, cut_from,
+    paths,
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -89,7 +90,9 @@ impl Control {
 
     /// Does to the wire what is asked.
     pub fn apply(&self, command: &Command) -> Result<(), ControlError> {
-        apply(&mut self.machines.carrier.wire(), &self.machines.plan.places, command)
+        let Machines { plan, carrier, .. } = &*self.machines;
+        let names = Names { places: &plan.places, machines: &plan.names() };
+        apply(&mut carrier.wire(), names, command)
     }
 
     /// How the world is.
@@ -106,18 +109,21 @@ impl Control {
                 ingress: format!("http://{}", ingress_of(address)),
             }
         };
+        let wire = carrier.wire();
+        let names = Names { places: &plan.places, machines: &plan.names() };
         let machine = |idx: usize| MachineStatus {
             name: plan.machines[idx].name.clone(),
             place: plan.place_of(idx).code.to_owned(),
             address: subnet.address(idx).to_string(),
             dir: self.machines.dir_of(idx).display().to_string(),
             pid: self.machines.pid(idx),
+            cut_from: cut_from(&wire, names, idx),
         };
         Status {
             seed: self.seed,
             user_at: plan.places[plan.user_at].code.to_owned(),
             locations: (0..plan.n_locations).map(location).collect(),
-            paths: paths(&carrier.wire(), &plan.places),
+            paths: paths(&wire, &plan.places),
             machines: (0..plan.machines.len()).map(machine).collect(),
         }
     }

@@ -131,6 +131,11 @@ impl WorldPlan {
         self.places[self.machines[machine].place]
     }
 
+    /// How the machines are called.
+    pub fn names(&self) -> Vec<&str> {
+        self.machines.iter().map(|machine| &*machine.name).collect()
+    }
+
     /// Where each machine is on the wire, this one last.
     pub fn positions(&self) -> Vec<PlaceIdx> {
         let others = self.machines.iter().map(|machine| machine.place);

@@ -1,6 +1,6 @@
 //! A world as a person sees it.
 
-use longshore_world::control::{PathStatus, Status};
+use longshore_world::control::{MachineStatus, PathStatus, Status};
 
 use crate::output::table_text;
 use crate::table::Table;
@@ -19,7 +19,8 @@ pub fn render(status: &Status) -> String {
         ]);
     }
     let mut text = table_text(&table);
-    let unusual: Vec<_> = status.paths.iter().filter_map(unusual).collect();
+    let unusual = status.paths.iter().filter_map(unusual);
+    let unusual: Vec<_> = unusual.chain(cut_machines(status)).collect();
     if !unusual.is_empty() {
         text.push_str(&format!("\n{}\n", unusual.join("\n")));
     }
@@ -62,9 +63,31 @@ fn unusual(path: &PathStatus) -> Option<String> {
     (!parts.is_empty()).then(|| format!("{a} - {b}: {}", parts.join(", ")))
 }
 
+/// The machines that are cut off by themselves, and the pairs that are, in a line each.
+fn cut_machines(status: &Status) -> Vec<String> {
+    let machines = &status.machines;
+    // All others are as many as the list has, for this machine is not in it.
+    let is_off = |machine: &MachineStatus| machine.cut_from.len() == machines.len();
+    let is_told = |name: &str, before: &[MachineStatus]| {
+        let is_it = |machine: &&MachineStatus| machine.name == name;
+        machines.iter().find(is_it).is_some_and(is_off) || before.iter().any(|one| one.name == name)
+    };
+    let mut lines = Vec::new();
+    for (idx, machine) in machines.iter().enumerate() {
+        let MachineStatus { name, cut_from, .. } = machine;
+        if is_off(machine) {
+            lines.push(format!("{name}: cut off"));
+            continue;
+        }
+        let others = cut_from.iter().filter(|other| !is_told(other, &machines[..idx]));
+        lines.extend(others.map(|other| format!("{name} - {other}: cut")));
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
-    use longshore_world::control::{LocationStatus, MachineStatus};
+    use longshore_world::control::LocationStatus;
 
     use super::*;
 
@@ -90,12 +113,13 @@ mod tests {
             country: "XX".to_owned(),
             ingress: "http://198.18.0.1:80".to_owned(),
         };
-        let machine = |name: &str, place: &str, pid| MachineStatus {
+        let machine = |name: &str, place: &str, pid, cut_from: &[&str]| MachineStatus {
             name: name.to_owned(),
             place: place.to_owned(),
             address: "198.18.0.1".to_owned(),
             dir: "/world".to_owned(),
             pid,
+            cut_from: cut_from.iter().map(|name| (*name).to_owned()).collect(),
         };
         let cut = PathStatus { cut: true, delay_ms: 5, ..path("lon", "sin", 228.0) };
         let slow =
@@ -110,20 +134,23 @@ mod tests {
             ],
             paths: vec![slow, path("ams", "lon", 9.73), cut],
             machines: vec![
-                machine("ams", "ams", Some(1)),
-                machine("ams-2", "ams", Some(2)),
-                machine("sin", "sin", None),
+                machine("ams", "ams", Some(1), &["ams-2", "sin-2"]),
+                machine("ams-2", "ams", Some(2), &["ams", "sin", "sin-2", "user"]),
+                machine("sin", "sin", None, &["ams-2"]),
+                machine("sin-2", "sin", Some(4), &["ams", "ams-2"]),
             ],
         };
         assert_eq!(
             render(&status),
             "LOCATION  PLACE          INGRESS               FROM HERE  MACHINES\n\
              ams       Amsterdam, XX  http://198.18.0.1:80  10 ms      2\n\
-             sin       Singapore, XX  http://198.18.0.1:80  cut off    1\n\
+             sin       Singapore, XX  http://198.18.0.1:80  cut off    2\n\
              lon       London, XX     http://198.18.0.1:80  here       0\n\
              \n\
              ams - sin: 1.5 % lost, at most 800 kbit/s\n\
              lon - sin: cut, 5 ms longer each way\n\
+             ams - sin-2: cut\n\
+             ams-2: cut off\n\
              \n\
              sin: nothing runs there\n"
         );

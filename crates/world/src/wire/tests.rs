@@ -62,6 +62,25 @@ fn once_a_path_is_cut_nothing_passes_not_even_what_was_under_way() {
 }
 
 #[test]
+fn machines_are_cut_off_from_each_other_and_from_nobody_else() {
+    let (mut wire, [to_nyc, ..]) = world(1);
+    wire.offer(MS, 0, 1, packet(1));
+    wire.offer(MS, 1, 2, packet(2));
+    wire.set_apart(1, 0, true);
+    assert_eq!(wire.offer(MS, 0, 1, packet(3)), Outcome::Cut, "of one place");
+    assert_eq!(wire.offer(MS, 1, 0, packet(4)), Outcome::Cut, "both ways");
+    assert_eq!(wire.offer(MS, 0, 2, packet(5)), Outcome::Carried);
+    let later = MS + to_nyc;
+    assert_eq!(arrived(&mut wire, later), [(2, 2), (2, 5)], "what was under way is lost");
+    wire.set_cut(0, 1, true);
+    wire.set_apart(0, 1, false);
+    assert_eq!(wire.offer(later, 0, 1, packet(6)), Outcome::Carried);
+    assert_eq!(wire.offer(later, 1, 2, packet(7)), Outcome::Cut, "their places are still apart");
+    let PathView { n_carried, n_dropped, .. } = wire.path(0, 0);
+    assert_eq!((n_carried, n_dropped), (0, 3));
+}
+
+#[test]
 fn a_rate_lets_so_many_bytes_through_and_loses_what_would_wait_too_long() {
     // Ten packets a second, each a tenth of a second: two wait, the next would for longer than allowed.
     let mut wire = slow(Slowness { bytes_per_s: NonZeroU64::new(10_000), ..Slowness::default() });
