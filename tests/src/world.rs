@@ -1,6 +1,6 @@
 //! One `longshore world` in a directory of its own, gone without a trace at the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
@@ -32,6 +32,17 @@ const METRICS_PORT: u16 = 4610;
 const INGRESS_METRICS_PORT: u16 = 4614;
 /// A request over the wire is not waited for longer than this.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A control plane that stands still is not waited for by who wants to know what is now.
+const NOW: Duration = Duration::from_secs(1);
+
+/// How many instances may run at a location.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// By what it was given last.
+    pub given: u64,
+    /// By the largest that it may still go by.
+    pub in_force: u64,
+}
 
 /// A world. Dropping it ends it with all that runs in it; [`World::finish`] checks besides that nothing
 /// was left behind.
@@ -46,6 +57,8 @@ pub struct World {
     endpoints: Endpoints,
     /// As it was when it had started: addresses and names stay.
     status: Status,
+    /// The network of the first machine, which stays as long as the world.
+    network: Option<File>,
     /// Of the machines that it had so far, also before a start anew.
     agents: Vec<String>,
 }
@@ -90,6 +103,7 @@ impl World {
                 paths: Vec::new(),
                 machines: Vec::new(),
             },
+            network: None,
             agents: Vec::new(),
         };
         world.up()?;
@@ -114,6 +128,8 @@ impl World {
             Ok(log.contains("until Ctrl-C").then_some(()))
         })?;
         self.status = self.tell(&["status"])?;
+        let pid = self.status.machines[0].pid.context("nothing runs on the first machine")?;
+        self.network = Some(File::open(format!("/proc/{pid}/ns/net"))?);
         let control = self.data_dir().join(&self.status.machines[0].name).join("data");
         self.endpoints = serde_json::from_slice(&fs::read(control.join("endpoints.json"))?)?;
         let token = fs::read_to_string(control.join("admin-token"))?;
@@ -285,22 +301,31 @@ impl World {
         Request { timeout: PATIENCE, ..Request::get(host, path) }.send_from(&network, address)
     }
 
-    /// How many instances may ever run at each location, of all apps together.
-    pub fn budgets(&self) -> Result<BTreeMap<String, u64>> {
+    /// How many instances may run at each location, of all apps together, at one moment since this was called.
+    pub fn budgets(&self) -> Result<BTreeMap<String, Budget>> {
         let at = SocketAddr::from(([127, 0, 0, 1], METRICS_PORT));
-        let answer = self.ask_on(&self.status.machines[0].name, at, "metrics", "/metrics")?;
+        let network = self.network.as_ref().context("it does not run")?;
+        let request = Request { timeout: NOW, ..Request::get("metrics", "/metrics") };
+        let answer = request.send_from(network, at)?;
         let text = answer.text();
-        let budget = |line: &str| {
-            let line =
-                line.strip_prefix("longshore_global_location_budget_instances{location=\"")?;
-            let (location, number) = line.split_once("\"} ")?;
-            // The registry of metrics writes every gauge with a fraction.
-            let number = number.split('.').next()?.parse().ok()?;
-            Some((location.to_owned(), number))
+        let of = |what: &str| {
+            let begin = format!("longshore_global_location_budget_{what}{{location=\"");
+            let number = |line: &str| {
+                let (location, number) = line.strip_prefix(&begin)?.split_once("\"} ")?;
+                // The registry of metrics writes every gauge with a fraction.
+                let number: u64 = number.split('.').next()?.parse().ok()?;
+                Some((location.to_owned(), number))
+            };
+            text.lines().filter_map(number).collect::<BTreeMap<_, _>>()
         };
-        let budgets: BTreeMap<_, _> = text.lines().filter_map(budget).collect();
-        ensure!(!budgets.is_empty(), "{}: {text}", answer.status);
-        Ok(budgets)
+        let (given, in_force) = (of("instances"), of("in_force_instances"));
+        ensure!(!given.is_empty(), "{}: {text}", answer.status);
+        let budget = |(location, given): (String, u64)| {
+            let in_force =
+                in_force.get(&location).with_context(|| format!("{location}: {text}"))?;
+            Ok((location, Budget { given, in_force: *in_force }))
+        };
+        given.into_iter().map(budget).collect()
     }
 
     /// What the ingress of the first machine tells under a name, 0 when it does not tell it.
@@ -344,11 +369,11 @@ impl World {
 
     /// The containers that run, by the machine that they run on: each with the id of its instance. Asked of
     /// the kernel, so that it is true whoever is cut off.
-    pub fn containers(&self) -> Result<Vec<(String, String)>> {
+    pub fn containers(&self) -> Result<BTreeSet<(String, String)>> {
         let all = Process::all()?;
-        let shims = self.shims()?.into_iter();
-        let with_program = shims.filter(|shim| all.iter().any(|one| one.parent == shim.pid));
-        let found = with_program.filter_map(|shim| {
+        let parents: BTreeSet<i32> = all.iter().map(|process| process.parent).collect();
+        let shims = self.shims_of(&all);
+        let found = shims.filter(|shim| parents.contains(&shim.pid)).filter_map(|shim| {
             // `shim RUN_DIR/shims/INSTANCE ..`, below the directory of the machine.
             let path = Path::new(shim.arguments.get(2)?);
             let below = path.strip_prefix(self.data_dir()).ok()?;
@@ -372,11 +397,15 @@ impl World {
 
     /// The shims of all machines, one per container.
     pub fn shims(&self) -> Result<Vec<Process>> {
+        Ok(self.shims_of(&Process::all()?).cloned().collect())
+    }
+
+    fn shims_of<'a>(&self, all: &'a [Process]) -> impl Iterator<Item = &'a Process> {
         let dir = self.data_dir().display().to_string();
-        let is_shim = |process: &Process| {
+        let is_shim = move |process: &&Process| {
             process.arguments.get(1).is_some_and(|verb| verb == "shim") && process.mentions(&dir)
         };
-        Ok(Process::all()?.into_iter().filter(is_shim).collect())
+        all.iter().filter(is_shim)
     }
 
     /// Ends it as Ctrl-C does.

@@ -99,22 +99,33 @@ fn tell_of_catalog(scrape: &mut Scrape<'_>, catalog: &Catalog) -> fmt::Result {
     scrape.gauge("rollouts_failed", "Apps whose last rollout failed", count(failed))
 }
 
+/// What a location was given of all apps.
+#[derive(Default)]
+struct Allotted {
+    count: u32,
+    budget: u32,
+    in_force: u32,
+}
+
 fn tell_of_allotments(scrape: &mut Scrape<'_>, catalog: &Catalog) -> fmt::Result {
-    let mut allotted = BTreeMap::<&LocationName, (u32, u32)>::new();
+    let mut allotted = BTreeMap::<&LocationName, Allotted>::new();
     for ((location, ..), stored) in &catalog.allotments {
-        let (instances, budget) = allotted.entry(location).or_default();
-        *instances = instances.saturating_add(stored.record.count);
+        let Allotted { count, budget, in_force } = allotted.entry(location).or_default();
+        *count = count.saturating_add(stored.record.count);
         *budget = budget.saturating_add(stored.record.budget);
+        *in_force = in_force.saturating_add(stored.record.budget_in_force);
     }
-    let mut of = |name: &str, help: &str, value: fn(&(u32, u32)) -> u32| {
+    let mut of = |name: &str, help: &str, value: fn(&Allotted) -> u32| {
         let labels = |location: &LocationName| LocationLabels { location: location.to_string() };
         let values = allotted.iter().map(|(at, one)| (labels(at), f64::from(value(one))));
         scrape.gauges(name, help, values)
     };
     let help = "Instances that should run at the location";
-    of("location_allotted_instances", help, |one| one.0)?;
+    of("location_allotted_instances", help, |one| one.count)?;
     let help = "Instances that may ever run at the location";
-    of("location_budget_instances", help, |one| one.1)
+    of("location_budget_instances", help, |one| one.budget)?;
+    let help = "The largest budget that the location may still go by";
+    of("location_budget_in_force_instances", help, |one| one.in_force)
 }
 
 fn tell_of_goals(scrape: &mut Scrape<'_>, catalog: &Catalog, reports: &ByLocation) -> fmt::Result {
@@ -191,4 +202,54 @@ pub fn described() -> Registry {
 /// A registry with what every role tells.
 pub fn registry() -> Registry {
     longshore_telemetry::metrics::registry("global", env!("CARGO_PKG_VERSION"))
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_store::Revision;
+    use longshore_telemetry::metrics::text;
+    use longshore_types::{Decision, Generation, ReleaseNumber, Timestamp};
+
+    use super::*;
+    use crate::catalog::Stored;
+    use crate::records::AllotmentRecord;
+
+    #[test]
+    fn a_budget_that_was_lowered_is_told_for_as_long_as_it_is_in_force() {
+        let decision =
+            Decision { at: Timestamp(0), chosen: None, why: String::new(), candidates: vec![] };
+        let given = |(location, app): (&str, &str), budget, budget_in_force| {
+            let (release, generation) = (ReleaseNumber(1), Generation(1));
+            let record = AllotmentRecord {
+                release,
+                count: 1,
+                canary: None,
+                command: None,
+                held_back: false,
+                make_room: 0,
+                budget,
+                budget_in_force,
+                generation,
+                decision: decision.clone(),
+            };
+            let key = (location.parse().unwrap(), "default".parse().unwrap(), app.parse().unwrap());
+            (key, Stored { record, revision: Revision(1) })
+        };
+        let mut catalog = Catalog::default();
+        for (key, stored) in
+            [given(("ams", "api"), 1, 3), given(("ams", "web"), 2, 2), given(("sin", "web"), 1, 1)]
+        {
+            catalog.allotments.insert(key, stored);
+        }
+        let mut registry = registry();
+        at_scrape(&mut registry, move |scrape| tell_of_allotments(scrape, &catalog));
+        let text = text(&registry);
+        for line in [
+            "location_budget_instances{location=\"ams\"} 3.0",
+            "location_budget_in_force_instances{location=\"ams\"} 5.0",
+            "location_budget_in_force_instances{location=\"sin\"} 1.0",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
 }
