@@ -73,6 +73,20 @@ pub fn on<'a>(instances: &'a [InstanceView], node: &str) -> Vec<&'a InstanceView
     instances.iter().filter(|instance| instance.node.as_str() == node).collect()
 }
 
+/// An instance on another machine: its log is read, and what it uses is told.
+fn tells_of_itself(platform: &Platform, far: &str) {
+    platform.run(&["exec", far, "--", "sh", "-c", "echo logged > /proc/1/fd/1"]).ok();
+    let logged = || Ok(platform.run(&["logs", far]).ok().contains("logged").then_some(()));
+    eventually("its log is read", logged).unwrap();
+    let is_far = |row: &Value| row["instance"] == far && row["usage"]["memory"].is_u64();
+    eventually("what it uses is told", || {
+        let used: Value = platform.run(&["top", "--json"]).json();
+        ensure!(used.as_array().is_some_and(|rows| rows.iter().any(is_far)), "{used}");
+        Ok(Some(()))
+    })
+    .unwrap();
+}
+
 #[test]
 fn a_machine_joins_by_one_command_and_carries_its_share() {
     let (mut machine, platform) = two_machines(Part::Node);
@@ -130,20 +144,19 @@ fn a_node_behind_a_nat_is_reached_in_every_way() {
     let (machine, platform) = two_machines_with_one_behind_nat(Part::Node);
     platform.deploy(&web("web", 2)).unwrap();
     let instances = platform.instances("web").unwrap();
-    let far = on(&instances, "two")[0].id().as_str();
-    let write = "echo from afar > /www/who; echo logged > /proc/1/fd/1";
-    platform.run(&["exec", far, "--", "sh", "-c", write]).ok();
-    let logged = || Ok(platform.run(&["logs", far]).ok().contains("logged").then_some(()));
-    eventually("its log is read", logged).unwrap();
+    let [near, far] = ["one", "two"].map(|node| on(&instances, node)[0].id().as_str());
+    let write = |id: &str, words: &str| {
+        let write = format!("echo {words} > /www/who");
+        platform.run(&["exec", id, "--", "sh", "-c", &write]).ok();
+    };
+    write(near, "from here");
+    write(far, "from afar");
+    tells_of_itself(&platform, far);
     eventually("it answers its share of the requests", || {
         let answer = platform.get("web.localhost", "/who")?;
         Ok((answer.status == 200 && answer.text() == "from afar\n").then_some(()))
     })
     .unwrap();
-    let used: serde_json::Value = platform.run(&["top", "--json"]).json();
-    let is_far =
-        |row: &serde_json::Value| row["instance"] == far && row["usage"]["memory"].is_u64();
-    assert!(used.as_array().unwrap().iter().any(is_far), "{used}");
 
     // They go to it past the location, which may hang or die: what it did not hear of, nobody misses.
     let location = platform.role("location").unwrap();
@@ -151,6 +164,12 @@ fn a_node_behind_a_nat_is_reached_in_every_way() {
     eventually("it answers while its location hangs", || {
         let answer = platform.get("web.localhost", "/who")?;
         Ok((answer.status == 200 && answer.text() == "from afar\n").then_some(()))
+    })
+    .unwrap();
+    // What dies there is started anew meanwhile, without what it had written.
+    machine.kill_shim(far).unwrap();
+    eventually("what died answers again", || {
+        Ok((platform.get("web.localhost", "/who")?.status == 404).then_some(()))
     })
     .unwrap();
     let traffic = Traffic::start(platform.ingress_address(), "web.localhost");
@@ -162,6 +181,7 @@ fn a_node_behind_a_nat_is_reached_in_every_way() {
     assert!(failed.is_empty(), "{failed:?}");
 
     // Whoever else dies, requests go through again, and it is the same instance.
+    write(far, "from afar");
     for role in ["location", "ingress"] {
         platform.role(role).unwrap().kill().unwrap();
     }
@@ -230,6 +250,7 @@ fn a_location_behind_a_nat_serves_on_while_it_is_cut_off() {
     assert_eq!(platform.run(&["exec", far, "--", "busybox", "hostname"]).ok().trim(), far);
     let told = platform.run(&["explain", far]).ok();
     assert!(told.contains("location there"), "{told}");
+    tells_of_itself(&platform, far);
     assert_eq!(platform.get("web.localhost", "/").unwrap().status, 200);
     let answer = |machine: &Machine| {
         let answer = machine.get("web.localhost", "/")?;
@@ -241,6 +262,8 @@ fn a_location_behind_a_nat_serves_on_while_it_is_cut_off() {
     // Cut off, it serves, restarts what dies, and starts anew without a word from anyone.
     machine.set_link(false).unwrap();
     answer(&machine).unwrap();
+    machine.kill_shim(far).unwrap();
+    eventually("what died answers again", || answer(&machine)).unwrap();
     machine.kill("location").unwrap();
     machine.kill("node").unwrap();
     answer(&machine).unwrap();

@@ -86,6 +86,8 @@ fn a_machine_takes_the_place_of_a_location_by_a_token_and_adopts_what_runs() {
     let (mut machine, platform) = two_machines(Part::Location);
     platform.deploy(&web("web", 2)).unwrap();
     let before = lives(&platform.instances("web").unwrap());
+    let users = traffic(&platform, "web");
+    users.goes_on().unwrap();
     machine.down().unwrap();
     // A name that is taken is taken over by who has a token for that, and by nobody else.
     let taken = platform.run(&["join-token", "--role", "location", "--location", "there"]);
@@ -96,6 +98,8 @@ fn a_machine_takes_the_place_of_a_location_by_a_token_and_adopts_what_runs() {
     })
     .unwrap();
     eventually("all are as they were", || are_untouched(&platform, &before)).unwrap();
+    users.goes_on().unwrap();
+    assert_eq!(users.stop(), Vec::<String>::new());
     platform.remove("web").unwrap();
     platform.finish();
     machine.finish();

@@ -229,6 +229,28 @@ impl Machine {
         all.iter().find(is_role).with_context(|| format!("no {role} runs"))?.kill()
     }
 
+    /// Kills the shim of an instance, with which its program dies, and waits until both run anew.
+    pub fn kill_shim(&self, instance: &str) -> Result<()> {
+        let before = self.shim(instance)?.with_context(|| format!("{instance} does not run"))?;
+        before.kill()?;
+        eventually("what died runs anew", || {
+            Ok(self.shim(instance)?.filter(|now| now.pid != before.pid).map(drop))
+        })
+    }
+
+    /// The shim of an instance whose program runs.
+    fn shim(&self, instance: &str) -> Result<Option<Process>> {
+        let all = Process::all()?;
+        let dir = self.dir.path().display().to_string();
+        let runs = |shim: &&Process| all.iter().any(|process| process.parent == shim.pid);
+        let is_it = |process: &&Process| {
+            process.arguments.get(1).is_some_and(|verb| verb == "shim")
+                && process.mentions(&dir)
+                && process.mentions(instance)
+        };
+        Ok(all.iter().filter(is_it).find(runs).cloned())
+    }
+
     /// What the ingress of a location answers to a user of that machine.
     pub fn get(&self, host: &str, path: &str) -> Result<Response> {
         let namespace = File::open(format!("/run/netns/{}", self.name))?;

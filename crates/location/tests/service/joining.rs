@@ -266,6 +266,9 @@ async fn a_node_is_named_anew_with_its_own_key_and_survives_a_restart_of_the_loc
     refused(refusal, ProblemCode::Forbidden);
     scene.world.stop().await;
     (scene.world, scene.address) = Scene::location(scene.dir.path(), &scene.root).await;
+    scene.listens().await;
+    // What follows is between the two alone.
+    scene.world.lose_global().await;
     let own = ask(identity.public_key().unwrap());
     let signed = loop {
         match scene.with(&identity).call::<_, Signed>(Method::POST, path, Some(&own)).await {

@@ -47,6 +47,9 @@ struct World {
     reports: watch::Receiver<Option<LocationReport>>,
     shutdown: CancellationToken,
     done: JoinHandle<Result<(), LocationError>>,
+    /// The end of the global plane alone.
+    lost: CancellationToken,
+    global: JoinHandle<std::io::Result<()>>,
 }
 
 /// What a location has to do with other machines.
@@ -83,7 +86,8 @@ impl World {
         let shutdown = CancellationToken::new();
         let (allot, allotted) = watch::channel(Arc::new(AllotmentSet::default()));
         let (report, reports) = watch::channel(None);
-        let until = shutdown.clone();
+        let lost = shutdown.child_token();
+        let until = lost.clone();
         let sets = get(move || async move { json_lines(watch_lines(allotted), until) });
         let lives = lives::Lives::of(dir);
         let begin = lives.begin();
@@ -99,7 +103,7 @@ impl World {
             .merge(more);
         let global_at = Endpoint::Unix(dir.join("global.sock"));
         let listener = Listener::bind("global", &global_at).unwrap();
-        tokio::spawn(listener.serve(global, shutdown.clone()));
+        let global = tokio::spawn(listener.serve(global, lost.clone()));
         let link = Endpoint::Unix(dir.join("location.sock"));
         let options = Options {
             name: "ams".parse().unwrap(),
@@ -117,7 +121,13 @@ impl World {
         };
         let until = shutdown.clone();
         let done = tokio::spawn(longshore_location::run(options, until));
-        Self { location: Client::new(link), allot, reports, shutdown, done }
+        Self { location: Client::new(link), allot, reports, shutdown, done, lost, global }
+    }
+
+    /// From now on nobody answers as the global plane.
+    async fn lose_global(&mut self) {
+        self.lost.cancel();
+        (&mut self.global).await.unwrap().unwrap();
     }
 
     async fn stop(self) {
