@@ -3,7 +3,8 @@
 //! is not lost, and at no time were there more instances, or larger budgets in force, than the app's `max`,
 //! or more at a location than its own.
 //!
-//! The seed decides all that is done and when (`LONGSHORE_SEED`; the same in every short run), and
+//! Once with the state of the control plane in a file, and once in an etcd of three members, of which that dies
+//! which leads. The seed decides all that is done and when (`LONGSHORE_SEED`; the same in every short run), and
 //! `LONGSHORE_KILLS` how often something is.
 
 mod etcd;
@@ -17,7 +18,7 @@ use anyhow::{Context as _, Result, ensure};
 use longshore_api::v1::{AppView, InstanceView, ReleaseView};
 use longshore_e2e::process::{Process, signal};
 use longshore_e2e::small_disk::SmallDisk;
-use longshore_e2e::world::{Budget, World};
+use longshore_e2e::world::{Budget, StateIn, World};
 use longshore_e2e::{eventually, eventually_within, image};
 use longshore_types::InstancePhase;
 use rustix::process::Signal;
@@ -28,6 +29,8 @@ use crate::scene::{but, web};
 
 const PLACES: [&str; 3] = ["ams", "nyc", "sin"];
 const SEED: u64 = 50;
+/// The same where there is an etcd, whose member is back soon.
+const ETCD_SEED: u64 = 8;
 /// The most instances that there may ever be.
 const MAX: u64 = 6;
 /// How long all may take to be whole again: a silent connection is given up after half a minute, and a
@@ -68,6 +71,8 @@ enum Fault {
     },
     /// The disk is full on which every machine keeps everything.
     FullDisk,
+    /// The member of the etcd that leads dies, and comes back with what it has.
+    KillEtcdLeader,
 }
 
 /// The size of that disk, and what a full one still has, in MiB: no store writes any more, and little else can be.
@@ -84,12 +89,15 @@ struct Step {
     lasts: u64,
 }
 
-/// All that is done in a run of so many faults: it follows from the seed.
-fn schedule(seed: u64, n_faults: u32) -> Vec<Step> {
+/// All that is done in a run of so many faults: it follows from the seed. Where there is an etcd, its loss is the first.
+fn schedule(seed: u64, state: StateIn, n_faults: u32) -> Vec<Step> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let is_long = n_faults > 50;
-    let step = |_| {
-        let fault = fault(&mut random);
+    let is_long = n_faults > 30;
+    let step = |number| {
+        let fault = match state {
+            StateIn::Etcd if number == 0 || random.u32(..6) == 0 => Fault::KillEtcdLeader,
+            StateIn::File | StateIn::Etcd => fault(&mut random),
+        };
         let after = random.u64(..1500);
         let is_lost = random.u64(..10) == 0;
         let lasts = random.u64(500..8000);
@@ -157,6 +165,7 @@ fn inflict(world: &World, disk: &SmallDisk, step: &Step) -> Result<()> {
             thread::sleep(lasts);
             disk.empty()
         }
+        Fault::KillEtcdLeader => world.kill_etcd_leader(lasts),
         Fault::CutPair { a, b } => while_told(world, &["cut", a, b], lasts),
         Fault::CutOff { place } => while_told(world, &["cut", place], lasts),
         Fault::CutNode { place } => {
@@ -296,10 +305,20 @@ fn seed(usual: u64) -> u64 {
 
 #[test]
 fn a_world_is_whole_after_every_fault() {
-    let seed = seed(SEED);
+    run(StateIn::File, SEED, n_kills());
+}
+
+#[test]
+fn a_world_with_its_state_in_etcd_is_whole_after_every_fault() {
+    // The etcd apart, it is the same world.
+    run(StateIn::Etcd, ETCD_SEED, n_kills().div_ceil(5));
+}
+
+fn run(state: StateIn, usual_seed: u64, n_faults: u32) {
+    let seed = seed(usual_seed);
     let disk = SmallDisk::new(DISK).unwrap();
     let flags = ["--places", "ams,nyc,sin", "--nodes", "2"];
-    let world = World::start_below(&disk.path(), &flags).unwrap();
+    let world = World::start_below(&disk.path(), state, &flags).unwrap();
     let layout = image::busybox(world.dir(), "image", "one").unwrap();
     world.push(&layout, "default/web:1").unwrap();
     let (next, acknowledged) = (AtomicU64::new(1), AtomicU64::new(0));
@@ -307,7 +326,8 @@ fn a_world_is_whole_after_every_fault() {
     let is_over = AtomicBool::new(false);
     let (n_known, excesses) = thread::scope(|scope| {
         let watching = scope.spawn(|| watch(&world, &is_over));
-        let outcome = schedule(seed, n_kills()).iter().enumerate().try_for_each(|(round, step)| {
+        let steps = schedule(seed, state, n_faults);
+        let outcome = steps.iter().enumerate().try_for_each(|(round, step)| {
             println!("fault {}: {step:?}", round + 1);
             one_round((&world, &disk), step, &next, &acknowledged)
                 .with_context(|| format!("fault {}, {step:?}", round + 1))
@@ -316,7 +336,7 @@ fn a_world_is_whole_after_every_fault() {
         outcome.unwrap_or_else(|error| panic!("{error:#}"));
         watching.join().unwrap()
     });
-    assert!(n_known > n_kills(), "budgets were known {n_known} times");
+    assert!(n_known > n_faults, "budgets were known {n_known} times");
     assert!(excesses.is_empty(), "more than there may be:\n{}", excesses.join("\n"));
     assert!(acknowledged.into_inner() > 0, "nothing was ever deployed");
     let gone = world.remote().call_raw("DELETE", "/v1/projects/default/apps/web", None).unwrap();
@@ -343,17 +363,22 @@ fn one_round(
 
 #[test]
 fn the_seed_says_what_is_done_and_when() {
-    assert_eq!(schedule(7, 40), schedule(7, 40));
-    assert_ne!(schedule(7, 40), schedule(8, 40));
+    let file = |seed, n| schedule(seed, StateIn::File, n);
+    assert_eq!(file(7, 40), file(7, 40));
+    assert_ne!(file(7, 40), file(8, 40));
     // Whoever repeats the beginning of a run repeats its faults.
-    let faults = |n| schedule(7, n).into_iter().map(|step| step.fault).collect::<Vec<_>>();
+    let faults = |n| file(7, n).into_iter().map(|step| step.fault).collect::<Vec<_>>();
     assert_eq!(faults(5), faults(200)[..5]);
-    let all = schedule(1, 200);
+    let all = file(1, 200);
     let is_lost = |step: &&Step| step.lasts == LOST;
     assert!(all.iter().filter(is_lost).count() > 5, "some are gone for long in a long run");
-    assert!(schedule(SEED, 5).iter().all(|step| step.lasts < LOST), "and none in a short one");
+    assert!(file(SEED, 5).iter().all(|step| step.lasts < LOST), "and none in a short one");
     let is_node_cut = |step: &Step| matches!(step.fault, Fault::CutNode { .. });
-    assert!(schedule(SEED, 5).iter().any(is_node_cut), "a node is cut off in a short one too");
+    assert!(file(SEED, 5).iter().any(is_node_cut), "a node is cut off in a short one too");
+    let etcd = schedule(7, StateIn::Etcd, 40);
+    let kills = etcd.iter().filter(|step| step.fault == Fault::KillEtcdLeader);
+    assert!((3..20).contains(&kills.count()) && etcd[0].fault == Fault::KillEtcdLeader);
+    assert!(all.iter().all(|step| step.fault != Fault::KillEtcdLeader), "there is none");
 }
 
 #[test]

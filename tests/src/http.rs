@@ -6,11 +6,11 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::process::on_network;
 
 /// A request.
 #[derive(Debug, Clone)]
@@ -32,13 +32,7 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// Sends it from another network, on a thread of its own, which then is there for good.
     pub fn send_from(self, network: &File, address: SocketAddr) -> Result<Response> {
-        std::thread::scope(|scope| {
-            let asking = scope.spawn(|| {
-                move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
-                self.send(address)
-            });
-            asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        on_network(network, || self.send(address))
     }
 
     /// A GET of `path` with a patience that suits tests.

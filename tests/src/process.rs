@@ -1,10 +1,12 @@
 //! Looking at the processes of this machine, and ending our own.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// A process and how it was called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +57,17 @@ impl Process {
     pub fn is_alive(&self) -> bool {
         Self::read(self.pid).is_some_and(|now| now.arguments == self.arguments)
     }
+}
+
+/// Does something on another network, on a thread of its own, which then is there for good with all that it starts.
+pub fn on_network<T: Send>(network: &File, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+            work()
+        });
+        working.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Sends a signal.

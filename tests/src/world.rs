@@ -1,5 +1,7 @@
 //! One `longshore world` in a directory of its own, gone without a trace at the end.
 
+mod etcd;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::net::{SocketAddr, TcpStream};
@@ -16,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use self::etcd::Etcd;
 use crate::cli::Finished;
 use crate::http::{Request, Response};
 use crate::image::{Layout, checked};
@@ -61,26 +64,37 @@ pub struct World {
     network: Option<File>,
     /// Of the machines that it had so far, also before a start anew.
     agents: Vec<String>,
+    /// What the state of its control plane is in, if not in a file. It ends after the world.
+    etcd: Option<Etcd>,
+}
+
+/// Where the state of the control plane of a world is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateIn {
+    /// In a file on its machine.
+    File,
+    /// In an etcd of three members on its machine.
+    Etcd,
 }
 
 impl World {
     /// Starts one with flags of `longshore world`, and waits until all of it is there.
     pub fn start(flags: &[&str]) -> Result<Self> {
-        Self::start_in(&std::env::temp_dir(), flags, &[])
+        Self::start_in((&std::env::temp_dir(), StateIn::File), flags, &[])
     }
 
     /// The same with variables in the environment of all its processes.
     pub fn start_with(flags: &[&str], variables: &[(&'static str, &'static str)]) -> Result<Self> {
-        Self::start_in(&std::env::temp_dir(), flags, variables)
+        Self::start_in((&std::env::temp_dir(), StateIn::File), flags, variables)
     }
 
     /// The same with all that it keeps below a directory, such as a disk that a test may fill.
-    pub fn start_below(parent: &Path, flags: &[&str]) -> Result<Self> {
-        Self::start_in(parent, flags, &[])
+    pub fn start_below(parent: &Path, state: StateIn, flags: &[&str]) -> Result<Self> {
+        Self::start_in((parent, state), flags, &[])
     }
 
     fn start_in(
-        parent: &Path,
+        (parent, state): (&Path, StateIn),
         flags: &[&str],
         variables: &[(&'static str, &'static str)],
     ) -> Result<Self> {
@@ -89,9 +103,11 @@ impl World {
         builder.prefix("lsw-").permissions(fs::Permissions::from_mode(0o711));
         let dir = builder.tempdir_in(parent)?;
         fs::create_dir(dir.path().join("home"))?;
+        let etcd = (state == StateIn::Etcd).then(Etcd::plan).transpose()?;
+        let store = etcd.iter().map(|etcd| format!("--store={}", etcd.store()));
         let mut world = Self {
             dir,
-            arguments: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            arguments: flags.iter().map(|flag| (*flag).to_owned()).chain(store).collect(),
             variables: variables.to_vec(),
             process: None,
             remote: Remote::new("", ""),
@@ -105,6 +121,7 @@ impl World {
             },
             network: None,
             agents: Vec::new(),
+            etcd,
         };
         world.up()?;
         Ok(world)
@@ -117,7 +134,12 @@ impl World {
         let mut command = self.command(&["world", "--no-context"]);
         command.args(&self.arguments).arg("--data-dir").arg(self.data_dir());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let process = self.process.insert(command.spawn()?);
+        self.process = Some(command.spawn()?);
+        if let Some(etcd) = &self.etcd {
+            let there = || self.network_of_the_first().map(Some);
+            etcd.launch(&eventually("the first machine is there", there)?)?;
+        }
+        let process = self.process.as_mut().context("it was started")?;
         let path = self.dir.path().join("world.log");
         eventually("the world is there", || {
             let log = fs::read(&path)?;
@@ -128,8 +150,7 @@ impl World {
             Ok(log.contains("until Ctrl-C").then_some(()))
         })?;
         self.status = self.tell(&["status"])?;
-        let pid = self.status.machines[0].pid.context("nothing runs on the first machine")?;
-        self.network = Some(File::open(format!("/proc/{pid}/ns/net"))?);
+        self.network = Some(self.network_of_the_first()?);
         let control = self.data_dir().join(&self.status.machines[0].name).join("data");
         self.endpoints = serde_json::from_slice(&fs::read(control.join("endpoints.json"))?)?;
         let token = fs::read_to_string(control.join("admin-token"))?;
@@ -139,6 +160,18 @@ impl World {
             self.agents.push(agent.trim().to_owned());
         }
         Ok(())
+    }
+
+    fn network_of_the_first(&self) -> Result<File> {
+        let machines = self.tell(&["status"])?.machines;
+        let pid = machines[0].pid.context("nothing runs on the first machine")?;
+        Ok(File::open(format!("/proc/{pid}/ns/net"))?)
+    }
+
+    /// Kills the member of its etcd that leads, and starts it again after so long.
+    pub fn kill_etcd_leader(&self, away: Duration) -> Result<()> {
+        let etcd = self.etcd.as_ref().context("its state is in no etcd")?;
+        etcd.kill_leader(self.network.as_ref().context("it does not run")?, away)
     }
 
     /// The directory of the world, which goes with it.

@@ -16,6 +16,7 @@ mod sweep;
 
 use std::path::PathBuf;
 
+use longshore_global::StoreChoice;
 use longshore_types::Duration;
 use longshore_world::Place;
 use longshore_world::control::Command;
@@ -66,6 +67,10 @@ pub struct Options {
     /// What decides which packets are lost
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
+    /// Where the state of the control plane is: embedded, or the members of an etcd as the machine of the control
+    /// plane reaches them
+    #[arg(long, value_name = "STORE", default_value = "embedded")]
+    store: StoreChoice,
     /// Do not make this the platform that later commands mean
     #[arg(long)]
     no_context: bool,
@@ -172,13 +177,14 @@ pub fn run(options: Options) -> Result<(), Failure> {
 }
 
 fn start(options: Options) -> Result<(), Failure> {
-    let Options { locations, places, nodes, user_at, seed, no_context, which, .. } = options;
+    let Options { locations, places, nodes, user_at, seed, store, no_context, which, .. } = options;
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let settings = WorldSettings {
         locations: WorldSettings::choose_places(&places, count(locations))?,
         n_nodes: count(nodes),
         user_at,
         seed,
+        store,
         dir: which.data_dir,
     };
     begin(&settings)?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use longshore_client::Project;
+use longshore_global::StoreChoice;
 use longshore_types::AppName;
 use longshore_world::Place as City;
 use longshore_world::control::{Command, LocationStatus};
@@ -43,6 +44,7 @@ pub fn run(n_locations: usize, once: bool, data_dir: Option<PathBuf>) -> Result<
         user_at: City::find(world::USER_AT)
             .map_err(|error| Failure::new(Kind::Other, error.to_string()))?,
         seed: 1,
+        store: StoreChoice::Embedded,
         dir,
     };
     world::begin(&settings)?;

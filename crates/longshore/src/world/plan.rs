@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use longshore_global::StoreChoice;
 use longshore_types::IpNet;
 use longshore_world::{Place, PlaceIdx};
 
@@ -31,6 +32,8 @@ pub struct WorldSettings {
     pub user_at: &'static Place,
     /// What decides what of the wire is chance.
     pub seed: u64,
+    /// Where the state of its control plane is.
+    pub store: StoreChoice,
     /// Where everything is kept.
     pub dir: PathBuf,
 }
@@ -68,6 +71,8 @@ pub struct WorldPlan {
     pub machines: Vec<MachinePlan>,
     /// Where this machine is.
     pub user_at: PlaceIdx,
+    /// Where the state of its control plane is.
+    pub store: StoreChoice,
 }
 
 /// Where the control plane listens, on the loopback of its machine and, for those of this one, here.
@@ -100,7 +105,7 @@ impl WorldSettings {
 
     /// What there has to be.
     pub fn plan(&self) -> WorldPlan {
-        let Self { locations, n_nodes, user_at, .. } = self;
+        let Self { locations, n_nodes, user_at, store, .. } = self;
         let mut places = locations.clone();
         let user_at = places.iter().position(|place| place == user_at).unwrap_or_else(|| {
             places.push(*user_at);
@@ -121,7 +126,8 @@ impl WorldSettings {
             })
         });
         let machines = machines.collect();
-        WorldPlan { places, n_locations: locations.len(), machines, user_at }
+        let (n_locations, store) = (locations.len(), store.clone());
+        WorldPlan { places, n_locations, machines, user_at, store }
     }
 }
 
@@ -166,6 +172,7 @@ impl WorldPlan {
             ("coordinates", place.coordinates().to_string()),
             ("country", place.country.to_owned()),
             ("node", self.machines[machine].name.clone()),
+            ("store", self.store.to_string()),
         ];
         let own = ["up".to_owned(), "--no-context".to_owned()];
         own.into_iter().chain(flagged(flags)).chain(self.common(machine, dir)).collect()
@@ -244,6 +251,7 @@ mod tests {
             n_nodes,
             user_at: Place::find(user_at).unwrap(),
             seed: 1,
+            store: "http://127.0.0.1:2379/longshore".parse().unwrap(),
             dir: "/world".into(),
         }
     }

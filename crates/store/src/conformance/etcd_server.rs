@@ -75,6 +75,17 @@ impl EtcdServer {
     }
 
     fn try_cluster(dir: &Path, n_members: usize, tls: Option<&ServerTls>) -> io::Result<Vec<Self>> {
+        let mut members = Self::plan(dir, n_members, tls)?;
+        Self::launch(&mut members)?;
+        Ok(members)
+    }
+
+    /// A cluster that does not run yet, and where it will be: for who has to know that before.
+    ///
+    /// # Errors
+    ///
+    /// When its directory cannot be made.
+    pub fn plan(dir: &Path, n_members: usize, tls: Option<&ServerTls>) -> io::Result<Vec<Self>> {
         std::fs::create_dir_all(dir)?;
         let mut members = Vec::new();
         for number in 0..n_members {
@@ -96,12 +107,18 @@ impl EtcdServer {
             .collect();
         for member in &mut members {
             member.cluster = urls.join(",");
-            member.start()?;
-        }
-        for member in &mut members {
-            member.wait_until_it_listens()?;
         }
         Ok(members)
+    }
+
+    /// Starts all of them, and waits until they take connections.
+    ///
+    /// # Errors
+    ///
+    /// When there is no program `etcd`, or it does not come up.
+    pub fn launch(members: &mut [Self]) -> io::Result<()> {
+        members.iter_mut().try_for_each(Self::start)?;
+        members.iter_mut().try_for_each(Self::wait_until_it_listens)
     }
 
     /// Where these members are.
