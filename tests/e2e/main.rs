@@ -50,6 +50,8 @@ mod joining;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod mirror;
+#[cfg(test)]
 mod moved_store;
 #[cfg(test)]
 mod moving_images;

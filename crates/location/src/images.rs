@@ -9,33 +9,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::response::Response;
-use futures_util::StreamExt as _;
-use http::{HeaderValue, Method};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use longshore_api::links::{Assignment, ImageHolds};
 use longshore_api::{Problem, ProblemCode};
-use longshore_link::{CallError, Client, Endpoint, Followed, Refusal, Service, relay_whole};
-use longshore_store::{Record, Store, Transaction};
-use longshore_trust::{Name, RegistryAccess, RegistryTold, client_config};
+use longshore_link::{Refusal, Service, relay_whole, whole_or_broken};
 use longshore_types::{DIFF_ID_ANNOTATION, Digest, NodeImage, NodeName, Repository};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::LocationError;
-use crate::elsewhere::KeepError;
 use crate::keeper::{Event, Handle};
+use crate::mirror::{Document, Given, Mirror, Of, What};
 use crate::prewarm::Prewarm;
-use crate::trust::Trust;
+use crate::registry::{Called, Part, Registry, blob_path};
 
-/// How soon the global plane is asked again where the registry is, when it fell silent.
-const HEAR_AGAIN: Duration = Duration::from_secs(1);
 /// The largest manifest that is read, as in the registry.
 const MAX_MANIFEST: usize = 4 << 20;
 /// How many manifests' references are remembered.
 const REMEMBERED: usize = 1024;
 /// The most manifests of an index that are looked into.
 const MAX_CHILDREN: usize = 64;
+/// How long the registry may take to say what it converted of an image, where it is kept what it said last.
+const SAYS_WITHIN: Duration = Duration::from_secs(2);
+/// What is taken for the type of what has none.
+const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 /// What may be answered instead of one media type.
 const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, \
     application/vnd.oci.image.index.v1+json, \
@@ -60,201 +59,20 @@ impl Wanted {
         &self.digest
     }
 
-    /// The part of a blob, as the registry is asked for it; none for the whole.
-    fn range(&self) -> Option<HeaderValue> {
-        let range = match (self.from, self.n_bytes) {
-            (0, None) => return None,
-            (from, None) => format!("bytes={from}-"),
-            (from, Some(n_bytes)) => {
-                format!("bytes={from}-{}", from.saturating_add(n_bytes.get() - 1))
-            }
-        };
-        Some(HeaderValue::from_str(&range).expect("digits are fine in a header"))
-    }
-}
-
-/// In the store, what the global plane said last of the registry.
-const TOLD: &str = "/registry";
-
-#[derive(Serialize, Deserialize)]
-#[serde(transparent)]
-struct ToldRecord(RegistryTold);
-
-impl Record for ToldRecord {
-    const KIND: &'static str = "registry-told";
-}
-
-/// The registry.
-pub enum Registry {
-    /// On this machine.
-    Here(Client),
-    /// On another, which the global plane names.
-    Elsewhere {
-        /// Who names it.
-        global: Followed,
-        /// As whom it is called.
-        trust: Arc<Trust>,
-        /// Keeps what was named, for a start while the global plane is away.
-        store: Arc<dyn Store>,
-        /// What was named.
-        named: Mutex<Named>,
-    },
-}
-
-/// What the global plane said of the registry.
-#[derive(Default)]
-pub struct Named {
-    /// What it tells now; nothing before it told anything, as one of an earlier release.
-    told: Option<RegistryTold>,
-    /// The registry, once it was called.
-    client: Option<Called>,
-}
-
-/// The registry as it is called.
-#[derive(Clone)]
-struct Called {
-    client: Client,
-    /// Whether it is believed what it says that it converted.
-    is_own: bool,
-}
-
-impl Registry {
-    /// That of the global plane, where it was last while that says nothing.
-    pub async fn elsewhere(
-        global: Followed,
-        trust: Arc<Trust>,
-        store: Arc<dyn Store>,
-    ) -> Result<Self, LocationError> {
-        let stored = store.get(TOLD).await?;
-        let told = stored.map(|stored| stored.decode::<ToldRecord>()).transpose()?;
-        let named = Named { told: told.map(|ToldRecord(told)| told), client: None };
-        Ok(Self::Elsewhere { global, trust, store, named: Mutex::new(named) })
+    fn part(&self) -> Part {
+        Part { from: self.from, n_bytes: self.n_bytes }
     }
 
-    async fn called(&self) -> Result<Called, Refusal> {
-        let (global, trust, named) = match self {
-            Self::Here(client) => return Ok(Called { client: client.clone(), is_own: true }),
-            Self::Elsewhere { global, trust, named, .. } => (global, trust, named),
-        };
-        let (told, known) = {
-            let named = named.lock().unwrap_or_else(PoisonError::into_inner);
-            (named.told.clone(), named.client.clone())
-        };
-        if let Some(known) = known {
-            return Ok(known);
-        }
-        let access = match told.as_ref().and_then(|told| told.access.clone()) {
-            Some(access) => access,
-            // It says why there is none.
-            None => ask(global, trust).await?,
-        };
-        let none = || {
-            let detail = "this location has no certificate yet; try again";
-            Refusal(Problem::new(ProblemCode::Unavailable, detail))
-        };
-        let config = client_config(&trust.credentials().ok_or_else(none)?).map_err(|_| none())?;
-        let client = Client::secured(Endpoint::Tls(access.address), config, Name::Registry);
-        let client = client.with_token(access.token.as_str());
-        let called = Called { client, is_own: access.is_own };
-        let mut named = named.lock().unwrap_or_else(PoisonError::into_inner);
-        // What it is told meanwhile may be that this one was removed.
-        if named.told == told {
-            named.client = Some(called.clone());
-        }
-        Ok(called)
+    fn of(&self) -> Of {
+        (self.repository.clone(), self.digest)
     }
-
-    /// Has it called anew: it may have moved, or know its tokens no more.
-    fn forget(&self) {
-        if let Self::Elsewhere { named, .. } = self {
-            named.lock().unwrap_or_else(PoisonError::into_inner).client = None;
-        }
-    }
-
-    /// Hears from the global plane where the registry is, and at once when that changes: one that was removed is not
-    /// called any more. While the global plane is away, what it said last holds. Never ends.
-    async fn follow(&self) {
-        let Self::Elsewhere { global, trust, store, named } = self else { return };
-        let path = format!("/link/locations/{}/registry/told", trust.location);
-        let mut kept = named.lock().unwrap_or_else(PoisonError::into_inner).told.clone();
-        loop {
-            match global.watch::<RegistryTold>(&path).await {
-                Ok(mut news) => {
-                    while let Some(Ok(told)) = news.next().await {
-                        take(named, &told);
-                        // Where that fails it is heard once more, and tried again.
-                        if kept.as_ref() != Some(&told) {
-                            match keep(store.as_ref(), &told).await {
-                                Ok(()) => kept = Some(told),
-                                Err(error) => {
-                                    let error = &error as &dyn std::error::Error;
-                                    tracing::warn!(error, "where the registry is is not kept");
-                                    break;
-                                }
-                            }
-                        }
-                    }
-                }
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::debug!(error, "it is not told where the registry is");
-                }
-            }
-            tokio::time::sleep(HEAR_AGAIN).await;
-        }
-    }
-
-    async fn send(
-        &self,
-        path: &str,
-        header: Option<(&'static str, HeaderValue)>,
-    ) -> Result<http::Response<hyper::body::Incoming>, Refusal> {
-        self.send_by(self.called().await?, path, header).await
-    }
-
-    async fn send_by(
-        &self,
-        Called { mut client, .. }: Called,
-        path: &str,
-        header: Option<(&'static str, HeaderValue)>,
-    ) -> Result<http::Response<hyper::body::Incoming>, Refusal> {
-        if let Some((name, value)) = header {
-            client = client.with_header(name, value);
-        }
-        let answer = client.send(Method::GET, path, None::<&()>).await;
-        answer
-            .inspect_err(|error| match error {
-                // It is still there: this it has not.
-                CallError::Status { status: 404, .. } => {}
-                _ => self.forget(),
-            })
-            .map_err(failed)
-    }
-}
-
-/// Takes over what was told of the registry. It holds from now on, whether it can be kept or not.
-fn take(named: &Mutex<Named>, told: &RegistryTold) {
-    let mut named = named.lock().unwrap_or_else(PoisonError::into_inner);
-    if named.told.as_ref() != Some(told) {
-        *named = Named { told: Some(told.clone()), client: None };
-    }
-}
-
-async fn keep(store: &dyn Store, told: &RegistryTold) -> Result<(), KeepError> {
-    let value = longshore_store::record::encode(&ToldRecord(told.clone()))?;
-    store.commit(Transaction::new().put(TOLD, value)).await?;
-    Ok(())
-}
-
-/// Asks the global plane where the registry is.
-async fn ask(global: &Followed, trust: &Trust) -> Result<RegistryAccess, Refusal> {
-    let path = format!("/link/locations/{}/registry", trust.location);
-    global.call(Method::GET, &path, None::<&()>).await.map_err(failed)
 }
 
 /// The registry, as nodes see it that do not reach it.
 pub struct Images {
-    registry: Registry,
+    registry: Arc<Registry>,
+    /// What is kept of it here, where anything is.
+    mirror: Option<Arc<Mirror>>,
     handle: Handle,
     /// Which images nodes should have beforehand.
     pub prewarm: Arc<Prewarm>,
@@ -264,9 +82,6 @@ pub struct Images {
     /// What was converted of the image with a manifest, by the last that the registry said.
     converted: Mutex<BTreeMap<Of, Arc<Converted>>>,
 }
-
-/// A manifest of a repository.
-type Of = (Repository, Digest);
 
 /// What was converted of an image.
 #[derive(Debug, Default)]
@@ -289,29 +104,26 @@ struct References {
 impl Images {
     /// Those of a registry; a task of `service` keeps in mind where that is.
     pub fn of(
-        registry: Registry,
+        (registry, mirror): (Arc<Registry>, Option<Arc<Mirror>>),
         handle: Handle,
         prewarm: Arc<Prewarm>,
         service: &Service,
     ) -> Arc<Self> {
         let (references, converted) = Default::default();
-        let images = Arc::new(Self { registry, handle, prewarm, references, converted });
+        let images = Arc::new(Self { registry, mirror, handle, prewarm, references, converted });
         let followed = Arc::clone(&images);
         service.spawn_until_shutdown("registry", async move { followed.registry.follow().await });
         images
     }
 
     /// A manifest that an assignment of the node needs.
-    pub async fn manifest(
-        &self,
-        node: &NodeName,
-        wanted: &Wanted,
-        shutdown: CancellationToken,
-    ) -> Result<Response, Refusal> {
-        let Wanted { repository, digest, .. } = wanted;
+    pub async fn manifest(&self, node: &NodeName, wanted: &Wanted) -> Result<Response, Refusal> {
         self.check_manifest(node, wanted).await?;
-        let answer = self.ask_manifest(repository, digest).await?;
-        Ok(relay_whole(answer, shutdown))
+        let Document { media_type, bytes } = self.read_manifest(&wanted.of()).await?;
+        let mut response = Response::new(bytes.into());
+        let kind = HeaderValue::from_str(&media_type).unwrap_or(BYTES);
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        Ok(response)
     }
 
     /// What the registry converted of an image that an assignment of the node needs.
@@ -349,9 +161,24 @@ impl Images {
         if !self.is_blob_of_node(node, repository, digest).await? {
             return Err(refuse(node, wanted));
         }
-        let range = wanted.range().map(|range| ("range", range));
-        let path = format!("/v2/{repository}/blobs/{digest}");
-        Ok(relay_whole(self.registry.send(&path, range).await?, shutdown))
+        let (of, part) = (wanted.of(), wanted.part());
+        let given = match &self.mirror {
+            Some(mirror) => mirror.blob(&of, part).await?,
+            None => {
+                let path = blob_path(repository, digest);
+                Given::Passed(self.registry.send(&path, part.header()).await?)
+            }
+        };
+        Ok(match given {
+            Given::Passed(answer) => relay_whole(answer, shutdown),
+            Given::Bytes(bytes) => {
+                let mut response = whole_or_broken(BYTES, bytes, shutdown);
+                if part.header().is_some() {
+                    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+                }
+                response
+            }
+        })
     }
 
     /// What keeps images on a node.
@@ -502,7 +329,7 @@ impl Images {
         &self,
         repository: &Repository,
         manifest: &Digest,
-    ) -> Result<(bytes::Bytes, Arc<Converted>), Refusal> {
+    ) -> Result<(Bytes, Arc<Converted>), Refusal> {
         // One on a machine of its own could say what it likes, and nobody could tell.
         let called = self.registry.called().await?;
         if !called.is_own {
@@ -510,13 +337,51 @@ impl Images {
                 "the registry is on a machine of its own, so nothing that it converted is used";
             return Err(Problem::new(ProblemCode::NotFound, detail).into());
         }
-        let path = format!("/v2/_longshore/converted/{repository}?manifest={manifest}");
-        let answer = self.registry.send_by(called, &path, None).await?;
-        let body = Limited::new(answer.into_body(), MAX_MANIFEST).collect().await;
-        let body = body.map_err(|error| unusable(manifest, &error.to_string()))?.to_bytes();
+        let of = (repository.clone(), *manifest);
+        let body = self.read_converted(called, &of).await?;
         let references = read_references(&body).map_err(|error| unusable(manifest, &error))?;
         let converted = Converted { blobs: references.blobs, layers: references.converted };
-        Ok((body, self.remember_converted((repository.clone(), *manifest), converted)))
+        Ok((body, self.remember_converted(of, converted)))
+    }
+
+    /// The same as the registry says it; as it said it last, while it is away.
+    async fn read_converted(&self, called: Called, of: &Of) -> Result<Bytes, Refusal> {
+        let (repository, manifest) = of;
+        let path = format!("/v2/_longshore/converted/{repository}?manifest={manifest}");
+        let asked = async {
+            let answer = self.registry.send_by(called, &path, None).await?;
+            read_whole(answer, manifest).await
+        };
+        let Some(mirror) = &self.mirror else { return asked.await };
+        let kept = mirror.document(What::Converted, of).await;
+        let said = match &kept {
+            None => asked.await,
+            Some(_) => tokio::time::timeout(SAYS_WITHIN, asked).await.unwrap_or_else(|_| {
+                let why = "the registry does not say in time what it converted";
+                Err(Problem::new(ProblemCode::Unavailable, why).into())
+            }),
+        };
+        // What is not there any more may have been wrong: that is kept, too, as nothing.
+        let said = match said {
+            Err(Refusal(problem)) if problem.code == ProblemCode::NotFound => Ok(Bytes::new()),
+            said => said,
+        };
+        let bytes = match (said, kept) {
+            (Ok(bytes), kept) => {
+                if kept.is_none_or(|kept| kept.bytes != bytes) {
+                    let document = Document { media_type: String::new(), bytes: bytes.clone() };
+                    mirror.keep_document(What::Converted, of, document).await;
+                }
+                bytes
+            }
+            (Err(_), Some(kept)) => kept.bytes,
+            (Err(refusal), None) => return Err(refusal),
+        };
+        if bytes.is_empty() {
+            let detail = "the registry converted nothing of it";
+            return Err(Problem::new(ProblemCode::NotFound, detail).into());
+        }
+        Ok(bytes)
     }
 
     fn remember_converted(&self, of: Of, converted: Converted) -> Arc<Converted> {
@@ -543,10 +408,8 @@ impl Images {
         if let Some(known) = known {
             return Ok(known);
         }
-        let answer = self.ask_manifest(repository, digest).await?;
-        let body = Limited::new(answer.into_body(), MAX_MANIFEST).collect().await;
-        let body = body.map_err(|error| unusable(digest, &error.to_string()))?.to_bytes();
-        let references = read_references(&body).map_err(|error| unusable(digest, &error))?;
+        let Document { bytes, .. } = self.read_manifest(&of).await?;
+        let references = read_references(&bytes).map_err(|error| unusable(digest, &error))?;
         let references = Arc::new(references);
         let mut remembered = self.remembered();
         if remembered.len() >= REMEMBERED {
@@ -560,15 +423,34 @@ impl Images {
         self.references.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn ask_manifest(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-    ) -> Result<http::Response<hyper::body::Incoming>, Refusal> {
+    /// A manifest that is kept here, or the registry's.
+    async fn read_manifest(&self, of: &Of) -> Result<Document, Refusal> {
+        if let Some(mirror) = &self.mirror
+            && let Some(kept) = mirror.document(What::Manifest, of).await
+        {
+            return Ok(kept);
+        }
+        let (repository, digest) = of;
         let accept = ("accept", HeaderValue::from_static(MANIFEST_TYPES));
         let path = format!("/v2/{repository}/manifests/{digest}");
-        self.registry.send(&path, Some(accept)).await
+        let answer = self.registry.send(&path, Some(accept)).await?;
+        let kind = answer.headers().get(header::CONTENT_TYPE).cloned().unwrap_or(BYTES);
+        let media_type = kind.to_str().unwrap_or_default().to_owned();
+        let document = Document { media_type, bytes: read_whole(answer, digest).await? };
+        if let Some(mirror) = &self.mirror {
+            mirror.keep_document(What::Manifest, of, document.clone()).await;
+        }
+        Ok(document)
     }
+}
+
+/// The bytes of a document of the registry that is about the manifest with a digest.
+async fn read_whole(
+    answer: http::Response<hyper::body::Incoming>,
+    manifest: &Digest,
+) -> Result<Bytes, Refusal> {
+    let body = Limited::new(answer.into_body(), MAX_MANIFEST).collect().await;
+    Ok(body.map_err(|error| unusable(manifest, &error.to_string()))?.to_bytes())
 }
 
 /// Reads what a manifest or an index refers to.
@@ -608,45 +490,12 @@ fn unusable(digest: &Digest, why: &str) -> Refusal {
     Problem::new(ProblemCode::Unavailable, detail).into()
 }
 
-fn failed(error: CallError) -> Refusal {
-    let (code, detail) = match error {
-        CallError::Status { status: 404, .. } => {
-            (ProblemCode::NotFound, "the registry does not have it".to_owned())
-        }
-        error => (ProblemCode::Unavailable, format!("the registry does not give it: {error}")),
-    };
-    Problem::new(code, detail).into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn digest(digit: char) -> Digest {
         format!("sha256:{}", String::from(digit).repeat(64)).parse().unwrap()
-    }
-
-    #[test]
-    fn a_part_is_asked_of_the_registry_as_it_was_asked_for() {
-        let range = |part: &str| {
-            let query = format!("repository=default/web&digest={}{part}", digest('a'));
-            let uri = format!("/images/blob?{query}").parse().unwrap();
-            let wanted = axum::extract::Query::<Wanted>::try_from_uri(&uri).unwrap();
-            wanted.range().map(|range| range.to_str().unwrap().to_owned())
-        };
-        for (part, expected) in [
-            ("", None),
-            ("&from=0", None),
-            ("&from=5", Some("bytes=5-")),
-            ("&from=5&n_bytes=3", Some("bytes=5-7")),
-            ("&from=0&n_bytes=1", Some("bytes=0-0")),
-            (
-                "&from=18446744073709551615&n_bytes=2",
-                Some("bytes=18446744073709551615-18446744073709551615"),
-            ),
-        ] {
-            assert_eq!(range(part).as_deref(), expected, "{part}");
-        }
     }
 
     #[test]

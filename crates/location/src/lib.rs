@@ -11,8 +11,8 @@
 //! - `server`: what nodes, ingresses and the global plane call. `trust`: who may, over a network.
 //! - `simulation`: a location without sockets, driven from outside.
 //! - `prewarm`: which images nodes should have beforehand. `neighbours`: who of them gives others parts of images.
-//! - `demand`: how many requests come in here. `elsewhere`: what other locations serve. `images`: those of nodes on other machines. `joined`: a location on another machine than the global
-//!   plane's.
+//! - `demand`: how many requests come in here. `elsewhere`: what other locations serve. `joined`: a location on another machine than the global plane's.
+//! - `images`: those of nodes on other machines. `registry`: where they come from. `mirror`: what is kept of them here.
 
 mod assigned;
 mod demand;
@@ -24,9 +24,11 @@ mod keeper;
 mod life;
 mod log;
 mod metrics;
+mod mirror;
 mod neighbours;
 mod prewarm;
 mod records;
+mod registry;
 mod secrets;
 mod server;
 pub mod simulation;
@@ -34,7 +36,7 @@ mod state;
 mod trust;
 mod uplink;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -43,19 +45,21 @@ use longshore_link::{
 };
 use longshore_secrets::KeyringError;
 use longshore_store::{Measured, OpenStoreError, RecordError, RedbStore, Store, StoreError};
-use longshore_types::{Coordinates, LocationName, NodeName, Traits};
+use longshore_types::{Coordinates, LocationName, MirrorSize, NodeName, Traits};
 use tokio_util::sync::CancellationToken;
 
 use demand::Demand;
 use elsewhere::Others;
 use gates::Gates;
-use images::{Images, Registry};
+use images::Images;
 use joined::Joined;
 pub use joined::join;
 use keeper::{Handle, Keeper};
 use metrics::{Metrics, Told, Watched};
+use mirror::Mirror;
 use neighbours::Neighbours;
 use prewarm::Prewarm;
+use registry::Registry;
 use secrets::Secrets;
 use server::Server;
 pub use trust::Joining;
@@ -86,6 +90,8 @@ pub struct Options {
     pub joining: Option<JoiningOptions>,
     /// From where images are had, for nodes that do not reach the registry themselves.
     pub images: ImageOrigin,
+    /// How much of its disk it may take to keep them for its nodes.
+    pub mirror: MirrorSize,
     /// The `host:port` at which its ingresses take requests from other locations, where they do.
     pub peers_advertised: Option<String>,
     /// Where its metrics are asked for, if anywhere.
@@ -232,10 +238,12 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Lo
     speak_with_global(&service, &global, place, &handle, &secrets);
     let ingress = options.joining.as_ref().and_then(|options| options.ingress.clone());
     let joining = options.joining.map(|JoiningOptions { joining, .. }| joining);
-    let images = registry(options.images, &global, &trust, kept).await?;
+    let registry = registry(options.images, &global, &trust, kept).await?;
+    let mirror = options.data_dir.join("mirror");
+    let mirror = open_mirror(&mirror, options.mirror, &registry, &metrics, &service);
     let prewarm = Arc::new(Prewarm::new(options.name.clone(), handle.report.clone()));
     service.spawn_until_shutdown("prewarm", Arc::clone(&prewarm).follow(global.clone()));
-    let images = Images::of(images, handle.clone(), prewarm, &service);
+    let images = Images::of((registry, mirror), handle.clone(), prewarm, &service);
     let forget = Arc::clone(&trust).forget_removed(handle.cordons.clone());
     service.spawn_until_shutdown("removals", forget);
     let gates = Arc::new(Gates::new(Arc::clone(&trust), service.clone()));
@@ -320,15 +328,32 @@ async fn registry(
     global: &Followed,
     trust: &Arc<Trust>,
     store: Arc<dyn Store>,
-) -> Result<Registry, LocationError> {
-    match origin {
+) -> Result<Arc<Registry>, LocationError> {
+    let registry = match origin {
         ImageOrigin::Registry { registry, token_file: path } => {
             let token = std::fs::read_to_string(&path);
             let token = token.map_err(|source| LocationError::TokenFile { path, source })?;
-            Ok(Registry::Here(Client::new(registry).with_token(token.trim())))
+            Registry::Here(Client::new(registry).with_token(token.trim()))
         }
         ImageOrigin::Elsewhere => {
-            Registry::elsewhere(global.clone(), Arc::clone(trust), store).await
+            Registry::elsewhere(global.clone(), Arc::clone(trust), store).await?
         }
-    }
+    };
+    Ok(Arc::new(registry))
+}
+
+/// What is kept of images. A disk that refuses it keeps nobody from having them.
+fn open_mirror(
+    dir: &Path,
+    size: MirrorSize,
+    registry: &Arc<Registry>,
+    metrics: &Metrics,
+    service: &Service,
+) -> Option<Arc<Mirror>> {
+    let opened = Mirror::open(dir, size, registry, metrics.mirror.clone(), service);
+    opened.unwrap_or_else(|error| {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "no images are kept for the nodes of this location");
+        None
+    })
 }

@@ -13,6 +13,9 @@ use longshore_telemetry::metrics::{Registry, Unit, times};
 use longshore_telemetry::scrape::{Scrape, at_scrape};
 use longshore_telemetry::traces::{Span, Start, Tracer};
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::watch;
 
@@ -45,11 +48,84 @@ pub struct Metrics {
     pub store: StoreMetrics,
     /// How long a round of the keeper takes.
     pub rounds: Histogram,
+    /// Of what is kept of images.
+    pub mirror: MirrorMetrics,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { store: StoreMetrics::default(), rounds: times() }
+        let (store, mirror) = Default::default();
+        Self { store, rounds: times(), mirror }
+    }
+}
+
+/// How a node got a blob.
+#[derive(Debug, Clone, Copy)]
+pub enum Outcome {
+    /// It was here whole.
+    Here,
+    /// What was not here of it came for the mirror.
+    Coming,
+    /// It came past that.
+    Passed,
+}
+
+impl Outcome {
+    const ALL: [Self; 3] = [Self::Here, Self::Coming, Self::Passed];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Here => "here",
+            Self::Coming => "coming",
+            Self::Passed => "passed",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Asked {
+    outcome: &'static str,
+}
+
+/// Those of what a location keeps of images.
+#[derive(Debug, Clone)]
+pub struct MirrorMetrics {
+    requests: Family<Asked, Counter>,
+    /// Bytes that nodes were given of it.
+    pub given: Counter,
+    /// Bytes that came for it.
+    pub fetched: Counter,
+    /// Bytes of blobs that are here.
+    pub kept: Gauge,
+}
+
+impl Default for MirrorMetrics {
+    fn default() -> Self {
+        let requests = Family::<Asked, Counter>::default();
+        // They are told from the beginning, so that the first of each is a change.
+        Outcome::ALL.iter().for_each(|how| {
+            drop(requests.get_or_create(&Asked { outcome: how.as_str() }));
+        });
+        let (given, fetched, kept) = Default::default();
+        Self { requests, given, fetched, kept }
+    }
+}
+
+impl MirrorMetrics {
+    /// A node asked for a blob, or a part of one.
+    pub fn asked(&self, how: Outcome) {
+        self.requests.get_or_create(&Asked { outcome: how.as_str() }).inc();
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        let help = "Requests of nodes for blobs, by where those were: here, coming, passed";
+        registry.register("mirror_requests", help, self.requests.clone());
+        let help = "Bytes of blobs that nodes were given of the mirror";
+        registry.register_with_unit("mirror_given", help, Unit::Bytes, self.given.clone());
+        let help = "Bytes of blobs that came from the registry for the mirror";
+        registry.register_with_unit("mirror_fetched", help, Unit::Bytes, self.fetched.clone());
+        let help = "Bytes of the blobs that the mirror has whole";
+        registry.register_with_unit("mirror_kept", help, Unit::Bytes, self.kept.clone());
     }
 }
 
@@ -107,6 +183,7 @@ impl Metrics {
             Unit::Seconds,
             self.rounds.clone(),
         );
+        self.mirror.register(registry);
         at_scrape(registry, move |scrape| {
             let revision = told.routes.borrow().as_ref().as_ref().map_or(0, |table| table.revision);
             let help = "The revision of the routing table that ingresses are told";

@@ -195,7 +195,7 @@ async fn manifest(
     Path(node): Path<NodeName>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Refusal> {
-    server.images.manifest(&node, &wanted, server.service.shutdown()).await
+    server.images.manifest(&node, &wanted).await
 }
 
 async fn converted(

@@ -24,6 +24,7 @@ pub mod jurisdiction;
 mod latency;
 pub mod lenient;
 pub mod manifest;
+mod mirror_size;
 mod nearest;
 mod node_image;
 pub mod placement;
@@ -61,6 +62,7 @@ pub use manifest::{
     Attached, Health, HealthKind, Manifest, ManifestProblem, ProcessOverrides, Release,
     ReleaseCommand, Resources, RestartPolicy,
 };
+pub use mirror_size::MirrorSize;
 pub use nearest::nearest;
 pub use node_image::{
     DIFF_ID_ANNOTATION, DiskMarks, HoldReason, ImageHold, ImageState, NodeImage, PullRate,

@@ -7,6 +7,7 @@ mod changes;
 mod elsewhere;
 mod joining;
 mod lives;
+mod mirror;
 mod neighbours;
 mod registry;
 
@@ -32,7 +33,7 @@ use longshore_planning::replay::Outcome;
 use longshore_store::{Page, RedbStore, Store as _, Transaction};
 use longshore_types::{
     ByteCount, Capacity, Cordon, Decision, Digest, Epoch, Generation, InstancePhase, Manifest,
-    MilliCpu, NodeName, Release, ReleaseNumber, Timestamp, Traits,
+    MilliCpu, MirrorSize, NodeName, Release, ReleaseNumber, Timestamp, Traits,
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -60,6 +61,8 @@ struct Outside {
     peers_advertised: Option<String>,
     /// The registry of this machine when absent.
     images: Option<ImageOrigin>,
+    /// How much of images it keeps; nothing when absent.
+    mirror: Option<MirrorSize>,
 }
 
 impl World {
@@ -75,7 +78,7 @@ impl World {
     /// The same with what else it has to do with other machines.
     async fn start_as(
         dir: &Path,
-        Outside { joining, peers_advertised, images }: Outside,
+        Outside { joining, peers_advertised, images, mirror }: Outside,
         more: Router,
     ) -> Self {
         std::fs::write(dir.join("token"), "lsh_token").unwrap();
@@ -116,6 +119,7 @@ impl World {
             own_node: Some("n1".parse().unwrap()),
             joining,
             images,
+            mirror: mirror.unwrap_or(MirrorSize::NONE),
             peers_advertised,
             metrics: Some(Listener::bind("metrics", &metrics_at(dir)).unwrap()),
         };

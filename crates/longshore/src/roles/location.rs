@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use longshore_link::{Endpoint, Endpoints};
 use longshore_location::{ImageOrigin, Joining, JoiningOptions, Membership};
-use longshore_types::{Coordinates, LocationName, NodeName};
+use longshore_types::{Coordinates, LocationName, MirrorSize, NodeName};
 
 use super::{MetricsOptions, Threads, listener};
 use crate::failure::{Failure, Kind};
@@ -73,6 +73,10 @@ struct SchedulerOptions {
     /// The file with the token for that
     #[arg(long, value_name = "FILE")]
     registry_token_file: Option<PathBuf>,
+    /// How much of the disk images may take that are kept for the nodes of this location: a size, a percentage of
+    /// the disk, or 0 for none; nothing is kept of a --registry, which is on this machine
+    #[arg(long, value_name = "SIZE", default_value_t)]
+    image_mirror: MirrorSize,
     #[command(flatten)]
     metrics: MetricsOptions,
 }
@@ -96,6 +100,11 @@ fn run_scheduler(options: SchedulerOptions) -> Result<(), Failure> {
     let metrics = options.metrics.listener()?;
     let joining = joining(&options)?;
     let images = images(&options);
+    let mirror = match images {
+        // It would lie on the same disk twice.
+        ImageOrigin::Registry { .. } => MirrorSize::NONE,
+        ImageOrigin::Elsewhere => options.image_mirror,
+    };
     let dir = options.data_dir.clone();
     super::run("location", &dir, Threads::Few, |shutdown| {
         let options = longshore_location::Options {
@@ -109,6 +118,7 @@ fn run_scheduler(options: SchedulerOptions) -> Result<(), Failure> {
             own_node: options.own_node,
             joining,
             images,
+            mirror,
             peers_advertised: options.peers_advertise,
             metrics,
         };

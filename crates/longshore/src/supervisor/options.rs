@@ -284,7 +284,7 @@ impl RegistryFlags {
     }
 }
 
-/// Those of the images that the node has.
+/// Those of the images that the node and its location have.
 #[derive(Debug, Clone, clap::Args)]
 struct NodeImagesFlags {
     /// When images that nothing keeps leave the disk, in percent of it [default: 75-85]
@@ -297,12 +297,17 @@ struct NodeImagesFlags {
     /// layers, a second [default: unlimited]
     #[arg(long, value_name = "SIZE")]
     prewarm_rate: Option<String>,
+    /// With a registry that joined: how much of the disk images may take that are kept for all nodes of this location,
+    /// a size, a percentage of the disk, or 0 for none [default: 10%]
+    #[arg(long, value_name = "SIZE")]
+    image_mirror: Option<String>,
 }
 
 impl NodeImagesFlags {
     fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
-        let Self { image_disk, image_rate, prewarm_rate } = self.clone();
+        let Self { image_disk, image_rate, prewarm_rate, image_mirror } = self.clone();
         let flags = [
+            ("image_mirror", image_mirror),
             ("image_disk", image_disk),
             ("image_rate", image_rate),
             ("prewarm_rate", prewarm_rate),

@@ -66,7 +66,8 @@ pub fn plan_roles(
         .with("own-node", &settings.node)
         .with("data-dir", home.role_dir("location").display())
         .with("listen", &location_at)
-        .with("global", &global_at);
+        .with("global", &global_at)
+        .with("image-mirror", settings.image_mirror);
     let location =
         location.with_some("coordinates", settings.coordinates).with_traits(&settings.traits);
     let mut of_global = vec![("api", public.api), ("api-here", links.api), ("link", links.global)];

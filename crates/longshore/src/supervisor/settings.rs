@@ -16,7 +16,7 @@ use longshore_runtime::RuntimePrograms;
 use longshore_store::EtcdTlsFiles;
 use longshore_types::{
     Coordinates, DeclaredGpus, DiskMarks, Duration, HostName, IpNet, LocationName, ManifestProblem,
-    NodeName, PullRate, Traits, nearest,
+    MirrorSize, NodeName, PullRate, Traits, nearest,
 };
 use toml::Value;
 
@@ -102,6 +102,8 @@ pub struct Settings {
     pub image_rate: PullRate,
     /// How much of that those may take that no instance waits for.
     pub prewarm_rate: PullRate,
+    /// How much of the disk images may take that are kept for all nodes of the location.
+    pub image_mirror: MirrorSize,
     /// The GPUs that the machine has.
     pub gpus: Vec<DeclaredGpus>,
     /// The cgroup below which the instances have theirs; the node's own when absent.
@@ -183,6 +185,7 @@ impl Settings {
             image_disk: DiskMarks::default(),
             image_rate: PullRate::default(),
             prewarm_rate: PullRate::default(),
+            image_mirror: MirrorSize::default(),
             gpus: Vec::new(),
             cgroup_parent: None,
             programs: RuntimePrograms::default(),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use longshore_link::{Endpoint, Listener};
 use longshore_store::RedbStore;
 use longshore_trust::{JoinAs, JoinToken};
-use longshore_types::{Coordinates, LocationName, NodeName};
+use longshore_types::{Coordinates, LocationName, MirrorSize, NodeName};
 use serde::{Deserialize, Serialize};
 
 use super::super::child::RolePlan;
@@ -79,6 +79,10 @@ pub struct LocationStartOptions {
     /// Send who comes in the clear for a host with a certificate there
     #[arg(long, requires = "ingress_tls")]
     ingress_redirect: bool,
+    /// How much of the disk images may take that are kept here for all nodes of the location, so that each comes
+    /// once and is there while the control plane is away: a size, a percentage of the disk, or 0 for none
+    #[arg(long, value_name = "SIZE", default_value_t)]
+    image_mirror: MirrorSize,
     #[command(flatten)]
     machine: MachineOptions,
 }
@@ -244,7 +248,8 @@ fn plan(
         .with("global", Endpoint::Tls(membership.global.clone()))
         .with("nodes-listen", at(&nodes)?)
         .with("nodes-advertise", advertised(&options.nodes_advertise, &nodes)?)
-        .with("peers-advertise", advertised(&options.peers_advertise, &peers)?);
+        .with("peers-advertise", advertised(&options.peers_advertise, &peers)?)
+        .with("image-mirror", options.image_mirror);
     let location = match options.coordinates {
         Some(place) => location.with("coordinates", place),
         None => location,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use longshore_global::StoreChoice;
 use longshore_registry::{S3Endpoint, S3Location, S3Region, UpstreamSource};
 use longshore_types::{
-    Coordinates, Country, DeclaredGpus, DiskMarks, Duration, HostName, Label, PullRate,
+    Coordinates, Country, DeclaredGpus, DiskMarks, Duration, HostName, Label, MirrorSize, PullRate,
 };
 use toml::Value;
 use tracing_subscriber::EnvFilter;
@@ -384,6 +384,15 @@ pub const KEYS: &[Key] = &[
                at least \"64KiB\". Default \"unlimited\".",
         set: |settings, value| put(&mut settings.prewarm_rate, parsed(value, PullRate::ALLOWED)),
         show: |settings| quoted(settings.prewarm_rate),
+    },
+    Key {
+        name: "image_mirror",
+        help: "With a registry that joined: how much of the disk images may take that are kept for all nodes\n\
+               of this location, so that each comes once and is there while the registry is away: a size\n\
+               such as \"50GiB\", a percentage of the disk such as \"5%\", or \"0\" for none. 15 of 100 parts of\n\
+               the disk stay free in any case; what was not used for longest goes first. Default \"10%\".",
+        set: |settings, value| put(&mut settings.image_mirror, parsed(value, MirrorSize::ALLOWED)),
+        show: |settings| quoted(settings.image_mirror),
     },
     Key {
         name: "gpu",

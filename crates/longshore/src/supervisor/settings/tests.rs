@@ -44,6 +44,7 @@ fn the_dump_reads_back_as_the_same_settings() {
             image_disk: constant("60-70"),
             image_rate: constant("50MiB"),
             prewarm_rate: constant("100000B"),
+            image_mirror: constant("51200MiB"),
             gpus: vec![constant("h100:80GiB:4"), constant("t4:16000000001:1")],
             cgroup_parent: Some("/a/b".to_owned()),
             programs: RuntimePrograms { runsc: Some("/opt/runsc".into()), ..Default::default() },
@@ -85,7 +86,7 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
 fn all_problems_are_told_at_once() {
     let file = "data_dri = \"/x\"\nregistry_listen = \"0.0.0.0:1\"\ncpu_overcommit = 0.5\n\
                 whatever = 1\notlp_endpoint = \"127.0.0.1:4318\"\nlog_format = \"xml\"\nmetrics_listen = \"127.0.0.1:65532\"\nlocation = \"Here\"\ncountry = \"Holland\"\nlabel = [\"nvme\"]\ngpu = [\"h100:80\"]\ncgroup_parent = \"a/../b\"\n\
-                registry_storage = \"images\"\nregistry_s3_endpoint = \"s3.example.com\"\nupstream = [\"docker.io\"]\nimage_disk = \"85-75\"\nprewarm_rate = \"1KiB\"\nimage_rate = \"fast\"\nkeep_releases = 0";
+                registry_storage = \"images\"\nregistry_s3_endpoint = \"s3.example.com\"\nupstream = [\"docker.io\"]\nimage_disk = \"85-75\"\nprewarm_rate = \"1KiB\"\nimage_mirror = \"95%\"\nimage_rate = \"fast\"\nkeep_releases = 0";
     let found = problems(file, &[("api_listen", "192.0.2.1:4600"), ("log", "loud=what")]);
     for part in [
         "data_dri = \"/x\": unknown key; did you mean \"data_dir\"?",
@@ -101,6 +102,7 @@ fn all_problems_are_told_at_once() {
         "label = [\"nvme\"]: key=value",
         "image_disk = \"85-75\": LOW-HIGH, two whole percentages",
         "prewarm_rate = \"1KiB\": unlimited, or a size of at least 64KiB",
+        "image_mirror = \"95%\": 0 for none, a size such as 50GiB, or a percentage of the disk",
         "image_rate = \"fast\": unlimited, or a size of at least 64KiB",
         "keep_releases = 0: a whole number from 1 to 1000",
         "gpu = [\"h100:80\"]: MODEL:MEMORY or MODEL:MEMORY:COUNT",
@@ -113,7 +115,7 @@ fn all_problems_are_told_at_once() {
     ] {
         assert!(found.iter().any(|line| line.contains(part)), "{part:?} missing in {found:#?}");
     }
-    assert_eq!(found.len(), 21, "{found:#?}");
+    assert_eq!(found.len(), 22, "{found:#?}");
 }
 
 #[test]
