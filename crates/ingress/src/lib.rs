@@ -190,6 +190,8 @@ async fn run_with(
     }
     let door = peers.map(|listener| (listener, Arc::clone(&own), Arc::clone(&others)));
     let redirect = secure.as_ref().and_then(Redirect::of);
+    let of_apps = |tls: &PublicTls| secure::of_apps(tls, &router, &others);
+    let shown = secure.as_ref().map(|secure| of_apps(&secure.tls));
     let own = (gate, own, redirect);
     let proxy = Proxy::new((router, Arc::clone(&others)), own, limits.clone(), metrics);
     let telling = demand::tell(proxy.metrics().demand().clone(), location.clone());
@@ -199,7 +201,7 @@ async fn run_with(
     if let Some(secure) = &secure {
         service.spawn_until_shutdown("users' certificates", secure.tls.clone().keep_fresh());
     }
-    let secure = secure.map(|SecureOptions { listener, tls, .. }| (listener, tls));
+    let secure = secure.map(|secure| secure.listener).zip(shown);
     let entrances = server::Entrances { users: listener, secure, others: door };
     let served = server::serve(entrances, Arc::clone(&proxy), limits, service.shutdown()).await;
     service.shutdown().cancel();

@@ -144,6 +144,7 @@ impl Proxy {
             _ => Target::of(&request),
         };
         if let (Ok(target), Some(redirect), false) = (&target, &self.redirect, origin.is_secure)
+            && self.labels(&target.host).is_some()
             && let Some(mut answer) = redirect.answer(&target.host, request.uri())
         {
             answer.headers_mut().insert(headers::REQUEST_ID, id);

@@ -1,9 +1,12 @@
 //! Users who come by TLS, and those who should.
 //!
 //! Which certificate is shown follows from the name that a client asks for in its handshake, and from nothing else:
-//! who asks for one that there is none for is not spoken to. Whom a request then is for its host says, as in the
+//! who asks for one that there is none for is not spoken to. Nor is who asks for the host of no app that is known
+//! here or elsewhere, whatever certificates there are: a jurisdiction keeps the names of its apps from those outside,
+//! who could otherwise read what they must not answer. Whom a request then is for its host says, as in the
 //! clear; a client may ask for several hosts over one connection when the certificate is for them all. Rejected: a
-//! certificate for those who ask for no name, which would be wrong for whoever looked.
+//! certificate for those who ask for no name, which would be wrong for whoever looked; an answer of ours to those who ask for
+//! an unknown host, which they could have only after their request was read.
 
 use std::io;
 use std::sync::Arc;
@@ -19,11 +22,19 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::SecureOptions;
+use crate::elsewhere::Others;
+use crate::router::Router;
 
 /// How long a user may take to shake hands.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The port of `https` when an address says none.
 const HTTPS_PORT: u16 = 443;
+
+/// The certificates for hosts of apps that are known here or elsewhere.
+pub(crate) fn of_apps(tls: &PublicTls, router: &Arc<Router>, others: &Arc<Others>) -> PublicTls {
+    let (router, others) = (Arc::clone(router), Arc::clone(others));
+    tls.of_served(move |host| router.app(host).is_some() || others.app(host).is_some())
+}
 
 /// Shakes hands with who connects.
 pub(crate) async fn shake(tls: &PublicTls, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_trust::{
-    CertificateNews, CertificateProblem, PublicCertificates, PublicFiles, TlsError,
-    public_server_config,
+    CertificateNews, CertificateProblem, PublicCertificates, PublicFiles, ServedCertificates,
+    TlsError, public_server_config,
 };
 use rustls::ServerConfig;
 use tokio::time::Instant;
@@ -54,6 +54,16 @@ impl PublicTls {
         }
         let config = public_server_config(Arc::clone(&certificates))?;
         Ok(Self { certificates, config })
+    }
+
+    /// The same for hosts alone of which `is_served` says that they are served here: who asks for another one is
+    /// refused in the handshake, as if there were no certificate.
+    pub fn of_served(&self, is_served: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        let certificates = Arc::clone(&self.certificates);
+        let mut config = ServerConfig::clone(&self.config);
+        config.cert_resolver =
+            Arc::new(ServedCertificates::new(Arc::clone(&certificates), is_served));
+        Self { certificates, config: Arc::new(config) }
     }
 
     /// How handshakes are made.

@@ -40,8 +40,8 @@ pub use identity::{Credentials, Identity, NewKey, PublicKey};
 pub use name::{Name, ParseNameError};
 pub use public::{
     CaError, CertificateFile, CertificateNews, CertificateProblem, PublicCertificate,
-    PublicCertificates, PublicFiles, SOON, UserAuthority, public_client_config, public_name,
-    public_server_config,
+    PublicCertificates, PublicFiles, SOON, ServedCertificates, UserAuthority, public_client_config,
+    public_name, public_server_config,
 };
 pub use seal::Seal;
 pub(crate) use tls::provider;

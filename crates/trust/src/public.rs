@@ -33,7 +33,7 @@ use x509_parser::x509::X509Name;
 use crate::{Fingerprint, provider};
 
 pub use config::{CaError, public_client_config, public_name, public_server_config};
-pub use kept::{CertificateNews, PublicCertificates, PublicFiles};
+pub use kept::{CertificateNews, PublicCertificates, PublicFiles, ServedCertificates};
 pub use made::UserAuthority;
 
 /// The mode bits of a file by which others than its owner may use it.

@@ -13,6 +13,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use longshore_api::links::{AppRef, Elsewhere, Endpoint, Places, Route};
 use longshore_link::{Listener, PublicTls, now};
 use longshore_trust::{PublicFiles, UserAuthority, public_client_config, public_name};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -24,9 +25,12 @@ use super::played::*;
 use crate::SecureOptions;
 use crate::gate::DirectGate;
 
+/// A host that a certificate is for, and no app until a test has one.
+const OTHER_HOST: &str = "other-app.test";
+
 /// An ingress with certificates, between a played location and an instance that tells what it sees.
 struct Secure {
-    _location: Location,
+    location: Location,
     ingress: Ingress,
     address: SocketAddr,
     dir: tempfile::TempDir,
@@ -44,10 +48,10 @@ fn certify(dir: &Path, stem: &str, names: &[&str]) {
 }
 
 impl Secure {
-    async fn start(instance: &longshore_api::links::Endpoint, redirects: bool) -> Self {
+    async fn start(instance: &Endpoint, redirects: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("tls")).unwrap();
-        certify(dir.path(), "web", &[HOST]);
+        certify(dir.path(), "web", &[HOST, OTHER_HOST]);
         let location = Location::start(dir.path());
         let any = longshore_link::Endpoint::Tls("127.0.0.1:0".to_owned());
         let listener = Listener::bind("ingress-tls", &any).unwrap();
@@ -58,7 +62,7 @@ impl Secure {
         let all = (None, None, Some(secure));
         let ingress = Ingress::start_secure(dir.path(), limits(), Arc::new(DirectGate), all);
         location.give_and_wait(1, &[instance]).await;
-        Self { _location: location, ingress, address, dir }
+        Self { location, ingress, address, dir }
     }
 
     /// Connects as who wants to speak to `name`, by one of these protocols.
@@ -68,6 +72,15 @@ impl Secure {
         config.alpn_protocols = alpn.iter().map(|one| one.as_bytes().to_vec()).collect();
         let stream = TcpStream::connect(self.address).await?;
         TlsConnector::from(Arc::new(config)).connect(public_name(name).unwrap(), stream).await
+    }
+
+    /// Tells the ingress of another app, of this host.
+    async fn give_app(&self, revision: u64, instance: &Endpoint, host: &str) {
+        let mut table = table(revision, &[instance]);
+        let (app, hosts) = ("other".parse().unwrap(), vec![host.parse().unwrap()]);
+        let route = Route { app, hosts, ..Route::clone(&table.routes[0]) };
+        table.routes.push(Arc::new(route));
+        self.location.give_table_and_wait(table).await;
     }
 
     async fn get(&self, alpn: &[&str]) -> Response<Incoming> {
@@ -118,6 +131,7 @@ async fn users_of_tls_are_served_and_their_instance_is_told() {
 async fn the_name_chooses_the_certificate_and_new_ones_are_found() {
     let instance = telling().await;
     let secure = Secure::start(&instance.endpoint, false).await;
+    secure.give_app(2, &instance.endpoint, "web.apps.test").await;
     for nobody in ["web.apps.test", "127.0.0.1"] {
         secure.connect(nobody, &[]).await.unwrap_err();
     }
@@ -134,6 +148,42 @@ async fn the_name_chooses_the_certificate_and_new_ones_are_found() {
     tokio::spawn(connection);
     let answer = in_time("an answer", sender.send_request(request(HOST, "/"))).await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_host_of_no_app_is_refused_in_the_handshake_whatever_certificate_there_is() {
+    let instance = telling().await;
+    let secure = Secure::start(&instance.endpoint, true).await;
+    let in_the_clear = async || secure.ingress.send(request(OTHER_HOST, "/")).await.status();
+    let refused = secure.connect(OTHER_HOST, &[]).await.unwrap_err();
+    assert!(refused.to_string().contains("alert"), "{refused}");
+    assert_eq!(in_the_clear().await, StatusCode::NOT_FOUND, "and nobody is sent there");
+    // The certificate was there all along: it is shown once an app has the host, here,
+    secure.give_app(2, &instance.endpoint, OTHER_HOST).await;
+    secure.connect(OTHER_HOST, &[]).await.unwrap();
+    assert_eq!(in_the_clear().await, StatusCode::PERMANENT_REDIRECT);
+    secure.location.give_and_wait(3, &[&instance.endpoint]).await;
+    secure.connect(OTHER_HOST, &[]).await.unwrap_err();
+    // or elsewhere, for as long as it has.
+    let app = AppRef { project: Default::default(), app: "other".parse().unwrap() };
+    let at = vec!["ams".parse().unwrap()];
+    let places = Places { hosts: vec![OTHER_HOST.parse().unwrap()], at };
+    let apps = [(app, places)].into_iter().collect();
+    secure.location.tell(Elsewhere { apps, ..Elsewhere::default() });
+    let shown = async {
+        while secure.connect(OTHER_HOST, &[]).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    in_time("its certificate", shown).await;
+    secure.location.tell(Elsewhere::default());
+    let refused = async {
+        while secure.connect(OTHER_HOST, &[]).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    in_time("that it is gone", refused).await;
+    secure.connect(HOST, &[]).await.unwrap();
 }
 
 #[tokio::test]

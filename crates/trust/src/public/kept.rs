@@ -6,6 +6,7 @@
 //! every renewal would have to send; notices of the kernel, which follow a file and not its name.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -48,6 +49,16 @@ pub enum CertificateNews {
 pub struct PublicCertificates {
     files: PublicFiles,
     now: RwLock<Arc<Shown>>,
+}
+
+/// Whether a host is served here.
+type IsServed = dyn Fn(&str) -> bool + Send + Sync;
+
+/// The certificates for users, shown to who asks for a host that is served here and to nobody else: who could not
+/// be answered is not spoken to, so that nothing of his request is read where it must not be.
+pub struct ServedCertificates {
+    certificates: Arc<PublicCertificates>,
+    is_served: Box<IsServed>,
 }
 
 /// Where one certificate is.
@@ -182,6 +193,32 @@ impl PublicCertificates {
 impl ResolvesServerCert for PublicCertificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.choose(hello.server_name()).map(|certificate| certificate.certified())
+    }
+}
+
+impl ServedCertificates {
+    /// These, for the hosts of which `is_served` says so when they are asked for, in lower case.
+    pub fn new(
+        certificates: Arc<PublicCertificates>,
+        is_served: impl Fn(&str) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self { certificates, is_served: Box::new(is_served) }
+    }
+}
+
+impl fmt::Debug for ServedCertificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ServedCertificates").field(&self.certificates).finish()
+    }
+}
+
+impl ResolvesServerCert for ServedCertificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let host = hello.server_name()?.to_ascii_lowercase();
+        if !(self.is_served)(&host) {
+            return None;
+        }
+        self.certificates.resolve(hello)
     }
 }
 
