@@ -15,7 +15,7 @@ use longshore_api::links::{
 };
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, MAX_OF_STRANGERS, Pace, Refusal, json_lines, only, watch_lines};
-use longshore_store::Revision;
+use longshore_store::{Page, Revision};
 use longshore_trust::{Peer, RootAuthority};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights};
 use longshore_types::{
@@ -309,7 +309,7 @@ pub async fn take_report(
         let detail = format!("a report of {} came over the link of {location}", report.location);
         return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
     }
-    let report = of_this_life(plane, report)?;
+    let report = of_this_life(plane, report).await?;
     lives::follow(plane, peer, &report).await?;
     plane.starts.look(&report);
     let number = report.number;
@@ -319,12 +319,13 @@ pub async fn take_report(
 
 /// A report as it counts here: what a location acknowledged of an earlier life of the store says nothing of
 /// this one, and one that heard of a later life is none of ours.
-fn of_this_life(plane: &Plane, report: LocationReport) -> Result<LocationReport, Refusal> {
+async fn of_this_life(plane: &Plane, report: LocationReport) -> Result<LocationReport, Refusal> {
     let epoch = plane.catalog().epoch;
     if report.epoch < epoch {
         return Ok(LocationReport { acknowledged: Generation(0), strays: Vec::new(), ..report });
     }
     if report.epoch == epoch {
+        refuse_ahead(plane, &report).await?;
         return Ok(report);
     }
     let LocationReport { location, epoch: theirs, .. } = report;
@@ -337,6 +338,27 @@ fn of_this_life(plane: &Plane, report: LocationReport) -> Result<LocationReport,
         tracing::error!("{detail}");
     }
     Err(Problem::new(ProblemCode::Superseded, detail).into())
+}
+
+/// Refuses a report that acknowledges what was not decided yet: it would count for whatever is decided later, and what
+/// a location loses then would be given to others before it was told.
+async fn refuse_ahead(plane: &Plane, report: &LocationReport) -> Result<(), Refusal> {
+    let acknowledged = report.acknowledged.0;
+    if acknowledged <= plane.catalog().revision.0 {
+        return Ok(());
+    }
+    // Another control plane that led until now may have told it what is on its way here.
+    let one = Page { limit: Some(1), ..Page::default() };
+    let newest = plane.store.list("/", one).await.map_err(api::store_failed)?.revision.0;
+    if acknowledged <= newest {
+        return Ok(());
+    }
+    let detail = format!(
+        "a report of {} has acknowledged = {acknowledged}; the newest generation that any location can \
+         have been told of is {newest}",
+        report.location
+    );
+    Err(Problem::new(ProblemCode::InvalidRequest, detail).into())
 }
 
 /// What the registry has to know, again when it changes. It is of everything, so those of many changes in a row are

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use longshore_api::ProblemCode;
 use longshore_api::links::InstanceStatus;
 use longshore_types::Generation;
 use serde_json::json;
 
+use super::joining::refused;
 use super::plane::*;
 
 /// Has `ams` say that it carries out the newest that it was given while so many instances are there, until
@@ -45,5 +47,26 @@ async fn a_lowered_budget_counts_for_as_long_as_more_than_that_run() {
     for (n_there, given) in [(4, 0), (3, 1), (2, 2)] {
         until_given(&plane, &there[..n_there], given).await;
     }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_acknowledges_what_was_not_decided_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plane, set) = Plane::start_with_web(dir.path()).await;
+    let there: Vec<_> = ["web-00000001", "web-00000002", "web-00000003"]
+        .map(|id| healthy(&set.allotments[0], id))
+        .into();
+    plane.report(set.generation, there.clone()).await;
+    // It would count as told of whatever it loses later, and others would have that beside what runs there.
+    for ahead in [Generation(set.generation.0 + 1000), Generation(u64::MAX)] {
+        let report = report_of("ams", ahead, vec![], vec![]);
+        let problem = refused(plane.try_send(&report).await);
+        assert_eq!(problem.code, ProblemCode::InvalidRequest);
+        let named = format!("ams has acknowledged = {}", ahead.0);
+        assert!(problem.detail.contains(&named), "{problem:?}");
+    }
+    let app = plane.app().await;
+    assert_eq!(app.ready, 3, "what it said before holds");
     plane.stop().await;
 }
