@@ -59,10 +59,10 @@ mod prewarm;
 use std::collections::BTreeMap;
 
 use longshore_types::{
-    AppName, Capacity, Coordinates, Cordon, Decision, Digest, Duration, Generation, GpuShares,
-    HostName, InstanceId, InstancePhase, LocationName, Manifest, NodeName, Percent, Priority,
-    ProjectName, ReleaseNumber, Resources, SecretName, SecretValue, SecretVersion, Timestamp,
-    Traits, token::Rights,
+    AppName, Capacity, Coordinates, Cordon, Country, Decision, Digest, Duration, Generation,
+    GpuShares, HostName, InstanceId, InstancePhase, LocationName, Manifest, NodeName, Percent,
+    Priority, ProjectName, ReleaseNumber, Resources, SecretName, SecretValue, SecretVersion,
+    Timestamp, Traits, token::Rights,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -493,6 +493,9 @@ pub struct LocationView {
     /// What its operator says of it.
     #[serde(default)]
     pub traits: Traits,
+    /// The country for which it joined; where it says that it is in another one, `traits` names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined_for: Option<Country>,
     /// False when it has not reported for a while.
     pub reachable: bool,
     /// Its nodes; left out on request.

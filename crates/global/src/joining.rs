@@ -150,6 +150,7 @@ pub async fn join(
             (Compare::unchanged(stored), record)
         }
     };
+    let record = record.bound_to(token.country);
     let change = change.when(same).put(own, encode(&record));
     let change = with_event(change, &nobody(), None, "location join", &location);
     let result = plane.store.commit(change).await.map_err(store_failed)?;

@@ -309,7 +309,7 @@ pub async fn take_report(
         let detail = format!("a report of {} came over the link of {location}", report.location);
         return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
     }
-    let report = of_this_life(plane, report).await?;
+    let report = as_joined(plane, of_this_life(plane, report).await?);
     lives::follow(plane, peer, &report).await?;
     plane.starts.look(&report);
     let number = report.number;
@@ -338,6 +338,19 @@ async fn of_this_life(plane: &Plane, report: LocationReport) -> Result<LocationR
         tracing::error!("{detail}");
     }
     Err(Problem::new(ProblemCode::Superseded, detail).into())
+}
+
+/// A report as it counts of a location that joined for a country. Where it says that it, or a node of it, is in another
+/// one, it is in none that is known: no jurisdiction is kept by who is not where its operator has it.
+fn as_joined(plane: &Plane, mut report: LocationReport) -> LocationReport {
+    let catalog = plane.catalog();
+    let record = catalog.locations.get(&report.location);
+    let Some(bound) = record.and_then(|record| record.country) else { return report };
+    let of_nodes = report.nodes.iter_mut().map(|node| &mut node.traits);
+    for traits in of_nodes.chain([&mut report.traits]) {
+        traits.country = traits.country.filter(|said| *said == bound);
+    }
+    report
 }
 
 /// Refuses a report that acknowledges what was not decided yet: it would count for whatever is decided later, and what

@@ -9,8 +9,8 @@ use longshore_store::world::WORLD;
 use longshore_store::{KeyValue, Record, RecordError};
 use longshore_trust::{Fingerprint, JoinAs, RegistryPlace};
 use longshore_types::{
-    AppName, Cordon, Decision, Digest, Generation, Label, LocationEpoch, LocationName, Manifest,
-    NodeName, PlaceMatch, ProjectName, Release, ReleaseNumber, Repository, SecretName,
+    AppName, Cordon, Country, Decision, Digest, Generation, Label, LocationEpoch, LocationName,
+    Manifest, NodeName, PlaceMatch, ProjectName, Release, ReleaseNumber, Repository, SecretName,
     SecretVersion, Timestamp, token::Rights,
 };
 use serde::{Deserialize, Serialize};
@@ -194,6 +194,9 @@ pub struct LocationRecord {
     /// The keys of the nodes that joined it, for when it loses its store.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_keys: BTreeMap<NodeName, Fingerprint>,
+    /// The only country in which it counts as being, when its token named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub country: Option<Country>,
 }
 
 impl LocationRecord {
@@ -205,7 +208,14 @@ impl LocationRecord {
             authorities_before: BTreeSet::new(),
             epoch: None,
             node_keys: BTreeMap::new(),
+            country: None,
         }
+    }
+
+    /// The same bound to the country that a token names; to what it was bound before where it names none.
+    #[must_use]
+    pub fn bound_to(self, country: Option<Country>) -> Self {
+        Self { country: country.or(self.country), ..self }
     }
 
     /// The same location on another machine, which begins its next life there: what was it before is refused from
@@ -246,6 +256,9 @@ pub struct JoinTokenRecord {
     /// True when its bearer takes the place of the location that there is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recovers: bool,
+    /// In which country its bearer is to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub country: Option<Country>,
 }
 
 /// Below this, the tokens by which machines join.

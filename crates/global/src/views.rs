@@ -384,6 +384,7 @@ pub fn location(
         coordinates: report.coordinates,
         round_trip_micros: report.round_trip_micros.clone(),
         traits: report.traits.clone(),
+        joined_for: catalog.locations.get(&report.location).and_then(|record| record.country),
         reachable: received.reachable(),
         n_nodes: count(nodes.iter()),
         n_reachable: count(nodes.iter().filter(|node| node.reachable)),

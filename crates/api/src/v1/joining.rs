@@ -1,11 +1,11 @@
 //! Machines that join, and the registry, which may be one.
 
-use longshore_types::{LocationName, Timestamp};
+use longshore_types::{Country, LocationName, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A machine is to join.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JoinTokenRequest {
     /// Which location; a new one when it is a location that joins, and none when it is the registry.
@@ -17,6 +17,10 @@ pub struct JoinTokenRequest {
     /// True to have it take the place of the location of that name, which lost its machine: as `location` alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recover: bool,
+    /// The country in which the location is to be, with role location: from then on it counts as in no other, whatever
+    /// it says of itself. Without one it is where it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub country: Option<Country>,
 }
 
 /// As what a machine joins.

@@ -26,7 +26,7 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     Body(request): Body<JoinTokenRequest>,
 ) -> Result<(StatusCode, Json<JoinTokenCreated>), Refusal> {
-    let recovers = request.recover;
+    let (recovers, country) = (request.recover, request.country);
     let joins = joins_as(request)?;
     let address = match &joins {
         JoinAs::Node(location) => address_for_nodes(&plane, location)?,
@@ -43,10 +43,11 @@ pub async fn create(
     })?;
     let root = Fingerprint::of(plane.root.certificate());
     let expires_at = now().plus(GOOD_FOR);
-    let record = JoinTokenRecord { joins: joins.clone(), expires_at, recovers };
+    let record = JoinTokenRecord { joins: joins.clone(), expires_at, recovers, country };
     let key = Key::JoinToken(Fingerprint::of(secret.as_bytes())).to_string();
     let change = forget_expired(&plane).await?.put(key, encode(&record));
     let subject = if recovers { format!("to recover {joins}") } else { format!("for {joins}") };
+    let subject = country.map_or(subject.clone(), |country| format!("{subject} in {country}"));
     let change = with_event(change, &caller.who(), None, "join-token create", subject);
     let result = plane.store.commit(change).await.map_err(store_failed)?;
     plane.catalog.reached(result.revision).await;
@@ -58,11 +59,15 @@ pub async fn create(
 
 /// What is asked for, when it makes sense.
 fn joins_as(request: JoinTokenRequest) -> Result<JoinAs, Refusal> {
-    let JoinTokenRequest { location, role, recover } = request;
+    let JoinTokenRequest { location, role, recover, country } = request;
     if recover && role != JoinTokenRole::Location {
         let detail =
             "recover is for role location: a node or a registry that lost what it knew joins anew";
         return Err(Problem::new(ProblemCode::InvalidRequest, detail).into());
+    }
+    if let Some(country) = country.filter(|_| role != JoinTokenRole::Location) {
+        let allowed = "nothing but with role location, whose nodes are where it is";
+        return Err(Problem::invalid_value("country", country, allowed).into());
     }
     match (role, location) {
         (JoinTokenRole::Node, Some(location)) => Ok(JoinAs::Node(location)),

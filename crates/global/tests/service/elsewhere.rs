@@ -99,6 +99,7 @@ async fn a_location_that_joins_is_known_by_its_key_and_one_that_is_removed_is_no
         location: Some(name("sin")),
         role: JoinTokenRole::Location,
         recover: false,
+        country: None,
     };
     let made: JoinTokenCreated =
         plane.user.call(Method::POST, "/v1/join-tokens", Some(&request)).await.unwrap();

@@ -18,6 +18,7 @@ use longshore_trust::{
 };
 use longshore_types::token::{RegistryAction, Rights};
 use longshore_types::{Generation, LocationName};
+use serde_json::json;
 
 use crate::plane::*;
 
@@ -32,7 +33,8 @@ impl Plane {
         location: &str,
     ) -> Result<JoinTokenCreated, CallError> {
         let location = location.parse().unwrap();
-        let request = JoinTokenRequest { location: Some(location), role, recover: false };
+        let request =
+            JoinTokenRequest { location: Some(location), role, recover: false, country: None };
         self.user.call(Method::POST, "/v1/join-tokens", Some(&request)).await
     }
 
@@ -202,6 +204,55 @@ async fn a_location_joins_once_and_speaks_for_itself_alone() {
     let renewed = joined.renewed(&bare("sin", &own).await.unwrap(), now()).unwrap();
     let renewed = LocationAuthority::new("sin".parse().unwrap(), &renewed).unwrap();
     say(&plane.showing(&renewed.identify(&name, now()).unwrap()), "sin").await.unwrap();
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_location_is_in_no_other_country_than_it_joined_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    plane.report(Generation(0), vec![]).await;
+    let token = async |role, location: &str| {
+        let location = Some(location.parse().unwrap());
+        let country = "NL".parse().ok();
+        let request = JoinTokenRequest { location, role, country, ..Default::default() };
+        plane
+            .user
+            .call::<_, JoinTokenCreated>(Method::POST, "/v1/join-tokens", Some(&request))
+            .await
+    };
+    let no_location = refused(token(JoinTokenRole::Node, "ams").await);
+    assert_eq!(no_location.code, ProblemCode::InvalidRequest);
+    let problem = &no_location.problems[0];
+    assert_eq!((problem.field.as_str(), problem.value.as_str()), ("country", "NL"));
+    let made = token(JoinTokenRole::Location, "sin").await.unwrap();
+    let sin = plane.join("sin", &made.token.parse().unwrap()).await.unwrap();
+    let name = Name::Location("sin".parse().unwrap());
+    let location = plane.showing(&sin.identify(&name, now()).unwrap());
+    // Whatever it says of itself and of its nodes.
+    let say = async |of_location: &str, of_node: &str| {
+        let mut report = report_of("sin", Generation(0), vec![], vec![]);
+        report.traits.country = of_location.parse().ok();
+        report.nodes[0].traits.country = of_node.parse().ok();
+        let path = "/link/locations/sin/report";
+        location.call::<_, ()>(Method::POST, path, Some(&report)).await.unwrap();
+        let view: LocationView = plane.user.get("/v1/locations/sin").await.unwrap();
+        assert_eq!(view.joined_for, "NL".parse().ok());
+        (view.traits.country, view.nodes[0].traits.country)
+    };
+    let nl = "NL".parse().ok();
+    assert_eq!(say("DE", "DE").await, (None, None));
+    let mut german = web();
+    german["placement"] = json!({"jurisdiction": ["de"]});
+    let plan = plane.plan(german).await.unwrap();
+    assert!(plan.placement.is_empty() && plan.waiting.is_some(), "{plan:?}");
+    assert_eq!(say("NL", "DE").await, (nl, None));
+    assert_eq!(say("NL", "NL").await, (nl, nl));
+    let mut dutch = web();
+    dutch["placement"] = json!({"jurisdiction": ["nl"]});
+    let plan = plane.plan(dutch).await.unwrap();
+    let placed: Vec<_> = plan.placement.iter().map(|one| one.location.as_str()).collect();
+    assert_eq!(placed, ["sin"]);
     plane.stop().await;
 }
 

@@ -95,7 +95,7 @@ async fn recover_token(
     location: &str,
 ) -> Result<JoinTokenCreated, CallError> {
     let location = Some(location.parse().unwrap());
-    let request = JoinTokenRequest { location, role, recover: true };
+    let request = JoinTokenRequest { location, role, recover: true, country: None };
     plane.user.call(Method::POST, "/v1/join-tokens", Some(&request)).await
 }
 

@@ -38,7 +38,7 @@ fn place(address: &str) -> RegistryPlace {
 impl Plane {
     async fn registry_token(&self) -> Result<JoinToken, CallError> {
         let request =
-            JoinTokenRequest { location: None, role: JoinTokenRole::Registry, recover: false };
+            JoinTokenRequest { role: JoinTokenRole::Registry, ..JoinTokenRequest::default() };
         let made: JoinTokenCreated =
             self.user.call(Method::POST, "/v1/join-tokens", Some(&request)).await?;
         Ok(made.token.parse().unwrap())
@@ -176,7 +176,7 @@ async fn no_registry_joins_a_platform_that_has_one() {
         (None, JoinTokenRole::Node, false),
     ] {
         let location = location.map(|location| location.parse().unwrap());
-        let request = JoinTokenRequest { location, role, recover };
+        let request = JoinTokenRequest { location, role, recover, country: None };
         let answer =
             plane.user.call::<_, JoinTokenCreated>(Method::POST, "/v1/join-tokens", Some(&request));
         assert_eq!(refused(answer.await).code, ProblemCode::InvalidRequest, "{request:?}");

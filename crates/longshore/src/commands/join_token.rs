@@ -1,7 +1,7 @@
 //! `longshore join-token`
 
 use longshore_api::v1::{JoinTokenCreated, JoinTokenRequest, JoinTokenRole};
-use longshore_types::LocationName;
+use longshore_types::{Country, LocationName};
 
 use crate::connection::ConnectionOptions;
 use crate::failure::{Failure, Kind, OrFail};
@@ -22,6 +22,10 @@ pub struct Options {
     /// nodes run, and the machine before is refused
     #[arg(long)]
     recover: bool,
+    /// With --role location: the country in which it is to be, such as NL; it counts as in no other from then on, so
+    /// that apps with another jurisdiction stay away whatever it says
+    #[arg(long, value_name = "CODE")]
+    country: Option<Country>,
     #[command(flatten)]
     connection: ConnectionOptions,
 }
@@ -38,9 +42,11 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let local = (role != JoinTokenRole::Registry).then(|| "local".parse());
     let local = local.transpose().or_fail(Kind::Other, "the name of a location")?;
     let location = options.location.or(local);
-    let request = JoinTokenRequest { location, role, recover: options.recover };
+    let Options { recover, country, .. } = options;
+    let request = JoinTokenRequest { location, role, recover, country };
     let created = connection.api.create_join_token(&request).await?;
+    let country = country.map_or(String::new(), |country| format!(" --country {country}"));
     connection.output.data(&created, |JoinTokenCreated { token, .. }| {
-        format!("longshore {} join {token}\n", options.role)
+        format!("longshore {} join {token}{country}\n", options.role)
     })
 }

@@ -89,6 +89,14 @@ fn render(locations: &[LocationView]) -> String {
             text.push_str(&format!("\n{location}: {}\n", place::labels(traits)));
         }
     }
+    for LocationView { location, traits, joined_for, .. } in locations {
+        if let Some(country) = joined_for.filter(|country| traits.country != Some(*country)) {
+            text.push_str(&format!(
+                "\n{location}: joined for {country} and does not say that it is there: no app with a \
+                 jurisdiction goes there; start it with --country {country}\n"
+            ));
+        }
+    }
     for location in locations.iter().filter(|location| !location.round_trip_micros.is_empty()) {
         text.push_str(&format!("\nround trips from {}: {}\n", location.location, ways(location)));
     }
@@ -127,6 +135,21 @@ fn ways(location: &LocationView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_location_that_is_not_where_it_joined_for_is_told_of() {
+        let view = |country: serde_json::Value| -> LocationView {
+            let traits = serde_json::json!({"country": country});
+            let view = serde_json::json!({
+                "location": "ams", "reachable": true, "instances": 0, "joined_for": "NL", "traits": traits,
+            });
+            serde_json::from_value(view).unwrap()
+        };
+        let told = "ams: joined for NL and does not say that it is there";
+        let text = render(&[view(serde_json::Value::Null)]);
+        assert!(text.contains(told) && text.contains("start it with --country NL"), "{text}");
+        assert!(!render(&[view("NL".into())]).contains(told));
+    }
 
     #[test]
     fn the_nearest_others_are_shown_first() {

@@ -128,7 +128,8 @@ impl World {
         let Machines { plan, subnet, .. } = &*self.machines;
         let code = plan.place_of(machine).code;
         let location = code.parse().or_fail(Kind::Other, "the name of a location")?;
-        let request = JoinTokenRequest { location: Some(location), role, recover: false };
+        let location = Some(location);
+        let request = JoinTokenRequest { location, role, ..JoinTokenRequest::default() };
         let token = api.create_join_token(&request).await?.token;
         let address = subnet.address(machine);
         let line = |token| plan.member(machine, address, token, &self.dir);
