@@ -53,6 +53,7 @@ fn set(generation: u64, release: u64) -> AllotmentSet {
 }
 
 mod cordons;
+mod foreign;
 mod hand_over;
 mod holds;
 mod rounds;
