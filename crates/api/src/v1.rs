@@ -53,6 +53,7 @@
 //!
 //! Blank lines in streams of JSON lines are heartbeats, as comments are in events. Errors are [`crate::Problem`] documents.
 
+mod away;
 mod joining;
 mod prewarm;
 
@@ -68,6 +69,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::links::{Move, Staying};
+pub use away::AwayView;
 pub use joining::{JoinTokenCreated, JoinTokenRequest, JoinTokenRole, RegistryView};
 pub use prewarm::{PrewarmRequest, PrewarmStatus, PrewarmView, PrewarmedNode};
 
@@ -284,35 +286,6 @@ impl LatencyView {
     /// True when it is known to be farther from them than it should be.
     pub fn is_missed(&self) -> bool {
         self.reached.is_some_and(|reached| reached * 10 < self.users.permille())
-    }
-}
-
-/// A location that is not heard of, with its part of an app.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct AwayView {
-    /// The location.
-    pub location: LocationName,
-    /// How many instances should run there.
-    pub count: u32,
-    /// When it was last heard of; absent when it never was since the control plane started.
-    pub silent_since: Option<Timestamp>,
-    /// The newest release that ran there then.
-    pub release: Option<ReleaseNumber>,
-}
-
-impl AwayView {
-    /// The same in words: `sin (cut off for 14 min, running r41)`.
-    pub fn text(&self, now: Timestamp) -> String {
-        let minutes = self.silent_since.map(|since| now.0.saturating_sub(since.0) / 60_000);
-        let silent = match minutes {
-            None => "not heard of".to_owned(),
-            Some(0) => "cut off".to_owned(),
-            Some(minutes @ 1..100) => format!("cut off for {minutes} min"),
-            Some(minutes) => format!("cut off for {} h", minutes / 60),
-        };
-        let running =
-            self.release.map_or_else(String::new, |release| format!(", running {release}"));
-        format!("{} ({silent}{running})", self.location)
     }
 }
 

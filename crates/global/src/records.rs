@@ -115,8 +115,22 @@ pub struct AllotmentRecord {
     pub budget_in_force: u32,
     /// Raised at each change.
     pub generation: Generation,
+    /// What ran there when it was last heard of, where something was changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_with: Option<LeftWith>,
     /// Why this location.
     pub decision: Decision,
+}
+
+/// What a location that is not heard of was left with. Kept in the store, since the next control plane that leads has
+/// never heard of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftWith {
+    /// The newest release that ran there, or that it was told of where that is all that is known.
+    pub release: ReleaseNumber,
+    /// Since when it is silent, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
 }
 
 /// Instances of another release that run beside those that should.

@@ -555,7 +555,7 @@ fn allotments(
     let before_command = record.stage == RolloutStage::Command;
     let main = found.release(catalog, record.main()).unwrap_or(release);
     let (canaries, command_at) = tried(record, release, shares, locations);
-    let (mut change, mut taken) = (Change::default(), Vec::new());
+    let (mut change, mut taken) = (Change::new(reports), Vec::new());
     for (idx, (share, n_canaries)) in shares.iter().zip(canaries).enumerate() {
         let before = held.get(&share.location).map(|stored| &stored.record);
         let canary = CanaryRecord { release: record.release, count: n_canaries };
@@ -571,6 +571,7 @@ fn allotments(
             budget: share.budget,
             budget_in_force: share.budget_in_force,
             generation: before.map_or(Default::default(), |before| before.generation),
+            left_with: before.and_then(|before| before.left_with),
             decision: share.decision.clone(),
         };
         change.put_if_changed(key, &share.location, before, next);

@@ -123,10 +123,17 @@ fn away(
     unheard: &BTreeSet<&LocationName>,
 ) -> Vec<AwayView> {
     let views = unheard.iter().filter_map(|&location| {
-        let count = catalog.allotment(location, key).map_or(0, |allotment| allotment.count);
+        let allotment = catalog.allotment(location, key);
+        let count = allotment.map_or(0, |allotment| allotment.count);
+        let left_with = allotment.and_then(|allotment| allotment.left_with);
         let there = statuses.iter().filter(|(of, _)| *of == location);
-        let release = there.map(|(_, status)| status.release).max();
-        let silent_since = reports.get(location).map(|received| received.at_wall);
+        let ran = there.map(|(_, status)| status.release).max();
+        let heard_at = reports.get(location).map(|received| received.at_wall);
+        // One that was never heard of had what it was told, unless that was changed since.
+        let told = allotment.filter(|allotment| heard_at.is_none() && allotment.count > 0);
+        let told = told.map(|allotment| allotment.release);
+        let release = ran.or(left_with.map(|left_with| left_with.release)).or(told);
+        let silent_since = heard_at.or(left_with.and_then(|left_with| left_with.since));
         let view = AwayView { location: location.clone(), count, silent_since, release };
         (count > 0 || release.is_some()).then_some(view)
     });
@@ -431,22 +438,4 @@ pub fn app_locations(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_carry_the_port_of_the_ingress_unless_it_is_the_usual_one() {
-        let manifest = |port: u16| {
-            let mut document = serde_json::json!({"app": "web", "image": "web"});
-            document["port"] = port.into();
-            Manifest::from_document(&document).unwrap()
-        };
-        let web = manifest(8000);
-        let hosts = hosts(&web, "localhost");
-        assert_eq!(urls(&web, &hosts, "127.0.0.1:8080"), ["http://web.localhost:8080"]);
-        assert_eq!(urls(&web, &hosts, "[::1]:80"), ["http://web.localhost"]);
-        let worker = serde_json::json!({"app": "web", "image": "web"});
-        let worker = Manifest::from_document(&worker).unwrap();
-        assert!(urls(&worker, &hosts, "127.0.0.1:8080").is_empty());
-    }
-}
+mod tests;

@@ -3,10 +3,12 @@
 use longshore_store::{MAX_REQUEST_BYTES, Transaction};
 use longshore_types::LocationName;
 
+use super::wanted::left_with;
 use super::{MOST_AT_ONCE, allotment_key_text};
 use crate::catalog::AppKey;
 use crate::events::{Who, with_event};
 use crate::records::{AllotmentRecord, encode};
+use crate::reports::ByLocation;
 
 /// The next change of an app.
 pub struct Planned {
@@ -33,8 +35,8 @@ pub enum Then {
 /// The first of the changes that an app's allotments need, as many as one transaction takes. The rest comes
 /// when these are seen. Any of them may be made without the others: budgets grow only into what is in
 /// nobody's hands before, so that their sum stays within `max` whichever have grown.
-#[derive(Default)]
-pub struct Change {
+pub struct Change<'a> {
+    reports: &'a ByLocation,
     pub transaction: Option<Transaction>,
     /// Whether there is more than that.
     pub is_part: bool,
@@ -44,9 +46,15 @@ pub struct Change {
     n_bytes: usize,
 }
 
-impl Change {
+impl<'a> Change<'a> {
     /// How many bytes of values are put at once, which leaves room for keys and conditions.
     const MOST_BYTES: usize = MAX_REQUEST_BYTES / 2;
+
+    /// None yet.
+    pub fn new(reports: &'a ByLocation) -> Self {
+        let (transaction, rooms) = (None, Vec::new());
+        Self { reports, transaction, is_part: false, rooms, n_puts: 0, n_bytes: 0 }
+    }
 
     /// Puts what a location is given, unless that is what it has.
     pub fn put_if_changed(
@@ -56,6 +64,10 @@ impl Change {
         before: Option<&AllotmentRecord>,
         mut record: AllotmentRecord,
     ) {
+        let is_heard = self.reports.is_heard(location);
+        if is_heard {
+            record.left_with = None;
+        }
         if before == Some(&record) {
             return;
         }
@@ -68,6 +80,9 @@ impl Change {
             self.rooms.push(format!("{} at {location}: {}", key.1, record.decision.why));
         }
         record.generation = record.generation.next();
+        if let Some(before) = before.filter(|_| !is_heard) {
+            record.left_with = left_with(self.reports.get(location), key, before);
+        }
         let (key, value) = (allotment_key_text(location, key), encode(&record));
         self.n_puts += 1;
         self.n_bytes += value.len();

@@ -10,7 +10,7 @@ use longshore_types::{InstancePhase, Lack, LocationName, Manifest, Release, Rest
 
 use super::{Found, Held};
 use crate::catalog::{AppKey, Catalog, Stored};
-use crate::records::{AllotmentRecord, RolloutStage};
+use crate::records::{AllotmentRecord, LeftWith, RolloutStage};
 use crate::reports::{ByLocation, Received, demand_of, of_app};
 use crate::views;
 
@@ -33,6 +33,21 @@ pub(super) fn in_force(
             u32::try_from(n_there).unwrap_or(u32::MAX).clamp(budget, budget_in_force)
         }
     }
+}
+
+/// With what a location is left that is not heard of, when something is changed that it does not learn of: by what it
+/// said last, which the control plane that leads may never have heard.
+pub(super) fn left_with(
+    said: Option<&Received>,
+    key: &AppKey,
+    before: &AllotmentRecord,
+) -> Option<LeftWith> {
+    let ran = said.and_then(|said| {
+        let release = said.of_app(key).map(|status| status.release).max()?;
+        Some(LeftWith { release, since: Some(said.at_wall) })
+    });
+    let told = (before.count > 0).then_some(LeftWith { release: before.release, since: None });
+    ran.or(before.left_with).or(told)
 }
 
 /// An app as it should be now. What most of its instances are of says where they may be, the release that is

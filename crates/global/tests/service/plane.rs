@@ -29,7 +29,11 @@ pub const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 /// Of an image that is removed once its tag was asked for.
 pub const GONE: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
-/// A control plane in this process, with a registry that knows one image, and of another the tag.
+/// Of another image, which is there under tag 3.
+pub const OTHER_DIGEST: &str =
+    "sha256:cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc";
+
+/// A control plane in this process, with a registry that knows two images, and of another the tag.
 pub struct Plane {
     pub user: Client,
     pub link: Client,
@@ -87,6 +91,8 @@ impl Plane {
             .route("/v2/default/web/manifests/1", image(DIGEST))
             .route(&format!("/v2/default/web/manifests/{DIGEST}"), image(DIGEST))
             .route("/v2/default/web/manifests/2", image(GONE))
+            .route("/v2/default/web/manifests/3", image(OTHER_DIGEST))
+            .route(&format!("/v2/default/web/manifests/{OTHER_DIGEST}"), image(OTHER_DIGEST))
             .fallback(|| async { StatusCode::NOT_FOUND });
         let shutdown = CancellationToken::new();
         tokio::spawn(registry.serve(known, shutdown.clone()));
