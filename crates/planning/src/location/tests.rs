@@ -522,16 +522,29 @@ proptest! {
     /// before or than the rollout has to leave. Progress: every wish is reached when instances become ready.
     #[test]
     fn plans_are_safe_and_get_there(
-        rooms in prop::collection::vec((0..6_u64, 0..6_u64), 1..4),
+        rooms in prop::collection::vec(((0..9_u64, 0..9_u64, 0..9_u32), any::<bool>()), 1..4),
+        (is_labelled, most) in (any::<bool>(), prop::option::of(1..4_u32)),
         wishes in prop::collection::vec((0..6_u32, 0..4_u32, 0..3_u32, any::<bool>()), 1..6),
         (surge, unavailable) in (0..4_u32, 0..4_u32).prop_filter("neither", |(s, u)| s + u > 0),
         chaos in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
     ) {
-        let node = |(idx, (memory, disk)): (usize, &(u64, u64))| {
-            node_with(&format!("n{idx}"), *memory, *disk)
+        let label = || "disk=nvme".parse::<longshore_types::Label>().unwrap();
+        let node = |(idx, ((memory, disk, cpu), has_label)): (usize, &((u64, u64, u32), bool))| {
+            let mut node = node_with(&format!("n{idx}"), *memory, *disk);
+            node.capacity.cpu = MilliCpu(100 * cpu);
+            node.traits.labels.extend(has_label.then(label));
+            node
         };
         let nodes: Vec<_> = rooms.iter().enumerate().map(node).collect();
-        let total: u64 = rooms.iter().map(|(memory, disk)| memory.min(disk)).sum();
+        let labels = is_labelled.then(label).into_iter().collect();
+        let placement = Placement { labels, max_per_node: most, ..Placement::default() };
+        let may_be_on = |node: &NodeState| node.traits.labels.is_superset(&placement.labels);
+        let open = rooms.iter().filter(|(_, has_label)| *has_label || !is_labelled);
+        let smallest = |((memory, disk, cpu), _): &((u64, u64, u32), bool)| {
+            *memory.min(disk).min(&u64::from(*cpu))
+        };
+        let open: Vec<u64> = open.map(smallest).collect();
+        let total: u64 = open.iter().sum();
         let mut world = World::new(nodes);
         let mut release = 1;
         let mut chaos = chaos.into_iter();
@@ -540,8 +553,10 @@ proptest! {
             let rollout = rollout(surge, unavailable);
             let enough = count - rollout.unavailable(count);
             let n_canaries = n_canaries.min(count);
-            let canary = (n_canaries > 0).then(|| goal(release + 1000, n_canaries));
-            world.want(WantedApp { rollout, canary, ..wanted(release, count, count + extra) });
+            let of = |release, count| Goal { placement: placement.clone(), ..goal(release, count) };
+            let canary = (n_canaries > 0).then(|| of(release + 1000, n_canaries));
+            let main = of(release, count);
+            world.want(WantedApp { rollout, canary, main, ..wanted(release, count, count + extra) });
             for _ in 0..60 {
                 // Canaries come on top, and fewer of them are nobody's loss.
                 let served =
@@ -555,9 +570,18 @@ proptest! {
                     prop_assert!(served(&world) >= before.min(enough as usize));
                 }
                 for node in &world.snapshot.nodes {
-                    let on = world.snapshot.instances.iter().filter(|i| i.node == node.name).count();
-                    prop_assert!(on as u64 * 100 <= node.capacity.memory.0 >> 20);
-                    prop_assert!(on as u64 * 300 <= node.capacity.disk.0 >> 20);
+                    let on = world.snapshot.instances.iter().filter(|i| i.node == node.name);
+                    let n_on = on.clone().count() as u64;
+                    prop_assert!(n_on * 100 <= node.capacity.memory.0 >> 20);
+                    prop_assert!(n_on * 300 <= node.capacity.disk.0 >> 20);
+                    prop_assert!(n_on * 100 <= u64::from(node.capacity.cpu.0));
+                    prop_assert!(n_on == 0 || may_be_on(node), "{:#?}", world.snapshot);
+                    let mut of_release = BTreeMap::<_, u32>::new();
+                    for one in on.filter(|one| one.standing != Standing::Leaving) {
+                        *of_release.entry(one.release).or_default() += 1;
+                    }
+                    let is_spread = |n: &u32| most.is_none_or(|most| *n <= most);
+                    prop_assert!(of_release.values().all(is_spread), "{:#?}", world.snapshot);
                 }
                 world.let_time_pass();
                 if let (Some(index), false) = (chaos.next(), world.snapshot.instances.is_empty()) {
@@ -565,8 +589,12 @@ proptest! {
                     world.snapshot.instances[idx].standing = Standing::NotReady;
                 }
             }
-            // A surge needs room for one more; without it an old release may have to stay.
-            if total > u64::from(count + 1 + n_canaries) {
+            // A surge needs room for one more; without it an old release may have to stay. Where only so many of a release
+            // may be on one node, those count that have room for all of it.
+            let needed = u64::from(count + 1 + n_canaries);
+            let n_roomy = open.iter().filter(|room| **room > needed).count() as u64;
+            let is_enough = |most: u32| n_roomy * u64::from(most) >= u64::from(count.max(n_canaries));
+            if total > needed && most.is_none_or(is_enough) {
                 let canaries = n_canaries.min(extra) as usize;
                 prop_assert_eq!(world.ready_of(release), count as usize);
                 prop_assert_eq!(world.ready_of(release + 1000), canaries);

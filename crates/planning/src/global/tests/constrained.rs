@@ -1,6 +1,6 @@
 //! Apps that may not be anywhere.
 
-use longshore_types::Spread;
+use longshore_types::{Reached, Spread};
 use proptest::sample::subsequence;
 
 use super::*;
@@ -230,36 +230,64 @@ fn placements() -> impl Strategy<Value = Placement> {
     (
         (matches(), matches()),
         (subsequence(JURISDICTIONS.to_vec(), 0..3), subsequence(LABELS.to_vec(), 0..2)),
-        (prop::option::of(0..4_u32), prop::option::of(1..4_u32)),
+        (prop::option::of(0..4_u32), prop::option::of(1..4_u32), any::<bool>()),
     )
-        .prop_map(|((allow, deny), (jurisdiction, labels), (spread, least))| Placement {
-            allow: allow.iter().map(|text| text.parse().unwrap()).collect(),
-            deny: deny.iter().map(|text| text.parse().unwrap()).collect(),
-            jurisdiction: jurisdiction.iter().map(|text| text.parse().unwrap()).collect(),
-            labels: labels.iter().map(|text| text.parse().unwrap()).collect(),
-            spread_locations: spread.map(|most| match most {
-                0 => Spread::Soft,
-                most => Spread::AtMost(most),
-            }),
-            min_locations: least,
-            ..Placement::default()
+        .prop_map(|((allow, deny), (jurisdiction, labels), (spread, least, reaches))| {
+            Placement {
+                allow: allow.iter().map(|text| text.parse().unwrap()).collect(),
+                deny: deny.iter().map(|text| text.parse().unwrap()).collect(),
+                jurisdiction: jurisdiction.iter().map(|text| text.parse().unwrap()).collect(),
+                labels: labels.iter().map(|text| text.parse().unwrap()).collect(),
+                spread_locations: spread.map(|most| match most {
+                    0 => Spread::Soft,
+                    most => Spread::AtMost(most),
+                }),
+                min_locations: least,
+                reach: reaches.then(|| ADDRESS.parse().unwrap()).into_iter().collect(),
+                ..Placement::default()
+            }
         })
 }
 
-type Site = (usize, Vec<&'static str>, Vec<&'static str>, u64);
+const ADDRESS: &str = "db:5432";
+
+/// What came of the tries to reach the address from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tried {
+    Never,
+    InVain,
+    Answered,
+}
+
+impl Tried {
+    fn reached(self) -> Vec<Reached> {
+        let error = (self == Self::InVain).then(|| "no answer".to_owned());
+        let tried = Reached { address: ADDRESS.parse().unwrap(), at: Timestamp(7), error };
+        if self == Self::Never { vec![] } else { vec![tried] }
+    }
+}
+
+type Site = (usize, Vec<&'static str>, Vec<&'static str>, u64, Tried);
 
 fn sites() -> impl Strategy<Value = Vec<Site>> {
     let labels = || subsequence(LABELS.to_vec(), 0..3);
-    prop::collection::vec((0..COUNTRIES.len(), labels(), labels(), 0..8_u64), 1..5)
+    let tried =
+        prop::sample::select(vec![Tried::Answered, Tried::Answered, Tried::InVain, Tried::Never]);
+    prop::collection::vec((0..COUNTRIES.len(), labels(), labels(), 0..8_u64, tried), 1..5)
 }
 
 /// With what is free there when it has that many instances.
-fn site(idx: usize, (country, of_location, of_node, room): &Site, n_there: u32) -> LocationState {
+fn site(
+    idx: usize,
+    (country, of_location, of_node, room, tried): &Site,
+    n_there: u32,
+) -> LocationState {
     let mut state = place(idx, COUNTRIES[*country], of_location, of_node);
     let mib = 100 * room.saturating_sub(u64::from(n_there));
     let free = Capacity { cpu: MilliCpu(1_000_000), ..capacity(mib) };
     state.free = free;
     (state.kinds[0].free, state.kinds[0].largest) = (free, free);
+    state.kinds[0].reached = tried.reached();
     state
 }
 
@@ -293,11 +321,13 @@ proptest! {
                 let planned = plan_shares(Timestamp(1), &wanted, &locations);
                 prop_assert_eq!(&plan_shares(Timestamp(1), &wanted, &locations), &planned);
                 let most = placement.spread_locations.and_then(Spread::most).unwrap_or(u32::MAX);
-                for (state, (_, _, _, room)) in locations.iter().zip(&sites) {
+                for (state, (_, _, _, room, tried)) in locations.iter().zip(&sites) {
                     let (before, after) = (count_at(&shares, state), count_at(&planned.shares, state));
                     if after > before {
                         prop_assert!(permits(&placement, None, state), "{state:?} {planned:#?}");
                         prop_assert!(u64::from(after) <= *room && after <= most, "{planned:#?}");
+                        let answers = placement.reach.is_empty() || *tried == Tried::Answered;
+                        prop_assert!(answers, "{state:?} {planned:#?}");
                     }
                 }
                 let in_force: u32 = planned.shares.iter().map(|share| share.budget_in_force).sum();
