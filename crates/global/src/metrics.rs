@@ -230,6 +230,7 @@ mod tests {
                 budget,
                 budget_in_force,
                 generation,
+                left_with: None,
                 decision: decision.clone(),
             };
             let key = (location.parse().unwrap(), "default".parse().unwrap(), app.parse().unwrap());

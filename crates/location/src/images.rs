@@ -137,17 +137,20 @@ impl Images {
     /// Refuses a manifest that no assignment of the node needs.
     pub async fn check_manifest(&self, node: &NodeName, wanted: &Wanted) -> Result<(), Refusal> {
         let Wanted { repository, digest, .. } = wanted;
-        for image in self.assigned(node, repository) {
-            let is_child = || async {
-                Ok::<_, Refusal>(
-                    self.references(repository, &image).await?.manifests.contains(digest),
-                )
-            };
-            if image == *digest || is_child().await? {
-                return Ok(());
+        let assigned = self.assigned(node, repository);
+        if assigned.contains(digest) {
+            return Ok(());
+        }
+        let mut failed = None;
+        for image in assigned {
+            match self.references(repository, &image).await {
+                Ok(references) if references.manifests.contains(digest) => return Ok(()),
+                Ok(_) => {}
+                // It may be one of the others'.
+                Err(refusal) => failed = Some(refusal),
             }
         }
-        Err(refuse(node, wanted))
+        Err(failed.unwrap_or_else(|| refuse(node, wanted)))
     }
 
     /// A blob that an assignment of the node needs.
@@ -269,8 +272,16 @@ impl Images {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<bool, Refusal> {
+        let mut failed = None;
         for image in self.assigned(node, repository) {
-            let references = self.references(repository, &image).await?;
+            let references = match self.references(repository, &image).await {
+                Ok(references) => references,
+                // It may be one of the others'.
+                Err(refusal) => {
+                    failed = Some(refusal);
+                    continue;
+                }
+            };
             if references.blobs.contains(digest) {
                 return Ok(true);
             }
@@ -288,7 +299,7 @@ impl Images {
                 }
             }
         }
-        Ok(false)
+        failed.map_or(Ok(false), Err)
     }
 
     /// Whether a blob is one that was converted of an image.

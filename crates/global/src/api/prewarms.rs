@@ -81,8 +81,7 @@ pub async fn set(
     let result = plane.store.commit(change).await.map_err(store_failed)?;
     plane.catalog.reached(result.revision).await;
     if !result.succeeded {
-        let detail = format!("{} was wished or no longer wished meanwhile", record.named);
-        return Err(Problem::new(ProblemCode::Conflict, detail).into());
+        return Err(changed_meanwhile(&record));
     }
     Ok(Json(view(digest, &record)))
 }
@@ -99,14 +98,19 @@ async fn stored(plane: &Plane, key: &str) -> Result<(Option<PrewarmRecord>, Comp
     Ok((Some(record), Compare::mod_revision(key, Relation::Equal, stored.mod_revision)))
 }
 
-/// Refuses to pin for who has no right to: what is pinned takes room from all projects.
+fn changed_meanwhile(record: &PrewarmRecord) -> Refusal {
+    let detail = format!("{} was wished or no longer wished meanwhile", record.named);
+    Problem::new(ProblemCode::Conflict, detail).into()
+}
+
+/// Refuses to pin, or to let go, for who has no right to: what is pinned takes room from all projects.
 fn check_pin(caller: &Caller, named: &str) -> Result<(), Refusal> {
     if caller.rights.admin {
         return Ok(());
     }
     let detail = format!(
-        "token {} is not of an administrator of the platform, and only one says where {named} is pinned: that takes \
-         room from all projects",
+        "token {} is not of an administrator of the platform, and only one says where {named} is pinned, and \
+         whether: that takes room from all projects",
         caller.token
     );
     Err(Problem::new(ProblemCode::Forbidden, detail).into())
@@ -120,13 +124,20 @@ pub async fn remove(
 ) -> Result<StatusCode, Refusal> {
     let (project, digest): (ProjectName, Digest) =
         (parse("project", &project)?, parse("digest", &digest)?);
-    let catalog = plane.catalog();
-    let record = wish(&catalog, &project, digest)?;
-    let change = Transaction::new().delete(Key::Prewarm(project.clone(), digest).to_string());
+    let key = Key::Prewarm(project.clone(), digest).to_string();
+    let (record, unchanged) = stored(&plane, &key).await?;
+    let record = record.ok_or_else(|| no_wish(digest))?;
+    if record.pinned {
+        check_pin(&caller, &record.named)?;
+    }
+    let change = Transaction::new().when(unchanged).delete(key);
     let what = "image prewarm --rm";
     let change = with_event(change, &caller.who(), Some(&project), what, &record.named);
     let result = plane.store.commit(change).await.map_err(store_failed)?;
     plane.catalog.reached(result.revision).await;
+    if !result.succeeded {
+        return Err(changed_meanwhile(&record));
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -189,7 +200,11 @@ fn wish<'a>(
     digest: Digest,
 ) -> Result<&'a PrewarmRecord, Refusal> {
     let found = catalog.prewarms.get(&(project.clone(), digest));
-    Ok(found.ok_or_else(|| Problem::not_found("wish for an image", digest))?)
+    found.ok_or_else(|| no_wish(digest))
+}
+
+fn no_wish(digest: Digest) -> Refusal {
+    Problem::not_found("wish for an image", digest).into()
 }
 
 fn view(digest: Digest, record: &PrewarmRecord) -> PrewarmView {

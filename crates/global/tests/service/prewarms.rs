@@ -119,7 +119,7 @@ async fn a_wish_for_what_the_registry_no_longer_has_ends_and_says_why() {
 }
 
 #[tokio::test]
-async fn what_is_pinned_stays_so_until_it_is_taken_back_and_only_administrators_say_where() {
+async fn only_administrators_pin_say_where_and_take_a_pin_back() {
     let dir = tempfile::tempdir().unwrap();
     let plane = Plane::start(dir.path()).await;
     plane.send(&report_of("ams", Generation(0), vec![], vec![])).await;
@@ -149,7 +149,9 @@ async fn what_is_pinned_stays_so_until_it_is_taken_back_and_only_administrators_
     assert_eq!((moved.pinned, moved.places), (true, vec![]));
 
     let path = format!("{PREWARMS}/{DIGEST}");
-    deployer.call::<(), ()>(Method::DELETE, &path, None).await.unwrap();
+    let removed = deployer.call::<(), ()>(Method::DELETE, &path, None).await;
+    refused(removed, ProblemCode::Forbidden, "administrator");
+    plane.user.call::<(), ()>(Method::DELETE, &path, None).await.unwrap();
     assert!(!wish(&deployer, here).await.unwrap().pinned, "it was taken back with the wish");
 
     // The registry may lose an image that is pinned: the nodes have it.
