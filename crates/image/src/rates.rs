@@ -15,13 +15,14 @@ use longshore_types::{ByteCount, Digest};
 use sha2::{Digest as _, Sha256};
 
 use crate::compression::Decoder;
+use crate::converted::{Converted, FRAME, FrameReader, convert};
 use crate::erofs;
 use crate::index::{self, LayerTree, merge};
 use crate::limits::{LimitExceeded, Limits};
 use crate::tar::{TarError, TarReader};
 use crate::unpack::{self, DataFile, LayerIdentity, UnpackError};
 
-/// The largest archive that is taken: it is held in memory three times over.
+/// The largest archive that is taken: it is held in memory four times over.
 const LARGEST: ByteCount = ByteCount(2 << 30);
 /// How long each stage is repeated, in seconds of the processor, which the kernel tells in hundredths.
 const ENOUGH: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
@@ -36,7 +37,7 @@ const BUFFER: usize = 256 << 10;
 pub struct Rate {
     /// Which.
     pub stage: &'static str,
-    /// Bytes of the archive that it was done for; of the blob for what is received.
+    /// Bytes of the archive that it was done for; of the blob for what is received, of the contents for frames.
     pub bytes: ByteCount,
     /// What it took of one core.
     pub cpu: Duration,
@@ -51,6 +52,8 @@ pub struct Rates {
     pub gzip_ratio: f64,
     /// Bytes of the archive by bytes with zstd.
     pub zstd_ratio: f64,
+    /// Bytes of the contents by bytes in frames that the registry cuts.
+    pub frames_ratio: f64,
 }
 
 /// Why the rates are not known.
@@ -87,6 +90,9 @@ pub enum MeasureError {
     },
 }
 
+/// What it is called, how many bytes it is done for, and what does it.
+type Stage<'a> = (&'static str, u64, &'a dyn Fn() -> io::Result<()>);
+
 /// Measures every stage with an archive of a layer, uncompressed, and files in the directory `scratch`.
 pub fn measure(archive: &Path, scratch: &Path) -> Result<Rates, MeasureError> {
     let path = archive;
@@ -98,45 +104,54 @@ pub fn measure(archive: &Path, scratch: &Path) -> Result<Rates, MeasureError> {
     LimitExceeded::check("bytes", length, LARGEST.0)
         .map_err(|source| MeasureError::Limit { path: path.to_owned(), source })?;
     let archive = fs::read(path).map_err(failed("reading", path))?;
-    let tree = tree_of(&archive, scratch)
-        .map_err(|source| MeasureError::Layer { path: path.to_owned(), source })?;
+    let layer = |source| MeasureError::Layer { path: path.to_owned(), source };
+    let tree = tree_of(&archive, scratch).map_err(layer)?;
+    let limits = Limits::default();
+    let converted =
+        convert(&archive[..], &identity_of(&archive), &limits, Vec::new()).map_err(layer)?;
     let gzip = gzip(&archive).map_err(failed("compressing", path))?;
     let zstd = zstd::encode_all(&archive[..], ZSTD_LEVEL).map_err(failed("compressing", path))?;
-    let limits = Limits::default();
-    let n_bytes = archive.len();
-    let stages: [(&'static str, &dyn Fn() -> io::Result<()>); 6] = [
-        ("inflate", &|| decode(&gzip, &limits)),
-        ("zstd", &|| decode(&zstd, &limits)),
-        ("sha256", &|| {
+    let (n_bytes, n_contents) = (archive.len() as u64, converted.table.data.0);
+    let stages: [Stage<'_>; 8] = [
+        ("inflate", n_bytes, &|| decode(&gzip, &limits)),
+        ("zstd", n_bytes, &|| decode(&zstd, &limits)),
+        ("frames", n_contents, &|| read_frames(&converted)),
+        ("sha256", n_bytes, &|| {
             let mut hasher = Sha256::new();
             archive.chunks(BUFFER).for_each(|piece| hasher.update(piece));
             std::hint::black_box(hasher.finalize());
             Ok(())
         }),
-        ("tar", &|| read_archive(&archive, &limits).map_err(io::Error::other)),
-        ("write", &|| write(&archive, scratch)),
-        ("index", &|| make_index(&tree, &limits)),
+        ("blake3", n_bytes, &|| {
+            archive.chunks(FRAME).for_each(|frame| {
+                std::hint::black_box(blake3::hash(frame));
+            });
+            Ok(())
+        }),
+        ("tar", n_bytes, &|| read_archive(&archive, &limits).map_err(io::Error::other)),
+        ("write", n_bytes, &|| write(&archive, scratch)),
+        ("index", n_bytes, &|| make_index(&tree, &limits)),
     ];
-    let rates = stages.into_iter().map(|(stage, act)| repeat(stage, n_bytes, act));
+    let rates = stages.into_iter().map(|(stage, n_bytes, act)| repeat(stage, n_bytes, act));
     let rates = rates.chain(std::iter::once_with(|| receive(&gzip)));
     let rates: io::Result<Vec<Rate>> = rates.collect();
     let rates = rates.map_err(failed("measuring with", path))?;
-    let ratio = |compressed: usize| n_bytes as f64 / compressed as f64;
-    let (gzip_ratio, zstd_ratio) = (ratio(gzip.len()), ratio(zstd.len()));
-    Ok(Rates { stages: rates, gzip_ratio, zstd_ratio })
+    let ratio = |n_bytes: u64, compressed: usize| n_bytes as f64 / compressed as f64;
+    Ok(Rates {
+        stages: rates,
+        gzip_ratio: ratio(n_bytes, gzip.len()),
+        zstd_ratio: ratio(n_bytes, zstd.len()),
+        frames_ratio: ratio(n_contents, converted.frames.len()),
+    })
 }
 
 /// Does something until it took enough.
-fn repeat(
-    stage: &'static str,
-    n_bytes: usize,
-    act: &dyn Fn() -> io::Result<()>,
-) -> io::Result<Rate> {
+fn repeat(stage: &'static str, n_bytes: u64, act: &dyn Fn() -> io::Result<()>) -> io::Result<Rate> {
     let mut bytes = ByteCount(0);
     let began = process_cpu()?;
     loop {
         act()?;
-        bytes.0 += n_bytes as u64;
+        bytes.0 += n_bytes;
         let cpu = process_cpu()?.saturating_sub(began);
         if cpu >= ENOUGH {
             return Ok(Rate { stage, bytes, cpu });
@@ -155,6 +170,19 @@ fn decode(blob: &[u8], limits: &Limits) -> io::Result<()> {
     let mut decoder = Decoder::open(blob, limits)?;
     let mut buffer = vec![0; BUFFER];
     while decoder.read(&mut buffer)? > 0 {}
+    Ok(())
+}
+
+/// Decodes and checks every frame, as the threads of a pull do.
+fn read_frames(converted: &Converted<Vec<u8>>) -> io::Result<()> {
+    let Converted { table, frames, .. } = converted;
+    let (mut reader, mut room, mut rest) = (FrameReader::new()?, vec![0; FRAME], &frames[..]);
+    for (idx, frame) in table.frames.iter().enumerate() {
+        let (stored, others) = rest.split_at(table.stored_bytes(idx) as usize);
+        rest = others;
+        let room = &mut room[..table.frame_bytes(idx)];
+        std::hint::black_box(reader.read(frame, stored, room).map_err(io::Error::other)?);
+    }
     Ok(())
 }
 
@@ -186,9 +214,7 @@ fn make_index(tree: &LayerTree, limits: &Limits) -> io::Result<()> {
 }
 
 fn tree_of(archive: &[u8], scratch: &Path) -> Result<LayerTree, UnpackError> {
-    let digest = Digest::from_sha256(Sha256::digest(archive).into());
-    let size = ByteCount(archive.len() as u64);
-    let identity = LayerIdentity { blob: digest, size, diff_id: digest };
+    let identity = identity_of(archive);
     let path = scratch.join("data");
     let failed = |source| UnpackError::Write {
         action: "creating",
@@ -198,6 +224,12 @@ fn tree_of(archive: &[u8], scratch: &Path) -> Result<LayerTree, UnpackError> {
     let data = File::create(&path).map_err(failed)?;
     let (_, tree) = unpack::index(archive, &identity, data, &Limits::default())?;
     Ok(tree)
+}
+
+/// The layer that an archive is without compression.
+fn identity_of(archive: &[u8]) -> LayerIdentity {
+    let digest = Digest::from_sha256(Sha256::digest(archive).into());
+    LayerIdentity { blob: digest, size: ByteCount(archive.len() as u64), diff_id: digest }
 }
 
 /// Takes bytes from loopback, which costs the receiver about what it costs it from a network.
@@ -265,9 +297,12 @@ mod tests {
         fs::write(&path, builder.into_inner().unwrap()).unwrap();
         let rates = measure(&path, dir.path()).unwrap();
         let names: Vec<_> = rates.stages.iter().map(|rate| rate.stage).collect();
-        assert_eq!(names, ["inflate", "zstd", "sha256", "tar", "write", "index", "receive"]);
+        let decoders = ["inflate", "zstd", "frames"];
+        let others = ["sha256", "blake3", "tar", "write", "index", "receive"];
+        assert_eq!(names, [&decoders[..], &others].concat());
         assert!(rates.stages.iter().all(|rate| rate.bytes.0 > 0 && rate.cpu >= ENOUGH));
-        assert!(rates.gzip_ratio > 2.0 && rates.zstd_ratio > 2.0, "{rates:?}");
+        let ratios = [rates.gzip_ratio, rates.zstd_ratio, rates.frames_ratio];
+        assert!(ratios.iter().all(|ratio| *ratio > 2.0), "{rates:?}");
 
         fs::write(&path, b"no archive at all, and long enough to be looked at").unwrap();
         let refused = measure(&path, dir.path()).unwrap_err();

@@ -22,10 +22,12 @@ const DISK: f64 = 6e9;
 
 /// What was measured before there was a puller, in GB for each second of one core: the prototype's stages, and what
 /// the peers have.
-const BEFORE: [(&str, &str); 6] = [
+const BEFORE: [(&str, &str); 8] = [
     ("inflate", "0.47 to 0.52 (GNU gzip 0.20, Go 0.20 to 0.24, igzip 0.61)"),
     ("zstd", "1.4"),
+    ("frames", "1.4: zstd in frames of 1 MiB 2.0, BLAKE3 4.6"),
     ("sha256", "1.4 to 1.7"),
+    ("blake3", "4.6 to 4.7"),
     ("write", "6 to 12 with O_DIRECT, 2 to 6 through the page cache"),
     ("receive", "3.3"),
     ("index", "16"),
@@ -37,6 +39,7 @@ struct Report {
     stages: Vec<Stage>,
     gzip_ratio: f64,
     zstd_ratio: f64,
+    frames_ratio: f64,
 }
 
 #[derive(Deserialize)]
@@ -79,18 +82,21 @@ pub fn measure(
         let before = before.map_or("-", |(_, before)| before);
         println!("{stage:<10} {:>8.2}   {before}", bytes_per_cpu_second / 1e9);
     }
-    let (gzip_ratio, zstd_ratio) = (report.gzip_ratio, report.zstd_ratio);
-    println!("ratio of gzip {gzip_ratio:.2}, of zstd {zstd_ratio:.2}");
-    let rates = Rates(report.stages);
+    let Report { gzip_ratio, zstd_ratio, frames_ratio, stages } = report;
+    println!("ratio of gzip {gzip_ratio:.2}, of zstd {zstd_ratio:.2}, of frames {frames_ratio:.2}");
+    let rates = Rates(stages);
     let forms = [
         Bound::of(&rates, "gzip", "inflate", gzip_ratio)?,
         Bound::of(&rates, "zstd", "zstd", zstd_ratio)?,
+        Bound::converted(&rates, frames_ratio)?,
     ];
     print_bounds(&forms);
     let names = [
         ("inflate_gb_per_cpu_s", "inflate"),
         ("zstd_gb_per_cpu_s", "zstd"),
+        ("frames_gb_per_cpu_s", "frames"),
         ("sha256_gb_per_cpu_s", "sha256"),
+        ("blake3_gb_per_cpu_s", "blake3"),
         ("tar_gb_per_cpu_s", "tar"),
         ("write_gb_per_cpu_s", "write"),
         ("index_gb_per_cpu_s", "index"),
@@ -129,6 +135,16 @@ impl Bound {
         Ok(Self { form, compressed, work, thread, thread_name })
     }
 
+    /// As our registry converts it: frames are decoded and checked by any thread, and no archive is read.
+    fn converted(rates: &Rates, ratio: f64) -> Result<Self> {
+        let compressed = IMAGE / ratio;
+        let work = rates.seconds("frames", IMAGE)?
+            + rates.seconds("receive", compressed)?
+            + rates.seconds("write", IMAGE)?
+            + rates.seconds("index", IMAGE)?;
+        Ok(Self { form: "converted", compressed, work, thread: 0.0, thread_name: "no thread" })
+    }
+
     /// How long it takes at the least, and why, when so many layers go at once.
     fn seconds(&self, link: f64, cores: f64, layers_at_once: f64) -> (f64, &'static str) {
         let bounds = [
@@ -139,23 +155,29 @@ impl Bound {
         ];
         bounds.into_iter().max_by(|one, other| one.0.total_cmp(&other.0)).expect("there are four")
     }
+
+    /// The same for people, in brackets with a layer for every core where that makes a difference.
+    fn cell(&self, link: f64, cores: f64) -> String {
+        let (now, why) = self.seconds(link, cores, LAYERS_AT_ONCE as f64);
+        let (most, why_most) = self.seconds(link, cores, cores);
+        if (now, why) == (most, why_most) {
+            return format!("{now:.1} {why}");
+        }
+        format!("{now:.1} {why} ({most:.1} {why_most})")
+    }
 }
 
 fn print_bounds(forms: &[Bound]) {
     println!("\nwhat bounds the pull of an image of 30 GB in equal layers, in s, by these rates:");
     println!("two layers at a time, as it is, and in brackets with a layer for every core");
     println!("(a disk of 6 GB/s; one registry and one node; no TLS)\n");
-    print!("{:<6} {:<8}", "form", "Gbit/s");
-    CORES.iter().for_each(|cores| print!(" {:>30}", format!("{cores} cores")));
+    print!("{:<10} {:<6}", "form", "Gbit/s");
+    CORES.iter().for_each(|cores| print!(" {:>26}", format!("{cores} cores")));
     println!();
     for form in forms {
         for link in LINKS {
-            print!("{:<6} {link:<8}", form.form);
-            for cores in CORES {
-                let (now, why) = form.seconds(link, cores, LAYERS_AT_ONCE as f64);
-                let (most, why_most) = form.seconds(link, cores, cores);
-                print!(" {:>30}", format!("{now:.1} {why} ({most:.1} {why_most})"));
-            }
+            print!("{:<10} {link:<6}", form.form);
+            CORES.iter().for_each(|cores| print!(" {:>26}", form.cell(link, *cores)));
             println!();
         }
     }
@@ -174,6 +196,7 @@ mod tests {
         let stages = [
             ("inflate", 0.5),
             ("zstd", 1.5),
+            ("frames", 1.5),
             ("sha256", 1.5),
             ("tar", 100.0),
             ("write", 10.0),
@@ -188,6 +211,13 @@ mod tests {
         assert_eq!(gzip.seconds(100.0, 1.0, 2.0).1, "cores");
         let zstd = Bound::of(&rates, "zstd", "zstd", 2.0).unwrap();
         assert!(zstd.work < gzip.work);
+        assert_eq!(gzip.cell(100.0, 64.0), "30.0 inflate (5.0 disk)");
+        // 20 s of decoding, 5 of receiving, 3 of writing and 1.5 of the index, and nothing that is done by one thread.
+        let converted = Bound::converted(&rates, 2.0).unwrap();
+        assert!((converted.work - 29.5).abs() < 1e-9, "{}", converted.work);
+        assert_eq!(converted.cell(100.0, 64.0), "5.0 disk");
+        assert_eq!(converted.cell(100.0, 4.0), "7.4 cores");
+        assert_eq!(converted.cell(10.0, 4.0), "12.8 link");
         assert_eq!(rates.of("lz4").unwrap_err().to_string(), "no rate of lz4");
     }
 }

@@ -140,6 +140,7 @@ fn print_notes(rows: &[Row]) {
         );
     }
 }
+
 fn middle(numbers: &[f64]) -> f64 {
     let mut sorted = numbers.to_vec();
     sorted.sort_by(f64::total_cmp);

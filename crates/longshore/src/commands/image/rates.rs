@@ -34,6 +34,8 @@ pub struct Report {
     gzip_ratio: f64,
     /// Bytes of the archive by bytes with zstd.
     zstd_ratio: f64,
+    /// Bytes of the contents by bytes in frames that the registry cuts.
+    frames_ratio: f64,
 }
 
 /// A stage of a pull.
@@ -63,12 +65,12 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 
 impl From<Rates> for Report {
     fn from(rates: Rates) -> Self {
-        let Rates { stages, gzip_ratio, zstd_ratio } = rates;
+        let Rates { stages, gzip_ratio, zstd_ratio, frames_ratio } = rates;
         let stages = stages.iter().map(|rate| Stage {
             stage: rate.stage,
             bytes_per_cpu_second: rate.bytes.0 as f64 / rate.cpu.as_secs_f64(),
         });
-        Self { stages: stages.collect(), gzip_ratio, zstd_ratio }
+        Self { stages: stages.collect(), gzip_ratio, zstd_ratio, frames_ratio }
     }
 }
 
