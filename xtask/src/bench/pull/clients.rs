@@ -68,7 +68,7 @@ impl Client {
     /// How much room it needs for an image of so many bytes: the others have it unpacked, and beside that what it is
     /// unpacked from.
     fn room(self, bytes: u64) -> u64 {
-        let times = if self.keeps_bytes() { 2 } else { 7 };
+        let times = if self.keeps_bytes() { 2 } else { 5 };
         bytes * times + (1 << 30)
     }
 }
