@@ -118,7 +118,8 @@ impl Mirror {
             drop(begun);
             if !coming.is_of(repository) {
                 self.registry.check_blob(repository, digest).await?;
-                coming.add(repository);
+                let (to, repository) = (Arc::clone(&coming), repository.clone());
+                tell(blocking(move || to.add(&repository)).await, "it has to be asked for again");
             }
             let wanted = within(part, coming.size)?;
             self.metrics.asked(Outcome::Coming);
@@ -137,7 +138,7 @@ impl Mirror {
             }
         };
         let wanted = within(part, size)?;
-        coming.add(repository);
+        tell(coming.add(repository), "it has to be asked for again");
         *begun = Some(Arc::clone(&coming));
         self.metrics.asked(Outcome::Coming);
         let reader = coming.join(wanted.clone());

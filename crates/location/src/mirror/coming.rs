@@ -74,9 +74,18 @@ impl Coming {
         self.state().repositories.contains(repository)
     }
 
-    /// The registry gives it of this repository.
-    pub fn add(&self, repository: &Repository) {
+    /// The registry gives it of this repository. Waits for the disk, where it was kept just now.
+    pub fn add(&self, repository: &Repository) -> Result<(), MirrorError> {
         self.state().repositories.insert(repository.clone());
+        self.note(repository)
+    }
+
+    /// Has it count for a repository, should it be kept without that.
+    fn note(&self, repository: &Repository) -> Result<(), MirrorError> {
+        match self.shelf.find(&self.digest, repository) {
+            Some(false) => self.shelf.add(&self.digest, repository),
+            Some(true) | None => Ok(()),
+        }
     }
 
     /// Changes the way that it goes, and tells those who wait.
@@ -205,6 +214,9 @@ impl Coming {
         let kept = self.shelf.keep(&self.digest, self.size, &self.passing, &repositories)?;
         if kept.is_none() {
             self.state().has_room = false;
+            // Those that were added meanwhile: whoever adds one from now on finds it kept.
+            let repositories = self.state().repositories.clone();
+            repositories.iter().try_for_each(|repository| self.note(repository))?;
         }
         Ok(kept)
     }
@@ -239,6 +251,7 @@ mod tests {
 
     use longshore_types::MirrorSize;
     use prometheus_client::metrics::gauge::Gauge;
+    use sha2::Digest as _;
 
     use super::*;
 
@@ -264,9 +277,33 @@ mod tests {
         assert_eq!(coming.step(reader).await, Step::Broken("the disk is full".to_owned()));
         assert_eq!(coming.goes_on(fetch).await, None);
         coming.is_unwanted(fetch).await;
+        coming.add(&"default/web".parse().unwrap()).unwrap();
         assert!(!coming.finishes() && !coming.is_idle(Duration::ZERO));
         coming.leave(reader);
         coming.ended(fetch, None);
         assert!(coming.is_idle(Duration::ZERO));
+    }
+
+    #[test]
+    fn what_is_added_while_it_is_kept_counts_from_then_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let size = MirrorSize::default();
+        let shelf = Arc::new(Shelf::open(dir.path().join("m"), size, Gauge::default()).unwrap());
+        let bytes = Bytes::from_static(b"bytes");
+        let digest = Digest::from_sha256(sha2::Sha256::digest(&bytes).into());
+        let coming = Coming::begin(&shelf, digest, 5).unwrap();
+        let [one, two]: [Repository; 2] =
+            ["default/one", "default/two"].map(|name| name.parse().unwrap());
+        coming.add(&one).unwrap();
+        let fetch = coming.begin_fetch(0..5);
+        coming.write(fetch, &[bytes]).unwrap();
+        assert!(coming.finishes() && !coming.finishes());
+        assert_eq!(coming.keep().unwrap(), None);
+        assert_eq!(
+            (shelf.find(&digest, &one), shelf.find(&digest, &two)),
+            (Some(true), Some(false))
+        );
+        coming.add(&two).unwrap();
+        assert_eq!(shelf.find(&digest, &two), Some(true));
     }
 }

@@ -275,7 +275,7 @@ async fn what_several_ask_for_at_once_comes_once_whole_or_in_parts() {
     let both = tokio::join!(blob(location, "n1", one, ""), blob(location, "n2", one, ""));
     assert!(both.0.unwrap() == bytes && both.1.unwrap() == bytes);
     assert_eq!(scene.held.sent() - before, 3 * MIB as u64);
-    scene.until_kept(one, true).await;
+    scene.until_kept_bytes(3 * MIB as u64).await;
     let part = blob(location, "n2", one, "&from=1048570&n_bytes=100").await.unwrap();
     assert!(part == bytes[1_048_570..1_048_670]);
     let end = blob(location, "n1", one, "&from=3145700&n_bytes=100").await.unwrap();
