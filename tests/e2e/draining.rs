@@ -31,6 +31,10 @@ fn a_node_is_drained_without_a_failed_request_and_then_removed() {
     // With nowhere to go nothing moves, and that is said.
     platform.run(&["drain", "n1"]).fails(1, &["not all of it can move", "there is no other node"]);
     assert_eq!(nodes_of(&platform), ["n1", "n1"]);
+    let told = platform.run(&["nodes"]).ok();
+    assert!(told.contains(" on n1: ") && told.contains("there is no other node"), "{told}");
+    let closed = platform.run(&["cordon", "n1"]).ok();
+    assert!(closed.contains("n1 of ams: cordoned; 2 instances stay, nothing moves"), "{closed}");
     platform.run(&["uncordon", "n1"]).ok();
 
     let second = SecondNode::start(&platform, &[]);
@@ -64,6 +68,9 @@ fn a_node_is_drained_without_a_failed_request_and_then_removed() {
     traffic.goes_on().unwrap();
     assert_eq!(traffic.stop(), Vec::<String>::new());
 
+    let told = platform.run(&["nodes", "rm", "n2", "--dry-run"]).ok();
+    assert!(told.contains("n2 of ams: nothing is there that would have to start"), "{told}");
+    assert!(platform.run(&["nodes"]).ok().contains("n2"), "a dry run changes nothing");
     platform.run(&["nodes", "rm", "n2"]).ok();
     let names = location(&platform).unwrap().nodes.into_iter().map(|node| node.node.to_string());
     assert_eq!(names.collect::<Vec<_>>(), ["n1"], "it still runs, and is nobody's any more");

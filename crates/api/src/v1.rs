@@ -35,9 +35,9 @@
 //! | `GET /v1/events?project=&limit=` | | list of [`EventView`], the newest last; or server-sent events |
 //! | `GET /v1/locations?nodes=` | | list of [`LocationView`], with `nodes=false` without their nodes |
 //! | `GET /v1/locations/{location}` | | [`LocationView`] |
-//! | `GET /v1/locations/{location}/drain` | | list of [`AppMoveView`] |
+//! | `GET /v1/locations/{location}/drain`, `GET /v1/locations/{location}/removal` | | list of [`AppMoveView`] |
 //! | `PUT`, `DELETE /v1/locations/{location}/cordon` | [`CordonRequest`] | [`Cordon`], `204` |
-//! | `GET /v1/locations/{location}/nodes/{node}/drain` | | list of [`Move`] |
+//! | `GET /v1/locations/{location}/nodes/{node}/drain`, `.../removal` | | list of [`Move`] |
 //! | `GET /v1/locations/{location}/nodes/{node}/images` | | list of [`longshore_types::NodeImage`] |
 //! | `GET`, `POST /v1/projects/{project}/prewarms` | [`PrewarmRequest`] | list of [`PrewarmView`], [`PrewarmView`] |
 //! | `GET`, `DELETE /v1/projects/{project}/prewarms/{digest}` | | [`PrewarmStatus`], `204` |
@@ -542,7 +542,7 @@ pub struct AppMoveView {
     pub count: u32,
     /// How many more would run where.
     pub to: BTreeMap<LocationName, u32>,
-    /// How many would stay.
+    /// How many would stay; of a location that is removed, how many would find no place now.
     pub staying: u32,
     /// Why they would.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -95,6 +95,23 @@ impl Client {
         self.link.get(&Place::Node(location.clone(), node.clone()).path("/drain")).await
     }
 
+    /// What removing a location would start elsewhere.
+    pub async fn preview_location_removal(
+        &self,
+        location: &LocationName,
+    ) -> Result<Vec<AppMoveView>, CallError> {
+        self.link.get(&Place::Location(location.clone()).path("/removal")).await
+    }
+
+    /// What removing a node would start on others.
+    pub async fn preview_node_removal(
+        &self,
+        location: &LocationName,
+        node: &NodeName,
+    ) -> Result<Vec<Move>, CallError> {
+        self.link.get(&Place::Node(location.clone(), node.clone()).path("/removal")).await
+    }
+
     /// The images of a node, with what keeps each.
     pub async fn node_images(
         &self,

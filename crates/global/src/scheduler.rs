@@ -451,6 +451,16 @@ pub fn preview_drain(
     planner::preview_drain(now(), location, &apps, &locations(catalog, reports))
 }
 
+/// What removing a location that is lost would do.
+pub fn preview_removal(
+    catalog: &Catalog,
+    reports: &ByLocation,
+    location: &LocationName,
+) -> Vec<planner::AppMove> {
+    let apps = apps_at(catalog, reports, location);
+    planner::preview_removal(now(), location, &apps, &locations(catalog, reports))
+}
+
 /// The apps that have not left a location that is drained: how many instances should still run there,
 /// why, and whether that comes to its end by itself.
 pub fn staying_at(

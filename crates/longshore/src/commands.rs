@@ -24,6 +24,7 @@ pub mod promote;
 pub mod ps;
 pub mod registry;
 pub mod releases;
+pub mod removal;
 pub mod replay;
 pub mod rm;
 pub mod rollback;

@@ -38,7 +38,7 @@ use crate::Pinned;
 
 pub(crate) use constraints::node_refusal;
 pub use constraints::{NodeKind, permits};
-pub use drain::{AppMove, preview_drain, staying};
+pub use drain::{AppMove, preview_drain, preview_removal, staying};
 pub use freed::{Freed, ReportedNode, Without, kinds};
 pub use gpus::{GpuCount, GpuNodes, GpuSummary};
 use places::{Among, Places};

@@ -13,6 +13,7 @@ use longshore_api::links::{Move, NodeSummary};
 use longshore_api::v1::{AppMoveView, CordonRequest};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Body, Refusal, now};
+use longshore_planning::global::AppMove;
 use longshore_store::{Compare, Relation, Transaction};
 use longshore_types::{Cordon, LocationName, NodeName};
 
@@ -183,12 +184,14 @@ pub async fn preview_location(
     place.reported(&plane)?;
     let (catalog, reports) = (plane.catalog(), plane.reports.now());
     let moves = scheduler::preview_drain(&catalog, &reports, &place.location);
-    let view = |app: longshore_planning::global::AppMove| {
-        let (staying, why) = app.stays.map_or((0, None), |(staying, why)| (staying, Some(why)));
-        let to = app.to.into_iter().collect();
-        AppMoveView { project: app.project, app: app.app, count: app.count, to, staying, why }
-    };
-    Ok(Json(moves.into_iter().map(view).collect()))
+    Ok(Json(moves.into_iter().map(move_view).collect()))
+}
+
+/// What would become of an app, as users see it.
+pub fn move_view(app: AppMove) -> AppMoveView {
+    let (staying, why) = app.stays.map_or((0, None), |(staying, why)| (staying, Some(why)));
+    let to = app.to.into_iter().collect();
+    AppMoveView { project: app.project, app: app.app, count: app.count, to, staying, why }
 }
 
 /// What draining a node would do, by its location, which alone knows its nodes.
@@ -203,6 +206,27 @@ pub async fn preview_node(
     Ok(Json(moves.map_err(gate_failed)?))
 }
 
+/// What forgetting a node would have started on others, when it can be forgotten.
+pub async fn preview_node_removal(
+    State(plane): Shared,
+    Path((location, node)): Path<(String, String)>,
+) -> Result<Json<Vec<Move>>, Refusal> {
+    let place = Place::parse(&location, Some(&node))?;
+    refuse_needed(&place, &plane.catalog(), &place.reported(&plane)?)?;
+    preview_node(State(plane), Path((location, node))).await
+}
+
+/// Refuses to forget a node that is needed, or may be.
+fn refuse_needed(place: &Place, catalog: &Catalog, received: &Received) -> Result<(), Refusal> {
+    let wished = place.cordon(catalog).is_some_and(|cordon| cordon.drains);
+    let found = place.node.as_ref().and_then(|node| summary(received, node));
+    let refusal = found.and_then(|node| why_not_removed(node, wished, received.reachable()));
+    refusal.map_or(Ok(()), |why| {
+        let detail = format!("{} is not removed: {why}", place.subject());
+        Err(Problem::new(ProblemCode::Conflict, detail).into())
+    })
+}
+
 /// Forgets a node that has nothing any more, or of which nothing is heard.
 pub async fn remove_node(
     State(plane): Shared,
@@ -214,14 +238,7 @@ pub async fn remove_node(
     if place.cordon(&catalog).is_some_and(|cordon| cordon.removed) {
         return Ok(StatusCode::NO_CONTENT);
     }
-    let received = place.reported(&plane)?;
-    let wished = place.cordon(&catalog).is_some_and(|cordon| cordon.drains);
-    let found = place.node.as_ref().and_then(|node| summary(&received, node));
-    let refusal = found.and_then(|node| why_not_removed(node, wished, received.reachable()));
-    if let Some(why) = refusal {
-        let detail = format!("{} is not removed: {why}", place.subject());
-        return Err(Problem::new(ProblemCode::Conflict, detail).into());
-    }
+    refuse_needed(&place, &catalog, &place.reported(&plane)?)?;
     let by = Some(caller.token.clone());
     let cordon = Cordon { since: now(), by, drains: true, removed: true };
     place.write(&plane, &caller, "nodes rm", Some(&cordon)).await?;

@@ -285,6 +285,17 @@ fn of_its_operators() -> Vec<Endpoint> {
                 "The images of a node, how far each is there, and what keeps it",
             )
             .answers::<Vec<NodeImage>>(),
+        endpoint(GET, "/locations/{location}/removal", Everywhere, locations::preview_removal)
+            .about("previewLocationRemoval", "What removing a location would start elsewhere")
+            .answers::<Vec<AppMoveView>>(),
+        endpoint(
+            GET,
+            "/locations/{location}/nodes/{node}/removal",
+            Everywhere,
+            cordons::preview_node_removal,
+        )
+        .about("previewNodeRemoval", "What removing a node would start on others")
+        .answers::<Vec<Move>>(),
         endpoint(DELETE, "/locations/{location}", Everywhere, locations::remove).about(
             "removeLocation",
             "Forget a location that joined and is empty or silent, and refuse it from then on",

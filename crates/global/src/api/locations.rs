@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::{Extension, Json};
 use http::StatusCode;
-use longshore_api::v1::{AppLocationView, LocationView};
+use longshore_api::v1::{AppLocationView, AppMoveView, LocationView};
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::Refusal;
 use longshore_store::{MAX_OPERATIONS, Transaction};
@@ -14,13 +14,14 @@ use serde::Deserialize;
 
 use super::access::Caller;
 use super::apps::app_key;
+use super::cordons::move_view;
 use super::params::{Path, Query};
 use super::{flag, parse, store_failed};
 use crate::catalog::Catalog;
 use crate::events::with_event;
 use crate::records::{Key, LocationRecord};
 use crate::reports::Received;
-use crate::{Plane, views};
+use crate::{Plane, scheduler, views};
 
 type Shared = State<Arc<Plane>>;
 
@@ -66,17 +67,8 @@ pub async fn remove(
 ) -> Result<StatusCode, Refusal> {
     let name: LocationName = parse("location", &location)?;
     let catalog = plane.catalog();
-    let record = catalog.locations.get(&name);
-    let is_left = !allotments_of(&catalog, &name).is_empty();
-    if record.is_none() && !is_left {
-        return Err(Problem::not_found("location", &name).into());
-    }
-    if let Some(record) = record {
-        let reports = plane.reports.now();
-        if let Some(why) = why_not_removed(record, reports.get(&name), is_left) {
-            let detail = format!("location {name} is not removed: {why}");
-            return Err(Problem::new(ProblemCode::Conflict, detail).into());
-        }
+    refuse_needed(&plane, &catalog, &name)?;
+    if catalog.locations.contains_key(&name) {
         let change = Transaction::new()
             .delete(Key::Location(name.clone()).to_string())
             .delete_prefix(Key::Cordon(name.clone(), None).to_string());
@@ -97,6 +89,35 @@ pub async fn remove(
         let result = plane.store.commit(change).await.map_err(store_failed)?;
         plane.catalog.reached(result.revision).await;
     }
+}
+
+/// What removing a location would have started elsewhere, when it can be removed.
+pub async fn preview_removal(
+    State(plane): Shared,
+    Path(location): Path<String>,
+) -> Result<Json<Vec<AppMoveView>>, Refusal> {
+    let name: LocationName = parse("location", &location)?;
+    let catalog = plane.catalog();
+    refuse_needed(&plane, &catalog, &name)?;
+    let moves = scheduler::preview_removal(&catalog, &plane.reports.now(), &name);
+    Ok(Json(moves.into_iter().map(move_view).collect()))
+}
+
+/// Refuses to forget a location that is none, or is needed.
+fn refuse_needed(plane: &Plane, catalog: &Catalog, name: &LocationName) -> Result<(), Refusal> {
+    let record = catalog.locations.get(name);
+    let is_left = !allotments_of(catalog, name).is_empty();
+    let Some(record) = record else {
+        return match is_left {
+            true => Ok(()),
+            false => Err(Problem::not_found("location", name).into()),
+        };
+    };
+    let reports = plane.reports.now();
+    why_not_removed(record, reports.get(name), is_left).map_or(Ok(()), |why| {
+        let detail = format!("location {name} is not removed: {why}");
+        Err(Problem::new(ProblemCode::Conflict, detail).into())
+    })
 }
 
 /// The keys of what a location was given.

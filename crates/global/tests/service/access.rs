@@ -64,6 +64,8 @@ const EXPECTED: &[(&str, &str, Access)] = &[
     ("DELETE", "/locations/{location}/nodes/{node}/cordon", Everywhere),
     ("GET", "/locations/{location}/nodes/{node}/drain", Everywhere),
     ("GET", "/locations/{location}/nodes/{node}/images", Everywhere),
+    ("GET", "/locations/{location}/removal", Everywhere),
+    ("GET", "/locations/{location}/nodes/{node}/removal", Everywhere),
     ("DELETE", "/locations/{location}", Everywhere),
     ("DELETE", "/registry", Everywhere),
     ("DELETE", "/locations/{location}/nodes/{node}", Everywhere),

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use longshore_api::ProblemCode;
 use longshore_api::links::{AllotmentSet, LocationReport};
-use longshore_api::v1::{AppMoveView, CordonRequest, EventView, LocationView};
+use longshore_api::v1::{AppMoveView, CordonRequest, EventView, JoinTokenRole, LocationView};
 use longshore_link::{CallError, LineStream};
+use longshore_trust::Name;
 use longshore_types::{Cordon, Generation};
 
 use http::Method;
@@ -137,8 +138,10 @@ async fn only_a_node_that_is_drained_or_lost_is_removed_and_it_may_come_back() {
         refused(plane.cordon(path, true).await, ProblemCode::NotFound, what);
         let cordon = format!("{path}/cordon");
         refused(plane.delete(&cordon).await, ProblemCode::NotFound, what);
-        let preview = plane.user.get::<serde_json::Value>(&format!("{path}/drain")).await;
-        refused(preview, ProblemCode::NotFound, what);
+        for preview in ["drain", "removal"] {
+            let preview = plane.user.get::<serde_json::Value>(&format!("{path}/{preview}")).await;
+            refused(preview, ProblemCode::NotFound, what);
+        }
     }
     refused(plane.delete(missing).await, ProblemCode::NotFound, "n9");
     let wrong = plane.cordon("/v1/locations/ams/nodes/Wrong!", true).await;
@@ -206,5 +209,45 @@ async fn where_every_location_is_cordoned_an_app_waits_and_says_so() {
     plane.app_when(|app| app.note.as_deref().is_some_and(|told| told.starts_with(note))).await;
     plane.delete("/v1/locations/ams/cordon").await.unwrap();
     until(&mut plane.allotments().await, |set| set.allotments.len() == 1).await;
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_removal_starts_elsewhere_is_told_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(dir.path()).await;
+    plane.report(Generation(0), vec![]).await;
+    let token = plane.join_token_as(JoinTokenRole::Location, "sin").await.unwrap();
+    let sin = plane.join("sin", &token.token.parse().unwrap()).await.unwrap();
+    let name = Name::Location("sin".parse().unwrap());
+    let location = plane.showing(&sin.identify(&name, longshore_link::now()).unwrap());
+    let report = report_of("sin", Generation(0), vec![], vec![]);
+    let path = "/link/locations/sin/report";
+    location.call::<_, ()>(Method::POST, path, Some(&report)).await.unwrap();
+    plane.deploy(web()).await.unwrap();
+    let mut sets = plane.sets_of("ams").await;
+    until(&mut sets, |set| set.allotments.first().is_some_and(|one| one.count == 1)).await;
+    // Those that are needed are not removed, and nothing is told of what would be.
+    for (path, why) in [
+        ("/v1/locations/sin/removal", "it reports, and has 0 instances"),
+        ("/v1/locations/ams/removal", "it is of the machine of the control plane"),
+        ("/v1/locations/ams/nodes/n1/removal", "it is neither drained nor lost"),
+    ] {
+        let preview = plane.user.get::<serde_json::Value>(path).await;
+        refused(preview, ProblemCode::Conflict, why);
+    }
+    plane.stop().await;
+
+    // It is not heard of any more.
+    let plane = Plane::start(dir.path()).await;
+    plane.report(Generation(0), vec![]).await;
+    let preview: Vec<AppMoveView> = plane.user.get("/v1/locations/sin/removal").await.unwrap();
+    let [web] = &preview[..] else { panic!("{preview:?}") };
+    assert_eq!((web.count, web.staying, &web.why), (1, 0, &None));
+    assert_eq!(web.to, BTreeMap::from([("ams".parse().unwrap(), 1)]));
+    let mut sets = plane.sets_of("ams").await;
+    assert_eq!(until(&mut sets, |_| true).await.allotments[0].count, 1, "it changed nothing");
+    plane.delete("/v1/locations/sin").await.unwrap();
+    until(&mut sets, |set| set.allotments[0].count == 2).await;
     plane.stop().await;
 }

@@ -1,6 +1,6 @@
 //! `longshore cordon` and `longshore uncordon`
 
-use longshore_client::Place;
+use longshore_client::{Client, Place};
 use longshore_types::{Cordon, LocationName, NodeName};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -41,15 +41,18 @@ pub struct Closed {
     /// Nothing once it is open again.
     #[serde(skip_serializing_if = "Option::is_none")]
     cordon: Option<Cordon>,
+    /// How many instances are there, and stay; absent where it was opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instances: Option<u32>,
 }
 
 impl Closed {
-    fn new(place: &Place, cordon: Option<Cordon>) -> Self {
+    fn new(place: &Place, cordon: Option<Cordon>, instances: Option<u32>) -> Self {
         let (location, node) = match place.clone() {
             Place::Location(location) => (location, None),
             Place::Node(location, node) => (location, Some(node)),
         };
-        Self { location, node, cordon }
+        Self { location, node, cordon, instances }
     }
 }
 
@@ -58,8 +61,31 @@ pub async fn cordon(options: CordonOptions) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
     let place = options.place.find(&connection.api).await?;
     let cordon = connection.api.cordon(&place, false).await?;
-    let closed = Closed::new(&place, Some(cordon));
-    connection.output.data(&closed, |_| format!("{}: cordoned\n", shown(&place)))
+    let n_there = n_there(&connection.api, &place).await?;
+    let closed = Closed::new(&place, Some(cordon), Some(n_there));
+    connection.output.data(&closed, |_| cordoned(&place, n_there))
+}
+
+/// How many instances a place has, as its location said last.
+async fn n_there(api: &Client, place: &Place) -> Result<u32, Failure> {
+    let (location, node) = match place {
+        Place::Location(location) => (location, None),
+        Place::Node(location, node) => (location, Some(node)),
+    };
+    let view = api.location(location).await?;
+    let of_node = |name: &NodeName| {
+        view.nodes.iter().find(|node| node.node == *name).map(|node| node.instances)
+    };
+    Ok(node.map_or(view.instances, |node| of_node(node).unwrap_or_default()))
+}
+
+fn cordoned(place: &Place, n_there: u32) -> String {
+    let stays = match n_there {
+        0 => "nothing is there".to_owned(),
+        1 => "1 instance stays".to_owned(),
+        n => format!("{n} instances stay"),
+    };
+    format!("{}: cordoned; {stays}, nothing moves, and nothing new starts there\n", shown(place))
 }
 
 /// Opens.
@@ -67,6 +93,21 @@ pub async fn uncordon(options: UncordonOptions) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
     let place = options.place.find(&connection.api).await?;
     connection.api.uncordon(&place).await?;
-    let opened = Closed::new(&place, None);
+    let opened = Closed::new(&place, None, None);
     connection.output.data(&opened, |_| format!("{}: open\n", shown(&place)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_said_that_what_is_there_stays() {
+        let node = Place::Node("ams".parse().unwrap(), "n1".parse().unwrap());
+        let none = "node n1 of ams: cordoned; nothing is there, nothing moves, and nothing new starts there\n";
+        assert_eq!(cordoned(&node, 0), none);
+        assert!(cordoned(&node, 1).contains("; 1 instance stays, nothing moves"));
+        let location = Place::Location("ams".parse().unwrap());
+        assert!(cordoned(&location, 7).starts_with("location ams: cordoned; 7 instances stay, "));
+    }
 }

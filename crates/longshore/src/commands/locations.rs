@@ -1,11 +1,11 @@
 //! `longshore locations`
 
 use longshore_api::v1::LocationView;
+use longshore_client::Place;
 use longshore_types::LocationName;
 use longshore_types::units::Capacity;
 
-use super::place;
-use super::schema::Removed;
+use super::{place, removal};
 use crate::connection::ConnectionOptions;
 use crate::failure::Failure;
 use crate::output::table_text;
@@ -28,21 +28,23 @@ enum Verb {
 
 /// Forget a location that joined and is empty or silent
 ///
-/// Its certificates open nothing from then on. What a silent one may still run goes on there, and is started
-/// elsewhere as well: to remove it is to declare it lost.
+/// Says first what will start elsewhere. Its certificates open nothing from then on. What a silent one may still run goes
+/// on there, and is started elsewhere as well: to remove it is to declare it lost.
 #[derive(Debug, clap::Args)]
 struct RemoveOptions {
     /// The location
     location: LocationName,
+    /// Say what would start elsewhere, and change nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     connection: ConnectionOptions,
 }
 
-async fn remove(RemoveOptions { location, connection }: RemoveOptions) -> Result<(), Failure> {
-    let connection = connection.connect()?;
-    connection.api.remove_location(&location).await?;
-    let removed = Removed { removed: location.to_string() };
-    connection.output.data(&removed, |_| format!("{location}: removed\n"))
+async fn remove(options: RemoveOptions) -> Result<(), Failure> {
+    let RemoveOptions { location, dry_run, connection } = options;
+    let mode = if dry_run { removal::Mode::DryRun } else { removal::Mode::Remove };
+    removal::remove(&connection.connect()?, &Place::Location(location), mode).await
 }
 
 /// Lists the locations, or removes one.

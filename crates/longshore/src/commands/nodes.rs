@@ -1,12 +1,13 @@
 //! `longshore nodes`
 
 use longshore_api::links::NodeSummary;
-use longshore_api::v1::LocationView;
+use longshore_api::v1::{LocationView, Staying};
+use longshore_client::Place;
 use longshore_types::{LocationName, NodeGpu, NodeName, Timestamp, Traits};
 use serde::Serialize;
 
 use super::place::{self, of_one};
-use super::schema::Removed;
+use super::removal;
 use crate::connection::ConnectionOptions;
 use crate::failure::Failure;
 use crate::human;
@@ -30,7 +31,7 @@ enum Verb {
 
 /// Forget a node that is drained or lost
 ///
-/// It is refused from then on, and what it may still run ends when it comes back; `uncordon` lets it in
+/// Says first what will start on others. It is refused from then on, and what it may still run ends when it comes back; `uncordon` lets it in
 /// again.
 #[derive(Debug, clap::Args)]
 struct RemoveOptions {
@@ -39,6 +40,9 @@ struct RemoveOptions {
     /// Its location, where several have a node of that name
     #[arg(long, value_name = "NAME")]
     location: Option<LocationName>,
+    /// Say what would start on others, and change nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     connection: ConnectionOptions,
 }
@@ -49,15 +53,29 @@ pub struct Row {
     location: LocationName,
     #[serde(flatten)]
     node: NodeSummary,
+    /// What has not left it when it is drained, of the projects that the caller may look at.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    staying: Vec<Staying>,
+}
+
+impl Row {
+    /// Those of a location.
+    fn of(view: LocationView) -> Vec<Self> {
+        let LocationView { location, nodes, staying, .. } = view;
+        let row = |node: NodeSummary| {
+            let here = staying.iter().filter(|one| one.node == node.node);
+            Self { location: location.clone(), staying: here.cloned().collect(), node }
+        };
+        nodes.into_iter().map(row).collect()
+    }
 }
 
 async fn remove(options: RemoveOptions) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
-    let RemoveOptions { node, location, .. } = options;
+    let RemoveOptions { node, location, dry_run, .. } = options;
     let location = of_one(&connection.api, &node, location).await?;
-    connection.api.remove_node(&location, &node).await?;
-    let removed = Removed { removed: node.to_string() };
-    connection.output.data(&removed, |_| format!("{node}: removed from {location}\n"))
+    let mode = if dry_run { removal::Mode::DryRun } else { removal::Mode::Remove };
+    removal::remove(&connection, &Place::Node(location, node), mode).await
 }
 
 /// Lists the nodes, or removes one.
@@ -67,12 +85,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     }
     let connection = options.connection.connect()?;
     let locations = connection.api.locations().await?;
-    let rows: Vec<Row> = locations
-        .into_iter()
-        .flat_map(|LocationView { location, nodes, .. }| {
-            nodes.into_iter().map(move |node| Row { location: location.clone(), node })
-        })
-        .collect();
+    let rows: Vec<Row> = locations.into_iter().flat_map(Row::of).collect();
     let now = longshore_link::now();
     connection.output.data(&rows, |rows| render(rows, now))
 }
@@ -80,7 +93,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 fn render(rows: &[Row], now: Timestamp) -> String {
     let mut table =
         Table::new(&["NODE", "LOCATION", "STATE", "HEARD", "CPU", "MEMORY", "DISK", "VERSION"]);
-    for Row { location, node } in rows {
+    for Row { location, node, .. } in rows {
         table.row([
             node.node.to_string(),
             location.to_string(),
@@ -99,6 +112,9 @@ fn render(rows: &[Row], now: Timestamp) -> String {
             text.push('\n');
             text.push_str(&more);
         }
+    }
+    for one in rows.iter().flat_map(|row| &row.staying) {
+        text.push_str(&format!("\n{} on {}: {}\n", one.instance, one.node, one.why));
     }
     text
 }
@@ -191,6 +207,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_has_not_left_a_node_that_is_drained_says_why() {
+        let summary = |node: &str| {
+            serde_json::json!({
+                "node": node, "reachable": true, "reported_at": 0, "version": "1",
+                "capacity": Capacity::default(), "promised": Capacity::default(),
+            })
+        };
+        let view = serde_json::json!({
+            "location": "ams", "reachable": true, "instances": 1, "nodes": [summary("n1"), summary("n2")],
+            "staying": [{
+                "node": "n2", "instance": "web-00000001", "project": "default", "app": "web",
+                "why": "there is no other node", "under_way": false,
+            }],
+        });
+        let rows = Row::of(serde_json::from_value(view).unwrap());
+        let text = render(&rows, Timestamp(0));
+        assert!(text.ends_with("\nweb-00000001 on n2: there is no other node\n"), "{text}");
+        let json = serde_json::to_value(&rows).unwrap();
+        assert!(
+            json[0].get("staying").is_none() && json[1]["staying"][0]["instance"] == "web-00000001"
+        );
+    }
+
+    #[test]
     fn the_capability_table_fits_a_terminal() {
         let offer = |runtime, path: Option<&str>, unavailable: Option<&str>, lacks: &[Ability]| {
             let why = |ability: &Ability| (*ability, "a reason".to_owned());
@@ -238,7 +278,7 @@ mod tests {
             drained: false,
         };
         let location = "ams".parse().unwrap();
-        let text = render(&[Row { location, node: node.clone() }], Timestamp(0));
+        let text = render(&[Row { location, node: node.clone(), staying: vec![] }], Timestamp(0));
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("n1    NL       disk=nvme\n"), "{text}");
         let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap();
@@ -256,7 +296,7 @@ mod tests {
         let later: NodeSummary = serde_json::from_value(json).unwrap();
         assert_eq!(later, NodeSummary { image_mount: None, ..node });
         let location = "ams".parse().unwrap();
-        let text = render(&[Row { location, node: later }], Timestamp(0));
+        let text = render(&[Row { location, node: later, staying: vec![] }], Timestamp(0));
         assert!(!text.contains("MOUNTED"), "{text}");
     }
 }

@@ -12,7 +12,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    cordon, deploy, drain, explain, image, logs, nodes, port_forward, replay, stop, store, top,
+    cordon, deploy, drain, explain, image, logs, nodes, port_forward, removal, replay, stop, store,
+    top,
 };
 use crate::failure::{Failure, Kind};
 use crate::output::{Format, Output};
@@ -58,7 +59,8 @@ stated! {
     Vec<InstanceView>: "ps";
     Vec<ReleaseView>: "releases";
     stop::Stopped: "stop";
-    Removed: "rm", "image rm", "secret rm", "token rm", "locations rm", "nodes rm",
+    removal::Removal: "locations rm", "nodes rm";
+    Removed: "rm", "image rm", "secret rm", "token rm",
         "registry rm";
     RegistryView: "registry show";
     Vec<explain::Explained>: "explain";

@@ -130,17 +130,7 @@ pub fn preview_drain(
     let here = apps.iter().filter(|app| count_at(&app.shares, name) > 0);
     here.map(|app| {
         let (after, why) = in_the_end(now, app, &locations);
-        let mut to = Vec::new();
-        for state in &mut locations {
-            let more =
-                count_at(&after, &state.name).saturating_sub(count_at(&app.shares, &state.name));
-            for _ in 0..more {
-                state.take(&app.placement, (app.each, app.gpus.as_ref()), Some(app.priority));
-            }
-            if more > 0 {
-                to.push((state.name.clone(), more));
-            }
-        }
+        let to = grown(&app.shares, &after, app, &mut locations);
         let n_left = count_at(&after, name);
         AppMove {
             project: app.project.clone(),
@@ -151,6 +141,56 @@ pub fn preview_drain(
         }
     })
     .collect()
+}
+
+/// What forgetting a location that is lost would do to each of these apps, if all that is started becomes healthy: what
+/// it had and nobody has in its place yet, and what it may still run counts no more against `max`.
+pub fn preview_removal(
+    now: Timestamp,
+    name: &LocationName,
+    apps: &[WantedApp],
+    locations: &[LocationState],
+) -> Vec<AppMove> {
+    let others = locations.iter().filter(|location| location.name != *name);
+    let mut others: Vec<_> = others.cloned().collect();
+    let here = apps.iter().filter(|app| app.shares.iter().any(|share| share.location == *name));
+    let moves = here.map(|app| {
+        let mut without = app.clone();
+        without.shares.retain(|share| share.location != *name);
+        let (after, _) = in_the_end(now, &without, &others);
+        let to = grown(&app.shares, &after, app, &mut others);
+        without.shares = after;
+        let waiting = plan_shares(now, &without, &others).waiting;
+        AppMove {
+            project: app.project.clone(),
+            app: app.app.clone(),
+            count: count_at(&app.shares, name),
+            to,
+            stays: waiting.map(|waiting| (waiting.missing, waiting.decision.why)),
+        }
+    });
+    // Of what only may have run there nobody has to know, unless something else follows.
+    moves.filter(|one| one.count > 0 || !one.to.is_empty()).collect()
+}
+
+/// How many more run where afterwards, which is free there no more.
+fn grown(
+    before: &[Share],
+    after: &[Share],
+    app: &WantedApp,
+    locations: &mut [LocationState],
+) -> Vec<(LocationName, u32)> {
+    let mut to = Vec::new();
+    for state in locations {
+        let more = count_at(after, &state.name).saturating_sub(count_at(before, &state.name));
+        for _ in 0..more {
+            state.take(&app.placement, (app.each, app.gpus.as_ref()), Some(app.priority));
+        }
+        if more > 0 {
+            to.push((state.name.clone(), more));
+        }
+    }
+    to
 }
 
 /// Where the steps for an app lead, and why something stays after the last.

@@ -52,7 +52,7 @@ fn fate(
     let mut of_app = instances.filter(|other| is_of_app(&other.project, &other.app));
     match instance.standing {
         Standing::Leaving => return Err("is ending already".to_owned()),
-        Standing::Lost => return Err("is lost with its node; others take its place".to_owned()),
+        Standing::Lost => return fate_of_lost(snapshot, instance, room),
         Standing::NotReady | Standing::Ready => {}
     }
     if let Some(pinned) = instance.pinned {
@@ -80,5 +80,38 @@ fn fate(
     match room.take(&decision, &app, goal) {
         Some((node, _)) => Ok((node, decision.why)),
         None => Err(format!("stays: {}", no_place(&decision, &instance.node))),
+    }
+}
+
+/// Where another takes the place of an instance that is lost with its node once that is forgotten, where none has it.
+fn fate_of_lost(
+    snapshot: &Snapshot,
+    instance: &PlacedInstance,
+    room: &mut Room<'_>,
+) -> Result<(NodeName, String), String> {
+    let is_of_app =
+        |project: &ProjectName, app: &AppName| (project, app) == (&instance.project, &instance.app);
+    let wanted = snapshot.wanted.iter().find(|wanted| is_of_app(&wanted.project, &wanted.app));
+    let Some(wanted) = wanted else {
+        return Err("is lost with its node, and not wanted".to_owned());
+    };
+    let of_app = snapshot.instances.iter().filter(|one| is_of_app(&one.project, &one.app));
+    let of_app = of_app.filter(|one| !one.is_command);
+    let runs = |one: &&PlacedInstance| matches!(one.standing, Standing::NotReady | Standing::Ready);
+    let n_running = u32::try_from(of_app.clone().filter(runs).count()).unwrap_or(u32::MAX);
+    let n_canaries = wanted.canary.as_ref().map_or(0, |canary| canary.count);
+    let n_missing = (wanted.main.count + n_canaries).saturating_sub(n_running) as usize;
+    let mut lost_here =
+        of_app.filter(|one| one.standing == Standing::Lost && one.node == instance.node);
+    if lost_here.position(|one| one.id == instance.id).is_none_or(|nth| nth >= n_missing) {
+        return Err("is lost with its node; another has its place".to_owned());
+    }
+    let canary = wanted.canary.as_ref().filter(|canary| canary.release == instance.release);
+    let goal = canary.unwrap_or(&wanted.main);
+    let app = (wanted.project.to_string(), wanted.app.to_string());
+    let decision = room.decide(&app, goal);
+    match room.take(&decision, &app, goal) {
+        Some((node, _)) => Ok((node, format!("lost with its node; {}", decision.why))),
+        None => Err(format!("is lost with its node: {}", no_place(&decision, &instance.node))),
     }
 }

@@ -138,3 +138,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_removal_starts_elsewhere_what_nobody_has_taken_over() {
+    let (lost, name) = (location(2, false, 2000), "loc2".parse().unwrap());
+    let mut shares =
+        heard(plan(1, &app(3, 9, vec![]), &[location(1, true, 2000), location(2, true, 2000)]));
+    lose(&mut shares, &mut [], "loc2", true);
+    let count = n_at(&shares, "loc2");
+    assert!(count > 0);
+    let apps = [app(3, 9, shares.clone())];
+    let starts = |free_mib| {
+        let locations = [location(1, true, free_mib), lost.clone()];
+        let moves = preview_removal(Timestamp(2), &name, &apps, &locations);
+        let [one] = &moves[..] else { panic!("{moves:?}") };
+        assert_eq!(one.count, count);
+        (one.to.clone(), one.stays.as_ref().map(|(n, _)| *n))
+    };
+    assert_eq!(starts(2000), (vec![("loc1".parse().unwrap(), count)], None));
+    assert_eq!(starts(50), (vec![], Some(count)), "it waits for room");
+    // What others have already has to start nowhere, and of what was never there nothing is told.
+    let taken = heard(plan(3, &apps[0], &[location(1, true, 2000), lost.clone()]));
+    let locations = [location(1, true, 2000), lost];
+    let moves = preview_removal(Timestamp(4), &name, &[app(3, 9, taken)], &locations);
+    assert!(moves.iter().all(|one| one.to.is_empty() && one.stays.is_none()), "{moves:?}");
+    let elsewhere = "loc9".parse().unwrap();
+    assert!(preview_removal(Timestamp(4), &elsewhere, &apps, &locations).is_empty());
+}

@@ -262,3 +262,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_lost_with_a_node_is_told_with_who_takes_its_place() {
+    let mut world = all_on_one(2, 4, 20);
+    let ids: Vec<_> = world.snapshot.instances.iter().map(|one| one.id.clone()).collect();
+    ids.iter().for_each(|id| world.set(id, Standing::Lost));
+    world.snapshot.nodes[0].reachable = false;
+    let of_n1 = |world: &World| preview_drain(&world.snapshot, &"n1".parse().unwrap());
+    let moves = of_n1(&world);
+    assert!(moves.len() == 2 && moves.iter().all(|one| one.to == "n2".parse().ok()), "{moves:?}");
+    assert!(moves.iter().all(|one| one.why.starts_with("lost with its node; ")), "{moves:?}");
+    // Once one was replaced, the other is what is still to come.
+    world.snapshot.wanted[0].budget = 3;
+    world.apply();
+    let moves = of_n1(&world);
+    assert_eq!(moves.iter().filter(|one| one.to.is_some()).count(), 1, "{moves:?}");
+    world.snapshot.wanted[0].budget = 4;
+    world.apply();
+    let taken = "is lost with its node; another has its place";
+    assert!(of_n1(&world).iter().all(|one| one.to.is_none() && one.why == taken));
+    // Without room nobody does.
+    world.snapshot.instances.retain(|one| one.standing == Standing::Lost);
+    world.snapshot.nodes[1].capacity = Capacity::default();
+    assert!(
+        of_n1(&world)
+            .iter()
+            .all(|one| one.to.is_none() && one.why.starts_with("is lost with its node: "))
+    );
+}
