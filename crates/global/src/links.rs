@@ -20,6 +20,7 @@ use longshore_trust::{Peer, RootAuthority};
 use longshore_types::token::{RegistryAction, RegistryRight, Rights};
 use longshore_types::{
     AppName, Epoch, Generation, LocationName, ProjectName, ReachAddress, Release, ReleaseNumber,
+    Traits,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -341,14 +342,16 @@ async fn of_this_life(plane: &Plane, report: LocationReport) -> Result<LocationR
 }
 
 /// A report as it counts of a location that joined for a country. Where it says that it, or a node of it, is in another
-/// one, it is in none that is known: no jurisdiction is kept by who is not where its operator has it.
+/// one, it and all of its nodes are in none that is known: no jurisdiction is kept by who is not where its operator has
+/// it, and on which of its nodes an instance runs it decides itself.
 fn as_joined(plane: &Plane, mut report: LocationReport) -> LocationReport {
     let catalog = plane.catalog();
     let record = catalog.locations.get(&report.location);
     let Some(bound) = record.and_then(|record| record.country) else { return report };
-    let of_nodes = report.nodes.iter_mut().map(|node| &mut node.traits);
-    for traits in of_nodes.chain([&mut report.traits]) {
-        traits.country = traits.country.filter(|said| *said == bound);
+    let is_elsewhere = |traits: &Traits| traits.country.is_some_and(|said| said != bound);
+    if is_elsewhere(&report.traits) || report.nodes.iter().any(|node| is_elsewhere(&node.traits)) {
+        let of_nodes = report.nodes.iter_mut().map(|node| &mut node.traits);
+        of_nodes.chain([&mut report.traits]).for_each(|traits| traits.country = None);
     }
     report
 }
@@ -371,6 +374,8 @@ async fn refuse_ahead(plane: &Plane, report: &LocationReport) -> Result<(), Refu
          have been told of is {newest}",
         report.location
     );
+    // From then on it looks as if it were cut off.
+    tracing::error!("{detail}");
     Err(Problem::new(ProblemCode::InvalidRequest, detail).into())
 }
 

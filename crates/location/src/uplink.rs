@@ -162,7 +162,20 @@ pub async fn report(global: Followed, place: Place, handle: Handle) {
                 {
                     place.recovered.send_replace(Some(problem.detail.clone()));
                 }
-                tracing::debug!(error = &error as &dyn std::error::Error, "a report failed");
+                match &error {
+                    CallError::Refused(problem) if problem.code == ProblemCode::InvalidRequest => {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "a report is refused"
+                        );
+                    }
+                    _ => {
+                        tracing::debug!(
+                            error = &error as &dyn std::error::Error,
+                            "a report failed"
+                        );
+                    }
+                }
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(RETRY.1);
             }

@@ -41,7 +41,7 @@ pub struct Closed {
     /// Nothing once it is open again.
     #[serde(skip_serializing_if = "Option::is_none")]
     cordon: Option<Cordon>,
-    /// How many instances are there, and stay; absent where it was opened.
+    /// How many instances are there, and stay; absent where it was opened, or its location cannot be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     instances: Option<u32>,
 }
@@ -61,8 +61,9 @@ pub async fn cordon(options: CordonOptions) -> Result<(), Failure> {
     let connection = options.connection.connect()?;
     let place = options.place.find(&connection.api).await?;
     let cordon = connection.api.cordon(&place, false).await?;
-    let n_there = n_there(&connection.api, &place).await?;
-    let closed = Closed::new(&place, Some(cordon), Some(n_there));
+    // It is closed, whether or not its location can be asked.
+    let n_there = n_there(&connection.api, &place).await.ok();
+    let closed = Closed::new(&place, Some(cordon), n_there);
     connection.output.data(&closed, |_| cordoned(&place, n_there))
 }
 
@@ -79,11 +80,12 @@ async fn n_there(api: &Client, place: &Place) -> Result<u32, Failure> {
     Ok(node.map_or(view.instances, |node| of_node(node).unwrap_or_default()))
 }
 
-fn cordoned(place: &Place, n_there: u32) -> String {
+fn cordoned(place: &Place, n_there: Option<u32>) -> String {
     let stays = match n_there {
-        0 => "nothing is there".to_owned(),
-        1 => "1 instance stays".to_owned(),
-        n => format!("{n} instances stay"),
+        None => "what is there stays".to_owned(),
+        Some(0) => "nothing is there".to_owned(),
+        Some(1) => "1 instance stays".to_owned(),
+        Some(n) => format!("{n} instances stay"),
     };
     format!("{}: cordoned; {stays}, nothing moves, and nothing new starts there\n", shown(place))
 }
@@ -105,9 +107,12 @@ mod tests {
     fn it_is_said_that_what_is_there_stays() {
         let node = Place::Node("ams".parse().unwrap(), "n1".parse().unwrap());
         let none = "node n1 of ams: cordoned; nothing is there, nothing moves, and nothing new starts there\n";
-        assert_eq!(cordoned(&node, 0), none);
-        assert!(cordoned(&node, 1).contains("; 1 instance stays, nothing moves"));
+        assert_eq!(cordoned(&node, Some(0)), none);
+        assert!(cordoned(&node, Some(1)).contains("; 1 instance stays, nothing moves"));
+        assert!(cordoned(&node, None).contains("; what is there stays, nothing moves"));
         let location = Place::Location("ams".parse().unwrap());
-        assert!(cordoned(&location, 7).starts_with("location ams: cordoned; 7 instances stay, "));
+        assert!(
+            cordoned(&location, Some(7)).starts_with("location ams: cordoned; 7 instances stay, ")
+        );
     }
 }

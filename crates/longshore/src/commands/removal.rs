@@ -3,7 +3,7 @@
 use longshore_api::ProblemCode;
 use longshore_api::v1::{AppMoveView, Move};
 use longshore_client::{Client, Place};
-use longshore_link::CallError;
+use longshore_link::{CallError, chain};
 use longshore_types::{LocationName, NodeName};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -42,19 +42,22 @@ pub enum Mode {
 /// Says what a removal comes to, and removes.
 pub async fn remove(connection: &Connection, place: &Place, mode: Mode) -> Result<(), Failure> {
     let (api, output) = (&connection.api, connection.output);
-    let mut removal = match preview(api, place).await {
-        // A control plane of the release before has none. Whether there is such a place is told below.
-        Err(CallError::Refused(problem))
-            if mode == Mode::Remove && problem.code == ProblemCode::NotFound =>
-        {
-            Removal::of(place)
+    let (mut removal, said) = match preview(api, place).await {
+        Ok(removal) => {
+            let said = render(place, &removal);
+            (removal, said)
         }
-        outcome => outcome?,
+        // What is lost is removed also where it cannot be told what that comes to, as a control plane of the release
+        // before cannot. Whether it may be, and whether there is such a place, is told below.
+        Err(error) if mode == Mode::Remove && !is_for_good(&error) => {
+            (Removal::of(place), untold(place, &error))
+        }
+        Err(error) => return Err(error.into()),
     };
     if mode == Mode::DryRun {
-        return output.data(&removal, |removal| render(place, removal));
+        return output.data(&removal, |_| said);
     }
-    output.say(render(place, &removal).trim_end());
+    output.say(said.trim_end());
     let (name, done) = match place {
         Place::Location(location) => {
             api.remove_location(location).await?;
@@ -67,6 +70,26 @@ pub async fn remove(connection: &Connection, place: &Place, mode: Mode) -> Resul
     };
     removal.removed = Some(name);
     output.data(&removal, |_| done)
+}
+
+/// Whether a removal would be refused as its preview was.
+fn is_for_good(error: &CallError) -> bool {
+    use ProblemCode::{Conflict, Forbidden, InvalidRequest, Unauthenticated};
+    let CallError::Refused(problem) = error else { return false };
+    matches!(problem.code, Conflict | Forbidden | InvalidRequest | Unauthenticated)
+}
+
+fn untold(place: &Place, error: &CallError) -> String {
+    let name = shown(place);
+    match error {
+        CallError::Refused(problem) if problem.code == ProblemCode::NotFound => {
+            format!("{name}: this control plane does not say what its removal starts elsewhere\n")
+        }
+        error => {
+            let why = chain(error);
+            format!("{name}: what its removal starts elsewhere cannot be told: {why}\n")
+        }
+    }
 }
 
 impl Removal {
@@ -123,11 +146,30 @@ fn render(place: &Place, removal: &Removal) -> String {
 
 #[cfg(test)]
 mod tests {
+    use longshore_api::Problem;
+
     use super::*;
 
     fn removal() -> Removal {
         let location = "ams".parse().unwrap();
         Removal { removed: None, location, node: None, moves: vec![], apps: vec![] }
+    }
+
+    #[test]
+    fn who_cannot_be_asked_keeps_nothing_from_being_removed() {
+        let place = Place::Node("ams".parse().unwrap(), "n1".parse().unwrap());
+        let refused = |code| CallError::Refused(Problem::new(code, "it is away"));
+        for (code, is_told_again, said) in [
+            (ProblemCode::Conflict, true, "cannot be told"),
+            (ProblemCode::Forbidden, true, "cannot be told"),
+            (ProblemCode::Unavailable, false, "cannot be told"),
+            (ProblemCode::Internal, false, "cannot be told"),
+            (ProblemCode::NotFound, false, "does not say"),
+        ] {
+            let error = refused(code);
+            assert_eq!(is_for_good(&error), is_told_again, "{code:?}");
+            assert!(untold(&place, &error).contains(said), "{code:?}");
+        }
     }
 
     #[test]

@@ -95,6 +95,11 @@ fn fate_of_lost(
     let Some(wanted) = wanted else {
         return Err("is lost with its node, and not wanted".to_owned());
     };
+    if instance.is_command {
+        let why =
+            "is lost with its node; the command runs again elsewhere if its release still needs it";
+        return Err(why.to_owned());
+    }
     let of_app = snapshot.instances.iter().filter(|one| is_of_app(&one.project, &one.app));
     let of_app = of_app.filter(|one| !one.is_command);
     let runs = |one: &&PlacedInstance| matches!(one.standing, Standing::NotReady | Standing::Ready);
