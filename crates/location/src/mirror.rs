@@ -3,9 +3,10 @@
 //! What one node asks for lies here when the next one does, so it comes over the wide link once: blobs, whole or in
 //! parts, also while they come, and the documents that say which ones an image needs. Who may have what is decided
 //! before anything is asked of the mirror, by the assignments; and what the registry never gave of a repository is
-//! not given of that. It is never in the way: what there is no room for, or what the disk refuses, comes from the
-//! registry past it. Rejected: to fetch what nobody asked for yet, which is what prewarming is for; redirects to a
-//! cache beside the location, which would have to know who is given what.
+//! not given of that, nor is what is not whole given of another than it comes of. It is never in the way: what there
+//! is no room for, or what the disk refuses, comes from the registry past it. Rejected: to fetch what nobody asked
+//! for yet, which is what prewarming is for; redirects to a cache beside the location, which would have to know who
+//! is given what.
 //!
 //! - `way`: which bytes are here and who brings the others. `coming`: a blob on its way. `fetch`: what brings it.
 //! - `shelf`: blobs that are whole. `room`: which of them go. `documents`: manifests and the like. `disk`: files.
@@ -32,7 +33,7 @@ use http::Response;
 use hyper::body::Incoming;
 use longshore_api::{Problem, ProblemCode};
 use longshore_link::{Refusal, Service};
-use longshore_types::{Digest, MirrorSize, Repository};
+use longshore_types::{Digest, MirrorSize};
 use tokio::time::Instant;
 
 use crate::metrics::{MirrorMetrics, Outcome};
@@ -64,7 +65,8 @@ type Slot = Arc<tokio::sync::Mutex<Option<Arc<Coming>>>>;
 pub struct Mirror {
     registry: Arc<Registry>,
     shelf: Arc<Shelf>,
-    coming: Mutex<BTreeMap<Digest, Slot>>,
+    /// By repository, too: bytes that nobody looked at are those of who gave them, and given of that alone.
+    coming: Mutex<BTreeMap<Of, Slot>>,
     metrics: MirrorMetrics,
     service: Service,
     /// Held by who reads a blob whole to see whether its bytes are right.
@@ -106,31 +108,24 @@ impl Mirror {
         if let Some(given) = self.whole(of, part).await? {
             return Ok(given);
         }
-        let (repository, digest) = of;
-        let slot = Arc::clone(self.coming().entry(*digest).or_default());
+        let slot = Arc::clone(self.coming().entry(of.clone()).or_default());
         let mut begun = slot.lock().await;
         // It may have become whole meanwhile.
         if let Some(given) = self.whole(of, part).await? {
             return Ok(given);
         }
         if let Some(coming) = begun.as_ref().filter(|coming| !coming.is_given_up()) {
-            let coming = Arc::clone(coming);
-            drop(begun);
-            if !coming.is_of(repository) {
-                self.registry.check_blob(repository, digest).await?;
-                let (to, repository) = (Arc::clone(&coming), repository.clone());
-                tell(blocking(move || to.add(&repository)).await, "it has to be asked for again");
-            }
             let wanted = within(part, coming.size)?;
             self.metrics.asked(Outcome::Coming);
             let reader = coming.join(wanted);
-            return Ok(self.read(coming, reader, repository));
+            return Ok(self.read(Arc::clone(coming), reader));
         }
         *begun = None;
+        let (repository, digest) = of;
         let answer = self.registry.send(&blob_path(repository, digest), part.header()).await?;
         let shape = Shape::of(&answer).filter(|shape| shape.size > 0 && shape.start <= part.from);
         let Some(Shape { size, .. }) = shape else { return Ok(self.pass(answer)) };
-        let coming = match self.begin(*digest, size).await {
+        let coming = match self.begin(of, size).await {
             Ok(coming) => coming,
             Err(why) => {
                 self.say(digest, &why);
@@ -138,16 +133,15 @@ impl Mirror {
             }
         };
         let wanted = within(part, size)?;
-        tell(coming.add(repository), "it has to be asked for again");
         *begun = Some(Arc::clone(&coming));
         self.metrics.asked(Outcome::Coming);
         let reader = coming.join(wanted.clone());
         let fetch = coming.begin_fetch(wanted);
-        Fetch::begin(self, &coming, repository, fetch, Some(answer));
-        Ok(self.read(coming, reader, repository))
+        Fetch::begin(self, &coming, fetch, Some(answer));
+        Ok(self.read(coming, reader))
     }
 
-    fn coming(&self) -> MutexGuard<'_, BTreeMap<Digest, Slot>> {
+    fn coming(&self) -> MutexGuard<'_, BTreeMap<Of, Slot>> {
         self.coming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -169,11 +163,12 @@ impl Mirror {
             shelf.open_blob(&digest)
         });
         let Some(Whole { file, size, is_due }) = opened.await else { return Ok(None) };
-        let wanted = within(part, size)?;
+        // Whatever is wanted of it: nobody else is told that it is due.
         if is_due {
             let look = Arc::clone(self).look(digest);
             self.service.spawn_request("look at a blob", look);
         }
+        let wanted = within(part, size)?;
         self.metrics.asked(Outcome::Here);
         let (file, given) = (Arc::new(file), self.metrics.given.clone());
         let pieces = stream::try_unfold((file, wanted), move |(file, left)| {
@@ -193,9 +188,8 @@ impl Mirror {
     }
 
     /// What a reader gets of a blob that comes.
-    fn read(self: &Arc<Self>, coming: Arc<Coming>, id: Id, repository: &Repository) -> Given {
-        let (mirror, repository) = (Arc::clone(self), repository.clone());
-        let reader = Reader { mirror, coming, id, repository };
+    fn read(self: &Arc<Self>, coming: Arc<Coming>, id: Id) -> Given {
+        let reader = Reader { mirror: Arc::clone(self), coming, id };
         let pieces = stream::try_unfold(reader, async |reader: Reader| {
             let piece = reader.next().await?;
             Ok(piece.map(|piece| (piece, reader)))
@@ -208,10 +202,10 @@ impl Mirror {
         Given::Passed(answer)
     }
 
-    async fn begin(&self, digest: Digest, size: u64) -> Result<Arc<Coming>, NotKept> {
+    async fn begin(&self, of: &Of, size: u64) -> Result<Arc<Coming>, NotKept> {
         let begin = || {
-            let shelf = Arc::clone(&self.shelf);
-            blocking(move || Coming::begin(&shelf, digest, size))
+            let (shelf, of) = (Arc::clone(&self.shelf), of.clone());
+            blocking(move || Coming::begin(&shelf, of, size))
         };
         match begin().await {
             Err(NotKept::Room { .. }) => {
@@ -233,17 +227,25 @@ impl Mirror {
 
     /// All of a blob has come: it is kept when it is what it should be.
     async fn finish(&self, coming: &Arc<Coming>) {
-        let _alone = self.looks.lock().await;
+        let alone = self.looks.lock().await;
         let kept = Arc::clone(coming);
         match blocking(move || kept.keep()).await {
             Ok(None) => {}
             Ok(Some(found)) => {
-                tracing::warn!(digest = %coming.digest, %found, "the registry gave other bytes");
+                let (repository, digest) = &coming.of;
+                tracing::warn!(%repository, %digest, %found, "the registry gave other bytes");
                 coming.give_up("the bytes that came are not those of the digest".to_owned());
             }
             Err(error) => tell(Err(error), "a blob is not kept"),
         }
-        self.coming().remove(&coming.digest);
+        drop(alone);
+        let slot = self.coming().get(&coming.of).cloned();
+        let Some(slot) = slot else { return };
+        let mut begun = slot.lock().await;
+        // Another one may have been begun meanwhile.
+        if begun.as_ref().is_some_and(|begun| Arc::ptr_eq(begun, coming)) {
+            *begun = None;
+        }
     }
 
     /// Looks whether the bytes of a blob are still right.
@@ -260,13 +262,11 @@ impl Mirror {
 
     /// Gives up what is not whole and nobody has read for so long.
     fn drop_unread(&self, span: Duration) {
-        self.coming().retain(|_, slot| match slot.try_lock() {
-            Ok(begun) => match &*begun {
-                Some(coming) => !coming.is_idle(span),
-                // Somebody is about to ask.
-                None => Arc::strong_count(slot) > 1,
-            },
-            Err(_) => true,
+        let is_used = |begun: Option<&Arc<Coming>>| begun.is_some_and(|it| !it.is_idle(span));
+        self.coming().retain(|_, slot| {
+            // Where others have the slot, somebody is about to read what it has.
+            Arc::strong_count(slot) > 1
+                || slot.try_lock().is_ok_and(|begun| is_used(begun.as_ref()))
         });
     }
 
@@ -274,7 +274,9 @@ impl Mirror {
     async fn keep(self: Arc<Self>) {
         loop {
             tokio::time::sleep(LOOK).await;
-            self.drop_unread(UNREAD_FOR);
+            let shelf = Arc::clone(&self.shelf);
+            let lacks_room = blocking(move || shelf.lacks_room()).await;
+            self.drop_unread(if lacks_room { UNREAD_FOR_ROOM } else { UNREAD_FOR });
             let shelf = Arc::clone(&self.shelf);
             tell(blocking(move || shelf.clear()).await, "no room is given back");
         }
@@ -314,7 +316,6 @@ struct Reader {
     mirror: Arc<Mirror>,
     coming: Arc<Coming>,
     id: Id,
-    repository: Repository,
 }
 
 impl Reader {
@@ -324,7 +325,7 @@ impl Reader {
                 Step::End => return Ok(None),
                 Step::Broken(why) => return Err(io::Error::other(why)),
                 Step::Fetch(fetch) => {
-                    Fetch::begin(&self.mirror, &self.coming, &self.repository, fetch, None);
+                    Fetch::begin(&self.mirror, &self.coming, fetch, None);
                 }
                 Step::Wait => {}
                 Step::Read(part) => {

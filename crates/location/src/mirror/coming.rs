@@ -1,6 +1,5 @@
 //! A blob on its way into the mirror: a file, and which bytes of it are here.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,17 +7,18 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use bytes::Bytes;
-use longshore_types::{Digest, Repository};
+use longshore_types::Digest;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::disk::{self, MirrorError};
+use super::documents::Of;
 use super::shelf::{NotKept, Passing, Shelf};
 use super::way::{Go, Id, Step, Way};
 
 /// A blob of which some is here. Dropped without being kept, it leaves nothing.
 pub struct Coming {
-    pub digest: Digest,
+    pub of: Of,
     pub size: u64,
     shelf: Arc<Shelf>,
     passing: Passing,
@@ -29,8 +29,6 @@ pub struct Coming {
 
 struct State {
     way: Way,
-    /// Those that the registry gives it of.
-    repositories: BTreeSet<Repository>,
     /// Why nobody gets more of it from here.
     given_up: Option<String>,
     is_finishing: bool,
@@ -41,51 +39,31 @@ struct State {
 
 impl fmt::Debug for Coming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Coming").field("digest", &self.digest).finish_non_exhaustive()
+        f.debug_struct("Coming").field("of", &self.of).finish_non_exhaustive()
     }
 }
 
 impl Coming {
     /// One of which nothing is here yet. Waits for the disk.
-    pub fn begin(shelf: &Arc<Shelf>, digest: Digest, size: u64) -> Result<Arc<Self>, NotKept> {
-        let passing = shelf.begin(&digest, size)?;
-        Ok(Self::with(Arc::clone(shelf), digest, size, passing))
+    pub fn begin(shelf: &Arc<Shelf>, of: Of, size: u64) -> Result<Arc<Self>, NotKept> {
+        let passing = shelf.begin(&of.1, size)?;
+        Ok(Self::with(Arc::clone(shelf), of, size, passing))
     }
 
-    fn with(shelf: Arc<Shelf>, digest: Digest, size: u64, passing: Passing) -> Arc<Self> {
+    fn with(shelf: Arc<Shelf>, of: Of, size: u64, passing: Passing) -> Arc<Self> {
         let state = State {
             way: Way::default(),
-            repositories: BTreeSet::new(),
             given_up: None,
             is_finishing: false,
             has_room: true,
             read_at: Instant::now(),
         };
         let (news, state) = (watch::Sender::new(()), Mutex::new(state));
-        Arc::new(Self { digest, size, shelf, passing, state, news })
+        Arc::new(Self { of, size, shelf, passing, state, news })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether it may be read for this repository.
-    pub fn is_of(&self, repository: &Repository) -> bool {
-        self.state().repositories.contains(repository)
-    }
-
-    /// The registry gives it of this repository. Waits for the disk, where it was kept just now.
-    pub fn add(&self, repository: &Repository) -> Result<(), MirrorError> {
-        self.state().repositories.insert(repository.clone());
-        self.note(repository)
-    }
-
-    /// Has it count for a repository, should it be kept without that.
-    fn note(&self, repository: &Repository) -> Result<(), MirrorError> {
-        match self.shelf.find(&self.digest, repository) {
-            Some(false) => self.shelf.add(&self.digest, repository),
-            Some(true) | None => Ok(()),
-        }
     }
 
     /// Changes the way that it goes, and tells those who wait.
@@ -210,21 +188,19 @@ impl Coming {
 
     /// Keeps it, when it has its digest; gives the one that it has otherwise. Waits for the disk.
     pub fn keep(&self) -> Result<Option<Digest>, MirrorError> {
-        let repositories = self.state().repositories.clone();
-        let kept = self.shelf.keep(&self.digest, self.size, &self.passing, &repositories)?;
+        let kept = self.shelf.keep(&self.of, self.size, &self.passing)?;
         if kept.is_none() {
             self.state().has_room = false;
-            // Those that were added meanwhile: whoever adds one from now on finds it kept.
-            let repositories = self.state().repositories.clone();
-            repositories.iter().try_for_each(|repository| self.note(repository))?;
         }
         Ok(kept)
     }
 
-    /// Whether nobody has read it for so long, and nothing is about to become of it.
+    /// Whether nobody has read it for so long, and nothing is about to become of it. What was given up is of use to
+    /// nobody, so that is idle once nobody has it any more.
     pub fn is_idle(&self, span: Duration) -> bool {
         let state = self.state();
-        state.way.is_idle() && !state.is_finishing && state.read_at.elapsed() >= span
+        let is_unread = !state.is_finishing && state.read_at.elapsed() >= span;
+        state.way.is_idle() && (is_unread || state.given_up.is_some())
     }
 
     fn give_room_back(&self) {
@@ -263,7 +239,7 @@ mod tests {
         let path = dir.path().join("passing");
         let coming = Coming::with(
             Arc::new(shelf.unwrap()),
-            Digest::from_sha256([1; 32]),
+            ("default/web".parse().unwrap(), Digest::from_sha256([1; 32])),
             10,
             Passing { file, path },
         );
@@ -277,33 +253,43 @@ mod tests {
         assert_eq!(coming.step(reader).await, Step::Broken("the disk is full".to_owned()));
         assert_eq!(coming.goes_on(fetch).await, None);
         coming.is_unwanted(fetch).await;
-        coming.add(&"default/web".parse().unwrap()).unwrap();
         assert!(!coming.finishes() && !coming.is_idle(Duration::ZERO));
         coming.leave(reader);
         coming.ended(fetch, None);
-        assert!(coming.is_idle(Duration::ZERO));
+        // However long it is kept otherwise.
+        assert!(coming.is_idle(Duration::MAX));
     }
 
     #[test]
-    fn what_is_added_while_it_is_kept_counts_from_then_on() {
+    fn what_two_repositories_bring_is_kept_once_and_counts_for_both() {
         let dir = tempfile::tempdir().unwrap();
-        let size = MirrorSize::default();
-        let shelf = Arc::new(Shelf::open(dir.path().join("m"), size, Gauge::default()).unwrap());
+        let taken: Gauge = Gauge::default();
+        let shelf = Shelf::open(dir.path().join("m"), MirrorSize::default(), taken.clone());
+        let shelf = Arc::new(shelf.unwrap());
         let bytes = Bytes::from_static(b"bytes");
         let digest = Digest::from_sha256(sha2::Sha256::digest(&bytes).into());
-        let coming = Coming::begin(&shelf, digest, 5).unwrap();
-        let [one, two]: [Repository; 2] =
-            ["default/one", "default/two"].map(|name| name.parse().unwrap());
-        coming.add(&one).unwrap();
-        let fetch = coming.begin_fetch(0..5);
-        coming.write(fetch, &[bytes]).unwrap();
-        assert!(coming.finishes() && !coming.finishes());
-        assert_eq!(coming.keep().unwrap(), None);
-        assert_eq!(
-            (shelf.find(&digest, &one), shelf.find(&digest, &two)),
-            (Some(true), Some(false))
-        );
-        coming.add(&two).unwrap();
-        assert_eq!(shelf.find(&digest, &two), Some(true));
+        let ofs: [Of; 3] = ["default/one", "default/two", "default/three"]
+            .map(|name| (name.parse().unwrap(), digest));
+        let bring = |of: &Of, bytes: Bytes| {
+            let coming = Coming::begin(&shelf, of.clone(), 5).unwrap();
+            let fetch = coming.begin_fetch(0..5);
+            coming.write(fetch, &[bytes]).unwrap();
+            assert!(coming.finishes() && !coming.finishes());
+            coming
+        };
+        let [one, two] = [&ofs[0], &ofs[1]].map(|of| bring(of, bytes.clone()));
+        let wrong = bring(&ofs[2], Bytes::from_static(b"wrong"));
+        let find = || [0, 1, 2].map(|n: usize| shelf.find(&digest, &ofs[n].0));
+        assert_eq!(one.keep().unwrap(), None);
+        assert_eq!(find(), [Some(true), Some(false), Some(false)]);
+        assert!(wrong.keep().unwrap().is_some());
+        assert_eq!(two.keep().unwrap(), None);
+        assert_eq!((find(), taken.get()), ([Some(true), Some(true), Some(false)], 5));
+        drop((one, two, wrong));
+        let kept = shelf.open_blob(&digest).unwrap();
+        assert_eq!(disk::read(&kept.file, 0..kept.size).unwrap(), "bytes");
+        assert_eq!(disk::list(&dir.path().join("m/coming")).unwrap().len(), 0);
+        shelf.forget(&digest);
+        assert_eq!((find(), taken.get()), ([None; 3], 0));
     }
 }

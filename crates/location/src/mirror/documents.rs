@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -53,6 +54,8 @@ pub struct Documents {
     dir: PathBuf,
     /// Where files are until they are whole.
     passing: PathBuf,
+    /// So that two who keep the same one write a file each.
+    n_passing: AtomicU64,
 }
 
 /// The name of a repository as a part of that of a file.
@@ -67,7 +70,7 @@ fn digest(bytes: &[u8]) -> Digest {
 impl Documents {
     /// Those in a directory.
     pub fn new(dir: PathBuf, passing: PathBuf) -> Self {
-        Self { dir, passing }
+        Self { dir, passing, n_passing: AtomicU64::new(0) }
     }
 
     fn name(what: What, (repository, digest): &Of) -> String {
@@ -100,7 +103,9 @@ impl Documents {
             return Ok(());
         }
         let name = Self::name(what, of);
-        let (passing, path) = (self.passing.join(&name), self.dir.join(&name));
+        let number = self.n_passing.fetch_add(1, Ordering::Relaxed);
+        let passing = self.passing.join(format!("{name}.{number}"));
+        let path = self.dir.join(&name);
         let head = format!("{found} {}\n", document.media_type);
         let written = File::create(&passing).and_then(|mut file| {
             file.write_all(head.as_bytes())?;

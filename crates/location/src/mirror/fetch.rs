@@ -12,7 +12,6 @@ use http::{Response, StatusCode, header};
 use http_body_util::{BodyDataStream, BodyExt as _};
 use hyper::body::Incoming;
 use longshore_link::Refusal;
-use longshore_types::Repository;
 
 use super::Mirror;
 use super::coming::Coming;
@@ -54,8 +53,6 @@ impl Shape {
 pub struct Fetch {
     mirror: Arc<Mirror>,
     coming: Arc<Coming>,
-    /// Of which the registry is asked for it.
-    repository: Repository,
     id: Id,
 }
 
@@ -78,13 +75,12 @@ impl Fetch {
     pub fn begin(
         mirror: &Arc<Mirror>,
         coming: &Arc<Coming>,
-        repository: &Repository,
         id: Id,
         answer: Option<Response<Incoming>>,
     ) {
         let (mirror, coming) = (Arc::clone(mirror), Arc::clone(coming));
         let service = mirror.service.clone();
-        let fetch = Self { mirror, coming, repository: repository.clone(), id };
+        let fetch = Self { mirror, coming, id };
         service.spawn_request("blob for the mirror", fetch.run(answer));
     }
 
@@ -92,7 +88,8 @@ impl Fetch {
         match self.bring(answer).await {
             Ok(()) | Err(Broken::TakenUp) => self.coming.ended(self.id, None),
             Err(Broken::Told(why)) => {
-                tracing::debug!(digest = %self.coming.digest, why, "a part of a blob does not come");
+                let (_, digest) = &self.coming.of;
+                tracing::debug!(%digest, why, "a part of a blob does not come");
                 self.coming.ended(self.id, Some(&why));
             }
         }
@@ -105,7 +102,8 @@ impl Fetch {
         let Some(part) = Part::of(self.coming.left_of(self.id)) else {
             return Err(Broken::TakenUp);
         };
-        let path = blob_path(&self.repository, &self.coming.digest);
+        let (repository, digest) = &self.coming.of;
+        let path = blob_path(repository, digest);
         let asked = self.mirror.registry.send(&path, part.header());
         tokio::select! {
             answer = asked => Ok(answer?),
@@ -121,7 +119,10 @@ impl Fetch {
         let from = self.coming.left_of(self.id).start;
         let shape = Shape::of(&answer).filter(|shape| shape.size == self.coming.size);
         let Some(mut skip) = shape.and_then(|shape| from.checked_sub(shape.start)) else {
-            return Err(Broken::Told("the registry gives another part of the blob".to_owned()));
+            // One of the two answers is wrong: whoever asks again has it begun anew.
+            let why = "the registry gives another part of the blob".to_owned();
+            self.coming.give_up(why.clone());
+            return Err(Broken::Told(why));
         };
         let mut body = answer.into_body().into_data_stream();
         let (mut n_brought, mut has_waited) = (0, false);
@@ -166,7 +167,8 @@ impl Fetch {
         blocking(move || coming.write(id, &wanted)).await.map_err(|error| {
             let why = format!("the mirror's disk does not take it: {error}");
             // Whoever asks again gets it past the mirror, or has room made for it.
-            tracing::warn!(digest = %self.coming.digest, why, "a blob is not kept");
+            let (_, digest) = &self.coming.of;
+            tracing::warn!(%digest, why, "a blob is not kept");
             self.coming.give_up(why.clone());
             Broken::Told(why)
         })?;

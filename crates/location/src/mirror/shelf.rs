@@ -25,7 +25,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::disk::{self, During as _, MirrorError};
-use super::documents::{Documents, file_part};
+use super::documents::{Documents, Of, file_part};
 use super::room::{Space, Taken, excess, plan_room};
 
 /// How long bytes that were looked at are taken for right.
@@ -251,6 +251,11 @@ impl Shelf {
         index.coming = index.coming.saturating_sub(size);
     }
 
+    /// Whether it takes too much, or too little of the disk is free. Not when that cannot be said.
+    pub fn lacks_room(&self) -> bool {
+        self.excess(&self.index(), 0).is_ok_and(|excess| excess > 0)
+    }
+
     /// Has go what is too much, as when others fill the disk.
     pub fn clear(&self) -> Result<(), MirrorError> {
         let goes = {
@@ -265,28 +270,31 @@ impl Shelf {
     /// otherwise.
     pub fn keep(
         &self,
-        digest: &Digest,
+        (repository, digest): &Of,
         size: u64,
         Passing { file, path }: &Passing,
-        repositories: &BTreeSet<Repository>,
     ) -> Result<Option<Digest>, MirrorError> {
         let found = hash(file).during("read", path)?;
         if found != *digest {
             return Ok(Some(found));
         }
         file.sync_all().during("sync", path)?;
-        let repositories: BTreeSet<_> = repositories.iter().map(file_part).collect();
-        for repository in &repositories {
-            self.write_link(digest, repository)?;
-        }
+        let repository = file_part(repository);
+        self.write_link(digest, &repository)?;
         let place = self.blob(digest);
         fs::rename(path, &place).during("put in place", &place)?;
         disk::sync_dir(&self.dir.join("links"))?;
         disk::sync_dir(&self.dir.join("blobs"))?;
         let now = SystemTime::now();
         let looked = Some(Instant::now());
-        let kept = Kept { size, used: now, noted: now, repositories, looked };
+        let mut repositories = BTreeSet::from([repository]);
         let mut index = self.index();
+        // It may have come for another repository meanwhile: then it is here once, for both.
+        if let Some(before) = index.blobs.remove(digest) {
+            index.kept -= before.size;
+            repositories.extend(before.repositories);
+        }
+        let kept = Kept { size, used: now, noted: now, repositories, looked };
         // In one step, so that nobody counts it twice.
         index.coming = index.coming.saturating_sub(size);
         index.kept += size;

@@ -164,6 +164,22 @@ impl Scene {
         }
     }
 
+    /// Has a node told of an instance of an image of another repository, too.
+    async fn assign_other(&self, image: Digest) {
+        let mut wanted = AllotmentSet::clone(&set(6, 2));
+        let mut other = wanted.allotments[0].clone();
+        Arc::make_mut(&mut wanted.allotments[0].release).image_digest = self.image;
+        let document = json!({"app": "other", "image": "default/other:1", "port": 80, "count": 2});
+        let manifest = Manifest::from_document(&document).unwrap();
+        let release = Arc::make_mut(&mut other.release);
+        (release.image_digest, release.manifest) = (image, manifest);
+        other.hosts = vec!["other.localhost".parse().unwrap()];
+        other.generation = Generation(6);
+        wanted.allotments.push(other);
+        self.world.allot.send_replace(Arc::new(wanted));
+        until(&mut self.watch("n1").await, |set| set.assignments.len() == 2).await;
+    }
+
     async fn watch(&self, node: &str) -> longshore_link::LineStream<AssignmentSet> {
         self.world.watch(&format!("/link/nodes/{node}/assignments")).await
     }
@@ -380,17 +396,7 @@ async fn a_blob_counts_for_the_repositories_that_the_registry_has_it_in() {
     scene.until_kept(&one, true).await;
     // A manifest of another repository names what that has not.
     let image = put_manifest(&scene.held, "default/other", [&one].into_iter());
-    let mut wanted = AllotmentSet::clone(&set(6, 2));
-    let mut other = wanted.allotments[0].clone();
-    Arc::make_mut(&mut wanted.allotments[0].release).image_digest = scene.image;
-    let document = json!({"app": "other", "image": "default/other:1", "port": 80, "count": 2});
-    let release = Arc::make_mut(&mut other.release);
-    (release.image_digest, release.manifest) = (image, Manifest::from_document(&document).unwrap());
-    other.hosts = vec!["other.localhost".parse().unwrap()];
-    other.generation = Generation(6);
-    wanted.allotments.push(other);
-    scene.world.allot.send_replace(Arc::new(wanted));
-    until(&mut scene.watch("n1").await, |set| set.assignments.len() == 2).await;
+    scene.assign_other(image).await;
     let of_other = ("default/other", &one);
     refused(ask(location, "n1", "blob", of_other, "").await, ProblemCode::NotFound);
 
@@ -404,6 +410,51 @@ async fn a_blob_counts_for_the_repositories_that_the_registry_has_it_in() {
     let scene = scene.restart("64MiB").await;
     let given = ask(&scene.world.location, "n1", "blob", of_other, "").await.unwrap();
     assert!(given.into_body().collect().await.unwrap().to_bytes() == bytes);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn what_came_of_one_repository_is_given_of_another_once_it_is_known_to_be_right() {
+    let scene = Scene::start("64MiB", &[layer(1, MIB), layer(2, MIB)]).await;
+    let digests = scene.layers.iter().map(|(digest, _)| digest);
+    let image = put_manifest(&scene.held, "default/other", digests);
+    scene.assign_other(image).await;
+    let location = &scene.world.location;
+    let mut kept = 0;
+    // Other bytes, and as many as they are not.
+    for ((digest, bytes), wrong) in scene.layers.iter().zip([layer(3, MIB), layer(4, MIB / 2)]) {
+        scene.held.put(format!("default/other/blobs/{digest}"), wrong.clone());
+        let of_other = ("default/other", digest);
+        // Not all, so that nobody can say whether they are right.
+        let part = "&from=0&n_bytes=1000";
+        let given = ask(location, "n1", "blob", of_other, part).await.unwrap();
+        assert!(given.into_body().collect().await.unwrap().to_bytes() == wrong[..1000]);
+        assert!(blob(location, "n1", digest, part).await.unwrap() == bytes[..1000]);
+        assert!(blob(location, "n1", digest, "").await.unwrap() == bytes);
+        kept += MIB as u64;
+        scene.until_kept_bytes(kept).await;
+        let given = ask(location, "n1", "blob", of_other, "").await.unwrap();
+        assert!(given.into_body().collect().await.unwrap().to_bytes() == bytes);
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_blob_that_the_registry_gives_another_size_of_is_begun_anew() {
+    let scene = Scene::start("64MiB", &[layer(1, MIB)]).await;
+    let location = &scene.world.location;
+    let (one, bytes) = &scene.layers[0];
+    let path = format!("default/web/blobs/{one}");
+    let wrong = layer(2, MIB / 2);
+    scene.held.put(path.clone(), wrong.clone());
+    let part = blob(location, "n1", one, "&from=0&n_bytes=1000").await.unwrap();
+    assert!(part == wrong[..1000]);
+    scene.held.put(path, bytes.clone());
+    blob(location, "n1", one, "&from=5000&n_bytes=1000").await.unwrap_err();
+    let part = blob(location, "n1", one, "&from=5000&n_bytes=1000").await.unwrap();
+    assert!(part == bytes[5000..6000]);
+    assert!(blob(location, "n2", one, "").await.unwrap() == bytes);
+    scene.until_kept(one, true).await;
     scene.end().await;
 }
 

@@ -20,7 +20,7 @@ fn keep(shelf: &Shelf, digest: &Digest, bytes: &[u8]) -> Option<Digest> {
     let size = bytes.len() as u64;
     let passing = shelf.begin(digest, size).unwrap();
     passing.file.write_all_at(bytes, 0).unwrap();
-    let found = shelf.keep(digest, size, &passing, &BTreeSet::from([web()])).unwrap();
+    let found = shelf.keep(&(web(), *digest), size, &passing).unwrap();
     if found.is_some() {
         shelf.release(size);
     }
@@ -104,6 +104,7 @@ fn what_was_not_used_for_longest_goes_and_who_reads_it_reads_on() {
     let passing = shelf.begin(&digest(b"dddddd"), 5).unwrap();
     let beside = shelf.begin(&digest(b"eeeeee"), 6);
     assert!(matches!(beside, Err(NotKept::Room { .. })), "{beside:?}");
+    assert!(!shelf.lacks_room(), "what was refused takes nothing");
     assert!(shelf.find(&blobs[2].0, &web()).is_some());
     drop(passing);
     shelf.release(5);
@@ -119,6 +120,7 @@ fn one_of_no_size_keeps_nothing() {
     assert_eq!(keep(&shelf, &digest(b"one"), b"one"), None);
     let shelf = open(&dir, "0");
     assert!(matches!(shelf.begin(&digest(b"two"), 3), Err(NotKept::Room { .. })));
+    assert!(shelf.lacks_room());
     shelf.clear().unwrap();
     assert_eq!((shelf.find(&digest(b"one"), &web()), shelf.taken.get()), (None, 0));
 }
