@@ -52,11 +52,16 @@ impl Progress {
     /// So many bytes of so many came, of which the rate is shown too.
     pub fn bytes(&self, done: ByteCount, all: ByteCount) {
         if let Some(bar) = &self.bar {
-            if bar.length() != Some(all.0) {
+            let is_new = bar.length() != Some(all.0);
+            if is_new {
                 bar.set_length(all.0);
                 set_style(bar, BYTES);
             }
             bar.set_position(done.0);
+            // What is over before the next tick is seen, too.
+            if is_new || done == all {
+                bar.force_draw();
+            }
         }
     }
 
