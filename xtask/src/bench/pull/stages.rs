@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(gzip.seconds(100.0, 1.0, 2.0).1, "cores");
         let zstd = Bound::of(&rates, "zstd", "zstd", 2.0).unwrap();
         assert!(zstd.work < gzip.work);
-        assert_eq!(gzip.cell(100.0, 64.0), "30.0 inflate (5.0 disk)");
+        assert_eq!(gzip.cell(100.0, 64.0), "20.0 inflate (5.0 disk)");
         // 20 s of decoding, 5 of receiving, 3 of writing and 1.5 of the index, and nothing that is done by one thread.
         let converted = Bound::converted(&rates, 2.0).unwrap();
         assert!((converted.work - 29.5).abs() < 1e-9, "{}", converted.work);
