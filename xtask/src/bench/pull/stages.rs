@@ -169,7 +169,7 @@ impl Bound {
 
 fn print_bounds(forms: &[Bound]) {
     println!("\nwhat bounds the pull of an image of 30 GB in equal layers, in s, by these rates:");
-    println!("two layers at a time, as it is, and in brackets with a layer for every core");
+    println!("three layers at a time, as it is, and in brackets with a layer for every core");
     println!("(a disk of 6 GB/s; one registry and one node; no TLS)\n");
     print!("{:<10} {:<6}", "form", "Gbit/s");
     CORES.iter().for_each(|cores| print!(" {:>26}", format!("{cores} cores")));
