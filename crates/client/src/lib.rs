@@ -215,6 +215,14 @@ pub enum Place {
 }
 
 impl Place {
+    /// The location, and the node where it is one.
+    pub fn names(&self) -> (&LocationName, Option<&NodeName>) {
+        match self {
+            Self::Location(location) => (location, None),
+            Self::Node(location, node) => (location, Some(node)),
+        }
+    }
+
     fn path(&self, below: &str) -> String {
         match self {
             Self::Location(location) => format!("/v1/locations/{location}{below}"),

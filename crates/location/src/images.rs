@@ -101,6 +101,17 @@ struct References {
     converted: BTreeSet<Digest>,
 }
 
+/// What an image may name.
+#[derive(Debug, Clone, Copy)]
+enum Named {
+    /// A manifest, as an index does.
+    Manifest(Digest),
+    /// A blob of it, of a child's, or that was converted of one of them.
+    Blob(Digest),
+    /// A layer that was converted.
+    Layer(Digest),
+}
+
 impl Images {
     /// Those of a registry; a task of `service` keeps in mind where that is.
     pub fn of(
@@ -141,16 +152,11 @@ impl Images {
         if assigned.contains(digest) {
             return Ok(());
         }
-        let mut failed = None;
-        for image in assigned {
-            match self.references(repository, &image).await {
-                Ok(references) if references.manifests.contains(digest) => return Ok(()),
-                Ok(_) => {}
-                // It may be one of the others'.
-                Err(refusal) => failed = Some(refusal),
-            }
+        let images = assigned.into_iter().map(|image| (repository.clone(), image));
+        match self.is_named(images, Named::Manifest(*digest)).await? {
+            true => Ok(()),
+            false => Err(refuse(node, wanted)),
         }
-        Err(failed.unwrap_or_else(|| refuse(node, wanted)))
     }
 
     /// A blob that an assignment of the node needs.
@@ -246,24 +252,7 @@ impl Images {
 
     /// Whether a layer was converted of an image that the node should run, or have beforehand.
     pub async fn is_layer_of_node(&self, node: &NodeName, layer: &Digest) -> Result<bool, Refusal> {
-        let mut failed = None;
-        for (repository, image) in self.all_assigned(node) {
-            let references = match self.references(&repository, &image).await {
-                Ok(references) => references,
-                // It may be one of the others'.
-                Err(refusal) => {
-                    failed = Some(refusal);
-                    continue;
-                }
-            };
-            for manifest in references.manifests.iter().take(MAX_CHILDREN).chain([&image]) {
-                let converted = self.converted_of(&repository, manifest).await;
-                if converted.is_some_and(|converted| converted.layers.contains(layer)) {
-                    return Ok(true);
-                }
-            }
-        }
-        failed.map_or(Ok(false), Err)
+        self.is_named(self.all_assigned(node), Named::Layer(*layer)).await
     }
 
     async fn is_blob_of_node(
@@ -272,45 +261,74 @@ impl Images {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<bool, Refusal> {
+        let images = self.assigned(node, repository).into_iter();
+        let images = images.map(|image| (repository.clone(), image));
+        self.is_named(images, Named::Blob(*digest)).await
+    }
+
+    /// Whether any of some images names it. One whose manifest cannot be had may do so, and is no reason to refuse what
+    /// another one names.
+    async fn is_named(
+        &self,
+        images: impl IntoIterator<Item = Of, IntoIter: Send>,
+        named: Named,
+    ) -> Result<bool, Refusal> {
         let mut failed = None;
-        for image in self.assigned(node, repository) {
-            let references = match self.references(repository, &image).await {
-                Ok(references) => references,
-                // It may be one of the others'.
-                Err(refusal) => {
-                    failed = Some(refusal);
-                    continue;
-                }
-            };
-            if references.blobs.contains(digest) {
-                return Ok(true);
-            }
-            for child in references.manifests.iter().take(MAX_CHILDREN) {
-                // An index may name what was never pushed.
-                if let Ok(child) = self.references(repository, child).await
-                    && child.blobs.contains(digest)
-                {
-                    return Ok(true);
-                }
-            }
-            for manifest in references.manifests.iter().take(MAX_CHILDREN).chain([&image]) {
-                if self.is_converted_of(repository, manifest, digest).await {
-                    return Ok(true);
-                }
+        for of in images {
+            match self.references(&of.0, &of.1).await {
+                Ok(references) if self.names(&of, &references, named).await => return Ok(true),
+                Ok(_) => {}
+                Err(refusal) => failed = Some(refusal),
             }
         }
         failed.map_or(Ok(false), Err)
     }
 
-    /// Whether a blob is one that was converted of an image.
-    async fn is_converted_of(
+    async fn names(&self, of: &Of, references: &References, named: Named) -> bool {
+        match named {
+            Named::Manifest(digest) => references.manifests.contains(&digest),
+            Named::Blob(digest) => {
+                references.blobs.contains(&digest)
+                    || self.is_of_child(of, references, &digest).await
+                    || self.is_converted(of, references, |one| one.blobs.contains(&digest)).await
+            }
+            Named::Layer(layer) => {
+                self.is_converted(of, references, |one| one.layers.contains(&layer)).await
+            }
+        }
+    }
+
+    async fn is_of_child(
         &self,
-        repository: &Repository,
-        manifest: &Digest,
+        (repository, _): &Of,
+        references: &References,
         blob: &Digest,
     ) -> bool {
-        let converted = self.converted_of(repository, manifest).await;
-        converted.is_some_and(|converted| converted.blobs.contains(blob))
+        for child in references.manifests.iter().take(MAX_CHILDREN) {
+            // An index may name what was never pushed.
+            if let Ok(child) = self.references(repository, child).await
+                && child.blobs.contains(blob)
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether something holds of what was converted of an image, or of a child.
+    async fn is_converted(
+        &self,
+        (repository, image): &Of,
+        references: &References,
+        holds: impl Fn(&Converted) -> bool + Send + Sync,
+    ) -> bool {
+        for manifest in references.manifests.iter().take(MAX_CHILDREN).chain([image]) {
+            let converted = self.converted_of(repository, manifest).await;
+            if converted.is_some_and(|converted| holds(&converted)) {
+                return true;
+            }
+        }
+        false
     }
 
     /// What was converted of an image. A node asks for that after it was told of it, and so is what is

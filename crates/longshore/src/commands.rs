@@ -16,6 +16,7 @@ pub mod join_token;
 pub mod locations;
 pub mod logs;
 pub mod man;
+pub mod moves;
 pub mod nodes;
 pub mod place;
 pub mod plan;

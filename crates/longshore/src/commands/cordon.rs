@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::place::{PlaceOptions, shown};
 use crate::connection::ConnectionOptions;
 use crate::failure::Failure;
+use crate::human;
 
 /// Place nothing new on a node, or at a whole location; what is there stays
 ///
@@ -48,11 +49,8 @@ pub struct Closed {
 
 impl Closed {
     fn new(place: &Place, cordon: Option<Cordon>, instances: Option<u32>) -> Self {
-        let (location, node) = match place.clone() {
-            Place::Location(location) => (location, None),
-            Place::Node(location, node) => (location, Some(node)),
-        };
-        Self { location, node, cordon, instances }
+        let (location, node) = place.names();
+        Self { location: location.clone(), node: node.cloned(), cordon, instances }
     }
 }
 
@@ -69,10 +67,7 @@ pub async fn cordon(options: CordonOptions) -> Result<(), Failure> {
 
 /// How many instances a place has, as its location said last.
 async fn n_there(api: &Client, place: &Place) -> Result<u32, Failure> {
-    let (location, node) = match place {
-        Place::Location(location) => (location, None),
-        Place::Node(location, node) => (location, Some(node)),
-    };
+    let (location, node) = place.names();
     let view = api.location(location).await?;
     let of_node = |name: &NodeName| {
         view.nodes.iter().find(|node| node.node == *name).map(|node| node.instances)
@@ -85,7 +80,7 @@ fn cordoned(place: &Place, n_there: Option<u32>) -> String {
         None => "what is there stays".to_owned(),
         Some(0) => "nothing is there".to_owned(),
         Some(1) => "1 instance stays".to_owned(),
-        Some(n) => format!("{n} instances stay"),
+        Some(n) => format!("{} stay", human::count(n as usize, "instance")),
     };
     format!("{}: cordoned; {stays}, nothing moves, and nothing new starts there\n", shown(place))
 }

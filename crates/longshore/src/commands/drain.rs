@@ -8,6 +8,7 @@ use longshore_types::{LocationName, NodeName};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::moves;
 use super::place::{PlaceOptions, shown};
 use crate::connection::ConnectionOptions;
 use crate::failure::{Failure, Kind};
@@ -104,9 +105,7 @@ async fn wait(
     let end = Instant::now() + limit.0;
     let mut n_still = 0;
     loop {
-        let location = match place {
-            Place::Location(location) | Place::Node(location, _) => location,
-        };
+        let (location, _) = place.names();
         let left = Left::of(place, &api.location(location).await?);
         if left.nothing {
             return Ok(());
@@ -184,20 +183,8 @@ fn render(place: &Place, drain: &Drain) -> String {
         Place::Node(..) => Table::new(&["INSTANCE", "TO", "WHY"]),
         Place::Location(_) => Table::new(&["APP", "INSTANCES", "TO", "STAY", "WHY"]),
     };
-    for Move { instance, to, why, .. } in &drain.moves {
-        let to = to.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
-        table.row([instance.to_string(), to, why.clone()]);
-    }
-    for AppMoveView { project, app, count, to, staying, why } in &drain.apps {
-        let to: Vec<_> = to.iter().map(|(location, n)| format!("{n} {location}")).collect();
-        table.row([
-            format!("{project}/{app}"),
-            count.to_string(),
-            if to.is_empty() { "-".to_owned() } else { to.join(", ") },
-            staying.to_string(),
-            why.clone().unwrap_or_default(),
-        ]);
-    }
+    moves::add_instances(&mut table, &drain.moves);
+    moves::add_apps(&mut table, &drain.apps, "");
     format!("{name}: what a drain moves\n{}", table_text(&table))
 }
 

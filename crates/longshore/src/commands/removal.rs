@@ -8,6 +8,7 @@ use longshore_types::{LocationName, NodeName};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::moves;
 use super::place::shown;
 use crate::connection::Connection;
 use crate::failure::Failure;
@@ -95,10 +96,8 @@ fn untold(place: &Place, error: &CallError) -> String {
 impl Removal {
     /// Of a place that has nothing.
     fn of(place: &Place) -> Self {
-        let (location, node) = match place.clone() {
-            Place::Location(location) => (location, None),
-            Place::Node(location, node) => (location, Some(node)),
-        };
+        let (location, node) = place.names();
+        let (location, node) = (location.clone(), node.cloned());
         Self { removed: None, location, node, moves: Vec::new(), apps: Vec::new() }
     }
 }
@@ -125,22 +124,8 @@ fn render(place: &Place, removal: &Removal) -> String {
         Place::Node(..) => Table::new(&["INSTANCE", "STARTS ON", "WHY"]),
         Place::Location(_) => Table::new(&["APP", "INSTANCES", "START AT", "WAIT", "WHY"]),
     };
-    for Move { instance, to, why, .. } in &removal.moves {
-        let to = to.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
-        table.row([instance.to_string(), to, why.clone()]);
-    }
-    for AppMoveView { project, app, count, to, staying, why } in &removal.apps {
-        let more: Vec<_> = to.iter().map(|(location, n)| format!("{n} {location}")).collect();
-        let replaced = "others have its place";
-        let why = why.as_deref().or((more.is_empty() && *staying == 0).then_some(replaced));
-        table.row([
-            format!("{project}/{app}"),
-            count.to_string(),
-            if more.is_empty() { "-".to_owned() } else { more.join(", ") },
-            staying.to_string(),
-            why.unwrap_or_default().to_owned(),
-        ]);
-    }
+    moves::add_instances(&mut table, &removal.moves);
+    moves::add_apps(&mut table, &removal.apps, "others have its place");
     format!("{name}: what its removal starts elsewhere\n{}", table_text(&table))
 }
 

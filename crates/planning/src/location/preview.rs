@@ -3,7 +3,7 @@
 use longshore_types::{AppName, Cordon, InstanceId, NodeName, ProjectName};
 
 use super::choose::{Room, no_place};
-use super::{PlacedInstance, Snapshot, Standing};
+use super::{Goal, PlacedInstance, Snapshot, Standing, WantedApp};
 
 /// What would become of one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +66,7 @@ fn fate(
     }
     let wanted = snapshot.wanted.iter().find(|wanted| is_of_app(&wanted.project, &wanted.app));
     let Some(wanted) = wanted else { return Err("ends: its app was removed from here".to_owned()) };
-    let canary = wanted.canary.as_ref().filter(|canary| canary.release == instance.release);
-    let goal = canary.unwrap_or(&wanted.main);
+    let goal = goal_of(wanted, instance);
     let n_of_app = u32::try_from(of_app.by_ref().count()).unwrap_or(u32::MAX);
     if goal.release == instance.release && n_of_app >= wanted.budget {
         let budget = wanted.budget;
@@ -75,12 +74,8 @@ fn fate(
             "stays: no other can be started beside it: at most {budget} instances may run here"
         ));
     }
-    let app = (wanted.project.to_string(), wanted.app.to_string());
-    let decision = room.decide(&app, goal);
-    match room.take(&decision, &app, goal) {
-        Some((node, _)) => Ok((node, decision.why)),
-        None => Err(format!("stays: {}", no_place(&decision, &instance.node))),
-    }
+    let taken = take_place(room, wanted, instance);
+    taken.map_err(|why| format!("stays: {why}"))
 }
 
 /// Where another takes the place of an instance that is lost with its node once that is forgotten, where none has it.
@@ -111,12 +106,29 @@ fn fate_of_lost(
     if lost_here.position(|one| one.id == instance.id).is_none_or(|nth| nth >= n_missing) {
         return Err("is lost with its node; another has its place".to_owned());
     }
+    match take_place(room, wanted, instance) {
+        Ok((node, why)) => Ok((node, format!("lost with its node; {why}"))),
+        Err(why) => Err(format!("is lost with its node: {why}")),
+    }
+}
+
+/// What should run in place of an instance.
+fn goal_of<'a>(wanted: &'a WantedApp, instance: &PlacedInstance) -> &'a Goal {
     let canary = wanted.canary.as_ref().filter(|canary| canary.release == instance.release);
-    let goal = canary.unwrap_or(&wanted.main);
+    canary.unwrap_or(&wanted.main)
+}
+
+/// Takes the room for what should run in place of an instance: where, and why there; or why there is none.
+fn take_place(
+    room: &mut Room<'_>,
+    wanted: &WantedApp,
+    instance: &PlacedInstance,
+) -> Result<(NodeName, String), String> {
+    let goal = goal_of(wanted, instance);
     let app = (wanted.project.to_string(), wanted.app.to_string());
     let decision = room.decide(&app, goal);
     match room.take(&decision, &app, goal) {
-        Some((node, _)) => Ok((node, format!("lost with its node; {}", decision.why))),
-        None => Err(format!("is lost with its node: {}", no_place(&decision, &instance.node))),
+        Some((node, _)) => Ok((node, decision.why)),
+        None => Err(no_place(&decision, &instance.node)),
     }
 }

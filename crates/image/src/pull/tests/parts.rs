@@ -41,6 +41,16 @@ async fn parts_that_break_off_are_asked_for_from_there() {
     assert_eq!(source.n_bytes_given(&parts.blob(0)), 2 * parts.blob_size(0), "no byte twice");
 }
 
+/// Heals a source once it was asked so often for parts, and not more often.
+async fn heal_after(source: &FakeSource, n_requests: usize) {
+    eventually(|| source.n_layer_requests() == n_requests).await;
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(source.n_layer_requests(), n_requests);
+    source.heal();
+}
+
 #[tokio::test]
 async fn no_more_parts_are_ahead_than_the_window_has() {
     let root = tempfile::tempdir().unwrap();
@@ -49,14 +59,7 @@ async fn no_more_parts_are_ahead_than_the_window_has() {
     let parts = large();
     let digest = parts.clone().publish(&source);
     source.fault(&parts.blob(0), Fault::HangsAt(100_000));
-    let watch = async {
-        eventually(|| source.n_layer_requests() == PARTS_AT_ONCE).await;
-        for _ in 0..1000 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(source.n_layer_requests(), PARTS_AT_ONCE);
-        source.heal();
-    };
+    let watch = heal_after(&source, PARTS_AT_ONCE);
     let (pulled, ()) = tokio::join!(pull(&store, &source, &digest), watch);
     pulled.unwrap();
     assert_eq!(source.n_layer_requests(), 10);
@@ -74,15 +77,7 @@ async fn layers_share_the_parts_that_are_ahead() {
     for idx in 0..3 {
         source.fault(&parts.blob(idx), Fault::HangsAt(100_000));
     }
-    let most = LAYERS_AT_ONCE + SHARED;
-    let watch = async {
-        eventually(|| source.n_layer_requests() == most).await;
-        for _ in 0..1000 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(source.n_layer_requests(), most);
-        source.heal();
-    };
+    let watch = heal_after(&source, LAYERS_AT_ONCE + SHARED);
     let (pulled, ()) = tokio::join!(pull(&store, &source, &digest), watch);
     pulled.unwrap();
     assert_eq!(source.n_layer_requests(), 30, "all of each, once");
